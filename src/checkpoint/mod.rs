@@ -1,0 +1,4 @@
+//! What a model directory, a hub id or a GGUF file opens to.
+
+pub mod header;
+pub mod map;

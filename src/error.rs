@@ -1,0 +1,128 @@
+//! The one error type. Every message names the thing, what was expected and, where it helps, what to do.
+
+use std::path::{Path, PathBuf};
+
+/// What every fallible function of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a job could not be done. Each prints as one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file or folder is not what it has to be.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was expected, what was found, what to do.
+        problem: String,
+    },
+    /// A safetensors header breaks the format.
+    #[error("{}: {problem}", path.display())]
+    Header {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The rule it breaks.
+        problem: crate::checkpoint::header::HeaderError,
+    },
+    /// A tensor is missing, or is not what the config says.
+    #[error("{}: tensor {tensor}: {problem}", path.display())]
+    Tensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor's name in the checkpoint.
+        tensor: String,
+        /// What was expected and found.
+        problem: String,
+    },
+    /// A neuron or site that does not parse or that the model does not have.
+    #[error("{what} {text:?}: {problem}")]
+    Name {
+        /// `neuron` or `site`.
+        what: &'static str,
+        /// The text as given.
+        text: String,
+        /// What was expected.
+        problem: String,
+    },
+    /// A hub repository could not be fetched.
+    #[error("hub {id}: {problem}")]
+    Hub {
+        /// `org/name@revision`.
+        id: String,
+        /// What happened and what to do.
+        problem: String,
+    },
+    /// A setting or a text that makes no sense.
+    #[error("{0}")]
+    Input(String),
+    /// The job would need more memory than there is.
+    #[error("{what} needs about {} of memory, but {} can be had: {advice}", Bytes(*needed), Bytes(*available))]
+    Memory {
+        /// What would be allocated.
+        what: String,
+        /// Bytes needed, an estimate.
+        needed: u64,
+        /// Bytes that can be had.
+        available: u64,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The tensor library failed.
+    #[error("computation failed: {0}")]
+    Compute(Box<dyn std::error::Error + Send + Sync>),
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// For `map_err` on a system call that touched `path`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_owned();
+        move |source| Error::Io { path, source }
+    }
+
+    /// A file that is not what it has to be.
+    pub fn file(path: impl AsRef<Path>, problem: impl Into<String>) -> Error {
+        Error::File { path: path.as_ref().to_owned(), problem: problem.into() }
+    }
+
+    /// A tensor that is not what it has to be.
+    pub fn tensor(path: impl AsRef<Path>, tensor: impl Into<String>, problem: impl Into<String>) -> Error {
+        Error::Tensor { path: path.as_ref().to_owned(), tensor: tensor.into(), problem: problem.into() }
+    }
+
+    /// A setting or a text that makes no sense.
+    pub fn input(problem: impl Into<String>) -> Error {
+        Error::Input(problem.into())
+    }
+}
+
+/// Prints a byte count for people: `512 B`, `1.5 GiB`.
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes(
+    /// The count.
+    pub u64,
+);
+
+impl std::fmt::Display for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+        let mut value = self.0 as f64;
+        let mut unit = 0;
+        while value >= 1024.0 && unit + 1 < units.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        if unit == 0 { write!(f, "{} B", self.0) } else { write!(f, "{value:.1} {}", units[unit]) }
+    }
+}

@@ -1,0 +1,10 @@
+//! Finds the handful of neurons a language model cannot do without, and audits checkpoints before release.
+//!
+//! The method is that of *The Achilles' Heel of LLMs: How Altering a Handful of Neurons Can Cripple Language
+//! Abilities* (arXiv 2510.10238).
+
+pub mod checkpoint;
+pub mod error;
+pub mod progress;
+
+pub use error::{Error, Result};
