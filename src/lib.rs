@@ -5,6 +5,13 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod files;
+pub mod locate;
+pub mod metrics;
+pub mod model;
+pub mod neuron;
 pub mod progress;
+pub mod report;
+pub mod text;
 
 pub use error::{Error, Result};

@@ -1,4 +1,107 @@
-//! What a model directory, a hub id or a GGUF file opens to.
+//! What a model directory, a hub id or a GGUF file opens to: config, tokenizer, and tensors read from the map.
 
+pub mod config;
+pub mod gguf;
 pub mod header;
+pub mod hub;
 pub mod map;
+pub mod place;
+pub mod source;
+pub mod tensors;
+
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+pub use config::ConfigFile;
+use sha2::{Digest, Sha256};
+pub use source::Source;
+use std::path::{Path, PathBuf};
+pub use tensors::Tensors;
+
+/// An opened checkpoint. Opening reads headers only; tensor values stay in the map until they are asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    name: String,
+    root: PathBuf,
+    config: ConfigFile,
+    tokenizer_json: String,
+    tensors: Tensors,
+}
+
+impl Checkpoint {
+    /// Opens MODEL: a directory, a .gguf file or a hub id (`org/name[@revision]`).
+    ///
+    /// # Errors
+    /// There is no such model, a file it needs is missing, or one breaks its format.
+    pub fn open(model: &str, progress: &dyn Progress) -> Result<Checkpoint> {
+        match Source::find(model)? {
+            Source::Directory(path) => Checkpoint::open_directory(model, &path),
+            Source::Gguf(path) => Checkpoint::open_gguf(model, &path),
+            Source::Hub(id) => {
+                let folder = hub::fetch(&id, &hub::HubSettings::from_env()?, progress)?;
+                Checkpoint::open_directory(model, &folder)
+            }
+        }
+    }
+
+    fn open_directory(name: &str, root: &Path) -> Result<Checkpoint> {
+        let config_path = root.join("config.json");
+        if !config_path.exists() {
+            let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
+                           tokenizer.json and *.safetensors";
+            return Err(Error::file(root, problem));
+        }
+        let config = ConfigFile::read(&config_path)?;
+        let tensors = Tensors::open_directory(root)?;
+        let tokenizer = root.join("tokenizer.json");
+        if !tokenizer.exists() {
+            let problem = "no tokenizer.json in this folder; write it with transformers: \
+                           AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
+            return Err(Error::file(root, problem));
+        }
+        let tokenizer_json = std::fs::read_to_string(&tokenizer).map_err(Error::io(&tokenizer))?;
+        Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json, tensors })
+    }
+
+    fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
+        let gguf = gguf::GgufCheckpoint::open(path)?;
+        let config = ConfigFile::from_map(path, gguf.config().clone())?;
+        let tokenizer_json = gguf.tokenizer_json()?.to_string();
+        Ok(Checkpoint {
+            name: name.into(),
+            root: path.into(),
+            config,
+            tokenizer_json,
+            tensors: Tensors::from_gguf(gguf),
+        })
+    }
+
+    /// What the user called it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder or the .gguf file.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its config.json, or what a GGUF's metadata say in that form.
+    pub fn config(&self) -> &ConfigFile {
+        &self.config
+    }
+
+    /// Its tokenizer.json.
+    pub fn tokenizer_json(&self) -> &str {
+        &self.tokenizer_json
+    }
+
+    /// Its tensors.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+}
+
+/// Lower-case hex SHA-256.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}

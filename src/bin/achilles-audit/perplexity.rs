@@ -1,0 +1,58 @@
+//! `perplexity`.
+
+use crate::args::{Format, Perplexity};
+use crate::locate::{open, text_of};
+use crate::output;
+use achilles_audit::model::Row;
+use achilles_audit::neuron::{Action, Intervention};
+use achilles_audit::progress::Progress;
+use achilles_audit::text::Tokenizer;
+use achilles_audit::{Error, Result, metrics, report};
+use serde_json::json;
+use std::process::ExitCode;
+
+pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
+    output::check(&options.output)?;
+    let action = match options.beta {
+        None => Action::Zero,
+        Some(beta) if beta.is_finite() => Action::Scale(beta),
+        Some(beta) => return Err(Error::input(format!("beta is {beta}, expected a finite number"))),
+    };
+    let text = text_of(&options.text)?;
+    let model = open(&options.model, progress)?;
+    let tokens = Tokenizer::of(model.checkpoint())?.encode(&text)?;
+    let mut rows = vec![Row::clean(tokens.clone())];
+    if !options.neuron.is_empty() {
+        let intervention = |neuron: &_| Intervention { neuron: Clone::clone(neuron), action };
+        rows.push(Row::with(tokens.clone(), options.neuron.iter().map(intervention).collect()));
+    }
+    progress.begin("perplexity", (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
+    let nlls = metrics::nlls(&model, &rows, progress)?;
+    progress.end();
+    let base = metrics::base(nlls[0], options.model.dtype.as_str())?;
+    let changed = nlls.get(1).map(|nll| (*nll, metrics::damage(*nll, base)));
+    let rendered = match options.output.format {
+        Format::Json => report::json::document(&json!({
+            "schema": "achilles-audit/perplexity/v1",
+            "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
+            "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
+                "config_sha256": model.checkpoint().config().sha256()},
+            "settings": {"dtype": options.model.dtype.as_str(), "device": model.device_name(), "tokens": tokens.len(),
+                "text_sha256": achilles_audit::checkpoint::sha256_hex(text.as_bytes()),
+                "neurons": options.neuron, "beta": options.beta.unwrap_or(0.0)},
+            "base": {"nll_nats": base, "perplexity": metrics::perplexity(base)},
+            "changed": changed.map(|(nll, damage)| json!({"nll_nats": nll, "perplexity": metrics::perplexity(nll),
+                "damage": damage})),
+        }))?,
+        Format::Table => {
+            let mut out = format!("perplexity {:.4} ({:.6} nats a token)\n", metrics::perplexity(base), base);
+            if let Some((nll, damage)) = changed {
+                let perplexity = metrics::perplexity(nll);
+                out += &format!("changed    {perplexity:.4} ({nll:.6} nats a token), damage {damage:.4}\n");
+            }
+            out
+        }
+    };
+    output::write(&options.output, &rendered)?;
+    Ok(ExitCode::SUCCESS)
+}

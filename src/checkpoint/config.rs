@@ -1,0 +1,176 @@
+//! config.json, in the forms that transformers 4 and transformers 5 write.
+
+use super::sha256_hex;
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A config.json as read: not yet judged by the family it belongs to.
+#[derive(Debug, Clone)]
+pub struct ConfigFile {
+    path: PathBuf,
+    sha256: String,
+    map: Map<String, Value>,
+}
+
+impl ConfigFile {
+    /// Reads a config.json.
+    ///
+    /// # Errors
+    /// It cannot be read or is not a JSON object.
+    pub fn read(path: &Path) -> Result<ConfigFile> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let not_config = |e| Error::file(path, format!("is not a model config: {e}"));
+        let map: Map<String, Value> = serde_json::from_str(&text).map_err(not_config)?;
+        Ok(ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map })
+    }
+
+    /// A config made from other metadata, such as a GGUF's.
+    ///
+    /// # Errors
+    /// None today; it is checked where it is read.
+    pub fn from_map(path: &Path, map: Map<String, Value>) -> Result<ConfigFile> {
+        let text = Value::Object(map.clone()).to_string();
+        Ok(ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of the file's bytes, lower-case hex.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The top-level object.
+    pub fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
+    /// A reader of the top-level object.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { path: &self.path, prefix: String::new(), map: &self.map, used: RefCell::default() }
+    }
+}
+
+/// Typed access to a JSON object that remembers which keys were asked for, so that what nobody asked for can be judged.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    path: &'a Path,
+    prefix: String,
+    map: &'a Map<String, Value>,
+    used: RefCell<BTreeSet<&'a str>>,
+}
+
+impl<'a> Reader<'a> {
+    /// The value of `key`; `null` counts as absent.
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        let (key, value) = self.map.get_key_value(key)?;
+        self.used.borrow_mut().insert(key);
+        (!value.is_null()).then_some(value)
+    }
+
+    /// An error that names the key, what was expected and what was found.
+    pub fn wrong(&self, key: &str, expected: &str) -> Error {
+        let found = match self.map.get(key) {
+            None => "nothing".to_owned(),
+            Some(value) => shortened(&value.to_string()),
+        };
+        Error::file(self.path, format!("{}{key}: expected {expected}, found {found}", self.prefix))
+    }
+
+    /// A non-negative integer, if there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn usize_opt(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let whole =
+            value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
+        match whole {
+            Some(n) if n <= u32::MAX as u64 => Ok(Some(n as usize)),
+            _ => Err(self.wrong(key, "a whole number")),
+        }
+    }
+
+    /// A positive integer that has to be there.
+    ///
+    /// # Errors
+    /// It is missing, zero or something else.
+    pub fn size(&self, key: &str) -> Result<usize> {
+        self.usize_opt(key)?.filter(|n| *n > 0).ok_or_else(|| self.wrong(key, "a positive whole number"))
+    }
+
+    /// A finite number, if there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn f64_opt(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_f64() {
+            Some(n) if n.is_finite() => Ok(Some(n)),
+            _ => Err(self.wrong(key, "a number")),
+        }
+    }
+
+    /// A finite number that has to be there.
+    ///
+    /// # Errors
+    /// It is missing or something else.
+    pub fn f64(&self, key: &str) -> Result<f64> {
+        self.f64_opt(key)?.ok_or_else(|| self.wrong(key, "a number"))
+    }
+
+    /// A truth value, or `default` where absent.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn bool_or(&self, key: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.wrong(key, "true or false"))
+    }
+
+    /// A text, if there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn str_opt(&self, key: &str) -> Result<Option<&'a str>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| self.wrong(key, "a text"))
+    }
+
+    /// A list of numbers, if there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn f64s_opt(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let numbers = value.as_array().and_then(|a| a.iter().map(Value::as_f64).collect::<Option<Vec<_>>>());
+        numbers.map(Some).ok_or_else(|| self.wrong(key, "a list of numbers"))
+    }
+
+    /// An object, if there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn object_opt(&self, key: &str) -> Result<Option<Reader<'a>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let map = value.as_object().ok_or_else(|| self.wrong(key, "an object"))?;
+        Ok(Some(Reader { path: self.path, prefix: format!("{}{key}.", self.prefix), map, used: RefCell::default() }))
+    }
+
+    /// Keys with a value that nobody has asked for yet.
+    pub fn unused(&self) -> Vec<&'a str> {
+        let used = self.used.borrow();
+        self.map.iter().filter(|(k, v)| !v.is_null() && !used.contains(k.as_str())).map(|(k, _)| k.as_str()).collect()
+    }
+}
+
+/// Text cut to a length that fits in an error line.
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(57).chain("...".chars()).collect() }
+}

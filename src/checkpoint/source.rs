@@ -1,0 +1,47 @@
+//! What MODEL on the command line means.
+
+use super::hub::HubId;
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Where a checkpoint comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// A folder in Hugging Face form.
+    Directory(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
+    /// A hub repository.
+    Hub(HubId),
+}
+
+impl Source {
+    /// A path that exists is that path; `org/name[@revision]` is a hub id; anything else is an error.
+    ///
+    /// # Errors
+    /// Nothing is there and it is not a hub id, or it is a file that is not a GGUF.
+    pub fn find(model: &str) -> Result<Source> {
+        let path = Path::new(model);
+        if path.is_dir() {
+            return Ok(Source::Directory(path.into()));
+        }
+        if path.exists() {
+            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+                return Ok(Source::Gguf(path.into()));
+            }
+            let problem = "expected a model folder or a .gguf file; for a .safetensors file give the folder it lies in";
+            return Err(Error::file(path, problem));
+        }
+        let looks_like_a_path = model.starts_with(['.', '/', '~']) || model.ends_with(['/', '\\']) || {
+            let extension = path.extension().map(|e| e.to_ascii_lowercase());
+            extension.is_some_and(|e| e == "gguf" || e == "safetensors")
+        };
+        match model.parse() {
+            Ok(id) if !looks_like_a_path => Ok(Source::Hub(id)),
+            _ => Err(Error::file(
+                path,
+                "no such file or folder; expected a model folder, a .gguf file or a hub id (org/name[@revision])",
+            )),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What locating gives: the value that reports render and that other commands read back.
+
+use super::{Entry, Settings};
+use crate::checkpoint::{Tensors, place, sha256_hex};
+use crate::model::Arithmetic;
+use crate::neuron::Neuron;
+use serde::{Deserialize, Serialize};
+
+/// The schema of the JSON document.
+pub(super) const SCHEMA: &str = "achilles-audit/critical-set/v1";
+
+/// A located critical set and how it was found. Values that are not finite are `null` in JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// `achilles-audit/critical-set/v1`.
+    pub schema: String,
+    /// What wrote it.
+    pub tool: Tool,
+    /// What was examined.
+    pub model: ModelIdentity,
+    /// How.
+    pub settings: ReportSettings,
+    /// The text with nothing masked.
+    pub base: Base,
+    /// The first entries of the ranking.
+    pub ranking: Vec<RankedNeuron>,
+    /// The paper's answer.
+    pub prefix: Prefix,
+    /// The inclusion-minimal subset of the prefix that still collapses; none where nothing collapsed.
+    pub critical_set: Option<CriticalSet>,
+    /// Seconds.
+    pub timing_s: Timing,
+}
+
+/// A program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Tool {
+    /// This one.
+    pub(super) fn this() -> Tool {
+        Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() }
+    }
+}
+
+/// Which model it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// As it was named on the command line.
+    pub source: String,
+    /// As its config names it.
+    pub architecture: String,
+    /// SHA-256 of its config.json.
+    pub config_sha256: String,
+}
+
+/// The settings, and what they met.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReportSettings {
+    /// `noise` or `magnitude`.
+    pub ranking: String,
+    /// `out` or `in`.
+    pub side: String,
+    /// Which modules.
+    pub sites: String,
+    /// `channels` or `published`.
+    pub counting: String,
+    /// α of the noise.
+    pub alpha: f64,
+    /// K as asked for.
+    pub samples: usize,
+    /// Noisy samples that were computed.
+    pub samples_used: usize,
+    /// Which noise.
+    pub seed: u64,
+    /// ε.
+    pub epsilon: f64,
+    /// The longest prefix tried.
+    pub max_neurons: usize,
+    /// The arithmetic.
+    pub dtype: String,
+    /// The device.
+    pub device: String,
+    /// SHA-256 of the text.
+    pub text_sha256: String,
+    /// Its tokens.
+    pub tokens: usize,
+}
+
+impl ReportSettings {
+    pub(super) fn new(s: &Settings, arithmetic: Arithmetic, device: String, text: &str, tokens: usize) -> Self {
+        ReportSettings {
+            ranking: s.ranking.as_str().into(),
+            side: s.side.as_str().into(),
+            sites: s.sites.to_string(),
+            counting: s.counting.as_str().into(),
+            alpha: s.alpha,
+            samples: s.samples,
+            samples_used: if s.ranking == super::Ranking::Noise { s.samples } else { 0 },
+            seed: s.seed,
+            epsilon: s.epsilon,
+            max_neurons: s.max_neurons,
+            dtype: arithmetic.as_str().into(),
+            device,
+            text_sha256: sha256_hex(text.as_bytes()),
+            tokens,
+        }
+    }
+}
+
+/// The text under the model as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Base {
+    /// Mean negative log-likelihood.
+    pub nll_nats: f64,
+    /// Its exponential.
+    pub perplexity: f64,
+}
+
+/// An entry of the ranking, and what it is in the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankedNeuron {
+    /// The channel.
+    pub neuron: Neuron,
+    /// Its decoder layer, if it is in one.
+    pub layer: Option<usize>,
+    /// What it is ranked by.
+    pub importance: f64,
+    /// The token position at which it has this importance.
+    pub position: usize,
+    /// The tensor that holds it alone, if one does.
+    pub tensor: Option<String>,
+    /// That tensor's shape.
+    pub shape: Option<Vec<usize>>,
+    /// `row`, `column` or `element`.
+    pub axis: Option<String>,
+    /// Which one.
+    pub index: Option<usize>,
+}
+
+impl RankedNeuron {
+    pub(super) fn new(entry: &Entry, tensors: &Tensors) -> RankedNeuron {
+        let place = place::place(&entry.neuron, tensors);
+        RankedNeuron {
+            layer: entry.neuron.site.module.layer(),
+            neuron: entry.neuron.clone(),
+            importance: entry.importance,
+            position: entry.position,
+            axis: place.as_ref().map(|p| p.axis.as_str().into()),
+            index: place.as_ref().map(|p| p.index),
+            shape: place.as_ref().map(|p| p.shape.clone()),
+            tensor: place.map(|p| p.tensor),
+        }
+    }
+}
+
+/// The collapse prefix S_n*, or that there was none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prefix {
+    /// The last prefix tried reached damage ε.
+    pub collapsed: bool,
+    /// Its length.
+    pub n: usize,
+    /// NLL with the first 1, 2, … n entries masked.
+    #[serde(deserialize_with = "finite_or_infinite")]
+    pub curve_nll_nats: Vec<f64>,
+}
+
+/// The inclusion-minimal critical set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CriticalSet {
+    /// Its members in order of the ranking.
+    pub neurons: Vec<Neuron>,
+    /// NLL with all of them masked.
+    #[serde(deserialize_with = "one_finite_or_infinite")]
+    pub nll_nats: f64,
+    /// Its damage.
+    #[serde(deserialize_with = "one_finite_or_infinite")]
+    pub damage: f64,
+    /// Every subset, smaller ones first; empty where there are more than 6 members.
+    pub subsets: Vec<Subset>,
+}
+
+/// Some members of a critical set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subset {
+    /// The members.
+    pub neurons: Vec<Neuron>,
+    /// NLL with these masked.
+    #[serde(deserialize_with = "one_finite_or_infinite")]
+    pub nll_nats: f64,
+    /// Its damage.
+    #[serde(deserialize_with = "one_finite_or_infinite")]
+    pub damage: f64,
+}
+
+/// Seconds that each stage took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Opening the model and loading its weights.
+    pub load: f64,
+    /// Stage 1.
+    pub importance: f64,
+    /// Stage 2.
+    pub search: f64,
+    /// Minimization and subsets.
+    pub minimize: f64,
+}
+
+fn one_finite_or_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::INFINITY))
+}
+
+fn finite_or_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<f64>, D::Error> {
+    Ok(Vec::<Option<f64>>::deserialize(d)?.into_iter().map(|v| v.unwrap_or(f64::INFINITY)).collect())
+}

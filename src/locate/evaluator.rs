@@ -1,0 +1,55 @@
+//! The NLL of one text under sets of masked neurons, many sets at once, none twice.
+
+use crate::error::Result;
+use crate::metrics;
+use crate::model::{Model, Row};
+use crate::neuron::{Intervention, Neuron};
+use crate::progress::Progress;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Masks sets of neurons and remembers what it measured.
+pub struct Evaluator<'a> {
+    model: &'a Model,
+    tokens: Arc<[u32]>,
+    progress: &'a dyn Progress,
+    known: HashMap<Vec<Neuron>, f64>,
+}
+
+impl<'a> Evaluator<'a> {
+    /// An evaluator of `tokens` under `model`.
+    pub fn new(model: &'a Model, tokens: Arc<[u32]>, progress: &'a dyn Progress) -> Evaluator<'a> {
+        Evaluator { model, tokens, progress, known: HashMap::new() }
+    }
+
+    /// The NLL in nats under each set of masked neurons; the empty set is the clean text. Sets that are new are computed
+    /// as rows of one batch; `stage` names the wait.
+    ///
+    /// # Errors
+    /// As [`Model::target_log_probs`].
+    pub fn nlls(&mut self, stage: &str, sets: &[Vec<Neuron>]) -> Result<Vec<f64>> {
+        let keys: Vec<Vec<Neuron>> = sets.iter().map(|set| canonical(set)).collect();
+        let mut new: Vec<Vec<Neuron>> = keys.iter().filter(|k| !self.known.contains_key(*k)).cloned().collect();
+        new.sort();
+        new.dedup();
+        if !new.is_empty() {
+            let row = |set: &Vec<Neuron>| {
+                Row::with(self.tokens.clone(), set.iter().cloned().map(Intervention::zero).collect())
+            };
+            let rows: Vec<Row> = new.iter().map(row).collect();
+            self.progress.begin(stage, (rows.len() * (self.model.recipe().layers.len() + 1)) as u64, "rows × layers");
+            let nlls = metrics::nlls(self.model, &rows, self.progress)?;
+            self.progress.end();
+            self.known.extend(new.into_iter().zip(nlls));
+        }
+        Ok(keys.iter().map(|key| self.known[key]).collect())
+    }
+}
+
+/// A set of neurons in one order, without repeats.
+fn canonical(set: &[Neuron]) -> Vec<Neuron> {
+    let mut set = set.to_vec();
+    set.sort();
+    set.dedup();
+    set
+}

@@ -1,0 +1,275 @@
+//! Stage 1: which channels move most when the embeddings are drowned in noise.
+
+use super::Settings;
+use crate::error::{Error, Result};
+use crate::model::{Hook, Model, Noise, Row, SiteInfo};
+use crate::neuron::{Neuron, Site};
+use crate::progress::Progress;
+use candle_core::{CpuStorage, DType, Storage, Tensor};
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What candidates are ranked by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ranking {
+    /// Imp = mean over K of |A_clean − A_noisy| (the paper, stage 1).
+    Noise,
+    /// |A_clean|: nearly the same order at 1/K of the cost, but blind to what is large under any input.
+    Magnitude,
+}
+
+impl Ranking {
+    /// `noise` or `magnitude`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ranking::Noise => "noise",
+            Ranking::Magnitude => "magnitude",
+        }
+    }
+}
+
+impl FromStr for Ranking {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "noise" => Ok(Ranking::Noise),
+            "magnitude" => Ok(Ranking::Magnitude),
+            _ => Err(Error::input(format!("ranking {text:?}: expected noise or magnitude"))),
+        }
+    }
+}
+
+/// What an entry of the ranking is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// A channel, ranked by its largest value over positions.
+    Channels,
+    /// A channel at a position, as the published code counts: one channel can be listed several times.
+    Published,
+}
+
+impl Counting {
+    /// `channels` or `published`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Counting::Channels => "channels",
+            Counting::Published => "published",
+        }
+    }
+}
+
+impl FromStr for Counting {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "channels" => Ok(Counting::Channels),
+            "published" => Ok(Counting::Published),
+            _ => Err(Error::input(format!("counting {text:?}: expected channels or published"))),
+        }
+    }
+}
+
+/// An entry of the ranking.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The channel.
+    pub neuron: Neuron,
+    /// What it is ranked by.
+    pub importance: f64,
+    /// The token position at which it has this importance.
+    pub position: usize,
+}
+
+/// The first `keep` entries of the ranking of all channels of `sites`, most important first; equals in the order of
+/// sites and channels.
+pub(super) fn rank(
+    model: &Model,
+    tokens: &Arc<[u32]>,
+    sites: &[&SiteInfo],
+    settings: &Settings,
+    keep: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Entry>> {
+    let mut rows = vec![Row::clean(tokens.clone())];
+    if settings.ranking == Ranking::Noise {
+        let noise = |sample| Noise { alpha: settings.alpha, seed: settings.seed, sample };
+        rows.extend((0..settings.samples as u64).map(|s| Row { noise: Some(noise(s)), ..Row::clean(tokens.clone()) }));
+    }
+    let mut hook = Importance {
+        order: sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect(),
+        sums: HashMap::new(),
+        ranking: settings.ranking,
+        counting: settings.counting,
+        samples: settings.samples,
+        top: Top { keep, entries: Vec::new() },
+        overflowed: 0,
+    };
+    progress.begin("importance", (rows.len() * model.recipe().layers.len()) as u64, "rows × layers");
+    model.trace(&rows, &mut hook, progress)?;
+    hook.reduce()?;
+    progress.end();
+    if hook.overflowed > 0 {
+        tracing::warn!(
+            "{} channels have values that are not finite and are left out of the ranking; use --dtype f32",
+            hook.overflowed
+        );
+    }
+    let mut top = hook.top;
+    top.shrink();
+    let neuron = |site: usize, channel: usize| Neuron { site: sites[site].site.clone(), channel };
+    let entry = |c: &Candidate| Entry {
+        neuron: neuron(c.site, c.channel),
+        importance: c.importance.into(),
+        position: c.position,
+    };
+    Ok(top.entries.iter().map(entry).collect())
+}
+
+/// Sums |clean − noisy| per site while the rows pass; the first row of the batch is the clean one.
+struct Importance {
+    order: HashMap<Site, usize>,
+    sums: HashMap<Site, Sums>,
+    ranking: Ranking,
+    counting: Counting,
+    samples: usize,
+    top: Top,
+    overflowed: usize,
+}
+
+/// (positions, channels) of the clean row and of the sum so far.
+struct Sums {
+    clean: Tensor,
+    sum: Sum,
+}
+
+enum Sum {
+    Host(Vec<f32>),
+    Device(Tensor),
+}
+
+impl Hook for Importance {
+    fn wants(&self, site: &Site) -> bool {
+        self.order.contains_key(site)
+    }
+
+    fn on(&mut self, site: &Site, rows: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
+        let x = x.to_dtype(DType::F32)?.contiguous()?;
+        let sums = match self.sums.entry(site.clone()) {
+            std::collections::hash_map::Entry::Occupied(sums) => sums.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let clean = x.get(0)?.copy()?;
+                let sum = match x.device().is_cpu() {
+                    true => Sum::Host(vec![0.0; clean.elem_count()]),
+                    false => Sum::Device(clean.zeros_like()?),
+                };
+                new.insert(Sums { clean, sum })
+            }
+        };
+        for group in (0..rows.len()).filter(|g| rows[*g][0] != 0) {
+            sums.add(&x.get(group)?)?;
+        }
+        Ok(None)
+    }
+
+    fn layer_done(&mut self, _: usize) -> Result<()> {
+        self.reduce()
+    }
+}
+
+impl Sums {
+    fn add(&mut self, x: &Tensor) -> Result<()> {
+        match &mut self.sum {
+            Sum::Device(sum) => *sum = (&*sum + (x - &self.clean)?.abs()?)?,
+            Sum::Host(sum) => {
+                let (x, clean) = (x.storage_and_layout(), self.clean.storage_and_layout());
+                let (x, clean) = (f32_slice(&x.0, x.1)?, f32_slice(&clean.0, clean.1)?);
+                sum.par_iter_mut().with_min_len(1 << 14).zip(x.par_iter().zip(clean)).for_each(|(sum, (x, clean))| {
+                    *sum += (x - clean).abs();
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn f32_slice<'a>(storage: &'a Storage, layout: &candle_core::Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => Ok(&values[from..to]),
+        _ => Err(Error::Compute("expected contiguous f32 on the CPU".into())),
+    }
+}
+
+impl Importance {
+    /// Turns the sums of the sites seen since the last call into candidates.
+    fn reduce(&mut self) -> Result<()> {
+        for (site, sums) in std::mem::take(&mut self.sums) {
+            let site = self.order[&site];
+            let channels = sums.clean.dim(1)?;
+            let values: Vec<f32> = match (self.ranking, sums.sum) {
+                (Ranking::Magnitude, _) => sums.clean.abs()?.flatten_all()?.to_vec1()?,
+                (Ranking::Noise, Sum::Host(sum)) => sum.iter().map(|s| s / self.samples as f32).collect(),
+                (Ranking::Noise, Sum::Device(sum)) => (sum / self.samples as f64)?.flatten_all()?.to_vec1()?,
+            };
+            let candidate = |at: usize| {
+                let (position, channel) = (at / channels, at % channels);
+                Candidate { importance: values[at], site, position, channel }
+            };
+            match self.counting {
+                Counting::Published => self.top.extend((0..values.len()).map(candidate), &mut self.overflowed),
+                Counting::Channels => {
+                    let mut best: Vec<usize> = (0..channels).collect();
+                    for at in channels..values.len() {
+                        let best = &mut best[at % channels];
+                        // A value that is not finite stays, so that the channel is seen to overflow.
+                        if values[at] > values[*best] || !values[at].is_finite() {
+                            *best = at;
+                        }
+                    }
+                    self.top.extend(best.into_iter().map(candidate), &mut self.overflowed);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Candidate {
+    importance: f32,
+    site: usize,
+    position: usize,
+    channel: usize,
+}
+
+/// The `keep` most important candidates so far, and some more.
+struct Top {
+    keep: usize,
+    entries: Vec<Candidate>,
+}
+
+impl Top {
+    fn extend(&mut self, candidates: impl Iterator<Item = Candidate>, overflowed: &mut usize) {
+        for candidate in candidates {
+            if !candidate.importance.is_finite() {
+                *overflowed += 1;
+                continue;
+            }
+            self.entries.push(candidate);
+            if self.entries.len() >= 4 * self.keep + 4096 {
+                self.shrink();
+            }
+        }
+    }
+
+    fn shrink(&mut self) {
+        self.entries.sort_unstable_by(|a, b| {
+            let key = |c: &Candidate| (c.site, c.channel, c.position);
+            b.importance.total_cmp(&a.importance).then_with(|| key(a).cmp(&key(b)))
+        });
+        self.entries.truncate(self.keep);
+    }
+}

@@ -1,0 +1,141 @@
+//! Finding the neurons a model cannot do without: importance (stage 1), search (stage 2), minimization.
+
+mod critical_set;
+mod evaluator;
+mod importance;
+mod minimize;
+mod search;
+mod sites;
+
+pub use critical_set::{CriticalSet, Prefix, RankedNeuron, Report, ReportSettings, Subset};
+pub use evaluator::Evaluator;
+pub use importance::{Counting, Entry, Ranking};
+pub use sites::SiteSelection;
+
+use crate::error::{Error, Result};
+use crate::metrics;
+use crate::model::Model;
+use crate::neuron::Side;
+use crate::progress::Progress;
+use crate::text::{MIN_STABLE_TOKENS, Tokenizer};
+use std::time::Instant;
+
+/// Entries of the ranking that a report holds at least.
+const REPORTED: usize = 100;
+
+/// How to search; the defaults are the paper's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What candidates are ranked by.
+    pub ranking: Ranking,
+    /// Which side of modules the candidates are on.
+    pub side: Side,
+    /// Which modules they are in.
+    pub sites: SiteSelection,
+    /// What the prefixes of the ranking count.
+    pub counting: Counting,
+    /// α: the standard deviation of the noise on embeddings.
+    pub alpha: f64,
+    /// K: noisy samples.
+    pub samples: usize,
+    /// Which noise.
+    pub seed: u64,
+    /// ε: damage from which a model has collapsed.
+    pub epsilon: f64,
+    /// The longest prefix tried.
+    pub max_neurons: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            ranking: Ranking::Noise,
+            side: Side::Out,
+            sites: SiteSelection::Reference,
+            counting: Counting::Channels,
+            alpha: 5.0,
+            samples: 100,
+            seed: 42,
+            epsilon: 1.0,
+            max_neurons: 200,
+        }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<()> {
+        let finite_positive = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(Error::input(format!("{name} is {value}, expected a finite number above 0"))),
+        };
+        finite_positive("epsilon", self.epsilon)?;
+        if self.ranking == Ranking::Noise {
+            finite_positive("alpha", self.alpha)?;
+        }
+        match (self.ranking, self.samples, self.max_neurons) {
+            (Ranking::Noise, 0, _) => Err(Error::input("samples is 0, expected at least 1")),
+            (_, _, 0) => Err(Error::input("max-neurons is 0, expected at least 1")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Runs both stages and the minimization on `text`.
+///
+/// # Errors
+/// A setting makes no sense, no site matches, the text is empty, or the model cannot compute.
+pub fn locate(model: &Model, text: &str, settings: &Settings, load_s: f64, progress: &dyn Progress) -> Result<Report> {
+    settings.check()?;
+    let sites = settings.sites.select(model, settings.side)?;
+    let tokens = Tokenizer::of(model.checkpoint())?.encode(text)?;
+    if tokens.len() < MIN_STABLE_TOKENS {
+        tracing::warn!(
+            "the text has {} tokens; below {MIN_STABLE_TOKENS} the critical set changes from text to text",
+            tokens.len()
+        );
+    }
+
+    let started = Instant::now();
+    let keep = settings.max_neurons.max(REPORTED);
+    let entries = importance::rank(model, &tokens, &sites, settings, keep, progress)?;
+    let importance_s = started.elapsed().as_secs_f64();
+
+    let started = Instant::now();
+    let mut evaluator = Evaluator::new(model, tokens.clone(), progress);
+    let prefix = search::search(&mut evaluator, &entries, settings, model.arithmetic().as_str())?;
+    let base_nll_nats = evaluator.nlls("masking prefixes", &[vec![]])?[0];
+    let search_s = started.elapsed().as_secs_f64();
+
+    let started = Instant::now();
+    let critical_set = match prefix.collapsed {
+        false => None,
+        true => {
+            let members = search::members(&entries, prefix.n);
+            Some(minimize::minimize(&mut evaluator, members, settings.epsilon)?)
+        }
+    };
+    let minimize_s = started.elapsed().as_secs_f64();
+
+    let checkpoint = model.checkpoint();
+    let ranked = |entry: &Entry| RankedNeuron::new(entry, checkpoint.tensors());
+    Ok(Report {
+        schema: critical_set::SCHEMA.into(),
+        tool: critical_set::Tool::this(),
+        model: critical_set::ModelIdentity {
+            source: checkpoint.name().into(),
+            architecture: model.recipe().architecture.into(),
+            config_sha256: checkpoint.config().sha256().into(),
+        },
+        settings: ReportSettings::new(settings, model.arithmetic(), model.device_name(), text, tokens.len()),
+        base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },
+        ranking: entries.iter().take(REPORTED.max(prefix.n)).map(ranked).collect(),
+        prefix,
+        critical_set,
+        timing_s: critical_set::Timing {
+            load: load_s,
+            importance: importance_s,
+            search: search_s,
+            minimize: minimize_s,
+        },
+    })
+}

@@ -1,0 +1,97 @@
+//! Which sites the candidates are on.
+
+use crate::error::{Error, Result};
+use crate::model::recipe::ModuleKind;
+use crate::model::{Model, SiteInfo};
+use crate::neuron::Side;
+use std::fmt;
+use std::str::FromStr;
+
+/// Parts of a dotted module name that make the published code hook it.
+const REFERENCE_NAMES: [&str; 5] = ["mlp", "ffn", "feed_forward", "attention", "self_attn"];
+
+/// A choice of modules.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SiteSelection {
+    /// What the published code hooks: leaf modules whose name contains mlp, ffn, feed_forward, attention or self_attn.
+    Reference,
+    /// The linear ones of these.
+    Linear,
+    /// The MLPs' last projections.
+    DownProj,
+    /// Module paths that match a glob; `*` matches dots too.
+    Glob(String),
+}
+
+impl fmt::Display for SiteSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SiteSelection::Reference => "reference",
+            SiteSelection::Linear => "linear",
+            SiteSelection::DownProj => "down_proj",
+            SiteSelection::Glob(glob) => glob,
+        })
+    }
+}
+
+impl FromStr for SiteSelection {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text {
+            "reference" => SiteSelection::Reference,
+            "linear" => SiteSelection::Linear,
+            "down_proj" => SiteSelection::DownProj,
+            glob => {
+                glob_matcher(glob)?;
+                SiteSelection::Glob(glob.into())
+            }
+        })
+    }
+}
+
+impl SiteSelection {
+    /// The model's sites that this choice names, on one side, in the order in which they fire.
+    ///
+    /// # Errors
+    /// No module matches.
+    pub fn select<'m>(&self, model: &'m Model, side: Side) -> Result<Vec<&'m SiteInfo>> {
+        let published = |path: &str| REFERENCE_NAMES.iter().any(|name| path.contains(name));
+        let linear = |info: &SiteInfo| matches!(info.module.kind, ModuleKind::Linear { .. });
+        let glob = match self {
+            SiteSelection::Glob(glob) => Some(glob_matcher(glob)?),
+            _ => None,
+        };
+        let chosen = |info: &SiteInfo| {
+            let path = &info.module.path;
+            match self {
+                SiteSelection::Reference => published(path),
+                SiteSelection::Linear => published(path) && linear(info),
+                SiteSelection::DownProj => path.ends_with("down_proj"),
+                SiteSelection::Glob(_) => {
+                    glob.as_ref().is_some_and(|g| g.is_match(path) || g.is_match(info.site.module.short()))
+                }
+            }
+        };
+        let sites: Vec<&SiteInfo> = model.sites().iter().filter(|s| s.site.side == side && chosen(s)).collect();
+        if sites.is_empty() {
+            let modules = model.recipe().layer_modules(0);
+            let names: Vec<&str> = modules.iter().map(|m| m.path.trim_start_matches("model.layers.0.")).collect();
+            return Err(Error::Name {
+                what: "sites",
+                text: self.to_string(),
+                problem: format!(
+                    "no module matches; expected reference, linear, down_proj or a glob over model.layers.0 to {}, .{}",
+                    model.recipe().layers.len() - 1,
+                    names.join(", .")
+                ),
+            });
+        }
+        Ok(sites)
+    }
+}
+
+fn glob_matcher(glob: &str) -> Result<globset::GlobMatcher> {
+    let bad = |e: globset::Error| Error::Name { what: "sites", text: glob.into(), problem: e.kind().to_string() };
+    Ok(globset::Glob::new(glob).map_err(bad)?.compile_matcher())
+}

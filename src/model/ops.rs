@@ -1,0 +1,357 @@
+//! The element-wise and row-wise steps of a decoder. On the CPU each is one fused parallel pass; elsewhere it is
+//! composed of tensor operations. Both round where the models' authors' code rounds: a sum of squares or a softmax is
+//! taken in f32 (in f64 for f64), and a result returns to the arithmetic's dtype before it meets the next operation.
+
+use super::recipe::{Activation, Norm};
+use super::rope::Table;
+use candle_core::cpu::erf::erf_f64;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
+use half::{bf16, f16};
+use num_traits::Float;
+use rayon::prelude::*;
+
+/// A dtype of the arithmetic, and the wider one in which sums are taken.
+trait Element: WithDType {
+    type Wide: Float + Into<f64> + Send + Sync + 'static;
+    fn widen(self) -> Self::Wide;
+    fn narrow(wide: Self::Wide) -> Self;
+    fn wide(x: f64) -> Self::Wide;
+}
+
+macro_rules! element {
+    ($t:ty, $wide:ty, $widen:expr, $narrow:expr) => {
+        impl Element for $t {
+            type Wide = $wide;
+            fn widen(self) -> $wide {
+                $widen(self)
+            }
+            fn narrow(wide: $wide) -> $t {
+                $narrow(wide)
+            }
+            fn wide(x: f64) -> $wide {
+                x as $wide
+            }
+        }
+    };
+}
+element!(f32, f32, |x| x, |x| x);
+element!(f64, f64, |x| x, |x| x);
+element!(f16, f32, f16::to_f32, f16::from_f32);
+element!(bf16, f32, bf16::to_f32, bf16::from_f32);
+
+/// What is done to each row along the last dimension.
+trait RowKernel: Sync {
+    const NAME: &'static str;
+    /// `index` counts rows from the first; `x` and `out` have the row's length.
+    fn row<T: Element>(&self, index: usize, x: &[T], out: &mut [T]);
+}
+
+struct Rows<K>(K);
+
+impl<K: RowKernel> CustomOp1 for Rows<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let width = layout.dims().last().copied().unwrap_or(1);
+        let storage = match storage {
+            CpuStorage::F32(_) => self.run::<f32>(storage, layout, width)?,
+            CpuStorage::F64(_) => self.run::<f64>(storage, layout, width)?,
+            CpuStorage::F16(_) => self.run::<f16>(storage, layout, width)?,
+            CpuStorage::BF16(_) => self.run::<bf16>(storage, layout, width)?,
+            _ => candle_core::bail!("{}: expected a float dtype", K::NAME),
+        };
+        Ok((storage, layout.shape().clone()))
+    }
+}
+
+impl<K: RowKernel> Rows<K> {
+    fn run<T: Element>(&self, storage: &CpuStorage, layout: &Layout, width: usize) -> Result<CpuStorage> {
+        let x = contiguous::<T>(storage, layout)?;
+        let mut out = vec![T::zero(); x.len()];
+        if width > 0 {
+            out.par_chunks_mut(width)
+                .zip(x.par_chunks(width))
+                .enumerate()
+                .with_min_len((16_384 / width).max(1))
+                .for_each(|(index, (out, x))| self.0.row(index, x, out));
+        }
+        Ok(T::to_cpu_storage_owned(out))
+    }
+}
+
+fn contiguous<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    let Some((from, to)) = layout.contiguous_offsets() else { candle_core::bail!("expected a contiguous tensor") };
+    Ok(&T::cpu_storage_as_slice(storage)?[from..to])
+}
+
+/// f32, or f64 for f64: what sums are taken in.
+pub(crate) fn wide_dtype(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// The weight of a norm: on the host for the fused pass, on the device for the composed one.
+#[derive(Debug, Clone)]
+pub(crate) struct NormWeight {
+    pub host: Vec<f64>,
+    pub tensor: Tensor,
+}
+
+struct RmsNorm<'a> {
+    weight: &'a [f64],
+    norm: Norm,
+}
+
+impl RowKernel for RmsNorm<'_> {
+    const NAME: &'static str = "rms-norm";
+
+    fn row<T: Element>(&self, _: usize, x: &[T], out: &mut [T]) {
+        // Eight partial sums, so that the compiler can keep them in one register.
+        let mut sums = [T::wide(0.0); 8];
+        let (eights, rest) = x.as_chunks::<8>();
+        for eight in eights {
+            for (sum, &v) in sums.iter_mut().zip(eight) {
+                *sum = *sum + v.widen() * v.widen();
+            }
+        }
+        let mut sum = sums.into_iter().fold(T::wide(0.0), |a, b| a + b);
+        for &v in rest {
+            sum = sum + v.widen() * v.widen();
+        }
+        let mean = sum / T::wide(x.len() as f64);
+        let inverse = (mean + T::wide(self.norm.epsilon)).sqrt().recip();
+        for ((out, &v), &w) in out.iter_mut().zip(x).zip(self.weight) {
+            *out = T::narrow(T::wide(w) * T::narrow(v.widen() * inverse).widen());
+        }
+    }
+}
+
+/// x / sqrt(mean(x²) + ε) · w over the last dimension.
+pub(crate) fn rms_norm(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        let kernel = RmsNorm { weight: &weight.host, norm };
+        return x.contiguous()?.apply_op1_no_bwd(&Rows(kernel));
+    }
+    rms_norm_composed(x, weight, norm)
+}
+
+fn rms_norm_composed(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
+    let wide = x.to_dtype(wide_dtype(x.dtype()))?;
+    let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
+    let normed = wide.broadcast_div(&(mean + norm.epsilon)?.sqrt()?)?;
+    normed.to_dtype(x.dtype())?.broadcast_mul(&weight.tensor)
+}
+
+impl RowKernel for Activation {
+    const NAME: &'static str = "activation";
+
+    fn row<T: Element>(&self, _: usize, x: &[T], out: &mut [T]) {
+        let one = T::wide(1.0);
+        let half = T::wide(0.5);
+        for (out, &v) in out.iter_mut().zip(x) {
+            let v = v.widen();
+            *out = T::narrow(match self {
+                Activation::Silu => v / (one + (-v).exp()),
+                Activation::Gelu => {
+                    let x: f64 = v.into();
+                    <T as Element>::wide(0.5 * x * (1.0 + erf_f64(x * std::f64::consts::FRAC_1_SQRT_2)))
+                }
+                Activation::GeluTanh => {
+                    let inner = T::wide(std::f64::consts::FRAC_2_PI.sqrt()) * (v + T::wide(0.044715) * v * v * v);
+                    half * v * (one + inner.tanh())
+                }
+            });
+        }
+    }
+}
+
+/// The activation, element by element.
+pub(crate) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1_no_bwd(&Rows(activation));
+    }
+    match activation {
+        Activation::Silu => x.silu(),
+        Activation::Gelu => x.gelu_erf(),
+        Activation::GeluTanh => x.gelu(),
+    }
+}
+
+/// What turns attention scores into weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Softmax {
+    /// Scores are multiplied by this first.
+    pub scale: f64,
+}
+
+impl RowKernel for Softmax {
+    const NAME: &'static str = "causal-softmax";
+
+    fn row<T: Element>(&self, index: usize, x: &[T], out: &mut [T]) {
+        let visible = index % x.len() + 1;
+        let scale = T::wide(self.scale);
+        let scaled = |v: T| T::narrow(v.widen() * scale).widen();
+        let max = x[..visible].iter().fold(T::Wide::neg_infinity(), |m, &v| if m >= scaled(v) { m } else { scaled(v) });
+        let mut sum = T::wide(0.0);
+        for &v in &x[..visible] {
+            sum = sum + (scaled(v) - max).exp();
+        }
+        let inverse = sum.recip();
+        for (out, &v) in out[..visible].iter_mut().zip(x) {
+            *out = T::narrow((scaled(v) - max).exp() * inverse);
+        }
+    }
+}
+
+/// Attention weights from scores (n, queries, keys), where `queries` is a multiple of `keys` and query q sits at
+/// position q mod keys: it sees keys 0 to that position.
+pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
+    if scores.device().is_cpu() {
+        return scores.contiguous()?.apply_op1_no_bwd(&Rows(softmax));
+    }
+    causal_softmax_composed(scores, softmax)
+}
+
+fn causal_softmax_composed(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
+    let (_, queries, keys) = scores.dims3()?;
+    let hidden = |q: usize, k: usize| if k <= q % keys { 0f32 } else { f32::NEG_INFINITY };
+    let mask: Vec<f32> = (0..queries).flat_map(|q| (0..keys).map(move |k| hidden(q, k))).collect();
+    let wide = wide_dtype(scores.dtype());
+    let mask = Tensor::from_vec(mask, (1, queries, keys), scores.device())?.to_dtype(wide)?;
+    let scores = (scores * softmax.scale)?.to_dtype(wide)?.broadcast_add(&mask)?;
+    candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(scores.dtype())
+}
+
+/// A rotary table on the host and on the device.
+#[derive(Debug, Clone)]
+pub(crate) struct RopeTable {
+    table: Table,
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RopeTable {
+    /// Puts a table of `positions` positions onto `device`, rounded to `dtype`.
+    pub fn new(table: Table, positions: usize, dtype: DType, device: &Device) -> Result<RopeTable> {
+        let tensor = |values: &[f64]| {
+            Tensor::from_slice(values, (1, 1, positions, table.dim / 2), &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)
+        };
+        let (cos, sin) = (tensor(&table.cos)?, tensor(&table.sin)?);
+        Ok(RopeTable { table, cos, sin })
+    }
+}
+
+struct Heads<'a> {
+    heads: usize,
+    rope: Option<&'a Table>,
+}
+
+impl CustomOp1 for Heads<'_> {
+    fn name(&self) -> &'static str {
+        "heads"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, positions, channels) = layout.shape().dims3()?;
+        let storage = match storage {
+            CpuStorage::F32(_) => self.run::<f32>(storage, layout, positions, channels)?,
+            CpuStorage::F64(_) => self.run::<f64>(storage, layout, positions, channels)?,
+            CpuStorage::F16(_) => self.run::<f16>(storage, layout, positions, channels)?,
+            CpuStorage::BF16(_) => self.run::<bf16>(storage, layout, positions, channels)?,
+            _ => candle_core::bail!("heads: expected a float dtype"),
+        };
+        Ok((storage, (batch, self.heads, positions, channels / self.heads).into()))
+    }
+}
+
+impl Heads<'_> {
+    fn run<T: Element>(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+        positions: usize,
+        channels: usize,
+    ) -> Result<CpuStorage> {
+        let x = contiguous::<T>(storage, layout)?;
+        let width = channels / self.heads;
+        let tables = self.rope.map(|t| {
+            let rounded = |v: &[f64]| v.iter().map(|&v| T::narrow(T::wide(v)).widen()).collect::<Vec<_>>();
+            (rounded(&t.cos), rounded(&t.sin), t.dim / 2)
+        });
+        let mut out = vec![T::zero(); x.len()];
+        out.par_chunks_mut(positions * width).enumerate().for_each(|(plane, out)| {
+            let (row, head) = (plane / self.heads, plane % self.heads);
+            for (position, out) in out.chunks_mut(width).enumerate() {
+                let from = (row * positions + position) * channels + head * width;
+                let x = &x[from..from + width];
+                out.copy_from_slice(x);
+                let Some((cos, sin, half)) = &tables else { continue };
+                for i in 0..*half {
+                    let (cos, sin) = (cos[position * half + i], sin[position * half + i]);
+                    let (a, b) = (x[i].widen(), x[i + half].widen());
+                    let product = |x: T::Wide, y: T::Wide| T::narrow(x * y).widen();
+                    out[i] = T::narrow(product(a, cos) - product(b, sin));
+                    out[i + half] = T::narrow(product(b, cos) + product(a, sin));
+                }
+            }
+        });
+        Ok(T::to_cpu_storage_owned(out))
+    }
+}
+
+/// (rows, positions, heads · width) to (rows, heads, positions, width), turned by `rope` where there is one.
+pub(crate) fn to_heads(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1_no_bwd(&Heads { heads, rope: rope.map(|r| &r.table) });
+    }
+    to_heads_composed(x, heads, rope)
+}
+
+fn to_heads_composed(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
+    let (batch, positions, channels) = x.dims3()?;
+    let width = channels / heads;
+    let x = x.reshape((batch, positions, heads, width))?.transpose(1, 2)?.contiguous()?;
+    let Some(rope) = rope else { return Ok(x) };
+    let half = rope.table.dim / 2;
+    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+    let first = (a.broadcast_mul(&rope.cos)? - b.broadcast_mul(&rope.sin)?)?;
+    let second = (b.broadcast_mul(&rope.cos)? + a.broadcast_mul(&rope.sin)?)?;
+    if 2 * half == width {
+        return Tensor::cat(&[first, second], D::Minus1);
+    }
+    Tensor::cat(&[first, second, x.narrow(D::Minus1, 2 * half, width - 2 * half)?], D::Minus1)
+}
+
+/// ln P(target) of each row of `logits` (targets, vocabulary), taken in f32 or wider.
+pub(crate) fn log_probs_of(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
+    let wide = logits.to_dtype(wide_dtype(logits.dtype()))?;
+    if !wide.device().is_cpu() {
+        let max = wide.max_keepdim(D::Minus1)?;
+        let sum = wide.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?;
+        let chosen = wide.gather(&Tensor::new(targets, wide.device())?.unsqueeze(1)?, D::Minus1)?;
+        let ln = chosen.broadcast_sub(&max)?.broadcast_sub(&sum.log()?)?;
+        return ln.squeeze(1)?.to_dtype(DType::F64)?.to_vec1();
+    }
+    let wide = wide.contiguous()?;
+    let (storage, layout) = wide.storage_and_layout();
+    let candle_core::Storage::Cpu(storage) = &*storage else { candle_core::bail!("expected a tensor on the CPU") };
+    let vocabulary = logits.dim(D::Minus1)?;
+    match storage {
+        CpuStorage::F64(_) => Ok(log_probs_in(contiguous::<f64>(storage, layout)?, vocabulary, targets)),
+        _ => Ok(log_probs_in(contiguous::<f32>(storage, layout)?, vocabulary, targets)),
+    }
+}
+
+fn log_probs_in<T: Element>(logits: &[T], vocabulary: usize, targets: &[u32]) -> Vec<f64> {
+    let rows = logits.par_chunks(vocabulary).zip(targets);
+    rows.map(|(logits, &target)| {
+        let max = logits.iter().fold(T::Wide::neg_infinity(), |m, v| if m >= v.widen() { m } else { v.widen() });
+        let sum: f64 = logits.iter().map(|v| Into::<f64>::into((v.widen() - max).exp())).sum();
+        let chosen = logits.get(target as usize).map_or(f64::NAN, |v| (v.widen() - max).into());
+        chosen - sum.ln()
+    })
+    .collect()
+}

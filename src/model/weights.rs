@@ -1,0 +1,206 @@
+//! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
+
+use super::ops::NormWeight;
+use super::recipe::{Module, ModuleKind, Recipe};
+use crate::checkpoint::Tensors;
+use crate::checkpoint::tensors::Values;
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Whether weights stay on the device between passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// All layers are kept: the fastest where they fit.
+    Resident,
+    /// A pass reads each layer from the map as it comes to it, the next one while this one computes.
+    Streamed,
+}
+
+/// The weights of one module.
+#[derive(Debug)]
+pub(crate) enum ModuleWeights {
+    /// [out, in] and [out].
+    Linear { weight: Tensor, bias: Option<Tensor> },
+    /// [channels].
+    Norm(NormWeight),
+}
+
+/// The weights of one layer by the module's name within it (`mlp.down_proj`).
+#[derive(Debug, Default)]
+pub(crate) struct LayerWeights(HashMap<String, ModuleWeights>);
+
+impl LayerWeights {
+    /// y = W x + b over (groups, positions, in).
+    pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let Some(ModuleWeights::Linear { weight, bias }) = self.0.get(name) else { return Err(no_weights(name)) };
+        let (groups, positions, inputs) = x.dims3()?;
+        let y = x.reshape((groups * positions, inputs))?.matmul(&weight.t()?)?;
+        let y = match bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
+        Ok(y.reshape((groups, positions, ()))?)
+    }
+
+    /// The weight of a norm.
+    pub fn norm(&self, name: &str) -> Result<&NormWeight> {
+        match self.0.get(name) {
+            Some(ModuleWeights::Norm(weight)) => Ok(weight),
+            _ => Err(no_weights(name)),
+        }
+    }
+}
+
+fn no_weights(name: &str) -> Error {
+    Error::Compute(format!("the recipe has no weights for {name}").into())
+}
+
+/// Reads weights from a checkpoint onto a device.
+#[derive(Debug)]
+pub(crate) struct Loader<'a> {
+    pub tensors: &'a Tensors,
+    pub dtype: DType,
+    pub device: &'a Device,
+}
+
+impl Loader<'_> {
+    /// The weights of layer `layer`.
+    pub fn layer(&self, recipe: &Recipe, layer: usize) -> Result<LayerWeights> {
+        let prefix = format!("model.layers.{layer}.");
+        let mut weights = HashMap::new();
+        for module in recipe.layer_modules(layer) {
+            let name = module.path.strip_prefix(&prefix).unwrap_or(&module.path).to_owned();
+            if let Some(module) = self.module(&module)? {
+                weights.insert(name, module);
+            }
+        }
+        Ok(LayerWeights(weights))
+    }
+
+    fn module(&self, module: &Module) -> Result<Option<ModuleWeights>> {
+        let path = &module.path;
+        match module.kind {
+            ModuleKind::Linear { bias } => {
+                let weight = self.tensor(&format!("{path}.weight"))?;
+                let bias = if bias { Some(self.tensor(&format!("{path}.bias"))?) } else { None };
+                Ok(Some(ModuleWeights::Linear { weight, bias }))
+            }
+            ModuleKind::Norm => Ok(Some(ModuleWeights::Norm(self.norm(path)?))),
+            ModuleKind::Function | ModuleKind::Embedding => Ok(None),
+        }
+    }
+
+    /// The weight of a norm, rounded to the arithmetic's dtype.
+    pub fn norm(&self, path: &str) -> Result<NormWeight> {
+        let tensor = self.tensor(&format!("{path}.weight"))?;
+        let host = tensor.to_dtype(DType::F64)?.to_vec1()?;
+        Ok(NormWeight { host, tensor })
+    }
+
+    /// A whole tensor.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let rows = self.tensors.get(name).and_then(|e| e.shape.first().copied()).unwrap_or(0);
+        self.rows(name, 0..rows)
+    }
+
+    /// Some rows of a tensor.
+    pub fn rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
+        let mut shape = self.tensors.get(name).map(|e| e.shape.clone()).unwrap_or_default();
+        if let Some(first) = shape.first_mut() {
+            *first = rows.len();
+        }
+        let values = self.tensors.rows(name, rows)?;
+        let unsupported = || {
+            let found = self.tensors.get(name).map(|e| e.dtype.to_string()).unwrap_or_default();
+            Error::tensor(self.tensors.root(), name, format!("has dtype {found}, expected F32, F16, BF16 or F64"))
+        };
+        let host = match self.dtype {
+            DType::F32 => widen::<f32>(values, shape),
+            DType::F64 => widen::<f64>(values, shape),
+            DType::F16 => widen::<f16>(values, shape),
+            _ => widen::<bf16>(values, shape),
+        };
+        Ok(host.ok_or_else(unsupported)??.to_device(self.device)?)
+    }
+}
+
+/// The values as a tensor of another dtype on the host, rounded once where the dtype is narrower; none where they are
+/// not floats.
+fn widen<T: WithDType>(values: Values<'_>, shape: Vec<usize>) -> Option<candle_core::Result<Tensor>> {
+    fn each<const N: usize, T: WithDType>(bytes: &[u8], read: impl Fn([u8; N]) -> f64 + Sync) -> Vec<T> {
+        let (elements, _) = bytes.as_chunks::<N>();
+        elements.par_iter().with_min_len(1 << 14).map(|b| T::from_f64(read(*b))).collect()
+    }
+    let data: Vec<T> = match values {
+        Values::F32(values) => values.into_par_iter().with_min_len(1 << 14).map(|v| T::from_f64(v.into())).collect(),
+        Values::Stored { dtype, bytes } => match dtype {
+            Dtype::F32 => each(bytes, |b| f32::from_le_bytes(b).into()),
+            Dtype::F64 => each(bytes, f64::from_le_bytes),
+            Dtype::F16 => each(bytes, |b| f16::from_le_bytes(b).into()),
+            Dtype::BF16 => each(bytes, |b| bf16::from_le_bytes(b).into()),
+            _ => return None,
+        },
+    };
+    Some(Tensor::from_vec(data, shape, &Device::Cpu))
+}
+
+/// Compares the checkpoint's tensors with those the recipe reads.
+///
+/// # Errors
+/// A tensor is missing, has another shape than the config gives, or is not of a float dtype.
+pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
+    let root = tensors.root();
+    let expected = recipe.tensors();
+    let missing: Vec<&str> =
+        expected.iter().filter(|(n, _)| tensors.get(n).is_none()).map(|(n, _)| n.as_str()).collect();
+    if let Some(packed) = tensors.iter().map(|(name, _)| name).find(|n| n.ends_with(".qweight")) {
+        return Err(Error::tensor(
+            root,
+            packed,
+            "is a packed GPTQ or AWQ tensor, which is not supported; use the original",
+        ));
+    }
+    if let Some(first) = missing.first() {
+        let others = match missing.len() - 1 {
+            0 => String::new(),
+            n => format!(
+                " (and {n} more: {}{})",
+                missing[1..].iter().take(3).copied().collect::<Vec<_>>().join(", "),
+                if n > 3 { ", …" } else { "" }
+            ),
+        };
+        return Err(Error::tensor(root, *first, format!("is missing, the config asks for it{others}")));
+    }
+    for (name, shape) in &expected {
+        let Some(entry) = tensors.get(name) else { continue };
+        if entry.shape != *shape {
+            let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
+            return Err(Error::tensor(root, name, problem));
+        }
+        if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
+            let quantized =
+                if entry.dtype.bitsize() <= 8 { "; quantized weights are not supported, use the original" } else { "" };
+            let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{quantized}", entry.dtype);
+            return Err(Error::tensor(root, name, problem));
+        }
+    }
+    let names: std::collections::HashSet<&str> = expected.iter().map(|(n, _)| n.as_str()).collect();
+    // Published Llama checkpoints carry the buffer that old transformers saved.
+    let extra: Vec<&str> =
+        tensors.iter().map(|(n, _)| n).filter(|n| !names.contains(n) && !n.ends_with("rotary_emb.inv_freq")).collect();
+    if !extra.is_empty() {
+        tracing::warn!(
+            "{}: {} tensors are not used by {}: {}",
+            root.display(),
+            extra.len(),
+            recipe.model_type,
+            extra.iter().take(5).copied().collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(())
+}

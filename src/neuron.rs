@@ -1,0 +1,268 @@
+//! Names: module path, site, neuron and intervention. What prints here parses back.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Where the decoder layers of a checkpoint start, and what `L11.…` is short for.
+const LAYERS: &str = "model.layers.";
+
+/// The checkpoint's own dotted path of a module, such as `model.layers.11.mlp.down_proj`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModulePath(Arc<str>);
+
+impl ModulePath {
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The decoder layer that holds the module, if one does.
+    pub fn layer(&self) -> Option<usize> {
+        self.0.strip_prefix(LAYERS)?.split_once('.')?.0.parse().ok()
+    }
+
+    /// The path within its decoder layer (`mlp.down_proj`), or the whole path outside of one.
+    pub fn in_layer(&self) -> &str {
+        match self.0.strip_prefix(LAYERS).and_then(|rest| rest.split_once('.')) {
+            Some((number, rest)) if number.parse::<usize>().is_ok() => rest,
+            _ => &self.0,
+        }
+    }
+
+    /// `L11.mlp.down_proj` for a module of a decoder layer, else the whole path.
+    pub fn short(&self) -> String {
+        match self.layer() {
+            Some(layer) => format!("L{layer}.{}", self.in_layer()),
+            None => self.0.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ModulePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ModulePath {
+    type Err = Error;
+
+    /// Reads `model.layers.11.mlp.down_proj` or `L11.mlp.down_proj`.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || Error::Name {
+            what: "module",
+            text: text.into(),
+            problem: "expected a module path such as model.layers.11.mlp.down_proj or L11.mlp.down_proj".into(),
+        };
+        let named = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !text.split('.').all(|part| !part.is_empty() && part.chars().all(named)) {
+            return Err(bad());
+        }
+        let expanded = text.strip_prefix('L').and_then(|rest| {
+            let (layer, rest) = rest.split_once('.')?;
+            let layer: usize = layer.parse().ok()?;
+            Some(format!("{LAYERS}{layer}.{rest}"))
+        });
+        Ok(ModulePath(expanded.unwrap_or_else(|| text.to_owned()).into()))
+    }
+}
+
+/// Which side of a module: what goes in or what comes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// The module's input.
+    In,
+    /// The module's output.
+    Out,
+}
+
+impl Side {
+    /// `in` or `out`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Side::In => "in",
+            Side::Out => "out",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Side {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "in" => Ok(Side::In),
+            "out" => Ok(Side::Out),
+            _ => Err(Error::Name { what: "side", text: text.into(), problem: "expected in or out".into() }),
+        }
+    }
+}
+
+/// One side of one module: `model.layers.11.mlp.down_proj:out`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    /// The module.
+    pub module: ModulePath,
+    /// Its side.
+    pub side: Side,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.module, self.side)
+    }
+}
+
+impl FromStr for Site {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (module, side) = text.rsplit_once(':').ok_or_else(|| Error::Name {
+            what: "site",
+            text: text.into(),
+            problem: "expected MODULE:out or MODULE:in, such as L11.mlp.down_proj:out".into(),
+        })?;
+        Ok(Site { module: module.parse()?, side: side.parse()? })
+    }
+}
+
+/// One channel of a site: `model.layers.11.mlp.down_proj:out:507`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Neuron {
+    /// The site.
+    pub site: Site,
+    /// Index on the channel axis.
+    pub channel: usize,
+}
+
+impl Neuron {
+    /// `L11.mlp.down_proj:out:507`.
+    pub fn short(&self) -> String {
+        format!("{}:{}:{}", self.site.module.short(), self.site.side, self.channel)
+    }
+}
+
+impl fmt::Display for Neuron {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.site, self.channel)
+    }
+}
+
+impl FromStr for Neuron {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || Error::Name {
+            what: "neuron",
+            text: text.into(),
+            problem: "expected MODULE:out:CHANNEL or MODULE:in:CHANNEL, such as L11.mlp.down_proj:out:507".into(),
+        };
+        let (site, channel) = text.rsplit_once(':').ok_or_else(bad)?;
+        let digits = !channel.is_empty() && channel.bytes().all(|b| b.is_ascii_digit());
+        if !digits || !site.contains(':') {
+            return Err(bad());
+        }
+        Ok(Neuron { site: site.parse()?, channel: channel.parse().map_err(|_| bad())? })
+    }
+}
+
+/// What is done to a neuron, at every position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Action {
+    /// Its value becomes 0, whatever it was (NaN and infinities too).
+    Zero,
+    /// Its value is multiplied by β.
+    Scale(f64),
+    /// Its value becomes this one, such as its mean (arXiv 2503.22329).
+    Set(f64),
+}
+
+/// An action on a neuron.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Intervention {
+    /// Where.
+    pub neuron: Neuron,
+    /// What.
+    pub action: Action,
+}
+
+impl Intervention {
+    /// The neuron is zeroed: the paper's mask.
+    pub fn zero(neuron: Neuron) -> Intervention {
+        Intervention { neuron, action: Action::Zero }
+    }
+}
+
+/// Names travel as text in JSON.
+macro_rules! serialize_as_text {
+    ($($name:ty),*) => {$(
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+serialize_as_text!(ModulePath, Side, Site, Neuron);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn neurons_print_and_parse_back(
+            layer in 0usize..200, module in "[a-z_]{1,9}(\\.[a-z0-9_]{1,9}){0,3}", out: bool, channel: usize,
+        ) {
+            let side = if out { Side::Out } else { Side::In };
+            let module: ModulePath = format!("{LAYERS}{layer}.{module}").parse().unwrap();
+            let neuron = Neuron { site: Site { module, side }, channel };
+            prop_assert_eq!(neuron.to_string().parse::<Neuron>().unwrap(), neuron.clone());
+            prop_assert_eq!(neuron.short().parse::<Neuron>().unwrap(), neuron.clone());
+            prop_assert_eq!(neuron.site.module.layer(), Some(layer));
+            let json = serde_json::to_string(&neuron).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Neuron>(&json).unwrap(), neuron);
+        }
+    }
+
+    #[test]
+    fn a_module_outside_the_layers_keeps_its_name() {
+        let norm: ModulePath = "model.norm".parse().unwrap();
+        assert_eq!((norm.layer(), norm.short().as_str(), norm.in_layer()), (None, "model.norm", "model.norm"));
+    }
+
+    #[test]
+    fn what_is_not_a_neuron_is_refused() {
+        for text in [
+            "",
+            "L1",
+            "L1.mlp:out",
+            "L1.mlp:up:3",
+            "L1.mlp:out:-3",
+            "L1.mlp:out:+3",
+            "L1.mlp:out:",
+            "L1..x:in:0",
+            "L1.mlp:out:99999999999999999999",
+            "a b:in:0",
+            "../x:in:0",
+            ":out:0",
+        ] {
+            assert!(text.parse::<Neuron>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! JSON, for programs.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+
+/// The document, indented, with a newline at its end.
+///
+/// # Errors
+/// The value cannot be written as JSON.
+pub fn document(value: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::input(format!("cannot write JSON: {e}")))?;
+    Ok(text + "\n")
+}

@@ -1,0 +1,4 @@
+//! One result, rendered: one small file a format.
+
+pub mod json;
+pub mod table;

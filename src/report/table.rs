@@ -1,0 +1,167 @@
+//! A summary for people.
+
+use crate::locate::{RankedNeuron, Report, Subset};
+use crate::metrics::{damage, perplexity};
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use std::fmt::Write;
+
+/// Points of the curve that are shown.
+const CURVE_POINTS: usize = 12;
+/// Entries of the ranking that are shown.
+const RANKING_ROWS: usize = 10;
+/// Width of the longest bar.
+const BAR: f64 = 24.0;
+
+/// The summary of a located critical set.
+pub fn critical_set(report: &Report) -> String {
+    let mut out = String::new();
+    let s = &report.settings;
+    let mut head = table(&[]);
+    head.add_row(vec!["model".into(), format!("{} ({})", report.model.source, report.model.architecture)]);
+    head.add_row(vec![
+        "base perplexity".into(),
+        format!("{} over {} tokens", number(report.base.perplexity), s.tokens),
+    ]);
+    head.add_row(vec!["ranking".into(), ranking_line(report)]);
+    head.add_row(vec!["result".into(), verdict(report)]);
+    push(&mut out, &head);
+
+    if let Some(set) = &report.critical_set {
+        let mut members = table(&["critical neuron", "in the file", "importance", "at token"]);
+        for neuron in &set.neurons {
+            let ranked = report.ranking.iter().find(|r| r.neuron == *neuron);
+            let place = ranked.map(place).unwrap_or_default();
+            let importance = ranked.map(|r| number(r.importance)).unwrap_or_default();
+            let position = ranked.map(|r| r.position.to_string()).unwrap_or_default();
+            members.add_row(vec![neuron.short(), place, importance, position]);
+        }
+        right(&mut members, &[2, 3]);
+        push(&mut out, &members);
+        if set.subsets.len() > 1 {
+            push(&mut out, &subsets(report, &set.subsets));
+        }
+    }
+    push(&mut out, &curve(report));
+
+    let mut ranking = table(&["rank", "neuron", "importance", "at token", "in the file"]);
+    for (at, r) in report.ranking.iter().take(RANKING_ROWS).enumerate() {
+        let rank = (at + 1).to_string();
+        ranking.add_row(vec![rank, r.neuron.short(), number(r.importance), r.position.to_string(), place(r)]);
+    }
+    right(&mut ranking, &[0, 2, 3]);
+    push(&mut out, &ranking);
+    let t = &report.timing_s;
+    let _ = writeln!(
+        out,
+        "{:.1} s: load {:.1}, importance {:.1}, search {:.1}, minimize {:.1} ({} on {})",
+        t.load + t.importance + t.search + t.minimize,
+        t.load,
+        t.importance,
+        t.search,
+        t.minimize,
+        s.dtype,
+        s.device
+    );
+    out
+}
+
+fn ranking_line(report: &Report) -> String {
+    let s = &report.settings;
+    let how = match s.ranking.as_str() {
+        "noise" => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
+        other => other.to_owned(),
+    };
+    format!("{how}, side {}, sites {}", s.side, s.sites)
+}
+
+fn verdict(report: &Report) -> String {
+    let (epsilon, n) = (report.settings.epsilon, report.prefix.n);
+    let neurons = |n: usize| if n == 1 { "1 neuron".to_owned() } else { format!("{n} neurons") };
+    let Some(set) = &report.critical_set else {
+        return format!(
+            "no collapse: masking up to {n} entries of the ranking never raised perplexity 10^{epsilon}-fold"
+        );
+    };
+    let members = set.neurons.len();
+    format!(
+        "COLLAPSE: without {} perplexity is {} (damage {:.2} ≥ {epsilon}); prefix n = {n}, of which {} needed",
+        neurons(members),
+        number(perplexity(set.nll_nats)),
+        set.damage,
+        if members == 1 { "1 is".to_owned() } else { format!("{members} are") },
+    )
+}
+
+fn subsets(report: &Report, subsets: &[Subset]) -> Table {
+    let mut shown = table(&["masked", "perplexity", "damage"]);
+    for subset in subsets {
+        let names: Vec<String> = subset.neurons.iter().map(|n| n.short()).collect();
+        let collapsed = if subset.damage >= report.settings.epsilon { " *" } else { "" };
+        let damage = format!("{:.2}{collapsed}", subset.damage);
+        shown.add_row(vec![names.join(" + "), number(perplexity(subset.nll_nats)), damage]);
+    }
+    right(&mut shown, &[1]);
+    shown
+}
+
+/// Perplexity over the number of masked entries, with bars on a logarithmic scale.
+fn curve(report: &Report) -> Table {
+    let base = report.base.nll_nats;
+    let nlls: Vec<f64> = std::iter::once(base).chain(report.prefix.curve_nll_nats.iter().copied()).collect();
+    let last = nlls.len() - 1;
+    let step = last.div_ceil(CURVE_POINTS).max(1);
+    let shown = (0..=last).filter(|n| n % step == 0 || *n == last || *n == 1);
+    let top = nlls.iter().map(|nll| damage(*nll, base)).filter(|d| d.is_finite()).fold(1e-9, f64::max);
+    let mut points = table(&["masked", "perplexity", "damage"]);
+    for n in shown {
+        let damage = damage(nlls[n], base);
+        let filled = (damage.clamp(0.0, top) / top * BAR).round() as usize;
+        let bar = format!("{damage:>6.2} {}", "█".repeat(filled));
+        points.add_row(vec![n.to_string(), number(perplexity(nlls[n])), bar.trim_end().to_owned()]);
+    }
+    right(&mut points, &[0, 1]);
+    points
+}
+
+/// What an entry is in the file.
+fn place(ranked: &RankedNeuron) -> String {
+    match (&ranked.axis, ranked.index, &ranked.tensor, &ranked.shape) {
+        (Some(axis), Some(index), Some(tensor), Some(shape)) => format!("{axis} {index} of {tensor} {shape:?}"),
+        _ => "in no tensor alone".into(),
+    }
+}
+
+/// Four significant digits; powers of ten from a million on.
+fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "∞".into();
+    }
+    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
+    if (-3..6).contains(&magnitude) {
+        format!("{value:.*}", (3 - magnitude).clamp(0, 6) as usize)
+    } else {
+        format!("{value:.2e}")
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED);
+    if !header.is_empty() {
+        table.set_header(header.to_vec());
+    }
+    table
+}
+
+fn right(table: &mut Table, columns: &[usize]) {
+    for column in columns {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn push(out: &mut String, table: &Table) {
+    let _ = writeln!(out, "{table}");
+}

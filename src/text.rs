@@ -1,0 +1,64 @@
+//! Text to token ids, with the checkpoint's own tokenizer.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The reference text: the one that the published critical sets were found on.
+pub const REFERENCE_TEXT: &str = "Later reviews were more positive. In just over 29 minutes, Bookends is stunning in \
+its vision of a bewildered America in search of itself, said AllMusic writer Thom Jurek, who gave it five stars out of \
+five. Pitchfork Media's Stephen M. Deusner called Bookends the moment in which the duo were settling into themselves, \
+losing their folk revival pretensions and emphasizing quirky production techniques to match their soaring vocals. The \
+A.V. Club called it the group's most musically and conceptually daring album.";
+
+/// Below this many tokens the critical set is unstable (the paper's T_min).
+pub const MIN_STABLE_TOKENS: usize = 10;
+
+/// A checkpoint's tokenizer.
+#[derive(Debug)]
+pub struct Tokenizer(tokenizers::Tokenizer);
+
+impl Tokenizer {
+    /// Reads the checkpoint's tokenizer.json.
+    ///
+    /// # Errors
+    /// It is not a tokenizer.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+        let bad = |e: tokenizers::Error| {
+            let path = checkpoint.root().join("tokenizer.json");
+            Error::file(path, format!("is not a tokenizer: {}", e.to_string().lines().next().unwrap_or_default()))
+        };
+        let mut tokenizer: tokenizers::Tokenizer = checkpoint.tokenizer_json().parse().map_err(bad)?;
+        // A saved tokenizer may cut or pad; a text that is measured must be whole.
+        tokenizer.with_truncation(None).map_err(bad)?;
+        tokenizer.with_padding(None);
+        Ok(Tokenizer(tokenizer))
+    }
+
+    /// The ids of `text` with the special tokens that the tokenizer adds by itself, as transformers' `tokenizer(text)`.
+    ///
+    /// # Errors
+    /// The text is empty or too short to have a perplexity (two tokens), or the tokenizer fails.
+    pub fn encode(&self, text: &str) -> Result<Arc<[u32]>> {
+        if text.trim().is_empty() {
+            return Err(Error::input("the text is empty; give at least a sentence with --text or --text-file"));
+        }
+        let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on the text: {e}"));
+        let ids = self.0.encode(text, true).map_err(failed)?.get_ids().to_vec();
+        if ids.len() < 2 {
+            let problem =
+                format!("the text has {} token; a perplexity needs two, a stable one {MIN_STABLE_TOKENS}", ids.len());
+            return Err(Error::input(problem));
+        }
+        Ok(ids.into())
+    }
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// It cannot be read or is not UTF-8.
+pub fn read_file(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(Error::io(path))
+}

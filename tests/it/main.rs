@@ -1,0 +1,10 @@
+//! The one integration binary. Tests that need the real model are ignored unless asked for: `make test` fetches it.
+
+mod smollm2;
+
+/// The SmolLM2-135M-Instruct folder that `make model` imports.
+fn smollm2_folder() -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/smollm2-135m-instruct");
+    assert!(std::path::Path::new(folder).join("config.json").exists(), "{folder} is missing: run `make model` first");
+    folder.to_owned()
+}
