@@ -37,7 +37,7 @@ impl From<candle_core::Error> for Error {
 }
 
 /// Bytes of activations that one chunk of groups may take.
-const CHUNK_BYTES: u64 = 128 << 20;
+const CHUNK_BYTES: u64 = 32 << 20;
 /// Bytes of logits that are computed at once.
 const LOGITS_BYTES: usize = 64 << 20;
 
