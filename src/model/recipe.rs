@@ -31,6 +31,8 @@ pub struct Recipe {
     pub layers: Vec<LayerPlan>,
     /// The rotary embeddings that layers refer to.
     pub ropes: Vec<Rope>,
+    /// Logits become c · tanh(logits / c).
+    pub logit_softcap: Option<f64>,
     /// The head's weights are the embedding's.
     pub tied: bool,
 }
@@ -40,15 +42,34 @@ pub struct Recipe {
 pub struct Norm {
     /// Added to the mean square.
     pub epsilon: f64,
+    /// What becomes of the normed value and the weight.
+    pub style: NormStyle,
 }
 
-/// Names of the norms around attention and MLP, within a layer; none where the family has none there.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Where a norm rounds, which is seen in f16 and bf16, and what it multiplies by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormStyle {
+    /// Rounded, then times w.
+    RoundThenWeight,
+    /// Times w, then rounded (OLMo 2).
+    WeightThenRound,
+    /// Times 1 + w, then rounded (Gemma).
+    OnePlusWeightThenRound,
+}
+
+/// Modules around attention and MLP, by their names within a layer; none where the family has none there.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Block {
-    /// Applied to the residual before attention.
-    pub before_attention: &'static str,
-    /// Applied to the residual before the MLP.
-    pub before_mlp: &'static str,
+    /// The norm of what attention reads from the residual.
+    pub before_attention: Option<&'static str>,
+    /// The norm of what attention adds to the residual.
+    pub after_attention: Option<&'static str>,
+    /// The norm of what the MLP reads from the residual.
+    pub before_mlp: Option<&'static str>,
+    /// The norm of what the MLP adds to the residual.
+    pub after_mlp: Option<&'static str>,
+    /// Modules that do nothing outside of training, on what attention and MLP add: hooks see them.
+    pub dropouts: Option<(&'static str, &'static str)>,
 }
 
 /// Multi-head attention with grouped keys and values.
@@ -60,33 +81,98 @@ pub struct Attention {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// q, k and v are one projection, `qkv_proj`, with their rows in this order.
+    pub fused: bool,
     /// q, k and v have a bias.
     pub qkv_bias: bool,
     /// o has a bias.
     pub o_bias: bool,
+    /// Norms of queries and keys before the rotary embedding.
+    pub qk_norm: QkNorm,
     /// Scores are multiplied by this.
     pub scale: f64,
+    /// Scores then become c · tanh(scores / c).
+    pub softcap: Option<f64>,
+}
+
+/// Norms of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// There are none.
+    None,
+    /// Each head by itself, one weight for all heads.
+    PerHead,
+    /// All heads together.
+    AllHeads,
 }
 
 /// What is a layer's own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerPlan {
+    /// A position sees this many, itself included; all before it where none.
+    pub window: Option<usize>,
     /// Index into [`Recipe::ropes`].
     pub rope: usize,
     /// The MLP.
     pub mlp: Mlp,
 }
 
+/// A layer's MLP.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Mlp {
+    /// One gated MLP for all positions.
+    Dense(Gated),
+    /// A mixture of them.
+    Experts(Experts),
+}
+
 /// A gated MLP: down(act(gate(x)) * up(x)).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Mlp {
+pub struct Gated {
+    /// Its modules' names, after the MLP's own.
+    pub names: GatedNames,
     /// Width of the gated product.
     pub intermediate_size: usize,
     /// The gate's activation.
     pub activation: Activation,
-    /// All three projections have a bias.
+    /// The projections have a bias.
     pub bias: bool,
 }
+
+/// Module names of a gated MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatedNames {
+    /// The gate and the projection beside it; where the second is none, the first holds both, the gate's rows first.
+    pub gate_up: (&'static str, Option<&'static str>),
+    /// The activation.
+    pub activation: &'static str,
+    /// The projection back.
+    pub down: &'static str,
+}
+
+/// The usual names.
+pub const GATED: GatedNames =
+    GatedNames { gate_up: ("gate_proj", Some("up_proj")), activation: "act_fn", down: "down_proj" };
+
+/// A mixture of experts: each position goes through the `top_k` experts that the router scores highest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Experts {
+    /// The module that holds the router (`gate`) and the `experts`.
+    pub module: &'static str,
+    /// Experts.
+    pub count: usize,
+    /// Experts a position goes through.
+    pub top_k: usize,
+    /// The weights of the chosen are divided by their sum.
+    pub normalize: bool,
+    /// The weights are rounded to the arithmetic's dtype before they multiply; else the product is taken in f32.
+    pub round_weights: bool,
+    /// Each expert.
+    pub expert: Gated,
+}
+
+/// The module that holds a dense MLP.
+pub const MLP: &str = "mlp";
 
 /// The activation functions of gated MLPs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +193,11 @@ pub enum ModuleKind {
         /// There is a b.
         bias: bool,
     },
-    /// An RMSNorm with a weight per channel.
-    Norm,
+    /// An RMSNorm over `width` channels at a time, with a weight for each of them.
+    Norm {
+        /// Channels normed together; all, but in q/k norms per head.
+        width: usize,
+    },
     /// No tensors: an activation.
     Function,
     /// A table of `inputs` rows; it has an output side only.
@@ -145,36 +234,81 @@ impl Recipe {
         families::read(config)
     }
 
-    /// The leaf modules of layer `layer` in the order in which they fire, under the checkpoint's paths.
+    /// The leaf modules of layer `layer`, attention's before the MLP's, under the checkpoint's paths.
     pub fn layer_modules(&self, layer: usize) -> Vec<Module> {
-        let Attention { heads, kv_heads, head_dim, qkv_bias, o_bias, .. } = self.attention;
+        let a = &self.attention;
+        let block = &self.block;
         let hidden = self.hidden_size;
-        let mlp = self.layers[layer].mlp;
-        let wide = mlp.intermediate_size;
-        let linear = |bias| ModuleKind::Linear { bias };
-        let norm = |name| (name, ModuleKind::Norm, hidden, hidden);
-        let parts = [
-            norm(self.block.before_attention),
-            ("self_attn.q_proj", linear(qkv_bias), hidden, heads * head_dim),
-            ("self_attn.k_proj", linear(qkv_bias), hidden, kv_heads * head_dim),
-            ("self_attn.v_proj", linear(qkv_bias), hidden, kv_heads * head_dim),
-            ("self_attn.o_proj", linear(o_bias), heads * head_dim, hidden),
-            norm(self.block.before_mlp),
-            ("mlp.gate_proj", linear(mlp.bias), hidden, wide),
-            ("mlp.act_fn", ModuleKind::Function, wide, wide),
-            ("mlp.up_proj", linear(mlp.bias), hidden, wide),
-            ("mlp.down_proj", linear(mlp.bias), wide, hidden),
-        ];
-        let module = |(name, kind, inputs, outputs)| Module {
-            path: format!("model.layers.{layer}.{name}"),
-            kind,
-            inputs,
-            outputs,
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let mut modules = Vec::new();
+        let mut add = |name: &str, kind, inputs, outputs| {
+            modules.push(Module { path: format!("model.layers.{layer}.{name}"), kind, inputs, outputs });
         };
-        parts.into_iter().map(module).collect()
+        let linear = |bias| ModuleKind::Linear { bias };
+        let norm = ModuleKind::Norm { width: hidden };
+
+        if let Some(name) = block.before_attention {
+            add(name, norm, hidden, hidden);
+        }
+        if a.fused {
+            add("self_attn.qkv_proj", linear(a.qkv_bias), hidden, q + 2 * kv);
+        } else {
+            add("self_attn.q_proj", linear(a.qkv_bias), hidden, q);
+            add("self_attn.k_proj", linear(a.qkv_bias), hidden, kv);
+            add("self_attn.v_proj", linear(a.qkv_bias), hidden, kv);
+        }
+        let widths = match a.qk_norm {
+            QkNorm::None => None,
+            QkNorm::PerHead => Some((a.head_dim, a.head_dim)),
+            QkNorm::AllHeads => Some((q, kv)),
+        };
+        if let Some((q_width, k_width)) = widths {
+            add("self_attn.q_norm", ModuleKind::Norm { width: q_width }, q, q);
+            add("self_attn.k_norm", ModuleKind::Norm { width: k_width }, kv, kv);
+        }
+        add("self_attn.o_proj", linear(a.o_bias), q, hidden);
+        if let Some((name, _)) = block.dropouts {
+            add(name, ModuleKind::Function, hidden, hidden);
+        }
+        for name in [block.after_attention, block.before_mlp].into_iter().flatten() {
+            add(name, norm, hidden, hidden);
+        }
+
+        let mut gated = |module: &str, g: &Gated| {
+            let wide = g.intermediate_size;
+            let name = |name: &str| format!("{module}.{name}");
+            match g.names.gate_up {
+                (gate, Some(up)) => {
+                    add(&name(gate), linear(g.bias), hidden, wide);
+                    add(&name(g.names.activation), ModuleKind::Function, wide, wide);
+                    add(&name(up), linear(g.bias), hidden, wide);
+                }
+                (both, None) => {
+                    add(&name(both), linear(g.bias), hidden, 2 * wide);
+                    add(&name(g.names.activation), ModuleKind::Function, wide, wide);
+                }
+            }
+            add(&name(g.names.down), linear(g.bias), wide, hidden);
+        };
+        match &self.layers[layer].mlp {
+            Mlp::Dense(g) => gated(MLP, g),
+            Mlp::Experts(e) => {
+                for number in 0..e.count {
+                    gated(&format!("{}.experts.{number}", e.module), &e.expert);
+                }
+                add(&format!("{}.gate", e.module), linear(false), hidden, e.count);
+            }
+        }
+        if let Some((_, name)) = block.dropouts {
+            add(name, ModuleKind::Function, hidden, hidden);
+        }
+        if let Some(name) = block.after_mlp {
+            add(name, norm, hidden, hidden);
+        }
+        modules
     }
 
-    /// All leaf modules that hooks can see, in the order in which they fire. The head is not among them: its outputs
+    /// All leaf modules that hooks can see, layer by layer. The head is not among them: its outputs
     /// are logits, not neurons.
     pub fn modules(&self) -> Vec<Module> {
         let hidden = self.hidden_size;
@@ -185,7 +319,7 @@ impl Recipe {
             outputs: hidden,
         }];
         all.extend((0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)));
-        all.push(Module { path: FINAL_NORM.into(), kind: ModuleKind::Norm, inputs: hidden, outputs: hidden });
+        all.push(Module { path: FINAL_NORM.into(), kind: ModuleKind::Norm { width: hidden }, inputs: hidden, outputs: hidden });
         all
     }
 
@@ -216,7 +350,7 @@ impl Module {
                 }
                 tensors
             }
-            ModuleKind::Norm => vec![weight(vec![self.outputs])],
+            ModuleKind::Norm { width } => vec![weight(vec![width])],
             ModuleKind::Embedding => vec![weight(vec![self.inputs, self.outputs])],
             ModuleKind::Function => vec![],
         }
