@@ -1,0 +1,153 @@
+//! RoPE scaling: from a GGUF's metadata and `rope_freqs.weight` back to config.json's `rope_scaling`.
+
+use super::Checked;
+use super::file::GgufFile;
+use crate::error::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::f64::consts::TAU;
+
+/// Divisors of the inverse frequencies, one for each pair of a head's dimensions, that llama.cpp computes from
+/// `rope_scaling` of type llama3.
+pub(super) const FACTORS: &str = "rope_freqs.weight";
+
+/// How far a recovered factor may lie from the stored one; the stored ones were computed in f32.
+const TOLERANCE: f64 = 1e-4;
+
+/// `rope_scaling`, or none where positions are not scaled.
+pub(super) fn rope_scaling(file: &GgufFile, prefix: &str, theta: f64, head_size: usize) -> Result<Option<Value>> {
+    let key = |name: &str| format!("{prefix}.rope.{name}");
+    let scaling = file.str_opt(&key("scaling.type"))?;
+    let legacy = file.f64_opt(&key("scale_linear"))?.filter(|factor| *factor != 1.0);
+    let scaled = scaling.filter(|s| *s != "none");
+    if file.tensor(FACTORS).is_some() {
+        if let Some(other) = scaled {
+            return Err(Error::tensor(file.path(), FACTORS, format!("is there beside {other} scaling, expected one")));
+        }
+        let factors: Vec<f64> = file.rows(FACTORS, 0..head_size / 2)?.into_iter().map(f64::from).collect();
+        let context = file.f64_opt(&key("scaling.original_context_length"))?;
+        return llama3(&factors, theta, head_size, context).map_err(|p| Error::tensor(file.path(), FACTORS, p));
+    }
+    let factor = || match file.f64_opt(&key("scaling.factor"))? {
+        Some(factor) if factor > 0.0 => Ok(factor),
+        _ => Err(file.problem(&key("scaling.factor"), "has to be a positive number")),
+    };
+    match (scaled, legacy) {
+        (None, None) => Ok(None),
+        (None, Some(factor)) => Ok(Some(json!({"rope_type": "linear", "factor": factor}))),
+        (Some("linear"), _) => Ok(Some(json!({"rope_type": "linear", "factor": factor()?}))),
+        (Some("yarn"), _) => {
+            for name in ["scaling.attn_factor", "scaling.yarn_ext_factor", "scaling.yarn_attn_factor"] {
+                if let Some(x) = file.f64_opt(&key(name))?.filter(|x| *x != 1.0) {
+                    return Err(file.problem(&key(name), format!("is {x}, which is not supported with yarn")));
+                }
+            }
+            let mut map = Map::new();
+            map.insert("rope_type".into(), "yarn".into());
+            map.insert("factor".into(), json!(factor()?));
+            let original = file.size(&key("scaling.original_context_length"))?;
+            map.insert("original_max_position_embeddings".into(), original.into());
+            for (name, config) in [("scaling.yarn_beta_fast", "beta_fast"), ("scaling.yarn_beta_slow", "beta_slow")] {
+                if let Some(x) = file.f64_opt(&key(name))? {
+                    map.insert(config.into(), json!(x));
+                }
+            }
+            Ok(Some(Value::Object(map)))
+        }
+        (Some(other), _) => {
+            let problem = format!("is {other}, expected none, linear or yarn; use the model's safetensors");
+            Err(file.problem(&key("scaling.type"), problem))
+        }
+    }
+}
+
+/// The llama3 parameters that reproduce `factors`; none where all factors are 1.
+///
+/// Only the ratios of the three lengths change a factor, so `low_freq_factor` is taken as 1, as every Llama has it.
+fn llama3(factors: &[f64], theta: f64, head_size: usize, context: Option<f64>) -> Checked<Option<Value>> {
+    if factors.iter().all(|f| *f == 1.0) {
+        return Ok(None);
+    }
+    let unknown = || "holds factors that are not those of llama3 scaling; use the model's safetensors".to_owned();
+    let factor = factors.iter().copied().fold(f64::NAN, f64::max);
+    if !(factor.is_finite() && factor > 1.0 && factors.iter().all(|f| *f >= 1.0)) {
+        return Err(unknown());
+    }
+    let mut candidates = vec![(4.0, context.unwrap_or(8192.0)), (4.0, 8192.0)];
+    candidates.extend(fit(factors, factor, theta, head_size));
+    let fits = candidates.into_iter().find(|(high, original)| {
+        let computed = llama3_factors(factor, *high, *original, theta, head_size);
+        computed.zip(factors).all(|(a, b)| (a - b).abs() <= TOLERANCE * b)
+    });
+    let (high, original) = fits.ok_or_else(unknown)?;
+    Ok(Some(json!({
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": original as u64,
+    })))
+}
+
+/// `high_freq_factor` and the original context from the two outermost factors that lie between 1 and the largest:
+/// there 1 / f is linear in the frequency.
+fn fit(factors: &[f64], factor: f64, theta: f64, head_size: usize) -> Option<(f64, f64)> {
+    let between: Vec<(f64, f64)> = frequencies(theta, head_size)
+        .zip(factors)
+        .filter(|(_, f)| **f > 1.0 && **f < factor)
+        .map(|(frequency, f)| (frequency, (1.0 / f - 1.0 / factor) / (1.0 - 1.0 / factor)))
+        .collect();
+    let ((x0, y0), (x1, y1)) = (between.first()?, between.last()?);
+    let slope = (y1 - y0) / (x1 - x0);
+    let high = 1.0 - 1.0 / (y0 - slope * x0);
+    let original = slope * TAU * (high - 1.0);
+    // What people write: whole contexts, factors of few digits.
+    let (high, original) = ((high * 100.0).round() / 100.0, original.round());
+    (high > 1.0 && (1.0..=4e9).contains(&original)).then_some((high, original))
+}
+
+/// As `convert_hf_to_gguf.py` computes them.
+fn llama3_factors(factor: f64, high: f64, original: f64, theta: f64, head_size: usize) -> impl Iterator<Item = f64> {
+    frequencies(theta, head_size).map(move |frequency| {
+        let smooth = (original * frequency / TAU - 1.0) / (high - 1.0);
+        1.0 / ((1.0 - smooth.clamp(0.0, 1.0)) / factor + smooth.clamp(0.0, 1.0))
+    })
+}
+
+fn frequencies(theta: f64, head_size: usize) -> impl Iterator<Item = f64> {
+    (0..head_size / 2).map(move |pair| theta.powf(-2.0 * pair as f64 / head_size as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(factor: f64, high: f64, original: f64) -> Option<Value> {
+        let factors: Vec<f64> =
+            llama3_factors(factor, high, original, 500_000.0, 128).map(|f| f64::from(f as f32)).collect();
+        llama3(&factors, 500_000.0, 128, None).unwrap()
+    }
+
+    #[test]
+    fn llama3_parameters_come_back_from_their_factors() {
+        for (factor, high, original) in [(8.0, 4.0, 8192.0), (32.0, 4.0, 8192.0), (16.0, 2.5, 4096.0)] {
+            let value = round_trip(factor, high, original).unwrap();
+            assert_eq!(value["factor"], factor);
+            assert_eq!(value["high_freq_factor"], high);
+            assert_eq!(value["original_max_position_embeddings"], original as u64);
+        }
+    }
+
+    #[test]
+    fn factors_of_one_scale_nothing() {
+        assert_eq!(llama3(&[1.0; 64], 500_000.0, 128, None), Ok(None));
+    }
+
+    #[test]
+    fn other_factors_are_refused() {
+        let mut factors: Vec<f64> = llama3_factors(8.0, 4.0, 8192.0, 500_000.0, 128).collect();
+        factors[40] *= 1.01;
+        assert!(llama3(&factors, 500_000.0, 128, None).unwrap_err().contains("not those of llama3"));
+        assert!(llama3(&[0.5, 2.0], 500_000.0, 4, None).is_err());
+        assert!(llama3(&[f64::NAN, 2.0], 500_000.0, 4, None).is_err());
+    }
+}

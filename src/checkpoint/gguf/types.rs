@@ -1,0 +1,131 @@
+//! The element types GGUF knows: their names, how they pack, and which of them can be read.
+
+use candle_core::quantized::GgmlDType;
+
+/// An element type of GGML.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GgmlType {
+    /// The number the file holds.
+    pub id: u32,
+    /// The name GGML gives it.
+    pub name: &'static str,
+    /// Elements in a block.
+    pub block_elements: usize,
+    /// Bytes in a block.
+    pub block_bytes: usize,
+    /// How it becomes f32; none where this tool cannot.
+    pub(super) decoder: Option<Decoder>,
+}
+
+/// How elements become f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Decoder {
+    F32,
+    F16,
+    Bf16,
+    F64,
+    Blocks(GgmlDType),
+}
+
+impl GgmlType {
+    /// The type of this number, if there is one.
+    pub fn from_id(id: u32) -> Option<GgmlType> {
+        TYPES.iter().find(|t| t.id == id).copied()
+    }
+
+    /// Whether its values can be read.
+    pub fn is_supported(self) -> bool {
+        self.decoder.is_some()
+    }
+
+    /// The names of all types that can be read, for messages.
+    pub fn supported() -> String {
+        TYPES.iter().filter(|t| t.is_supported()).map(|t| t.name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The bytes that `elements` take; none where they fill no whole number of blocks or the count overflows.
+    pub fn bytes_of(self, elements: usize) -> Option<usize> {
+        let whole = elements.is_multiple_of(self.block_elements);
+        whole.then(|| (elements / self.block_elements).checked_mul(self.block_bytes)).flatten()
+    }
+}
+
+const fn unread(id: u32, name: &'static str, block_elements: usize, block_bytes: usize) -> GgmlType {
+    GgmlType { id, name, block_elements, block_bytes, decoder: None }
+}
+
+const fn plain(id: u32, name: &'static str, block_bytes: usize, decoder: Decoder) -> GgmlType {
+    GgmlType { id, name, block_elements: 1, block_bytes, decoder: Some(decoder) }
+}
+
+const fn blocks(id: u32, name: &'static str, elements: usize, bytes: usize, dtype: GgmlDType) -> GgmlType {
+    GgmlType { id, name, block_elements: elements, block_bytes: bytes, decoder: Some(Decoder::Blocks(dtype)) }
+}
+
+/// `ggml_type` of ggml.h; sizes as gguf-py's `GGML_QUANT_SIZES` lists them.
+static TYPES: [GgmlType; 34] = [
+    plain(0, "F32", 4, Decoder::F32),
+    plain(1, "F16", 2, Decoder::F16),
+    plain(30, "BF16", 2, Decoder::Bf16),
+    plain(28, "F64", 8, Decoder::F64),
+    blocks(2, "Q4_0", 32, 18, GgmlDType::Q4_0),
+    blocks(3, "Q4_1", 32, 20, GgmlDType::Q4_1),
+    blocks(6, "Q5_0", 32, 22, GgmlDType::Q5_0),
+    blocks(7, "Q5_1", 32, 24, GgmlDType::Q5_1),
+    blocks(8, "Q8_0", 32, 34, GgmlDType::Q8_0),
+    blocks(10, "Q2_K", 256, 84, GgmlDType::Q2K),
+    blocks(11, "Q3_K", 256, 110, GgmlDType::Q3K),
+    blocks(12, "Q4_K", 256, 144, GgmlDType::Q4K),
+    blocks(13, "Q5_K", 256, 176, GgmlDType::Q5K),
+    blocks(14, "Q6_K", 256, 210, GgmlDType::Q6K),
+    unread(9, "Q8_1", 32, 40),
+    unread(15, "Q8_K", 256, 292),
+    unread(16, "IQ2_XXS", 256, 66),
+    unread(17, "IQ2_XS", 256, 74),
+    unread(18, "IQ3_XXS", 256, 98),
+    unread(19, "IQ1_S", 256, 50),
+    unread(20, "IQ4_NL", 32, 18),
+    unread(21, "IQ3_S", 256, 110),
+    unread(22, "IQ2_S", 256, 82),
+    unread(23, "IQ4_XS", 256, 136),
+    unread(24, "I8", 1, 1),
+    unread(25, "I16", 1, 2),
+    unread(26, "I32", 1, 4),
+    unread(27, "I64", 1, 8),
+    unread(29, "IQ1_M", 256, 56),
+    unread(34, "TQ1_0", 256, 54),
+    unread(35, "TQ2_0", 256, 66),
+    unread(39, "MXFP4", 32, 17),
+    unread(40, "NVFP4", 64, 36),
+    unread(41, "Q1_0", 128, 18),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_are_unique() {
+        for (at, a) in TYPES.iter().enumerate() {
+            assert!(TYPES[..at].iter().all(|b| a.id != b.id && a.name != b.name), "{a:?}");
+        }
+    }
+
+    #[test]
+    fn block_sizes_are_those_of_the_library_that_decodes_them() {
+        for ty in TYPES {
+            if let Some(Decoder::Blocks(dtype)) = ty.decoder {
+                assert_eq!((ty.block_elements, ty.block_bytes), (dtype.block_size(), dtype.type_size()), "{}", ty.name);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_of_takes_whole_blocks_only() {
+        let q4_0 = GgmlType::from_id(2).unwrap();
+        assert_eq!(q4_0.bytes_of(64), Some(36));
+        assert_eq!(q4_0.bytes_of(63), None);
+        assert_eq!(GgmlType::from_id(28).unwrap().bytes_of(usize::MAX), None);
+        assert_eq!(GgmlType::from_id(4), None, "Q4_2 is gone from GGML");
+    }
+}
