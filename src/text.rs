@@ -1,6 +1,6 @@
 //! Text to token ids, with the checkpoint's own tokenizer.
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,15 @@ A.V. Club called it the group's most musically and conceptually daring album.";
 
 /// Below this many tokens the critical set is unstable (the paper's T_min).
 pub const MIN_STABLE_TOKENS: usize = 10;
+
+/// A text as token ids.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoded {
+    /// The ids, special tokens included.
+    pub ids: Arc<[u32]>,
+    /// SHA-256 of the text, lower-case hex.
+    pub sha256: String,
+}
 
 /// A checkpoint's tokenizer.
 #[derive(Debug)]
@@ -29,7 +38,7 @@ impl Tokenizer {
             let path = checkpoint.root().join("tokenizer.json");
             Error::file(path, format!("is not a tokenizer: {}", e.to_string().lines().next().unwrap_or_default()))
         };
-        let mut tokenizer: tokenizers::Tokenizer = checkpoint.tokenizer_json().parse().map_err(bad)?;
+        let mut tokenizer: tokenizers::Tokenizer = checkpoint.tokenizer_json()?.parse().map_err(bad)?;
         // A saved tokenizer may cut or pad; a text that is measured must be whole.
         tokenizer.with_truncation(None).map_err(bad)?;
         tokenizer.with_padding(None);
@@ -40,7 +49,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The text is empty or too short to have a perplexity (two tokens), or the tokenizer fails.
-    pub fn encode(&self, text: &str) -> Result<Arc<[u32]>> {
+    pub fn encode(&self, text: &str) -> Result<Encoded> {
         if text.trim().is_empty() {
             return Err(Error::input("the text is empty; give at least a sentence with --text or --text-file"));
         }
@@ -51,7 +60,7 @@ impl Tokenizer {
                 format!("the text has {} token; a perplexity needs two, a stable one {MIN_STABLE_TOKENS}", ids.len());
             return Err(Error::input(problem));
         }
-        Ok(ids.into())
+        Ok(Encoded { ids: ids.into(), sha256: sha256_hex(text.as_bytes()) })
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Checkpoint {
     name: String,
     root: PathBuf,
     config: ConfigFile,
-    tokenizer_json: String,
+    tokenizer_json: Option<String>,
     tensors: Tensors,
 }
 
@@ -53,19 +53,17 @@ impl Checkpoint {
         let config = ConfigFile::read(&config_path)?;
         let tensors = Tensors::open_directory(root)?;
         let tokenizer = root.join("tokenizer.json");
-        if !tokenizer.exists() {
-            let problem = "no tokenizer.json in this folder; write it with transformers: \
-                           AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
-            return Err(Error::file(root, problem));
-        }
-        let tokenizer_json = std::fs::read_to_string(&tokenizer).map_err(Error::io(&tokenizer))?;
+        let tokenizer_json = match tokenizer.exists() {
+            true => Some(std::fs::read_to_string(&tokenizer).map_err(Error::io(&tokenizer))?),
+            false => None,
+        };
         Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json, tensors })
     }
 
     fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
         let gguf = gguf::GgufCheckpoint::open(path)?;
         let config = ConfigFile::from_map(path, gguf.config().clone())?;
-        let tokenizer_json = gguf.tokenizer_json()?.to_string();
+        let tokenizer_json = Some(gguf.tokenizer_json()?.to_string());
         Ok(Checkpoint {
             name: name.into(),
             root: path.into(),
@@ -91,8 +89,13 @@ impl Checkpoint {
     }
 
     /// Its tokenizer.json.
-    pub fn tokenizer_json(&self) -> &str {
-        &self.tokenizer_json
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn tokenizer_json(&self) -> Result<&str> {
+        let problem = "no tokenizer.json in this folder; write it with transformers: \
+                       AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
+        self.tokenizer_json.as_deref().ok_or_else(|| Error::file(&self.root, problem))
     }
 
     /// Its tensors.

@@ -1,9 +1,10 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
 use super::{Entry, Settings};
-use crate::checkpoint::{Tensors, place, sha256_hex};
+use crate::checkpoint::{Tensors, place};
 use crate::model::Arithmetic;
 use crate::neuron::Neuron;
+use crate::text::Encoded;
 use serde::{Deserialize, Serialize};
 
 /// The schema of the JSON document.
@@ -93,7 +94,7 @@ pub struct ReportSettings {
 }
 
 impl ReportSettings {
-    pub(super) fn new(s: &Settings, arithmetic: Arithmetic, device: String, text: &str, tokens: usize) -> Self {
+    pub(super) fn new(s: &Settings, arithmetic: Arithmetic, device: String, text: &Encoded) -> Self {
         ReportSettings {
             ranking: s.ranking.as_str().into(),
             side: s.side.as_str().into(),
@@ -107,8 +108,8 @@ impl ReportSettings {
             max_neurons: s.max_neurons,
             dtype: arithmetic.as_str().into(),
             device,
-            text_sha256: sha256_hex(text.as_bytes()),
-            tokens,
+            text_sha256: text.sha256.clone(),
+            tokens: text.ids.len(),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::model::Model;
 use crate::neuron::Side;
 use crate::progress::Progress;
-use crate::text::{MIN_STABLE_TOKENS, Tokenizer};
+use crate::text::{Encoded, MIN_STABLE_TOKENS};
 use std::time::Instant;
 
 /// Entries of the ranking that a report holds at least.
@@ -83,11 +83,17 @@ impl Settings {
 /// Runs both stages and the minimization on `text`.
 ///
 /// # Errors
-/// A setting makes no sense, no site matches, the text is empty, or the model cannot compute.
-pub fn locate(model: &Model, text: &str, settings: &Settings, load_s: f64, progress: &dyn Progress) -> Result<Report> {
+/// A setting makes no sense, no site matches, or the model cannot compute.
+pub fn locate(
+    model: &Model,
+    text: &Encoded,
+    settings: &Settings,
+    load_s: f64,
+    progress: &dyn Progress,
+) -> Result<Report> {
     settings.check()?;
     let sites = settings.sites.select(model, settings.side)?;
-    let tokens = Tokenizer::of(model.checkpoint())?.encode(text)?;
+    let tokens = &text.ids;
     if tokens.len() < MIN_STABLE_TOKENS {
         tracing::warn!(
             "the text has {} tokens; below {MIN_STABLE_TOKENS} the critical set changes from text to text",
@@ -97,7 +103,7 @@ pub fn locate(model: &Model, text: &str, settings: &Settings, load_s: f64, progr
 
     let started = Instant::now();
     let keep = settings.max_neurons.max(REPORTED);
-    let entries = importance::rank(model, &tokens, &sites, settings, keep, progress)?;
+    let entries = importance::rank(model, tokens, &sites, settings, keep, progress)?;
     let importance_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
@@ -126,7 +132,7 @@ pub fn locate(model: &Model, text: &str, settings: &Settings, load_s: f64, progr
             architecture: model.recipe().architecture.into(),
             config_sha256: checkpoint.config().sha256().into(),
         },
-        settings: ReportSettings::new(settings, model.arithmetic(), model.device_name(), text, tokens.len()),
+        settings: ReportSettings::new(settings, model.arithmetic(), model.device_name(), text),
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },
         ranking: entries.iter().take(REPORTED.max(prefix.n)).map(ranked).collect(),
         prefix,

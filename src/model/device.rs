@@ -186,7 +186,7 @@ pub(crate) fn chunk_rows(recipe: &Recipe, positions: usize, dtype: DType, budget
 /// Bytes of activations that one group takes at the widest point of a layer.
 fn group_bytes(recipe: &Recipe, positions: usize, dtype: DType) -> u64 {
     let a = &recipe.attention;
-    let wide = recipe.layers.iter().map(|l| l.mlp.intermediate_size).max().unwrap_or(0);
+    let wide = recipe.layers.iter().map(|l| l.mlp.width()).max().unwrap_or(0);
     let attention = 3 * (a.heads + a.kv_heads) * a.head_dim + 2 * a.heads * positions;
     let channels = 4 * recipe.hidden_size + attention.max(4 * wide);
     positions as u64 * channels as u64 * dtype.size_in_bytes() as u64

@@ -41,14 +41,8 @@ const FAMILIES: &[Family] = &[
 const NESTED: &[(&str, &str)] = &[("gemma3", "Gemma3ForConditionalGeneration")];
 
 /// Keys of a whole config that concern what is not its text model.
-const NOT_TEXT: &[&str] = &[
-    "boi_token_index",
-    "eoi_token_index",
-    "image_token_index",
-    "mm_tokens_per_image",
-    "text_config",
-    "vision_config",
-];
+const NOT_TEXT: &[&str] =
+    &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "text_config", "vision_config"];
 
 /// Keys that say nothing about the arithmetic of a forward pass without dropout; nor do those that begin with `_`.
 const HARMLESS: &[&str] = &[
@@ -118,6 +112,9 @@ fn read_text(config: &ConfigFile, c: &Reader) -> Result<Recipe> {
         return Err(Error::file(config.path(), problem));
     }
     let recipe = Recipe { architecture: family.architecture, model_type: family.model_type, ..(family.read)(c)? };
+    if !recipe.ropes.iter().all(Rope::is_sound) {
+        return Err(c.wrong("rope_scaling", "as many short_factor and long_factor as there are rotated channel pairs"));
+    }
     refuse_unknown(config, c, &[])?;
     Ok(recipe)
 }
@@ -214,8 +211,7 @@ fn phi3(c: &Reader) -> Result<Recipe> {
     recipe.attention.fused = true;
     recipe.block.dropouts = Some(("resid_attn_dropout", "resid_mlp_dropout"));
     each_dense(&mut recipe, |mlp| {
-        mlp.names =
-            GatedNames { gate_up: ("gate_up_proj", None), activation: "activation_fn", down: "down_proj" };
+        mlp.names = GatedNames { gate_up: ("gate_up_proj", None), activation: "activation_fn", down: "down_proj" };
     });
     window_everywhere(c, &mut recipe)?;
     Ok(recipe)
@@ -277,8 +273,7 @@ fn qwen3_moe(c: &Reader) -> Result<Recipe> {
         let sparse = !dense.contains(&(index as f64)) && (index + 1) % step == 0;
         if let (true, Mlp::Dense(mlp)) = (sparse, layer.mlp) {
             let expert = Gated { intermediate_size, ..mlp };
-            layer.mlp =
-                Mlp::Experts(Experts { module: "mlp", count, top_k, normalize, round_weights: true, expert });
+            layer.mlp = Mlp::Experts(Experts { module: "mlp", count, top_k, normalize, round_weights: true, expert });
         }
     }
     Ok(recipe)

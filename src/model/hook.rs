@@ -66,10 +66,21 @@ pub(crate) struct Tap<'a> {
 }
 
 impl Tap<'_> {
+    /// Whether an intervention or the hook waits at `side` of module `name`.
+    pub fn is_watched(&self, name: &str, side: Side) -> Result<bool> {
+        let site = self.site(name, side)?;
+        let intervened = self.interventions.iter().flatten().any(|i| i.neuron.site == site);
+        Ok(intervened || self.hook.wants(&site))
+    }
+
+    fn site(&self, name: &str, side: Side) -> Result<Site> {
+        let module: ModulePath = format!("{}{name}", self.prefix).parse()?;
+        Ok(Site { module, side })
+    }
+
     /// What flows on at `side` of module `name` when `x`, (groups, positions, channels), arrives.
     pub fn at(&mut self, name: &str, side: Side, x: Tensor) -> Result<Tensor> {
-        let module: ModulePath = format!("{}{name}", self.prefix).parse()?;
-        let site = Site { module, side };
+        let site = self.site(name, side)?;
         let x = self.intervene(&site, x)?;
         if !self.hook.wants(&site) {
             return Ok(x);

@@ -1,11 +1,13 @@
 //! The instrumented decoder: layers outside, rows inside. Weights are fetched once a pass, every row is pushed through
 //! each layer in chunks that fit memory, and hooks reduce what they need on the way.
 
+mod attention;
 mod batch;
 mod device;
 mod families;
 mod hook;
 mod layer;
+mod mlp;
 mod ops;
 pub mod recipe;
 pub mod rope;
@@ -63,13 +65,11 @@ struct Resident {
 }
 
 impl Model {
-    /// Reads the recipe, checks every tensor against it and prepares the weights.
+    /// Checks every tensor against the checkpoint's recipe and prepares the weights.
     ///
     /// # Errors
-    /// The architecture or a setting is not supported, a tensor is missing or has the wrong shape, or memory would not
-    /// suffice.
-    pub fn new(checkpoint: Checkpoint, settings: &Settings, progress: &dyn Progress) -> Result<Model> {
-        let recipe = Recipe::read(checkpoint.config())?;
+    /// A setting is not supported, a tensor is missing or has the wrong shape, or memory would not suffice.
+    pub fn new(checkpoint: Checkpoint, recipe: Recipe, settings: &Settings, progress: &dyn Progress) -> Result<Model> {
         weights::check(&recipe, checkpoint.tensors())?;
         let dtype = settings.arithmetic.dtype();
         let device = settings.device.open()?;
@@ -226,7 +226,11 @@ impl Model {
     }
 
     fn logits_of(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
-        Ok(x.matmul(&head.t()?)?)
+        let logits = x.matmul(&head.t()?)?;
+        match self.recipe.logit_softcap {
+            Some(cap) => Ok(ops::softcap(&logits, cap)?),
+            None => Ok(logits),
+        }
     }
 
     fn head(&self) -> Result<Tensor> {
@@ -255,7 +259,8 @@ impl Model {
             for chunk in groups.chunks_mut(chunk_rows) {
                 let place = Place::Layer(index);
                 self.in_chunk(rows, chunk, place, format!("model.layers.{index}."), hook, |x, tap| {
-                    Layer { recipe: &self.recipe, index, weights, ropes: &ropes, tap }.forward(x)
+                    let plan = &self.recipe.layers[index];
+                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, tap }.forward(x)
                 })?;
                 progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
             }
@@ -320,11 +325,11 @@ impl Model {
         groups = batch::split(groups, rows, Place::Embedding);
         for group in groups.chunks_mut(1) {
             self.in_chunk(rows, group, Place::Embedding, String::new(), hook, |x, mut tap| {
-                let x = tap.at(EMBEDDING, Side::Out, x)?;
-                match self.recipe.embedding_multiplier {
-                    Some(factor) => Ok((x * factor)?),
-                    None => Ok(x),
-                }
+                let x = match self.recipe.embedding_multiplier {
+                    Some(factor) => (x * factor)?,
+                    None => x,
+                };
+                tap.at(EMBEDDING, Side::Out, x)
             })?;
         }
         Ok(groups)

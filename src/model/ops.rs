@@ -2,7 +2,7 @@
 //! composed of tensor operations. Both round where the models' authors' code rounds: a sum of squares or a softmax is
 //! taken in f32 (in f64 for f64), and a result returns to the arithmetic's dtype before it meets the next operation.
 
-use super::recipe::{Activation, Norm};
+use super::recipe::{Activation, Norm, NormStyle};
 use super::rope::Table;
 use candle_core::cpu::erf::erf_f64;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
@@ -122,7 +122,12 @@ impl RowKernel for RmsNorm<'_> {
         let mean = sum / T::wide(x.len() as f64);
         let inverse = (mean + T::wide(self.norm.epsilon)).sqrt().recip();
         for ((out, &v), &w) in out.iter_mut().zip(x).zip(self.weight) {
-            *out = T::narrow(T::wide(w) * T::narrow(v.widen() * inverse).widen());
+            let (normed, w) = (v.widen() * inverse, T::wide(w));
+            *out = T::narrow(match self.norm.style {
+                NormStyle::RoundThenWeight => w * T::narrow(normed).widen(),
+                NormStyle::WeightThenRound => w * normed,
+                NormStyle::OnePlusWeightThenRound => normed * (T::wide(1.0) + w),
+            });
         }
     }
 }
@@ -140,7 +145,14 @@ fn rms_norm_composed(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tens
     let wide = x.to_dtype(wide_dtype(x.dtype()))?;
     let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = wide.broadcast_div(&(mean + norm.epsilon)?.sqrt()?)?;
-    normed.to_dtype(x.dtype())?.broadcast_mul(&weight.tensor)
+    let weight = &weight.tensor;
+    match norm.style {
+        NormStyle::RoundThenWeight => normed.to_dtype(x.dtype())?.broadcast_mul(weight),
+        NormStyle::WeightThenRound => normed.broadcast_mul(&weight.to_dtype(wide.dtype())?)?.to_dtype(x.dtype()),
+        NormStyle::OnePlusWeightThenRound => {
+            normed.broadcast_mul(&(weight.to_dtype(wide.dtype())? + 1.0)?)?.to_dtype(x.dtype())
+        }
+    }
 }
 
 impl RowKernel for Activation {
@@ -183,29 +195,73 @@ pub(crate) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
 pub(crate) struct Softmax {
     /// Scores are multiplied by this first.
     pub scale: f64,
+    /// They then become c · tanh(scores / c).
+    pub softcap: Option<f64>,
+    /// A query sees this many keys, the one at its own position included.
+    pub window: Option<usize>,
 }
 
 impl RowKernel for Softmax {
     const NAME: &'static str = "causal-softmax";
 
     fn row<T: Element>(&self, index: usize, x: &[T], out: &mut [T]) {
-        let visible = index % x.len() + 1;
-        let scale = T::wide(self.scale);
-        let scaled = |v: T| T::narrow(v.widen() * scale).widen();
-        let max = x[..visible].iter().fold(T::Wide::neg_infinity(), |m, &v| if m >= scaled(v) { m } else { scaled(v) });
+        let position = index % x.len();
+        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let (x, out) = (&x[first..=position], &mut out[first..=position]);
+        let score = |v: T| {
+            let scaled = T::narrow(v.widen() * T::wide(self.scale));
+            match self.softcap {
+                Some(cap) => capped(scaled, cap).widen(),
+                None => scaled.widen(),
+            }
+        };
+        let max = x.iter().fold(T::Wide::neg_infinity(), |m, &v| if m >= score(v) { m } else { score(v) });
         let mut sum = T::wide(0.0);
-        for &v in &x[..visible] {
-            sum = sum + (scaled(v) - max).exp();
+        for (out, &v) in out.iter_mut().zip(x) {
+            let weight = (score(v) - max).exp();
+            sum = sum + weight;
+            *out = T::narrow(weight);
         }
-        let inverse = sum.recip();
-        for (out, &v) in out[..visible].iter_mut().zip(x) {
-            *out = T::narrow((scaled(v) - max).exp() * inverse);
+        if T::DTYPE == wide_dtype(T::DTYPE) {
+            let inverse = sum.recip();
+            out.iter_mut().for_each(|out| *out = T::narrow(out.widen() * inverse));
+        } else {
+            // A weight that was rounded already must not be rounded again.
+            for (out, &v) in out.iter_mut().zip(x) {
+                *out = T::narrow((score(v) - max).exp() / sum);
+            }
         }
     }
 }
 
+/// c · tanh(x / c), rounded after each operation.
+fn capped<T: Element>(x: T, cap: f64) -> T {
+    let ratio = T::narrow(x.widen() / T::wide(cap));
+    T::narrow(T::narrow(ratio.widen().tanh()).widen() * T::wide(cap))
+}
+
+struct Softcap(f64);
+
+impl RowKernel for Softcap {
+    const NAME: &'static str = "softcap";
+
+    fn row<T: Element>(&self, _: usize, x: &[T], out: &mut [T]) {
+        for (out, &v) in out.iter_mut().zip(x) {
+            *out = capped(v, self.0);
+        }
+    }
+}
+
+/// c · tanh(x / c), element by element.
+pub(crate) fn softcap(x: &Tensor, cap: f64) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1_no_bwd(&Rows(Softcap(cap)));
+    }
+    (x / cap)?.tanh()? * cap
+}
+
 /// Attention weights from scores (n, queries, keys), where `queries` is a multiple of `keys` and query q sits at
-/// position q mod keys: it sees keys 0 to that position.
+/// position q mod keys: it sees the keys up to that position, within the window.
 pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
     if scores.device().is_cpu() {
         return scores.contiguous()?.apply_op1_no_bwd(&Rows(softmax));
@@ -215,12 +271,18 @@ pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax) -> Result<Tensor
 
 fn causal_softmax_composed(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
     let (_, queries, keys) = scores.dims3()?;
-    let hidden = |q: usize, k: usize| if k <= q % keys { 0f32 } else { f32::NEG_INFINITY };
-    let mask: Vec<f32> = (0..queries).flat_map(|q| (0..keys).map(move |k| hidden(q, k))).collect();
+    let window = softmax.window.unwrap_or(keys);
+    let sees = |q: usize, k: usize| k <= q % keys && k + window > q % keys;
+    let value = |q, k| if sees(q, k) { 0f32 } else { f32::NEG_INFINITY };
+    let mask: Vec<f32> = (0..queries).flat_map(|q| (0..keys).map(move |k| value(q, k))).collect();
     let wide = wide_dtype(scores.dtype());
     let mask = Tensor::from_vec(mask, (1, queries, keys), scores.device())?.to_dtype(wide)?;
-    let scores = (scores * softmax.scale)?.to_dtype(wide)?.broadcast_add(&mask)?;
-    candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(scores.dtype())
+    let mut scaled = (scores * softmax.scale)?;
+    if let Some(cap) = softmax.softcap {
+        scaled = ((scaled / cap)?.tanh()? * cap)?;
+    }
+    let masked = scaled.to_dtype(wide)?.broadcast_add(&mask)?;
+    candle_nn::ops::softmax_last_dim(&masked)?.to_dtype(scores.dtype())
 }
 
 /// A rotary table on the host and on the device.
@@ -234,6 +296,7 @@ pub(crate) struct RopeTable {
 impl RopeTable {
     /// Puts a table of `positions` positions onto `device`, rounded to `dtype`.
     pub fn new(table: Table, positions: usize, dtype: DType, device: &Device) -> Result<RopeTable> {
+        let dtype = if table.turns_wide { wide_dtype(dtype) } else { dtype };
         let tensor = |values: &[f64]| {
             Tensor::from_slice(values, (1, 1, positions, table.dim / 2), &Device::Cpu)?
                 .to_dtype(dtype)?
@@ -278,8 +341,9 @@ impl Heads<'_> {
         let x = contiguous::<T>(storage, layout)?;
         let width = channels / self.heads;
         let tables = self.rope.map(|t| {
-            let rounded = |v: &[f64]| v.iter().map(|&v| T::narrow(T::wide(v)).widen()).collect::<Vec<_>>();
-            (rounded(&t.cos), rounded(&t.sin), t.dim / 2)
+            let round = |v: f64| if t.turns_wide { T::wide(v) } else { T::narrow(T::wide(v)).widen() };
+            let rounded = |v: &[f64]| v.iter().map(|&v| round(v)).collect::<Vec<_>>();
+            (rounded(&t.cos), rounded(&t.sin), t)
         });
         let mut out = vec![T::zero(); x.len()];
         out.par_chunks_mut(positions * width).enumerate().for_each(|(plane, out)| {
@@ -288,11 +352,13 @@ impl Heads<'_> {
                 let from = (row * positions + position) * channels + head * width;
                 let x = &x[from..from + width];
                 out.copy_from_slice(x);
-                let Some((cos, sin, half)) = &tables else { continue };
-                for i in 0..*half {
+                let Some((cos, sin, table)) = &tables else { continue };
+                let half = table.dim / 2;
+                for i in 0..half {
                     let (cos, sin) = (cos[position * half + i], sin[position * half + i]);
                     let (a, b) = (x[i].widen(), x[i + half].widen());
-                    let product = |x: T::Wide, y: T::Wide| T::narrow(x * y).widen();
+                    let product =
+                        |x: T::Wide, y: T::Wide| if table.turns_wide { x * y } else { T::narrow(x * y).widen() };
                     out[i] = T::narrow(product(a, cos) - product(b, sin));
                     out[i + half] = T::narrow(product(b, cos) + product(a, sin));
                 }
@@ -316,9 +382,10 @@ fn to_heads_composed(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Resu
     let x = x.reshape((batch, positions, heads, width))?.transpose(1, 2)?.contiguous()?;
     let Some(rope) = rope else { return Ok(x) };
     let half = rope.table.dim / 2;
-    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-    let first = (a.broadcast_mul(&rope.cos)? - b.broadcast_mul(&rope.sin)?)?;
-    let second = (b.broadcast_mul(&rope.cos)? + a.broadcast_mul(&rope.sin)?)?;
+    let dtype = rope.cos.dtype();
+    let (a, b) = (x.narrow(D::Minus1, 0, half)?.to_dtype(dtype)?, x.narrow(D::Minus1, half, half)?.to_dtype(dtype)?);
+    let first = (a.broadcast_mul(&rope.cos)? - b.broadcast_mul(&rope.sin)?)?.to_dtype(x.dtype())?;
+    let second = (b.broadcast_mul(&rope.cos)? + a.broadcast_mul(&rope.sin)?)?.to_dtype(x.dtype())?;
     if 2 * half == width {
         return Tensor::cat(&[first, second], D::Minus1);
     }

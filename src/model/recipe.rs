@@ -19,7 +19,8 @@ pub struct Recipe {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// The residual stream starts as this times the embedding, the factor rounded to the arithmetic's dtype.
+    /// The residual stream starts as this times the embedding, the factor rounded to the arithmetic's dtype. Noise goes
+    /// in before it; hooks see the embedding after it.
     pub embedding_multiplier: Option<f64>,
     /// The norms.
     pub norm: Norm,
@@ -124,6 +125,16 @@ pub enum Mlp {
     Dense(Gated),
     /// A mixture of them.
     Experts(Experts),
+}
+
+impl Mlp {
+    /// Channels of gated product that a position has.
+    pub fn width(&self) -> usize {
+        match self {
+            Mlp::Dense(mlp) => mlp.intermediate_size,
+            Mlp::Experts(experts) => experts.top_k * experts.expert.intermediate_size,
+        }
+    }
 }
 
 /// A gated MLP: down(act(gate(x)) * up(x)).
@@ -319,7 +330,12 @@ impl Recipe {
             outputs: hidden,
         }];
         all.extend((0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)));
-        all.push(Module { path: FINAL_NORM.into(), kind: ModuleKind::Norm { width: hidden }, inputs: hidden, outputs: hidden });
+        all.push(Module {
+            path: FINAL_NORM.into(),
+            kind: ModuleKind::Norm { width: hidden },
+            inputs: hidden,
+            outputs: hidden,
+        });
         all
     }
 

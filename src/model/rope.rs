@@ -165,9 +165,7 @@ fn scaled(c: &Reader, r: &Reader, theta: f64) -> Result<Settings> {
     let scaling = match new_name.or(old_name) {
         None | Some("default") => Scaling::Default,
         Some("linear") => Scaling::Linear { factor: r.f64("factor")? },
-        Some("dynamic") => {
-            Scaling::Dynamic { factor: r.f64("factor")?, max_position_embeddings: max_position()? }
-        }
+        Some("dynamic") => Scaling::Dynamic { factor: r.f64("factor")?, max_position_embeddings: max_position()? },
         Some("llama3") => Scaling::Llama3 {
             factor: r.f64("factor")?,
             low_freq_factor: r.f64("low_freq_factor")?,
@@ -264,9 +262,8 @@ impl Rope {
                 plain(round(theta * round(grown.powf(dim / (dim - 2.0))))).collect()
             }
             Scaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, .. } => {
-                let channel = |turns: f64| {
-                    dim * (original_max_position_embeddings / (turns * TAU)).ln() / (2.0 * theta.ln())
-                };
+                let channel =
+                    |turns: f64| dim * (original_max_position_embeddings / (turns * TAU)).ln() / (2.0 * theta.ln());
                 let (mut low, mut high) = (channel(*beta_fast), channel(*beta_slow));
                 if *truncate {
                     (low, high) = (low.floor(), high.ceil());

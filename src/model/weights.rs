@@ -90,7 +90,7 @@ impl Loader<'_> {
                 let bias = if bias { Some(self.tensor(&format!("{path}.bias"))?) } else { None };
                 Ok(Some(ModuleWeights::Linear { weight, bias }))
             }
-            ModuleKind::Norm => Ok(Some(ModuleWeights::Norm(self.norm(path)?))),
+            ModuleKind::Norm { .. } => Ok(Some(ModuleWeights::Norm(self.norm(path)?))),
             ModuleKind::Function | ModuleKind::Embedding => Ok(None),
         }
     }

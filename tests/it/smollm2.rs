@@ -3,7 +3,7 @@
 use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::metrics;
-use achilles_audit::model::{DeviceChoice, Hook, Model, NoHook, Residency, Row, Settings};
+use achilles_audit::model::{DeviceChoice, Hook, Model, Recipe, Residency, Row, Settings};
 use achilles_audit::neuron::{Action, Intervention, Neuron, Side, Site};
 use achilles_audit::progress::Silent;
 use achilles_audit::text::{REFERENCE_TEXT, Tokenizer};
@@ -43,10 +43,11 @@ impl Hook for Summaries {
 fn every_expected_figure_is_met() {
     let expected = expected();
     let checkpoint = Checkpoint::open(&crate::smollm2_folder(), &Silent).unwrap();
-    let tokens = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap();
+    let tokens = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap().ids;
+    let recipe = Recipe::read(checkpoint.config()).unwrap();
     assert_eq!(serde_json::to_value(tokens.to_vec()).unwrap(), expected["token_ids"]);
     let settings = Settings { device: DeviceChoice::Cpu, residency: Some(Residency::Streamed), ..Settings::default() };
-    let model = Model::new(checkpoint, &settings, &Silent).unwrap();
+    let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
 
     let mut worst: (f64, String) = (0.0, String::new());
     let mut close = |what: String, ours: f64, theirs: f64, scale: f64| {
@@ -105,5 +106,4 @@ fn every_expected_figure_is_met() {
         close(format!("logit {id}"), last[*id], theirs[1].as_f64().unwrap(), theirs[1].as_f64().unwrap());
     }
     println!("largest relative difference of all figures: {:.2e} ({})", worst.0, worst.1);
-    let _ = NoHook;
 }

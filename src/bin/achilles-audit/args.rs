@@ -1,5 +1,6 @@
 //! What can be typed. Types only: what it means is each subcommand's business.
 
+use achilles_audit::checkpoint::gguf::ImportDtype;
 use achilles_audit::locate::{Counting, Ranking, SiteSelection};
 use achilles_audit::model::{Arithmetic, DeviceChoice};
 use achilles_audit::neuron::{Neuron, Side};
@@ -149,14 +150,7 @@ pub struct Import {
     /// The folder to write; it must not exist yet, or be empty
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
-    /// Dtype of the weights written
-    #[arg(long, value_enum, default_value = "bf16")]
+    /// Dtype of the weights written: bf16, f16 or f32
+    #[arg(long, default_value = "bf16")]
     pub dtype: ImportDtype,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ImportDtype {
-    Bf16,
-    F16,
-    F32,
 }

@@ -1,11 +1,14 @@
 //! `import`.
 
-use crate::args::{Import, ImportDtype};
+use crate::args::Import;
 use achilles_audit::Result;
+use achilles_audit::checkpoint::gguf::import;
+use achilles_audit::error::Bytes;
 use achilles_audit::progress::Progress;
 use std::process::ExitCode;
 
 pub fn run(options: &Import, progress: &dyn Progress) -> Result<ExitCode> {
-    let _ = (options, progress, ImportDtype::Bf16, ImportDtype::F16, ImportDtype::F32);
+    let summary = import(&options.gguf, &options.output, options.dtype, progress)?;
+    eprintln!("{}: {} tensors, {}", options.output.display(), summary.tensors, Bytes(summary.bytes));
     Ok(ExitCode::SUCCESS)
 }

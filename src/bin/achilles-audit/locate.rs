@@ -4,17 +4,17 @@ use crate::args::{Format, Locate, ModelArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::locate::{self, Settings};
-use achilles_audit::model::{self, Model, Residency};
+use achilles_audit::model::{self, Model, Recipe, Residency};
 use achilles_audit::progress::Progress;
-use achilles_audit::{Result, report, text};
+use achilles_audit::text::{self, Encoded, Tokenizer};
+use achilles_audit::{Result, report};
 use std::process::ExitCode;
 use std::time::Instant;
 
 pub fn run(options: &Locate, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let text = text_of(&options.text)?;
     let started = Instant::now();
-    let model = open(&options.model, progress)?;
+    let (model, text) = open(&options.model, &options.text, progress)?;
     let load_s = started.elapsed().as_secs_f64();
     let settings = Settings {
         ranking: options.ranking,
@@ -36,22 +36,21 @@ pub fn run(options: &Locate, progress: &dyn Progress) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text to compute on.
-pub fn text_of(args: &TextArgs) -> Result<String> {
-    match (&args.text, &args.text_file) {
-        (Some(text), _) => Ok(text.clone()),
-        (None, Some(path)) => text::read_file(path),
-        (None, None) => Ok(text::REFERENCE_TEXT.to_owned()),
-    }
-}
-
-/// The model to compute with.
-pub fn open(args: &ModelArgs, progress: &dyn Progress) -> Result<Model> {
+/// The model to compute with and the text to compute on. The text comes first: a mistake there should not have to wait
+/// for the weights.
+pub fn open(args: &ModelArgs, text: &TextArgs, progress: &dyn Progress) -> Result<(Model, Encoded)> {
+    let text = match (&text.text, &text.text_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => text::read_file(path)?,
+        (None, None) => text::REFERENCE_TEXT.to_owned(),
+    };
     let checkpoint = Checkpoint::open(&args.model, progress)?;
+    let recipe = Recipe::read(checkpoint.config())?;
+    let text = Tokenizer::of(&checkpoint)?.encode(&text)?;
     let settings = model::Settings {
         arithmetic: args.dtype,
         device: args.device,
         residency: args.stream.then_some(Residency::Streamed),
     };
-    Model::new(checkpoint, &settings, progress)
+    Ok((Model::new(checkpoint, recipe, &settings, progress)?, text))
 }

@@ -1,12 +1,11 @@
 //! `perplexity`.
 
 use crate::args::{Format, Perplexity};
-use crate::locate::{open, text_of};
+use crate::locate::open;
 use crate::output;
 use achilles_audit::model::Row;
 use achilles_audit::neuron::{Action, Intervention};
 use achilles_audit::progress::Progress;
-use achilles_audit::text::Tokenizer;
 use achilles_audit::{Error, Result, metrics, report};
 use serde_json::json;
 use std::process::ExitCode;
@@ -18,9 +17,8 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
         Some(beta) if beta.is_finite() => Action::Scale(beta),
         Some(beta) => return Err(Error::input(format!("beta is {beta}, expected a finite number"))),
     };
-    let text = text_of(&options.text)?;
-    let model = open(&options.model, progress)?;
-    let tokens = Tokenizer::of(model.checkpoint())?.encode(&text)?;
+    let (model, text) = open(&options.model, &options.text, progress)?;
+    let tokens = &text.ids;
     let mut rows = vec![Row::clean(tokens.clone())];
     if !options.neuron.is_empty() {
         let intervention = |neuron: &_| Intervention { neuron: Clone::clone(neuron), action };
@@ -38,7 +36,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
             "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
                 "config_sha256": model.checkpoint().config().sha256()},
             "settings": {"dtype": options.model.dtype.as_str(), "device": model.device_name(), "tokens": tokens.len(),
-                "text_sha256": achilles_audit::checkpoint::sha256_hex(text.as_bytes()),
+                "text_sha256": text.sha256,
                 "neurons": options.neuron, "beta": options.beta.unwrap_or(0.0)},
             "base": {"nll_nats": base, "perplexity": metrics::perplexity(base)},
             "changed": changed.map(|(nll, damage)| json!({"nll_nats": nll, "perplexity": metrics::perplexity(nll),

@@ -1,0 +1,49 @@
+//! Multi-head attention with grouped keys and values.
+
+use super::layer::Layer;
+use super::ops::{self, Softmax};
+use super::recipe::QkNorm;
+use crate::error::Result;
+use candle_core::{D, Tensor};
+
+impl Layer<'_, '_> {
+    /// Causal attention; (groups, positions, hidden) in and out.
+    pub(super) fn attention(&mut self, x: &Tensor) -> Result<Tensor> {
+        let a = &self.recipe.attention;
+        let (groups, positions, _) = x.dims3()?;
+        let (heads, kv_heads, width) = (a.heads, a.kv_heads, a.head_dim);
+        let (q, k, v) = self.queries_keys_values(x)?;
+        let rope = &self.ropes[self.plan.rope];
+        // Query heads that share a key head lie beside each other, so they become more queries of that key head.
+        let q = ops::to_heads(&q, heads, Some(rope))?;
+        let q = q.reshape((groups * kv_heads, heads / kv_heads * positions, width))?;
+        let k = ops::to_heads(&k, kv_heads, Some(rope))?.reshape((groups * kv_heads, positions, width))?;
+        let v = ops::to_heads(&v, kv_heads, None)?.reshape((groups * kv_heads, positions, width))?;
+        let scores = q.matmul(&k.t()?)?;
+        let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: self.plan.window };
+        let mixed = ops::causal_softmax(&scores, softmax)?.matmul(&v)?;
+        let mixed = mixed.reshape((groups, heads, positions, width))?.transpose(1, 2)?;
+        self.linear("self_attn.o_proj", &mixed.reshape((groups, positions, heads * width))?)
+    }
+
+    /// Each (groups, positions, heads · width), normed where the family norms them.
+    fn queries_keys_values(&mut self, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        let a = &self.recipe.attention;
+        let (q, k, v) = if a.fused {
+            let all = self.linear("self_attn.qkv_proj", x)?;
+            let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+            let part = |from, width| all.narrow(D::Minus1, from, width);
+            (part(0, q)?, part(q, kv)?, part(q + kv, kv)?)
+        } else {
+            let q = self.linear("self_attn.q_proj", x)?;
+            let k = self.linear("self_attn.k_proj", x)?;
+            (q, k, self.linear("self_attn.v_proj", x)?)
+        };
+        match a.qk_norm {
+            QkNorm::None => Ok((q, k, v)),
+            QkNorm::PerHead | QkNorm::AllHeads => {
+                Ok((self.norm("self_attn.q_norm", q)?, self.norm("self_attn.k_norm", k)?, v))
+            }
+        }
+    }
+}
