@@ -168,12 +168,12 @@ fn qwen3(c: &Reader) -> Result<Recipe> {
 
 /// Gemma: the embedding times √hidden, norms that multiply by 1 + w.
 fn gemma(c: &Reader) -> Result<Recipe> {
-    gemma_like(c)
+    gemma_like(c, Some(10_000.0))
 }
 
 /// Gemma 2: four norms a layer, caps on scores and logits, a window in every other layer.
 fn gemma2(c: &Reader) -> Result<Recipe> {
-    let mut recipe = gemma_with_four_norms(c)?;
+    let mut recipe = gemma_with_four_norms(c, Some(10_000.0))?;
     recipe.attention.softcap = c.f64_opt("attn_logit_softcapping")?;
     let window = c.usize_opt("sliding_window")?;
     let slides = layer_types(c, &recipe)?.unwrap_or_else(|| (0..recipe.layers.len()).map(|i| i % 2 == 0).collect());
@@ -186,7 +186,7 @@ fn gemma2(c: &Reader) -> Result<Recipe> {
 /// Gemma 3's text model: as Gemma 2 with q/k norms for the caps on scores, and with a rotary embedding of their own for
 /// the layers with a window, five of six. Its authors keep `attn_logit_softcapping` in the config and do not apply it.
 fn gemma3(c: &Reader) -> Result<Recipe> {
-    let mut recipe = gemma_with_four_norms(c)?;
+    let mut recipe = gemma_with_four_norms(c, None)?;
     if c.get("attn_logit_softcapping").is_some() {
         return Err(c.wrong("attn_logit_softcapping", "null, as Gemma 3 has no cap on scores"));
     }
@@ -234,7 +234,7 @@ fn olmo2(c: &Reader) -> Result<Recipe> {
 
 /// Mixtral (Jiang et al. 2024): Mistral with a mixture of experts.
 fn mixtral(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults { rope_theta: 1_000_000.0, ..Defaults::default() })?;
+    let mut recipe = plain(c, Defaults { rope_theta: Some(1_000_000.0), ..Defaults::default() })?;
     window_everywhere(c, &mut recipe)?;
     let names = GatedNames { gate_up: ("w1", Some("w3")), activation: "act_fn", down: "w2" };
     let (count, top_k) = experts(c, &["num_local_experts"])?;
@@ -283,13 +283,14 @@ fn qwen3_moe(c: &Reader) -> Result<Recipe> {
 struct Defaults {
     head_dim: Option<usize>,
     rms_norm_eps: Option<f64>,
-    rope_theta: f64,
+    /// None where the family reads its rotary embeddings itself.
+    rope_theta: Option<f64>,
     tied: bool,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Defaults { head_dim: None, rms_norm_eps: None, rope_theta: 10_000.0, tied: false }
+        Defaults { head_dim: None, rms_norm_eps: None, rope_theta: Some(10_000.0), tied: false }
     }
 }
 
@@ -343,15 +344,18 @@ fn plain(c: &Reader, defaults: Defaults) -> Result<Recipe> {
             softcap: None,
         },
         layers: vec![LayerPlan { window: None, rope: 0, mlp: Mlp::Dense(mlp) }; layers],
-        ropes: vec![Rope::new(rope::settings(c, defaults.rope_theta)?, rotated)],
+        ropes: match defaults.rope_theta {
+            Some(theta) => vec![Rope::new(rope::settings(c, theta)?, rotated)],
+            None => Vec::new(),
+        },
         logit_softcap: None,
         tied: c.bool_or("tie_word_embeddings", defaults.tied)?,
     })
 }
 
 /// What all Gemmas share.
-fn gemma_like(c: &Reader) -> Result<Recipe> {
-    let defaults = Defaults { head_dim: Some(256), rms_norm_eps: Some(1e-6), tied: true, ..Defaults::default() };
+fn gemma_like(c: &Reader, rope_theta: Option<f64>) -> Result<Recipe> {
+    let defaults = Defaults { head_dim: Some(256), rms_norm_eps: Some(1e-6), rope_theta, tied: true };
     let mut recipe = plain(c, defaults)?;
     recipe.norm.style = NormStyle::OnePlusWeightThenRound;
     recipe.embedding_multiplier = Some((recipe.hidden_size as f64).sqrt());
@@ -370,8 +374,8 @@ fn gemma_like(c: &Reader) -> Result<Recipe> {
 }
 
 /// What Gemma 2 and 3 share.
-fn gemma_with_four_norms(c: &Reader) -> Result<Recipe> {
-    let mut recipe = gemma_like(c)?;
+fn gemma_with_four_norms(c: &Reader, rope_theta: Option<f64>) -> Result<Recipe> {
+    let mut recipe = gemma_like(c, rope_theta)?;
     recipe.block = Block {
         before_attention: Some("input_layernorm"),
         after_attention: Some("post_attention_layernorm"),
