@@ -15,14 +15,48 @@ pub(super) struct Architecture {
     pub model_type: &'static str,
     /// The class in `architectures` of config.json.
     pub class: &'static str,
-    /// `hidden_act` in config.json.
-    pub hidden_act: &'static str,
+    /// The activation in config.json: its keys and its name.
+    pub activation: (&'static [&'static str], &'static str),
     /// Whether llama.cpp interleaved the two halves of each head's rows in q and k, for its own kind of RoPE.
     pub interleaves_heads: bool,
+    /// Whether llama.cpp added 1 to the norms, since the family multiplies by 1 + w.
+    pub adds_one_to_norms: bool,
     /// The tensors, in groups that are there or not together.
     pub groups: &'static [(&'static [Rule], Need)],
     /// What else config.json has to say.
     pub constants: &'static [(&'static str, bool)],
+    pub rope: Rope,
+    pub window: Window,
+    /// Soft caps by their key, which is the same in the file and in config.json, and their values where the file has
+    /// none: the family's defaults in llama.cpp and in transformers.
+    pub caps: &'static [(&'static str, Option<f64>)],
+    /// Whether config.json has a `query_pre_attn_scalar`, which no GGUF holds: it is the head size, except in the
+    /// model of this many layers, where it is hidden size / heads (llama.cpp, `f_attention_scale`).
+    pub scalar_exception: Option<usize>,
+}
+
+/// Rotary embeddings of a family.
+#[derive(Debug)]
+pub(super) struct Rope {
+    /// θ, where the file does not say.
+    pub theta: f64,
+    /// θ of the layers with a window, where that is another one and the file does not say.
+    pub local_theta: Option<f64>,
+    /// Whether it can turn a part of each head only, and have the factors of longrope.
+    pub is_phi: bool,
+}
+
+const ROPE: Rope = Rope { theta: 10_000.0, local_theta: None, is_phi: false };
+
+/// Which layers see only the last positions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Window {
+    /// None: the config of the family has no window that is always in use.
+    Never,
+    /// All, where the file has a window.
+    EveryLayer,
+    /// All but every `period`-th; `size` where the file does not say, else none.
+    Periodic { period: usize, size: Option<usize> },
 }
 
 /// When a group of tensors is there.
@@ -37,13 +71,21 @@ pub(super) enum Need {
 }
 
 /// One tensor: its two names, `{}` standing for the layer, and its shape.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Rule {
     pub gguf: &'static str,
     pub hf: &'static str,
     pub shape: &'static [Dim],
-    /// Whether its rows are those of heads that RoPE turns.
-    pub rotary: bool,
+    pub role: Role,
+}
+
+/// What llama.cpp may have done to a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Role {
+    Plain,
+    /// Its rows are those of heads that RoPE turns.
+    Rotary,
+    Norm,
 }
 
 /// A dimension by what it counts.
@@ -55,18 +97,26 @@ pub(super) enum Dim {
     Query,
     /// Key or value heads × head size.
     KeyValue,
+    /// All three in one.
+    QueryKeyValue,
     HeadSize,
+    /// Gate and up projection in one.
+    GateUp,
     Vocabulary,
 }
 
-use Dim::{HeadSize, Hidden, Intermediate, KeyValue, Query, Vocabulary};
+use Dim::{GateUp, HeadSize, Hidden, Intermediate, KeyValue, Query, QueryKeyValue, Vocabulary};
 
 const fn rule(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
-    Rule { gguf, hf, shape, rotary: false }
+    Rule { gguf, hf, shape, role: Role::Plain }
 }
 
 const fn rotary(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
-    Rule { gguf, hf, shape, rotary: true }
+    Rule { gguf, hf, shape, role: Role::Rotary }
+}
+
+const fn norm(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
+    Rule { gguf, hf, shape, role: Role::Norm }
 }
 
 /// The GGUF name of the token embedding, whose rows are the vocabulary.
@@ -75,16 +125,45 @@ pub(super) const EMBEDDING: &str = "token_embd.weight";
 /// RMSNorm before attention and before the MLP; gated MLP; no biases.
 const DECODER: &[Rule] = &[
     rule(EMBEDDING, "model.embed_tokens.weight", &[Vocabulary, Hidden]),
-    rule("output_norm.weight", "model.norm.weight", &[Hidden]),
-    rule("blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", &[Hidden]),
+    norm("output_norm.weight", "model.norm.weight", &[Hidden]),
+    norm("blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", &[Hidden]),
     rotary("blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight", &[Query, Hidden]),
     rotary("blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight", &[KeyValue, Hidden]),
     rule("blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight", &[KeyValue, Hidden]),
     rule("blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", &[Hidden, Query]),
-    rule("blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight", &[Hidden]),
+    norm("blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight", &[Hidden]),
     rule("blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight", &[Intermediate, Hidden]),
     rule("blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight", &[Intermediate, Hidden]),
     rule("blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight", &[Hidden, Intermediate]),
+];
+
+/// Gemma 2 and 3: as [`DECODER`], with norms on what attention and MLP add, too.
+const FOUR_NORMS: &[Rule] = &[
+    DECODER[0],
+    DECODER[1],
+    DECODER[2],
+    DECODER[3],
+    DECODER[4],
+    DECODER[5],
+    DECODER[6],
+    DECODER[8],
+    DECODER[9],
+    DECODER[10],
+    norm("blk.{}.post_attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight", &[Hidden]),
+    norm("blk.{}.ffn_norm.weight", "model.layers.{}.pre_feedforward_layernorm.weight", &[Hidden]),
+    norm("blk.{}.post_ffw_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight", &[Hidden]),
+];
+
+/// Phi-3: as [`DECODER`], with q, k and v in one, and gate and up.
+const FUSED: &[Rule] = &[
+    DECODER[0],
+    DECODER[1],
+    DECODER[2],
+    rule("blk.{}.attn_qkv.weight", "model.layers.{}.self_attn.qkv_proj.weight", &[QueryKeyValue, Hidden]),
+    DECODER[6],
+    DECODER[7],
+    rule("blk.{}.ffn_up.weight", "model.layers.{}.mlp.gate_up_proj.weight", &[GateUp, Hidden]),
+    DECODER[10],
 ];
 
 const OUTPUT: &[Rule] = &[rule("output.weight", "lm_head.weight", &[Vocabulary, Hidden])];
@@ -103,8 +182,8 @@ const QKVO_BIAS: &[Rule] = &[
 ];
 
 const QK_NORM: &[Rule] = &[
-    rule("blk.{}.attn_q_norm.weight", "model.layers.{}.self_attn.q_norm.weight", &[HeadSize]),
-    rule("blk.{}.attn_k_norm.weight", "model.layers.{}.self_attn.k_norm.weight", &[HeadSize]),
+    norm("blk.{}.attn_q_norm.weight", "model.layers.{}.self_attn.q_norm.weight", &[HeadSize]),
+    norm("blk.{}.attn_k_norm.weight", "model.layers.{}.self_attn.k_norm.weight", &[HeadSize]),
 ];
 
 const MLP_BIAS: &[Rule] = &[
@@ -113,14 +192,17 @@ const MLP_BIAS: &[Rule] = &[
     rule("blk.{}.ffn_down.bias", "model.layers.{}.mlp.down_proj.bias", &[Hidden]),
 ];
 
+const SILU: (&[&str], &str) = (&["hidden_act"], "silu");
+
 /// Every family that can be read.
 pub(super) static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "llama",
         model_type: "llama",
         class: "LlamaForCausalLM",
-        hidden_act: "silu",
+        activation: SILU,
         interleaves_heads: true,
+        adds_one_to_norms: false,
         groups: &[
             (DECODER, Need::Always),
             (QKVO_BIAS, Need::Switch("attention_bias")),
@@ -128,22 +210,32 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
             (OUTPUT, Need::Untied),
         ],
         constants: &[],
+        rope: ROPE,
+        window: Window::Never,
+        caps: &[],
+        scalar_exception: None,
     },
     Architecture {
         name: "qwen2",
         model_type: "qwen2",
         class: "Qwen2ForCausalLM",
-        hidden_act: "silu",
+        activation: SILU,
         interleaves_heads: false,
+        adds_one_to_norms: false,
         groups: &[(DECODER, Need::Always), (QKV_BIAS, Need::Always), (OUTPUT, Need::Untied)],
         constants: &[("use_sliding_window", false)],
+        rope: ROPE,
+        window: Window::Never,
+        caps: &[],
+        scalar_exception: None,
     },
     Architecture {
         name: "qwen3",
         model_type: "qwen3",
         class: "Qwen3ForCausalLM",
-        hidden_act: "silu",
+        activation: SILU,
         interleaves_heads: false,
+        adds_one_to_norms: false,
         groups: &[
             (DECODER, Need::Always),
             (QK_NORM, Need::Always),
@@ -151,6 +243,67 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
             (OUTPUT, Need::Untied),
         ],
         constants: &[("use_sliding_window", false)],
+        rope: ROPE,
+        window: Window::Never,
+        caps: &[],
+        scalar_exception: None,
+    },
+    Architecture {
+        name: "gemma",
+        model_type: "gemma",
+        class: "GemmaForCausalLM",
+        // transformers 4 reads the second key, 5 the first.
+        activation: (&["hidden_act", "hidden_activation"], "gelu_pytorch_tanh"),
+        interleaves_heads: false,
+        adds_one_to_norms: true,
+        groups: &[(DECODER, Need::Always)],
+        constants: &[("attention_bias", false), ("tie_word_embeddings", true)],
+        rope: ROPE,
+        window: Window::Never,
+        caps: &[],
+        scalar_exception: None,
+    },
+    Architecture {
+        name: "gemma2",
+        model_type: "gemma2",
+        class: "Gemma2ForCausalLM",
+        activation: (&["hidden_activation"], "gelu_pytorch_tanh"),
+        interleaves_heads: false,
+        adds_one_to_norms: true,
+        groups: &[(FOUR_NORMS, Need::Always)],
+        constants: &[("attention_bias", false), ("tie_word_embeddings", true)],
+        rope: ROPE,
+        window: Window::Periodic { period: 2, size: Some(4096) },
+        caps: &[("attn_logit_softcapping", Some(50.0)), ("final_logit_softcapping", Some(30.0))],
+        scalar_exception: Some(46),
+    },
+    Architecture {
+        name: "gemma3",
+        model_type: "gemma3_text",
+        class: "Gemma3ForCausalLM",
+        activation: (&["hidden_activation"], "gelu_pytorch_tanh"),
+        interleaves_heads: false,
+        adds_one_to_norms: true,
+        groups: &[(FOUR_NORMS, Need::Always), (QK_NORM, Need::Always), (OUTPUT, Need::Untied)],
+        constants: &[("attention_bias", false)],
+        rope: Rope { theta: 1_000_000.0, local_theta: Some(10_000.0), is_phi: false },
+        window: Window::Periodic { period: 6, size: None },
+        caps: &[("final_logit_softcapping", None)],
+        scalar_exception: Some(62),
+    },
+    Architecture {
+        name: "phi3",
+        model_type: "phi3",
+        class: "Phi3ForCausalLM",
+        activation: SILU,
+        interleaves_heads: false,
+        adds_one_to_norms: false,
+        groups: &[(FUSED, Need::Always), (OUTPUT, Need::Untied)],
+        constants: &[],
+        rope: Rope { theta: 10_000.0, local_theta: None, is_phi: true },
+        window: Window::EveryLayer,
+        caps: &[],
+        scalar_exception: None,
     },
 ];
 
@@ -169,7 +322,8 @@ impl Architecture {
         let mut map = Map::new();
         map.insert("architectures".into(), json!([self.class]));
         map.insert("model_type".into(), self.model_type.into());
-        map.insert("hidden_act".into(), self.hidden_act.into());
+        let (keys, activation) = self.activation;
+        map.extend(keys.iter().map(|key| ((*key).to_owned(), activation.into())));
         map.extend(self.constants.iter().map(|(key, value)| ((*key).to_owned(), Value::Bool(*value))));
         map
     }

@@ -1,6 +1,7 @@
 //! GGUF files: read in place, one row at a time, as if they were a Hugging Face checkpoint; or imported as one.
 
 mod architecture;
+mod attention;
 mod config;
 mod dequantize;
 pub mod file;
@@ -15,7 +16,7 @@ mod writer;
 
 use crate::error::{Error, Result};
 use architecture::interleaved_row;
-use config::Layout;
+use config::{Change, Layout};
 pub use file::GgufFile;
 pub use import::{ImportDtype, ImportSummary, import};
 use rayon::prelude::*;
@@ -97,8 +98,12 @@ impl GgufCheckpoint {
     pub fn rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
         let missing = || Error::tensor(self.path(), name, "is not in this model");
         let source = self.layout.tensors.get(name).ok_or_else(missing)?;
-        if !source.interleaved {
-            return self.file.rows(&source.gguf, rows);
+        if source.change != Change::Interleaved {
+            let mut values = self.file.rows(&source.gguf, rows)?;
+            if source.change == Change::MinusOne {
+                values.iter_mut().for_each(|w| *w -= 1.0);
+            }
+            return Ok(values);
         }
         let width = self.file.row_width(&source.gguf, rows.end)?;
         let mut out = vec![0.0; rows.len() * width];

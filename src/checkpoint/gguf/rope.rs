@@ -1,6 +1,8 @@
 //! RoPE scaling: from a GGUF's metadata and `rope_freqs.weight` back to config.json's `rope_scaling`.
 
 use super::Checked;
+use super::architecture::Architecture;
+use super::config::Sizes;
 use super::file::GgufFile;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -13,8 +15,95 @@ pub(super) const FACTORS: &str = "rope_freqs.weight";
 /// How far a recovered factor may lie from the stored one; the stored ones were computed in f32.
 const TOLERANCE: f64 = 1e-4;
 
-/// `rope_scaling`, or none where positions are not scaled.
-pub(super) fn rope_scaling(file: &GgufFile, prefix: &str, theta: f64, head_size: usize) -> Result<Option<Value>> {
+/// Divisors of the inverse frequencies for texts longer than the model was first trained on, and for others.
+const LONG_AND_SHORT: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
+
+/// How far a stored factor of the attention may lie from the computed one; it is stored in f32.
+const ATTENTION_TOLERANCE: f64 = 1e-6;
+
+/// The tensors of a file that are RoPE's, not the model's.
+pub(super) fn tensors(architecture: &Architecture) -> impl Iterator<Item = &'static str> {
+    let longrope = if architecture.rope.is_phi { &LONG_AND_SHORT[..] } else { &[] };
+    [FACTORS].into_iter().chain(longrope.iter().copied())
+}
+
+/// Writes `rope_theta`, `rope_scaling` and what goes with them.
+pub(super) fn write(
+    file: &GgufFile,
+    architecture: &Architecture,
+    sizes: &Sizes,
+    config: &mut Map<String, Value>,
+) -> Result<()> {
+    let prefix = architecture.name;
+    let base = |name: &str, default: f64| {
+        let key = format!("{prefix}.rope.{name}");
+        match file.f64_opt(&key)?.unwrap_or(default) {
+            theta if theta > 0.0 => Ok(theta),
+            theta => Err(file.problem(&key, format!("is {theta}, expected a positive number"))),
+        }
+    };
+    let theta = base("freq_base", architecture.rope.theta)?;
+    config.insert("rope_theta".into(), json!(theta));
+    let local = base("freq_base_swa", architecture.rope.local_theta.unwrap_or(theta))?;
+    if architecture.rope.local_theta.is_some() {
+        config.insert("rope_local_base_freq".into(), json!(local));
+    } else if local != theta {
+        let problem = format!("is {local}, expected {theta} as in all layers of this family");
+        return Err(file.problem(&format!("{prefix}.rope.freq_base_swa"), problem));
+    }
+    if sizes.rotated != sizes.head {
+        config.insert("partial_rotary_factor".into(), json!(sizes.rotated as f64 / sizes.head as f64));
+    }
+    if architecture.rope.is_phi && LONG_AND_SHORT.iter().any(|name| file.tensor(name).is_some()) {
+        return longrope(file, prefix, sizes, config);
+    }
+    if let Some(scaling) = rope_scaling(file, prefix, theta, sizes.rotated)? {
+        config.insert("rope_scaling".into(), scaling);
+    }
+    Ok(())
+}
+
+/// Phi-3's `rope_scaling` with exactly the keys its first config class wants, unless the file holds another attention
+/// factor than follows from the two lengths. Without one it is taken to follow, as in the authors' code.
+fn longrope(file: &GgufFile, prefix: &str, sizes: &Sizes, config: &mut Map<String, Value>) -> Result<()> {
+    let key = |name: &str| format!("{prefix}.rope.scaling.{name}");
+    if let Some(other) = file.str_opt(&key("type"))?.filter(|t| !["none", "longrope"].contains(t)) {
+        return Err(Error::tensor(file.path(), LONG_AND_SHORT[0], format!("is there beside {other} scaling")));
+    }
+    if file.tensor(FACTORS).is_some() {
+        return Err(Error::tensor(file.path(), FACTORS, "is there beside the factors of longrope"));
+    }
+    let original = file.size(&key("original_context_length"))?;
+    let factors = |name: &str| -> Result<Vec<f64>> {
+        let shape = file.tensor(name).map(|info| info.shape.as_slice()).unwrap_or_default();
+        if shape != [sizes.rotated / 2] {
+            let problem = format!("has shape {shape:?}, expected [{}]", sizes.rotated / 2);
+            return Err(Error::tensor(file.path(), name, problem));
+        }
+        let factors = file.rows(name, 0..sizes.rotated / 2)?;
+        match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
+            None => Ok(factors.into_iter().map(f64::from).collect()),
+            Some(f) => Err(Error::tensor(file.path(), name, format!("holds {f}, expected numbers above 0"))),
+        }
+    };
+    let [long, short] = LONG_AND_SHORT.map(factors);
+    let mut scaling = Map::new();
+    scaling.insert("type".into(), "longrope".into());
+    scaling.insert("long_factor".into(), json!(long?));
+    scaling.insert("short_factor".into(), json!(short?));
+    let (factor, original_length) = (sizes.context as f64 / original as f64, original as f64);
+    let derived = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original_length.ln()).sqrt() };
+    let given = file.f64_opt(&key("attn_factor"))?.unwrap_or(derived);
+    if (given - derived).abs() > ATTENTION_TOLERANCE * derived {
+        scaling.insert("attention_factor".into(), json!(given));
+    }
+    config.insert("rope_scaling".into(), Value::Object(scaling));
+    config.insert("original_max_position_embeddings".into(), original.into());
+    Ok(())
+}
+
+/// `rope_scaling`, or none where positions are not scaled. `head_size` is how many channels of a head are turned.
+fn rope_scaling(file: &GgufFile, prefix: &str, theta: f64, head_size: usize) -> Result<Option<Value>> {
     let key = |name: &str| format!("{prefix}.rope.{name}");
     let scaling = file.str_opt(&key("scaling.type"))?;
     let legacy = file.f64_opt(&key("scale_linear"))?.filter(|factor| *factor != 1.0);
