@@ -28,12 +28,7 @@ pub(super) fn write(
     window(file, architecture, sizes, config)
 }
 
-fn window(
-    file: &GgufFile,
-    architecture: &Architecture,
-    sizes: &Sizes,
-    config: &mut Map<String, Value>,
-) -> Result<()> {
+fn window(file: &GgufFile, architecture: &Architecture, sizes: &Sizes, config: &mut Map<String, Value>) -> Result<()> {
     let key = format!("{}.attention.sliding_window", architecture.name);
     let pattern_key = format!("{key}_pattern");
     let context = sizes.context;
@@ -46,7 +41,8 @@ fn window(
         Window::Never => match size.flatten().filter(|window| *window < context) {
             None => return Ok(()),
             Some(window) => {
-                let problem = format!("is {window}, below the context of {context}; sliding attention is not supported");
+                let problem =
+                    format!("is {window}, below the context of {context}; sliding attention is not supported");
                 return Err(file.problem(&key, problem));
             }
         },

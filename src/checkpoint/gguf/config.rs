@@ -167,8 +167,7 @@ impl Sizes {
         let embedding = file.tensor(EMBEDDING).ok_or_else(|| missing(file, EMBEDDING))?;
         let vocabulary = embedding.shape.first().copied().unwrap_or(0);
         let context = file.size(&key("context_length"))?;
-        let sizes =
-            Sizes { layers, hidden, intermediate, heads, key_value_heads, head, rotated, vocabulary, context };
+        let sizes = Sizes { layers, hidden, intermediate, heads, key_value_heads, head, rotated, vocabulary, context };
         if heads.checked_mul(head).is_none_or(|n| n > u32::MAX as usize) {
             return Err(file.problem(&key("attention.head_count"), format!("is {heads}, too many heads of {head}")));
         }

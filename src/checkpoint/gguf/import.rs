@@ -253,7 +253,7 @@ impl FromStr for ImportDtype {
 
 #[cfg(test)]
 mod tests {
-    use super::super::writer::{Writer, expected, fixture};
+    use super::super::writer::{MODELS, Writer, expected, fixture};
     use super::*;
     use crate::progress::Silent;
     use safetensors::SafeTensors;
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn the_folder_holds_what_transformers_makes_of_the_file() {
         let place = tempfile::tempdir().unwrap();
-        for family in ["llama", "qwen2", "qwen3"] {
+        for family in MODELS {
             let out = place.path().join(family);
             let gguf = fixture(&format!("tiny-{family}.gguf"));
             let summary = import(&gguf, &out, ImportDtype::Bf16, &Silent).unwrap();
@@ -294,7 +294,7 @@ mod tests {
             assert_eq!(config["torch_dtype"], "bfloat16");
             out.join("tokenizer.json").to_str().map(tokenizers::Tokenizer::from_file).unwrap().unwrap();
         }
-        assert_eq!(names(place.path()), ["llama", "qwen2", "qwen3"], "nothing temporary is left");
+        assert_eq!(names(place.path()), MODELS, "nothing temporary is left");
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 mod architecture;
 mod attention;
+mod byte_level;
 mod config;
 mod dequantize;
 pub mod file;
 pub mod header;
 pub mod import;
 mod rope;
+mod sentencepiece;
 mod tokenizer;
 pub mod types;
 
@@ -116,14 +118,17 @@ impl GgufCheckpoint {
 
 #[cfg(test)]
 mod tests {
-    use super::writer::{Writer, expected, fixture};
+    use super::writer::{MODELS, Writer, expected, fixture};
     use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::model::{Arithmetic, DeviceChoice, Model, NoHook, Recipe, Row, Settings};
+    use crate::progress::Silent;
     use half::bf16;
     use sha2::{Digest, Sha256};
 
     #[test]
     fn whole_models_are_bit_equal_to_transformers() {
-        for family in ["llama", "qwen2", "qwen3"] {
+        for family in MODELS {
             let checkpoint = GgufCheckpoint::open(&fixture(&format!("tiny-{family}.gguf"))).unwrap();
             let expected = expected(&format!("tiny-{family}.json"));
             let expected = expected["tensors"].as_object().unwrap();
@@ -135,6 +140,27 @@ mod tests {
                 let hash: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
                 assert_eq!(expected[name], serde_json::json!([shape, hash]), "{family}: {name}");
             }
+        }
+    }
+
+    #[test]
+    fn a_model_read_in_place_computes_what_the_imported_folder_computes() {
+        let place = tempfile::tempdir().unwrap();
+        let settings = Settings { device: DeviceChoice::Cpu, arithmetic: Arithmetic::F32, ..Settings::default() };
+        for name in MODELS {
+            let (gguf, folder) = (fixture(&format!("tiny-{name}.gguf")), place.path().join(name));
+            import(&gguf, &folder, ImportDtype::F32, &Silent).unwrap();
+            let logits = [gguf, folder].map(|path| {
+                let checkpoint = Checkpoint::open(path.to_str().unwrap(), &Silent).unwrap();
+                let recipe = Recipe::read(checkpoint.config()).unwrap();
+                let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+                // Longer than every window and than phi3's original length.
+                let tokens: Vec<u32> = (0..120).map(|at| at * 7 % 290).collect();
+                let logits = model.logits(&[Row::clean(tokens.into())], &mut NoHook, &Silent).unwrap();
+                logits[0].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            });
+            assert!(logits[0].iter().all(|x| x.is_finite()), "{name}");
+            assert!(logits[0] == logits[1], "{name}");
         }
     }
 

@@ -1,125 +1,120 @@
 //! A GGUF's tokenizer as the files of a Hugging Face folder: tokenizer.json, tokenizer_config.json and
 //! generation_config.json.
-//!
-//! A GGUF names its pre-tokenizer and leaves what the name means to llama.cpp (`llm_tokenizer_bpe` in llama-vocab.cpp)
-//! or to the original tokenizer.json; [`PRE_TOKENIZERS`] holds that meaning.
 
 use super::config::SPECIAL_IDS;
 use super::file::GgufFile;
-use crate::error::Result;
+use super::{byte_level, sentencepiece};
+use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
-
-/// How text is cut before BPE, under the names llama.cpp knows it by.
-struct PreTokenizer {
-    names: &'static [&'static str],
-    steps: &'static [Step],
-    /// Whether the byte-level step cuts with GPT-2's expression too.
-    gpt2_split: bool,
-    /// Whether text is brought to Unicode's NFC first.
-    nfc: bool,
-    /// Whether a piece that is a token as a whole stays whole.
-    ignore_merges: bool,
-    /// Whether a text begins with BOS where the file does not say.
-    adds_bos: bool,
-}
-
-enum Step {
-    /// Every digit on its own.
-    Digits,
-    /// Every match of an expression on its own.
-    Split(&'static str),
-}
-
-const PRE_TOKENIZERS: &[PreTokenizer] = &[
-    PreTokenizer {
-        names: &["smollm"],
-        steps: &[Step::Digits],
-        gpt2_split: true,
-        nfc: false,
-        ignore_merges: false,
-        adds_bos: false,
-    },
-    PreTokenizer {
-        names: &["llama-bpe", "llama3", "llama-v3"],
-        steps: &[Step::Split(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        )],
-        gpt2_split: false,
-        nfc: false,
-        ignore_merges: true,
-        adds_bos: true,
-    },
-    PreTokenizer {
-        names: &["qwen2"],
-        steps: &[Step::Split(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        )],
-        gpt2_split: false,
-        nfc: true,
-        ignore_merges: false,
-        adds_bos: false,
-    },
-    PreTokenizer { names: &["gpt-2"], steps: &[], gpt2_split: true, nfc: false, ignore_merges: false, adds_bos: false },
-    PreTokenizer {
-        names: &["default"],
-        steps: &[
-            Step::Split(r"[\p{P}\$\+<=>\^~\|]+"),
-            Step::Split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
-            Step::Split(r"\p{N}+"),
-            Step::Split(r"[0-9][0-9][0-9]"),
-        ],
-        gpt2_split: false,
-        nfc: false,
-        ignore_merges: false,
-        adds_bos: false,
-    },
-];
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
-const MERGES: &str = "tokenizer.ggml.merges";
-const PRE: &str = "tokenizer.ggml.pre";
 const MODEL: &str = "tokenizer.ggml.model";
-/// `llama_token_type`: never cut, and hidden in decoded text.
-const CONTROL: i32 = 3;
-/// `llama_token_type`: never cut.
-const USER_DEFINED: i32 = 4;
+
+// `llama_token_type`, and SentencePiece's own numbers.
+pub(super) const NORMAL: i32 = 1;
+pub(super) const UNKNOWN: i32 = 2;
+/// Never cut, and hidden in decoded text.
+pub(super) const CONTROL: i32 = 3;
+/// Never cut.
+pub(super) const USER_DEFINED: i32 = 4;
+pub(super) const UNUSED: i32 = 5;
+pub(super) const BYTE: i32 = 6;
+
+/// The vocabulary as the file has it.
+pub(super) struct Tokens<'a> {
+    pub texts: Vec<&'a str>,
+    /// None where the file does not say: all are normal.
+    pub types: Option<Vec<i32>>,
+}
+
+/// What the kinds of tokenizers differ in.
+pub(super) struct Parts {
+    pub added: Vec<Value>,
+    /// Whether a text begins with BOS where the file does not say.
+    pub adds_bos: bool,
+    pub normalizer: Value,
+    pub pre_tokenizer: Value,
+    pub decoder: Value,
+    pub model: Value,
+}
 
 /// tokenizer.json.
 pub(super) fn tokenizer_json(file: &GgufFile) -> Result<Value> {
-    let pre = pre_tokenizer(file)?;
-    let tokens = file.strs_opt(TOKENS)?.ok_or_else(|| file.problem(TOKENS, "is missing; the file has no tokenizer"))?;
-    let mut vocabulary = Map::with_capacity(tokens.len());
-    for (id, token) in tokens.iter().enumerate() {
-        if vocabulary.insert((*token).to_owned(), id.into()).is_some() {
-            return Err(file.problem(TOKENS, format!("has {token:?} twice, the second at {id}")));
+    let parts = match file.str(MODEL)? {
+        "gpt2" => byte_level::parts,
+        "llama" => sentencepiece::parts,
+        model => {
+            let kinds = "gpt2 (byte-level BPE) or llama (SentencePiece BPE)";
+            return Err(file.problem(MODEL, format!("is {model}, expected {kinds}; use the model's safetensors")));
         }
-    }
-    let merges = merges(file, &vocabulary)?;
-    let added = added_tokens(file, &tokens)?;
-    let prefix_space = file.bool_opt("tokenizer.ggml.add_space_prefix")?.unwrap_or(false);
+    };
+    let tokens = Tokens::read(file)?;
+    let parts = parts(file, &tokens)?;
     Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": added,
-        "normalizer": if pre.nfc { json!({"type": "NFC"}) } else { Value::Null },
-        "pre_tokenizer": pre.json(prefix_space),
-        "post_processor": post_processor(file, pre, &tokens)?,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": pre.ignore_merges,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
+        "added_tokens": parts.added,
+        "normalizer": parts.normalizer,
+        "pre_tokenizer": parts.pre_tokenizer,
+        "post_processor": post_processor(file, parts.adds_bos, &tokens.texts)?,
+        "decoder": parts.decoder,
+        "model": parts.model,
     }))
+}
+
+impl<'a> Tokens<'a> {
+    fn read(file: &'a GgufFile) -> Result<Tokens<'a>> {
+        let missing = || file.problem(TOKENS, "is missing; the file has no tokenizer");
+        let texts = file.strs_opt(TOKENS)?.ok_or_else(missing)?;
+        let types = file.i32s_opt(TYPES)?;
+        if let Some(types) = types.as_ref().filter(|types| types.len() != texts.len()) {
+            let problem = format!("has {} entries, expected {}, one for each token", types.len(), texts.len());
+            return Err(file.problem(TYPES, problem));
+        }
+        Ok(Tokens { texts, types })
+    }
+
+    /// The type of a token.
+    pub fn ty(&self, id: usize) -> i32 {
+        self.types.as_ref().and_then(|types| types.get(id).copied()).unwrap_or(NORMAL)
+    }
+
+    /// Number, text and type of the tokens of some types.
+    pub fn of_type(&self, wanted: &[i32]) -> impl Iterator<Item = (usize, &'a str, i32)> {
+        let all = self.texts.iter().enumerate().map(|(id, token)| (id, *token, self.ty(id)));
+        all.filter(|(.., ty)| wanted.contains(ty))
+    }
+
+    /// Every token's number by its text.
+    pub fn vocabulary(&self, file: &GgufFile) -> Result<Map<String, Value>> {
+        let mut vocabulary = Map::with_capacity(self.texts.len());
+        for (id, token) in self.texts.iter().enumerate() {
+            if vocabulary.insert((*token).to_owned(), id.into()).is_some() {
+                return Err(file.problem(TOKENS, format!("has {token:?} twice, the second at {id}")));
+            }
+        }
+        Ok(vocabulary)
+    }
+
+    /// An error about a token.
+    pub fn problem(&self, file: &GgufFile, id: usize, problem: &str) -> Error {
+        file.problem(TOKENS, format!("[{id}] is {:?}, {problem}", self.texts.get(id).unwrap_or(&"")))
+    }
+}
+
+/// A token that is found in the text before anything else is done.
+pub(super) fn added_token(id: usize, content: &str, special: bool) -> Value {
+    json!({
+        "id": id,
+        "content": content,
+        "single_word": false,
+        "lstrip": false,
+        "rstrip": false,
+        "normalized": false,
+        "special": special,
+    })
 }
 
 /// tokenizer_config.json. The class is the plain one, which takes tokenizer.json as it is.
@@ -164,81 +159,8 @@ pub(super) fn generation_config_json(file: &GgufFile) -> Result<Value> {
     Ok(Value::Object(map))
 }
 
-impl PreTokenizer {
-    fn json(&self, prefix_space: bool) -> Value {
-        let byte_level = json!({
-            "type": "ByteLevel",
-            "add_prefix_space": prefix_space,
-            "trim_offsets": true,
-            "use_regex": self.gpt2_split,
-        });
-        let steps = self.steps.iter().map(|step| match step {
-            Step::Digits => json!({"type": "Digits", "individual_digits": true}),
-            Step::Split(regex) => {
-                json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
-            }
-        });
-        let steps: Vec<Value> = steps.chain([byte_level]).collect();
-        json!({"type": "Sequence", "pretokenizers": steps})
-    }
-}
-
-fn pre_tokenizer(file: &GgufFile) -> Result<&'static PreTokenizer> {
-    let model = file.str(MODEL)?;
-    if model != "gpt2" {
-        let problem = format!("is {model}, expected gpt2 (byte-level BPE); use the model's safetensors");
-        return Err(file.problem(MODEL, problem));
-    }
-    let name = file.str_opt(PRE)?.unwrap_or("default");
-    PRE_TOKENIZERS.iter().find(|p| p.names.contains(&name)).ok_or_else(|| {
-        let known: Vec<&str> = PRE_TOKENIZERS.iter().flat_map(|p| p.names).copied().collect();
-        file.problem(PRE, format!("is {name}, expected one of {}; use the model's safetensors", known.join(", ")))
-    })
-}
-
-/// Pairs of tokens; a merge is written as both with a space between.
-fn merges(file: &GgufFile, vocabulary: &Map<String, Value>) -> Result<Vec<Value>> {
-    let merges = file.strs_opt(MERGES)?.ok_or_else(|| file.problem(MERGES, "is missing; convert the model again"))?;
-    let pair = |(at, merge): (usize, &str)| {
-        // The first character can itself be a space only in files whose tokens are not byte-level.
-        let (left, right) = merge
-            .split_once(' ')
-            .filter(|(left, right)| !left.is_empty() && !right.is_empty())
-            .ok_or_else(|| file.problem(MERGES, format!("[{at}] is {merge:?}, expected two tokens")))?;
-        let whole = format!("{left}{right}");
-        match [left, right, &whole].into_iter().find(|token| !vocabulary.contains_key(*token)) {
-            None => Ok(json!([left, right])),
-            Some(token) => Err(file.problem(MERGES, format!("[{at}] needs the token {token:?}, which is missing"))),
-        }
-    };
-    merges.into_iter().enumerate().map(pair).collect()
-}
-
-/// Tokens that are found in the text before anything else is done.
-fn added_tokens(file: &GgufFile, tokens: &[&str]) -> Result<Vec<Value>> {
-    let Some(types) = file.i32s_opt(TYPES)? else { return Ok(Vec::new()) };
-    if types.len() != tokens.len() {
-        let problem = format!("has {} entries, expected {}, one for each token", types.len(), tokens.len());
-        return Err(file.problem(TYPES, problem));
-    }
-    let added = types.iter().zip(tokens).enumerate().filter(|(_, (ty, _))| [CONTROL, USER_DEFINED].contains(*ty));
-    Ok(added
-        .map(|(id, (ty, token))| {
-            json!({
-                "id": id,
-                "content": token,
-                "single_word": false,
-                "lstrip": false,
-                "rstrip": false,
-                "normalized": false,
-                "special": *ty == CONTROL,
-            })
-        })
-        .collect())
-}
-
 /// Puts BOS before a text and EOS after it, where the file asks for them.
-fn post_processor(file: &GgufFile, pre: &PreTokenizer, tokens: &[&str]) -> Result<Value> {
+fn post_processor(file: &GgufFile, adds_bos: bool, tokens: &[&str]) -> Result<Value> {
     let mut specials = Map::new();
     let mut piece = |wanted: bool, key: &str| -> Result<Option<String>> {
         if !wanted {
@@ -249,7 +171,7 @@ fn post_processor(file: &GgufFile, pre: &PreTokenizer, tokens: &[&str]) -> Resul
         specials.insert(token.into(), json!({"id": token, "ids": [id], "tokens": [token]}));
         Ok(Some(token.to_owned()))
     };
-    let bos = file.bool_opt("tokenizer.ggml.add_bos_token")?.unwrap_or(pre.adds_bos);
+    let bos = file.bool_opt("tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos);
     let bos = piece(bos, "tokenizer.ggml.bos_token_id")?;
     let eos = file.bool_opt("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
     let eos = piece(eos, "tokenizer.ggml.eos_token_id")?;
@@ -277,6 +199,7 @@ fn special_token<'a>(file: &GgufFile, key: &str, tokens: &[&'a str]) -> Result<O
 
 #[cfg(test)]
 mod tests {
+    use super::super::byte_level::{MERGES, PRE, PRE_TOKENIZERS};
     use super::super::writer::{Writer, expected, fixture};
     use super::*;
     use tokenizers::Tokenizer;
@@ -349,13 +272,13 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_or_wrong_is_named() {
-        assert!(refused(|w| w.str(MODEL, "llama")).contains("is llama, expected gpt2"));
+        assert!(refused(|w| w.str(MODEL, "t5")).contains("is t5, expected gpt2"));
         assert!(refused(|w| w.str(PRE, "tekken")).contains("is tekken, expected one of smollm"));
         assert!(refused(|w| w.without(TOKENS)).contains("no tokenizer"));
         assert!(refused(|w| w.without(MERGES)).contains("merges is missing"));
         assert!(refused(|w| w.strs(MERGES, &["ab"])).contains("[0] is \"ab\", expected two tokens"));
         assert!(refused(|w| w.strs(MERGES, &["z z"])).contains("[0] needs the token \"zz\""));
-        assert!(refused(|w| w.strs(TOKENS, &["a", "a"])).contains("\"a\" twice"));
+        assert!(refused(|w| w.strs(TOKENS, &["a", "a"]).without(TYPES)).contains("\"a\" twice"));
         assert!(refused(|w| w.i32s(TYPES, &[1])).contains("has 1 entries"));
         assert!(refused(|w| w.u32(TYPES, 1)).contains("expected an array of i32"));
     }

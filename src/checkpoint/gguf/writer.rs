@@ -84,6 +84,10 @@ impl Writer {
         self.array(key, ValueType::I32, values.len(), &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
     }
 
+    pub fn f32s(&mut self, key: &str, values: &[f32]) -> &mut Writer {
+        self.array(key, ValueType::F32, values.len(), &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+    }
+
     pub fn array(&mut self, key: &str, element: ValueType, count: usize, bytes: &[u8]) -> &mut Writer {
         let value = [&(element as u32).to_le_bytes()[..], &(count as u64).to_le_bytes(), bytes].concat();
         self.key(key, ValueType::Array, &value)
@@ -140,6 +144,9 @@ pub(super) fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
     file.write_all(bytes).unwrap();
     file
 }
+
+/// The whole models of `fixtures/gguf`, `tiny-{}.gguf`, in order.
+pub(super) const MODELS: [&str; 8] = ["gemma", "gemma2", "gemma3", "llama", "llama-spm", "phi3", "qwen2", "qwen3"];
 
 /// A file of `fixtures/gguf`.
 pub(super) fn fixture(name: &str) -> std::path::PathBuf {

@@ -1,7 +1,9 @@
 use super::super::GgufCheckpoint;
 use super::super::header::ValueType;
-use super::super::writer::{Writer, expected, fixture};
+use super::super::writer::{MODELS, Writer, expected, fixture};
 use super::*;
+use crate::checkpoint::ConfigFile;
+use crate::model::Recipe;
 
 fn open(change: impl FnOnce(&mut Writer) -> &mut Writer) -> Result<GgufCheckpoint> {
     let mut writer = Writer::llama();
@@ -17,15 +19,131 @@ fn refused(change: impl FnOnce(&mut Writer) -> &mut Writer) -> String {
 
 #[test]
 fn whole_models_have_the_config_that_transformers_reads() {
-    for family in ["llama", "qwen2", "qwen3"] {
+    for family in MODELS {
         let checkpoint = GgufCheckpoint::open(&fixture(&format!("tiny-{family}.gguf"))).unwrap();
         let expected = expected(&format!("tiny-{family}.json"));
         for (key, value) in expected["config"].as_object().unwrap() {
             assert_eq!(checkpoint.config().get(key), Some(value), "{family}: {key}");
         }
-        assert_eq!(checkpoint.config()["rope_theta"], 10_000.0);
+        let theta = if family == "gemma3" { 1e6 } else { 10_000.0 };
+        assert_eq!(checkpoint.config()["rope_theta"], theta);
         assert_eq!(checkpoint.config()["head_dim"], 8);
     }
+}
+
+fn config_of(name: &str) -> Map<String, Value> {
+    GgufCheckpoint::open(&fixture(&format!("tiny-{name}.gguf"))).unwrap().config().clone()
+}
+
+#[test]
+fn the_decoder_reads_every_config() {
+    for family in MODELS {
+        let config = config_of(family);
+        let layers = config["num_hidden_layers"].as_u64().unwrap() as usize;
+        let recipe = Recipe::read(&ConfigFile::from_map(std::path::Path::new(family), config).unwrap()).unwrap();
+        assert_eq!(recipe.layers.len(), layers);
+    }
+}
+
+#[test]
+fn windows_caps_and_scales_are_the_familys() {
+    let gemma2 = config_of("gemma2");
+    assert_eq!((&gemma2["attn_logit_softcapping"], &gemma2["final_logit_softcapping"]), (&json!(50.0), &json!(20.0)));
+    assert_eq!((&gemma2["sliding_window"], &gemma2["query_pre_attn_scalar"]), (&json!(16), &json!(8)));
+    assert_eq!(gemma2["layer_types"], json!(["sliding_attention", "full_attention"]));
+    let gemma3 = config_of("gemma3");
+    assert_eq!(gemma3["rope_scaling"], json!({"rope_type": "linear", "factor": 8.0}));
+    assert_eq!(gemma3["rope_local_base_freq"], 10_000.0);
+    assert_eq!(gemma3["final_logit_softcapping"], Value::Null);
+    assert_eq!(gemma3["layer_types"], json!(["sliding_attention", "sliding_attention"]));
+    let phi3 = config_of("phi3");
+    let factors =
+        json!({"type": "longrope", "long_factor": [1.0, 1.5, 4.0, 8.25], "short_factor": [1.0, 1.0, 1.25, 1.5]});
+    assert_eq!(phi3["rope_scaling"], factors);
+    assert_eq!((&phi3["original_max_position_embeddings"], &phi3["sliding_window"]), (&json!(64), &json!(100)));
+}
+
+/// What a file's metadata say of RoPE and attention, without the model's tensors.
+fn attention_of(
+    name: &str,
+    layers: u32,
+    change: impl FnOnce(&mut Writer) -> &mut Writer,
+) -> Result<Map<String, Value>> {
+    let mut writer = Writer::new();
+    for (key, n) in
+        [("context_length", 4096), ("embedding_length", 48), ("feed_forward_length", 6), ("block_count", layers)]
+    {
+        writer.u32(&format!("{name}.{key}"), n);
+    }
+    writer.u32(&format!("{name}.attention.head_count"), 4).u32(&format!("{name}.attention.key_length"), 8);
+    change(&mut writer);
+    for at in 0..layers {
+        writer.ramp(&format!("t{at}"), &[1]);
+    }
+    writer.ramp(EMBEDDING, &[5, 48]);
+    let file = writer.file();
+    let file = GgufFile::open(file.path())?;
+    let architecture = Architecture::find(name).unwrap();
+    let (sizes, mut config) = (Sizes::read(&file, architecture)?, Map::new());
+    rope::write(&file, architecture, &sizes, &mut config)?;
+    attention::write(&file, architecture, &sizes, &mut config)?;
+    Ok(config)
+}
+
+#[test]
+fn what_older_files_leave_out_is_the_familys_default() {
+    let gemma2 = attention_of("gemma2", 3, |w| w).unwrap();
+    assert_eq!((&gemma2["attn_logit_softcapping"], &gemma2["final_logit_softcapping"]), (&json!(50.0), &json!(30.0)));
+    assert_eq!((&gemma2["sliding_window"], &gemma2["rope_theta"]), (&json!(4096), &json!(10_000.0)));
+    assert_eq!(attention_of("gemma2", 46, |w| w).unwrap()["query_pre_attn_scalar"], 12);
+    let gemma3 = attention_of("gemma3", 7, |w| w).unwrap();
+    assert_eq!((&gemma3["rope_theta"], &gemma3["rope_local_base_freq"]), (&json!(1e6), &json!(1e4)));
+    assert_eq!(gemma3["layer_types"], json!(vec!["full_attention"; 7]));
+    let gemma3 = attention_of("gemma3", 7, |w| w.u32("gemma3.attention.sliding_window", 512)).unwrap();
+    let windows: Vec<bool> =
+        gemma3["layer_types"].as_array().unwrap().iter().map(|t| t == "sliding_attention").collect();
+    assert_eq!(windows, [true, true, true, true, true, false, true]);
+    assert_eq!(attention_of("phi3", 32, |w| w).unwrap()["sliding_window"], 2047);
+    assert_eq!(attention_of("phi3", 4, |w| w).unwrap()["sliding_window"], Value::Null);
+    assert_eq!(
+        attention_of("phi3", 32, |w| w.u32("phi3.attention.sliding_window", 0)).unwrap()["sliding_window"],
+        Value::Null
+    );
+}
+
+#[test]
+fn rope_of_phi3_can_turn_a_part_and_have_its_own_factor() {
+    let longrope = |w: &mut Writer| {
+        w.u32("phi3.rope.dimension_count", 6).u32("phi3.rope.scaling.original_context_length", 1024);
+        w.floats("rope_factors_long.weight", &[3], &[1.0, 2.0, 3.0]);
+        w.floats("rope_factors_short.weight", &[3], &[1.0, 1.0, 1.5]).clone()
+    };
+    let config = attention_of("phi3", 4, |w| {
+        longrope(w);
+        w.f32("phi3.rope.scaling.attn_factor", 1.25)
+    });
+    let config = config.unwrap();
+    assert_eq!(config["partial_rotary_factor"], 0.75);
+    assert_eq!(config["rope_scaling"]["attention_factor"], 1.25);
+    let without = attention_of("phi3", 4, |w| {
+        longrope(w);
+        w.without("rope_factors_short.weight")
+    });
+    assert!(without.unwrap_err().to_string().contains("rope_factors_short.weight"));
+    let odd = attention_of("phi3", 4, |w| w.u32("phi3.rope.dimension_count", 5));
+    assert!(odd.unwrap_err().to_string().contains("rope.dimension_count"));
+    let local = attention_of("phi3", 4, |w| w.f32("phi3.rope.freq_base_swa", 1.0));
+    assert!(local.unwrap_err().to_string().contains("freq_base_swa"));
+}
+
+#[test]
+fn parts_of_models_are_named() {
+    let part = refused(|w| w.u32("split.count", 3).u32("split.no", 1));
+    assert!(part.contains("part 2 of 3 of a split GGUF") && part.contains("llama-gguf-split --merge"), "{part}");
+    assert!(open(|w| w.u32("split.count", 1)).is_ok());
+    assert!(refused(|w| w.str("general.architecture", "clip")).contains("mmproj"));
+    assert!(refused(|w| w.str("general.type", "mmproj")).contains("mmproj"));
+    assert!(refused(|w| w.str("general.type", "adapter")).contains("is adapter, expected a whole model"));
 }
 
 #[test]
@@ -67,8 +185,7 @@ fn an_output_layer_unties() {
 
 #[test]
 fn missing_metadata_is_named() {
-    for key in ["block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"]
-    {
+    for key in ["block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"] {
         let key = format!("llama.{key}");
         assert!(refused(|w| w.without(&key)).contains(&format!("metadata {key} is missing")), "{key}");
         assert!(refused(|w| w.u32(&key, 0)).contains(&key), "{key}");

@@ -1,0 +1,151 @@
+//! Byte-level BPE: `tokenizer.ggml.model` gpt2.
+//!
+//! A GGUF names its pre-tokenizer and leaves what the name means to llama.cpp (`llm_tokenizer_bpe` in llama-vocab.cpp)
+//! or to the original tokenizer.json; [`PRE_TOKENIZERS`] holds that meaning.
+
+use super::file::GgufFile;
+use super::tokenizer::{CONTROL, Parts, Tokens, USER_DEFINED, added_token};
+use crate::error::Result;
+use serde_json::{Map, Value, json};
+
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
+
+/// The parts of tokenizer.json.
+pub(super) fn parts(file: &GgufFile, tokens: &Tokens) -> Result<Parts> {
+    let pre = pre_tokenizer(file)?;
+    let vocabulary = tokens.vocabulary(file)?;
+    let merges = merges(file, &vocabulary)?;
+    let prefix_space = file.bool_opt("tokenizer.ggml.add_space_prefix")?.unwrap_or(false);
+    let added = tokens.of_type(&[CONTROL, USER_DEFINED]).map(|(id, token, ty)| added_token(id, token, ty == CONTROL));
+    Ok(Parts {
+        added: added.collect(),
+        adds_bos: pre.adds_bos,
+        normalizer: if pre.nfc { json!({"type": "NFC"}) } else { Value::Null },
+        pre_tokenizer: pre.json(prefix_space),
+        decoder: json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
+        model: json!({
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": null,
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": false,
+            "byte_fallback": false,
+            "ignore_merges": pre.ignore_merges,
+            "vocab": vocabulary,
+            "merges": merges,
+        }),
+    })
+}
+
+/// How text is cut before BPE, under the names llama.cpp knows it by.
+pub(super) struct PreTokenizer {
+    names: &'static [&'static str],
+    steps: &'static [Step],
+    /// Whether the byte-level step cuts with GPT-2's expression too.
+    gpt2_split: bool,
+    /// Whether text is brought to Unicode's NFC first.
+    nfc: bool,
+    /// Whether a piece that is a token as a whole stays whole.
+    ignore_merges: bool,
+    /// Whether a text begins with BOS where the file does not say.
+    adds_bos: bool,
+}
+
+enum Step {
+    /// Every digit on its own.
+    Digits,
+    /// Every match of an expression on its own.
+    Split(&'static str),
+}
+
+pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
+    PreTokenizer {
+        names: &["smollm"],
+        steps: &[Step::Digits],
+        gpt2_split: true,
+        nfc: false,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer {
+        names: &["llama-bpe", "llama3", "llama-v3"],
+        steps: &[Step::Split(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )],
+        gpt2_split: false,
+        nfc: false,
+        ignore_merges: true,
+        adds_bos: true,
+    },
+    PreTokenizer {
+        names: &["qwen2"],
+        steps: &[Step::Split(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )],
+        gpt2_split: false,
+        nfc: true,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer { names: &["gpt-2"], steps: &[], gpt2_split: true, nfc: false, ignore_merges: false, adds_bos: false },
+    PreTokenizer {
+        names: &["default"],
+        steps: &[
+            Step::Split(r"[\p{P}\$\+<=>\^~\|]+"),
+            Step::Split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
+            Step::Split(r"\p{N}+"),
+            Step::Split(r"[0-9][0-9][0-9]"),
+        ],
+        gpt2_split: false,
+        nfc: false,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+];
+
+impl PreTokenizer {
+    fn json(&self, prefix_space: bool) -> Value {
+        let byte_level = json!({
+            "type": "ByteLevel",
+            "add_prefix_space": prefix_space,
+            "trim_offsets": true,
+            "use_regex": self.gpt2_split,
+        });
+        let steps = self.steps.iter().map(|step| match step {
+            Step::Digits => json!({"type": "Digits", "individual_digits": true}),
+            Step::Split(regex) => {
+                json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+            }
+        });
+        let steps: Vec<Value> = steps.chain([byte_level]).collect();
+        json!({"type": "Sequence", "pretokenizers": steps})
+    }
+}
+
+fn pre_tokenizer(file: &GgufFile) -> Result<&'static PreTokenizer> {
+    let name = file.str_opt(PRE)?.unwrap_or("default");
+    PRE_TOKENIZERS.iter().find(|p| p.names.contains(&name)).ok_or_else(|| {
+        let known: Vec<&str> = PRE_TOKENIZERS.iter().flat_map(|p| p.names).copied().collect();
+        file.problem(PRE, format!("is {name}, expected one of {}; use the model's safetensors", known.join(", ")))
+    })
+}
+
+/// Pairs of tokens; a merge is written as both with a space between.
+fn merges(file: &GgufFile, vocabulary: &Map<String, Value>) -> Result<Vec<Value>> {
+    let merges = file.strs_opt(MERGES)?.ok_or_else(|| file.problem(MERGES, "is missing; convert the model again"))?;
+    let pair = |(at, merge): (usize, &str)| {
+        // The first character can itself be a space only in files whose tokens are not byte-level.
+        let (left, right) = merge
+            .split_once(' ')
+            .filter(|(left, right)| !left.is_empty() && !right.is_empty())
+            .ok_or_else(|| file.problem(MERGES, format!("[{at}] is {merge:?}, expected two tokens")))?;
+        let whole = format!("{left}{right}");
+        match [left, right, &whole].into_iter().find(|token| !vocabulary.contains_key(*token)) {
+            None => Ok(json!([left, right])),
+            Some(token) => Err(file.problem(MERGES, format!("[{at}] needs the token {token:?}, which is missing"))),
+        }
+    };
+    merges.into_iter().enumerate().map(pair).collect()
+}
