@@ -99,10 +99,9 @@ impl Layout {
         let epsilon = format!("{prefix}.attention.layer_norm_rms_epsilon");
         config.insert("rms_norm_eps".into(), json!(file.f64(&epsilon)?));
         attention::write(file, architecture, &sizes, &mut config)?;
+        // null where there is none: left out, some config classes put in a number of their own.
         for (key, name) in SPECIAL_IDS {
-            if let Some(id) = file.u64_opt(key)? {
-                config.insert((*name).into(), id.into());
-            }
+            config.insert((*name).into(), json!(file.u64_opt(key)?));
         }
         config.insert("torch_dtype".into(), "float32".into());
         Ok(Layout { config, tensors, head_size: sizes.head })
