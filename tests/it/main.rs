@@ -1,6 +1,7 @@
 //! The one integration binary. Tests that need the real model are ignored unless asked for: `make test` fetches it.
 
 mod parity;
+mod second_opinion;
 mod smollm2;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.

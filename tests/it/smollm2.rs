@@ -107,3 +107,33 @@ fn every_expected_figure_is_met() {
     }
     println!("largest relative difference of all figures: {:.2e} ({})", worst.0, worst.1);
 }
+
+// In every dtype.
+
+/// What the paper found: one neuron.
+const CRITICAL: &str = "L11.mlp.down_proj:out:507";
+
+#[test]
+#[ignore = "needs `make model`"]
+fn the_critical_set_is_the_same_in_every_dtype() {
+    use achilles_audit::locate::{self, locate};
+    use achilles_audit::model::Arithmetic;
+
+    let mut nlls = std::collections::HashMap::new();
+    for arithmetic in [Arithmetic::F64, Arithmetic::F32, Arithmetic::F16, Arithmetic::Bf16] {
+        let checkpoint = Checkpoint::open(&crate::smollm2_folder(), &Silent).unwrap();
+        let text = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap();
+        let recipe = Recipe::read(checkpoint.config()).unwrap();
+        let settings = Settings { arithmetic, device: DeviceChoice::Cpu, residency: Some(Residency::Streamed) };
+        let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+        let settings = locate::Settings { samples: 10, ..locate::Settings::default() };
+        let started = std::time::Instant::now();
+        let report = locate(&model, &text, &settings, 0.0, &Silent).unwrap();
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{:4} base NLL {:.6} nats, located in {seconds:.1} s", arithmetic.as_str(), report.base.nll_nats);
+        let expected: Vec<Neuron> = vec![CRITICAL.parse().unwrap()];
+        assert_eq!(report.critical_set.unwrap().neurons, expected, "{}", arithmetic.as_str());
+        nlls.insert(arithmetic.as_str(), report.base.nll_nats);
+    }
+    assert!((nlls["f32"] - nlls["f64"]).abs() <= 1e-4, "{nlls:?}");
+}
