@@ -339,6 +339,24 @@ impl Recipe {
         all
     }
 
+    /// The names that modules have within layers, each once; an expert's number is written `N`.
+    pub fn names_in_layers(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for module in (0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)) {
+            let name = module.path.splitn(4, '.').nth(3).unwrap_or_default();
+            let name = match name.split_once(".experts.") {
+                Some((mlp, rest)) => {
+                    format!("{mlp}.experts.N{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+                }
+                None => name.to_owned(),
+            };
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     /// Name and shape of every tensor the decoder reads.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut all: Vec<_> = self.modules().iter().flat_map(Module::tensors).collect();

@@ -3,6 +3,7 @@
 
 use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::locate::SiteSelection;
 use achilles_audit::metrics::nll_nats;
 use achilles_audit::model::{Arithmetic, DeviceChoice, Hook, Model, NoHook, Recipe, Residency, Row, Settings};
 use achilles_audit::neuron::{Action, Intervention, Side, Site};
@@ -230,5 +231,20 @@ fn both_forms_of_a_config_are_one_recipe() {
         if folder.join("config.nested.json").exists() {
             assert_eq!(recipe("config.nested.json"), new, "{}", folder.display());
         }
+    }
+}
+
+#[test]
+fn reference_sites_are_those_the_published_code_hooks() {
+    for folder in fixtures() {
+        let reference = Reference::read(&folder);
+        let model = model(&folder, "config.json", Arithmetic::F32, Residency::Streamed);
+        let sites = SiteSelection::Reference.select(&model, Side::Out).unwrap();
+        let mut ours: Vec<&str> = sites.iter().map(|s| s.site.module.as_str()).collect();
+        let mut theirs: Vec<&str> =
+            reference.json["reference_sites"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs, "{}", folder.display());
     }
 }
