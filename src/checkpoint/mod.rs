@@ -52,6 +52,7 @@ impl Checkpoint {
         }
         let config = ConfigFile::read(&config_path)?;
         let tensors = Tensors::open_directory(root)?;
+        check_depth(&config, &tensors)?;
         let tokenizer = root.join("tokenizer.json");
         if !tokenizer.exists() {
             let problem = "no tokenizer.json in this folder; write it with transformers: \
@@ -99,6 +100,19 @@ impl Checkpoint {
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
     }
+}
+
+/// Refuses a config that asks for more layers than there are tensors, before anyone allocates a plan for each.
+fn check_depth(config: &ConfigFile, tensors: &Tensors) -> Result<()> {
+    const KEY: &str = "num_hidden_layers";
+    let count = tensors.iter().count();
+    let reader = config.reader();
+    for part in [reader.object_opt("text_config")?, Some(reader)].into_iter().flatten() {
+        if part.get(KEY).and_then(|v| v.as_f64()).is_some_and(|layers| layers > count as f64) {
+            return Err(part.wrong(KEY, &format!("at most {count}, as many as there are tensors")));
+        }
+    }
+    Ok(())
 }
 
 /// Lower-case hex SHA-256.

@@ -1,6 +1,9 @@
 //! The one integration binary. Tests that need the real model are ignored unless asked for: `make test` fetches it.
 
+mod bad_input;
+mod command_line;
 mod smollm2;
+mod tiny;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.
 fn smollm2_folder() -> String {
