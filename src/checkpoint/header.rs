@@ -181,7 +181,7 @@ impl Entries {
             let end = start.checked_add(end).ok_or_else(|| HeaderError::Overflow(name.clone()))?;
             tensors.push(TensorEntry { name, dtype: raw.dtype, shape: raw.shape, bytes: start + begin..end });
         }
-        tensors.sort_by(|a, b| (a.bytes.start, a.bytes.end).cmp(&(b.bytes.start, b.bytes.end)));
+        tensors.sort_by_key(|t| (t.bytes.start, t.bytes.end));
         let mut at = start;
         let mut previous = "";
         for tensor in &tensors {

@@ -70,6 +70,13 @@ mod tests {
         (0..n).map(|c| Entry { neuron: neuron(c), importance: (n - c) as f64, position: 0 }).collect()
     }
 
+    /// The damage of a set of masked channels.
+    type Damage = fn(&[usize]) -> f64;
+
+    fn has(set: &[usize], wanted: &[usize]) -> bool {
+        wanted.iter().all(|w| set.contains(w))
+    }
+
     fn channels(set: &[Neuron]) -> Vec<usize> {
         set.iter().map(|n| n.channel).collect()
     }
@@ -89,16 +96,15 @@ mod tests {
 
     #[test]
     fn what_is_needed_stays() {
-        let has = |set: &[usize], wanted: &[usize]| wanted.iter().all(|w| set.contains(w));
-        let cases: [(&str, fn(&[usize], &dyn Fn(&[usize], &[usize]) -> bool) -> f64, &[usize]); 5] = [
-            ("one alone", |s, has| if has(s, &[3]) { 4.0 } else { 0.1 }, &[3]),
-            ("three together", |s, has| if has(s, &[1, 4, 6]) { 1.5 } else { 0.1 }, &[1, 4, 6]),
-            ("everything", |s, _| s.len() as f64 / 8.0, &[0, 1, 2, 3, 4, 5, 6, 7]),
-            ("the larger of two ways", |s, has| 2.0 * f64::from(has(s, &[5])) + f64::from(has(s, &[0])), &[5]),
-            ("overflow is collapse", |s, has| if has(s, &[2, 7]) { f64::NAN } else { 0.0 }, &[2, 7]),
+        let cases: [(&str, Damage, &[usize]); 5] = [
+            ("one alone", |s| if has(s, &[3]) { 4.0 } else { 0.1 }, &[3]),
+            ("three together", |s| if has(s, &[1, 4, 6]) { 1.5 } else { 0.1 }, &[1, 4, 6]),
+            ("everything", |s| s.len() as f64 / 8.0, &[0, 1, 2, 3, 4, 5, 6, 7]),
+            ("the larger of two ways", |s| 2.0 * f64::from(has(s, &[5])) + f64::from(has(s, &[0])), &[5]),
+            ("overflow is collapse", |s| if has(s, &[2, 7]) { f64::NAN } else { 0.0 }, &[2, 7]),
         ];
         for (name, damage, expected) in cases {
-            let set = minimal(8, move |s| damage(s, &has));
+            let set = minimal(8, damage);
             assert_eq!(channels(&set.neurons), expected, "{name}");
             let subsets = if expected.len() <= MAX_SUBSETS_OF { (1 << expected.len()) - 1 } else { 0 };
             assert_eq!(set.subsets.len(), subsets, "{name}");
