@@ -57,7 +57,7 @@ fn mismatches(value: &Value, shape: &Value, at: &str, found: &mut Vec<String>) {
                 "b" => value.is_boolean(),
                 other => panic!("no such kind: {other}"),
             };
-            if !holds && !(kind.ends_with('?') && value.is_null()) {
+            if !(holds || kind.ends_with('?') && value.is_null()) {
                 found.push(format!("{at} is {value}, expected {kind}"));
             }
         }
