@@ -357,6 +357,15 @@ impl Recipe {
         names
     }
 
+    /// A lower bound of the number of tensors: one a layer and one an expert.
+    pub fn fewest_tensors(&self) -> usize {
+        let of = |layer: &LayerPlan| match layer.mlp {
+            Mlp::Dense(_) => 1,
+            Mlp::Experts(experts) => experts.count,
+        };
+        self.layers.iter().map(of).fold(0, usize::saturating_add)
+    }
+
     /// Name and shape of every tensor the decoder reads.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut all: Vec<_> = self.modules().iter().flat_map(Module::tensors).collect();
