@@ -4,7 +4,7 @@ use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::locate::{self, Evaluator, SiteSelection, locate};
 use achilles_audit::metrics;
-use achilles_audit::model::{DeviceChoice, Hook, Model, Recipe, Residency, Row, Settings};
+use achilles_audit::model::{Arithmetic, DeviceChoice, Hook, Model, Recipe, Residency, Row, Settings};
 use achilles_audit::neuron::{Action, Intervention, Neuron, Side, Site};
 use achilles_audit::progress::Silent;
 use achilles_audit::text::{Encoded, REFERENCE_TEXT, Tokenizer};
@@ -205,4 +205,26 @@ fn the_input_side_agrees_with_pytorch() {
     for (member, damage) in members.iter().zip(&damages[2..]) {
         assert!(*damage < settings.epsilon, "{member} can go: {damage}");
     }
+}
+
+#[test]
+#[ignore = "needs `make model`"]
+fn the_critical_set_is_the_same_in_every_dtype() {
+    let mut nlls = std::collections::HashMap::new();
+    for arithmetic in [Arithmetic::F64, Arithmetic::F32, Arithmetic::F16, Arithmetic::Bf16] {
+        let checkpoint = Checkpoint::open(&crate::smollm2_folder(), &Silent).unwrap();
+        let text = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap();
+        let recipe = Recipe::read(checkpoint.config()).unwrap();
+        let settings = Settings { arithmetic, device: DeviceChoice::Cpu, residency: Some(Residency::Streamed) };
+        let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+        let settings = locate::Settings { samples: 10, ..locate::Settings::default() };
+        let started = std::time::Instant::now();
+        let report = locate(&model, &text, &settings, 0.0, &Silent).unwrap();
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{:4} base NLL {:.6} nats, located in {seconds:.1} s", arithmetic.as_str(), report.base.nll_nats);
+        let expected: Vec<Neuron> = vec!["L11.mlp.down_proj:out:507".parse().unwrap()];
+        assert_eq!(report.critical_set.unwrap().neurons, expected, "{}", arithmetic.as_str());
+        nlls.insert(arithmetic.as_str(), report.base.nll_nats);
+    }
+    assert!((nlls["f32"] - nlls["f64"]).abs() <= 1e-4, "{nlls:?}");
 }
