@@ -187,6 +187,13 @@ fn widen<T: WithDType>(values: Values<'_>, shape: Vec<usize>) -> Option<candle_c
 /// A tensor is missing, has another shape than the config gives, or is not of a float dtype.
 pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     let root = tensors.root();
+    // Before the names of all of them are made, as a config can ask for billions.
+    let (least, found) = (recipe.fewest_tensors(), tensors.iter().count());
+    if least > found {
+        let problem =
+            format!("holds {found} tensors, its config asks for at least {least}; the two do not belong together");
+        return Err(Error::file(root, problem));
+    }
     let expected = recipe.tensors();
     let missing: Vec<&str> =
         expected.iter().filter(|(n, _)| tensors.get(n).is_none()).map(|(n, _)| n.as_str()).collect();

@@ -3,6 +3,7 @@
 
 use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::locate::SiteSelection;
 use achilles_audit::metrics::nll_nats;
 use achilles_audit::model::{Arithmetic, DeviceChoice, Hook, Model, NoHook, Recipe, Residency, Row, Settings};
 use achilles_audit::neuron::{Action, Intervention, Side, Site};
@@ -251,7 +252,7 @@ impl Compared<'_> {
     fn failures(&self) -> impl Iterator<Item = String> {
         let head = format!("{} {}", self.family, self.arithmetic.as_str());
         // Not `found > allowed`: NaN fails.
-        let failed = self.all.iter().filter(|d| !(d.found <= d.allowed));
+        let failed = self.all.iter().filter(|d| d.found.is_nan() || d.found > d.allowed);
         failed.map(move |d| format!("{head} {}: {:.2e}, allowed {:.2e}", d.what, d.found, d.allowed))
     }
 
@@ -359,5 +360,20 @@ fn both_forms_of_a_config_are_one_recipe() {
         if folder.join("config.nested.json").exists() {
             assert_eq!(recipe("config.nested.json"), new, "{}", folder.display());
         }
+    }
+}
+
+#[test]
+fn reference_sites_are_those_the_published_code_hooks() {
+    for folder in fixtures() {
+        let reference = Reference::read(&folder);
+        let model = model(&folder, "config.json", Arithmetic::F32, Residency::Streamed);
+        let sites = SiteSelection::Reference.select(&model, Side::Out).unwrap();
+        let mut ours: Vec<&str> = sites.iter().map(|s| s.site.module.as_str()).collect();
+        let mut theirs: Vec<&str> =
+            reference.json["reference_sites"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs, "{}", folder.display());
     }
 }

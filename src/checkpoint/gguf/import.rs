@@ -65,7 +65,7 @@ pub fn import(gguf: &Path, out: &Path, dtype: ImportDtype, progress: &dyn Progre
     for (name, document) in documents {
         write_file(&folder.path().join(name), |file| {
             serde_json::to_writer_pretty(&mut *file, &document)?;
-            Ok(file.write_all(b"\n")?)
+            file.write_all(b"\n")
         })?;
     }
     let summary = write_weights(&checkpoint, &folder.path().join("model.safetensors"), dtype, progress)?;
@@ -248,5 +248,140 @@ impl FromStr for ImportDtype {
             "f32" => Ok(ImportDtype::F32),
             _ => Err(Error::input(format!("dtype {text:?}: expected bf16, f16 or f32"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::writer::{Writer, expected, fixture};
+    use super::*;
+    use crate::progress::Silent;
+    use safetensors::SafeTensors;
+    use sha2::{Digest, Sha256};
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_folder_holds_what_transformers_makes_of_the_file() {
+        let place = tempfile::tempdir().unwrap();
+        for family in ["llama", "qwen2", "qwen3"] {
+            let out = place.path().join(family);
+            let gguf = fixture(&format!("tiny-{family}.gguf"));
+            let summary = import(&gguf, &out, ImportDtype::Bf16, &Silent).unwrap();
+            let files = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"];
+            assert_eq!(names(&out), [&files[..], &["tokenizer_config.json"]].concat());
+            let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+            assert_eq!((summary.bytes, summary.folder), (bytes.len() as u64, out.clone()));
+            let (header_bytes, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+            assert_eq!(header_bytes % 8, 0);
+            assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+            let read = SafeTensors::deserialize(&bytes).unwrap();
+            let expected = expected(&format!("tiny-{family}.json"));
+            assert_eq!(read.len(), expected["tensors"].as_object().unwrap().len());
+            for (name, view) in read.tensors() {
+                let hash: String = Sha256::digest(view.data()).iter().map(|b| format!("{b:02x}")).collect();
+                assert_eq!(expected["tensors"][&name], serde_json::json!([view.shape(), hash]), "{family}: {name}");
+            }
+            // The reference serializer, given the same tensors, writes the same bytes.
+            let again = safetensors::serialize(read.tensors(), metadata.metadata().clone()).unwrap();
+            assert!(again == bytes, "{family}: differs from the reference serializer");
+            let config: Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+            assert_eq!(config["torch_dtype"], "bfloat16");
+            out.join("tokenizer.json").to_str().map(tokenizers::Tokenizer::from_file).unwrap().unwrap();
+        }
+        assert_eq!(names(place.path()), ["llama", "qwen2", "qwen3"], "nothing temporary is left");
+    }
+
+    #[test]
+    fn f32_keeps_every_bit() {
+        let place = tempfile::tempdir().unwrap();
+        let out = place.path().join("out");
+        let gguf = fixture("tiny-llama.gguf");
+        import(&gguf, &out, ImportDtype::F32, &Silent).unwrap();
+        let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+        let read = SafeTensors::deserialize(&bytes).unwrap();
+        let checkpoint = GgufCheckpoint::open(&gguf).unwrap();
+        for (name, shape) in checkpoint.tensors() {
+            let rows: Vec<u8> =
+                checkpoint.rows(name, 0..shape[0]).unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
+            assert_eq!(read.tensor(name).unwrap().data(), rows, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_used_place_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let gguf = fixture("tiny-llama.gguf");
+        let out = place.path().join("out");
+        let refused = |out: &Path| import(&gguf, out, ImportDtype::Bf16, &Silent).unwrap_err().to_string();
+        std::fs::create_dir(&out).unwrap();
+        std::fs::write(out.join("mine"), "x").unwrap();
+        assert!(refused(&out).contains("not empty"));
+        assert!(refused(&out.join("mine")).contains("not a folder"));
+        assert!(refused(&out.join("no/such")).contains("create it first"));
+        assert_eq!((names(place.path()), names(&out)), (vec!["out".to_owned()], vec!["mine".to_owned()]));
+        std::fs::remove_file(out.join("mine")).unwrap();
+        import(&gguf, &out, ImportDtype::Bf16, &Silent).unwrap();
+        assert_eq!(names(&out).len(), 5);
+    }
+
+    struct StopAt(std::sync::atomic::AtomicU64);
+
+    impl Progress for StopAt {
+        fn advance(&self, steps: u64) -> Result<()> {
+            let left = self.0.load(std::sync::atomic::Ordering::Relaxed);
+            self.0.store(left.saturating_sub(steps), std::sync::atomic::Ordering::Relaxed);
+            if left <= steps { Err(Error::Interrupted) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_import_leaves_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let out = place.path().join("out");
+        let stop = StopAt(20_000.into());
+        let error = import(&fixture("tiny-llama.gguf"), &out, ImportDtype::Bf16, &stop).unwrap_err();
+        assert!(matches!(error, Error::Interrupted), "{error}");
+        assert!(names(place.path()).is_empty());
+    }
+
+    #[test]
+    fn a_weight_beyond_the_type_is_refused() {
+        let mut out = Vec::new();
+        assert!(ImportDtype::F16.encode(&[1.0, 70_000.0], &mut out).unwrap_err().contains("70000"));
+        assert!(ImportDtype::Bf16.encode(&[f32::MAX], &mut out).is_err());
+        assert!(ImportDtype::F16.encode(&[f32::INFINITY, f32::NAN], &mut out).is_ok());
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even() {
+        let mut out = Vec::new();
+        let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1.0 + 1.0 / 255.0, -(1.0 + 1.0 / 256.0)];
+        ImportDtype::Bf16.encode(&ties, &mut out).unwrap();
+        let bits: Vec<u16> = out.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
+        assert_eq!(bits, [0x3f80, 0x3f82, 0x3f81, 0xbf80]);
+    }
+
+    #[test]
+    fn no_tokenizer_no_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let out = place.path().join("out");
+        let gguf = Writer::llama().file();
+        let problem = import(gguf.path(), &out, ImportDtype::Bf16, &Silent).unwrap_err().to_string();
+        assert!(problem.contains("tokenizer.ggml.model is missing"), "{problem}");
+        assert!(names(place.path()).is_empty());
+    }
+
+    #[test]
+    fn dtypes_print_and_parse() {
+        for dtype in [ImportDtype::Bf16, ImportDtype::F16, ImportDtype::F32] {
+            assert_eq!(dtype.to_string().parse::<ImportDtype>().unwrap(), dtype);
+        }
+        assert!("fp8".parse::<ImportDtype>().is_err());
     }
 }

@@ -4,6 +4,7 @@ mod architecture;
 mod config;
 mod dequantize;
 pub mod file;
+pub mod header;
 pub mod import;
 mod rope;
 mod tokenizer;
@@ -105,5 +106,47 @@ impl GgufCheckpoint {
             self.file.rows_into(&source.gguf, interleaved_row(at, self.layout.head_size), row)
         })?;
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::writer::{Writer, expected, fixture};
+    use super::*;
+    use half::bf16;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn whole_models_are_bit_equal_to_transformers() {
+        for family in ["llama", "qwen2", "qwen3"] {
+            let checkpoint = GgufCheckpoint::open(&fixture(&format!("tiny-{family}.gguf"))).unwrap();
+            let expected = expected(&format!("tiny-{family}.json"));
+            let expected = expected["tensors"].as_object().unwrap();
+            let names: Vec<&str> = checkpoint.tensors().map(|(name, _)| name).collect();
+            assert_eq!(names, expected.keys().map(String::as_str).collect::<Vec<_>>(), "{family}");
+            for (name, shape) in checkpoint.tensors() {
+                let rows = checkpoint.rows(name, 0..shape[0]).unwrap();
+                let bytes: Vec<u8> = rows.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+                let hash: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+                assert_eq!(expected[name], serde_json::json!([shape, hash]), "{family}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn part_of_an_interleaved_tensor_is_the_part_of_the_whole() {
+        let checkpoint = GgufCheckpoint::open(Writer::llama().file().path()).unwrap();
+        let name = "model.layers.0.self_attn.q_proj.weight";
+        let whole = checkpoint.rows(name, 0..8).unwrap();
+        assert_eq!(whole[..32].iter().step_by(8).copied().collect::<Vec<_>>(), [0.0, 16.0, 8.0, 24.0]);
+        assert_eq!(checkpoint.rows(name, 3..6).unwrap(), whole[24..48]);
+        assert!(checkpoint.rows(name, 5..9).unwrap_err().to_string().contains("has 8 rows"));
+        assert!(checkpoint.rows("model.nothing", 0..1).is_err());
+    }
+
+    #[test]
+    fn a_row_of_a_vector_is_an_element() {
+        let checkpoint = GgufCheckpoint::open(Writer::llama().file().path()).unwrap();
+        assert_eq!(checkpoint.rows("model.norm.weight", 2..5).unwrap(), [2.0, 3.0, 4.0]);
     }
 }

@@ -23,6 +23,11 @@ pub(super) fn rope_scaling(file: &GgufFile, prefix: &str, theta: f64, head_size:
         if let Some(other) = scaled {
             return Err(Error::tensor(file.path(), FACTORS, format!("is there beside {other} scaling, expected one")));
         }
+        let shape = file.tensor(FACTORS).map(|info| info.shape.as_slice());
+        if shape != Some(&[head_size / 2]) {
+            let problem = format!("has shape {:?}, expected [{}]", shape.unwrap_or_default(), head_size / 2);
+            return Err(Error::tensor(file.path(), FACTORS, problem));
+        }
         let factors: Vec<f64> = file.rows(FACTORS, 0..head_size / 2)?.into_iter().map(f64::from).collect();
         let context = file.f64_opt(&key("scaling.original_context_length"))?;
         return llama3(&factors, theta, head_size, context).map_err(|p| Error::tensor(file.path(), FACTORS, p));
@@ -88,21 +93,22 @@ fn llama3(factors: &[f64], theta: f64, head_size: usize, context: Option<f64>) -
     })))
 }
 
-/// `high_freq_factor` and the original context from the two outermost factors that lie between 1 and the largest:
-/// there 1 / f is linear in the frequency.
-fn fit(factors: &[f64], factor: f64, theta: f64, head_size: usize) -> Option<(f64, f64)> {
+/// What `high_freq_factor` and the original context can be, by the factors that lie between 1 and the largest: there
+/// 1 / f is linear in the frequency. One such factor gives the context if the other is 4, two give both.
+fn fit(factors: &[f64], factor: f64, theta: f64, head_size: usize) -> Vec<(f64, f64)> {
     let between: Vec<(f64, f64)> = frequencies(theta, head_size)
         .zip(factors)
         .filter(|(_, f)| **f > 1.0 && **f < factor)
         .map(|(frequency, f)| (frequency, (1.0 / f - 1.0 / factor) / (1.0 - 1.0 / factor)))
         .collect();
-    let ((x0, y0), (x1, y1)) = (between.first()?, between.last()?);
+    let (Some((x0, y0)), Some((x1, y1))) = (between.first(), between.last()) else { return Vec::new() };
+    let one = (4.0, TAU / x0 * (1.0 + 3.0 * y0));
     let slope = (y1 - y0) / (x1 - x0);
     let high = 1.0 - 1.0 / (y0 - slope * x0);
-    let original = slope * TAU * (high - 1.0);
+    let two = (high, slope * TAU * (high - 1.0));
     // What people write: whole contexts, factors of few digits.
-    let (high, original) = ((high * 100.0).round() / 100.0, original.round());
-    (high > 1.0 && (1.0..=4e9).contains(&original)).then_some((high, original))
+    let rounded = [one, two].map(|(high, original)| ((high * 100.0).round() / 100.0, original.round()));
+    rounded.into_iter().filter(|(high, original)| *high > 1.0 && (1.0..=4e9).contains(original)).collect()
 }
 
 /// As `convert_hf_to_gguf.py` computes them.

@@ -274,3 +274,110 @@ fn special_token<'a>(file: &GgufFile, key: &str, tokens: &[&'a str]) -> Result<O
     let token = token.ok_or_else(|| file.problem(key, format!("is {id}, but there are {} tokens", tokens.len())))?;
     Ok(Some((token, id)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::writer::{Writer, expected, fixture};
+    use super::*;
+    use tokenizers::Tokenizer;
+
+    /// The vocabulary of the fixture under another pre-tokenizer.
+    fn vocabulary(pre: &str) -> Writer {
+        let file = GgufFile::open(&fixture("tiny-llama.gguf")).unwrap();
+        let mut writer = Writer::new();
+        writer.str(MODEL, "gpt2").str(PRE, pre);
+        writer.strs(TOKENS, &file.strs_opt(TOKENS).unwrap().unwrap());
+        writer.strs(MERGES, &file.strs_opt(MERGES).unwrap().unwrap());
+        writer.i32s(TYPES, &file.i32s_opt(TYPES).unwrap().unwrap());
+        for key in ["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"] {
+            writer.u32(key, file.u64_opt(key).unwrap().unwrap() as u32);
+        }
+        writer
+    }
+
+    fn open(writer: &Writer) -> GgufFile {
+        GgufFile::open(writer.file().path()).unwrap()
+    }
+
+    fn tokenizer(writer: &Writer) -> Tokenizer {
+        tokenizer_json(&open(writer)).unwrap().to_string().parse().unwrap()
+    }
+
+    fn refused(change: impl FnOnce(&mut Writer) -> &mut Writer) -> String {
+        let mut writer = vocabulary("smollm");
+        change(&mut writer);
+        tokenizer_json(&open(&writer)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn ids_are_those_of_the_tokenizers_that_the_names_mean() {
+        let expected = expected("tokens.json");
+        let texts = expected["texts"].as_array().unwrap();
+        for (pre, ids) in expected["ids"].as_object().unwrap() {
+            let tokenizer = tokenizer(&vocabulary(pre));
+            for (text, ids) in texts.iter().zip(ids.as_array().unwrap()) {
+                let encoded = tokenizer.encode(text.as_str().unwrap(), true).unwrap();
+                assert_eq!(json!(encoded.get_ids()), *ids, "{pre}: {text}");
+            }
+        }
+        assert_eq!(expected["ids"].as_object().unwrap().len(), PRE_TOKENIZERS.len());
+    }
+
+    #[test]
+    fn the_file_says_whether_texts_begin_and_end_with_a_special_token() {
+        let mut writer = vocabulary("llama-bpe");
+        let (begin, end) = (289, 290);
+        let ids = |w: &Writer| tokenizer(w).encode("ab", true).unwrap().get_ids().to_vec();
+        let text = ids(writer.clone().bool("tokenizer.ggml.add_bos_token", false));
+        assert_eq!(ids(&writer), [&[begin], &text[..]].concat());
+        assert_eq!(ids(writer.bool("tokenizer.ggml.add_eos_token", true)), [&[begin], &text[..], &[end]].concat());
+        let tokenizer = tokenizer(&writer);
+        assert_eq!(tokenizer.encode("ab", false).unwrap().get_ids(), text);
+        assert_eq!(tokenizer.decode(&ids(&writer), true).unwrap(), "ab");
+        assert!(
+            refused(|w| w.bool("tokenizer.ggml.add_bos_token", true).without("tokenizer.ggml.bos_token_id"))
+                .contains("bos_token_id is missing")
+        );
+    }
+
+    #[test]
+    fn aliases_mean_the_same() {
+        let json = |pre| tokenizer_json(&open(&vocabulary(pre))).unwrap();
+        assert_eq!(json("llama-bpe"), json("llama3"));
+        assert_eq!(tokenizer_json(&open(vocabulary("default").without(PRE))).unwrap(), json("default"));
+    }
+
+    #[test]
+    fn what_is_not_supported_or_wrong_is_named() {
+        assert!(refused(|w| w.str(MODEL, "llama")).contains("is llama, expected gpt2"));
+        assert!(refused(|w| w.str(PRE, "tekken")).contains("is tekken, expected one of smollm"));
+        assert!(refused(|w| w.without(TOKENS)).contains("no tokenizer"));
+        assert!(refused(|w| w.without(MERGES)).contains("merges is missing"));
+        assert!(refused(|w| w.strs(MERGES, &["ab"])).contains("[0] is \"ab\", expected two tokens"));
+        assert!(refused(|w| w.strs(MERGES, &["z z"])).contains("[0] needs the token \"zz\""));
+        assert!(refused(|w| w.strs(TOKENS, &["a", "a"])).contains("\"a\" twice"));
+        assert!(refused(|w| w.i32s(TYPES, &[1])).contains("has 1 entries"));
+        assert!(refused(|w| w.u32(TYPES, 1)).contains("expected an array of i32"));
+    }
+
+    #[test]
+    fn special_tokens_are_texts_in_tokenizer_config() {
+        let mut writer = vocabulary("smollm");
+        writer.str("tokenizer.chat_template", "{{ x }}");
+        let config = tokenizer_config_json(&open(&writer), &Map::new()).unwrap();
+        assert_eq!((&config["bos_token"], &config["eos_token"]), (&json!("<|begin|>"), &json!("<|end|>")));
+        assert_eq!(config["chat_template"], "{{ x }}");
+        assert!(config.get("pad_token").is_none());
+        writer.u32("tokenizer.ggml.padding_token_id", 9999);
+        let problem = tokenizer_config_json(&open(&writer), &Map::new()).unwrap_err().to_string();
+        assert!(problem.contains("padding_token_id is 9999"), "{problem}");
+    }
+
+    #[test]
+    fn generation_ends_at_the_end_of_a_turn_too() {
+        let mut writer = vocabulary("smollm");
+        assert_eq!(generation_config_json(&open(&writer)).unwrap()["eos_token_id"], 290);
+        writer.u32("tokenizer.ggml.eot_token_id", 291);
+        assert_eq!(generation_config_json(&open(&writer)).unwrap()["eos_token_id"], json!([290, 291]));
+    }
+}
