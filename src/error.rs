@@ -26,7 +26,7 @@ pub enum Error {
         problem: String,
     },
     /// A safetensors header breaks the format.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}; such a file is not read: fetch it again from its source", path.display())]
     Header {
         /// The safetensors file.
         path: PathBuf,

@@ -69,5 +69,9 @@ impl Tokenizer {
 /// # Errors
 /// It cannot be read or is not UTF-8.
 pub fn read_file(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(Error::io(path))
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let problem = format!("expected text in UTF-8, byte {} is not; convert it first", e.utf8_error().valid_up_to());
+        Error::file(path, problem)
+    })
 }

@@ -41,13 +41,13 @@ pub struct TensorEntry {
 #[non_exhaustive]
 pub enum HeaderError {
     /// Fewer than the 8 bytes of the length.
-    #[error("truncated: a safetensors file begins with 8 bytes, this one has {0}; fetch it again")]
+    #[error("truncated: a safetensors file begins with 8 bytes, this one has {0}")]
     NoLength(u64),
     /// The length is beyond what the format allows.
     #[error("header length {0} is over the format's limit of 100,000,000 bytes; this is not a safetensors file")]
     TooLong(u64),
     /// The header would end after the file.
-    #[error("truncated: the header needs {needed} bytes, the file has {found}; fetch it again")]
+    #[error("truncated: the header needs {needed} bytes, the file has {found}")]
     PastTheEnd {
         /// 8 plus the length the file gives.
         needed: u64,
@@ -101,7 +101,7 @@ pub enum HeaderError {
         to: u64,
     },
     /// The file ends before its last tensor.
-    #[error("truncated: the tensors need {needed} bytes, the file has {found}; fetch it again")]
+    #[error("truncated: the tensors need {needed} bytes, the file has {found}")]
     Truncated {
         /// By the header.
         needed: u64,
@@ -181,7 +181,7 @@ impl Entries {
             let end = start.checked_add(end).ok_or_else(|| HeaderError::Overflow(name.clone()))?;
             tensors.push(TensorEntry { name, dtype: raw.dtype, shape: raw.shape, bytes: start + begin..end });
         }
-        tensors.sort_by(|a, b| (a.bytes.start, a.bytes.end).cmp(&(b.bytes.start, b.bytes.end)));
+        tensors.sort_by_key(|t| (t.bytes.start, t.bytes.end));
         let mut at = start;
         let mut previous = "";
         for tensor in &tensors {

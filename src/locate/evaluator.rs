@@ -8,18 +8,32 @@ use crate::progress::Progress;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Measures the NLL under each of some sets, as rows of one batch; the text names the wait.
+type Measure<'a> = Box<dyn FnMut(&str, &[Vec<Neuron>]) -> Result<Vec<f64>> + 'a>;
+
 /// Masks sets of neurons and remembers what it measured.
 pub struct Evaluator<'a> {
-    model: &'a Model,
-    tokens: Arc<[u32]>,
-    progress: &'a dyn Progress,
+    measure: Measure<'a>,
     known: HashMap<Vec<Neuron>, f64>,
 }
 
 impl<'a> Evaluator<'a> {
     /// An evaluator of `tokens` under `model`.
     pub fn new(model: &'a Model, tokens: Arc<[u32]>, progress: &'a dyn Progress) -> Evaluator<'a> {
-        Evaluator { model, tokens, progress, known: HashMap::new() }
+        Evaluator::measuring(move |stage, sets| {
+            let row =
+                |set: &Vec<Neuron>| Row::with(tokens.clone(), set.iter().cloned().map(Intervention::zero).collect());
+            let rows: Vec<Row> = sets.iter().map(row).collect();
+            progress.begin(stage, (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
+            let nlls = metrics::nlls(model, &rows, progress)?;
+            progress.end();
+            Ok(nlls)
+        })
+    }
+
+    /// An evaluator of whatever `measure` gives for sets of masked neurons.
+    pub(super) fn measuring(measure: impl FnMut(&str, &[Vec<Neuron>]) -> Result<Vec<f64>> + 'a) -> Evaluator<'a> {
+        Evaluator { measure: Box::new(measure), known: HashMap::new() }
     }
 
     /// The NLL in nats under each set of masked neurons; the empty set is the clean text. Sets that are new are computed
@@ -33,13 +47,7 @@ impl<'a> Evaluator<'a> {
         new.sort();
         new.dedup();
         if !new.is_empty() {
-            let row = |set: &Vec<Neuron>| {
-                Row::with(self.tokens.clone(), set.iter().cloned().map(Intervention::zero).collect())
-            };
-            let rows: Vec<Row> = new.iter().map(row).collect();
-            self.progress.begin(stage, (rows.len() * (self.model.recipe().layers.len() + 1)) as u64, "rows × layers");
-            let nlls = metrics::nlls(self.model, &rows, self.progress)?;
-            self.progress.end();
+            let nlls = (self.measure)(stage, &new)?;
             self.known.extend(new.into_iter().zip(nlls));
         }
         Ok(keys.iter().map(|key| self.known[key]).collect())

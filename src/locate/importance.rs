@@ -259,7 +259,7 @@ impl Top {
                 continue;
             }
             self.entries.push(candidate);
-            if self.entries.len() >= 4 * self.keep + 4096 {
+            if self.entries.len() >= self.keep.saturating_mul(4).saturating_add(4096) {
                 self.shrink();
             }
         }

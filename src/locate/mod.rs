@@ -23,6 +23,9 @@ use std::time::Instant;
 /// Entries of the ranking that a report holds at least.
 const REPORTED: usize = 100;
 
+/// Noisy samples at most: rows of one batch.
+const MAX_SAMPLES: usize = 1_000_000;
+
 /// How to search; the defaults are the paper's settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -74,6 +77,9 @@ impl Settings {
         }
         match (self.ranking, self.samples, self.max_neurons) {
             (Ranking::Noise, 0, _) => Err(Error::input("samples is 0, expected at least 1")),
+            (Ranking::Noise, samples, _) if samples > MAX_SAMPLES => {
+                Err(Error::input(format!("samples is {samples}, expected at most {MAX_SAMPLES}; the paper uses 100")))
+            }
             (_, _, 0) => Err(Error::input("max-neurons is 0, expected at least 1")),
             _ => Ok(()),
         }

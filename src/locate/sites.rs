@@ -75,15 +75,13 @@ impl SiteSelection {
         };
         let sites: Vec<&SiteInfo> = model.sites().iter().filter(|s| s.site.side == side && chosen(s)).collect();
         if sites.is_empty() {
-            let modules = model.recipe().layer_modules(0);
-            let names: Vec<&str> = modules.iter().map(|m| m.path.trim_start_matches("model.layers.0.")).collect();
             return Err(Error::Name {
                 what: "sites",
                 text: self.to_string(),
                 problem: format!(
-                    "no module matches; expected reference, linear, down_proj or a glob over model.layers.0 to {}, .{}",
+                    "no module matches; expected reference, linear, down_proj or a glob over L0 to L{} with {}",
                     model.recipe().layers.len() - 1,
-                    names.join(", .")
+                    model.recipe().names_in_layers().join(", ")
                 ),
             });
         }

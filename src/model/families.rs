@@ -99,11 +99,17 @@ fn read_text(config: &ConfigFile, c: &Reader) -> Result<Recipe> {
     let architectures = c.get("architectures").and_then(|v| v.as_array());
     let architecture = architectures.and_then(|a| a.first()).and_then(|v| v.as_str());
     let model_type = c.str_opt("model_type")?;
-    let known = |f: &&Family| model_type == Some(f.model_type) && architecture.is_none_or(|a| a == f.architecture);
+    let Some(model_type) = model_type else {
+        return Err(c.wrong("model_type", "the name of a family, such as llama"));
+    };
+    let known = |f: &&Family| model_type == f.model_type && architecture.is_none_or(|a| a == f.architecture);
     let Some(family) = FAMILIES.iter().find(known) else {
-        let found = architecture.or(model_type).unwrap_or("none");
         let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
-        let problem = format!("architecture {found} is not supported; supported: {}", supported.join(", "));
+        let found = architecture.unwrap_or("(none)");
+        let problem = format!(
+            "architecture {found} (model_type {model_type}) is not supported; supported: {}",
+            supported.join(", ")
+        );
         return Err(Error::file(config.path(), problem));
     };
     if let Some(quantization) = c.object_opt("quantization_config")? {

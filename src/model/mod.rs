@@ -136,19 +136,14 @@ impl Model {
     /// # Errors
     /// The model has no such site.
     pub fn site(&self, site: &Site) -> Result<(usize, &SiteInfo)> {
-        let missing = || {
-            let layers = self.recipe.layers.len();
-            let modules: Vec<String> =
-                self.recipe.layer_modules(0).iter().map(|m| m.path.replacen("model.layers.0.", "", 1)).collect();
-            Error::Name {
-                what: "site",
-                text: site.to_string(),
-                problem: format!(
-                    "this model has no such site; its {layers} layers (L0 to L{}) have {}",
-                    layers - 1,
-                    modules.join(", ")
-                ),
-            }
+        let missing = || Error::Name {
+            what: "site",
+            text: site.to_string(),
+            problem: format!(
+                "this model has no such site; its layers L0 to L{} have {}",
+                self.recipe.layers.len() - 1,
+                self.recipe.names_in_layers().join(", ")
+            ),
         };
         let at = *self.site_index.get(site).ok_or_else(missing)?;
         Ok((at, &self.sites[at]))

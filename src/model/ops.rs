@@ -91,6 +91,12 @@ pub(crate) fn wide_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
+/// One operation in f32 or wider, rounded once. In half precision candle would round the scalar and every step of a
+/// function as well.
+fn in_wide(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    f(&x.to_dtype(wide_dtype(x.dtype()))?)?.to_dtype(x.dtype())
+}
+
 /// The weight of a norm: on the host for the fused pass, on the device for the composed one.
 #[derive(Debug, Clone)]
 pub(crate) struct NormWeight {
@@ -183,11 +189,15 @@ pub(crate) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
     if x.device().is_cpu() {
         return x.contiguous()?.apply_op1_no_bwd(&Rows(activation));
     }
-    match activation {
+    activation_composed(x, activation)
+}
+
+fn activation_composed(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    in_wide(x, |x| match activation {
         Activation::Silu => x.silu(),
         Activation::Gelu => x.gelu_erf(),
         Activation::GeluTanh => x.gelu(),
-    }
+    })
 }
 
 /// What turns attention scores into weights.
@@ -257,7 +267,12 @@ pub(crate) fn softcap(x: &Tensor, cap: f64) -> Result<Tensor> {
     if x.device().is_cpu() {
         return x.contiguous()?.apply_op1_no_bwd(&Rows(Softcap(cap)));
     }
-    (x / cap)?.tanh()? * cap
+    softcap_composed(x, cap)
+}
+
+fn softcap_composed(x: &Tensor, cap: f64) -> Result<Tensor> {
+    let ratio = in_wide(x, |x| x / cap)?;
+    in_wide(&in_wide(&ratio, Tensor::tanh)?, |x| x * cap)
 }
 
 /// Attention weights from scores (n, queries, keys), where `queries` is a multiple of `keys` and query q sits at
@@ -277,9 +292,9 @@ fn causal_softmax_composed(scores: &Tensor, softmax: Softmax) -> Result<Tensor> 
     let mask: Vec<f32> = (0..queries).flat_map(|q| (0..keys).map(move |k| value(q, k))).collect();
     let wide = wide_dtype(scores.dtype());
     let mask = Tensor::from_vec(mask, (1, queries, keys), scores.device())?.to_dtype(wide)?;
-    let mut scaled = (scores * softmax.scale)?;
+    let mut scaled = in_wide(scores, |x| x * softmax.scale)?;
     if let Some(cap) = softmax.softcap {
-        scaled = ((scaled / cap)?.tanh()? * cap)?;
+        scaled = softcap_composed(&scaled, cap)?;
     }
     let masked = scaled.to_dtype(wide)?.broadcast_add(&mask)?;
     candle_nn::ops::softmax_last_dim(&masked)?.to_dtype(scores.dtype())
@@ -396,11 +411,7 @@ fn to_heads_composed(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Resu
 pub(crate) fn log_probs_of(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
     let wide = logits.to_dtype(wide_dtype(logits.dtype()))?;
     if !wide.device().is_cpu() {
-        let max = wide.max_keepdim(D::Minus1)?;
-        let sum = wide.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?;
-        let chosen = wide.gather(&Tensor::new(targets, wide.device())?.unsqueeze(1)?, D::Minus1)?;
-        let ln = chosen.broadcast_sub(&max)?.broadcast_sub(&sum.log()?)?;
-        return ln.squeeze(1)?.to_dtype(DType::F64)?.to_vec1();
+        return log_probs_composed(&wide, targets);
     }
     let wide = wide.contiguous()?;
     let (storage, layout) = wide.storage_and_layout();
@@ -412,6 +423,14 @@ pub(crate) fn log_probs_of(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>>
     }
 }
 
+fn log_probs_composed(wide: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
+    let max = wide.max_keepdim(D::Minus1)?;
+    let sum = wide.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?;
+    let chosen = wide.gather(&Tensor::new(targets, wide.device())?.unsqueeze(1)?, D::Minus1)?;
+    let ln = chosen.broadcast_sub(&max)?.broadcast_sub(&sum.log()?)?;
+    ln.squeeze(1)?.to_dtype(DType::F64)?.to_vec1()
+}
+
 fn log_probs_in<T: Element>(logits: &[T], vocabulary: usize, targets: &[u32]) -> Vec<f64> {
     let rows = logits.par_chunks(vocabulary).zip(targets);
     rows.map(|(logits, &target)| {
@@ -421,4 +440,130 @@ fn log_probs_in<T: Element>(logits: &[T], vocabulary: usize, targets: &[u32]) ->
         chosen - sum.ln()
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    //! What GPUs compute, composed of tensor operations, is what the fused passes compute: checked on the CPU.
+
+    use super::*;
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+    use rand_distr::{Distribution, StandardNormal};
+
+    const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::F16, DType::BF16];
+
+    /// `spread` times normal noise, rounded to `dtype`.
+    fn random(seed: u64, shape: &[usize], spread: f64, dtype: DType) -> Tensor {
+        let normal = StandardNormal.sample_iter(ChaCha20Rng::seed_from_u64(seed));
+        let values: Vec<f64> = normal.take(shape.iter().product()).map(|v: f64| spread * v).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+    }
+
+    /// The step between neighbouring values in f16 and bf16, as a part of the value; for wider dtypes what sums in
+    /// another order may differ.
+    fn step(dtype: DType) -> f64 {
+        match dtype {
+            DType::F64 => 1e-13,
+            DType::F32 => 1e-6,
+            DType::F16 => 2f64.powi(-10),
+            _ => 2f64.powi(-7),
+        }
+    }
+
+    /// Every value within `step` of itself; in f32 and f64 of at least 1, since sums can cancel; in f16 of at least the
+    /// smallest normal number.
+    fn assert_close(what: &str, fused: &Tensor, composed: &Tensor) {
+        assert_eq!((fused.dtype(), fused.shape()), (composed.dtype(), composed.shape()), "{what}");
+        let values =
+            |t: &Tensor| -> Vec<f64> { t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap() };
+        let (step, least) = match fused.dtype() {
+            dtype @ (DType::F32 | DType::F64) => (step(dtype), 1.0),
+            dtype => (step(dtype), 2f64.powi(-14)),
+        };
+        let mut steps = 0f64;
+        for (a, b) in values(fused).into_iter().zip(values(composed)) {
+            let off = (a - b).abs() / (step * a.abs().max(b.abs()).max(least));
+            assert!(off.is_finite(), "{what}: {a} and {b}");
+            steps = steps.max(off);
+        }
+        println!("{what} {:?}: {steps:.3} steps", fused.dtype());
+        assert!(steps <= 1.0, "{what} {:?}: off by {steps} rounding steps", fused.dtype());
+    }
+
+    #[test]
+    fn a_composed_norm_is_the_fused_one() {
+        for dtype in DTYPES {
+            for style in [NormStyle::RoundThenWeight, NormStyle::WeightThenRound, NormStyle::OnePlusWeightThenRound] {
+                let x = random(1, &[3, 7, 43], 2.0, dtype);
+                let tensor = random(2, &[43], 0.7, dtype);
+                let host = tensor.to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+                let (weight, norm) = (NormWeight { host, tensor }, Norm { epsilon: 1e-2, style });
+                let fused = rms_norm(&x, &weight, norm).unwrap();
+                assert_close(&format!("{style:?}"), &fused, &rms_norm_composed(&x, &weight, norm).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_composed_softmax_is_the_fused_one() {
+        for dtype in DTYPES {
+            for (softcap, window) in [(None, None), (Some(3.7), None), (None, Some(4)), (Some(3.7), Some(1))] {
+                let scores = random(3, &[5, 3 * 11, 11], 9.0, dtype);
+                let softmax = Softmax { scale: 1.0 / 13f64.sqrt(), softcap, window };
+                let fused = causal_softmax(&scores, softmax).unwrap();
+                assert_close(&format!("{softmax:?}"), &fused, &causal_softmax_composed(&scores, softmax).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn composed_heads_are_the_fused_ones() {
+        let (positions, heads, width) = (9, 3, 14);
+        for dtype in DTYPES {
+            let x = random(4, &[2, positions, heads * width], 2.0, dtype);
+            let plain = to_heads(&x, heads, None).unwrap();
+            assert_close("heads", &plain, &to_heads_composed(&x, heads, None).unwrap());
+            for (dim, turns_wide) in [(width, false), (width, true), (6, false), (6, true)] {
+                let angles = (0..positions).flat_map(|p| (0..dim / 2).map(move |i| p as f64 * 0.3f64.powi(i as i32)));
+                let (cos, sin) = angles.map(|a| (1.2 * a.cos(), 1.2 * a.sin())).unzip();
+                let table = Table { cos, sin, dim, turns_wide };
+                let rope = RopeTable::new(table, positions, dtype, &Device::Cpu).unwrap();
+                let fused = to_heads(&x, heads, Some(&rope)).unwrap();
+                let composed = to_heads_composed(&x, heads, Some(&rope)).unwrap();
+                assert_close(&format!("{dim} channels turned, wide {turns_wide}"), &fused, &composed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_composed_softcap_is_the_fused_one() {
+        for dtype in DTYPES {
+            let x = random(5, &[7, 41], 9.0, dtype);
+            assert_close("softcap", &softcap(&x, 6.7).unwrap(), &softcap_composed(&x, 6.7).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_composed_activation_is_the_fused_one() {
+        for dtype in DTYPES {
+            for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+                let x = random(6, &[7, 41], 3.0, dtype);
+                let fused = activation(&x, kind).unwrap();
+                assert_close(&format!("{kind:?}"), &fused, &activation_composed(&x, kind).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn composed_log_probabilities_are_the_fused_ones() {
+        for dtype in DTYPES {
+            let logits = random(7, &[9, 101], 4.0, dtype);
+            let targets: Vec<u32> = (0..9).map(|t| (t * 37) % 101).collect();
+            let wide = logits.to_dtype(wide_dtype(dtype)).unwrap();
+            let tensor = |v: Vec<f64>| Tensor::new(v, &Device::Cpu).unwrap().to_dtype(wide.dtype()).unwrap();
+            let fused = tensor(log_probs_of(&logits, &targets).unwrap());
+            assert_close("ln P", &fused, &tensor(log_probs_composed(&wide, &targets).unwrap()));
+        }
+    }
 }

@@ -339,6 +339,33 @@ impl Recipe {
         all
     }
 
+    /// The names that modules have within layers, each once; an expert's number is written `N`.
+    pub fn names_in_layers(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for module in (0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)) {
+            let name = module.path.splitn(4, '.').nth(3).unwrap_or_default();
+            let name = match name.split_once(".experts.") {
+                Some((mlp, rest)) => {
+                    format!("{mlp}.experts.N{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+                }
+                None => name.to_owned(),
+            };
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// A lower bound of the number of tensors: one a layer and one an expert.
+    pub fn fewest_tensors(&self) -> usize {
+        let of = |layer: &LayerPlan| match layer.mlp {
+            Mlp::Dense(_) => 1,
+            Mlp::Experts(experts) => experts.count,
+        };
+        self.layers.iter().map(of).fold(0, usize::saturating_add)
+    }
+
     /// Name and shape of every tensor the decoder reads.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut all: Vec<_> = self.modules().iter().flat_map(Module::tensors).collect();

@@ -101,8 +101,11 @@ pub fn rotated_channels(c: &Reader, head_dim: usize) -> Result<usize> {
     let inner = c.object_opt("rope_parameters")?;
     let inner = inner.map(|r| r.f64_opt("partial_rotary_factor")).transpose()?.flatten();
     let factor = inner.or(c.f64_opt("partial_rotary_factor")?).unwrap_or(1.0);
+    if !head_dim.is_multiple_of(2) {
+        return Err(c.wrong("head_dim", "an even number, as rotary embeddings need"));
+    }
     let channels = (head_dim as f64 * factor) as usize;
-    if !(factor > 0.0 && factor <= 1.0) || channels == 0 || channels % 2 != 0 {
+    if !(factor > 0.0 && factor <= 1.0) || channels == 0 || !channels.is_multiple_of(2) {
         let expected = format!("a factor above 0 and up to 1 that gives an even share of the {head_dim} channels");
         return Err(c.wrong("partial_rotary_factor", &expected));
     }

@@ -24,10 +24,30 @@ pub enum Residency {
 /// The weights of one module.
 #[derive(Debug)]
 pub(crate) enum ModuleWeights {
-    /// [out, in] and [out].
-    Linear { weight: Tensor, bias: Option<Tensor> },
+    /// [out, in] and [out]; or [out, in + BIAS_COLUMNS], see [`with_bias`].
+    Linear { weight: Tensor, bias: Bias },
     /// [channels].
     Norm(NormWeight),
+}
+
+/// The bias of a linear module.
+#[derive(Debug)]
+pub(crate) enum Bias {
+    None,
+    /// [out], added to the product.
+    Added(Tensor),
+    /// More columns of the weight: 1s that are put after the inputs meet it there.
+    InWeight,
+}
+
+/// Columns that a bias takes in a weight: itself and 0s, so that rows keep the alignment that GPU kernels want.
+const BIAS_COLUMNS: usize = 8;
+
+/// [W, b, 0 …], so that W x + b is one product and is rounded once, as the authors' code (addmm) rounds in half
+/// precision. Rounding W x first and the sum again would be off by up to twice as much.
+fn with_bias(weight: &Tensor, bias: &Tensor) -> candle_core::Result<Tensor> {
+    let zeros = Tensor::zeros((weight.dim(0)?, BIAS_COLUMNS - 1), weight.dtype(), weight.device())?;
+    Tensor::cat(&[weight, &bias.unsqueeze(1)?, &zeros], 1)
 }
 
 /// The weights of one layer by the module's name within it (`mlp.down_proj`).
@@ -39,10 +59,14 @@ impl LayerWeights {
     pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let Some(ModuleWeights::Linear { weight, bias }) = self.0.get(name) else { return Err(no_weights(name)) };
         let (groups, positions, inputs) = x.dims3()?;
-        let y = x.reshape((groups * positions, inputs))?.matmul(&weight.t()?)?;
+        let x = x.reshape((groups * positions, inputs))?;
         let y = match bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
+            Bias::None => x.matmul(&weight.t()?)?,
+            Bias::Added(bias) => x.matmul(&weight.t()?)?.broadcast_add(bias)?,
+            Bias::InWeight => {
+                let ones = Tensor::ones((groups * positions, BIAS_COLUMNS), x.dtype(), x.device())?;
+                Tensor::cat(&[&x, &ones], 1)?.matmul(&weight.t()?)?
+            }
         };
         Ok(y.reshape((groups, positions, ()))?)
     }
@@ -87,8 +111,16 @@ impl Loader<'_> {
         match module.kind {
             ModuleKind::Linear { bias } => {
                 let weight = self.tensor(&format!("{path}.weight"))?;
-                let bias = if bias { Some(self.tensor(&format!("{path}.bias"))?) } else { None };
-                Ok(Some(ModuleWeights::Linear { weight, bias }))
+                if !bias {
+                    return Ok(Some(ModuleWeights::Linear { weight, bias: Bias::None }));
+                }
+                let bias = self.tensor(&format!("{path}.bias"))?;
+                Ok(Some(match self.dtype {
+                    DType::F16 | DType::BF16 => {
+                        ModuleWeights::Linear { weight: with_bias(&weight, &bias)?, bias: Bias::InWeight }
+                    }
+                    _ => ModuleWeights::Linear { weight, bias: Bias::Added(bias) },
+                }))
             }
             ModuleKind::Norm { .. } => Ok(Some(ModuleWeights::Norm(self.norm(path)?))),
             ModuleKind::Function | ModuleKind::Embedding => Ok(None),
@@ -155,6 +187,13 @@ fn widen<T: WithDType>(values: Values<'_>, shape: Vec<usize>) -> Option<candle_c
 /// A tensor is missing, has another shape than the config gives, or is not of a float dtype.
 pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     let root = tensors.root();
+    // Before the names of all of them are made, as a config can ask for billions.
+    let (least, found) = (recipe.fewest_tensors(), tensors.iter().count());
+    if least > found {
+        let problem =
+            format!("holds {found} tensors, its config asks for at least {least}; the two do not belong together");
+        return Err(Error::file(root, problem));
+    }
     let expected = recipe.tensors();
     let missing: Vec<&str> =
         expected.iter().filter(|(n, _)| tensors.get(n).is_none()).map(|(n, _)| n.as_str()).collect();

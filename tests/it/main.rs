@@ -1,7 +1,14 @@
 //! The one integration binary. Tests that need the real model are ignored unless asked for: `make test` fetches it.
 
+// clippy.toml allows these in test functions; here their helpers are tests too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod bad_input;
+mod command_line;
 mod parity;
+mod second_opinion;
 mod smollm2;
+mod tiny;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.
 fn smollm2_folder() -> String {

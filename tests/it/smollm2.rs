@@ -2,11 +2,12 @@
 
 use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::locate::{self, Evaluator, SiteSelection, locate};
 use achilles_audit::metrics;
-use achilles_audit::model::{DeviceChoice, Hook, Model, Recipe, Residency, Row, Settings};
+use achilles_audit::model::{Arithmetic, DeviceChoice, Hook, Model, Recipe, Residency, Row, Settings};
 use achilles_audit::neuron::{Action, Intervention, Neuron, Side, Site};
 use achilles_audit::progress::Silent;
-use achilles_audit::text::{REFERENCE_TEXT, Tokenizer};
+use achilles_audit::text::{Encoded, REFERENCE_TEXT, Tokenizer};
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -106,4 +107,124 @@ fn every_expected_figure_is_met() {
         close(format!("logit {id}"), last[*id], theirs[1].as_f64().unwrap(), theirs[1].as_f64().unwrap());
     }
     println!("largest relative difference of all figures: {:.2e} ({})", worst.0, worst.1);
+}
+
+fn model_and_text() -> (Model, Encoded) {
+    let checkpoint = Checkpoint::open(&crate::smollm2_folder(), &Silent).unwrap();
+    let recipe = Recipe::read(checkpoint.config()).unwrap();
+    let text = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap();
+    let settings = Settings { device: DeviceChoice::Cpu, ..Settings::default() };
+    (Model::new(checkpoint, recipe, &settings, &Silent).unwrap(), text)
+}
+
+#[test]
+#[ignore = "needs `make model`"]
+fn the_published_method_finds_one_neuron() {
+    // The paper's settings, but for K: 20 samples give the same order at the top.
+    let settings = locate::Settings { samples: 20, ..locate::Settings::default() };
+    let (model, text) = model_and_text();
+    let report = locate(&model, &text, &settings, 0.0, &Silent).unwrap();
+    let first: Vec<String> = report.ranking.iter().take(5).map(|r| r.neuron.short()).collect();
+    let expected = ["L11", "L28", "L29", "L29", "L11"].into_iter().zip([507, 507, 507, 199, 247]);
+    let expected: Vec<String> = expected.map(|(layer, row)| format!("{layer}.mlp.down_proj:out:{row}")).collect();
+    assert_eq!(first, expected);
+    assert_eq!((report.prefix.collapsed, report.prefix.n), (true, 1));
+    let set = report.critical_set.unwrap();
+    let members: Vec<String> = set.neurons.iter().map(Neuron::short).collect();
+    assert_eq!(members, ["L11.mlp.down_proj:out:507"]);
+    assert!((set.nll_nats - 15.186940).abs() <= TOLERANCE * 15.186940, "{}", set.nll_nats);
+    assert!((report.base.nll_nats - 4.408508).abs() <= TOLERANCE * 4.408508, "{}", report.base.nll_nats);
+}
+
+/// What PyTorch found on the input side (fixtures/smollm2/side_in.json); its noise is another.
+#[derive(serde::Deserialize)]
+struct SideIn {
+    tokens: usize,
+    n: usize,
+    /// From the clean text on.
+    nll_curve: Vec<f64>,
+    ranked: Vec<SideInEntry>,
+}
+
+#[derive(serde::Deserialize)]
+struct SideInEntry {
+    module: String,
+    channel: usize,
+}
+
+#[test]
+#[ignore = "needs `make model`"]
+fn the_input_side_agrees_with_pytorch() {
+    let theirs: SideIn = serde_json::from_str(include_str!("../../fixtures/smollm2/side_in.json")).unwrap();
+    let neuron = |e: &SideInEntry| format!("{}:in:{}", e.module, e.channel).parse::<Neuron>().unwrap();
+    let ranked: Vec<Neuron> = theirs.ranked.iter().map(neuron).collect();
+    let (model, text) = model_and_text();
+    assert_eq!(text.ids.len(), theirs.tokens);
+    let mut evaluator = Evaluator::new(&model, text.ids.clone(), &Silent);
+
+    // Their prefixes under our model.
+    let prefixes: Vec<Vec<Neuron>> = (0..theirs.nll_curve.len()).map(|n| ranked[..n].to_vec()).collect();
+    let curve = evaluator.nlls("", &prefixes).unwrap();
+    let mut worst: f64 = 0.0;
+    for (n, (ours, theirs)) in curve.iter().zip(&theirs.nll_curve).enumerate() {
+        let difference = (ours - theirs).abs() / theirs;
+        assert!(difference <= TOLERANCE, "prefix {n}: {ours}, expected {theirs}");
+        worst = worst.max(difference);
+    }
+
+    // Our own search.
+    let settings =
+        locate::Settings { side: Side::In, sites: SiteSelection::DownProj, samples: 20, ..locate::Settings::default() };
+    let report = locate(&model, &text, &settings, 0.0, &Silent).unwrap();
+    let ours: Vec<Neuron> = report.ranking.iter().map(|r| r.neuron.clone()).collect();
+    let common = |k: usize| ours[..k].iter().filter(|n| ranked[..k].contains(n)).count();
+    let set = report.critical_set.as_ref().unwrap();
+    let members: Vec<String> = set.neurons.iter().map(Neuron::short).collect();
+    println!("largest relative difference of the curve: {worst:.2e}");
+    println!("common to both rankings: {} of 10, {} of 50", common(10), common(50));
+    println!(
+        "n* {} here, {} in PyTorch; critical set {members:?}, damage {:.4}",
+        report.prefix.n, theirs.n, set.damage
+    );
+    assert_eq!(ours[..4], ranked[..4]);
+    assert!(common(10) >= 9 && common(50) >= 40, "{} {}", common(10), common(50));
+
+    // The noise moves n* by a place or so; what is needed of either prefix is the same.
+    assert!(report.prefix.n.abs_diff(theirs.n) <= 2, "n* {}", report.prefix.n);
+    assert!(set.neurons.iter().all(|n| ranked[..theirs.n].contains(n)), "{members:?}");
+
+    // Minimal: it collapses, and without any one member it does not.
+    let mut sets = vec![vec![], set.neurons.clone()];
+    for drop in &set.neurons {
+        sets.push(set.neurons.iter().filter(|n| *n != drop).cloned().collect());
+    }
+    let nlls = evaluator.nlls("", &sets).unwrap();
+    let damages: Vec<f64> = nlls.iter().map(|nll| metrics::damage(*nll, nlls[0])).collect();
+    assert!(damages[1] >= settings.epsilon, "{}", damages[1]);
+    assert!((damages[1] - set.damage).abs() < 1e-4, "{} {}", damages[1], set.damage);
+    for (member, damage) in members.iter().zip(&damages[2..]) {
+        assert!(*damage < settings.epsilon, "{member} can go: {damage}");
+    }
+}
+
+#[test]
+#[ignore = "needs `make model`"]
+fn the_critical_set_is_the_same_in_every_dtype() {
+    let mut nlls = std::collections::HashMap::new();
+    for arithmetic in [Arithmetic::F64, Arithmetic::F32, Arithmetic::F16, Arithmetic::Bf16] {
+        let checkpoint = Checkpoint::open(&crate::smollm2_folder(), &Silent).unwrap();
+        let text = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap();
+        let recipe = Recipe::read(checkpoint.config()).unwrap();
+        let settings = Settings { arithmetic, device: DeviceChoice::Cpu, residency: Some(Residency::Streamed) };
+        let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+        let settings = locate::Settings { samples: 10, ..locate::Settings::default() };
+        let started = std::time::Instant::now();
+        let report = locate(&model, &text, &settings, 0.0, &Silent).unwrap();
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{:4} base NLL {:.6} nats, located in {seconds:.1} s", arithmetic.as_str(), report.base.nll_nats);
+        let expected: Vec<Neuron> = vec!["L11.mlp.down_proj:out:507".parse().unwrap()];
+        assert_eq!(report.critical_set.unwrap().neurons, expected, "{}", arithmetic.as_str());
+        nlls.insert(arithmetic.as_str(), report.base.nll_nats);
+    }
+    assert!((nlls["f32"] - nlls["f64"]).abs() <= 1e-4, "{nlls:?}");
 }
