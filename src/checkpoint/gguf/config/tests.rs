@@ -55,7 +55,7 @@ fn windows_caps_and_scales_are_the_familys() {
     assert_eq!(gemma3["rope_scaling"], json!({"rope_type": "linear", "factor": 8.0}));
     assert_eq!(gemma3["rope_local_base_freq"], 10_000.0);
     assert_eq!(gemma3["final_logit_softcapping"], Value::Null);
-    assert_eq!(gemma3["layer_types"], json!(["sliding_attention", "sliding_attention"]));
+    assert_eq!(gemma3["layer_types"], json!(["sliding_attention", "full_attention"]));
     let phi3 = config_of("phi3");
     let factors =
         json!({"type": "longrope", "long_factor": [1.0, 1.5, 4.0, 8.25], "short_factor": [1.0, 1.0, 1.25, 1.5]});
