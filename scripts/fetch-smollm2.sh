@@ -4,7 +4,12 @@
 set -euo pipefail
 out=$1
 sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
-[ -s "$out" ] && exit 0
+sum() { python3 -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1"; }
+if [ -s "$out" ]; then
+  [ "$(sum "$out")" = "$sha256" ] && exit 0
+  echo "$out is not the model this script fetches: move it away" >&2
+  exit 2
+fi
 mkdir -p "$(dirname "$out")"
 tmp=$(mktemp -d "$(dirname "$out")/.fetch.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT

@@ -15,3 +15,8 @@ pub mod report;
 pub mod text;
 
 pub use error::{Error, Result};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -38,7 +38,8 @@ impl Tokenizer {
             let path = checkpoint.root().join("tokenizer.json");
             Error::file(path, format!("is not a tokenizer: {}", e.to_string().lines().next().unwrap_or_default()))
         };
-        let mut tokenizer: tokenizers::Tokenizer = checkpoint.tokenizer_json()?.parse().map_err(bad)?;
+        let json = checkpoint.tokenizer_json()?;
+        let mut tokenizer: tokenizers::Tokenizer = guarded(|| json.parse())?.map_err(bad)?;
         // A saved tokenizer may cut or pad; a text that is measured must be whole.
         tokenizer.with_truncation(None).map_err(bad)?;
         tokenizer.with_padding(None);
@@ -54,7 +55,7 @@ impl Tokenizer {
             return Err(Error::input("the text is empty; give at least a sentence with --text or --text-file"));
         }
         let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on the text: {e}"));
-        let ids = self.0.encode(text, true).map_err(failed)?.get_ids().to_vec();
+        let ids = guarded(|| self.0.encode(text, true))?.map_err(failed)?.get_ids().to_vec();
         if ids.len() < 2 {
             let problem =
                 format!("the text has {} token; a perplexity needs two, a stable one {MIN_STABLE_TOKENS}", ids.len());
@@ -62,6 +63,18 @@ impl Tokenizer {
         }
         Ok(Encoded { ids: ids.into(), sha256: sha256_hex(text.as_bytes()) })
     }
+}
+
+/// Threads of this name meet files that nobody has checked: whoever sets a panic hook may leave their panics to us.
+pub const GUARDED_THREAD: &str = "achilles-audit-tokenizer";
+
+/// Runs `f` where a panic of the tokenizers crate on a malformed tokenizer.json becomes an error.
+fn guarded<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T> {
+    let malformed = || Error::input("tokenizer.json is malformed: its parts contradict each other; fetch it again");
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(GUARDED_THREAD.into()).spawn_scoped(scope, f);
+        thread.map_err(Error::io("a thread for the tokenizer"))?.join().map_err(|_| malformed())
+    })
 }
 
 /// Reads a text file.

@@ -2,6 +2,7 @@
 
 use super::sha256_hex;
 use crate::error::{Error, Result};
+use crate::files;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,19 +22,16 @@ impl ConfigFile {
     /// # Errors
     /// It cannot be read or is not a JSON object.
     pub fn read(path: &Path) -> Result<ConfigFile> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = files::read_text(path)?;
         let not_config = |e| Error::file(path, format!("is not a model config: {e}"));
         let map: Map<String, Value> = serde_json::from_str(&text).map_err(not_config)?;
         Ok(ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map })
     }
 
     /// A config made from other metadata, such as a GGUF's.
-    ///
-    /// # Errors
-    /// None today; it is checked where it is read.
-    pub fn from_map(path: &Path, map: Map<String, Value>) -> Result<ConfigFile> {
+    pub fn from_map(path: &Path, map: Map<String, Value>) -> ConfigFile {
         let text = Value::Object(map.clone()).to_string();
-        Ok(ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map })
+        ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map }
     }
 
     /// The file.
@@ -57,6 +55,9 @@ impl ConfigFile {
     }
 }
 
+/// The largest whole number taken from a config: the product of two of them fits in 64 bits with room to spare.
+const LARGEST: u64 = i32::MAX as u64;
+
 /// Typed access to a JSON object that remembers which keys were asked for, so that what nobody asked for can be judged.
 #[derive(Debug)]
 pub struct Reader<'a> {
@@ -72,6 +73,11 @@ impl<'a> Reader<'a> {
         let (key, value) = self.map.get_key_value(key)?;
         self.used.borrow_mut().insert(key);
         (!value.is_null()).then_some(value)
+    }
+
+    /// Whether `key` is there, be it as `null`.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
     }
 
     /// An error that names the key, what was expected and what was found.
@@ -92,8 +98,8 @@ impl<'a> Reader<'a> {
         let whole =
             value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
         match whole {
-            Some(n) if n <= u32::MAX as u64 => Ok(Some(n as usize)),
-            _ => Err(self.wrong(key, "a whole number")),
+            Some(n) if n <= LARGEST => Ok(Some(n as usize)),
+            _ => Err(self.wrong(key, &format!("a whole number up to {LARGEST}"))),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod source;
 pub mod tensors;
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::progress::Progress;
 pub use config::ConfigFile;
 use sha2::{Digest, Sha256};
@@ -51,10 +52,10 @@ impl Checkpoint {
             return Err(Error::file(root, problem));
         }
         let config = ConfigFile::read(&config_path)?;
-        let tensors = Tensors::open_directory(root)?;
+        let tensors = Tensors::open_directory(root)?.as_text_model();
         let tokenizer = root.join("tokenizer.json");
         let tokenizer_json = match tokenizer.exists() {
-            true => Some(std::fs::read_to_string(&tokenizer).map_err(Error::io(&tokenizer))?),
+            true => Some(files::read_text(&tokenizer)?),
             false => None,
         };
         Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json, tensors })
@@ -62,7 +63,7 @@ impl Checkpoint {
 
     fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
         let gguf = gguf::GgufCheckpoint::open(path)?;
-        let config = ConfigFile::from_map(path, gguf.config().clone())?;
+        let config = ConfigFile::from_map(path, gguf.config().clone());
         let tokenizer_json = Some(gguf.tokenizer_json()?.to_string());
         Ok(Checkpoint {
             name: name.into(),

@@ -4,6 +4,7 @@ use super::gguf::GgufCheckpoint;
 use super::header::Header;
 use super::map::MappedFile;
 use crate::error::{Error, Result};
+use crate::files;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// Where multimodal checkpoints keep their text model (transformers 4 and 5).
+const TEXT_MODELS: &[&str] = &["language_model.model.", "model.language_model."];
 
 /// All tensors of a checkpoint by name.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct Entry {
     pub dtype: Dtype,
     /// The shape, outermost dimension first.
     pub shape: Vec<usize>,
+    /// Its name in the file, where that is another: see [`Tensors::as_text_model`].
+    pub stored_as: Option<String>,
     /// Index of the shard in [`Tensors::files`], and the absolute byte range within it; none for a GGUF, whose tensors
     /// are not stored as they are read.
     pub place: Option<(usize, Range<u64>)>,
@@ -99,7 +105,7 @@ impl Tensors {
             let header = Header::read(file.bytes()).map_err(|problem| Error::Header { path: path.clone(), problem })?;
             files.push(file);
             for t in header.tensors {
-                let entry = Entry { dtype: t.dtype, shape: t.shape, place: Some((at, t.bytes)) };
+                let entry = Entry { dtype: t.dtype, shape: t.shape, stored_as: None, place: Some((at, t.bytes)) };
                 if let Some(Entry { place: Some((first, _)), .. }) = entries.insert(t.name.clone(), entry) {
                     let problem = format!("is also in {}; remove one of the two", paths[first].display());
                     return Err(Error::tensor(path, t.name, problem));
@@ -113,9 +119,37 @@ impl Tensors {
     pub fn from_gguf(gguf: GgufCheckpoint) -> Tensors {
         let entries = gguf
             .tensors()
-            .map(|(name, shape)| (name.to_owned(), Entry { dtype: Dtype::F32, shape: shape.to_vec(), place: None }))
+            .map(|(name, shape)| {
+                (name.to_owned(), Entry { dtype: Dtype::F32, shape: shape.to_vec(), stored_as: None, place: None })
+            })
             .collect();
         Tensors { root: gguf.path().to_owned(), entries, backing: Backing::Gguf(Box::new(gguf)) }
+    }
+
+    /// Names the tensors of a multimodal checkpoint's text model as those of a text model alone:
+    /// `language_model.model.norm.weight` becomes `model.norm.weight`. Without such tensors nothing changes.
+    pub fn as_text_model(mut self) -> Tensors {
+        let Some(prefix) = TEXT_MODELS.iter().find(|p| self.entries.contains_key(&format!("{p}embed_tokens.weight")))
+        else {
+            return self;
+        };
+        let renamed = |name: &str| match name.strip_prefix(prefix) {
+            Some(rest) => Some(format!("model.{rest}")),
+            None => name.strip_prefix("language_model.lm_head.").map(|rest| format!("lm_head.{rest}")),
+        };
+        self.entries = std::mem::take(&mut self.entries)
+            .into_iter()
+            .map(|(name, entry)| match renamed(&name) {
+                Some(new) => (new, Entry { stored_as: Some(name), ..entry }),
+                None => (name, entry),
+            })
+            .collect();
+        self
+    }
+
+    /// The name of a tensor in the file.
+    pub fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.entries.get(name).and_then(|e| e.stored_as.as_deref()).unwrap_or(name)
     }
 
     /// The folder or the .gguf file.
@@ -172,7 +206,7 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = files::read_text(path)?;
     let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is not an index: {e}")))?;
     if index.weight_map.is_empty() {
         return Err(Error::file(path, "weight_map is empty, expected tensor names and their shards"));

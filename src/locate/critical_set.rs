@@ -120,6 +120,7 @@ pub struct Base {
     /// Mean negative log-likelihood.
     pub nll_nats: f64,
     /// Its exponential.
+    #[serde(deserialize_with = "one_finite_or_infinite")]
     pub perplexity: f64,
 }
 
@@ -142,11 +143,15 @@ pub struct RankedNeuron {
     pub axis: Option<String>,
     /// Which one.
     pub index: Option<usize>,
+    /// The tensor of the bias whose element `index` belongs to the neuron too, where the module has one.
+    #[serde(default)]
+    pub bias: Option<String>,
 }
 
 impl RankedNeuron {
     pub(super) fn new(entry: &Entry, tensors: &Tensors) -> RankedNeuron {
-        let place = place::place(&entry.neuron, tensors);
+        let mut parts = place::parts(&entry.neuron, tensors).into_iter();
+        let (place, bias) = (parts.next(), parts.next());
         RankedNeuron {
             layer: entry.neuron.site.module.layer(),
             neuron: entry.neuron.clone(),
@@ -155,7 +160,8 @@ impl RankedNeuron {
             axis: place.as_ref().map(|p| p.axis.as_str().into()),
             index: place.as_ref().map(|p| p.index),
             shape: place.as_ref().map(|p| p.shape.clone()),
-            tensor: place.map(|p| p.tensor),
+            tensor: place.map(|p| tensors.stored_name(&p.tensor).to_owned()),
+            bias: bias.map(|b| tensors.stored_name(&b.tensor).to_owned()),
         }
     }
 }

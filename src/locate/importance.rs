@@ -108,13 +108,18 @@ pub(super) fn rank(
         top: Top { keep, entries: Vec::new() },
         overflowed: 0,
     };
+    let widest =
+        |layer| sites.iter().filter(|s| s.site.module.layer() == layer).map(|s| s.channels as u64).sum::<u64>();
+    let layers = (0..model.recipe().layers.len()).map(Some).chain([None]);
+    let channels = layers.map(widest).max().unwrap_or(0);
+    model.check_memory("the importance of these sites", 2 * 4 * channels * tokens.len() as u64)?;
     progress.begin("importance", (rows.len() * model.recipe().layers.len()) as u64, "rows × layers");
     model.trace(&rows, &mut hook, progress)?;
     hook.reduce()?;
     progress.end();
     if hook.overflowed > 0 {
         tracing::warn!(
-            "{} channels have values that are not finite and are left out of the ranking; use --dtype f32",
+            "{} entries have values that are not finite and are left out of the ranking; use a smaller --alpha or --dtype f32",
             hook.overflowed
         );
     }
@@ -161,7 +166,10 @@ impl Hook for Importance {
         let sums = match self.sums.entry(site.clone()) {
             std::collections::hash_map::Entry::Occupied(sums) => sums.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
-                let clean = x.get(0)?.copy()?;
+                let Some(first) = rows.iter().position(|rows| rows.contains(&0)) else {
+                    return Err(Error::Compute(format!("{site} was not shown the clean row first").into()));
+                };
+                let clean = x.get(first)?.copy()?;
                 let sum = match x.device().is_cpu() {
                     true => Sum::Host(vec![0.0; clean.elem_count()]),
                     false => Sum::Device(clean.zeros_like()?),
@@ -169,7 +177,7 @@ impl Hook for Importance {
                 new.insert(Sums { clean, sum })
             }
         };
-        for group in (0..rows.len()).filter(|g| rows[*g][0] != 0) {
+        for group in (0..rows.len()).filter(|g| !rows[*g].contains(&0)) {
             sums.add(&x.get(group)?)?;
         }
         Ok(None)

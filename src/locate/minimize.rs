@@ -10,8 +10,8 @@ use crate::neuron::Neuron;
 const MAX_SUBSETS_OF: usize = 6;
 
 /// Backward elimination. Each round masks all sets that lack one member, then drops as many members at once as it can,
-/// those first without which the damage stays largest. It ends when every set that lacks one member no longer collapses;
-/// with batches of droppable members this takes rounds in the order of the logarithm of what can go.
+/// those first without which the damage stays largest. It ends when no set that lacks
+/// one member collapses any more.
 pub(super) fn minimize(evaluator: &mut Evaluator, mut set: Vec<Neuron>, epsilon: f64) -> Result<CriticalSet> {
     let base = evaluator.nlls("minimizing", &[vec![]])?[0];
     loop {

@@ -66,7 +66,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    fn check(&self) -> Result<()> {
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// A setting makes no sense.
+    pub fn check(&self) -> Result<()> {
         let finite_positive = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
             true => Ok(()),
             false => Err(Error::input(format!("{name} is {value}, expected a finite number above 0"))),
@@ -110,6 +114,11 @@ pub fn locate(
     let started = Instant::now();
     let keep = settings.max_neurons.max(REPORTED);
     let entries = importance::rank(model, tokens, &sites, settings, keep, progress)?;
+    if entries.is_empty() {
+        return Err(Error::input(
+            "no channel has an importance that is finite, so there is nothing to search; use a smaller --alpha or --dtype f32",
+        ));
+    }
     let importance_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();

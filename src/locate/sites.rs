@@ -67,7 +67,8 @@ impl SiteSelection {
             match self {
                 SiteSelection::Reference => published(path),
                 SiteSelection::Linear => published(path) && linear(info),
-                SiteSelection::DownProj => path.ends_with("down_proj"),
+                // Mixtral's experts call theirs w2.
+                SiteSelection::DownProj => path.ends_with(".down_proj") || path.ends_with(".w2"),
                 SiteSelection::Glob(_) => {
                     glob.as_ref().is_some_and(|g| g.is_match(path) || g.is_match(info.site.module.short()))
                 }
@@ -84,6 +85,12 @@ impl SiteSelection {
                     model.recipe().names_in_layers().join(", ")
                 ),
             });
+        }
+        let in_mlp = |s: &&SiteInfo| s.module.path.contains("mlp") || s.module.path.contains("moe");
+        if !sites.iter().any(|s| in_mlp(s)) && !matches!(self, SiteSelection::Glob(_)) {
+            tracing::warn!(
+                "sites {self} holds no MLP of this model, as in the published code; `--sites '*'` is all of it"
+            );
         }
         Ok(sites)
     }

@@ -203,14 +203,18 @@ pub(crate) fn check_activations(
 ) -> Result<()> {
     let kept = rows as u64 * positions as u64 * recipe.hidden_size as u64 * dtype.size_in_bytes() as u64;
     let needed = kept + chunk_rows.min(rows) as u64 * group_bytes(recipe, positions, dtype);
-    let available = available_bytes();
-    if device.is_cpu() && needed > available {
-        return Err(Error::Memory {
-            what: format!("computing {rows} rows of {positions} tokens"),
-            needed,
-            available,
-            advice: "use a shorter text or fewer rows at once",
-        });
+    if !device.is_cpu() {
+        return Ok(());
     }
-    Ok(())
+    check_memory(&format!("computing {rows} rows of {positions} tokens"), needed)
+}
+
+/// Refuses what would need more host memory than there is.
+pub(crate) fn check_memory(what: &str, needed: u64) -> Result<()> {
+    let available = available_bytes();
+    if needed <= available {
+        return Ok(());
+    }
+    let advice = "use a shorter text, fewer sites or fewer rows at once";
+    Err(Error::Memory { what: what.into(), needed, available, advice })
 }

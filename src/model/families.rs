@@ -36,8 +36,8 @@ const FAMILIES: &[Family] = &[
     Family { model_type: "qwen3_moe", architecture: "Qwen3MoeForCausalLM", read: qwen3_moe },
 ];
 
-/// Configs whose `text_config` is a family's: `model_type` and architecture of the whole, which keeps its text model
-/// under the same module paths.
+/// Configs whose `text_config` is a family's: `model_type` and architecture of the whole. Its text model is named as if
+/// it stood alone (see [`Tensors::as_text_model`](crate::checkpoint::Tensors::as_text_model)).
 const NESTED: &[(&str, &str)] = &[("gemma3", "Gemma3ForConditionalGeneration")];
 
 /// Keys of a whole config that concern what is not its text model.
@@ -89,6 +89,9 @@ pub(super) fn read(config: &ConfigFile) -> Result<Recipe> {
         _ => None,
     };
     if let Some(text) = text {
+        if !whole.bool_or("tie_word_embeddings", true)? {
+            return Err(whole.wrong("tie_word_embeddings", "true, as in the text model"));
+        }
         refuse_unknown(config, &whole, NOT_TEXT)?;
         return read_text(config, &text);
     }
@@ -151,7 +154,7 @@ fn llama(c: &Reader) -> Result<Recipe> {
 /// Mistral 7B (Jiang et al. 2023): Llama with a window, in all layers or in none.
 fn mistral(c: &Reader) -> Result<Recipe> {
     let mut recipe = plain(c, Defaults::default())?;
-    window_everywhere(c, &mut recipe)?;
+    window_everywhere(c, &mut recipe, Some(4096))?;
     Ok(recipe)
 }
 
@@ -180,8 +183,9 @@ fn gemma(c: &Reader) -> Result<Recipe> {
 /// Gemma 2: four norms a layer, caps on scores and logits, a window in every other layer.
 fn gemma2(c: &Reader) -> Result<Recipe> {
     let mut recipe = gemma_with_four_norms(c, Some(10_000.0))?;
-    recipe.attention.softcap = c.f64_opt("attn_logit_softcapping")?;
-    let window = c.usize_opt("sliding_window")?;
+    recipe.attention.softcap = softcap(c, "attn_logit_softcapping", 50.0)?;
+    recipe.logit_softcap = softcap(c, "final_logit_softcapping", 30.0)?;
+    let window = window(c, Some(4096))?;
     let slides = layer_types(c, &recipe)?.unwrap_or_else(|| (0..recipe.layers.len()).map(|i| i % 2 == 0).collect());
     for (layer, slides) in recipe.layers.iter_mut().zip(slides) {
         layer.window = window.filter(|_| slides);
@@ -200,12 +204,13 @@ fn gemma3(c: &Reader) -> Result<Recipe> {
     let (full, sliding) = rope::settings_of_both(c, 1_000_000.0, 10_000.0)?;
     let dim = recipe.attention.head_dim;
     recipe.ropes = vec![Rope::new(full, dim), Rope::new(sliding, dim)];
-    let window = c.usize_opt("sliding_window")?.unwrap_or(4096);
+    recipe.logit_softcap = c.f64_opt("final_logit_softcapping")?;
+    let window = window(c, Some(4096))?;
     let pattern = c.usize_opt("sliding_window_pattern")?.unwrap_or(6).max(1);
     let by_pattern = || (0..recipe.layers.len()).map(|i| (i + 1) % pattern != 0).collect();
     let slides = layer_types(c, &recipe)?.unwrap_or_else(by_pattern);
     for (layer, slides) in recipe.layers.iter_mut().zip(slides) {
-        layer.window = slides.then_some(window);
+        layer.window = window.filter(|_| slides);
         layer.rope = usize::from(slides);
     }
     Ok(recipe)
@@ -213,13 +218,14 @@ fn gemma3(c: &Reader) -> Result<Recipe> {
 
 /// Phi-3 and 3.5: fused projections, longrope, perhaps a window, perhaps a part of each head rotated.
 fn phi3(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults::default())?;
+    let mut recipe = plain(c, Defaults { partial_rotary: true, ..Defaults::default() })?;
     recipe.attention.fused = true;
     recipe.block.dropouts = Some(("resid_attn_dropout", "resid_mlp_dropout"));
     each_dense(&mut recipe, |mlp| {
         mlp.names = GatedNames { gate_up: ("gate_up_proj", None), activation: "activation_fn", down: "down_proj" };
     });
-    window_everywhere(c, &mut recipe)?;
+    window_everywhere(c, &mut recipe, None)?;
+    c.get("original_max_position_embeddings"); // of use to longrope only, and present without it
     Ok(recipe)
 }
 
@@ -241,7 +247,7 @@ fn olmo2(c: &Reader) -> Result<Recipe> {
 /// Mixtral (Jiang et al. 2024): Mistral with a mixture of experts.
 fn mixtral(c: &Reader) -> Result<Recipe> {
     let mut recipe = plain(c, Defaults { rope_theta: Some(1_000_000.0), ..Defaults::default() })?;
-    window_everywhere(c, &mut recipe)?;
+    window_everywhere(c, &mut recipe, None)?;
     let names = GatedNames { gate_up: ("w1", Some("w3")), activation: "act_fn", down: "w2" };
     let (count, top_k) = experts(c, &["num_local_experts"])?;
     for layer in &mut recipe.layers {
@@ -265,7 +271,7 @@ fn qwen3_moe(c: &Reader) -> Result<Recipe> {
     (recipe.attention.qkv_bias, recipe.attention.o_bias) = attention_bias(c)?;
     recipe.attention.qk_norm = QkNorm::PerHead;
     if c.bool_or("use_sliding_window", false)? {
-        window_everywhere(c, &mut recipe)?;
+        window_everywhere(c, &mut recipe, Some(4096))?;
     } else {
         c.get("sliding_window");
     }
@@ -291,12 +297,14 @@ struct Defaults {
     rms_norm_eps: Option<f64>,
     /// None where the family reads its rotary embeddings itself.
     rope_theta: Option<f64>,
+    /// `partial_rotary_factor` is one of its keys.
+    partial_rotary: bool,
     tied: bool,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Defaults { head_dim: None, rms_norm_eps: None, rope_theta: Some(10_000.0), tied: false }
+        Defaults { head_dim: None, rms_norm_eps: None, rope_theta: Some(10_000.0), partial_rotary: false, tied: false }
     }
 }
 
@@ -318,7 +326,7 @@ fn plain(c: &Reader, defaults: Defaults) -> Result<Recipe> {
         (Some(epsilon), _) | (None, Some(epsilon)) => epsilon,
         (None, None) => return Err(c.wrong("rms_norm_eps", "a number")),
     };
-    let rotated = rope::rotated_channels(c, head_dim)?;
+    let rotated = rope::rotated_channels(c, head_dim, defaults.partial_rotary)?;
     let activation = if c.get("hidden_act").is_some() { activation(c, "hidden_act")? } else { Activation::Silu };
     let mlp = Gated { names: GATED, intermediate_size: c.size("intermediate_size")?, activation, bias: false };
     let layers = c.size("num_hidden_layers")?;
@@ -351,7 +359,7 @@ fn plain(c: &Reader, defaults: Defaults) -> Result<Recipe> {
         },
         layers: vec![LayerPlan { window: None, rope: 0, mlp: Mlp::Dense(mlp) }; layers],
         ropes: match defaults.rope_theta {
-            Some(theta) => vec![Rope::new(rope::settings(c, theta)?, rotated)],
+            Some(theta) => vec![Rope::new(rope::settings(c, theta, defaults.partial_rotary)?, rotated)],
             None => Vec::new(),
         },
         logit_softcap: None,
@@ -361,7 +369,8 @@ fn plain(c: &Reader, defaults: Defaults) -> Result<Recipe> {
 
 /// What all Gemmas share.
 fn gemma_like(c: &Reader, rope_theta: Option<f64>) -> Result<Recipe> {
-    let defaults = Defaults { head_dim: Some(256), rms_norm_eps: Some(1e-6), rope_theta, tied: true };
+    let defaults =
+        Defaults { head_dim: Some(256), rms_norm_eps: Some(1e-6), rope_theta, tied: true, ..Defaults::default() };
     let mut recipe = plain(c, defaults)?;
     recipe.norm.style = NormStyle::OnePlusWeightThenRound;
     recipe.embedding_multiplier = Some((recipe.hidden_size as f64).sqrt());
@@ -390,8 +399,10 @@ fn gemma_with_four_norms(c: &Reader, rope_theta: Option<f64>) -> Result<Recipe> 
         dropouts: None,
     };
     let scalar = c.f64_opt("query_pre_attn_scalar")?.unwrap_or(256.0);
+    if scalar <= 0.0 {
+        return Err(c.wrong("query_pre_attn_scalar", "a number above 0"));
+    }
     recipe.attention.scale = 1.0 / scalar.sqrt();
-    recipe.logit_softcap = c.f64_opt("final_logit_softcapping")?;
     Ok(recipe)
 }
 
@@ -409,9 +420,27 @@ fn each_dense(recipe: &mut Recipe, change: impl Fn(&mut Gated)) {
     }
 }
 
-/// `sliding_window` for all layers, or for none where it is null.
-fn window_everywhere(c: &Reader, recipe: &mut Recipe) -> Result<()> {
-    let window = c.usize_opt("sliding_window")?;
+/// A cap on scores or logits: `default` where the key is absent, none where it is null.
+fn softcap(c: &Reader, key: &str, default: f64) -> Result<Option<f64>> {
+    match c.f64_opt(key)? {
+        Some(cap) if cap > 0.0 => Ok(Some(cap)),
+        Some(_) => Err(c.wrong(key, "a number above 0, or null")),
+        None => Ok((!c.has(key)).then_some(default)),
+    }
+}
+
+/// `sliding_window`: `default` where the key is absent, none where it is null.
+fn window(c: &Reader, default: Option<usize>) -> Result<Option<usize>> {
+    match c.usize_opt("sliding_window")? {
+        Some(0) => Err(c.wrong("sliding_window", "a positive whole number, or null")),
+        Some(window) => Ok(Some(window)),
+        None => Ok(default.filter(|_| !c.has("sliding_window"))),
+    }
+}
+
+/// `sliding_window` for all layers, or for none.
+fn window_everywhere(c: &Reader, recipe: &mut Recipe, default: Option<usize>) -> Result<()> {
+    let window = window(c, default)?;
     recipe.layers.iter_mut().for_each(|layer| layer.window = window);
     Ok(())
 }
@@ -419,7 +448,7 @@ fn window_everywhere(c: &Reader, recipe: &mut Recipe) -> Result<()> {
 /// Qwen's rule: `layer_types` where given, else layers from `max_window_layers` on, and none unless
 /// `use_sliding_window`.
 fn window_by_layer_types(c: &Reader, recipe: &mut Recipe) -> Result<()> {
-    let window = c.usize_opt("sliding_window")?;
+    let window = window(c, Some(4096))?;
     let from = c.usize_opt("max_window_layers")?.unwrap_or(28);
     let types = layer_types(c, recipe)?;
     let used = c.bool_or("use_sliding_window", false)?;

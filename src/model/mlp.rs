@@ -53,6 +53,7 @@ impl Layer<'_, '_> {
         let mut sum = flat.zeros_like()?;
         for (number, routed) in route(&scores, e).into_iter().enumerate() {
             if routed.positions.is_empty() {
+                self.show_unrouted(&format!("{}.experts.{number}", e.module), e.expert, x)?;
                 continue;
             }
             let count = routed.positions.len();
@@ -70,13 +71,36 @@ impl Layer<'_, '_> {
         Ok(sum.reshape((groups, positions, hidden))?)
     }
 
+    /// Shows zeros to the hooks of an expert that no position of the chunk is routed to.
+    fn show_unrouted(&mut self, module: &str, expert: Gated, x: &Tensor) -> Result<()> {
+        let (groups, positions, hidden) = x.dims3()?;
+        let (wide, names) = (expert.intermediate_size, expert.names);
+        let (gate, up) = names.gate_up;
+        let gated = if up.is_some() { wide } else { 2 * wide };
+        let sites = [
+            Some((gate, hidden, gated)),
+            Some((names.activation, wide, wide)),
+            up.map(|up| (up, hidden, wide)),
+            Some((names.down, wide, hidden)),
+        ];
+        for (name, inputs, outputs) in sites.into_iter().flatten() {
+            for (side, channels) in [(Side::In, inputs), (Side::Out, outputs)] {
+                let name = format!("{module}.{name}");
+                if self.tap.is_watched(&name, side)? {
+                    self.tap.at(&name, side, Tensor::zeros((groups, positions, channels), x.dtype(), x.device())?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn linear_among(&mut self, name: &str, x: &Tensor, among: Option<&Among>) -> Result<Tensor> {
         let x = self.at(name, Side::In, x.clone(), among)?;
         let y = self.weights.linear(name, &x)?;
         self.at(name, Side::Out, y, among)
     }
 
-    /// A hook point. Hooks of an expert see all positions, with zeros where a position was not routed to it; what they
+    /// A hook point. Hooks of an expert see all positions of all rows, with zeros where a position was not routed to it; what they
     /// change there is dropped.
     fn at(&mut self, name: &str, side: Side, x: Tensor, among: Option<&Among>) -> Result<Tensor> {
         let Some(among) = among else { return self.tap.at(name, side, x) };

@@ -126,7 +126,7 @@ impl Model {
         device::name(&self.device)
     }
 
-    /// Every site that hooks can see, in the order in which they fire.
+    /// Every site that hooks can see, layer by layer.
     pub fn sites(&self) -> &[SiteInfo] {
         &self.sites
     }
@@ -160,6 +160,14 @@ impl Model {
         }
         let problem = format!("the site has {} channels, 0 to {}", site.channels, site.channels - 1);
         Err(Error::Name { what: "neuron", text: neuron.to_string(), problem })
+    }
+
+    /// Refuses what would need more host memory than there is.
+    ///
+    /// # Errors
+    /// `needed` bytes are not free.
+    pub fn check_memory(&self, what: &str, needed: u64) -> Result<()> {
+        device::check_memory(what, needed)
     }
 
     /// Pushes rows through the layers and the final norm for what `hook` sees on the way. Progress advances by rows ×

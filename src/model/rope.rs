@@ -93,17 +93,20 @@ pub struct Table {
     pub turns_wide: bool,
 }
 
-/// Channels of a head that are rotated: `partial_rotary_factor` of them, all by default.
+/// Channels of a head that are rotated: all, or `partial_rotary_factor` of them where the family knows that key.
 ///
 /// # Errors
 /// The factor is not one, or they are not even.
-pub fn rotated_channels(c: &Reader, head_dim: usize) -> Result<usize> {
-    let inner = c.object_opt("rope_parameters")?;
-    let inner = inner.map(|r| r.f64_opt("partial_rotary_factor")).transpose()?.flatten();
-    let factor = inner.or(c.f64_opt("partial_rotary_factor")?).unwrap_or(1.0);
+pub fn rotated_channels(c: &Reader, head_dim: usize, partial: bool) -> Result<usize> {
     if !head_dim.is_multiple_of(2) {
         return Err(c.wrong("head_dim", "an even number, as rotary embeddings need"));
     }
+    if !partial {
+        return Ok(head_dim);
+    }
+    let inner = c.object_opt("rope_parameters")?;
+    let inner = inner.map(|r| r.f64_opt("partial_rotary_factor")).transpose()?.flatten();
+    let factor = inner.or(c.f64_opt("partial_rotary_factor")?).unwrap_or(1.0);
     let channels = (head_dim as f64 * factor) as usize;
     if !(factor > 0.0 && factor <= 1.0) || channels == 0 || !channels.is_multiple_of(2) {
         let expected = format!("a factor above 0 and up to 1 that gives an even share of the {head_dim} channels");
@@ -116,12 +119,12 @@ pub fn rotated_channels(c: &Reader, head_dim: usize) -> Result<usize> {
 ///
 /// # Errors
 /// A type of scaling that is not known, or one of its parameters is missing or not known.
-pub fn settings(c: &Reader, default_theta: f64) -> Result<Settings> {
+pub fn settings(c: &Reader, default_theta: f64, partial: bool) -> Result<Settings> {
     let outer_theta = c.f64_opt("rope_theta")?;
     let old = c.object_opt("rope_scaling")?;
     let new = c.object_opt("rope_parameters")?;
     match new.or(old) {
-        Some(r) => scaled(c, &r, outer_theta.unwrap_or(default_theta)),
+        Some(r) => scaled(c, &r, outer_theta.unwrap_or(default_theta), partial),
         None => Ok(Settings { theta: outer_theta.unwrap_or(default_theta), scaling: Scaling::Default }),
     }
 }
@@ -136,10 +139,10 @@ pub fn settings_of_both(c: &Reader, full_theta: f64, sliding_theta: f64) -> Resu
     let local = c.f64_opt("rope_local_base_freq")?;
     let Some(new) = c.object_opt("rope_parameters")? else {
         let sliding = Settings { theta: local.unwrap_or(sliding_theta), scaling: Scaling::Default };
-        return Ok((settings(c, full_theta)?, sliding));
+        return Ok((settings(c, full_theta, false)?, sliding));
     };
     let of = |kind: &str, theta: f64| match new.object_opt(kind)? {
-        Some(r) => scaled(c, &r, theta),
+        Some(r) => scaled(c, &r, theta, false),
         None => Err(new.wrong(kind, "the rope parameters of these layers")),
     };
     let both = (of("full_attention", full_theta)?, of("sliding_attention", local.unwrap_or(sliding_theta))?);
@@ -150,7 +153,7 @@ pub fn settings_of_both(c: &Reader, full_theta: f64, sliding_theta: f64) -> Resu
 }
 
 /// Reads one object of rope parameters; `c` is the config around it.
-fn scaled(c: &Reader, r: &Reader, theta: f64) -> Result<Settings> {
+fn scaled(c: &Reader, r: &Reader, theta: f64, partial: bool) -> Result<Settings> {
     let theta = r.f64_opt("rope_theta")?.unwrap_or(theta);
     if theta <= 0.0 {
         return Err(r.wrong("rope_theta", "a number above 0"));
@@ -164,7 +167,10 @@ fn scaled(c: &Reader, r: &Reader, theta: f64) -> Result<Settings> {
     };
     let new_name = r.str_opt("rope_type")?;
     let old_name = r.str_opt("type")?;
-    r.get("partial_rotary_factor"); // rotated_channels reads it
+    // rotated_channels reads it where the family knows it; elsewhere a factor of 1 changes nothing.
+    if r.f64_opt("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) && !partial {
+        return Err(r.wrong("partial_rotary_factor", "no such key, or 1, for this architecture"));
+    }
     let scaling = match new_name.or(old_name) {
         None | Some("default") => Scaling::Default,
         Some("linear") => Scaling::Linear { factor: r.f64("factor")? },

@@ -181,6 +181,20 @@ fn widen<T: WithDType>(values: Values<'_>, shape: Vec<usize>) -> Option<candle_c
     Some(Tensor::from_vec(data, shape, &Device::Cpu))
 }
 
+/// Where a multimodal checkpoint keeps what is not its text model.
+const OTHER_MODELS: &[&str] =
+    &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
+
+/// Names that are listed at most.
+const LISTED: usize = 50;
+
+/// Names, and how many are not shown.
+fn listed(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(LISTED);
+    let shown = names[..names.len() - more].join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
+}
+
 /// Compares the checkpoint's tensors with those the recipe reads.
 ///
 /// # Errors
@@ -205,13 +219,9 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
         ));
     }
     if let Some(first) = missing.first() {
-        let others = match missing.len() - 1 {
-            0 => String::new(),
-            n => format!(
-                " (and {n} more: {}{})",
-                missing[1..].iter().take(3).copied().collect::<Vec<_>>().join(", "),
-                if n > 3 { ", …" } else { "" }
-            ),
+        let others = match &missing[1..] {
+            [] => String::new(),
+            others => format!(", and so are {}", listed(others)),
         };
         return Err(Error::tensor(root, *first, format!("is missing, the config asks for it{others}")));
     }
@@ -230,15 +240,19 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     }
     let names: std::collections::HashSet<&str> = expected.iter().map(|(n, _)| n.as_str()).collect();
     // Published Llama checkpoints carry the buffer that old transformers saved.
-    let extra: Vec<&str> =
-        tensors.iter().map(|(n, _)| n).filter(|n| !names.contains(n) && !n.ends_with("rotary_emb.inv_freq")).collect();
+    let other = |name: &str| OTHER_MODELS.iter().any(|prefix| name.starts_with(prefix));
+    let extra: Vec<&str> = tensors
+        .iter()
+        .map(|(n, _)| n)
+        .filter(|n| !names.contains(n) && !n.ends_with("rotary_emb.inv_freq") && !other(n))
+        .collect();
     if !extra.is_empty() {
         tracing::warn!(
             "{}: {} tensors are not used by {}: {}",
             root.display(),
             extra.len(),
             recipe.model_type,
-            extra.iter().take(5).copied().collect::<Vec<_>>().join(", ")
+            listed(&extra)
         );
     }
     Ok(())

@@ -127,7 +127,10 @@ fn curve(report: &Report) -> Table {
 /// What an entry is in the file.
 fn place(ranked: &RankedNeuron) -> String {
     match (&ranked.axis, ranked.index, &ranked.tensor, &ranked.shape) {
-        (Some(axis), Some(index), Some(tensor), Some(shape)) => format!("{axis} {index} of {tensor} {shape:?}"),
+        (Some(axis), Some(index), Some(tensor), Some(shape)) => {
+            let bias = if ranked.bias.is_some() { " and of its bias" } else { "" };
+            format!("{axis} {index} of {tensor} {shape:?}{bias}")
+        }
         _ => "in no tensor alone".into(),
     }
 }

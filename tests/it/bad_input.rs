@@ -267,7 +267,7 @@ fn configs() -> Vec<Row> {
         row("negative size", config("hidden_size", (-40).into()), &["hidden_size: expected", "found -40"]),
         row("odd heads", config("num_attention_heads", 5.into()), &["num_key_value_heads", "divisor of the 5"]),
         row("odd head width", config("head_dim", 7.into()), &["head_dim", "even number", "found 7"]),
-        row("absurd width", config("hidden_size", 4_294_967_295_u64.into()), &["tensor ", "4294967295"]),
+        row("absurd width", config("hidden_size", 2_147_483_647_u64.into()), &["tensor ", "2147483647"]),
         row("wider than u32", config("hidden_size", 4_294_967_296_u64.into()), &["hidden_size: expected", "429"]),
         row(
             "absurd depth",
@@ -277,6 +277,13 @@ fn configs() -> Vec<Row> {
         row("one layer more", config("num_hidden_layers", 4.into()), &["model.layers.3.", "missing", "the config"]),
         row("rope type", config("rope_parameters", json!({"rope_type": "ntk"})), &["rope_type", "expected", "\"ntk\""]),
         row("activation", config("hidden_act", "relu6".into()), &["hidden_act", "expected silu", "\"relu6\""]),
+        row("no window", config("sliding_window", 0.into()), &["config.json", "sliding_window", "refused"]),
+        row("a part rotated", config("partial_rotary_factor", 0.4.into()), &["partial_rotary_factor", "refused"]),
+        row(
+            "a forged line",
+            config("architectures", json!(["\u{1b}[2J\nachilles-audit: all is well"])),
+            &["\\u{1b}[2J\\nachilles-audit: all is well", "is not supported"],
+        ),
         row(
             "a key that changes the arithmetic",
             config("attn_logit_softcapping", 30.0.into()),
@@ -292,6 +299,18 @@ fn texts() -> Vec<Row> {
     };
     vec![
         row("tokenizer not JSON", write("tokenizer.json", b"{"), &["tokenizer.json", "is not a tokenizer"]),
+        row(
+            "tokenizer that names what it does not have",
+            Box::new(|dir| {
+                let path = dir.join("tokenizer.json");
+                let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+                tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "single": [
+                    {"SpecialToken": {"id": "<nowhere>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                    "pair": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}});
+                std::fs::write(path, tokenizer.to_string()).unwrap();
+            }),
+            &["tokenizer.json", "malformed"],
+        ),
         row("tokenizer not UTF-8", write("tokenizer.json", b"\xff"), &["tokenizer.json", "UTF-8"]),
         row(
             "tokenizer of another kind",

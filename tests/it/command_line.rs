@@ -74,7 +74,7 @@ fn schema() -> Value {
             "text_sha256": "s", "tokens": "i"},
         "base": {"nll_nats": "f", "perplexity": "f"},
         "ranking": [{"neuron": "s", "layer": "i?", "importance": "f", "position": "i", "tensor": "s?",
-            "shape": ["i"], "axis": "s?", "index": "i?"}],
+            "shape": ["i"], "axis": "s?", "index": "i?", "bias": "s?"}],
         "prefix": {"collapsed": "b", "n": "i", "curve_nll_nats": ["f"]},
         "critical_set": {"neurons": ["s"], "nll_nats": "f", "damage": "f",
             "subsets": [{"neurons": ["s"], "nll_nats": "f", "damage": "f"}]},

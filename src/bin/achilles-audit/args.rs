@@ -111,7 +111,7 @@ pub struct Locate {
     #[arg(long, default_value = "channels")]
     pub counting: Counting,
     /// α: standard deviation of the noise on embeddings
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, allow_negative_numbers = true)]
     pub alpha: f64,
     /// K: noisy samples
     #[arg(long, short = 'k', default_value_t = 100)]
@@ -120,7 +120,7 @@ pub struct Locate {
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// ε: damage (log10 of the perplexity ratio) from which the model has collapsed
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub epsilon: f64,
     /// Longest prefix of the ranking that is tried
     #[arg(long, default_value_t = 200)]

@@ -13,9 +13,6 @@ use std::time::Instant;
 
 pub fn run(options: &Locate, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let started = Instant::now();
-    let (model, text) = open(&options.model, &options.text, progress)?;
-    let load_s = started.elapsed().as_secs_f64();
     let settings = Settings {
         ranking: options.ranking,
         side: options.side,
@@ -27,6 +24,10 @@ pub fn run(options: &Locate, progress: &dyn Progress) -> Result<ExitCode> {
         epsilon: options.epsilon,
         max_neurons: options.max_neurons,
     };
+    settings.check()?;
+    let started = Instant::now();
+    let (model, text) = open(&options.model, &options.text, progress)?;
+    let load_s = started.elapsed().as_secs_f64();
     let result = locate::locate(&model, &text, &settings, load_s, progress)?;
     let rendered = match options.output.format {
         Format::Table => report::table::critical_set(&result),

@@ -1,43 +1,45 @@
 //! The command line of achilles-audit.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
 mod args;
 mod import;
 mod locate;
 mod output;
 mod perplexity;
 mod progress;
+mod stderr;
 
-use achilles_audit::Error;
+use achilles_audit::text::GUARDED_THREAD;
+use achilles_audit::{Error, Result};
 use args::{Args, Command};
 use clap::Parser;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(|| stderr::Escaping)
+        .with_ansi(false)
         .with_max_level(tracing::Level::WARN)
         .with_target(false)
         .without_time()
         .init();
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The library turns these into errors.
+        if std::thread::current().name() != Some(GUARDED_THREAD) {
+            usual(panic);
+        }
+    }));
     match run(args) {
         Ok(code) => code,
-        Err(Error::Interrupted) => {
-            eprintln!("achilles-audit: interrupted");
-            ExitCode::from(130)
-        }
         Err(error) => {
-            eprintln!("achilles-audit: {error}");
-            ExitCode::from(2)
+            stderr::line(&format!("achilles-audit: {error}"));
+            ExitCode::from(if matches!(error, Error::Interrupted) { 130 } else { 2 })
         }
     }
 }
 
-fn run(args: Args) -> achilles_audit::Result<ExitCode> {
+fn run(args: Args) -> Result<ExitCode> {
     let progress = progress::Bars::new(args.progress)?;
     match args.command {
         Command::Scan(options) | Command::Locate(options) => locate::run(&options, &progress),

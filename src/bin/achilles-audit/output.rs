@@ -19,9 +19,5 @@ pub fn write(to: &OutputArgs, text: &str) -> Result<()> {
 
 /// Fails before the work rather than after it where the result could not be written.
 pub fn check(to: &OutputArgs) -> Result<()> {
-    let Some(path) = &to.output else { return Ok(()) };
-    if path.is_dir() {
-        return Err(Error::file(path, "is a folder; -o wants the name of a file"));
-    }
-    achilles_audit::files::parent(path).map(drop)
+    to.output.as_deref().map_or(Ok(()), achilles_audit::files::check_writable)
 }

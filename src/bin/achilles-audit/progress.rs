@@ -1,6 +1,7 @@
 //! Progress on standard error, and Ctrl-C.
 
 use crate::args::ProgressChoice;
+use crate::stderr;
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -54,6 +55,12 @@ impl Bars {
     }
 }
 
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Progress for Bars {
     fn begin(&self, name: &str, total: u64, unit: &'static str) {
         let bar = (self.choice == Shown::Bars).then(|| {
@@ -75,7 +82,7 @@ impl Progress for Bars {
             if self.choice == Shown::Json {
                 let (done, total) = (stage.done, stage.total);
                 let line = serde_json::json!({"stage": stage.name, "done": done, "total": total, "unit": stage.unit});
-                eprintln!("{line}");
+                stderr::line(&line.to_string());
             }
         });
         if INTERRUPTED.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { Ok(()) }

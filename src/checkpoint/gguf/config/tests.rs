@@ -40,7 +40,7 @@ fn the_decoder_reads_every_config() {
     for family in MODELS {
         let config = config_of(family);
         let layers = config["num_hidden_layers"].as_u64().unwrap() as usize;
-        let recipe = Recipe::read(&ConfigFile::from_map(std::path::Path::new(family), config).unwrap()).unwrap();
+        let recipe = Recipe::read(&ConfigFile::from_map(std::path::Path::new(family), config)).unwrap();
         assert_eq!(recipe.layers.len(), layers);
     }
 }

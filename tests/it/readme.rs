@@ -1,0 +1,22 @@
+//! README shows what the program prints.
+
+use std::process::Command;
+
+#[test]
+#[ignore = "needs `make model`"]
+fn the_demo_prints_what_readme_shows() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
+    let shown: Vec<&str> = readme.lines().filter(|l| l.starts_with(['┌', '│', '╞', '└'])).collect();
+    assert!(shown.len() > 10);
+    let scan = Command::new(env!("CARGO_BIN_EXE_achilles-audit"))
+        .args(["scan", "models/SmolLM2-135M-Instruct.Q4_1.gguf", "--device", "cpu"])
+        .current_dir(root)
+        .output()
+        .unwrap();
+    assert!(scan.status.success(), "{}", String::from_utf8_lossy(&scan.stderr));
+    let printed = String::from_utf8(scan.stdout).unwrap();
+    for (printed, shown) in printed.lines().zip(shown) {
+        assert_eq!(printed, shown);
+    }
+}
