@@ -87,7 +87,7 @@ impl SiteSelection {
             });
         }
         let in_mlp = |s: &&SiteInfo| s.module.path.contains("mlp") || s.module.path.contains("moe");
-        if !sites.iter().any(|s| in_mlp(s)) && !matches!(self, SiteSelection::Glob(_)) {
+        if !sites.iter().any(in_mlp) && !matches!(self, SiteSelection::Glob(_)) {
             tracing::warn!(
                 "sites {self} holds no MLP of this model, as in the published code; `--sites '*'` is all of it"
             );
