@@ -5,6 +5,7 @@ mod remote;
 #[cfg(test)]
 mod tests;
 
+use super::tensors::{INDEX, SINGLE, read_index};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use cache::RepoCache;
@@ -17,13 +18,9 @@ use std::str::FromStr;
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 /// Fetched where the repository has them.
 const OPTIONAL: [&str; 4] =
     ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
-/// The index of a model of 700 billion parameters has 9 MB.
-const LARGEST_INDEX_BYTES: u64 = 256 << 20;
 
 /// Makes sure that the cache holds all that a checkpoint needs, all from one commit, and returns its snapshot folder.
 ///
@@ -127,25 +124,7 @@ fn weight_files(id: &HubId, cache: &RepoCache, info: &Info) -> Result<Vec<String
 
 /// The shards that an index names, each a plain file name: what a file says never leads out of its folder.
 fn shards_of(index: &Path) -> Result<BTreeSet<String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    let bytes = index.metadata().map_err(Error::io(index))?.len();
-    if bytes > LARGEST_INDEX_BYTES {
-        return Err(Error::file(index, format!("{bytes} bytes are too many for an index")));
-    }
-    let text = std::fs::read(index).map_err(Error::io(index))?;
-    let parsed: Index =
-        serde_json::from_slice(&text).map_err(|e| Error::file(index, format!("is no safetensors index: {e}")))?;
-    let shards: BTreeSet<String> = parsed.weight_map.into_values().collect();
-    if shards.is_empty() {
-        return Err(Error::file(index, "names no shard"));
-    }
-    match shards.iter().find(|s| !is_plain(s) || !s.ends_with(".safetensors")) {
-        Some(odd) => Err(Error::file(index, format!("names the shard {odd:?}; expected a plain *.safetensors name"))),
-        None => Ok(shards),
-    }
+    Ok(read_index(index)?.into_values().collect())
 }
 
 fn fetch_missing(

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Where multimodal checkpoints keep their text model (transformers 4 and 5).
 const TEXT_MODELS: &[&str] = &["language_model.model.", "model.language_model."];
@@ -201,7 +201,7 @@ impl Tensors {
 }
 
 /// `weight_map` of the index: tensor name to a shard's plain file name.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -212,7 +212,9 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
         return Err(Error::file(path, "weight_map is empty, expected tensor names and their shards"));
     }
     for shard in index.weight_map.values() {
-        let plain = Path::new(shard).file_name().is_some_and(|n| n == shard.as_str()) && !shard.contains('\\');
+        let plain = Path::new(shard).file_name().is_some_and(|n| n == shard.as_str())
+            && !shard.contains('\\')
+            && !shard.starts_with('.');
         if !plain || !shard.ends_with(".safetensors") {
             let problem = format!("names the shard {shard:?}, expected a plain *.safetensors file name; not followed");
             return Err(Error::file(path, problem));
