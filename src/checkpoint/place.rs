@@ -18,7 +18,8 @@ pub struct Place {
 }
 
 /// How a neuron lies in its tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Axis {
     /// One row of a [out, in] matrix: an output channel.
     Row,
@@ -46,22 +47,63 @@ impl fmt::Display for Place {
 }
 
 /// Finds what `neuron` is in the file; none where no single tensor holds it alone (the input of a norm, a q/k norm
-/// that all heads share).
+/// that all heads share, the embedding of a tied head).
 pub fn place(neuron: &Neuron, tensors: &Tensors) -> Option<Place> {
-    let module = neuron.site.module.as_str();
-    // The output of the activation enters down_proj after a product with up_proj's: zeroing it zeroes that column.
-    let is_activation = [".act_fn", ".activation_fn"].iter().find_map(|end| module.strip_suffix(end));
-    let (tensor, side) = match (is_activation, neuron.site.side) {
-        (Some(mlp), Side::Out) => (format!("{mlp}.down_proj.weight"), Side::In),
-        _ => (format!("{module}.weight"), neuron.site.side),
-    };
-    let shape = tensors.get(&tensor)?.shape.clone();
-    let axis = match (shape.len(), side) {
-        (2, Side::Out) => Axis::Row,
-        (2, Side::In) => Axis::Column,
-        (1, Side::Out) => Axis::Element,
-        _ => return None,
-    };
-    let length = if axis == Axis::Column { shape[1] } else { shape[0] };
-    (neuron.channel < length).then_some(Place { tensor, shape, axis, index: neuron.channel })
+    parts(neuron, tensors).into_iter().next()
 }
+
+/// Everything that a factor on `neuron` multiplies: the part that [`place`] finds, then the element of the bias where
+/// the module has one. Empty where there is no such part.
+pub fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<Place> {
+    let module = neuron.site.module.as_str();
+    let shape_of = |tensor: &str| tensors.get(tensor).map(|entry| entry.shape.as_slice());
+    let part = |tensor: String, axis: Axis| {
+        let shape = shape_of(&tensor)?.to_vec();
+        let length = match (axis, shape.as_slice()) {
+            (Axis::Row, &[rows, _]) => rows,
+            (Axis::Column, &[_, columns]) => columns,
+            (Axis::Element, &[elements]) => elements,
+            _ => return None,
+        };
+        (neuron.channel < length).then_some(Place { tensor, shape, axis, index: neuron.channel })
+    };
+    let weight = format!("{module}.weight");
+    let found = if let Some(mlp) = ACTIVATIONS.iter().find_map(|name| module.strip_suffix(name)) {
+        // The output of the activation enters the down projection after a product with the up projection's: a factor on
+        // it is one on that column. Its input is the gate's output.
+        let down = DOWN.iter().map(|name| format!("{mlp}.{name}.weight")).find(|name| tensors.get(name).is_some());
+        down.filter(|_| neuron.site.side == Side::Out).and_then(|down| part(down, Axis::Column))
+    } else if module == EMBEDDING {
+        // Stored [vocabulary, hidden]: a channel is a column. Without a head of its own the model reads logits from it.
+        let own = tensors.get(HEAD).is_some() && neuron.site.side == Side::Out;
+        own.then(|| part(weight, Axis::Column)).flatten()
+    } else {
+        match (shape_of(&weight).map_or(0, <[usize]>::len), neuron.site.side) {
+            (2, Side::Out) => part(weight, Axis::Row),
+            (2, Side::In) => part(weight, Axis::Column),
+            (1, Side::Out) if !is_shared_by_heads(module, tensors) => part(weight, Axis::Element),
+            _ => None,
+        }
+    };
+    let bias =
+        found.as_ref().filter(|p| p.axis == Axis::Row).and_then(|_| part(format!("{module}.bias"), Axis::Element));
+    found.into_iter().chain(bias).collect()
+}
+
+/// Whether the module is a norm of queries or keys with one weight for all heads.
+fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
+    let projection = [("q_norm", "q_proj"), ("k_norm", "k_proj")]
+        .iter()
+        .find_map(|(norm, projection)| module.strip_suffix(norm).map(|start| format!("{start}{projection}.weight")));
+    let first = |tensor: &str| tensors.get(tensor).and_then(|entry| entry.shape.first());
+    projection.is_some_and(|projection| first(&projection) != first(&format!("{module}.weight")))
+}
+
+/// The modules of activations, after the MLP's own name.
+const ACTIVATIONS: [&str; 2] = [".act_fn", ".activation_fn"];
+/// The projections that read the gated product.
+const DOWN: [&str; 2] = ["down_proj", "w2"];
+/// The module of the token embedding.
+const EMBEDDING: &str = "model.embed_tokens";
+/// The tensor of a head of its own.
+const HEAD: &str = "lm_head.weight";
