@@ -30,6 +30,8 @@ pub struct Plan {
     pub edits: Vec<Edit>,
     /// The worst rounding.
     pub rounding: Rounding,
+    /// The names of all shards.
+    pub shards: BTreeSet<String>,
 }
 
 /// One row, column or element and its bytes.
@@ -117,6 +119,7 @@ impl Plan {
             interventions,
             edits,
             rounding,
+            shards: tensors.files().iter().map(|file| file_name(file.path())).collect(),
         })
     }
 

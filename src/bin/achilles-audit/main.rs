@@ -6,8 +6,10 @@ mod args;
 mod import;
 mod locate;
 mod output;
+mod patch;
 mod perplexity;
 mod progress;
+mod unpatch;
 
 use achilles_audit::Error;
 use args::{Args, Command};
@@ -43,5 +45,7 @@ fn run(args: Args) -> achilles_audit::Result<ExitCode> {
         Command::Scan(options) | Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),
+        Command::Patch(options) => patch::run(&options, &progress),
+        Command::Unpatch(options) => unpatch::run(&options),
     }
 }
