@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What writes.
 pub(super) trait Disk {
@@ -31,7 +31,12 @@ impl Disk for System {
     }
 
     fn write_whole(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
-        crate::files::write_whole(path, bytes)?;
+        // Not a random name: the next run finds what a stopped one left. Never an existing file, which may be a link.
+        let partial = partial(path);
+        remove_if_there(&partial)?;
+        let mut file = File::create_new(&partial).map_err(Error::io(&partial))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&partial))?;
+        std::fs::rename(&partial, path).map_err(Error::io(path))?;
         sync_folder_of(path);
         Ok(())
     }
@@ -40,6 +45,21 @@ impl Disk for System {
         std::fs::remove_file(path).map_err(Error::io(path))?;
         sync_folder_of(path);
         Ok(())
+    }
+}
+
+/// What a file is called until all of it is on disk.
+pub(super) fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+/// Removes a file, or does nothing where there is none.
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(Error::io(path)),
     }
 }
 

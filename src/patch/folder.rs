@@ -1,6 +1,6 @@
 //! A checkpoint's folder that is ours alone for now, and the way back.
 
-use super::disk::{Disk, System};
+use super::disk::{self, Disk, System};
 use super::receipt::{Receipt, Shards, State};
 use super::{RECEIPT, UNDO};
 use crate::checkpoint::sha256_hex;
@@ -29,6 +29,9 @@ impl Folder {
         let path = root.join("config.json");
         let lock = File::open(&path).map_err(Error::io(&path))?;
         lock.try_lock().map_err(|e| locked(root, e))?;
+        for name in [RECEIPT, UNDO] {
+            disk::remove_if_there(&disk::partial(&root.join(name)))?;
+        }
         let rolled_back = match Receipt::read(root)? {
             Some(receipt) if receipt.state != State::Applied => {
                 roll_back(root, &receipt, disk)?;
