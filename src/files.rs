@@ -14,7 +14,7 @@ pub fn parent(path: &Path) -> Result<PathBuf> {
         _ => Path::new("."),
     };
     if !parent.is_dir() {
-        return Err(Error::file(path, "the folder it is to lie in does not exist"));
+        return Err(Error::file(path, "the folder it is to lie in does not exist; create it first"));
     }
     Ok(parent.to_owned())
 }
