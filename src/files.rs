@@ -14,7 +14,7 @@ pub fn parent(path: &Path) -> Result<PathBuf> {
         _ => Path::new("."),
     };
     if !parent.is_dir() {
-        return Err(Error::file(path, "the folder it is to lie in does not exist"));
+        return Err(Error::file(path, "the folder it is to lie in does not exist; create it first"));
     }
     Ok(parent.to_owned())
 }
@@ -83,4 +83,71 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::io(path))?;
     file.persist(path).map_err(|e| Error::Io { path: path.into(), source: e.error })?;
     Ok(())
+}
+
+/// A folder that appears whole or not at all: filled under another name beside its place, then renamed. What is not
+/// finished is removed.
+#[derive(Debug)]
+pub struct NewFolder {
+    out: PathBuf,
+    parent: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl NewFolder {
+    /// An empty folder beside `out`.
+    ///
+    /// # Errors
+    /// `out` is there and is not an empty folder, or the folder it is to lie in does not exist.
+    pub fn begin(out: &Path) -> Result<NewFolder> {
+        match std::fs::symlink_metadata(out) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io(out)(e)),
+            Ok(found) if !found.is_dir() => {
+                return Err(Error::file(
+                    out,
+                    "is there already and is not a folder; choose another place for the result",
+                ));
+            }
+            Ok(_) if std::fs::read_dir(out).map_err(Error::io(out))?.next().is_some() => {
+                return Err(Error::file(out, "is there already and is not empty; choose another place for the result"));
+            }
+            Ok(_) => {}
+        }
+        let parent = parent(out)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".achilles-audit-");
+        // The folder will be the user's: as open as those they make themselves (the umask still applies).
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+        let folder = builder.tempdir_in(&parent).map_err(Error::io(&parent))?;
+        Ok(NewFolder { out: out.to_owned(), parent, folder })
+    }
+
+    /// Where to write for now.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts the folder, whose files are on disk, in its place.
+    ///
+    /// # Errors
+    /// The system refuses, as where something has appeared there in the meantime.
+    pub fn finish(self) -> Result<()> {
+        sync_folder(self.folder.path());
+        if self.out.exists() {
+            std::fs::remove_dir(&self.out).map_err(Error::io(&self.out))?;
+        }
+        std::fs::rename(self.folder.path(), &self.out).map_err(Error::io(&self.out))?;
+        let _ = self.folder.keep();
+        sync_folder(&self.parent);
+        Ok(())
+    }
+}
+
+/// Makes the names in a folder durable, where the system can.
+pub fn sync_folder(path: &Path) {
+    if let Ok(folder) = std::fs::File::open(path) {
+        let _ = folder.sync_all();
+    }
 }

@@ -10,6 +10,7 @@ pub mod locate;
 pub mod metrics;
 pub mod model;
 pub mod neuron;
+pub mod patch;
 pub mod progress;
 pub mod report;
 pub mod text;

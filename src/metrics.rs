@@ -1,8 +1,11 @@
 //! What is measured of a text under a model: NLL, perplexity, damage.
 
 use crate::error::{Error, Result};
-use crate::model::{Model, NoHook, Row};
+use crate::model::{Hook, Model, NoHook, Row};
+use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
+use candle_core::{D, DType, Tensor};
+use std::sync::Arc;
 
 /// Mean over targets of −ln P(x_t | x_<t), in nats.
 pub fn nll_nats(log_probs: &[f64]) -> f64 {
@@ -40,4 +43,32 @@ pub fn base(nll: f64, dtype: &str) -> Result<f64> {
     Err(Error::input(format!(
         "the model's own perplexity is not a number in {dtype}; use --dtype f32, or look for NaN in the weights"
     )))
+}
+
+/// The mean of each neuron over the positions of a text.
+///
+/// # Errors
+/// As [`Model::trace`].
+pub fn means(model: &Model, tokens: &Arc<[u32]>, neurons: &[Neuron], progress: &dyn Progress) -> Result<Vec<f64>> {
+    struct Means<'a> {
+        neurons: &'a [Neuron],
+        means: Vec<f64>,
+    }
+    impl Hook for Means<'_> {
+        fn wants(&self, site: &Site) -> bool {
+            self.neurons.iter().any(|n| n.site == *site)
+        }
+
+        fn on(&mut self, site: &Site, _: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
+            for (neuron, mean) in self.neurons.iter().zip(&mut self.means).filter(|(n, _)| n.site == *site) {
+                let values = x.narrow(D::Minus1, neuron.channel, 1)?.flatten_all()?.to_dtype(DType::F64)?;
+                *mean = values.mean_all()?.to_scalar()?;
+            }
+            Ok(None)
+        }
+    }
+    neurons.iter().try_for_each(|neuron| model.check(neuron))?;
+    let mut hook = Means { neurons, means: vec![0.0; neurons.len()] };
+    model.trace(&[Row::clean(tokens.clone())], &mut hook, progress)?;
+    Ok(hook.means)
 }

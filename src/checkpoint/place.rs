@@ -18,7 +18,8 @@ pub struct Place {
 }
 
 /// How a neuron lies in its tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Axis {
     /// One row of a [out, in] matrix: an output channel.
     Row,

@@ -1,7 +1,9 @@
 //! A summary for people.
 
+use crate::error::Bytes;
 use crate::locate::{RankedNeuron, Report, Subset};
 use crate::metrics::{damage, perplexity};
+use crate::patch::Plan;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
@@ -64,6 +66,33 @@ pub fn critical_set(report: &Report) -> String {
         s.device
     );
     out
+}
+
+/// What a patch is going to change.
+pub fn patch_plan(plan: &Plan) -> String {
+    let mut out = String::new();
+    let mut edits = table(&["neuron", "in the file", "shard", "bytes", "before", "after"]);
+    for edit in &plan.edits {
+        let neurons: Vec<String> = edit.neurons.iter().map(crate::neuron::Neuron::short).collect();
+        let bytes = edit.span.bytes().to_string();
+        let (before, after) = (some(&edit.values_before()), some(&edit.values_after()));
+        edits.add_row(vec![neurons.join(", "), edit.place.to_string(), edit.file.clone(), bytes, before, after]);
+    }
+    right(&mut edits, &[3]);
+    push(&mut out, &edits);
+    let bytes = plan.edits.iter().map(|e| e.span.bytes()).sum();
+    let rounding = match &plan.rounding.tensor {
+        Some(tensor) => format!("worst relative rounding {:.2e}, in {tensor}", plan.rounding.worst_relative),
+        None => "every value is exact".to_owned(),
+    };
+    let _ = writeln!(out, "{} in {} edits; {rounding}", Bytes(bytes), plan.edits.len());
+    out
+}
+
+/// The first of some values.
+fn some(values: &[f64]) -> String {
+    let first: Vec<String> = values.iter().take(3).map(|v| format!("{v:.4}")).collect();
+    format!("{}{}", first.join(" "), if values.len() > 3 { " …" } else { "" })
 }
 
 fn ranking_line(report: &Report) -> String {

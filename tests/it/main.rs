@@ -6,6 +6,7 @@
 mod bad_input;
 mod command_line;
 mod parity;
+mod patch;
 mod readme;
 mod second_opinion;
 mod smollm2;

@@ -41,6 +41,10 @@ pub enum Command {
     Perplexity(Perplexity),
     /// Convert a GGUF file to a Hugging Face model folder
     Import(Import),
+    /// Bake a mask or a scaling of neurons into a checkpoint's weights, with a receipt
+    Patch(Patch),
+    /// Undo a patch by its receipt, bit for bit
+    Unpatch(Unpatch),
 }
 
 /// Which model, and how it computes.
@@ -153,4 +157,61 @@ pub struct Import {
     /// Dtype of the weights written: bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     pub dtype: ImportDtype,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Patch {
+    /// A model folder or a hub id (org/name[@revision])
+    #[arg(required_unless_present = "verify")]
+    pub model: Option<String>,
+    /// The folder to write; it must not exist yet, or be empty
+    #[arg(short, long, value_name = "DIR", required_unless_present_any = ["in_place", "dry_run", "verify"])]
+    pub output: Option<PathBuf>,
+    /// Edit the model folder itself; the original bytes are kept beside the receipt
+    #[arg(long, conflicts_with = "output")]
+    pub in_place: bool,
+    /// A critical-set.json: its critical neurons are patched
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["neuron", "verify"], conflicts_with = "neuron")]
+    pub critical: Option<PathBuf>,
+    /// A neuron to patch, such as L11.mlp.down_proj:out:507; can be given several times
+    #[arg(long, value_name = "ID")]
+    pub neuron: Vec<Neuron>,
+    /// Multiply the neurons by this; 0 masks them
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub beta: f64,
+    /// Set the neurons to their mean over the text instead; their modules need a bias
+    #[arg(long, conflicts_with = "beta")]
+    pub mean: bool,
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// Print the plan and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Hard-link the shards that do not change
+    #[arg(long, requires = "output")]
+    pub link: bool,
+    /// Leave the SHA-256 of whole files out of the receipt: faster, as large files are not read
+    #[arg(long)]
+    pub no_digests: bool,
+    /// Prove that this patched folder differs from --original only as its receipt says; exit code 1 where it does not
+    #[arg(long, value_name = "DIR", requires = "original", conflicts_with_all = ["model", "output", "in_place"])]
+    pub verify: Option<PathBuf>,
+    /// What --verify compares with
+    #[arg(long, value_name = "MODEL", requires = "verify")]
+    pub original: Option<String>,
+}
+
+impl Patch {
+    /// How the model is run where means are asked for.
+    pub fn model_args(&self, model: &str) -> ModelArgs {
+        let (dtype, device) = (Arithmetic::F32, DeviceChoice::Auto);
+        ModelArgs { model: model.into(), dtype, device, stream: false }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Unpatch {
+    /// The patched folder
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }

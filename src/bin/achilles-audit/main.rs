@@ -4,9 +4,11 @@ mod args;
 mod import;
 mod locate;
 mod output;
+mod patch;
 mod perplexity;
 mod progress;
 mod stderr;
+mod unpatch;
 
 use achilles_audit::text::GUARDED_THREAD;
 use achilles_audit::{Error, Result};
@@ -45,5 +47,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Scan(options) | Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),
+        Command::Patch(options) => patch::run(&options, &progress),
+        Command::Unpatch(options) => unpatch::run(&options),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Checked, GgufCheckpoint};
 use crate::error::{Error, Result};
+use crate::files::NewFolder;
 use crate::progress::Progress;
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -51,7 +52,7 @@ pub struct ImportSummary {
 /// `out` is there and is not an empty folder, the GGUF cannot be read as a model with a tokenizer, a weight does not
 /// fit `dtype`, a file cannot be written, or the user asked to stop.
 pub fn import(gguf: &Path, out: &Path, dtype: ImportDtype, progress: &dyn Progress) -> Result<ImportSummary> {
-    refuse_used(out)?;
+    let folder = NewFolder::begin(out)?;
     let checkpoint = GgufCheckpoint::open(gguf)?;
     let mut config = checkpoint.config().clone();
     config.insert("torch_dtype".into(), dtype.config_name().into());
@@ -61,7 +62,6 @@ pub fn import(gguf: &Path, out: &Path, dtype: ImportDtype, progress: &dyn Progre
         ("tokenizer_config.json", checkpoint.tokenizer_config_json()?),
         ("tokenizer.json", checkpoint.tokenizer_json()?),
     ];
-    let folder = temporary_folder(out)?;
     for (name, document) in documents {
         write_file(&folder.path().join(name), |file| {
             serde_json::to_writer_pretty(&mut *file, &document)?;
@@ -69,46 +69,8 @@ pub fn import(gguf: &Path, out: &Path, dtype: ImportDtype, progress: &dyn Progre
         })?;
     }
     let summary = write_weights(&checkpoint, &folder.path().join("model.safetensors"), dtype, progress)?;
-    sync_folder(folder.path());
-    if out.exists() {
-        std::fs::remove_dir(out).map_err(Error::io(out))?;
-    }
-    std::fs::rename(folder.path(), out).map_err(Error::io(out))?;
-    let _ = folder.keep();
-    sync_folder(parent(out));
+    folder.finish()?;
     Ok(ImportSummary { folder: out.to_owned(), ..summary })
-}
-
-/// Nothing may lie where the folder is to appear, except an empty folder.
-fn refuse_used(out: &Path) -> Result<()> {
-    let metadata = match std::fs::symlink_metadata(out) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(Error::io(out))?,
-    };
-    if !metadata.is_dir() {
-        return Err(Error::file(out, "is there already and is not a folder; choose another place for the result"));
-    }
-    if std::fs::read_dir(out).map_err(Error::io(out))?.next().is_some() {
-        return Err(Error::file(out, "is there already and is not empty; choose another place for the result"));
-    }
-    Ok(())
-}
-
-fn parent(out: &Path) -> &Path {
-    out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn temporary_folder(out: &Path) -> Result<tempfile::TempDir> {
-    let parent = parent(out);
-    if !parent.is_dir() {
-        return Err(Error::file(parent, "is not a folder; create it first, the result is to appear in it"));
-    }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".achilles-import-");
-    // The folder will be the user's: as open as those they make themselves (the umask still applies).
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    builder.tempdir_in(parent).map_err(Error::io(parent))
 }
 
 fn write_weights(
@@ -178,13 +140,6 @@ fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> std::io::
         file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
     };
     write_all().map_err(Error::io(path))
-}
-
-/// Makes the names in a folder durable, where the system can.
-fn sync_folder(path: &Path) {
-    if let Ok(folder) = File::open(path) {
-        let _ = folder.sync_all();
-    }
 }
 
 impl ImportDtype {

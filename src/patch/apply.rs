@@ -1,0 +1,261 @@
+//! The two ways to write a plan: to a new folder, and in place with a journal.
+
+use super::disk::{Disk, System};
+use super::edit::{Edit, Plan};
+use super::folder::{self, Folder};
+use super::receipt::{ChangedFile, Receipt, State, header_sha256, undo_bytes};
+use super::{RECEIPT, UNDO};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::files::NewFolder;
+use crate::progress::Progress;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// How to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// To a new folder: shards that do not change become hard links.
+    pub link: bool,
+    /// Whole files that change get their SHA-256 into the receipt, which takes reading them twice.
+    pub digests: bool,
+}
+
+/// Writes the patched checkpoint to the folder `out`, which appears whole or not at all.
+///
+/// # Errors
+/// `out` is there and is not an empty folder, a file cannot be read or written, another run changes the checkpoint, or
+/// the user asked to stop.
+pub fn to_folder(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    out: &Path,
+    settings: Settings,
+    progress: &dyn Progress,
+) -> Result<Receipt> {
+    to_folder_with(checkpoint, plan, out, settings, progress, &mut System)
+}
+
+pub(super) fn to_folder_with(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    out: &Path,
+    settings: Settings,
+    progress: &dyn Progress,
+    disk: &mut dyn Disk,
+) -> Result<Receipt> {
+    let _lock = folder::lock_shared(&plan.root)?;
+    let new = NewFolder::begin(out)?;
+    let changed = plan.files();
+    let shards: Vec<&Path> = checkpoint.tensors().files().iter().map(|f| f.path()).collect();
+    let sizes = shards.iter().map(|p| std::fs::metadata(p).map(|m| m.len()).map_err(Error::io(p)));
+    progress.begin("writing the checkpoint", sizes.sum::<Result<u64>>()?, "bytes");
+    for name in carried(&plan.root)? {
+        copy(&plan.root.join(&name), &new.path().join(&name), disk)?;
+    }
+    for from in shards {
+        let name = from.file_name().unwrap_or_default();
+        let to = new.path().join(name);
+        let changes = name.to_str().is_some_and(|name| changed.contains(name));
+        // A link to a link would lead nowhere once the hub's cache is cleaned.
+        let linked = settings.link
+            && !changes
+            && from
+                .canonicalize()
+                .and_then(|from| std::fs::hard_link(from, &to))
+                .map_err(Error::io(&to))
+                .map(|()| true)?;
+        if !linked {
+            copy(from, &to, disk)?;
+        }
+        progress.advance(std::fs::metadata(from).map_err(Error::io(from))?.len())?;
+    }
+    let files = changed_files(plan, settings)?;
+    write_edits(new.path(), &plan.edits, disk)?;
+    let receipt = Receipt::new(plan, files, State::Applied);
+    disk.write_whole(&new.path().join(UNDO), &undo_bytes(&plan.edits))?;
+    disk.write_whole(&new.path().join(RECEIPT), &receipt.json()?)?;
+    new.finish()?;
+    progress.end();
+    Ok(receipt)
+}
+
+/// Patches the checkpoint where it lies. `plan` has to be made after `folder` was locked.
+///
+/// # Errors
+/// The folder is patched already, its files are not its own, or another reader would load other weights than those
+/// patched: nothing is changed. A file cannot be written: the original bytes are put back, or where that fails too, the
+/// next run does so.
+pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Receipt> {
+    in_place_with(folder, plan, settings, &mut System)
+}
+
+pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, disk: &mut dyn Disk) -> Result<Receipt> {
+    let root = folder.root();
+    if Receipt::read(root)?.is_some() {
+        let problem = "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once";
+        return Err(Error::file(root, problem));
+    }
+    if root.join(UNDO).exists() {
+        let problem = format!("is there without its {RECEIPT}; put that back, or move this file away");
+        return Err(Error::file(root.join(UNDO), problem));
+    }
+    refuse_other_weights(root, plan)?;
+    plan.files().iter().try_for_each(|name| folder::check_own(&root.join(name)))?;
+    let mut receipt = Receipt::new(plan, changed_files(plan, settings)?, State::Applying);
+    disk.write_whole(&root.join(RECEIPT), &receipt.json()?)?;
+    let written = disk
+        .write_whole(&root.join(UNDO), &undo_bytes(&plan.edits))
+        .and_then(|()| write_edits(root, &plan.edits, disk))
+        .and_then(|()| {
+            let done = Receipt { state: State::Applied, ..receipt.clone() };
+            disk.write_whole(&root.join(RECEIPT), &done.json()?)
+        });
+    if let Err(error) = written {
+        // Where this fails too, the receipt still says that the patch is unfinished.
+        return Err(match folder::roll_back(root, &receipt, disk) {
+            Ok(()) => Error::file(root, format!("the original bytes are back, as the patch failed: {error}")),
+            Err(_) => {
+                let problem = format!(
+                    "the patch failed half-way: {error}; `achilles-audit unpatch` on the folder puts the original \
+                     bytes back"
+                );
+                Error::file(root, problem)
+            }
+        });
+    }
+    receipt.state = State::Applied;
+    Ok(receipt)
+}
+
+fn write_edits(root: &Path, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
+    let edits: Vec<_> = edits.iter().map(|e| (e.file.as_str(), e.span, e.after.as_slice())).collect();
+    folder::write(root, &edits, disk)
+}
+
+/// Copies a file, sharing its blocks where the file system can, and waits until it is on disk.
+fn copy(from: &Path, to: &Path, disk: &mut dyn Disk) -> Result<()> {
+    std::fs::copy(from, to).map_err(Error::io(to))?;
+    #[cfg(unix)]
+    {
+        // The hub's cache is read-only; the copy is to be edited.
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(to).map_err(Error::io(to))?.permissions().mode();
+        std::fs::set_permissions(to, PermissionsExt::from_mode(mode | 0o200)).map_err(Error::io(to))?;
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(to).map_err(Error::io(to))?;
+    disk.sync(&file, to)
+}
+
+/// The files beside the weights that loaders read, by name.
+pub(super) fn carried(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(Error::io(root))? {
+        let entry = entry.map_err(Error::io(root))?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if is_carried(&name) && entry.path().is_file() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// What transformers and vLLM look for beside the weights.
+fn is_carried(name: &str) -> bool {
+    const NAMES: [&str; 16] = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "chat_template.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "image_processor_config.json",
+        "video_preprocessor_config.json",
+    ];
+    let ends = |end: &[&str]| end.iter().any(|end| name.ends_with(end));
+    NAMES.contains(&name) || name.starts_with("tokenizer") || ends(&[".py", ".jinja", ".tiktoken"])
+}
+
+/// vLLM loads every *.safetensors of a folder and prefers consolidated ones.
+fn refuse_other_weights(root: &Path, plan: &Plan) -> Result<()> {
+    for entry in std::fs::read_dir(root).map_err(Error::io(root))? {
+        let name = entry.map_err(Error::io(root))?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".safetensors") && !plan.shards.contains(&name) {
+            let problem = "holds weights that vLLM would load instead of the patched ones; patch to a new folder with \
+                           -o, which leaves it behind, or remove it";
+            return Err(Error::file(root.join(name), problem));
+        }
+    }
+    Ok(())
+}
+
+/// The files that change, read once before anything is written.
+fn changed_files(plan: &Plan, settings: Settings) -> Result<Vec<ChangedFile>> {
+    let of = |name: &str| {
+        let path = plan.root.join(name);
+        let map = crate::checkpoint::map::MappedFile::open(&path)?;
+        let edits: Vec<&Edit> = plan.edits.iter().filter(|e| e.file == name).collect();
+        if edits.iter().any(|e| e.span.read(map.bytes()).as_ref() != Some(&e.before)) {
+            return Err(Error::file(&path, "was changed by someone else in the meantime; nothing was written"));
+        }
+        let (mut before, mut after) = (None, None);
+        if settings.digests {
+            let mut pieces = BTreeMap::new();
+            for edit in edits {
+                pieces.extend(edit.span.offsets().zip(edit.after.chunks_exact(edit.span.piece_bytes as usize)));
+            }
+            let (old, new) = rayon::join(|| sha256_of(&path), || sha256_with(&path, &pieces));
+            (before, after) = (Some(old?), Some(new?));
+        }
+        Ok(ChangedFile {
+            name: name.to_owned(),
+            bytes: map.bytes().len() as u64,
+            header_sha256: header_sha256(map.bytes()),
+            sha256_before: before,
+            sha256_after: after,
+        })
+    };
+    plan.files().into_iter().map(of).collect()
+}
+
+/// SHA-256 of a file.
+pub(super) fn sha256_of(path: &Path) -> Result<String> {
+    sha256_with(path, &BTreeMap::new())
+}
+
+/// SHA-256 of a file as it will be with other bytes at some offsets.
+fn sha256_with(path: &Path, pieces: &BTreeMap<u64, &[u8]>) -> Result<String> {
+    let longest = pieces.values().map(|p| p.len() as u64).max().unwrap_or(0);
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut hasher = Sha256::new();
+    let mut at = 0u64;
+    loop {
+        let count = file.read(&mut buffer).map_err(Error::io(path))?;
+        if count == 0 {
+            return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect());
+        }
+        let end = at + count as u64;
+        for (&offset, piece) in pieces.range(at.saturating_sub(longest)..end) {
+            let (from, to) = (offset.max(at), (offset + piece.len() as u64).min(end));
+            if from < to {
+                let piece = &piece[(from - offset) as usize..(to - offset) as usize];
+                buffer[(from - at) as usize..(to - at) as usize].copy_from_slice(piece);
+            }
+        }
+        hasher.update(&buffer[..count]);
+        at = end;
+    }
+}

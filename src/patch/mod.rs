@@ -1,0 +1,53 @@
+//! Bakes masks and β-scaling of neurons into a checkpoint's weights: a plan of byte edits, two ways to write it, a
+//! receipt, and a way back.
+
+mod apply;
+mod disk;
+mod edit;
+mod folder;
+mod number;
+mod receipt;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use apply::{Settings, in_place, to_folder};
+pub use edit::{Edit, Plan, Rounding, Span};
+pub use folder::{Folder, Unpatched, unpatch};
+pub use receipt::{Receipt, State};
+pub use verify::{Verified, verify};
+
+use crate::error::{Error, Result};
+use crate::neuron::Neuron;
+use std::path::Path;
+
+/// The receipt's file name.
+pub const RECEIPT: &str = "achilles-patch.json";
+/// The name of the file with the original bytes, in the order of the receipt's edits.
+pub const UNDO: &str = "achilles-patch.undo";
+
+/// The critical neurons of a `critical-set.json`.
+///
+/// # Errors
+/// It cannot be read, is not such a document, or holds no critical set.
+pub fn critical_neurons(path: &Path) -> Result<Vec<Neuron>> {
+    const SCHEMA: &str = "achilles-audit/critical-set/v1";
+    #[derive(serde::Deserialize)]
+    struct Document {
+        schema: String,
+        critical_set: Option<Set>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Set {
+        neurons: Vec<Neuron>,
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let not_one =
+        |problem: String| Error::file(path, format!("{problem}; expected what `locate --format json` writes"));
+    let document: Document = serde_json::from_str(&text).map_err(|e| not_one(format!("is not a critical set: {e}")))?;
+    if document.schema != SCHEMA {
+        return Err(not_one(format!("has the schema {:?}", document.schema)));
+    }
+    let none = "holds no critical set, as nothing collapsed when it was located; name neurons with --neuron";
+    document.critical_set.map(|set| set.neurons).ok_or_else(|| Error::file(path, none))
+}

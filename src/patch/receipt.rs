@@ -1,0 +1,306 @@
+//! What a patch changed, enough to check it and to undo it.
+
+use super::edit::{Edit, Plan, Rounding, Span};
+use super::{RECEIPT, UNDO};
+use crate::checkpoint::header::Header;
+use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::place::Axis;
+use crate::checkpoint::sha256_hex;
+use crate::error::{Error, Result};
+use crate::neuron::{Action, Neuron};
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const SCHEMA: &str = "achilles-audit/patch/v1";
+
+/// The receipt of a patch: `achilles-patch.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// `achilles-audit/patch/v1`.
+    pub schema: String,
+    /// What wrote it.
+    pub tool: Tool,
+    /// When, such as `2026-11-22T20:33:36Z`.
+    pub time_utc: String,
+    /// Whether the edits are all there.
+    pub state: State,
+    /// What was patched.
+    pub model: Model,
+    /// What was asked for.
+    pub asked: Vec<Asked>,
+    /// What rounding to the tensors' dtypes cost.
+    pub rounding: Rounding,
+    /// The files that changed.
+    pub files: Vec<ChangedFile>,
+    /// Every change of bytes.
+    pub edits: Vec<Record>,
+    /// Where the original bytes are kept.
+    pub undo: UndoFile,
+}
+
+/// How far a patch has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Bytes may be old or new: the next run puts the old ones back.
+    Applying,
+    /// All edits are there.
+    Applied,
+    /// Bytes are being put back; the next run goes on with that.
+    Undoing,
+}
+
+/// A program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// Which model it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// As it was named on the command line.
+    pub source: String,
+    /// As its config names it.
+    pub architecture: String,
+    /// SHA-256 of its config.json.
+    pub config_sha256: String,
+}
+
+/// What was asked for one neuron.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// The neuron.
+    pub neuron: Neuron,
+    /// The factor; none where the neuron was set to a value.
+    pub beta: Option<f64>,
+    /// The value it was set to.
+    pub set_to: Option<f64>,
+}
+
+/// A file that changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangedFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its size, which a patch never changes.
+    pub bytes: u64,
+    /// SHA-256 of its header with the length before it, which a patch never changes.
+    pub header_sha256: String,
+    /// SHA-256 of the whole file before; none where digests were not asked for.
+    pub sha256_before: Option<String>,
+    /// And after.
+    pub sha256_after: Option<String>,
+}
+
+/// One row, column or element and its bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The neurons it belongs to.
+    pub neurons: Vec<Neuron>,
+    /// The tensor.
+    pub tensor: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// `row`, `column` or `element`.
+    pub axis: Axis,
+    /// Which one.
+    pub index: usize,
+    /// The file.
+    pub file: String,
+    /// Which bytes of it.
+    pub span: Span,
+    /// SHA-256 of the span's bytes, one piece after the other.
+    pub sha256_before: String,
+    /// And after.
+    pub sha256_after: String,
+}
+
+/// The file with the original bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UndoFile {
+    /// `achilles-patch.undo`.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: String,
+}
+
+/// The shards a receipt names, by name; the receipt is sound as to where its spans lie.
+pub(super) type Shards = BTreeMap<String, MappedFile>;
+
+impl Receipt {
+    pub(super) fn new(plan: &Plan, files: Vec<ChangedFile>, state: State) -> Receipt {
+        let undo = undo_bytes(&plan.edits);
+        let asked = plan.interventions.iter().map(|i| {
+            let (beta, set_to) = match i.action {
+                Action::Zero => (Some(0.0), None),
+                Action::Scale(beta) => (Some(beta), None),
+                Action::Set(value) => (None, Some(value)),
+            };
+            Asked { neuron: i.neuron.clone(), beta, set_to }
+        });
+        Receipt {
+            schema: SCHEMA.into(),
+            tool: Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() },
+            time_utc: now_utc(),
+            state,
+            model: Model {
+                source: plan.source.clone(),
+                architecture: plan.architecture.clone(),
+                config_sha256: plan.config_sha256.clone(),
+            },
+            asked: asked.collect(),
+            rounding: plan.rounding.clone(),
+            files,
+            edits: plan.edits.iter().map(Record::of).collect(),
+            undo: UndoFile { name: UNDO.into(), bytes: undo.len() as u64, sha256: sha256_hex(&undo) },
+        }
+    }
+
+    /// The receipt in a folder; none where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read or is not a receipt.
+    pub fn read(folder: &Path) -> Result<Option<Receipt>> {
+        let path = folder.join(RECEIPT);
+        let bytes = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(Error::io(&path))?,
+        };
+        let not_one = |e| Error::file(&path, format!("is not a receipt that this version can read: {e}"));
+        let receipt: Receipt = serde_json::from_slice(&bytes).map_err(not_one)?;
+        if receipt.schema != SCHEMA {
+            let problem = format!("has the schema {:?}, expected {SCHEMA}", receipt.schema);
+            return Err(Error::file(&path, problem));
+        }
+        Ok(Some(receipt))
+    }
+
+    pub(super) fn json(&self) -> Result<Vec<u8>> {
+        let bad = |e| Error::input(format!("the receipt cannot be written as JSON: {e}"));
+        let mut text = serde_json::to_vec_pretty(self).map_err(bad)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// Opens the shards that the receipt names and checks that its spans are those of the tensors it names.
+    pub(super) fn shards(&self, folder: &Path) -> Result<Shards> {
+        let mut shards = Shards::new();
+        let mut headers = BTreeMap::new();
+        for file in &self.files {
+            let path = folder.join(&file.name);
+            let plain = Path::new(&file.name).file_name().is_some_and(|n| n == file.name.as_str());
+            if !plain || file.name.contains('\\') || !file.name.ends_with(".safetensors") {
+                let problem = format!("names the file {:?}, expected a plain *.safetensors name", file.name);
+                return Err(Error::file(folder.join(RECEIPT), problem));
+            }
+            let map = MappedFile::open(&path)?;
+            let header = Header::read(map.bytes()).map_err(|problem| Error::Header { path: path.clone(), problem })?;
+            if map.bytes().len() as u64 != file.bytes || header_sha256(map.bytes()) != file.header_sha256 {
+                return Err(Error::file(
+                    &path,
+                    "has another header or size than the receipt says; nothing was changed",
+                ));
+            }
+            shards.insert(file.name.clone(), map);
+            headers.insert(file.name.as_str(), header);
+        }
+        for record in &self.edits {
+            let tensors = headers.get(record.file.as_str()).map(|h| h.tensors.as_slice()).unwrap_or_default();
+            let found = tensors.iter().find(|t| t.name == record.tensor && t.dtype == record.dtype);
+            let found = found.filter(|t| t.shape == record.shape);
+            let span =
+                found.and_then(|t| Span::within(record.axis, record.index, &record.shape, record.dtype, t.bytes.start));
+            if span != Some(record.span) {
+                let problem =
+                    format!("{} of the receipt is not in {}; nothing was changed", record.tensor, record.file);
+                return Err(Error::file(folder.join(RECEIPT), problem));
+            }
+        }
+        Ok(shards)
+    }
+}
+
+impl Record {
+    fn of(edit: &Edit) -> Record {
+        Record {
+            neurons: edit.neurons.clone(),
+            tensor: edit.place.tensor.clone(),
+            dtype: edit.dtype,
+            shape: edit.place.shape.clone(),
+            axis: edit.place.axis,
+            index: edit.place.index,
+            file: edit.file.clone(),
+            span: edit.span,
+            sha256_before: sha256_hex(&edit.before),
+            sha256_after: sha256_hex(&edit.after),
+        }
+    }
+
+    /// SHA-256 of the bytes that are there now.
+    pub(super) fn sha256_now(&self, shards: &Shards) -> Option<String> {
+        shards.get(&self.file).and_then(|map| self.span.read(map.bytes())).map(|bytes| sha256_hex(&bytes))
+    }
+}
+
+/// SHA-256 of a safetensors file's header and the length before it.
+pub(super) fn header_sha256(file: &[u8]) -> String {
+    let length = file.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
+    let end = usize::try_from(length).ok().and_then(|n| n.checked_add(8));
+    sha256_hex(end.and_then(|end| file.get(..end)).unwrap_or(file))
+}
+
+/// The original bytes in the order of the edits.
+pub(super) fn undo_bytes(edits: &[Edit]) -> Vec<u8> {
+    edits.iter().flat_map(|e| e.before.iter().copied()).collect()
+}
+
+/// The time in UTC, to the second (the civil calendar as Howard Hinnant computes it from days).
+fn now_utc() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    utc(since)
+}
+
+fn utc(since_epoch_s: u64) -> String {
+    let (days, second) = (since_epoch_s / 86_400 + 719_468, since_epoch_s % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_are_those_of_date() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_827_696, "2000-02-29T12:34:56Z"),
+            (1_795_379_616, "2026-11-22T20:33:36Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+        ] {
+            assert_eq!(super::utc(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Proves that a patched checkpoint differs from its original in the receipt's bytes only.
+
+use super::receipt::Receipt;
+use super::{RECEIPT, apply};
+use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::{Checkpoint, sha256_hex};
+use crate::error::{Error, Result};
+use crate::progress::{Progress, Silent};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// What was compared, and what differs that should not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified {
+    /// Files compared.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that the receipt's edits cover.
+    pub edited_bytes: u64,
+    /// One line each; empty where all is as the receipt says.
+    pub differences: Vec<String>,
+}
+
+/// Compares the patched folder with the original, file by file.
+///
+/// # Errors
+/// There is no receipt, or a file cannot be read.
+pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) -> Result<Verified> {
+    let receipt = Receipt::read(patched)?
+        .ok_or_else(|| Error::file(patched, format!("holds no {RECEIPT}; there is nothing to verify")))?;
+    receipt.shards(patched)?;
+    let changed = Checkpoint::open(&patched.to_string_lossy(), &Silent)?;
+    let mut found = Verified { files: 0, bytes: 0, edited_bytes: 0, differences: Vec::new() };
+    let names = |c: &Checkpoint| -> Result<BTreeSet<String>> {
+        let shards = c.tensors().files().iter().filter_map(|f| f.path().file_name());
+        let mut names: BTreeSet<String> = shards.map(|n| n.to_string_lossy().into_owned()).collect();
+        names.extend(apply::carried(c.root())?);
+        Ok(names)
+    };
+    let (ours, theirs) = (names(&changed)?, names(original)?);
+    for name in ours.symmetric_difference(&theirs) {
+        let side = if ours.contains(name) { "patched" } else { "original" };
+        found.differences.push(format!("{name} is in the {side} checkpoint only"));
+    }
+    for name in receipt.files.iter().map(|f| &f.name).filter(|name| !ours.contains(*name)) {
+        found.differences.push(format!("{name} is in the receipt, and no loader reads it"));
+    }
+    let both: Vec<&String> = ours.intersection(&theirs).collect();
+    progress.begin("comparing", both.len() as u64, "files");
+    for name in both {
+        let (a, b) = (original.root().join(name), patched.join(name));
+        let length = |path: &Path| std::fs::metadata(path).map(|m| m.len()).map_err(Error::io(path));
+        found.files += 1;
+        found.bytes += length(&b)?;
+        if length(&a)? != length(&b)? {
+            found.differences.push(format!("{name} has {} bytes, the original {}", length(&b)?, length(&a)?));
+        } else if length(&a)? > 0 {
+            compare(name, &receipt, &MappedFile::open(&a)?, &MappedFile::open(&b)?, &mut found);
+        }
+        progress.advance(1)?;
+    }
+    progress.end();
+    Ok(found)
+}
+
+/// Compares files of one length.
+fn compare(name: &str, receipt: &Receipt, original: &MappedFile, patched: &MappedFile, found: &mut Verified) {
+    let mut edited: BTreeMap<u64, u64> = BTreeMap::new();
+    for record in receipt.edits.iter().filter(|r| r.file == name) {
+        for (map, expected, which) in
+            [(original, &record.sha256_before, "original"), (patched, &record.sha256_after, "patched")]
+        {
+            if record.span.read(map.bytes()).map(|bytes| sha256_hex(&bytes)).as_ref() != Some(expected) {
+                let (axis, index) = (record.axis.as_str(), record.index);
+                let what = format!("{name}: {axis} {index} of {}", record.tensor);
+                found.differences.push(format!("{what} is not what the receipt says of the {which} checkpoint"));
+            }
+        }
+        for offset in record.span.offsets() {
+            let end = edited.entry(offset).or_default();
+            *end = (*end).max(offset + record.span.piece_bytes);
+        }
+    }
+    let (mut at, length) = (0, original.bytes().len() as u64);
+    for (start, end) in edited.into_iter().chain([(length, length)]) {
+        if start > at {
+            let range = at as usize..start as usize;
+            let (a, b) = (&original.bytes()[range.clone()], &patched.bytes()[range]);
+            if a != b {
+                let first = a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(0) as u64 + at;
+                found.differences.push(format!("{name}: byte {first} differs, outside of the receipt's edits"));
+            }
+        }
+        found.edited_bytes += end.saturating_sub(start.max(at));
+        at = at.max(end);
+    }
+}

@@ -1,0 +1,364 @@
+//! Lesions baked into weights: they do what the hooked intervention does, in every family; what weights cannot express
+//! is refused.
+
+use crate::tiny::{self, Place};
+use achilles_audit::Result;
+use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::checkpoint::sha256_hex;
+use achilles_audit::metrics::nll_nats;
+use achilles_audit::model::{Arithmetic, DeviceChoice, Model, NoHook, Recipe, Residency, Row, Settings};
+use achilles_audit::neuron::{Action, Intervention, Neuron, Side, Site};
+use achilles_audit::patch::{self, Plan};
+use achilles_audit::progress::Silent;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+const FAST: patch::Settings = patch::Settings { link: false, digests: false };
+const BETAS: [f64; 9] = [0.0, 0.3, 0.5, 0.8, 1.0, 2.0, 5.0, -1.0, -5.0];
+
+fn families() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let folders = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = folders.filter(|path| path.join("reference.safetensors").exists()).collect();
+    folders.sort();
+    folders
+}
+
+/// A model folder of a fixture's weights and config, and nothing else.
+fn copy(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(folder.join(file), copy.path().join(file)).unwrap();
+    }
+    copy
+}
+
+fn open(folder: &Path) -> (Checkpoint, Recipe) {
+    let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
+    let recipe = Recipe::read(checkpoint.config()).unwrap();
+    (checkpoint, recipe)
+}
+
+fn plan(folder: &Path, interventions: &[Intervention]) -> Result<Plan> {
+    let (checkpoint, recipe) = open(folder);
+    Plan::new(&checkpoint, &recipe, interventions)
+}
+
+fn nlls(folder: &Path, rows: &[Row]) -> Vec<f64> {
+    let (checkpoint, recipe) = open(folder);
+    let settings =
+        Settings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: Some(Residency::Resident) };
+    let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+    // One by one: a batch's products may sum in another order, and masks are compared to the last bit.
+    let nll =
+        |row: &Row| nll_nats(&model.target_log_probs(std::slice::from_ref(row), &mut NoHook, &Silent).unwrap()[0]);
+    rows.iter().map(nll).collect()
+}
+
+fn neuron(text: &str) -> Neuron {
+    text.parse().unwrap()
+}
+
+/// One neuron of every kind of site that hooks see: of each name within layers one, in the last layer that has it.
+fn one_of_each(recipe: &Recipe) -> Vec<Neuron> {
+    let mut seen = BTreeSet::new();
+    let mut neurons = Vec::new();
+    for module in recipe.modules().iter().rev() {
+        for (side, channels) in [(Side::In, module.inputs), (Side::Out, module.outputs)] {
+            let site = Site { module: module.path.parse().unwrap(), side };
+            let kind = site.module.in_layer().replace(|c: char| c.is_ascii_digit(), "");
+            if seen.insert((kind, side)) {
+                neurons.push(Neuron { site, channel: channels * 2 / 3 });
+            }
+        }
+    }
+    neurons
+}
+
+#[test]
+fn a_baked_neuron_is_the_hooked_one() {
+    for folder in families() {
+        let family = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let reference: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap();
+        let tokens: Vec<u32> = serde_json::from_value(reference["tokens"].clone()).unwrap();
+        let tokens: std::sync::Arc<[u32]> = tokens.into();
+        let (_, recipe) = open(&folder);
+        let copy = copy(&folder);
+        let (mut compared, mut refused, mut moved, mut worst) = (0, Vec::new(), 0, 0f64);
+        for neuron in one_of_each(&recipe) {
+            let change = |beta| Intervention { neuron: neuron.clone(), action: Action::Scale(beta) };
+            if let Err(error) = plan(copy.path(), &[change(0.0)]) {
+                refused.push((neuron, error.to_string()));
+                continue;
+            }
+            let rows: Vec<Row> = BETAS.iter().map(|beta| Row::with(tokens.clone(), vec![change(*beta)])).collect();
+            let hooked = nlls(&folder, &rows);
+            for (beta, hooked) in BETAS.iter().zip(hooked) {
+                let out = copy.path().join("out");
+                let (checkpoint, recipe) = open(copy.path());
+                let plan = Plan::new(&checkpoint, &recipe, &[change(*beta)]).unwrap();
+                patch::to_folder(&checkpoint, &plan, &out, FAST, &Silent).unwrap();
+                let baked = nlls(&out, &[Row::clean(tokens.clone())])[0];
+                std::fs::remove_dir_all(out).unwrap();
+                let difference = (baked - hooked).abs();
+                let exact = *beta == 0.0 || *beta == 1.0;
+                let allowed = if exact { 0.0 } else { 2e-6 };
+                assert!(difference <= allowed, "{family} {neuron} × {beta}: baked {baked}, hooked {hooked}");
+                worst = worst.max(difference);
+                compared += 1;
+                moved += usize::from(*beta != 1.0 && (baked - reference["nll_f64"].as_f64().unwrap()).abs() > 1e-9);
+            }
+        }
+        println!("{family:13} {compared} compared, {moved} moved the NLL, largest difference {worst:.1e}");
+        for (neuron, why) in &refused {
+            println!("    {why}");
+            assert!(why.starts_with(&format!("neuron {:?}: ", neuron.to_string())), "{why}");
+        }
+        // Edits that change nothing would prove nothing.
+        assert!(compared >= 9 * 13 && moved * 9 == compared * 8, "{family}: {compared}, {moved}");
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn good(output: Output) -> Output {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    output
+}
+
+/// The files of a folder.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap());
+    entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+}
+
+#[test]
+fn what_weights_cannot_express_is_refused_with_what_comes_nearest() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    for (family, name, says) in [
+        ("qwen3", "L1.self_attn.q_norm:out:5", &["one weight serves", "L1.self_attn.q_proj:out:5"] as &[&str]),
+        ("gemma3", "L0.self_attn.k_norm:out:3", &["one weight serves", "L0.self_attn.k_proj:out:3"]),
+        ("olmo2", "L0.self_attn.k_norm:in:3", &["L0.self_attn.k_proj:out:3 puts out"]),
+        ("llama", "L1.input_layernorm:in:4", &["a norm's input", "L1.input_layernorm:out:4"]),
+        ("llama", "L1.mlp.act_fn:in:4", &["L1.mlp.gate_proj:out:4 puts out"]),
+        ("phi3", "L1.mlp.activation_fn:in:4", &["L1.mlp.gate_up_proj:out:4 puts out"]),
+        ("mixtral", "L1.block_sparse_moe.experts.1.act_fn:in:4", &["L1.block_sparse_moe.experts.1.w1:out:4 puts out"]),
+        ("phi3", "L1.resid_attn_dropout:out:4", &["a dropout has no weights", "L1.self_attn.o_proj:out:4"]),
+        ("phi3", "L1.resid_mlp_dropout:in:4", &["a dropout has no weights", "L1.mlp.down_proj:out:4"]),
+        ("gemma", "model.embed_tokens:out:4", &["the head is tied", "L0.input_layernorm:out:4"]),
+        ("gemma", "lm_head:out:4", &["the head is tied", "a head of its own"]),
+        ("gemma", "lm_head:in:4", &["the head is tied", "model.norm:out:4"]),
+        ("llama", "model.embed_tokens:in:4", &["output side only"]),
+        ("llama", "L1.mlp.up_prj:out:4", &["no such module", "mlp.up_proj"]),
+        ("llama", "L9.mlp.up_proj:out:4", &["no such module", "L0 to L2"]),
+        ("llama", "L1.self_attn.o_proj:out:4000", &["channels, 0 to"]),
+    ] {
+        let one = [Intervention::zero(neuron(name))];
+        let error = plan(&fixtures.join(family), &one).map(drop).unwrap_err().to_string();
+        assert!(says.iter().all(|s| error.contains(s)) && !error.contains('\n'), "{family}: {error}");
+    }
+    let llama = fixtures.join("llama");
+    let zero = |name| Intervention::zero(neuron(name));
+    let set = Intervention { action: Action::Set(0.5), ..zero("L1.mlp.down_proj:out:4") };
+    let huge = Intervention { action: Action::Scale(1e39), ..set.clone() };
+    let not_one = Intervention { action: Action::Scale(f64::NAN), ..set.clone() };
+    for (interventions, says) in [
+        (vec![zero("L1.mlp.down_proj:out:4"), zero("L1.mlp.down_proj:out:4")], "is given twice"),
+        (vec![set], "no bias that could hold its mean"),
+        (vec![huge], "use a smaller factor"),
+        (vec![not_one], "expected a finite number"),
+        (vec![], "no neuron"),
+    ] {
+        let error = plan(&llama, &interventions).map(drop).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let gguf = patch_gguf(&fixtures.join("gguf/tiny-llama.gguf"));
+    assert!(gguf.contains("achilles-audit import"), "{gguf}");
+}
+
+fn patch_gguf(path: &Path) -> String {
+    let (checkpoint, recipe) = open(path);
+    Plan::new(&checkpoint, &recipe, &[Intervention::zero(neuron("L0.mlp.down_proj:out:0"))]).unwrap_err().to_string()
+}
+
+#[test]
+fn a_head_of_its_own_can_be_patched() {
+    let llama = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama");
+    for (name, axis) in [("lm_head:out:9", "row 9"), ("lm_head:in:9", "column 9")] {
+        let plan = plan(&llama, &[Intervention::zero(neuron(name))]).unwrap();
+        assert!(plan.edits[0].place.to_string().starts_with(&format!("{axis} of lm_head.weight")));
+    }
+}
+
+#[test]
+fn quantized_and_foreign_weights_are_refused() {
+    let neuron = "L1.mlp.down_proj:out:3";
+    let weights = |place: &Place, change: &dyn Fn(&mut tiny::Tensor)| {
+        let path = place.model().join("model.safetensors");
+        let mut tensors = tiny::load(&std::fs::read(&path).unwrap());
+        change(tensors.iter_mut().find(|t| t.name == "model.layers.1.mlp.down_proj.weight").unwrap());
+        std::fs::write(path, tiny::save(&tensors)).unwrap();
+    };
+    let fp8 = |t: &mut tiny::Tensor| {
+        t.dtype = "F8_E4M3".into();
+        t.bytes.truncate(t.bytes.len() / 4);
+    };
+    let packed = |t: &mut tiny::Tensor| t.name = "model.layers.1.mlp.down_proj.qweight".into();
+    let other = |_: &mut tiny::Tensor| ();
+    for (change, more, args, says) in [
+        (&fp8 as &dyn Fn(&mut tiny::Tensor), "", ["-o", "{out}/p"], "F8_E4M3, expected F32"),
+        (&packed, "", ["-o", "{out}/p"], "packed by a quantizer (model.layers.1.mlp.down_proj.qweight)"),
+        (&other, "consolidated.safetensors", ["--in-place", "--no-digests"], "vLLM would load instead"),
+    ] {
+        let place = Place::new();
+        weights(&place, change);
+        if !more.is_empty() {
+            std::fs::write(place.model().join(more), b"x").unwrap();
+        }
+        let before = place.snapshot();
+        let output = place.run(&[&["patch", "{model}", "--neuron", neuron], args.as_slice()].concat());
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(says) && error.lines().count() == 1, "{error}");
+        assert!(place.snapshot() == before);
+    }
+}
+
+const PATCH: [&str; 6] = ["patch", "{model}", "--neuron", "L1.mlp.down_proj:out:3", "--neuron", "L0.mlp.act_fn:out:5"];
+
+#[test]
+fn the_binary_patches_verifies_and_goes_back() {
+    let place = Place::new();
+    let run = |args: &[&str]| place.run(args);
+    let model = files(&place.model());
+    std::fs::write(place.model().join("notes.txt"), "not a loader's").unwrap();
+
+    let before = place.snapshot();
+    let dry = good(run(&[&PATCH, ["--dry-run"].as_slice()].concat()));
+    for says in ["L1.mlp.down_proj:out:3", "row 3 of model.layers.1.mlp.down_proj.weight", "column 5", "is exact"] {
+        assert!(text(&dry.stdout).contains(says), "{}", text(&dry.stdout));
+    }
+    assert!(place.snapshot() == before);
+
+    good(run(&[&PATCH, ["-o", "{out}/p", "--beta", "0.3"].as_slice()].concat()));
+    let out = place.out().join("p");
+    let patched = files(&out);
+    let ours = ["achilles-patch.json", "achilles-patch.undo"];
+    let names: Vec<&String> = patched.keys().filter(|n| !ours.contains(&n.as_str())).collect();
+    assert_eq!(names, model.keys().collect::<Vec<_>>());
+    let receipt: Value = serde_json::from_slice(&patched[ours[0]]).unwrap();
+    assert_eq!(receipt["schema"], "achilles-audit/patch/v1");
+    assert_eq!(receipt["asked"][1]["beta"], 0.3);
+    assert_eq!(receipt["files"][0]["sha256_before"], sha256_hex(&model["model.safetensors"]));
+    assert_eq!(receipt["files"][0]["sha256_after"], sha256_hex(&patched["model.safetensors"]));
+    assert!(receipt["rounding"]["worst_relative"].as_f64().unwrap() < 1e-7);
+    let verify = ["patch", "--verify", "{out}/p", "--original", "{model}"];
+    let verified = good(run(&verify));
+    assert!(text(&verified.stdout).contains("nothing else differs"), "{}", text(&verified.stdout));
+    assert_eq!(run(&[&PATCH, ["-o", "{out}/p"].as_slice()].concat()).status.code(), Some(2));
+
+    let mut bytes = patched["model.safetensors"].clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(out.join("model.safetensors"), bytes).unwrap();
+    let differs = run(&verify);
+    assert_eq!(differs.status.code(), Some(1));
+    assert!(text(&differs.stdout).contains("differs, outside of the receipt's edits"), "{}", text(&differs.stdout));
+    let refused = run(&["unpatch", "{out}/p"]);
+    assert!(text(&refused.stderr).contains("was changed since"), "{}", text(&refused.stderr));
+    std::fs::write(out.join("model.safetensors"), &patched["model.safetensors"]).unwrap();
+    good(run(&["unpatch", "{out}/p"]));
+    assert!(files(&out) == model);
+
+    std::fs::remove_file(place.model().join("notes.txt")).unwrap();
+    good(run(&[&PATCH, ["--in-place"].as_slice()].concat()));
+    assert!(files(&place.model())["model.safetensors"] != model["model.safetensors"]);
+    good(run(&["unpatch", "{model}"]));
+    assert!(files(&place.model()) == model);
+}
+
+#[test]
+fn means_are_set_where_a_bias_can_hold_them() {
+    let qwen2 = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/qwen2");
+    let place = Place::new();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(qwen2.join(file), place.model().join(file)).unwrap();
+    }
+    let output = place.run(&["patch", "{model}", "--neuron", "L1.mlp.down_proj:out:3", "--mean", "-o", "{out}/p"]);
+    assert!(text(&output.stderr).contains("no bias that could hold its mean"), "{}", text(&output.stderr));
+    good(place.run(&["patch", "{model}", "--neuron", "L1.self_attn.k_proj:out:3", "--mean", "-o", "{out}/p"]));
+    let receipt: Value = serde_json::from_slice(&files(&place.out().join("p"))["achilles-patch.json"]).unwrap();
+    let mean = receipt["asked"][0]["set_to"].as_f64().unwrap();
+    assert!(mean != 0.0);
+    let set = Intervention { neuron: neuron("L1.self_attn.k_proj:out:3"), action: Action::Set(mean) };
+    let tokens: std::sync::Arc<[u32]> = (1..40).collect();
+    let hooked = nlls(&place.model(), &[Row::clean(tokens.clone()), Row::with(tokens.clone(), vec![set])]);
+    let baked = nlls(&place.out().join("p"), &[Row::clean(tokens)])[0];
+    assert!((baked - hooked[1]).abs() < 1e-6 && (hooked[0] - hooked[1]).abs() > 1e-9, "{baked} {hooked:?}");
+}
+
+/// Ends the binary at `after` with a signal it cannot catch.
+#[cfg(unix)]
+fn killed(place: &Place, args: &[&str], after: Duration) -> bool {
+    let started = Instant::now();
+    let mut child = place.command(args).spawn().unwrap();
+    while started.elapsed() < after {
+        std::hint::spin_loop();
+    }
+    let killed = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    killed
+}
+
+#[cfg(unix)]
+#[test]
+fn killed_anywhere_a_patch_is_whole_or_can_be_rolled_back() {
+    let place = Place::new();
+    let old = files(&place.model());
+    let in_place = [&PATCH, ["--neuron", "lm_head:in:3", "--in-place"].as_slice()].concat();
+    let to_folder = [&PATCH, ["--neuron", "lm_head:in:3", "-o", "{out}/p"].as_slice()].concat();
+    let started = Instant::now();
+    good(place.run(&in_place));
+    let whole = started.elapsed();
+    let new = files(&place.model())["model.safetensors"].clone();
+    good(place.run(&["unpatch", "{model}"]));
+    let (mut killed_runs, mut unfinished) = (0, 0);
+    for n in 0..50u32 {
+        // A low-discrepancy sequence over the time that a whole run takes.
+        let after = whole.mul_f64((f64::from(n) * 0.618_033_988_749_895).fract() * 1.1);
+        killed_runs += usize::from(killed(&place, &in_place, after));
+        let state = patch::Receipt::read(&place.model()).unwrap().map(|r| r.state);
+        let now = files(&place.model())["model.safetensors"].clone();
+        match state {
+            None => assert!(now == old["model.safetensors"]),
+            Some(patch::State::Applied) => assert!(now == new),
+            Some(_) => unfinished += 1,
+        }
+        if state.is_some() {
+            let undo = ["unpatch", "{model}"];
+            killed_runs += usize::from(killed(&place, &undo, whole.mul_f64(f64::from(n % 7) / 7.0)));
+            if patch::Receipt::read(&place.model()).unwrap().is_some() {
+                good(place.run(&undo));
+            }
+        }
+        // The next run also removes what a stopped one had begun to write.
+        drop(patch::Folder::lock(&place.model()).unwrap());
+        assert!(files(&place.model()) == old, "killed after {after:?}");
+
+        killed_runs += usize::from(killed(&place, &to_folder, after));
+        let out = place.out().join("p");
+        if out.exists() {
+            let found = files(&out);
+            assert!(found["model.safetensors"] == new && found.len() == old.len() + 2);
+            std::fs::remove_dir_all(out).unwrap();
+        }
+        assert!(files(&place.model())["model.safetensors"] == old["model.safetensors"]);
+    }
+    println!("{killed_runs} runs killed, {unfinished} found unfinished, a whole run takes {whole:?}");
+    assert!(killed_runs >= 50, "{killed_runs}");
+}
