@@ -1,7 +1,8 @@
 //! Files that appear whole or not at all: written beside, synced, renamed.
 
 use crate::error::{Error, Result};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The folder that a file is to lie in.
@@ -22,20 +23,38 @@ pub fn parent(path: &Path) -> Result<PathBuf> {
 /// The largest file that is read whole, in bytes.
 const LARGEST_READ: u64 = 1 << 30;
 
-/// Reads a text file of a checkpoint, which may be anything.
+/// Opens a file of a checkpoint, which may be anything: looked at first, as opening a pipe would wait for a writer.
 ///
 /// # Errors
-/// It is not a regular file, it is absurdly large, it is not UTF-8, or the system refuses.
-pub fn read_text(path: &Path) -> Result<String> {
-    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-    if !metadata.is_file() {
+/// It is not a regular file, or the system refuses.
+pub fn open_regular(path: &Path) -> Result<File> {
+    if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
         return Err(Error::file(path, "expected a file, found a folder, pipe or device"));
     }
-    if metadata.len() > LARGEST_READ {
-        let problem = format!("has {} bytes, expected at most {LARGEST_READ}", metadata.len());
-        return Err(Error::file(path, problem));
+    File::open(path).map_err(Error::io(path))
+}
+
+/// Reads a file of a checkpoint whole.
+///
+/// # Errors
+/// As [`open_regular`]; also where it is absurdly large.
+pub fn read_regular(path: &Path) -> Result<Vec<u8>> {
+    let mut file = open_regular(path)?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    if length > LARGEST_READ {
+        return Err(Error::file(path, format!("has {length} bytes, expected at most {LARGEST_READ}")));
     }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.read_to_end(&mut bytes).map_err(Error::io(path))?;
+    Ok(bytes)
+}
+
+/// Reads a text file of a checkpoint whole.
+///
+/// # Errors
+/// As [`read_regular`]; also where it is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = read_regular(path)?;
     let not_text = |e: std::string::FromUtf8Error| {
         Error::file(path, format!("is not UTF-8 (byte {}), expected text", e.utf8_error().valid_up_to()))
     };
@@ -78,7 +97,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".achilles-audit-");
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    builder.permissions(match std::fs::metadata(path) {
+        // What was private stays private.
+        Ok(replaced) => replaced.permissions(),
+        Err(_) => std::os::unix::fs::PermissionsExt::from_mode(0o644),
+    });
     let mut file = builder.tempfile_in(parent(path)?).map_err(Error::io(path))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::io(path))?;
     file.persist(path).map_err(|e| Error::Io { path: path.into(), source: e.error })?;

@@ -1,7 +1,7 @@
 //! The one memory map, and the one `unsafe` block of the crate.
 
 use crate::error::{Error, Result};
-use std::fs::File;
+use crate::files;
 use std::path::{Path, PathBuf};
 
 /// A file mapped read-only.
@@ -18,12 +18,7 @@ impl MappedFile {
     /// The file cannot be opened or is not a regular file.
     #[allow(unsafe_code)]
     pub fn open(path: &Path) -> Result<MappedFile> {
-        // Before it is opened: opening a pipe would wait for a writer.
-        let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-        if !metadata.is_file() {
-            return Err(Error::file(path, "expected a file, found a folder, pipe or device"));
-        }
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = files::open_regular(path)?;
         // SAFETY: the map is read-only and private to this value. The bytes are read as plain numbers of which every
         // bit pattern is valid, so a writer that changes the file meanwhile can change results but not break memory
         // safety; one that shortens it ends the process with SIGBUS, as it does for every reader of mapped weights.

@@ -5,6 +5,7 @@ use super::receipt::{Receipt, Shards, State};
 use super::{RECEIPT, UNDO};
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
+use crate::files;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ impl Folder {
 
     pub(super) fn lock_with(root: &Path, disk: &mut dyn Disk) -> Result<Folder> {
         let path = root.join("config.json");
-        let lock = File::open(&path).map_err(Error::io(&path))?;
+        let lock = files::open_regular(&path)?;
         lock.try_lock().map_err(|e| locked(root, e))?;
         for name in [RECEIPT, UNDO] {
             disk::remove_if_there(&disk::partial(&root.join(name)))?;
@@ -56,7 +57,7 @@ impl Folder {
 /// Keeps runs that change the folder out while this one copies from it.
 pub(super) fn lock_shared(root: &Path) -> Result<File> {
     let path = root.join("config.json");
-    let lock = File::open(&path).map_err(Error::io(&path))?;
+    let lock = files::open_regular(&path)?;
     lock.try_lock_shared().map_err(|e| locked(root, e))?;
     if Receipt::read(root)?.is_some_and(|receipt| receipt.state != State::Applied) {
         let problem = "holds a patch that was stopped half-way; run `achilles-audit unpatch` on it first, which puts \
@@ -149,12 +150,12 @@ pub(super) fn roll_back(root: &Path, receipt: &Receipt, disk: &mut dyn Disk) -> 
 }
 
 /// The original bytes; none where there is no undo file.
-fn read_undo(root: &Path, receipt: &Receipt) -> Result<Option<Vec<u8>>> {
+pub(super) fn read_undo(root: &Path, receipt: &Receipt) -> Result<Option<Vec<u8>>> {
     let path = root.join(UNDO);
-    let bytes = match std::fs::read(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(Error::io(&path))?,
-    };
+    if std::fs::symlink_metadata(&path).is_err() {
+        return Ok(None);
+    }
+    let bytes = files::read_regular(&path)?;
     let needed: u64 = receipt.edits.iter().map(|r| r.span.bytes()).sum();
     if bytes.len() as u64 != needed || sha256_hex(&bytes) != receipt.undo.sha256 {
         return Err(Error::file(path, format!("is not the file that {RECEIPT} was written with; nothing was changed")));
@@ -215,5 +216,6 @@ pub(super) fn check_own(path: &Path) -> Result<()> {
         let problem = "has other names (hard links), whose checkpoints would change too; patch to a new folder with -o";
         return Err(Error::file(path, problem));
     }
-    Ok(())
+    // Found out before a journal is written, not after.
+    OpenOptions::new().write(true).open(path).map(drop).map_err(Error::io(path))
 }

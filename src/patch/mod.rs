@@ -41,7 +41,7 @@ pub fn critical_neurons(path: &Path) -> Result<Vec<Neuron>> {
     struct Set {
         neurons: Vec<Neuron>,
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = crate::files::read_text(path)?;
     let not_one =
         |problem: String| Error::file(path, format!("{problem}; expected what `locate --format json` writes"));
     let document: Document = serde_json::from_str(&text).map_err(|e| not_one(format!("is not a critical set: {e}")))?;

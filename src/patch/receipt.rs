@@ -179,10 +179,10 @@ impl Receipt {
     /// It cannot be read or is not a receipt.
     pub fn read(folder: &Path) -> Result<Option<Receipt>> {
         let path = folder.join(RECEIPT);
-        let bytes = match std::fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(Error::io(&path))?,
-        };
+        if std::fs::symlink_metadata(&path).is_err() {
+            return Ok(None);
+        }
+        let bytes = crate::files::read_regular(&path)?;
         let not_one = |e| Error::file(&path, format!("is not a receipt that this version can read: {e}"));
         let receipt: Receipt = serde_json::from_slice(&bytes).map_err(not_one)?;
         if receipt.schema != SCHEMA {

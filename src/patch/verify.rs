@@ -1,7 +1,7 @@
 //! Proves that a patched checkpoint differs from its original in the receipt's bytes only.
 
 use super::receipt::Receipt;
-use super::{RECEIPT, apply};
+use super::{RECEIPT, UNDO, apply, folder};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
@@ -30,6 +30,9 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
     let receipt = Receipt::read(patched)?
         .ok_or_else(|| Error::file(patched, format!("holds no {RECEIPT}; there is nothing to verify")))?;
     receipt.shards(patched)?;
+    if folder::read_undo(patched, &receipt)?.is_none() {
+        return Err(Error::file(patched, format!("holds no {UNDO}: the patch cannot be undone")));
+    }
     let changed = Checkpoint::open(&patched.to_string_lossy(), &Silent)?;
     let mut found = Verified { files: 0, bytes: 0, edited_bytes: 0, differences: Vec::new() };
     let names = |c: &Checkpoint| -> Result<BTreeSet<String>> {
