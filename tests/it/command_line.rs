@@ -4,6 +4,7 @@ use crate::tiny::{Place, TEXT, wait};
 use achilles_audit::checkpoint::sha256_hex;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Output;
 
 /// `locate` with few samples and an ε that the tiny model reaches.
@@ -308,4 +309,41 @@ fn help_fits() {
         let wide: Vec<&str> = quiet(&output).lines().filter(|l| l.chars().count() > 100).collect();
         assert!(wide.is_empty() && !output.stdout.is_empty(), "{args:?}: {wide:?}");
     }
+}
+
+/// Opening a pipe waits for a writer: a checkpoint that holds one must be refused, not waited for.
+#[cfg(unix)]
+#[test]
+fn pipes_are_refused_at_once() {
+    let pipe = |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    for file in ["config.json", "tokenizer.json", "model.safetensors", "achilles-patch.json"] {
+        let place = Place::new();
+        let path = place.model().join(file);
+        let _ = std::fs::remove_file(&path);
+        pipe(&path);
+        let neuron = "L0.mlp.down_proj:out:1";
+        let patch: &[&str] = &["patch", "{model}", "--in-place", "--neuron", neuron];
+        for args in [patch, &["unpatch", "{model}"], &["locate", "{model}"]] {
+            if (file, args[0]) == ("achilles-patch.json", "locate") || (file, args[0]) == ("tokenizer.json", "patch") {
+                continue; // neither reads it
+            }
+            let output = wait(place.command(args).spawn().unwrap(), 10).unwrap();
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{file} {args:?}: {told}");
+            assert_eq!(told.lines().count(), 1, "{file} {args:?}: {told}");
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_private_file_stays_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let path = place.model().join("private.json");
+    std::fs::write(&path, "old").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(place.run(&["perplexity", "{model}", "-o", path.to_str().unwrap()]).status.success());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_ne!(std::fs::read(&path).unwrap(), b"old");
 }
