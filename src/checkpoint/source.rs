@@ -1,7 +1,8 @@
 //! What MODEL on the command line means.
 
-use super::hub::HubId;
+use super::hub::{self, HubId};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use std::path::{Path, PathBuf};
 
 /// Where a checkpoint comes from.
@@ -42,6 +43,20 @@ impl Source {
                 path,
                 "no such file or folder; expected a model folder, a .gguf file or a hub id (org/name[@revision])",
             )),
+        }
+    }
+
+    /// The folder that holds the files, fetched where it is on the hub.
+    ///
+    /// # Errors
+    /// It is a GGUF, or cannot be fetched.
+    pub fn folder(&self, progress: &dyn Progress) -> Result<PathBuf> {
+        match self {
+            Source::Directory(path) => Ok(path.clone()),
+            Source::Hub(id) => hub::fetch(id, &hub::HubSettings::from_env()?, progress),
+            Source::Gguf(path) => {
+                Err(Error::file(path, "is a GGUF; expected a model folder: make one with `achilles-audit import`"))
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
 //! One result, rendered: one small file a format.
 
+pub mod differences;
 pub mod json;
 pub mod table;

@@ -45,6 +45,12 @@ pub enum Command {
     Patch(Patch),
     /// Undo a patch by its receipt, bit for bit
     Unpatch(Unpatch),
+    /// Write down what a checkpoint is: digests of its files, tensors, rows and columns
+    Fingerprint(Fingerprint),
+    /// Hold a checkpoint against its fingerprint: exit code 1 and what differs, down to the neuron, if it is not intact
+    Verify(Verify),
+    /// Say in what two checkpoints differ, down to the neuron; exit code 1 where they do
+    Diff(Diff),
 }
 
 /// Which model, and how it computes.
@@ -214,4 +220,50 @@ pub struct Unpatch {
     /// The patched folder
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Fingerprint {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    /// Write the fingerprint to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Leave out files whose path below the folder matches this glob; can be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub ignore: Vec<String>,
+    /// Tensors whose rows get SHA-256 digests of their own, by a glob over names; can be given several times
+    #[arg(long, value_name = "GLOB", default_value = "*down_proj*")]
+    pub row_digests: Vec<String>,
+    /// Take what is known of files whose size, time and inode are as when they were last read
+    #[arg(long)]
+    pub cache: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    /// Its fingerprint
+    pub fingerprint: PathBuf,
+    /// Pass a checkpoint whose tensors are the same but lie in other weight files
+    #[arg(long)]
+    pub allow_resharding: bool,
+    /// Take what is known of files whose size, time and inode are as when they were last read
+    #[arg(long)]
+    pub cache: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Diff {
+    /// A model folder or a hub id: what was before
+    #[arg(value_name = "A")]
+    pub before: String,
+    /// A model folder or a hub id: what is now
+    #[arg(value_name = "B")]
+    pub after: String,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }

@@ -1,6 +1,8 @@
 //! The command line of achilles-audit.
 
 mod args;
+mod diff;
+mod fingerprint;
 mod import;
 mod locate;
 mod output;
@@ -9,6 +11,7 @@ mod perplexity;
 mod progress;
 mod stderr;
 mod unpatch;
+mod verify;
 
 use achilles_audit::text::GUARDED_THREAD;
 use achilles_audit::{Error, Result};
@@ -49,5 +52,8 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
         Command::Unpatch(options) => unpatch::run(&options),
+        Command::Fingerprint(options) => fingerprint::run(&options, &progress),
+        Command::Verify(options) => verify::run(&options, &progress),
+        Command::Diff(options) => diff::run(&options, &progress),
     }
 }

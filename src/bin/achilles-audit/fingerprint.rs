@@ -1,0 +1,44 @@
+//! `fingerprint`.
+
+use crate::args::Fingerprint;
+use crate::{output, stderr};
+use achilles_audit::checkpoint::Source;
+use achilles_audit::error::Bytes;
+use achilles_audit::integrity::fingerprint::{self, Cache, Settings, hex};
+use achilles_audit::progress::Progress;
+use achilles_audit::{Error, Result, files};
+use std::process::ExitCode;
+use std::time::Instant;
+
+pub fn run(options: &Fingerprint, progress: &dyn Progress) -> Result<ExitCode> {
+    options.output.as_deref().map_or(Ok(()), files::check_writable)?;
+    let root = Source::find(&options.model)?.folder(progress)?;
+    let settings = Settings { ignore: options.ignore.clone(), row_digests: options.row_digests.clone() };
+    let cache = options.cache.then(Cache::of_user).transpose()?;
+    let started = Instant::now();
+    let taken = fingerprint::take(&root, &settings, options.output.as_deref(), cache.as_ref(), progress)?;
+    if let Some((path, problem)) = taken.problems.first() {
+        let more = match taken.problems.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more such files)"),
+        };
+        return Err(Error::file(root.join(path), format!("{problem}{more}; leave it out with --ignore, or mend it")));
+    }
+    let found = taken.fingerprint;
+    let text = found.to_json(&options.model)?;
+    match &options.output {
+        Some(path) => files::write_whole(path, text.as_bytes())?,
+        None => output::print(&text)?,
+    }
+    let bytes: u64 = found.files.iter().map(|f| f.bytes).sum();
+    let seconds = started.elapsed().as_secs_f64();
+    stderr::line(&format!(
+        "{} files, {} tensors, {} in {seconds:.1} s ({}/s); tensors {}",
+        found.files.len(),
+        found.tensors.len(),
+        Bytes(bytes),
+        Bytes((bytes as f64 / seconds) as u64),
+        hex(&found.tensors_sha256()),
+    ));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,34 @@
+//! `verify`.
+
+use crate::args::{Format, Verify};
+use crate::output;
+use achilles_audit::checkpoint::Source;
+use achilles_audit::integrity::fingerprint::{Cache, Fingerprint};
+use achilles_audit::integrity::{difference, verify};
+use achilles_audit::progress::Progress;
+use achilles_audit::{Result, report};
+use serde_json::json;
+use std::process::ExitCode;
+
+pub fn run(options: &Verify, progress: &dyn Progress) -> Result<ExitCode> {
+    output::check(&options.output)?;
+    let before = Fingerprint::read(&options.fingerprint)?;
+    let root = Source::find(&options.model)?.folder(progress)?;
+    let cache = options.cache.then(Cache::of_user).transpose()?;
+    let found = verify::verify(&root, &before, Some(&options.fingerprint), cache.as_ref(), progress)?;
+    let passed = found.intact || options.allow_resharding && found.is_resharding();
+    let rendered = match options.output.format {
+        Format::Table => report::differences::verification(&found),
+        Format::Json => report::json::document(&json!({
+            "schema": "achilles-audit/verification/v1",
+            "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
+            "model": {"source": options.model},
+            "settings": {"fingerprint": options.fingerprint, "allow_resharding": options.allow_resharding,
+                "listed_lines": difference::LISTED},
+            "passed": passed,
+            "result": found,
+        }))?,
+    };
+    output::write(&options.output, &rendered)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}

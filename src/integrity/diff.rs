@@ -1,0 +1,326 @@
+//! In what two checkpoints differ, both at hand.
+
+use super::difference::{Difference, LISTED, LineChange, Pattern, TensorChange, neuron};
+use super::layout::Layout;
+use super::walk::{self, Kind};
+use crate::checkpoint::place::Axis;
+use crate::checkpoint::tensors::{Entry, Tensors, Values};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::progress::Progress;
+use nalgebra::DMatrix;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::Path;
+
+/// How two checkpoints differ.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diff {
+    /// Tensors that both have.
+    pub tensors: usize,
+    /// Of those, how many are bit for bit the same.
+    pub same_tensors: usize,
+    /// Files first, then tensors.
+    pub differences: Vec<Difference>,
+}
+
+/// Compares two model folders: their tensors, wherever they lie, and their other files byte by byte.
+///
+/// # Errors
+/// A folder is no checkpoint, or a file cannot be read.
+pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
+    let (old, new) = (Tensors::open_directory(a)?, Tensors::open_directory(b)?);
+    let mut differences = files(a, b)?;
+    let mut shared = Vec::new();
+    let names: BTreeSet<&str> = old.iter().chain(new.iter()).map(|(name, _)| name).collect();
+    for name in names {
+        match (old.get(name), new.get(name)) {
+            (Some(was), Some(is)) if was.dtype == is.dtype && was.shape == is.shape => shared.push((name, was)),
+            (Some(was), Some(is)) => differences.push(Difference::TensorReshaped {
+                name: name.into(),
+                before: (was.dtype, was.shape.clone()),
+                after: (is.dtype, is.shape.clone()),
+            }),
+            (Some(_), None) => differences.push(Difference::TensorMissing { name: name.into() }),
+            (_, is) => {
+                let file = is.and_then(|e| e.place.as_ref()).map(|(at, _)| new.files()[*at].path());
+                let file = file.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
+                differences.push(Difference::TensorExtra { name: name.into(), file: file.unwrap_or_default() });
+            }
+        }
+    }
+    let bytes = |e: &Entry| e.place.as_ref().map_or(0, |(_, range)| range.end - range.start);
+    progress.begin("comparing", shared.iter().map(|(_, e)| bytes(e)).sum(), "bytes");
+    let changes = shared
+        .par_iter()
+        .with_max_len(1)
+        .map(|(name, entry)| {
+            let change = compare(&Pair::of(&old, &new, name, entry)?);
+            progress.advance(bytes(entry))?;
+            Ok(change)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    progress.end();
+    let changed = changes.iter().flatten().count();
+    differences.extend(changes.into_iter().flatten().map(Difference::TensorChanged));
+    Ok(Diff { tensors: shared.len(), same_tensors: shared.len() - changed, differences })
+}
+
+/// Files other than weights and their index, which the tensors stand for.
+fn files(a: &Path, b: &Path) -> Result<Vec<Difference>> {
+    let skip = |path: &str| path == ".git" || path == ".cache";
+    let of = |root: &Path| -> Result<BTreeMap<String, Kind>> {
+        let entries = walk::walk(root, &skip)?.into_iter();
+        let weights = |path: &str| path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json");
+        Ok(entries.filter(|e| !weights(&e.path)).map(|e| (e.path, e.kind)).collect())
+    };
+    let (old, new) = (of(a)?, of(b)?);
+    let mut found = Vec::new();
+    for path in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+        let readable = |kind: Option<&Kind>| matches!(kind, Some(Kind::File | Kind::Link));
+        match (old.get(path), new.get(path)) {
+            (Some(_), None) => found.push(Difference::FileMissing { path: path.clone() }),
+            (None, Some(_)) => found.push(Difference::FileExtra { path: path.clone() }),
+            (was, is) if readable(was) && readable(is) => {
+                let (was, is) = (a.join(path), b.join(path));
+                let length = |path: &Path| -> Result<u64> {
+                    Ok(files::open_regular(path)?.metadata().map_err(Error::io(path))?.len())
+                };
+                let (bytes_before, bytes_after) = (length(&was)?, length(&is)?);
+                if bytes_before != bytes_after || !same(&was, &is)? {
+                    let path = path.clone();
+                    found.push(Difference::FileChanged { path, bytes_before, bytes_after, same_tensors: false });
+                }
+            }
+            _ => found.push(Difference::NotExamined {
+                path: path.clone(),
+                problem: "is a pipe, a device or has a name that is not UTF-8".into(),
+            }),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether two files of one length have the same content.
+fn same(a: &Path, b: &Path) -> Result<bool> {
+    let (mut left, mut right) = (files::open_regular(a)?, files::open_regular(b)?);
+    let (mut one, mut other) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let read = left.read(&mut one).map_err(Error::io(a))?;
+        if read == 0 {
+            return Ok(true);
+        }
+        right.read_exact(&mut other[..read]).map_err(Error::io(b))?;
+        if one[..read] != other[..read] {
+            return Ok(false);
+        }
+    }
+}
+
+/// One tensor of both checkpoints.
+struct Pair<'a> {
+    name: &'a str,
+    entry: &'a Entry,
+    before: &'a [u8],
+    after: &'a [u8],
+}
+
+impl<'a> Pair<'a> {
+    fn of(old: &'a Tensors, new: &'a Tensors, name: &'a str, entry: &'a Entry) -> Result<Pair<'a>> {
+        let bytes = |tensors: &'a Tensors| match tensors.rows(name, 0..entry.shape.first().copied().unwrap_or(1))? {
+            Values::Stored { bytes, .. } => Ok(bytes),
+            Values::F32(_) => Err(Error::tensor(tensors.root(), name, "is quantized, expected a safetensors tensor")),
+        };
+        Ok(Pair { name, entry, before: bytes(old)?, after: bytes(new)? })
+    }
+
+    /// The values of a row, before and after.
+    fn row(&self, layout: Layout, row: usize) -> [Vec<f32>; 2] {
+        let here = row * layout.row_bytes()..(row + 1) * layout.row_bytes();
+        [self.before, self.after].map(|bytes| {
+            let mut values = Vec::with_capacity(layout.columns);
+            layout.values(&bytes[here.clone()], &mut values);
+            values
+        })
+    }
+
+    /// The values of a column, before and after.
+    fn column(&self, layout: Layout, column: usize) -> [Vec<f32>; 2] {
+        let (matrix, column) = (column / layout.columns, column % layout.columns);
+        [self.before, self.after].map(|bytes| {
+            let mut element = Vec::with_capacity(1);
+            let rows = matrix * layout.rows..(matrix + 1) * layout.rows;
+            rows.map(|row| {
+                let from = row * layout.row_bytes() + column * layout.element;
+                layout.values(&bytes[from..from + layout.element], &mut element);
+                element[0]
+            })
+            .collect()
+        })
+    }
+}
+
+/// How the tensor changed; none where it did not.
+fn compare(pair: &Pair<'_>) -> Option<TensorChange> {
+    if pair.before == pair.after {
+        return None;
+    }
+    let entry = pair.entry;
+    let layout = Layout::of(entry.dtype, &entry.shape).unwrap_or(Layout::bytes(pair.before.len()));
+    let counts = Counts::of(pair, layout);
+    let vector = layout.columns == 1;
+    let row_axis = if vector { Axis::Element } else { Axis::Row };
+    let line = |axis: Axis, index: usize, scaled: bool| {
+        let values = if axis == Axis::Column { pair.column(layout, index) } else { pair.row(layout, index) };
+        line_change(pair, layout, (axis, index), &values, scaled)
+    };
+    let at = |counts: &[u32], more_than: usize| -> Vec<usize> {
+        counts.iter().enumerate().filter(|(_, n)| **n as usize > more_than).map(|(at, _)| at).collect()
+    };
+    let (rows, columns) = (at(&counts.rows, 0), at(&counts.columns, 0));
+    let whole_rows = at(&counts.rows, layout.columns / 2);
+    let whole_columns = if vector { Vec::new() } else { at(&counts.columns, layout.rows / 2) };
+    // A change of every row is also one of every column: whichever are fewer tell it.
+    let told_rows = if whole_rows.len() <= LISTED { whole_rows } else { Vec::new() };
+    let told_columns = if whole_columns.len() <= LISTED { whole_columns } else { Vec::new() };
+    let covered = counts.covered(pair, layout, &told_rows, &told_columns);
+    let few = |lines: &[usize]| lines.len() <= LISTED;
+    let mut lines = Vec::new();
+    let pattern = if covered == counts.elements && (vector || told_rows.len().max(told_columns.len()) > 0) {
+        lines.extend(told_rows.iter().map(|at| line(row_axis, *at, true)));
+        lines.extend(told_columns.iter().map(|at| line(Axis::Column, *at, true)));
+        Pattern::Lines
+    } else if !vector && few(&rows) && few(&columns) {
+        lines.extend(rows.iter().map(|at| line(Axis::Row, *at, false)));
+        lines.extend(columns.iter().map(|at| line(Axis::Column, *at, false)));
+        Pattern::Elements
+    } else {
+        low_rank(pair, layout).map_or(Pattern::Dense, |rank| Pattern::LowRank { rank })
+    };
+    Some(TensorChange {
+        name: pair.name.to_owned(),
+        shape: entry.shape.clone(),
+        dtype: entry.dtype,
+        rows_changed: rows.len(),
+        rows: layout.all_rows(),
+        columns_changed: if vector { 0 } else { columns.len() },
+        columns: if vector { 0 } else { layout.all_columns() },
+        relative_norm: Some((counts.change / counts.norm).sqrt()).filter(|n| n.is_finite()),
+        elements_changed: Some(counts.elements),
+        pattern,
+        lines,
+    })
+}
+
+/// Changed elements.
+struct Counts {
+    rows: Vec<u32>,
+    columns: Vec<u32>,
+    elements: u64,
+    /// ‖after − before‖².
+    change: f64,
+    /// ‖before‖².
+    norm: f64,
+}
+
+impl Counts {
+    fn of(pair: &Pair<'_>, layout: Layout) -> Counts {
+        let (rows, columns) = (layout.all_rows(), layout.all_columns());
+        let mut found = Counts { rows: vec![0; rows], columns: vec![0; columns], elements: 0, change: 0.0, norm: 0.0 };
+        for row in 0..rows {
+            let [a, b] = pair.row(layout, row);
+            found.norm += a.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+            let here = row * layout.row_bytes()..(row + 1) * layout.row_bytes();
+            let (before, after) = (&pair.before[here.clone()], &pair.after[here]);
+            if before == after {
+                continue;
+            }
+            found.change += a.iter().zip(&b).map(|(a, b)| (f64::from(*b) - f64::from(*a)).powi(2)).sum::<f64>();
+            let first = row / layout.rows * layout.columns;
+            let elements = before.chunks_exact(layout.element).zip(after.chunks_exact(layout.element));
+            for (column, (a, b)) in elements.enumerate() {
+                let changed = u32::from(a != b);
+                found.rows[row] += changed;
+                found.columns[first + column] += changed;
+            }
+            found.elements += u64::from(found.rows[row]);
+        }
+        found
+    }
+
+    /// Changed elements that lie in these rows and columns.
+    fn covered(&self, pair: &Pair<'_>, layout: Layout, rows: &[usize], columns: &[usize]) -> u64 {
+        let sum = |counts: &[u32], of: &[usize]| of.iter().map(|at| u64::from(counts[*at])).sum::<u64>();
+        let mut twice = 0;
+        for row in rows {
+            for column in columns.iter().filter(|c| *c / layout.columns == row / layout.rows) {
+                let from = row * layout.row_bytes() + column % layout.columns * layout.element;
+                let here = from..from + layout.element;
+                twice += u64::from(pair.before[here.clone()] != pair.after[here]);
+            }
+        }
+        sum(&self.rows, rows) + sum(&self.columns, columns) - twice
+    }
+}
+
+fn line_change(
+    pair: &Pair<'_>,
+    layout: Layout,
+    (axis, index): (Axis, usize),
+    [a, b]: &[Vec<f32>; 2],
+    scaled: bool,
+) -> LineChange {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let (aa, ab, bb) = (dot(a, a), dot(a, b), dot(b, b));
+    // Least squares; what is left has to be rounding: at most one a element.
+    let factor = ab / aa;
+    let left = a.iter().zip(b).map(|(a, b)| (f64::from(*b) - factor * f64::from(*a)).powi(2)).sum::<f64>();
+    let fits = left.sqrt() <= (1.5 * layout.rounding() + 1e-7) * bb.sqrt();
+    LineChange {
+        axis,
+        index,
+        neuron: neuron(pair.name, pair.entry.shape.len(), axis, index),
+        norm_before: aa.sqrt(),
+        norm_after: bb.sqrt(),
+        beta: (scaled && aa > 0.0 && fits).then_some(factor),
+    }
+}
+
+/// Rows and columns of the sample that a rank is told from.
+const SAMPLE: usize = 160;
+
+/// The rank of the change where it is low: singular values of a sample of its rows and columns that stand above what
+/// rounding to the element type gives, if what is left of the change is no more than rounding.
+fn low_rank(pair: &Pair<'_>, layout: Layout) -> Option<usize> {
+    let (rows, columns) = (layout.rows.min(SAMPLE), layout.columns.min(SAMPLE));
+    if rows < 8 || columns < 8 || layout.matrices > 1 || layout.rounding() == 0.0 {
+        return None;
+    }
+    let spread = |at: usize, of: usize, from: usize| at * from / of;
+    let (mut noise, mut delta) = (0.0, DMatrix::<f64>::zeros(rows, columns));
+    for i in 0..rows {
+        let [a, b] = pair.row(layout, spread(i, rows, layout.rows));
+        for j in 0..columns {
+            let at = spread(j, columns, layout.columns);
+            let (a, b) = (f64::from(a[at]), f64::from(b[at]));
+            delta[(i, j)] = b - a;
+            // A rounding is uniform over the gap between neighbouring numbers: twice `rounding` of the power of two below.
+            let gap = if b == 0.0 { 0.0 } else { 2.0 * layout.rounding() * b.abs().log2().floor().exp2() };
+            noise += gap * gap / 12.0;
+        }
+    }
+    if delta.iter().any(|d| !d.is_finite()) {
+        return None;
+    }
+    let deviation = (noise / (rows * columns) as f64).sqrt();
+    let values = delta.singular_values();
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    // The largest singular value of noise (Marchenko and Pastur 1967), and that of arithmetic in f32.
+    let floor = (1.2 * deviation * ((rows as f64).sqrt() + (columns as f64).sqrt())).max(1e-6 * largest);
+    let rank = values.iter().filter(|v| **v > floor).count();
+    let left: f64 = values.iter().filter(|v| **v <= floor).map(|v| v * v).sum();
+    let is_rounding = left <= 2.0 * noise + 1e-9 * largest * largest;
+    (rank > 0 && rank * 3 <= rows.min(columns) && is_rounding).then_some(rank)
+}

@@ -1,0 +1,162 @@
+//! In what two checkpoints differ: files, then tensors, then rows and columns, then neurons.
+
+use crate::checkpoint::place::Axis;
+use crate::neuron::Neuron;
+use safetensors::Dtype;
+use serde::Serialize;
+
+/// Rows or columns of a tensor that are listed one by one; where more changed they are counted.
+pub const LISTED: usize = 64;
+
+/// One difference. `before` is the fingerprint's side, or A's of a diff.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Difference {
+    /// A file is not there any more.
+    FileMissing {
+        /// Its path below the folder.
+        path: String,
+    },
+    /// A file was not there.
+    FileExtra {
+        /// Its path below the folder.
+        path: String,
+    },
+    /// A file has other content.
+    FileChanged {
+        /// Its path below the folder.
+        path: String,
+        /// Its size before.
+        bytes_before: u64,
+        /// Its size now.
+        bytes_after: u64,
+        /// It is a safetensors file with the same tensors: the header or the order changed.
+        same_tensors: bool,
+    },
+    /// A file, or the tensors in it, cannot be told.
+    NotExamined {
+        /// Its path below the folder.
+        path: String,
+        /// Why.
+        problem: String,
+    },
+    /// A tensor is not there any more.
+    TensorMissing {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor was not there.
+    TensorExtra {
+        /// Its name.
+        name: String,
+        /// The file it lies in.
+        file: String,
+    },
+    /// The same bytes under another name.
+    TensorRenamed {
+        /// Its name before.
+        before: String,
+        /// Its name now.
+        after: String,
+    },
+    /// A tensor has another type or shape.
+    TensorReshaped {
+        /// Its name.
+        name: String,
+        /// Type and shape before.
+        before: (Dtype, Vec<usize>),
+        /// Type and shape now.
+        after: (Dtype, Vec<usize>),
+    },
+    /// The same tensor lies in another file.
+    TensorMoved {
+        /// Its name.
+        name: String,
+        /// The file before.
+        before: String,
+        /// The file now.
+        after: String,
+    },
+    /// A tensor has other values.
+    TensorChanged(TensorChange),
+}
+
+/// How a tensor's values changed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorChange {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its type.
+    pub dtype: Dtype,
+    /// Rows with a changed element (elements, of a vector), of all rows.
+    pub rows_changed: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Columns with a changed element.
+    pub columns_changed: usize,
+    /// Columns; 0 of a vector.
+    pub columns: usize,
+    /// ‖after − before‖ / ‖before‖; only where both were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative_norm: Option<f64>,
+    /// Changed elements; only where both were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elements_changed: Option<u64>,
+    /// What the change looks like as a whole.
+    pub pattern: Pattern,
+    /// The rows and columns that tell it: all that changed where they are few, else those that stand out.
+    pub lines: Vec<LineChange>,
+}
+
+/// What a change looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(tag = "form", rename_all = "kebab-case")]
+pub enum Pattern {
+    /// A few elements.
+    Elements,
+    /// A few whole rows or columns: what a lesion is.
+    Lines,
+    /// A matrix of low rank was added, as by a merged LoRA.
+    LowRank {
+        /// Singular values above the rounding of the element type.
+        rank: usize,
+    },
+    /// Most of the tensor.
+    Dense,
+}
+
+/// How a row or column changed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LineChange {
+    /// Row, column, or element of a vector.
+    pub axis: Axis,
+    /// Which one; of a stack of matrices, counted through all of them.
+    pub index: usize,
+    /// The neuron it is, where the tensor is a module's weight or bias.
+    #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
+    pub neuron: Option<Neuron>,
+    /// Its norm before.
+    pub norm_before: f64,
+    /// Its norm now.
+    pub norm_after: f64,
+    /// It is β times what it was, up to rounding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+}
+
+fn as_text<S: serde::Serializer>(neuron: &Option<Neuron>, to: S) -> Result<S::Ok, S::Error> {
+    neuron.as_ref().map(ToString::to_string).serialize(to)
+}
+
+/// The neuron that a line of a tensor is: an output channel for a row, an input channel for a column.
+pub fn neuron(tensor: &str, dimensions: usize, axis: Axis, index: usize) -> Option<Neuron> {
+    let module = tensor.strip_suffix(".weight").or_else(|| tensor.strip_suffix(".bias"))?;
+    let side = match (axis, dimensions) {
+        (Axis::Row, 2) | (Axis::Element, 1) => "out",
+        (Axis::Column, 2) => "in",
+        _ => return None,
+    };
+    format!("{module}:{side}:{index}").parse().ok()
+}

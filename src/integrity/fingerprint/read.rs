@@ -1,0 +1,250 @@
+//! One read of every file: its digest, its tensors' digests and the marks of their lines.
+
+use super::lines::Marker;
+use super::{FileRecord, TensorRecord};
+use crate::checkpoint::header::{Header, TensorEntry};
+use crate::checkpoint::map::MappedFile;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::integrity::layout::Layout;
+use crate::progress::Progress;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Bytes read at a time.
+const PIECE: usize = 1 << 20;
+/// Pieces that wait for each of the workers of a file.
+const WAITING: usize = 4;
+
+/// What was read of one file.
+#[derive(Debug)]
+pub(super) struct FileRead {
+    pub file: FileRecord,
+    /// In the order of their bytes; none where the header is not readable.
+    pub tensors: Vec<TensorRecord>,
+    /// Why the tensors of a safetensors file could not be told.
+    pub problem: Option<String>,
+}
+
+/// Reads `root`/`path`. `digest_rows` says of a tensor whether its rows get digests of their own.
+///
+/// Three threads share each piece: the file's digest, the tensor's, and the marks.
+pub(super) fn read(
+    root: &Path,
+    path: &str,
+    digest_rows: &(dyn Fn(&str) -> bool + Sync),
+    progress: &dyn Progress,
+) -> Result<FileRead> {
+    let full = root.join(path);
+    let mut file = files::open_regular(&full)?;
+    let length = file.metadata().map_err(Error::io(&full))?.len();
+    let (entries, problem) = match path.ends_with(".safetensors") {
+        true => match header(&full, length) {
+            Ok(entries) => (entries, None),
+            Err(problem) => (Vec::new(), Some(problem)),
+        },
+        false => (Vec::new(), None),
+    };
+    let pieces = pieces(&entries, length);
+    let (sha256, digests, tensors) = std::thread::scope(|scope| {
+        let (to_file, for_file) = sync_channel::<Piece>(WAITING);
+        let (to_tensors, for_tensors) = sync_channel::<Piece>(WAITING);
+        let (to_marks, for_marks) = sync_channel::<Piece>(WAITING);
+        let whole = scope.spawn(|| digest_file(for_file));
+        let each = scope.spawn(|| digest_tensors(for_tensors, entries.len()));
+        let marks = scope.spawn(|| mark(for_marks, &entries, digest_rows));
+        let sent = send(&mut file, pieces, &[&to_file], &[&to_tensors, &to_marks], progress);
+        drop((to_file, to_tensors, to_marks));
+        let failed = || Error::file(&full, "a thread that reads it ended early");
+        let joined = (
+            whole.join().map_err(|_| failed())?,
+            each.join().map_err(|_| failed())?,
+            marks.join().map_err(|_| failed())?,
+        );
+        sent.map_err(|e| e.at(&full)).map(|()| joined)
+    })?;
+    if file.metadata().map_err(Error::io(&full))?.len() != length || file.read(&mut [0]).map_err(Error::io(&full))? > 0
+    {
+        return Err(Error::file(&full, "changed while it was read; try again when nothing writes to it"));
+    }
+    let tensors = entries.into_iter().zip(digests).zip(tensors).map(|((entry, sha256), marked)| TensorRecord {
+        name: entry.name,
+        file: path.to_owned(),
+        dtype: entry.dtype,
+        shape: entry.shape,
+        sha256,
+        statistics: marked.statistics,
+        rows: marked.rows,
+        columns: marked.columns,
+        row_sha256: marked.row_sha256,
+    });
+    let file = FileRecord { path: path.to_owned(), bytes: length, sha256 };
+    Ok(FileRead { file, tensors: tensors.collect(), problem })
+}
+
+/// The tensors in the order of their bytes. Only the header's pages of the map are touched.
+fn header(path: &Path, length: u64) -> std::result::Result<Vec<TensorEntry>, String> {
+    if length == 0 {
+        return Err("is empty, expected a safetensors file".into());
+    }
+    let map = MappedFile::open(path).map_err(|e| e.to_string())?;
+    Header::read(map.bytes()).map(|header| header.tensors).map_err(|e| e.to_string())
+}
+
+/// Bytes of a file, of one tensor where it says so.
+#[derive(Clone)]
+struct Piece {
+    tensor: Option<usize>,
+    bytes: Arc<Vec<u8>>,
+}
+
+/// What to read, in order: whole elements of one tensor, or bytes of none.
+fn pieces(entries: &[TensorEntry], length: u64) -> Vec<(Option<usize>, Range<u64>)> {
+    let mut found = Vec::new();
+    let mut cut = |tensor, range: Range<u64>, unit: usize| {
+        let step = (PIECE / unit.max(1)).max(1) as u64 * unit.max(1) as u64;
+        let mut at = range.start;
+        while at < range.end {
+            let end = (at + step.min(PIECE.max(unit) as u64)).min(range.end);
+            found.push((tensor, at..end));
+            at = end;
+        }
+    };
+    let start = entries.first().map_or(length, |first| first.bytes.start);
+    cut(None, 0..start, 1);
+    for (at, entry) in entries.iter().enumerate() {
+        let unit = Layout::of(entry.dtype, &entry.shape).map_or(1, |l| match l.row_bytes() {
+            row if row <= PIECE => row,
+            _ => l.element,
+        });
+        cut(Some(at), entry.bytes.clone(), unit);
+    }
+    found
+}
+
+/// Why reading ended.
+enum Stop {
+    Io(std::io::Error),
+    Other(Error),
+}
+
+impl Stop {
+    fn at(self, path: &Path) -> Error {
+        match self {
+            Stop::Io(e) => Error::io(path)(e),
+            Stop::Other(e) => e,
+        }
+    }
+}
+
+fn send(
+    file: &mut File,
+    pieces: Vec<(Option<usize>, Range<u64>)>,
+    all: &[&SyncSender<Piece>],
+    of_tensors: &[&SyncSender<Piece>],
+    progress: &dyn Progress,
+) -> std::result::Result<(), Stop> {
+    let mut unsaid = 0;
+    for (tensor, range) in pieces {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        file.read_exact(&mut bytes).map_err(Stop::Io)?;
+        unsaid += bytes.len() as u64;
+        let piece = Piece { tensor, bytes: Arc::new(bytes) };
+        for to in all.iter().chain(of_tensors.iter().filter(|_| tensor.is_some())) {
+            // A worker that has ended is found out when it is joined.
+            let _ = to.send(piece.clone());
+        }
+        if unsaid >= 16 * PIECE as u64 {
+            progress.advance(std::mem::take(&mut unsaid)).map_err(Stop::Other)?;
+        }
+    }
+    progress.advance(unsaid).map_err(Stop::Other)
+}
+
+fn digest_file(pieces: Receiver<Piece>) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    pieces.iter().for_each(|piece| hasher.update(&*piece.bytes));
+    hasher.finalize().into()
+}
+
+/// In order of the tensors; those without bytes have the digest of nothing.
+fn digest_tensors(pieces: Receiver<Piece>, count: usize) -> Vec<[u8; 32]> {
+    let mut digests = vec![Sha256::digest([]).into(); count];
+    let mut current: Option<(usize, Sha256)> = None;
+    for Piece { tensor, bytes } in pieces {
+        let Some(tensor) = tensor else { continue };
+        if current.as_ref().is_none_or(|(at, _)| *at != tensor) {
+            if let Some((at, done)) = current.replace((tensor, Sha256::new())) {
+                digests[at] = done.finalize().into();
+            }
+        }
+        if let Some((_, hasher)) = &mut current {
+            hasher.update(&*bytes);
+        }
+    }
+    if let Some((at, done)) = current {
+        digests[at] = done.finalize().into();
+    }
+    digests
+}
+
+#[derive(Default)]
+struct Marked {
+    statistics: super::Statistics,
+    rows: Vec<super::Line>,
+    columns: Vec<super::Line>,
+    row_sha256: Option<Vec<[u8; 32]>>,
+}
+
+fn mark(pieces: Receiver<Piece>, entries: &[TensorEntry], digest_rows: &(dyn Fn(&str) -> bool + Sync)) -> Vec<Marked> {
+    let mut found: Vec<Marked> = Vec::with_capacity(entries.len());
+    let mut pieces = pieces.into_iter().peekable();
+    for (at, entry) in entries.iter().enumerate() {
+        let layout = Layout::of(entry.dtype, &entry.shape);
+        let mut marker = layout.map(Marker::new);
+        let mut rows = layout.filter(|_| digest_rows(&entry.name)).map(|l| Rows::new(l.row_bytes()));
+        while let Some(piece) = pieces.next_if(|piece| piece.tensor == Some(at)) {
+            if let Some(marker) = &mut marker {
+                marker.update(&piece.bytes);
+            }
+            if let Some(rows) = &mut rows {
+                rows.update(&piece.bytes);
+            }
+        }
+        let (rows_marked, columns, statistics) = marker.map(Marker::finish).unwrap_or_default();
+        found.push(Marked { statistics, rows: rows_marked, columns, row_sha256: rows.map(|rows| rows.digests) });
+    }
+    found
+}
+
+/// Digests of rows.
+struct Rows {
+    row_bytes: usize,
+    taken: usize,
+    hasher: Sha256,
+    digests: Vec<[u8; 32]>,
+}
+
+impl Rows {
+    fn new(row_bytes: usize) -> Rows {
+        Rows { row_bytes, taken: 0, hasher: Sha256::new(), digests: Vec::new() }
+    }
+
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at((self.row_bytes - self.taken).min(bytes.len()));
+            self.hasher.update(now);
+            self.taken += now.len();
+            bytes = rest;
+            if self.taken == self.row_bytes {
+                self.digests.push(self.hasher.finalize_reset().into());
+                self.taken = 0;
+            }
+        }
+    }
+}

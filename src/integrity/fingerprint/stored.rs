@@ -1,0 +1,217 @@
+//! The JSON form of a fingerprint.
+
+use super::{FileRecord, Fingerprint, Line, Settings, Statistics, TensorRecord, hex};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::integrity::layout::Layout;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+const SCHEMA: &str = "achilles-audit/fingerprint/v1";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    schema: String,
+    tool: Tool,
+    model: String,
+    settings: Settings,
+    tensors_sha256: String,
+    files_sha256: String,
+    files: Vec<File>,
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tool {
+    name: String,
+    version: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    path: String,
+    bytes: u64,
+    sha256: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tensor {
+    name: String,
+    file: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    sha256: String,
+    statistics: Statistics,
+    /// Base64 of 12 bytes a line: see [`Line::to_bytes`].
+    rows: String,
+    columns: String,
+    /// Base64 of 32 bytes a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    row_sha256: Option<String>,
+}
+
+impl Fingerprint {
+    /// The document, one line a file and a tensor. `model` is what to call it.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn to_json(&self, model: &str) -> Result<String> {
+        let document = Document {
+            schema: SCHEMA.into(),
+            tool: Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() },
+            model: model.into(),
+            settings: self.settings.clone(),
+            tensors_sha256: hex(&self.tensors_sha256()),
+            files_sha256: hex(&self.files_sha256()),
+            files: Vec::new(),
+            tensors: Vec::new(),
+        };
+        let cannot = |e: serde_json::Error| Error::input(format!("cannot write JSON: {e}"));
+        let mut out = serde_json::to_string_pretty(&document).map_err(cannot)?;
+        let tail = "\n  \"files\": [],\n  \"tensors\": []\n}";
+        out.truncate(out.len() - tail.len());
+        let list = |out: &mut String, key: &str, items: &mut dyn Iterator<Item = serde_json::Result<String>>| {
+            out.push_str(&format!("\n  \"{key}\": ["));
+            for (at, item) in items.enumerate() {
+                out.push_str(if at == 0 { "\n    " } else { ",\n    " });
+                out.push_str(&item?);
+            }
+            out.push_str("\n  ]");
+            Ok(())
+        };
+        list(&mut out, "files", &mut self.files.iter().map(|f| serde_json::to_string(&File::from(f))))
+            .map_err(cannot)?;
+        out.push(',');
+        let mut tensors = self.tensors.iter().map(|t| serde_json::to_string(&Tensor::from(t)));
+        list(&mut out, "tensors", &mut tensors).map_err(cannot)?;
+        out.push_str("\n}\n");
+        Ok(out)
+    }
+
+    /// Reads a fingerprint.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not a fingerprint, or contradicts itself.
+    pub fn read(path: &Path) -> Result<Fingerprint> {
+        Fingerprint::parse(&files::read_text(path)?).map_err(|problem| Error::file(path, problem))
+    }
+
+    /// Reads a fingerprint's text.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> std::result::Result<Fingerprint, String> {
+        #[derive(Deserialize)]
+        struct Kind {
+            schema: String,
+        }
+        let not_one =
+            |e: serde_json::Error| format!("is not a fingerprint ({e}); make one with `achilles-audit fingerprint`");
+        let Kind { schema } = serde_json::from_str(text).map_err(not_one)?;
+        if schema != SCHEMA {
+            return Err(format!("is {schema}, expected {SCHEMA}; make it with `achilles-audit fingerprint`"));
+        }
+        let document: Document = serde_json::from_str(text).map_err(not_one)?;
+        let fingerprint = Fingerprint {
+            settings: document.settings,
+            files: document.files.into_iter().map(File::check).collect::<std::result::Result<_, _>>()?,
+            tensors: document.tensors.into_iter().map(Tensor::check).collect::<std::result::Result<_, _>>()?,
+        };
+        for (what, said, found) in [
+            ("files_sha256", document.files_sha256, fingerprint.files_sha256()),
+            ("tensors_sha256", document.tensors_sha256, fingerprint.tensors_sha256()),
+        ] {
+            if said != hex(&found) {
+                return Err(format!("its {what} is not that of what it lists: it was changed after it was made"));
+            }
+        }
+        Ok(fingerprint)
+    }
+}
+
+impl From<&FileRecord> for File {
+    fn from(f: &FileRecord) -> File {
+        File { path: f.path.clone(), bytes: f.bytes, sha256: hex(&f.sha256) }
+    }
+}
+
+impl File {
+    pub(super) fn check(self) -> std::result::Result<FileRecord, String> {
+        Ok(FileRecord { sha256: digest(&self.sha256)?, path: self.path, bytes: self.bytes })
+    }
+}
+
+impl From<&TensorRecord> for Tensor {
+    fn from(t: &TensorRecord) -> Tensor {
+        let lines = |lines: &[Line]| STANDARD.encode(lines.iter().flat_map(|l| l.to_bytes()).collect::<Vec<u8>>());
+        Tensor {
+            name: t.name.clone(),
+            file: t.file.clone(),
+            dtype: t.dtype,
+            shape: t.shape.clone(),
+            sha256: hex(&t.sha256),
+            statistics: t.statistics,
+            rows: lines(&t.rows),
+            columns: lines(&t.columns),
+            row_sha256: t.row_sha256.as_ref().map(|rows| STANDARD.encode(rows.concat())),
+        }
+    }
+}
+
+impl Tensor {
+    pub(super) fn check(self) -> std::result::Result<TensorRecord, String> {
+        let bad = |what: &str| format!("tensor {}: {what}", self.name);
+        let layout = Layout::of(self.dtype, &self.shape);
+        let (rows, columns) = match layout {
+            Some(l) => (l.all_rows(), if l.columns > 1 { l.all_columns() } else { 0 }),
+            None => (0, 0),
+        };
+        let decode = |text: &str| STANDARD.decode(text).map_err(|e| bad(&format!("is not base64: {e}")));
+        let lines = |text: &str, expected: usize, what: &str| {
+            let bytes = decode(text)?;
+            let (lines, rest) = bytes.as_chunks::<{ Line::BYTES }>();
+            if lines.len() != expected || !rest.is_empty() {
+                return Err(bad(&format!("has {} bytes of {what}, its shape needs {expected} lines", bytes.len())));
+            }
+            Ok(lines.iter().map(Line::from_bytes).collect())
+        };
+        let row_sha256 = self.row_sha256.as_deref().map(|text| {
+            let bytes = decode(text)?;
+            let (digests, rest) = bytes.as_chunks::<32>();
+            if digests.len() != rows || !rest.is_empty() {
+                return Err(bad(&format!("has {} bytes of row digests, its shape needs {rows} rows", bytes.len())));
+            }
+            Ok(digests.to_vec())
+        });
+        Ok(TensorRecord {
+            sha256: digest(&self.sha256)?,
+            rows: lines(&self.rows, rows, "rows")?,
+            columns: lines(&self.columns, columns, "columns")?,
+            row_sha256: row_sha256.transpose()?,
+            name: self.name,
+            file: self.file,
+            dtype: self.dtype,
+            shape: self.shape,
+            statistics: self.statistics,
+        })
+    }
+}
+
+fn digest(text: &str) -> std::result::Result<[u8; 32], String> {
+    let bad = || format!("{text:?} is no SHA-256: expected 64 hex digits");
+    let mut out = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return Err(bad());
+    }
+    for (at, byte) in out.iter_mut().enumerate() {
+        *byte = text.get(2 * at..2 * at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()).ok_or_else(bad)?;
+    }
+    Ok(out)
+}

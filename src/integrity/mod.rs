@@ -1,0 +1,9 @@
+//! The static half of the audit: what can be said of a checkpoint without running it. It measures; how bad what it
+//! finds is, others judge.
+
+pub mod diff;
+pub mod difference;
+pub mod fingerprint;
+mod layout;
+pub mod verify;
+pub mod walk;

@@ -1,0 +1,242 @@
+//! Holds a checkpoint against a fingerprint.
+
+use super::difference::{Difference, LISTED, LineChange, Pattern, TensorChange, neuron};
+use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
+use super::layout::Layout;
+use crate::checkpoint::place::Axis;
+use crate::error::Result;
+use crate::progress::Progress;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+/// What differs from a fingerprint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verification {
+    /// Every byte of every file is as it was.
+    pub intact: bool,
+    /// Every tensor is as it was, wherever it lies, and there are no others.
+    pub same_tensors: bool,
+    /// Files examined.
+    pub files: usize,
+    /// Tensors examined.
+    pub tensors: usize,
+    /// Bytes examined.
+    pub bytes: u64,
+    /// Files first, then tensors.
+    pub differences: Vec<Difference>,
+}
+
+/// Reads the folder once and compares it. `own` is the fingerprint's file, which may lie in the folder.
+///
+/// # Errors
+/// The folder or a file cannot be read.
+pub fn verify(
+    root: &Path,
+    before: &Fingerprint,
+    own: Option<&Path>,
+    cache: Option<&Cache>,
+    progress: &dyn Progress,
+) -> Result<Verification> {
+    Ok(compare(before, &take(root, &before.settings, own, cache, progress)?))
+}
+
+impl Verification {
+    /// The same tensors in other weight files, and nothing else differs.
+    pub fn is_resharding(&self) -> bool {
+        let weights = |path: &str| path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json");
+        self.same_tensors
+            && self.differences.iter().all(|difference| match difference {
+                Difference::FileMissing { path }
+                | Difference::FileExtra { path }
+                | Difference::FileChanged { path, .. } => weights(path),
+                other => matches!(other, Difference::TensorMoved { .. }),
+            })
+    }
+}
+
+/// Compares what was read with what was.
+pub fn compare(before: &Fingerprint, taken: &Taken) -> Verification {
+    let after = &taken.fingerprint;
+    let mut differences: Vec<Difference> = Vec::new();
+    for (path, problem) in &taken.problems {
+        differences.push(Difference::NotExamined { path: path.clone(), problem: problem.clone() });
+    }
+    files(before, after, &taken.problems, &mut differences);
+    let same_files = differences.is_empty();
+    let at = differences.len();
+    tensors(before, after, &mut differences);
+    let moved = |d: &Difference| matches!(d, Difference::TensorMoved { .. });
+    Verification {
+        intact: same_files && differences.len() == at,
+        same_tensors: differences[at..].iter().all(moved) && before.tensors_sha256() == after.tensors_sha256(),
+        files: after.files.len(),
+        tensors: after.tensors.len(),
+        bytes: after.files.iter().map(|f| f.bytes).sum(),
+        differences,
+    }
+}
+
+fn files(before: &Fingerprint, after: &Fingerprint, problems: &[(String, String)], found: &mut Vec<Difference>) {
+    let old: BTreeMap<&str, _> = before.files.iter().map(|f| (f.path.as_str(), f)).collect();
+    let new: BTreeMap<&str, _> = after.files.iter().map(|f| (f.path.as_str(), f)).collect();
+    let tensors = |of: &Fingerprint, path: &str| -> BTreeSet<(String, [u8; 32])> {
+        of.tensors.iter().filter(|t| t.file == path).map(|t| (t.name.clone(), t.sha256)).collect()
+    };
+    let paths: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+    for path in paths {
+        match (old.get(path), new.get(path)) {
+            (Some(a), Some(b)) if a.sha256 != b.sha256 || a.bytes != b.bytes => {
+                let (was, is) = (tensors(before, path), tensors(after, path));
+                found.push(Difference::FileChanged {
+                    path: path.into(),
+                    bytes_before: a.bytes,
+                    bytes_after: b.bytes,
+                    same_tensors: !was.is_empty() && was == is,
+                });
+            }
+            (Some(_), None) if !problems.iter().any(|(at, _)| at == path) => {
+                found.push(Difference::FileMissing { path: path.into() });
+            }
+            (None, Some(_)) => found.push(Difference::FileExtra { path: path.into() }),
+            _ => {}
+        }
+    }
+}
+
+fn tensors(before: &Fingerprint, after: &Fingerprint, found: &mut Vec<Difference>) {
+    let mut gone: Vec<&TensorRecord> = Vec::new();
+    let mut unmatched: BTreeMap<&str, Vec<&TensorRecord>> = BTreeMap::new();
+    for tensor in &after.tensors {
+        unmatched.entry(&tensor.name).or_default().push(tensor);
+    }
+    for old in &before.tensors {
+        let candidates = unmatched.entry(&old.name).or_default();
+        let same = candidates.iter().position(|new| new.sha256 == old.sha256 && new.file == old.file);
+        let best = same.or_else(|| candidates.iter().position(|new| new.sha256 == old.sha256));
+        let Some(best) = best.or_else(|| (!candidates.is_empty()).then_some(0)) else {
+            gone.push(old);
+            continue;
+        };
+        let new = candidates.remove(best);
+        if (old.dtype, &old.shape) != (new.dtype, &new.shape) {
+            let (before, after) = ((old.dtype, old.shape.clone()), (new.dtype, new.shape.clone()));
+            found.push(Difference::TensorReshaped { name: old.name.clone(), before, after });
+        } else if old.sha256 != new.sha256 {
+            found.push(Difference::TensorChanged(change(old, new)));
+        } else if old.file != new.file {
+            let (before, after) = (old.file.clone(), new.file.clone());
+            found.push(Difference::TensorMoved { name: old.name.clone(), before, after });
+        }
+    }
+    // By digest, type and shape: where several are alike the first is taken.
+    let mut new: HashMap<([u8; 32], String), Vec<&TensorRecord>> = HashMap::new();
+    let alike = |t: &TensorRecord| (t.sha256, format!("{:?}{:?}", t.dtype, t.shape));
+    for tensor in unmatched.into_values().flatten().rev() {
+        new.entry(alike(tensor)).or_default().push(tensor);
+    }
+    for old in gone {
+        match new.get_mut(&alike(old)).and_then(Vec::pop) {
+            Some(now) => {
+                found.push(Difference::TensorRenamed { before: old.name.clone(), after: now.name.clone() });
+            }
+            None => found.push(Difference::TensorMissing { name: old.name.clone() }),
+        }
+    }
+    let mut extra: Vec<&TensorRecord> = new.into_values().flatten().collect();
+    extra.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
+    found.extend(extra.iter().map(|t| Difference::TensorExtra { name: t.name.clone(), file: t.file.clone() }));
+}
+
+/// Places a change by the marks of rows and columns.
+fn change(old: &TensorRecord, new: &TensorRecord) -> TensorChange {
+    let dimensions = old.shape.len();
+    let tolerance = Layout::of(old.dtype, &old.shape).map_or(0.0, Layout::rounding);
+    let differing = |a: &[Line], b: &[Line]| -> Vec<usize> {
+        a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect()
+    };
+    let (rows, columns) = (differing(&old.rows, &new.rows), differing(&old.columns, &new.columns));
+    let row_axis = if old.columns.is_empty() { Axis::Element } else { Axis::Row };
+    let line = |axis: Axis, index: usize, scaled: bool| {
+        let (a, b) = match axis {
+            Axis::Column => (old.columns[index], new.columns[index]),
+            _ => (old.rows[index], new.rows[index]),
+        };
+        LineChange {
+            axis,
+            index,
+            neuron: neuron(&old.name, dimensions, axis, index),
+            norm_before: a.norm.into(),
+            norm_after: b.norm.into(),
+            beta: scaled.then(|| beta(a, b, tolerance)).flatten(),
+        }
+    };
+    let vector = old.columns.is_empty();
+    let few = |lines: &[usize], of: usize| lines.len() <= LISTED && lines.len() * 2 <= of;
+    let (few_rows, few_columns) = (few(&rows, old.rows.len()), few(&columns, old.columns.len()));
+    let listed = |axis: Axis, indices: &[usize], scaled: bool| -> Vec<LineChange> {
+        indices.iter().map(|at| line(axis, *at, scaled)).collect()
+    };
+    let (lines, pattern) = match (few_rows, few_columns) {
+        _ if vector && rows.len() <= LISTED => (listed(row_axis, &rows, true), Pattern::Lines),
+        (true, true) => {
+            ([listed(row_axis, &rows, false), listed(Axis::Column, &columns, false)].concat(), Pattern::Elements)
+        }
+        (true, false) if !vector => (listed(row_axis, &rows, true), Pattern::Lines),
+        (false, true) => (listed(Axis::Column, &columns, true), Pattern::Lines),
+        _ => {
+            let mut lines = listed(row_axis, &standing_out(&old.rows, &new.rows), true);
+            lines.extend(listed(Axis::Column, &standing_out(&old.columns, &new.columns), true));
+            lines.retain(|line| line.beta.is_some());
+            (lines, Pattern::Dense)
+        }
+    };
+    TensorChange {
+        name: old.name.clone(),
+        shape: old.shape.clone(),
+        dtype: old.dtype,
+        rows_changed: rows.len(),
+        rows: old.rows.len(),
+        columns_changed: columns.len(),
+        columns: old.columns.len(),
+        relative_norm: None,
+        elements_changed: None,
+        pattern,
+        lines,
+    }
+}
+
+/// The factor between a line and what it was: norm and largest element have to agree on it, up to the rounding of the
+/// element type.
+fn beta(before: Line, after: Line, rounding: f64) -> Option<f64> {
+    if before.is_zero() {
+        return None;
+    }
+    if after.is_zero() {
+        return Some(0.0);
+    }
+    let norms = f64::from(after.norm) / f64::from(before.norm);
+    let extremes = f64::from(after.extreme) / f64::from(before.extreme);
+    let apart = (extremes.abs() / norms - 1.0).abs();
+    (apart <= 3.0 * rounding + 1e-6).then(|| norms.copysign(extremes))
+}
+
+/// Lines whose norm or sign changed as none of the others' did: 20 times as much as the median's, and by 2 % or more.
+fn standing_out(before: &[Line], after: &[Line]) -> Vec<usize> {
+    let moved: Vec<f64> = before
+        .iter()
+        .zip(after)
+        .map(|(a, b)| match (a.is_zero(), b.is_zero()) {
+            (true, _) => 0.0,
+            (false, true) => f64::INFINITY,
+            _ if a.extreme == -b.extreme => f64::INFINITY,
+            _ => (f64::from(b.norm) / f64::from(a.norm)).ln().abs(),
+        })
+        .collect();
+    let mut sorted = moved.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+    let out: Vec<usize> =
+        moved.iter().enumerate().filter(|(_, m)| **m > (20.0 * median).max(0.02)).map(|(at, _)| at).collect();
+    if out.len() > LISTED { Vec::new() } else { out }
+}
