@@ -1,6 +1,6 @@
 //! In what two checkpoints differ, both at hand.
 
-use super::difference::{Difference, LISTED, LineChange, Pattern, TensorChange, neuron};
+use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron};
 use super::layout::Layout;
 use super::walk::{self, Kind};
 use crate::checkpoint::place::Axis;
@@ -51,13 +51,14 @@ pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
             }
         }
     }
+    let norms = Norms::of(b);
     let bytes = |e: &Entry| e.place.as_ref().map_or(0, |(_, range)| range.end - range.start);
     progress.begin("comparing", shared.iter().map(|(_, e)| bytes(e)).sum(), "bytes");
     let changes = shared
         .par_iter()
         .with_max_len(1)
         .map(|(name, entry)| {
-            let change = compare(&Pair::of(&old, &new, name, entry)?);
+            let change = compare(&Pair::of(&old, &new, name, entry)?, norms);
             progress.advance(bytes(entry))?;
             Ok(change)
         })
@@ -163,7 +164,7 @@ impl<'a> Pair<'a> {
 }
 
 /// How the tensor changed; none where it did not.
-fn compare(pair: &Pair<'_>) -> Option<TensorChange> {
+fn compare(pair: &Pair<'_>, norms: Norms) -> Option<TensorChange> {
     if pair.before == pair.after {
         return None;
     }
@@ -174,7 +175,7 @@ fn compare(pair: &Pair<'_>) -> Option<TensorChange> {
     let row_axis = if vector { Axis::Element } else { Axis::Row };
     let line = |axis: Axis, index: usize, scaled: bool| {
         let values = if axis == Axis::Column { pair.column(layout, index) } else { pair.row(layout, index) };
-        line_change(pair, layout, (axis, index), &values, scaled)
+        line_change(pair, layout, (axis, index), &values, scaled, norms)
     };
     let at = |counts: &[u32], more_than: usize| -> Vec<usize> {
         counts.iter().enumerate().filter(|(_, n)| **n as usize > more_than).map(|(at, _)| at).collect()
@@ -183,16 +184,20 @@ fn compare(pair: &Pair<'_>) -> Option<TensorChange> {
     let whole_rows = at(&counts.rows, layout.columns / 2);
     let whole_columns = if vector { Vec::new() } else { at(&counts.columns, layout.rows / 2) };
     // A change of every row is also one of every column: whichever are fewer tell it.
-    let told_rows = if whole_rows.len() <= LISTED { whole_rows } else { Vec::new() };
-    let told_columns = if whole_columns.len() <= LISTED { whole_columns } else { Vec::new() };
+    let told =
+        |whole: Vec<usize>, of: usize| if whole.len() <= LISTED && whole.len() * 2 <= of { whole } else { Vec::new() };
+    let (told_rows, told_columns) = match vector {
+        true => (if rows.len() <= LISTED { rows.clone() } else { Vec::new() }, Vec::new()),
+        false => (told(whole_rows, layout.all_rows()), told(whole_columns, layout.all_columns())),
+    };
     let covered = counts.covered(pair, layout, &told_rows, &told_columns);
-    let few = |lines: &[usize]| lines.len() <= LISTED;
+    let few = |lines: &[usize], of: usize| lines.len() <= LISTED && lines.len() * 2 <= of;
     let mut lines = Vec::new();
-    let pattern = if covered == counts.elements && (vector || told_rows.len().max(told_columns.len()) > 0) {
+    let pattern = if covered == counts.elements {
         lines.extend(told_rows.iter().map(|at| line(row_axis, *at, true)));
         lines.extend(told_columns.iter().map(|at| line(Axis::Column, *at, true)));
         Pattern::Lines
-    } else if !vector && few(&rows) && few(&columns) {
+    } else if !vector && few(&rows, layout.all_rows()) && few(&columns, layout.all_columns()) {
         lines.extend(rows.iter().map(|at| line(Axis::Row, *at, false)));
         lines.extend(columns.iter().map(|at| line(Axis::Column, *at, false)));
         Pattern::Elements
@@ -271,20 +276,25 @@ fn line_change(
     (axis, index): (Axis, usize),
     [a, b]: &[Vec<f32>; 2],
     scaled: bool,
+    norms: Norms,
 ) -> LineChange {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let (aa, ab, bb) = (dot(a, a), dot(a, b), dot(b, b));
     // Least squares; what is left has to be rounding: at most one a element.
     let factor = ab / aa;
     let left = a.iter().zip(b).map(|(a, b)| (f64::from(*b) - factor * f64::from(*a)).powi(2)).sum::<f64>();
-    let fits = left.sqrt() <= (1.5 * layout.rounding() + 1e-7) * bb.sqrt();
+    let fits = aa > 0.0 && left.sqrt() <= (1.5 * layout.rounding() + 1e-7) * bb.sqrt();
+    let beta = match (axis, a.as_slice(), b.as_slice()) {
+        (Axis::Element, [a], [b]) => norms.beta(pair.name, (*a).into(), (*b).into()),
+        _ => (scaled && fits).then_some(factor),
+    };
     LineChange {
         axis,
         index,
         neuron: neuron(pair.name, pair.entry.shape.len(), axis, index),
         norm_before: aa.sqrt(),
         norm_after: bb.sqrt(),
-        beta: (scaled && aa > 0.0 && fits).then_some(factor),
+        beta,
     }
 }
 

@@ -1,9 +1,12 @@
 //! In what two checkpoints differ: files, then tensors, then rows and columns, then neurons.
 
+use crate::checkpoint::ConfigFile;
 use crate::checkpoint::place::Axis;
+use crate::model::recipe::{NormStyle, Recipe};
 use crate::neuron::Neuron;
 use safetensors::Dtype;
 use serde::Serialize;
+use std::path::Path;
 
 /// Rows or columns of a tensor that are listed one by one; where more changed they are counted.
 pub const LISTED: usize = 64;
@@ -159,4 +162,25 @@ pub fn neuron(tensor: &str, dimensions: usize, axis: Axis, index: usize) -> Opti
         _ => return None,
     };
     format!("{module}:{side}:{index}").parse().ok()
+}
+
+/// Tells what the elements of norms' weights multiply by.
+#[derive(Debug, Clone, Copy)]
+pub struct Norms {
+    one_plus: bool,
+}
+
+impl Norms {
+    /// By the folder's config.json; without a readable one, the weights themselves.
+    pub fn of(root: &Path) -> Norms {
+        let recipe = ConfigFile::read(&root.join("config.json")).and_then(|config| Recipe::read(&config));
+        Norms { one_plus: recipe.is_ok_and(|r| r.norm.style == NormStyle::OnePlusWeightThenRound) }
+    }
+
+    /// The factor between an element of a vector and what it was: of Gemma's norms, between 1 + w.
+    pub fn beta(self, tensor: &str, before: f64, after: f64) -> Option<f64> {
+        let added = if self.one_plus && tensor.ends_with("norm.weight") { 1.0 } else { 0.0 };
+        let beta = (added + after) / (added + before);
+        beta.is_finite().then_some(beta)
+    }
 }

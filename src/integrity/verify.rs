@@ -1,6 +1,6 @@
 //! Holds a checkpoint against a fingerprint.
 
-use super::difference::{Difference, LISTED, LineChange, Pattern, TensorChange, neuron};
+use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron};
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
 use super::layout::Layout;
 use crate::checkpoint::place::Axis;
@@ -38,7 +38,7 @@ pub fn verify(
     cache: Option<&Cache>,
     progress: &dyn Progress,
 ) -> Result<Verification> {
-    Ok(compare(before, &take(root, &before.settings, own, cache, progress)?))
+    Ok(compare(before, &take(root, &before.settings, own, cache, progress)?, Norms::of(root)))
 }
 
 impl Verification {
@@ -56,7 +56,7 @@ impl Verification {
 }
 
 /// Compares what was read with what was.
-pub fn compare(before: &Fingerprint, taken: &Taken) -> Verification {
+fn compare(before: &Fingerprint, taken: &Taken, norms: Norms) -> Verification {
     let after = &taken.fingerprint;
     let mut differences: Vec<Difference> = Vec::new();
     for (path, problem) in &taken.problems {
@@ -65,7 +65,7 @@ pub fn compare(before: &Fingerprint, taken: &Taken) -> Verification {
     files(before, after, &taken.problems, &mut differences);
     let same_files = differences.is_empty();
     let at = differences.len();
-    tensors(before, after, &mut differences);
+    tensors(before, after, norms, &mut differences);
     let moved = |d: &Difference| matches!(d, Difference::TensorMoved { .. });
     Verification {
         intact: same_files && differences.len() == at,
@@ -80,8 +80,9 @@ pub fn compare(before: &Fingerprint, taken: &Taken) -> Verification {
 fn files(before: &Fingerprint, after: &Fingerprint, problems: &[(String, String)], found: &mut Vec<Difference>) {
     let old: BTreeMap<&str, _> = before.files.iter().map(|f| (f.path.as_str(), f)).collect();
     let new: BTreeMap<&str, _> = after.files.iter().map(|f| (f.path.as_str(), f)).collect();
-    let tensors = |of: &Fingerprint, path: &str| -> BTreeSet<(String, [u8; 32])> {
-        of.tensors.iter().filter(|t| t.file == path).map(|t| (t.name.clone(), t.sha256)).collect()
+    let tensors = |of: &Fingerprint, path: &str| -> BTreeSet<String> {
+        let of_file = of.tensors.iter().filter(|t| t.file == path);
+        of_file.map(|t| format!("{:?}", (&t.name, t.dtype, &t.shape, t.sha256))).collect()
     };
     let paths: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
     for path in paths {
@@ -104,7 +105,7 @@ fn files(before: &Fingerprint, after: &Fingerprint, problems: &[(String, String)
     }
 }
 
-fn tensors(before: &Fingerprint, after: &Fingerprint, found: &mut Vec<Difference>) {
+fn tensors(before: &Fingerprint, after: &Fingerprint, norms: Norms, found: &mut Vec<Difference>) {
     let mut gone: Vec<&TensorRecord> = Vec::new();
     let mut unmatched: BTreeMap<&str, Vec<&TensorRecord>> = BTreeMap::new();
     for tensor in &after.tensors {
@@ -123,7 +124,7 @@ fn tensors(before: &Fingerprint, after: &Fingerprint, found: &mut Vec<Difference
             let (before, after) = ((old.dtype, old.shape.clone()), (new.dtype, new.shape.clone()));
             found.push(Difference::TensorReshaped { name: old.name.clone(), before, after });
         } else if old.sha256 != new.sha256 {
-            found.push(Difference::TensorChanged(change(old, new)));
+            found.push(Difference::TensorChanged(change(old, new, norms)));
         } else if old.file != new.file {
             let (before, after) = (old.file.clone(), new.file.clone());
             found.push(Difference::TensorMoved { name: old.name.clone(), before, after });
@@ -149,7 +150,7 @@ fn tensors(before: &Fingerprint, after: &Fingerprint, found: &mut Vec<Difference
 }
 
 /// Places a change by the marks of rows and columns.
-fn change(old: &TensorRecord, new: &TensorRecord) -> TensorChange {
+fn change(old: &TensorRecord, new: &TensorRecord, norms: Norms) -> TensorChange {
     let dimensions = old.shape.len();
     let tolerance = Layout::of(old.dtype, &old.shape).map_or(0.0, Layout::rounding);
     let differing = |a: &[Line], b: &[Line]| -> Vec<usize> {
@@ -168,7 +169,10 @@ fn change(old: &TensorRecord, new: &TensorRecord) -> TensorChange {
             neuron: neuron(&old.name, dimensions, axis, index),
             norm_before: a.norm.into(),
             norm_after: b.norm.into(),
-            beta: scaled.then(|| beta(a, b, tolerance)).flatten(),
+            beta: match axis {
+                Axis::Element => norms.beta(&old.name, a.extreme.into(), b.extreme.into()),
+                _ => scaled.then(|| beta(a, b, tolerance)).flatten(),
+            },
         }
     };
     let vector = old.columns.is_empty();

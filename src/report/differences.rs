@@ -108,7 +108,7 @@ fn tensor(change: &TensorChange) -> String {
 
 fn line(change: &TensorChange, line: &LineChange) -> String {
     let what = match (line.axis, line.beta) {
-        (Axis::Element, _) if line.norm_after == 0.0 => "zero, was not".to_owned(),
+        (Axis::Element, Some(beta)) => format!("{} times what it was", factor(beta)),
         (_, Some(_)) if line.norm_after == 0.0 => "all zero, was not".to_owned(),
         (_, Some(beta)) => format!("{} times what it was", factor(beta)),
         _ => "changed".to_owned(),
@@ -119,6 +119,9 @@ fn line(change: &TensorChange, line: &LineChange) -> String {
 
 /// Four significant digits, without the zeros at the end.
 fn factor(beta: f64) -> String {
+    if beta == 0.0 {
+        return "0".to_owned();
+    }
     let digits = (3 - beta.abs().log10().floor() as i32).clamp(0, 12) as usize;
     let text = format!("{beta:.digits$}");
     match text.contains('.') {

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-const FAST: patch::Settings = patch::Settings { link: false, digests: false };
+pub const FAST: patch::Settings = patch::Settings { link: false, digests: false };
 const BETAS: [f64; 9] = [0.0, 0.3, 0.5, 0.8, 1.0, 2.0, 5.0, -1.0, -5.0];
 
-fn families() -> Vec<PathBuf> {
+pub fn families() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let folders = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<PathBuf> = folders.filter(|path| path.join("reference.safetensors").exists()).collect();
@@ -28,7 +28,7 @@ fn families() -> Vec<PathBuf> {
 }
 
 /// A model folder of a fixture's weights and config, and nothing else.
-fn copy(folder: &Path) -> tempfile::TempDir {
+pub fn copy(folder: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for file in ["config.json", "model.safetensors"] {
         std::fs::copy(folder.join(file), copy.path().join(file)).unwrap();
@@ -36,7 +36,7 @@ fn copy(folder: &Path) -> tempfile::TempDir {
     copy
 }
 
-fn open(folder: &Path) -> (Checkpoint, Recipe) {
+pub fn open(folder: &Path) -> (Checkpoint, Recipe) {
     let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
     let recipe = Recipe::read(checkpoint.config()).unwrap();
     (checkpoint, recipe)
@@ -63,7 +63,7 @@ fn neuron(text: &str) -> Neuron {
 }
 
 /// One neuron of every kind of site that hooks see: of each name within layers one, in the last layer that has it.
-fn one_of_each(recipe: &Recipe) -> Vec<Neuron> {
+pub fn one_of_each(recipe: &Recipe) -> Vec<Neuron> {
     let mut seen = BTreeSet::new();
     let mut neurons = Vec::new();
     for module in recipe.modules().iter().rev() {
