@@ -117,12 +117,12 @@ fn line(change: &TensorChange, line: &LineChange) -> String {
     format!("{} {} of {}: {what}{neuron}", line.axis.as_str(), line.index, change.name)
 }
 
-/// Four significant digits, without the zeros at the end.
+/// Three significant digits (rounding to bfloat16 blurs the third), without the zeros at the end.
 fn factor(beta: f64) -> String {
     if beta == 0.0 {
         return "0".to_owned();
     }
-    let digits = (3 - beta.abs().log10().floor() as i32).clamp(0, 12) as usize;
+    let digits = (2 - beta.abs().log10().floor() as i32).clamp(0, 12) as usize;
     let text = format!("{beta:.digits$}");
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),

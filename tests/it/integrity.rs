@@ -151,8 +151,8 @@ fn lesions(folder: &Path, neurons: Option<&[&str]>) -> usize {
                     let line = lines.iter().find(|line| (line.axis, line.index) == (part.axis, part.index));
                     let line = line.unwrap_or_else(|| panic!("{by} {neuron} × {beta}: {part} is not in {lines:?}"));
                     let told = line.beta.unwrap_or_else(|| panic!("{by} {neuron} × {beta}: no factor in {line:?}"));
-                    // An element is rounded once to its type, bf16 at worst; a line averages over many.
-                    let allowed = if part.shape.len() == 1 { 0.01 } else { 0.002 };
+                    // An element is rounded once to its type, to bfloat16 by up to 2⁻⁸ of itself; a line averages.
+                    let allowed = if part.shape.len() == 1 { 0.01 } else { 0.004 };
                     assert!((told - beta).abs() <= allowed * beta.abs(), "{by} {neuron} × {beta}: {told}");
                     assert_eq!(lines.len(), 1, "{by} {neuron} × {beta}: {lines:?}");
                     assert!(line.neuron.is_some());
