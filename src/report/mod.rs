@@ -1,4 +1,5 @@
 //! One result, rendered: one small file a format.
 
+pub mod findings;
 pub mod json;
 pub mod table;

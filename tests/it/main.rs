@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod command_line;
+mod lint;
 mod parity;
 mod patch;
 mod readme;

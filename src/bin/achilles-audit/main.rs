@@ -2,6 +2,7 @@
 
 mod args;
 mod import;
+mod lint;
 mod locate;
 mod output;
 mod patch;
@@ -46,6 +47,7 @@ fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Scan(options) | Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
+        Command::Lint(options) => lint::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
         Command::Unpatch(options) => unpatch::run(&options),
