@@ -68,7 +68,7 @@ impl ConfigFile {
 }
 
 /// More values than any config has: labels of a classifier are the most of them.
-const MOST_VALUES: usize = 100_000;
+const MOST_VALUES: usize = 50_000;
 
 /// The largest whole number taken from a config: the product of two of them fits in 64 bits with room to spare.
 const LARGEST: u64 = i32::MAX as u64;

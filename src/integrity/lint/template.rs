@@ -66,20 +66,10 @@ const UNSAFE: &[&str] = &[
 
 /// Every suspicious name, in order; of very many the first hundred that are met.
 pub(super) fn examine(template: &str) -> Vec<Hit> {
-    let mut hits = Hits(Vec::new());
-    let tokens = lex(template);
-    for (at, token) in tokens.iter().enumerate() {
-        let before = at.checked_sub(1).map(|i| &tokens[i].kind);
-        if let Kind::Name(name) = &token.kind {
-            let attribute = before == Some(&Kind::Other('.')) && UNSAFE.contains(&name.as_str());
-            if is_dunder(name) || attribute {
-                hits.add(token.offset, name.clone(), false);
-            } else if name == "attr" && before == Some(&Kind::Other('|')) {
-                hits.add(token.offset, "the filter attr".into(), true);
-            }
-        }
-    }
-    folded(&tokens, &mut hits);
+    let mut scan = Scan { hits: Hits(Vec::new()), before: None, strict: None, known: None };
+    lex(template, &mut |offset, token| scan.token(offset, token));
+    scan.token(template.len(), Token::Name(""));
+    let mut hits = scan.hits;
     // What the lexer took for text or a comment: a template it misreads must not hide a known name.
     for (offset, name) in gadgets(template) {
         if !hits.0.iter().any(|h| h.what.contains(&name)) {
@@ -90,6 +80,64 @@ pub(super) fn examine(template: &str) -> Vec<Hit> {
     hits.0
 }
 
+/// Sees the tokens one after the other: a template may have millions.
+struct Scan {
+    hits: Hits,
+    /// The token before, if it is a single character.
+    before: Option<char>,
+    /// Strings that stand beside each other, or with `~`, `+` and parentheses between them, joined; and where they begin.
+    strict: Option<(usize, String)>,
+    /// The same with commas and brackets between them too, in which only known names are looked for.
+    known: Option<(usize, String)>,
+}
+
+impl Scan {
+    fn token(&mut self, offset: usize, token: Token) {
+        let mut before = None;
+        match token {
+            Token::Text(text) => {
+                for run in [&mut self.strict, &mut self.known] {
+                    run.get_or_insert_with(|| (offset, String::new())).1.push_str(&text);
+                }
+            }
+            Token::Other(c) => {
+                before = Some(c);
+                if !"~+()".contains(c) {
+                    self.end_of_strict();
+                }
+                if !"~+()[],".contains(c) {
+                    self.end_of_known();
+                }
+            }
+            Token::Name(name) => {
+                self.end_of_strict();
+                self.end_of_known();
+                let attribute = self.before == Some('.') && UNSAFE.contains(&name);
+                if is_dunder(name) || attribute {
+                    self.hits.add(offset, name.to_owned(), false);
+                } else if name == "attr" && self.before == Some('|') {
+                    self.hits.add(offset, "the filter attr".into(), true);
+                }
+            }
+        }
+        self.before = before;
+    }
+
+    fn end_of_strict(&mut self) {
+        let Some((offset, joined)) = self.strict.take() else { return };
+        if is_dunder(&joined) {
+            self.hits.add(offset, joined, false);
+        }
+    }
+
+    fn end_of_known(&mut self) {
+        let Some((offset, joined)) = self.known.take() else { return };
+        if let Some((_, name)) = gadgets(&joined).next() {
+            self.hits.add(offset, name, false);
+        }
+    }
+}
+
 struct Hits(Vec<Hit>);
 
 impl Hits {
@@ -98,30 +146,6 @@ impl Hits {
         let hit = Hit { offset, what, by_filter };
         if self.0.len() < MOST && !self.0.contains(&hit) {
             self.0.push(hit);
-        }
-    }
-}
-
-/// Joins strings that stand beside each other, or with `~`, `+` and parentheses between them; and, for known names
-/// only, with commas and brackets between them too.
-fn folded(tokens: &[Token], hits: &mut Hits) {
-    let end = [Token { offset: 0, kind: Kind::Name(String::new()) }];
-    for (between, any_dunder) in [("~+()", true), ("~+()[],", false)] {
-        let mut run: Option<(usize, String)> = None;
-        for token in tokens.iter().chain(&end) {
-            match (&token.kind, &mut run) {
-                (Kind::Text(text), Some((_, joined))) => joined.push_str(text),
-                (Kind::Text(text), None) => run = Some((token.offset, text.clone())),
-                (Kind::Other(c), _) if between.contains(*c) => {}
-                _ => {
-                    let Some((offset, joined)) = run.take() else { continue };
-                    let known = gadgets(&joined).next().map(|(_, name)| name);
-                    let what = if any_dunder && is_dunder(&joined) { Some(joined) } else { known };
-                    if let Some(what) = what {
-                        hits.add(offset, what, false);
-                    }
-                }
-            }
         }
     }
 }
@@ -141,24 +165,16 @@ fn gadgets(text: &str) -> impl Iterator<Item = (usize, String)> {
     })
 }
 
-#[derive(Debug, PartialEq)]
-struct Token {
-    offset: usize,
-    kind: Kind,
-}
-
-#[derive(Debug, PartialEq)]
-enum Kind {
-    Name(String),
+enum Token<'a> {
+    Name(&'a str),
     /// A string, its escapes resolved.
     Text(String),
     /// A single character of anything else; the end of a block is `}`.
     Other(char),
 }
 
-/// The tokens within `{{ }}` and `{% %}`.
-fn lex(template: &str) -> Vec<Token> {
-    let mut tokens = Vec::new();
+/// Gives `see` the tokens within `{{ }}` and `{% %}`, and where they begin.
+fn lex<'a>(template: &'a str, see: &mut dyn FnMut(usize, Token<'a>)) {
     let mut at = 0;
     let mut raw_ends = true;
     while let Some(begin) = opening(template, at) {
@@ -177,10 +193,9 @@ fn lex(template: &str) -> Vec<Token> {
             // Not looked for again and again.
             raw_ends = false;
         }
-        at = block(template, begin + 2, &mut tokens);
-        tokens.push(Token { offset: at, kind: Kind::Other('}') });
+        at = block(template, begin + 2, see);
+        see(at, Token::Other('}'));
     }
-    tokens
 }
 
 /// Where the next block or comment begins.
@@ -194,23 +209,23 @@ fn is_name(c: char) -> bool {
 }
 
 /// The tokens of one block from `at` on; where it ends.
-fn block(template: &str, mut at: usize, tokens: &mut Vec<Token>) -> usize {
+fn block<'a>(template: &'a str, mut at: usize, see: &mut dyn FnMut(usize, Token<'a>)) -> usize {
     let mut depth = 0usize;
     while let Some(c) = template[at..].chars().next() {
         let offset = at;
         at += c.len_utf8();
-        let kind = match c {
+        let token = match c {
             _ if c.is_whitespace() => continue,
             '\'' | '"' => {
                 let (text, end) = string(template, at, c);
                 at = end;
-                Kind::Text(text)
+                Token::Text(text)
             }
             _ if is_name(c) => {
                 let rest = &template[offset..];
                 let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
                 at = offset + end;
-                Kind::Name(rest[..end].to_owned())
+                Token::Name(&rest[..end])
             }
             '}' | '%' if depth == 0 && template[at..].starts_with('}') => return at + 1,
             _ => {
@@ -219,10 +234,10 @@ fn block(template: &str, mut at: usize, tokens: &mut Vec<Token>) -> usize {
                     '}' => depth.saturating_sub(1),
                     _ => depth,
                 };
-                Kind::Other(c)
+                Token::Other(c)
             }
         };
-        tokens.push(Token { offset, kind });
+        see(offset, token);
     }
     at
 }

@@ -3,6 +3,8 @@
 //! Pieces of some MiB are read into buffers by all cores, so that memory stays small whatever the checkpoint's size,
 //! and looked at as whole numbers: a float without its sign bit orders like one.
 
+mod bits;
+
 use super::check::Check;
 use super::header::Shard;
 use super::observation::{Found, Location};
@@ -11,7 +13,7 @@ use crate::checkpoint::place::Axis;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
-use safetensors::Dtype;
+use bits::{Format, Seen};
 use serde_json::json;
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Mutex;
@@ -54,42 +56,6 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
     Ok(total)
 }
 
-/// How a float's bits are to be read, without its sign.
-#[derive(Debug, Clone, Copy)]
-struct Format {
-    bytes: usize,
-    /// All but the sign.
-    mask: u64,
-    /// From here on bits are infinity (exactly this) or NaN.
-    special: u64,
-    /// Whether `special` itself is infinity.
-    has_infinity: bool,
-    /// Up to here, zero apart, bits are denormal numbers; 0 where these are nothing unusual.
-    denormal: u64,
-    /// Above this share of denormal numbers they are a flood: f16's range makes some of them usual.
-    flood: f64,
-}
-
-impl Format {
-    fn of(dtype: Dtype) -> Option<Format> {
-        let ieee = |bytes: usize, mantissa: u32, flood| {
-            let mask = u64::MAX >> (65 - 8 * bytes);
-            let denormal = (1u64 << mantissa) - 1;
-            Format { bytes, mask, special: mask & !denormal, has_infinity: true, denormal, flood }
-        };
-        match dtype {
-            Dtype::F64 => Some(ieee(8, 52, 0.01)),
-            Dtype::F32 => Some(ieee(4, 23, 0.01)),
-            Dtype::BF16 => Some(ieee(2, 7, 0.01)),
-            Dtype::F16 => Some(ieee(2, 10, 0.5)),
-            // With scales beside them, their denormal numbers are as good as others.
-            Dtype::F8_E5M2 => Some(Format { denormal: 0, ..ieee(1, 2, 1.0) }),
-            Dtype::F8_E4M3 => Some(Format { special: 0x7f, has_infinity: false, denormal: 0, ..ieee(1, 3, 1.0) }),
-            _ => None,
-        }
-    }
-}
-
 /// One tensor.
 struct Job<'a> {
     shard: &'a Shard<'a>,
@@ -101,34 +67,6 @@ struct Job<'a> {
     /// Whether rows and columns mean something.
     is_matrix: bool,
     seen: Mutex<Seen>,
-}
-
-/// What was seen of a tensor.
-#[derive(Default)]
-struct Seen {
-    nan: Count,
-    infinite: Count,
-    denormal: Count,
-    zero_rows: u64,
-    first_zero_rows: Vec<u64>,
-    /// For each column whether anything but zero was in it.
-    columns: Vec<bool>,
-    /// Anything but zero.
-    any: bool,
-}
-
-/// How many, and the first element, counted from the tensor's beginning.
-#[derive(Default, Clone, Copy)]
-struct Count {
-    count: u64,
-    first: Option<u64>,
-}
-
-impl Count {
-    fn add(&mut self, other: Count) {
-        self.count += other.count;
-        self.first = [self.first, other.first].into_iter().flatten().min();
-    }
 }
 
 impl<'a> Job<'a> {
@@ -164,149 +102,10 @@ impl<'a> Job<'a> {
         buffer.resize((end - begin) as usize, 0);
         file.read_exact(buffer).map_err(Error::io(path))?;
         let keep_columns = self.is_matrix && self.tensor.shape.len() == 2;
-        let part = match self.format.bytes {
-            1 => part::<u8, 1>(buffer, self.row as usize, from, self.format, keep_columns),
-            2 => part::<u16, 2>(buffer, self.row as usize, from, self.format, keep_columns),
-            4 => part::<u32, 4>(buffer, self.row as usize, from, self.format, keep_columns),
-            _ => part::<u64, 8>(buffer, self.row as usize, from, self.format, keep_columns),
-        };
+        let part = self.format.scan(buffer, self.row as usize, from, keep_columns);
         let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         seen.add(part);
         Ok(end - begin)
-    }
-}
-
-impl Seen {
-    fn add(&mut self, part: Seen) {
-        self.nan.add(part.nan);
-        self.infinite.add(part.infinite);
-        self.denormal.add(part.denormal);
-        self.any |= part.any;
-        self.zero_rows += part.zero_rows;
-        // The first of all, in whatever order pieces come.
-        self.first_zero_rows.extend(part.first_zero_rows);
-        self.first_zero_rows.sort_unstable();
-        self.first_zero_rows.truncate(LISTED);
-        self.columns.iter_mut().zip(part.columns).for_each(|(ours, theirs)| *ours |= theirs);
-    }
-}
-
-/// A float's bits.
-trait Bits<const N: usize>: Copy + Default + Eq + Ord + std::ops::BitAnd<Output = Self> + std::ops::BitOrAssign {
-    /// Elements that can be counted in this type without overflow.
-    const BLOCK: usize;
-    fn read(bytes: [u8; N]) -> Self;
-    fn from_u64(value: u64) -> Self;
-    fn one_if(condition: bool) -> Self;
-    fn to_u64(self) -> u64;
-    fn plus(self, other: Self) -> Self;
-    fn minus_one(self) -> Self;
-}
-
-macro_rules! bits {
-    ($($t:ident $n:literal $block:literal)*) => {
-        $(impl Bits<$n> for $t {
-            const BLOCK: usize = $block;
-            fn read(bytes: [u8; $n]) -> $t { $t::from_le_bytes(bytes) }
-            fn from_u64(value: u64) -> $t { value as $t }
-            fn one_if(condition: bool) -> $t { condition as $t }
-            fn to_u64(self) -> u64 { self as u64 }
-            fn plus(self, other: $t) -> $t { self.wrapping_add(other) }
-            fn minus_one(self) -> $t { self.wrapping_sub(1) }
-        })*
-    };
-}
-
-bits! { u8 1 128 u16 2 4096 u32 4 4096 u64 8 4096 }
-
-/// Scans rows of `row` elements, the first of which is row `from` of the tensor.
-fn part<T: Bits<N>, const N: usize>(bytes: &[u8], row: usize, from: u64, format: Format, keep_columns: bool) -> Seen {
-    let mut seen = Seen::default();
-    let mut columns = vec![T::default(); if keep_columns { row } else { 0 }];
-    let (elements, _) = bytes.as_chunks::<N>();
-    for (at, values) in elements.chunks(row).enumerate() {
-        let first = (from + at as u64) * row as u64;
-        let mut any = T::default();
-        for (block, start) in values.chunks(T::BLOCK).zip((0..).step_by(T::BLOCK)) {
-            let sums = match keep_columns {
-                true => sums_and_columns(block, format, &mut columns[start..]),
-                false => sums(block, format),
-            };
-            any |= sums.any;
-            // Rare: only then is it worth to look where.
-            if sums.special != T::default() || sums.denormal != T::default() {
-                places::<T, N>(block, first + start as u64, format, &mut seen);
-            }
-        }
-        if any == T::default() {
-            seen.zero_rows += 1;
-            if seen.first_zero_rows.len() < LISTED {
-                seen.first_zero_rows.push(from + at as u64);
-            }
-        } else {
-            seen.any = true;
-        }
-    }
-    seen.columns = columns.iter().map(|c| *c != T::default()).collect();
-    seen
-}
-
-struct Sums<T> {
-    any: T,
-    special: T,
-    denormal: T,
-}
-
-impl<T: Default> Sums<T> {
-    fn none() -> Sums<T> {
-        Sums { any: T::default(), special: T::default(), denormal: T::default() }
-    }
-}
-
-impl<T> Sums<T> {
-    #[inline(always)]
-    fn add<const N: usize>(&mut self, bits: T, special: T, denormal: T)
-    where
-        T: Bits<N>,
-    {
-        self.any |= bits;
-        self.special = self.special.plus(T::one_if(bits >= special));
-        self.denormal = self.denormal.plus(T::one_if(bits.minus_one() < denormal));
-    }
-}
-
-fn sums<T: Bits<N>, const N: usize>(block: &[[u8; N]], format: Format) -> Sums<T> {
-    let [mask, special, denormal] = [format.mask, format.special, format.denormal].map(T::from_u64);
-    let mut sums = Sums::none();
-    for bytes in block {
-        sums.add(T::read(*bytes) & mask, special, denormal);
-    }
-    sums
-}
-
-fn sums_and_columns<T: Bits<N>, const N: usize>(block: &[[u8; N]], format: Format, columns: &mut [T]) -> Sums<T> {
-    let [mask, special, denormal] = [format.mask, format.special, format.denormal].map(T::from_u64);
-    let mut sums = Sums::none();
-    for (bytes, column) in block.iter().zip(columns) {
-        let bits = T::read(*bytes) & mask;
-        *column |= bits;
-        sums.add(bits, special, denormal);
-    }
-    sums
-}
-
-/// Counts what is unusual in a block whose first element is element `first` of the tensor.
-fn places<T: Bits<N>, const N: usize>(block: &[[u8; N]], first: u64, format: Format, seen: &mut Seen) {
-    for (bytes, at) in block.iter().zip(first..) {
-        let bits = (T::read(*bytes) & T::from_u64(format.mask)).to_u64();
-        let count = if bits >= format.special {
-            if format.has_infinity && bits == format.special { &mut seen.infinite } else { &mut seen.nan }
-        } else if bits != 0 && bits <= format.denormal {
-            &mut seen.denormal
-        } else {
-            continue;
-        };
-        count.add(Count { count: 1, first: Some(at) });
     }
 }
 
