@@ -121,7 +121,7 @@ fn receipt(root: &Path, location: &Location, found: &mut Found) {
         Ok(Some(receipt)) => {
             let neurons: Vec<String> = receipt.asked.iter().take(10).map(|a| a.neuron.to_string()).collect();
             let count = receipt.asked.len();
-            let message = format!("says that {count} neurons were changed, in {} edits", receipt.edits.len());
+            let message = format!("lists {count} changed neuron(s) and {} edit(s)", receipt.edits.len());
             (message, json!({"neurons": neurons, "count": count, "state": receipt.state, "time_utc": receipt.time_utc}))
         }
         Ok(None) => return,
