@@ -22,9 +22,21 @@ impl ConfigFile {
     /// # Errors
     /// It cannot be read or is not a JSON object.
     pub fn read(path: &Path) -> Result<ConfigFile> {
-        let text = files::read_text(path)?;
+        ConfigFile::parse(path, &files::read_text(path)?)
+    }
+
+    /// Reads a config.json's text; `path` is for messages.
+    ///
+    /// # Errors
+    /// It is not a JSON object, or holds far more values than a config does.
+    pub fn parse(path: &Path, text: &str) -> Result<ConfigFile> {
+        // A value takes many times the memory of its shortest text, `0,`. This counts those in strings too.
+        let values = text.bytes().filter(|b| matches!(b, b',' | b'[' | b'{')).count();
+        if values > MOST_VALUES {
+            return Err(Error::file(path, format!("holds over {MOST_VALUES} values; expected a model config")));
+        }
         let not_config = |e| Error::file(path, format!("is not a model config: {e}"));
-        let map: Map<String, Value> = serde_json::from_str(&text).map_err(not_config)?;
+        let map: Map<String, Value> = serde_json::from_str(text).map_err(not_config)?;
         Ok(ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map })
     }
 
@@ -54,6 +66,9 @@ impl ConfigFile {
         Reader { path: &self.path, prefix: String::new(), map: &self.map, used: RefCell::default() }
     }
 }
+
+/// More values than any config has: labels of a classifier are the most of them.
+const MOST_VALUES: usize = 50_000;
 
 /// The largest whole number taken from a config: the product of two of them fits in 64 bits with room to spare.
 const LARGEST: u64 = i32::MAX as u64;

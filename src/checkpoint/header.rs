@@ -4,11 +4,15 @@
 //! can disagree about such a file: duplicate names (its last one wins), white space before the header, unknown
 //! fields, names that are not plain.
 
+#[cfg(test)]
+mod tests;
+
+use super::loose::{self, Loose};
 use safetensors::Dtype;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, StrDeserializer};
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::ops::Range;
 
 /// The largest header the format allows, in bytes.
@@ -63,9 +67,38 @@ pub enum HeaderError {
     /// The header is not the JSON that the format describes.
     #[error("the header is not valid: {0}")]
     Json(String),
+    /// An entry is not what the format describes.
+    #[error("the header is not valid: {name:?}: expected {expected}, found {found}")]
+    Entry {
+        /// The tensor, or `__metadata__`.
+        name: String,
+        /// What the format asks for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// Two tensors share a name.
     #[error("the header names {0:?} twice")]
     Duplicate(String),
+    /// Two entries of `__metadata__` share a key.
+    #[error("__metadata__ names {0:?} twice")]
+    DuplicateMetadata(String),
+    /// A tensor has one field twice.
+    #[error("tensor {tensor:?} has two fields {field:?}")]
+    DuplicateField {
+        /// The tensor.
+        tensor: String,
+        /// The field.
+        field: String,
+    },
+    /// A tensor has a field that the format does not know.
+    #[error("tensor {tensor:?} has the unknown field {field:?}")]
+    UnknownField {
+        /// The tensor.
+        tensor: String,
+        /// The field.
+        field: String,
+    },
     /// A name that is empty or holds control characters or path parts.
     #[error("the header holds the tensor name {0:?}, expected a plain dotted path")]
     OddName(String),
@@ -119,247 +152,228 @@ impl Header {
     /// # Errors
     /// The first rule of the format that is broken.
     pub fn read(file: &[u8]) -> Result<Header, HeaderError> {
-        let found = file.len() as u64;
-        let (length, rest) = file.split_first_chunk::<8>().ok_or(HeaderError::NoLength(found))?;
-        let length = u64::from_le_bytes(*length);
-        if length > MAX_HEADER_BYTES {
-            return Err(HeaderError::TooLong(length));
-        }
-        let start = 8 + length;
-        let text = rest.get(..length as usize).ok_or(HeaderError::PastTheEnd { needed: start, found })?;
-        let text = std::str::from_utf8(text).map_err(|e| HeaderError::NotUtf8(8 + e.valid_up_to()))?;
-        match text.chars().next() {
-            Some('{') => {}
-            other => return Err(HeaderError::NoBrace(other.unwrap_or(' '))),
-        }
-        let entries: Entries = serde_json::from_str(text).map_err(|e| HeaderError::Json(e.to_string()))?;
-        entries.check(start, found)
+        let mut first = None;
+        let header = Header::examine(file, &mut |problem| {
+            first.get_or_insert(problem);
+        });
+        first.map_or(Ok(header), Err)
     }
+
+    /// Reads as much of a header as there is sense in and tells `tell` of every rule that is broken. What comes back
+    /// holds the tensors that have as many bytes as shape and dtype ask for; other than after [`Header::read`], names can
+    /// be odd or appear twice, and byte ranges can overlap or end after the file.
+    pub fn examine(file: &[u8], tell: &mut dyn FnMut(HeaderError)) -> Header {
+        let mut header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
+        match text(file, tell).and_then(|(start, text)| Ok((start, parse(text, tell)?))) {
+            Ok((start, entries)) => entries.check(start, file.len() as u64, &mut header, tell),
+            Err(problem) => tell(problem),
+        }
+        header
+    }
+}
+
+/// Where the data begins, and the header's text.
+fn text<'a>(file: &'a [u8], tell: &mut dyn FnMut(HeaderError)) -> Result<(u64, &'a str), HeaderError> {
+    let found = file.len() as u64;
+    let (length, rest) = file.split_first_chunk::<8>().ok_or(HeaderError::NoLength(found))?;
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER_BYTES {
+        return Err(HeaderError::TooLong(length));
+    }
+    let start = 8 + length;
+    let text = rest.get(..length as usize).ok_or(HeaderError::PastTheEnd { needed: start, found })?;
+    let text = std::str::from_utf8(text).map_err(|e| HeaderError::NotUtf8(8 + e.valid_up_to()))?;
+    let first = text.chars().next().unwrap_or(' ');
+    if first != '{' {
+        // White space is what some readers let pass: there may be more to tell.
+        if !text.trim_start_matches([' ', '\n', '\r', '\t']).starts_with('{') {
+            return Err(HeaderError::NoBrace(first));
+        }
+        tell(HeaderError::NoBrace(first));
+    }
+    Ok((start, text))
 }
 
 /// The header's JSON object, in order and with duplicates.
 #[derive(Default)]
 struct Entries {
-    metadata: Option<Pairs<String>>,
-    tensors: Vec<(String, RawTensor)>,
-    duplicate: Option<String>,
+    metadata: Vec<(String, String)>,
+    tensors: Vec<RawTensor>,
+    /// Entries were left out: what seems to be a hole may be theirs.
+    incomplete: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawTensor {
+    name: String,
     dtype: Dtype,
-    shape: Vec<usize>,
-    data_offsets: (u64, u64),
+    shape: Vec<u64>,
+    offsets: (u64, u64),
+}
+
+fn parse(text: &str, tell: &mut dyn FnMut(HeaderError)) -> Result<Entries, HeaderError> {
+    let mut entries = Entries::default();
+    let mut had_metadata = false;
+    let each = &mut |name: String, value: Loose| {
+        if name != METADATA {
+            match tensor(name, value, tell) {
+                Ok(tensor) => entries.tensors.push(tensor),
+                Err(problem) => {
+                    entries.incomplete = true;
+                    tell(problem);
+                }
+            }
+            return;
+        }
+        let Loose::Object(pairs) = value else {
+            return tell(bad(&name, "an object of text", value.kind()));
+        };
+        for (key, value) in pairs {
+            match value {
+                Loose::Text(value) => entries.metadata.push((key, value)),
+                other => tell(bad(&name, &format!("text for {key:?}"), other.kind())),
+            }
+        }
+        if std::mem::replace(&mut had_metadata, true) {
+            tell(HeaderError::Duplicate(name));
+        }
+    };
+    loose::each_member(text, each).map_err(|e| HeaderError::Json(e.to_string()))?;
+    Ok(entries)
+}
+
+/// Longer names than any checkpoint has would only take memory, in every message about them.
+const LONGEST_NAME: usize = 1024;
+
+/// The key that is no tensor.
+const METADATA: &str = "__metadata__";
+
+/// One entry; the error is what makes it unusable.
+fn tensor(name: String, value: Loose, tell: &mut dyn FnMut(HeaderError)) -> Result<RawTensor, HeaderError> {
+    let bad = |expected: &str, found: &str| bad(&name, expected, found);
+    if name.len() > LONGEST_NAME {
+        let (length, start) = (name.len(), name.chars().take(40).collect::<String>());
+        return Err(self::bad(&start, &format!("a name of up to {LONGEST_NAME} bytes"), &format!("{length}")));
+    }
+    let Loose::Object(fields) = value else { return Err(bad("an object", value.kind())) };
+    let (mut dtype, mut shape, mut offsets) = (None, None, None);
+    for (field, value) in fields {
+        let again = match (field.as_str(), value) {
+            ("dtype", Loose::Text(text)) => {
+                let read: StrDeserializer<'_, ValueError> = text.as_str().into_deserializer();
+                let known = Dtype::deserialize(read).map_err(|_| bad("a dtype", &format!("{text:?}")))?;
+                dtype.replace(known).is_some()
+            }
+            ("shape", Loose::Whole(list)) => shape.replace(list).is_some(),
+            ("data_offsets", Loose::Whole(list)) => {
+                let &[begin, end] = list.as_slice() else {
+                    return Err(bad("two data_offsets", &list.len().to_string()));
+                };
+                offsets.replace((begin, end)).is_some()
+            }
+            ("dtype", other) => return Err(bad("dtype as text", other.kind())),
+            ("shape" | "data_offsets", other) => {
+                return Err(bad(&format!("{field} as a list of up to {} whole numbers", Loose::LONGEST), other.kind()));
+            }
+            _ => {
+                tell(HeaderError::UnknownField { tensor: name.clone(), field });
+                continue;
+            }
+        };
+        if again {
+            tell(HeaderError::DuplicateField { tensor: name.clone(), field });
+        }
+    }
+    match (dtype, shape, offsets) {
+        (Some(dtype), Some(shape), Some(offsets)) => Ok(RawTensor { name, dtype, shape, offsets }),
+        _ => Err(bad("dtype, shape and data_offsets", "fewer")),
+    }
+}
+
+fn bad(name: &str, expected: &str, found: &str) -> HeaderError {
+    HeaderError::Entry { name: name.into(), expected: expected.into(), found: found.into() }
 }
 
 impl Entries {
-    fn check(self, start: u64, file_len: u64) -> Result<Header, HeaderError> {
-        if let Some(name) = self.duplicate {
-            return Err(HeaderError::Duplicate(name));
-        }
-        let mut metadata = BTreeMap::new();
-        for (key, value) in self.metadata.unwrap_or_default().0 {
-            if metadata.insert(key.clone(), value).is_some() {
-                return Err(HeaderError::Duplicate(key));
+    fn check(self, start: u64, file_len: u64, header: &mut Header, tell: &mut dyn FnMut(HeaderError)) {
+        for (key, value) in self.metadata {
+            if header.metadata.insert(key.clone(), value).is_some() {
+                tell(HeaderError::DuplicateMetadata(key));
             }
         }
-        let mut names = HashSet::new();
-        let mut tensors = Vec::with_capacity(self.tensors.len());
-        for (name, raw) in self.tensors {
-            if !names.insert(name.clone()) {
-                return Err(HeaderError::Duplicate(name));
+        let mut incomplete = self.incomplete;
+        let mut names = HashSet::with_capacity(self.tensors.len());
+        for tensor in &self.tensors {
+            let name = &tensor.name;
+            if !names.insert(name.as_str()) {
+                tell(HeaderError::Duplicate(name.clone()));
             }
             if name.is_empty() || name.chars().any(|c| c.is_control() || c == '/' || c == '\\') {
-                return Err(HeaderError::OddName(name));
+                tell(HeaderError::OddName(name.clone()));
             }
-            let (begin, end) = raw.data_offsets;
-            let needed = byte_count(&raw.shape, raw.dtype).ok_or_else(|| HeaderError::Overflow(name.clone()))?;
+        }
+        drop(names);
+        let mut claims = Vec::with_capacity(self.tensors.len());
+        header.tensors.reserve_exact(self.tensors.len());
+        for RawTensor { name, dtype, shape, offsets: (begin, end) } in self.tensors {
+            let (Some(needed), Some(absolute)) = (byte_count(&shape, dtype), start.checked_add(end)) else {
+                incomplete = true;
+                tell(HeaderError::Overflow(name));
+                continue;
+            };
             if end.checked_sub(begin) != Some(needed) {
-                return Err(HeaderError::SizeMismatch { name, needed, found: end.saturating_sub(begin) });
+                incomplete |= end < begin;
+                if end >= begin {
+                    claims.push((start + begin, absolute, name.clone()));
+                }
+                tell(HeaderError::SizeMismatch { name, needed, found: end.saturating_sub(begin) });
+                continue;
             }
-            let end = start.checked_add(end).ok_or_else(|| HeaderError::Overflow(name.clone()))?;
-            tensors.push(TensorEntry { name, dtype: raw.dtype, shape: raw.shape, bytes: start + begin..end });
+            let shape = shape.into_iter().map(|d| d as usize).collect();
+            header.tensors.push(TensorEntry { name, dtype, shape, bytes: start + begin..absolute });
         }
-        tensors.sort_by_key(|t| (t.bytes.start, t.bytes.end));
-        let mut at = start;
-        let mut previous = "";
-        for tensor in &tensors {
-            let bytes = &tensor.bytes;
-            if bytes.start < at {
-                let (first, second) = (previous.to_owned(), tensor.name.clone());
-                return Err(HeaderError::Overlap { first, second, offset: bytes.start - start });
-            }
-            if bytes.start > at {
-                return Err(HeaderError::Hole { from: at - start, to: bytes.start - start });
-            }
-            at = bytes.end;
-            previous = &tensor.name;
+        header.tensors.sort_by_key(|t| (t.bytes.start, t.bytes.end));
+        layout(&header.tensors, claims, start, file_len, incomplete, tell);
+    }
+}
+
+/// Whether the tensors, and what tensors of a wrong size claim (`claims`), cover the data one after the other.
+fn layout(
+    tensors: &[TensorEntry],
+    claims: Vec<(u64, u64, String)>,
+    start: u64,
+    file_len: u64,
+    incomplete: bool,
+    tell: &mut dyn FnMut(HeaderError),
+) {
+    let claimed = claims.iter().map(|(from, to, name)| (*from, *to, name.as_str()));
+    let mut ranges: Vec<_> = tensors.iter().map(|t| (t.bytes.start, t.bytes.end, t.name.as_str())).collect();
+    ranges.extend(claimed);
+    ranges.sort_by_key(|(from, to, _)| (*from, *to));
+    let mut at = start;
+    let mut previous = "";
+    for (from, to, name) in ranges {
+        if from < at {
+            let (first, second) = (previous.to_owned(), name.to_owned());
+            tell(HeaderError::Overlap { first, second, offset: from - start });
         }
-        match at.cmp(&file_len) {
-            std::cmp::Ordering::Greater => Err(HeaderError::Truncated { needed: at, found: file_len }),
-            std::cmp::Ordering::Less => Err(HeaderError::Trailing(file_len - at)),
-            std::cmp::Ordering::Equal => Ok(Header { metadata, tensors }),
+        if from > at && !incomplete {
+            tell(HeaderError::Hole { from: at - start, to: from - start });
         }
+        if to >= at {
+            (at, previous) = (to, name);
+        }
+    }
+    match at.cmp(&file_len) {
+        std::cmp::Ordering::Greater => tell(HeaderError::Truncated { needed: at, found: file_len }),
+        std::cmp::Ordering::Less if !incomplete => tell(HeaderError::Trailing(file_len - at)),
+        _ => {}
     }
 }
 
 /// Bytes of a tensor, if they are whole and fit in 64 bits.
-fn byte_count(shape: &[usize], dtype: Dtype) -> Option<u64> {
-    let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64))?;
+fn byte_count(shape: &[u64], dtype: Dtype) -> Option<u64> {
+    // A dimension that no memory could hold is refused even where another one is 0.
+    let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(usize::try_from(d).ok()? as u64))?;
     let bits = elements.checked_mul(dtype.bitsize() as u64)?;
     (bits % 8 == 0).then_some(bits / 8)
-}
-
-/// A JSON object with values of one type, in order and with duplicates.
-struct Pairs<T>(Vec<(String, T)>);
-
-impl<T> Default for Pairs<T> {
-    fn default() -> Self {
-        Pairs(Vec::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for V<T> {
-            type Value = Pairs<T>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object of text")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Pairs(entries))
-            }
-        }
-        d.deserialize_map(V(std::marker::PhantomData))
-    }
-}
-
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Entries;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object of tensors")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut entries = Entries::default();
-                while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
-                        if entries.metadata.replace(map.next_value()?).is_some() {
-                            entries.duplicate = Some(name);
-                        }
-                    } else {
-                        let tensor = map
-                            .next_value()
-                            .map_err(|e| serde::de::Error::custom(format_args!("tensor {name:?}: {e}")))?;
-                        entries.tensors.push((name, tensor));
-                    }
-                }
-                Ok(entries)
-            }
-        }
-        d.deserialize_map(V)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn file(header: &str, data: usize) -> Vec<u8> {
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(header.as_bytes());
-        bytes.extend(vec![0; data]);
-        bytes
-    }
-
-    #[test]
-    fn reads_what_the_reference_writes() {
-        use safetensors::tensor::TensorView;
-        let data: Vec<u8> = (0..64).collect();
-        let tensors = [
-            ("b", TensorView::new(Dtype::F32, vec![2, 3], &data[..24]).unwrap()),
-            ("a.weight", TensorView::new(Dtype::BF16, vec![5], &data[30..40]).unwrap()),
-            ("empty", TensorView::new(Dtype::F32, vec![0, 4], &[]).unwrap()),
-        ];
-        let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
-        let bytes = safetensors::serialize(tensors, Some(metadata)).unwrap();
-        let header = Header::read(&bytes).unwrap();
-        assert_eq!(header.metadata["format"], "pt");
-        let reference = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(header.tensors.len(), reference.len());
-        for entry in &header.tensors {
-            let theirs = reference.tensor(&entry.name).unwrap();
-            assert_eq!((entry.dtype, entry.shape.as_slice()), (theirs.dtype(), theirs.shape()));
-            assert_eq!(&bytes[entry.bytes.start as usize..entry.bytes.end as usize], theirs.data());
-        }
-    }
-
-    #[test]
-    fn each_broken_rule_has_its_error() {
-        let t = |name: &str, from: u64, to: u64| {
-            format!(r#""{name}":{{"dtype":"F32","shape":[{}],"data_offsets":[{from},{to}]}}"#, (to - from) / 4)
-        };
-        let read = |header: String, data| Header::read(&file(&header, data)).unwrap_err();
-        use HeaderError::*;
-        assert_eq!(Header::read(b"1234").unwrap_err(), NoLength(4));
-        assert_eq!(Header::read(&u64::MAX.to_le_bytes()).unwrap_err(), TooLong(u64::MAX));
-        assert_eq!(Header::read(&100u64.to_le_bytes()).unwrap_err(), PastTheEnd { needed: 108, found: 8 });
-        let mut invalid = file("{}", 0);
-        invalid[9] = 0xff;
-        assert_eq!(Header::read(&invalid).unwrap_err(), NotUtf8(9));
-        assert_eq!(read(" {}".into(), 0), NoBrace(' '));
-        assert!(matches!(read("{".into(), 0), Json(_)));
-        assert!(matches!(read(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}}"#.into(), 4), Json(_)));
-        assert!(matches!(read(r#"{"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}}"#.into(), 4), Json(_)));
-        assert!(matches!(read(r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#.into(), 4), Json(_)));
-        assert_eq!(read(format!("{{{},{}}}", t("a", 0, 4), t("a", 4, 8)), 8), Duplicate("a".into()));
-        assert_eq!(read(r#"{"__metadata__":{},"__metadata__":{}}"#.into(), 0), Duplicate("__metadata__".into()));
-        assert_eq!(read(r#"{"__metadata__":{"k":"1","k":"2"}}"#.into(), 0), Duplicate("k".into()));
-        assert_eq!(read(format!("{{{}}}", t("../a", 0, 4)), 4), OddName("../a".into()));
-        let overflow = r#"{"a":{"dtype":"F32","shape":[9223372036854775807,9],"data_offsets":[0,4]}}"#;
-        assert_eq!(read(overflow.into(), 4), Overflow("a".into()));
-        let mismatch = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#;
-        assert_eq!(read(mismatch.into(), 4), SizeMismatch { name: "a".into(), needed: 8, found: 4 });
-        let overlap = Overlap { first: "a".into(), second: "b".into(), offset: 4 };
-        assert_eq!(read(format!("{{{},{}}}", t("a", 0, 8), t("b", 4, 12)), 12), overlap);
-        assert_eq!(read(format!("{{{},{}}}", t("a", 0, 4), t("b", 8, 12)), 12), Hole { from: 4, to: 8 });
-        let header = format!("{{{}}}", t("a", 0, 8));
-        let start = 8 + header.len() as u64;
-        assert_eq!(read(header.clone(), 4), Truncated { needed: start + 8, found: start + 4 });
-        assert_eq!(read(header, 9), Trailing(1));
-    }
-
-    proptest! {
-        #[test]
-        fn hostile_headers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), n in 0u64..300) {
-            let mut file = n.to_le_bytes().to_vec();
-            file.extend(&bytes);
-            let _ = Header::read(&file);
-        }
-
-        #[test]
-        fn changed_headers_read_alike_or_are_refused(at in 8usize..150, byte: u8) {
-            let header = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}}"#;
-            let mut bytes = file(header, 32);
-            bytes[at] = byte;
-            if let Ok(ours) = Header::read(&bytes) {
-                let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-                for entry in &ours.tensors {
-                    let tensor = theirs.tensor(&entry.name).unwrap();
-                    prop_assert_eq!(&entry.shape[..], tensor.shape());
-                    let range = entry.bytes.start as usize..entry.bytes.end as usize;
-                    prop_assert_eq!(&bytes[range], tensor.data());
-                }
-            }
-        }
-    }
 }

@@ -5,7 +5,8 @@ mod remote;
 #[cfg(test)]
 mod tests;
 
-use super::tensors::{INDEX, SINGLE, read_index};
+use super::index::{INDEX, read_index};
+use super::tensors::SINGLE;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use cache::RepoCache;

@@ -4,6 +4,8 @@ pub mod config;
 pub mod gguf;
 pub mod header;
 pub mod hub;
+pub mod index;
+mod loose;
 pub mod map;
 pub mod place;
 pub mod source;

@@ -2,16 +2,16 @@
 
 use super::gguf::GgufCheckpoint;
 use super::header::Header;
+use super::index::{INDEX, read_index};
 use super::map::MappedFile;
 use crate::error::{Error, Result};
-use crate::files;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub(super) const SINGLE: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// The file name of a checkpoint that is one file.
+pub const SINGLE: &str = "model.safetensors";
 
 /// Where multimodal checkpoints keep their text model (transformers 4 and 5).
 const TEXT_MODELS: &[&str] = &["language_model.model.", "model.language_model."];
@@ -129,14 +129,8 @@ impl Tensors {
     /// Names the tensors of a multimodal checkpoint's text model as those of a text model alone:
     /// `language_model.model.norm.weight` becomes `model.norm.weight`. Without such tensors nothing changes.
     pub fn as_text_model(mut self) -> Tensors {
-        let Some(prefix) = TEXT_MODELS.iter().find(|p| self.entries.contains_key(&format!("{p}embed_tokens.weight")))
-        else {
-            return self;
-        };
-        let renamed = |name: &str| match name.strip_prefix(prefix) {
-            Some(rest) => Some(format!("model.{rest}")),
-            None => name.strip_prefix("language_model.lm_head.").map(|rest| format!("lm_head.{rest}")),
-        };
+        let Some(prefix) = text_model_prefix(|name| self.entries.contains_key(name)) else { return self };
+        let renamed = |name: &str| name_in_text_model(prefix, name);
         self.entries = std::mem::take(&mut self.entries)
             .into_iter()
             .map(|(name, entry)| match renamed(&name) {
@@ -200,27 +194,17 @@ impl Tensors {
     }
 }
 
-/// `weight_map` of the index: tensor name to a shard's plain file name.
-pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
+/// What the names of a multimodal checkpoint's text model begin with; none where it is a text model alone.
+pub fn text_model_prefix(has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    TEXT_MODELS.iter().find(|p| has(&format!("{p}embed_tokens.weight"))).copied()
+}
+
+/// The name that a tensor of the text model would have if that stood alone; none where it is not one of its tensors.
+pub fn name_in_text_model(prefix: &str, name: &str) -> Option<String> {
+    match name.strip_prefix(prefix) {
+        Some(rest) => Some(format!("model.{rest}")),
+        None => name.strip_prefix("language_model.lm_head.").map(|rest| format!("lm_head.{rest}")),
     }
-    let text = files::read_text(path)?;
-    let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is not an index: {e}")))?;
-    if index.weight_map.is_empty() {
-        return Err(Error::file(path, "weight_map is empty, expected tensor names and their shards"));
-    }
-    for shard in index.weight_map.values() {
-        let plain = Path::new(shard).file_name().is_some_and(|n| n == shard.as_str())
-            && !shard.contains('\\')
-            && !shard.starts_with('.');
-        if !plain || !shard.ends_with(".safetensors") {
-            let problem = format!("names the shard {shard:?}, expected a plain *.safetensors file name; not followed");
-            return Err(Error::file(path, problem));
-        }
-    }
-    Ok(index.weight_map)
 }
 
 fn what_to_do_without_safetensors(root: &Path) -> String {

@@ -1,9 +1,12 @@
 //! The static half of the audit: what can be said of a checkpoint without running it. It measures; how bad what it
-//! finds is, others judge.
+//! finds is, [`crate::finding`] says.
 
 pub mod diff;
 pub mod difference;
 pub mod fingerprint;
 mod layout;
+pub mod lint;
 pub mod verify;
 pub mod walk;
+
+pub use lint::lint;

@@ -182,14 +182,21 @@ impl Receipt {
         if std::fs::symlink_metadata(&path).is_err() {
             return Ok(None);
         }
-        let bytes = crate::files::read_regular(&path)?;
-        let not_one = |e| Error::file(&path, format!("is not a receipt that this version can read: {e}"));
-        let receipt: Receipt = serde_json::from_slice(&bytes).map_err(not_one)?;
+        Ok(Some(Receipt::parse(&path, &crate::files::read_regular(&path)?)?))
+    }
+
+    /// Reads a receipt's bytes; `path` is for messages.
+    ///
+    /// # Errors
+    /// It is not a receipt.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Receipt> {
+        let not_one = |e| Error::file(path, format!("is not a receipt that this version can read: {e}"));
+        let receipt: Receipt = serde_json::from_slice(bytes).map_err(not_one)?;
         if receipt.schema != SCHEMA {
             let problem = format!("has the schema {:?}, expected {SCHEMA}", receipt.schema);
-            return Err(Error::file(&path, problem));
+            return Err(Error::file(path, problem));
         }
-        Ok(Some(receipt))
+        Ok(receipt)
     }
 
     pub(super) fn json(&self) -> Result<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! One result, rendered: one small file a format.
 
 pub mod differences;
+pub mod findings;
 pub mod json;
 pub mod table;

@@ -177,7 +177,7 @@ fn number(value: f64) -> String {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
     if !header.is_empty() {
@@ -194,6 +194,6 @@ fn right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-fn push(out: &mut String, table: &Table) {
+pub(super) fn push(out: &mut String, table: &Table) {
     let _ = writeln!(out, "{table}");
 }

@@ -301,7 +301,7 @@ fn perplexity_agrees_with_locate() {
 fn help_fits() {
     let place = Place::new();
     let mut commands = vec![vec!["--help"], vec!["-h"], vec!["--version"]];
-    for name in ["scan", "locate", "perplexity", "import"] {
+    for name in ["scan", "locate", "perplexity", "import", "patch", "unpatch", "lint"] {
         commands.push(vec![name, "--help"]);
     }
     for args in commands {

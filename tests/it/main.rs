@@ -6,6 +6,7 @@
 mod bad_input;
 mod command_line;
 mod integrity;
+mod lint;
 mod parity;
 mod patch;
 mod readme;

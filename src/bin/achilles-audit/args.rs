@@ -39,6 +39,8 @@ pub enum Command {
     Locate(Locate),
     /// Perplexity of a text, as the model is or with neurons masked or scaled
     Perplexity(Perplexity),
+    /// Examine a checkpoint's files without running it: format, index, config, values, code
+    Lint(Lint),
     /// Convert a GGUF file to a Hugging Face model folder
     Import(Import),
     /// Bake a mask or a scaling of neurons into a checkpoint's weights, with a receipt
@@ -151,6 +153,14 @@ pub struct Perplexity {
     /// Multiply the neurons by this instead of masking them
     #[arg(long, requires = "neuron", allow_negative_numbers = true)]
     pub beta: Option<f64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Lint {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ mod args;
 mod diff;
 mod fingerprint;
 mod import;
+mod lint;
 mod locate;
 mod output;
 mod patch;
@@ -49,6 +50,7 @@ fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Scan(options) | Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
+        Command::Lint(options) => lint::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
         Command::Unpatch(options) => unpatch::run(&options),

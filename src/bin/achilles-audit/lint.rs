@@ -1,0 +1,49 @@
+//! `lint`.
+
+use crate::args::{Format, Lint};
+use crate::output;
+use achilles_audit::checkpoint::hub::{self, HubSettings};
+use achilles_audit::checkpoint::{ConfigFile, Source};
+use achilles_audit::finding::{self, Severity};
+use achilles_audit::integrity::lint::{self, Expected};
+use achilles_audit::model::Recipe;
+use achilles_audit::progress::Progress;
+use achilles_audit::{Error, Result, report};
+use serde_json::json;
+use std::process::ExitCode;
+
+pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
+    output::check(&options.output)?;
+    let folder = match Source::find(&options.model)? {
+        Source::Directory(folder) => folder,
+        Source::Hub(id) => hub::fetch(&id, &HubSettings::from_env()?, progress)?,
+        Source::Gguf(path) => {
+            let problem = "is a GGUF, and lint reads safetensors folders: convert it with `achilles-audit import` and \
+                           lint the folder that gives";
+            return Err(Error::file(path, problem));
+        }
+    };
+    let seen = lint::lint(&folder, &expected, progress)?;
+    let findings = finding::judge(seen.observations);
+    let fails = finding::fails(&findings);
+    let rendered = match options.output.format {
+        Format::Json => report::json::document(&json!({
+            "schema": "achilles-audit/lint/v1",
+            "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
+            "model": {"source": options.model, "config_sha256": seen.config_sha256},
+            "settings": {"fail_on": Severity::FAIL_ON},
+            "examined": seen.examined,
+            "findings": findings,
+            "not_listed": seen.not_listed,
+        }))?,
+        Format::Table => report::findings::table(&findings, seen.not_listed, &seen.examined),
+    };
+    output::write(&options.output, &rendered)?;
+    Ok(ExitCode::from(u8::from(fails)))
+}
+
+/// What the config asks for, where its architecture is known.
+fn expected(config: &ConfigFile) -> Result<Expected> {
+    let recipe = Recipe::read(config)?;
+    Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
+}

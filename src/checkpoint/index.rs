@@ -1,0 +1,172 @@
+//! `model.safetensors.index.json`: which shard holds which tensor.
+
+use super::loose::Number;
+use crate::error::{Error, Result};
+use crate::files;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+/// The file name of an index.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// Far above any checkpoint's number of tensors: more would only take memory.
+const MOST_TENSORS: usize = 1 << 20;
+
+/// An index as it is written: in order, with duplicates, and with whatever names.
+#[derive(Debug, PartialEq)]
+pub struct Index {
+    /// Tensor names and the shards they are said to be in.
+    pub weight_map: Vec<(String, String)>,
+    /// Bytes that all tensors have together, if it says so with a number.
+    pub total_size: Option<f64>,
+}
+
+impl Index {
+    /// Reads an index's text.
+    ///
+    /// # Errors
+    /// It is not JSON, has no `weight_map` of text, or lists far more tensors than a checkpoint has.
+    pub fn parse(text: &str) -> std::result::Result<Index, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Whole {
+            weight_map: WeightMap,
+            #[serde(default)]
+            metadata: Metadata,
+        }
+        let Whole { weight_map, metadata } = serde_json::from_str(text)?;
+        Ok(Index { weight_map: weight_map.0, total_size: metadata.total_size })
+    }
+}
+
+struct WeightMap(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<WeightMap, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = WeightMap;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of text")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<WeightMap, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    if entries.len() == MOST_TENSORS {
+                        return Err(A::Error::custom(format_args!("lists over {MOST_TENSORS} tensors")));
+                    }
+                    entries.push(entry);
+                }
+                Ok(WeightMap(entries))
+            }
+        }
+        d.deserialize_map(V)
+    }
+}
+
+/// Only `total_size` means something; it is not worth an error.
+#[derive(Default)]
+struct Metadata {
+    total_size: Option<f64>,
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Metadata, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Metadata;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_unit<E>(self) -> std::result::Result<Metadata, E> {
+                Ok(Metadata::default())
+            }
+            fn visit_str<E>(self, _: &str) -> std::result::Result<Metadata, E> {
+                Ok(Metadata::default())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Metadata, A::Error> {
+                let mut metadata = Metadata::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    if key != "total_size" {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    metadata.total_size = match map.next_value()? {
+                        Number::Whole(number) => Some(number as f64),
+                        Number::Real(number) => Some(number),
+                        Number::Other => None,
+                    };
+                }
+                Ok(metadata)
+            }
+        }
+        d.deserialize_any(V)
+    }
+}
+
+/// Whether an index may name this shard: a plain file name, so that nothing leads out of the folder.
+pub fn is_plain_shard(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|n| n == name)
+        && !name.contains(['\\', '/'])
+        && !name.starts_with('.')
+        && !name.chars().any(char::is_control)
+        && name.ends_with(".safetensors")
+}
+
+/// `weight_map` of a sound index: tensor name to a shard's plain file name.
+pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+    let text = files::read_text(path)?;
+    let index = Index::parse(&text).map_err(|e| Error::file(path, format!("is not an index: {e}")))?;
+    if index.weight_map.is_empty() {
+        return Err(Error::file(path, "weight_map is empty, expected tensor names and their shards"));
+    }
+    let mut weight_map = BTreeMap::new();
+    for (name, shard) in index.weight_map {
+        if !is_plain_shard(&shard) {
+            let problem = format!("names the shard {shard:?}, expected a plain *.safetensors file name; not followed");
+            return Err(Error::file(path, problem));
+        }
+        if let Some(first) = weight_map.insert(name.clone(), shard.clone()).filter(|first| *first != shard) {
+            return Err(Error::tensor(path, name, format!("the index puts it into {first} and into {shard}")));
+        }
+    }
+    Ok(weight_map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_is_written() {
+        let parse = |text: &str| Index::parse(text).unwrap();
+        let index = parse(r#"{"metadata":{"total_size":8,"x":[{}]},"weight_map":{"b":"2","a":"1","b":"3"},"y":1}"#);
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(index.weight_map, [pair("b", "2"), pair("a", "1"), pair("b", "3")]);
+        assert_eq!(index.total_size, Some(8.0));
+        for (metadata, total_size) in
+            [("{}", None), ("null", None), (r#"{"total_size":"8"}"#, None), (r#"{"total_size":1e3}"#, Some(1e3))]
+        {
+            let text = format!(r#"{{"weight_map":{{}},"metadata":{metadata}}}"#);
+            assert_eq!(parse(&text).total_size, total_size, "{metadata}");
+        }
+        for bad in ["{}", "[]", r#"{"weight_map":[]}"#, r#"{"weight_map":{"a":1}}"#, r#"{"weight_map":null}"#] {
+            assert!(Index::parse(bad).is_err(), "{bad}");
+        }
+        let many = r#""":"","#.repeat(MOST_TENSORS);
+        assert!(Index::parse(&format!(r#"{{"weight_map":{{{many}"":""}}}}"#)).is_err());
+    }
+
+    #[test]
+    fn shards_are_plain_names() {
+        for name in ["model.safetensors", "model-00001-of-00002.safetensors"] {
+            assert!(is_plain_shard(name), "{name}");
+        }
+        let long = ["", ".safetensors", "../a.safetensors", "a/b.safetensors", "a\\b.safetensors", "/a.safetensors"];
+        for name in long.into_iter().chain(["a.bin", "a\n.safetensors", "a.safetensors/", ".a.safetensors"]) {
+            assert!(!is_plain_shard(name), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Everything that lint looks for: an id, and why it matters.
+
+use std::fmt;
+
+macro_rules! checks {
+    ($($name:ident $id:literal $why:literal)*) => {
+        /// One thing that lint looks for.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Check {
+            $(#[doc = $why] $name,)*
+        }
+
+        impl Check {
+            /// All of them, in the order in which lint's report lists them.
+            pub const ALL: &[Check] = &[$(Check::$name),*];
+
+            /// What rules and reports call it, in kebab case.
+            pub fn id(self) -> &'static str {
+                match self { $(Check::$name => $id),* }
+            }
+
+            /// Why it matters, in one sentence.
+            pub fn why(self) -> &'static str {
+                match self { $(Check::$name => $why),* }
+            }
+        }
+    };
+}
+
+checks! {
+    PickleFile "pickle-file" "Loading a pickle can run any code that its maker put into it."
+    KerasFile "keras-file" "A Keras or HDF5 model can hold Lambda layers, which are code that runs on loading."
+    CustomCode "custom-code" "Loaders run the repository's own Python code when they are told to trust it."
+    TemplateDunder "template-dunder" "A chat template that reaches for Python's internals is how a sandbox is escaped to run code."
+    TemplateAttr "template-attr-filter" "The attr filter reaches attributes by names made at run time, past what a reader sees."
+    LesionReceipt "lesion-receipt" "This tool's own receipt says that neurons of this checkpoint were changed on purpose."
+    SpecialFile "special-file" "A pipe, socket or device has no place in a checkpoint, and reading one can hang or worse."
+    LinkOutside "link-outside" "A link out of the folder makes the checkpoint depend on files that are not part of it."
+    DanglingLink "dangling-link" "A link to nothing is a file that is missing."
+    OddFileName "odd-file-name" "Control characters in a file name mislead whoever reads a listing of it."
+    LeftoverFile "leftover-file" "A work file of a run that was stopped is not part of the checkpoint and may hold weights."
+    FileUnreadable "file-unreadable" "What cannot be read cannot be examined."
+    JsonInvalid "json-invalid" "A JSON file that strict readers refuse may still be read, in their own way, by others."
+    JsonDuplicateKey "json-duplicate-key" "Readers disagree on which of two equal keys counts."
+    ConfigMissing "config-missing" "Without config.json nothing can load the weights, and nothing says what they should be."
+    ConfigInvalid "config-invalid" "A config.json that is not a JSON object cannot be loaded."
+    ConfigUnknown "config-unknown" "Without an understood config the tensors were not compared with what the model needs."
+    WeightsMissing "weights-missing" "Without weights there is no model, or only one in a format that was not examined."
+    WeightsAmbiguous "weights-ambiguous" "With one file and an index both there, loaders differ in which weights they take."
+    StrayWeights "stray-weights" "Loaders that take every *.safetensors in the folder would load tensors from this file too."
+    ConsolidatedWeights "consolidated-weights" "Some loaders prefer consolidated*.safetensors to the files that others read."
+    HeaderInvalid "header-invalid" "A file whose header cannot be read is not a safetensors file."
+    HeaderTooLong "header-too-long" "The format allows headers of up to 100,000,000 bytes; a longer one exhausts readers."
+    HeaderNotUtf8 "header-not-utf8" "A header that is no text is read differently by different readers, or not at all."
+    HeaderLeadingBytes "header-leading-bytes" "The format wants the header to begin with its brace; some readers accept white space before it."
+    DuplicateTensor "duplicate-tensor" "Readers disagree on which of two tensors of one name counts."
+    DuplicateMetadataKey "duplicate-metadata-key" "Readers disagree on which of two equal metadata keys counts."
+    DuplicateTensorField "duplicate-tensor-field" "Readers disagree on which of two equal fields of a tensor counts."
+    UnknownTensorField "unknown-tensor-field" "A field that the format does not know carries something past the readers that ignore it."
+    OddTensorName "odd-tensor-name" "Empty names, control characters and path parts break tools that make files or attributes of names."
+    TensorSize "tensor-size" "Shape and dtype do not need the bytes that the tensor claims: it is cut, padded or misread."
+    TensorOverflow "tensor-overflow" "A size that overflows makes careless readers touch memory that is not theirs."
+    TensorOverlap "tensor-overlap" "Two tensors share bytes, so that changing one changes the other."
+    DataHole "data-hole" "Bytes that no tensor owns can hide data."
+    FileTruncated "file-truncated" "The file ends before its tensors do."
+    TrailingBytes "trailing-bytes" "Bytes after the last tensor can hide data."
+    UnalignedData "unaligned-data" "Tensors that do not begin at a multiple of their element size are read slowly, or not in place."
+    NoFormat "metadata-format-missing" "Older versions of transformers refuse files whose metadata have no format."
+    IndexInvalid "index-invalid" "An index that cannot be read leaves loaders without a list of shards."
+    IndexDuplicate "index-duplicate" "Readers disagree on which of two entries of one tensor counts."
+    IndexShardPath "index-shard-path" "A shard named by a path leads a careless loader out of the folder."
+    IndexShardMissing "index-shard-missing" "A shard that the index names is not there."
+    IndexWrongShard "index-wrong-shard" "The index sends loaders to a shard that does not hold the tensor, but another does."
+    IndexTensorMissing "index-tensor-missing" "The index lists a tensor that no shard holds."
+    IndexTensorUnlisted "index-tensor-unlisted" "A tensor that the index does not list is loaded by some loaders and not by others."
+    IndexTotalSize "index-total-size" "The index's total_size is not the size of the tensors; no loader depends on it."
+    TensorTwice "tensor-in-two-shards" "Loaders differ in which of two tensors of one name they take."
+    TensorMissing "tensor-missing" "A tensor that the config asks for is missing; loaders may fill it with random numbers."
+    TensorExtra "tensor-extra" "The config has no use for this tensor: it is ignored, or was meant for other code."
+    TensorShape "tensor-shape" "The tensor has another shape than the config gives."
+    DtypeMix "dtype-mix" "A tensor of another dtype than the same tensor of other layers was written by another hand."
+    Nan "nan" "One NaN makes every output NaN."
+    Infinite "infinite" "An infinite weight turns outputs into infinities and NaN."
+    Denormal "denormal-flood" "Many denormal numbers are slow to compute with and are lost where hardware flushes them to zero."
+    ZeroTensor "zero-tensor" "A matrix of zeros does nothing: it was never trained, or was erased."
+    ZeroRow "zero-row" "A row of zeros is an output channel that is dead, as masking a neuron leaves it."
+    ZeroColumn "zero-column" "A column of zeros is an input channel that is ignored, as masking a neuron leaves it."
+    ZeroEmbedding "zero-embedding" "Embeddings of zeros are usual for padding and for tokens that were never trained."
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Check;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ids_are_unique_and_in_kebab_case() {
+        let ids: BTreeSet<&str> = Check::ALL.iter().map(|c| c.id()).collect();
+        assert_eq!(ids.len(), Check::ALL.len());
+        for check in Check::ALL {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            let kebab = check.id().split('-').all(|part| !part.is_empty() && part.chars().all(plain));
+            assert!(kebab, "{check}");
+            let why = check.why();
+            assert!(why.ends_with('.') && why.starts_with(char::is_uppercase) && why.len() < 120, "{check}: {why}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Headers of safetensors files: every rule of the format that they break.
+
+use super::check::Check;
+use super::folder::File;
+use super::observation::{Found, Location};
+use crate::checkpoint::header::{Header, HeaderError};
+use crate::checkpoint::map::MappedFile;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A safetensors file and what could be read of its header.
+pub(super) struct Shard<'a> {
+    pub file: &'a File,
+    /// Whether there is a header at all.
+    pub readable: bool,
+    pub header: Header,
+    /// Tensors whose entry cannot be used, which are not in `header`.
+    pub malformed: BTreeSet<String>,
+}
+
+/// Reads the headers of all safetensors files in the folder and the folders in it.
+pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
+    let is_shard = |file: &&File| file.name.to_ascii_lowercase().ends_with(".safetensors");
+    files.iter().filter(is_shard).map(|file| shard(file, found)).collect()
+}
+
+fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
+    let header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
+    let mut shard = Shard { file, readable: false, header, malformed: BTreeSet::new() };
+    let map = match MappedFile::open(&file.path) {
+        Ok(map) => map,
+        Err(e) => {
+            found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
+            return shard;
+        }
+    };
+    shard.readable = true;
+    let bytes = map.bytes();
+    shard.header = Header::examine(bytes, &mut |problem| {
+        let (check, location) = place(&problem, file);
+        shard.readable &= !is_fatal(&problem);
+        if matches!(check, Check::HeaderInvalid | Check::TensorOverflow | Check::TensorSize) {
+            shard.malformed.extend(location.tensor.clone());
+        }
+        found.say(check, location, escaped(&problem.to_string()));
+    });
+    if shard.readable {
+        unaligned(&shard, found);
+        if !shard.header.metadata.contains_key("format") {
+            let message = "its metadata have no format, expected {\"format\": \"pt\"}";
+            found.say(Check::NoFormat, file.location(), message);
+        }
+    }
+    shard
+}
+
+/// What a broken rule is called here, and where it is broken.
+fn place(problem: &HeaderError, file: &File) -> (Check, Location) {
+    use HeaderError as E;
+    let at = file.location();
+    match problem {
+        E::TooLong(_) => (Check::HeaderTooLong, at),
+        E::NotUtf8(byte) => (Check::HeaderNotUtf8, at.byte(*byte as u64)),
+        E::NoBrace(c) if c.is_ascii_whitespace() => (Check::HeaderLeadingBytes, at.byte(8)),
+        E::Duplicate(name) => (Check::DuplicateTensor, at.tensor(name)),
+        E::DuplicateMetadata(_) => (Check::DuplicateMetadataKey, at),
+        E::DuplicateField { tensor, .. } => (Check::DuplicateTensorField, at.tensor(tensor)),
+        E::UnknownField { tensor, .. } => (Check::UnknownTensorField, at.tensor(tensor)),
+        E::OddName(name) => (Check::OddTensorName, at.tensor(name)),
+        E::Entry { name, .. } => (Check::HeaderInvalid, at.tensor(name)),
+        E::Overflow(name) => (Check::TensorOverflow, at.tensor(name)),
+        E::SizeMismatch { name, .. } => (Check::TensorSize, at.tensor(name)),
+        E::Overlap { second, .. } => (Check::TensorOverlap, at.tensor(second)),
+        E::Hole { .. } => (Check::DataHole, at),
+        E::PastTheEnd { .. } | E::Truncated { .. } => (Check::FileTruncated, at),
+        E::Trailing(bytes) => (Check::TrailingBytes, at.byte(file.bytes.saturating_sub(*bytes))),
+        _ => (Check::HeaderInvalid, at),
+    }
+}
+
+/// Whether nothing of the header could be read.
+fn is_fatal(problem: &HeaderError) -> bool {
+    use HeaderError as E;
+    match problem {
+        E::NoLength(_) | E::TooLong(_) | E::PastTheEnd { .. } | E::NotUtf8(_) | E::Json(_) => true,
+        E::NoBrace(c) => !c.is_ascii_whitespace(),
+        _ => false,
+    }
+}
+
+/// Names from a header may hold control characters.
+fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+fn unaligned(shard: &Shard, found: &mut Found) {
+    let misplaced = |t: &&crate::checkpoint::header::TensorEntry| {
+        let element = (t.dtype.bitsize() / 8) as u64;
+        element > 1 && !t.bytes.start.is_multiple_of(element)
+    };
+    let count = shard.header.tensors.iter().filter(misplaced).count();
+    if let Some(first) = shard.header.tensors.iter().find(misplaced) {
+        let message = format!("{count} tensors do not begin at a multiple of their element size; this is the first");
+        let location = shard.file.location().tensor(&first.name).byte(first.bytes.start);
+        found.add(Check::UnalignedData, location, message, json!({"tensors": count}));
+    }
+}

@@ -1,0 +1,125 @@
+//! One walk over a JSON text that keeps only what lint asks of it.
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+
+/// What lint asks of a JSON file.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Facts {
+    /// Keys that an object holds twice, with the path to them.
+    pub duplicates: Vec<String>,
+    /// What `auto_map`, anywhere, names.
+    pub auto_map: Vec<String>,
+    /// Text at or below a `chat_template`, with the path to it.
+    pub templates: Vec<(String, String)>,
+}
+
+/// Of each kind this many are kept.
+const KEPT: usize = 100;
+
+pub(super) fn examine(bytes: &[u8]) -> Result<Facts, serde_json::Error> {
+    let mut walk = Walk { facts: Facts::default(), hasher: RandomState::new(), path: Vec::new() };
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    Step(&mut walk).deserialize(&mut json)?;
+    json.end()?;
+    Ok(walk.facts)
+}
+
+struct Walk {
+    facts: Facts,
+    hasher: RandomState,
+    path: Vec<String>,
+}
+
+impl Walk {
+    fn below(&self, key: &str) -> bool {
+        self.path.iter().any(|k| k == key)
+    }
+}
+
+struct Step<'a>(&'a mut Walk);
+
+impl<'de> DeserializeSeed<'de> for Step<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Step<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        let walk = self.0;
+        if walk.below("auto_map") && walk.facts.auto_map.len() < KEPT {
+            walk.facts.auto_map.push(text.to_owned());
+        }
+        if walk.below("chat_template") && walk.facts.templates.len() < KEPT {
+            walk.facts.templates.push((walk.path.join("."), text.to_owned()));
+        }
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Step(self.0))?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let walk = self.0;
+        // Hashes in place of the keys: a vocabulary has hundreds of thousands.
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let again = !seen.insert(walk.hasher.hash_one(&key));
+            walk.path.push(key);
+            if again && walk.facts.duplicates.len() < KEPT {
+                walk.facts.duplicates.push(walk.path.join("."));
+            }
+            map.next_value_seed(Step(walk))?;
+            walk.path.pop();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_found_wherever_they_are() {
+        let text = r#"{"a":1,"b":{"c":[{"d":1,"d":2}]},"a":null,"auto_map":{"AutoModel":"x.Y"},
+            "chat_template":[{"name":"default","template":"T"}],"e":{"chat_template":"U","auto_map":1}}"#;
+        let facts = examine(text.as_bytes()).unwrap();
+        assert_eq!(facts.duplicates, ["b.c.d", "a"]);
+        assert_eq!(facts.auto_map, ["x.Y"]);
+        let pair = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+        let template = "chat_template.template";
+        let expected = [pair("chat_template.name", "default"), pair(template, "T"), pair("e.chat_template", "U")];
+        assert_eq!(facts.templates, expected);
+        assert_eq!(examine(br#"{"a":{"b":1},"c":{"b":1}}"#).unwrap(), Facts::default());
+        for bad in [&b"{"[..], b"{} x", b"\xff", b""] {
+            assert!(examine(bad).is_err());
+        }
+        let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
+        assert!(examine(&deep).is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! The format, strictly: what in a checkpoint's folder breaks a rule, misleads a reader or could run code.
+//!
+//! Nothing stops at the first problem: a file that is malformed is told of and the others are examined all the same.
+
+mod check;
+mod contents;
+mod folder;
+mod header;
+mod index;
+mod json;
+mod observation;
+mod template;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use check::Check;
+pub use contents::json as examine_json;
+pub use observation::{Location, Observation};
+
+use crate::checkpoint::ConfigFile;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use observation::Found;
+use serde::Serialize;
+use std::path::Path;
+
+/// What lint saw, and how much it looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lint {
+    /// In order of file and check.
+    pub observations: Vec<Observation>,
+    /// How many more there were of a check that a file breaks over and over.
+    pub not_listed: u64,
+    /// How much was examined.
+    pub examined: Examined,
+    /// SHA-256 of config.json, lower-case hex; none where it cannot be read.
+    pub config_sha256: Option<String>,
+}
+
+/// How much lint looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Examined {
+    /// Files in the folder and the folders in it.
+    pub files: u64,
+    /// Safetensors files whose header could be read.
+    pub shards: u64,
+    /// Tensors in them.
+    pub tensors: u64,
+    /// Bytes of floating-point tensors whose values were read.
+    pub value_bytes: u64,
+}
+
+/// The tensors that a config asks for. They are named as those of a text model alone.
+pub struct Expected {
+    /// A lower bound of their number, known before the names of all of them are made: a config can ask for billions.
+    pub at_least: usize,
+    /// Name and shape of each.
+    pub tensors: Box<dyn FnOnce() -> Vec<(String, Vec<usize>)>>,
+}
+
+/// Examines a checkpoint's folder. `expected` says what a config asks for, or why it cannot (such as that the
+/// architecture is not known): lint itself knows no architectures.
+///
+/// # Errors
+/// The folder cannot be read, is no checkpoint's (it has neither a config nor weights), or the user asked to stop. What
+/// is wrong with a checkpoint is never an error but an observation.
+pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, progress: &dyn Progress) -> Result<Lint> {
+    let mut found = Found::default();
+    let files = folder::walk(root, &mut found)?;
+    let has = |wanted: &dyn Fn(&str) -> bool| files.iter().any(|f| wanted(&f.name));
+    if !has(&|n| n == "config.json" || n.ends_with(".safetensors") || n == crate::checkpoint::index::INDEX) {
+        let problem = "holds neither config.json nor *.safetensors; expected a model folder in Hugging Face form";
+        return Err(Error::file(root, problem));
+    }
+    contents::examine(&files, &mut found);
+    let shards = header::read(&files, &mut found);
+    let model = index::compare(root, &files, &shards, &mut found);
+    let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
+    let value_bytes = values::scan(&shards, &mut found, progress)?;
+    let examined = Examined {
+        files: files.len() as u64,
+        shards: shards.iter().filter(|s| s.readable).count() as u64,
+        tensors: shards.iter().map(|s| s.header.tensors.len() as u64).sum(),
+        value_bytes,
+    };
+    let (observations, not_listed) = found.finish();
+    Ok(Lint { observations, not_listed, examined, config_sha256 })
+}

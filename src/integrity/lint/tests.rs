@@ -1,0 +1,374 @@
+//! Every check with what trips it and, as near as can be, what does not.
+
+mod folder;
+
+use super::{Check, Expected, Lint, Location, lint};
+use crate::Result;
+use crate::checkpoint::ConfigFile;
+use crate::checkpoint::place::Axis;
+use crate::finding::{self, Severity};
+use crate::model::Recipe;
+use crate::progress::Silent;
+use folder::{Folder, Shard, file};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
+const INDEX: &str = "model.safetensors.index.json";
+const FIRST: &str = "model-1.safetensors";
+const SECOND: &str = "model-2.safetensors";
+/// A matrix of the tiny llama and one of its vectors.
+const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
+const NORM: &str = "model.norm.weight";
+
+fn expected(config: &ConfigFile) -> Result<Expected> {
+    let recipe = Recipe::read(config)?;
+    Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
+}
+
+fn run(root: &Path) -> Lint {
+    lint(root, &expected, &Silent).unwrap()
+}
+
+/// Rows and columns of [`DOWN`].
+fn down_shape(folder: &Folder) -> (usize, usize) {
+    let shape = &Shard::read(&folder.path("model.safetensors")).header[DOWN]["shape"];
+    (shape[0].as_u64().unwrap() as usize, shape[1].as_u64().unwrap() as usize)
+}
+
+/// A tokenizer config with this chat template.
+fn template(folder: &Folder, template: Value) {
+    folder.write("tokenizer_config.json", json!({"chat_template": template}).to_string().as_bytes());
+}
+
+type Break = fn(&Folder);
+
+/// What trips each check, and where it is to be found: file and tensor.
+#[rustfmt::skip]
+const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
+    (Check::PickleFile, "pytorch_model.bin", None, |f| f.write("pytorch_model.bin", b"\x80\x02}q\x00.")),
+    (Check::PickleFile, "a/b.txt", None, |f| f.write("a/b.txt", b"\x80\x04\x95\x06\x00\x00\x00\x00\x00\x00\x00]\x94K\x01a.")),
+    (Check::PickleFile, "w.pth", None, |f| f.write("w.pth", b"PK\x03\x04......data.pkl")),
+    (Check::PickleFile, "w.pt", None, |f| f.write("w.pt", b"")),
+    (Check::PickleFile, "w.pkl", None, |f| f.write("w.pkl", b"cos\nsystem\n(S'true'\ntR.")),
+    (Check::PickleFile, "w.CKPT", None, |f| f.write("w.CKPT", b"?")),
+    (Check::KerasFile, "tf_model.h5", None, |f| f.write("tf_model.h5", b"\x89HDF")),
+    (Check::CustomCode, "modeling_x.py", None, |f| f.write("modeling_x.py", b"")),
+    (Check::CustomCode, "config.json", None, |f| f.json("config.json", |c| c["auto_map"] = json!({"AutoModel": "m.M"}))),
+    (Check::CustomCode, "processor_config.json", None, |f| f.write("processor_config.json", br#"{"auto_map": {"A": "a.B"}}"#)),
+    (Check::TemplateDunder, "tokenizer_config.json", None, |f| template(f, json!("{{ x.__class__ }}"))),
+    (Check::TemplateDunder, "tokenizer_config.json", None, |f| template(f, json!([{"name": "tool_use", "template": "{{ x['__cla' ~ 'ss__'] }}"}]))),
+    (Check::TemplateDunder, "chat_template.jinja", None, |f| f.write("chat_template.jinja", br"{{ x['\x5f\x5fglobals\x5f\x5f'] }}")),
+    (Check::TemplateDunder, "chat_template.json", None, |f| f.write("chat_template.json", br#"{"chat_template": "{{ x.__init__ }}"}"#)),
+    (Check::TemplateDunder, "additional_chat_templates/a.jinja", None, |f| f.write("additional_chat_templates/a.jinja", b"{{ x.__init__ }}")),
+    (Check::TemplateAttr, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{{ x | attr(y) }}")),
+    (Check::LesionReceipt, "achilles-patch.json", None, |f| f.write("achilles-patch.json", b"{}")),
+    (Check::OddFileName, "a\nb", None, |f| f.write("a\nb", b"")),
+    (Check::LeftoverFile, ".achilles-audit-x1", None, |f| f.write(".achilles-audit-x1", b"")),
+    (Check::LeftoverFile, "achilles-patch.json.partial", None, |f| f.write("achilles-patch.json.partial", b"")),
+    (Check::JsonInvalid, "generation_config.json", None, |f| f.write("generation_config.json", b"{NaN}")),
+    (Check::JsonDuplicateKey, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"a": 1, "a": 1}"#)),
+    (Check::ConfigMissing, "", None, |f| fs::remove_file(f.path("config.json")).unwrap()),
+    (Check::ConfigInvalid, "config.json", None, |f| f.write("config.json", b"[]")),
+    (Check::ConfigUnknown, "config.json", None, |f| f.json("config.json", |c| c["model_type"] = "novel".into())),
+    (Check::WeightsMissing, "", None, |f| fs::remove_file(f.path("model.safetensors")).unwrap()),
+    (Check::WeightsAmbiguous, "model.safetensors", None, |f| f.write(INDEX, br#"{"weight_map": {"model.norm.weight": "model.safetensors"}}"#)),
+    (Check::StrayWeights, "other.safetensors", None, |f| f.copy("model.safetensors", "other.safetensors")),
+    (Check::ConsolidatedWeights, "consolidated.safetensors", None, |f| f.copy("model.safetensors", "consolidated.safetensors")),
+    (Check::HeaderInvalid, "model.safetensors", None, |f| f.write("model.safetensors", b"1234")),
+    (Check::HeaderInvalid, "model.safetensors", None, |f| f.header(|h| h + "x")),
+    (Check::HeaderInvalid, "model.safetensors", Some(NORM), |f| f.entry(NORM, "dtype", "F33".into())),
+    (Check::HeaderTooLong, "model.safetensors", None, |f| f.write("model.safetensors", &[0xff; 16])),
+    (Check::HeaderNotUtf8, "model.safetensors", None, |f| {
+        let mut bytes = fs::read(f.path("model.safetensors")).unwrap();
+        bytes[10] = 0xff;
+        f.write("model.safetensors", &bytes);
+    }),
+    (Check::HeaderLeadingBytes, "model.safetensors", None, |f| f.header(|h| format!("        {h}"))),
+    (Check::DuplicateTensor, "model.safetensors", Some(NORM), |f| f.header(|h| {
+        let entry = r#""model.norm.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"#;
+        h.replacen(r#""model"#, &format!(r#"{entry}"model"#), 1)
+    })),
+    (Check::DuplicateMetadataKey, "model.safetensors", None, |f| f.header(|h| h.replace(r#""format":"pt""#, r#""format":"pt","format":"tf""#))),
+    (Check::DuplicateTensorField, "model.safetensors", None, |f| f.header(|h| h.replacen(r#"{"dtype":"F32""#, r#"{"dtype":"F32","dtype":"F32""#, 1))),
+    (Check::UnknownTensorField, "model.safetensors", Some(NORM), |f| f.entry(NORM, "note", json!({"x": [1]}))),
+    (Check::OddTensorName, "model.safetensors", Some("../a\0"), |f| f.shard(|s| s.push("../a\0", "F32", &[1], &[0; 4]))),
+    (Check::OddTensorName, "model.safetensors", Some(""), |f| f.shard(|s| s.push("", "F32", &[1], &[0; 4]))),
+    (Check::TensorSize, "model.safetensors", Some(NORM), |f| f.entry(NORM, "shape", json!([1]))),
+    (Check::TensorOverflow, "model.safetensors", Some(NORM), |f| f.entry(NORM, "shape", json!([u64::MAX, 2]))),
+    (Check::TensorOverlap, "model.safetensors", Some("x"), |f| f.shard(|s| {
+        s.header.insert("x".into(), json!({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}));
+    })),
+    (Check::DataHole, "model.safetensors", None, |f| f.shard(|s| {
+        s.data.extend([0; 8]);
+        s.push("x", "F32", &[1], &[0; 4]);
+    })),
+    (Check::FileTruncated, "model.safetensors", None, |f| f.shard(|s| s.data.truncate(s.data.len() - 1))),
+    (Check::FileTruncated, "model.safetensors", None, |f| f.write("model.safetensors", &[9, 0, 0, 0, 0, 0, 0, 0, b'{'])),
+    (Check::TrailingBytes, "model.safetensors", None, |f| f.shard(|s| s.data.push(0))),
+    (Check::UnalignedData, "model.safetensors", None, |f| f.header(|h| h + " ")),
+    (Check::NoFormat, "model.safetensors", None, |f| f.shard(|s| { s.header.shift_remove("__metadata__"); })),
+    (Check::TensorMissing, "config.json", Some(DOWN), |f| f.shard(|s| s.remove(DOWN))),
+    (Check::TensorMissing, "config.json", None, |f| f.json("config.json", |c| c["num_hidden_layers"] = 9_999.into())),
+    (Check::TensorExtra, "model.safetensors", Some("extra.weight"), |f| f.shard(|s| s.push("extra.weight", "F32", &[1], &[0; 4]))),
+    (Check::TensorShape, "model.safetensors", Some(DOWN), |f| {
+        let (rows, columns) = down_shape(f);
+        f.entry(DOWN, "shape", json!([columns, rows]));
+    }),
+    (Check::DtypeMix, "model.safetensors", Some(DOWN), |f| {
+        let (rows, columns) = down_shape(f);
+        f.shard(|s| {
+            s.remove(DOWN);
+            s.push(DOWN, "BF16", &[rows, columns], &vec![0x3c; rows * columns * 2]);
+        });
+    }),
+    (Check::Nan, "model.safetensors", Some(DOWN), |f| f.values(DOWN, [5, 7], f32::NAN)),
+    (Check::Infinite, "model.safetensors", Some(NORM), |f| f.values(NORM, [3], f32::NEG_INFINITY)),
+    (Check::Denormal, "model.safetensors", Some(DOWN), |f| f.values(DOWN, 0..200, 1e-40)),
+    (Check::ZeroTensor, "model.safetensors", Some(DOWN), |f| {
+        let (rows, columns) = down_shape(f);
+        f.values(DOWN, 0..rows * columns, -0.0);
+    }),
+    (Check::ZeroRow, "model.safetensors", Some(DOWN), |f| {
+        let (_, columns) = down_shape(f);
+        f.values(DOWN, 2 * columns..3 * columns, 0.0);
+    }),
+    (Check::ZeroColumn, "model.safetensors", Some(DOWN), |f| {
+        let (rows, columns) = down_shape(f);
+        f.values(DOWN, (0..rows).map(|row| row * columns + 3), -0.0);
+    }),
+    (Check::ZeroEmbedding, "model.safetensors", Some("model.embed_tokens.weight"), |f| {
+        let (hidden, _) = down_shape(f);
+        f.values("model.embed_tokens.weight", 0..hidden, 0.0);
+    }),
+];
+
+/// As [`TRIPPED`], on two shards with an index.
+#[rustfmt::skip]
+const TRIPPED_SHARDED: &[(Check, &str, Option<&str>, Break)] = &[
+    (Check::IndexInvalid, INDEX, None, |f| f.write(INDEX, b"{}")),
+    (Check::IndexInvalid, INDEX, None, |f| f.write(INDEX, br#"{"weight_map": {}}"#)),
+    (Check::IndexDuplicate, INDEX, Some(NORM), |f| {
+        let text = fs::read_to_string(f.path(INDEX)).unwrap();
+        f.write(INDEX, text.replace(r#""weight_map":{"#, r#""weight_map":{"model.norm.weight":"model-2.safetensors","#).as_bytes());
+    }),
+    (Check::IndexShardPath, INDEX, Some("x"), |f| f.index(|map| { map.insert("x".into(), "../model.safetensors".into()); })),
+    (Check::IndexShardMissing, INDEX, None, |f| fs::remove_file(f.path(SECOND)).unwrap()),
+    (Check::IndexWrongShard, INDEX, Some(NORM), |f| f.index(|map| map[NORM] = if map[NORM] == FIRST { SECOND.into() } else { FIRST.into() })),
+    (Check::IndexTensorMissing, INDEX, Some("x"), |f| f.index(|map| { map.insert("x".into(), FIRST.into()); })),
+    (Check::IndexTensorUnlisted, SECOND, Some(NORM), |f| f.index(|map| { map.shift_remove(NORM); })),
+    (Check::IndexTotalSize, INDEX, None, |f| f.json(INDEX, |v| v["metadata"]["total_size"] = 7.into())),
+    (Check::TensorTwice, SECOND, None, |f| {
+        let first = Shard::read(&f.path(FIRST));
+        let name = first.header.keys().find(|n| *n != "__metadata__").unwrap();
+        let mut second = Shard::read(&f.path(SECOND));
+        second.push(name, "F32", &[1], &[0; 4]);
+        f.write(SECOND, &file(&second.text(), &second.data));
+    }),
+    (Check::StrayWeights, "other.safetensors", None, |f| f.copy(FIRST, "other.safetensors")),
+    (Check::ConsolidatedWeights, "consolidated.00.safetensors", None, |f| f.copy(FIRST, "consolidated.00.safetensors")),
+];
+
+/// As [`TRIPPED`], with links and special files.
+#[cfg(unix)]
+#[rustfmt::skip]
+const TRIPPED_UNIX: &[(Check, &str, Option<&str>, Break)] = &[
+    (Check::SpecialFile, "pipe.bin", None, |f| {
+        assert!(std::process::Command::new("mkfifo").arg(f.path("pipe.bin")).status().unwrap().success());
+    }),
+    (Check::SpecialFile, "device.json", None, |f| link("/dev/zero", f.path("device.json"))),
+    (Check::LinkOutside, "notes.txt", None, |f| link("/etc/hostname", f.path("notes.txt"))),
+    (Check::LinkOutside, "elsewhere", None, |f| link("/usr/lib", f.path("elsewhere"))),
+    (Check::DanglingLink, "gone.json", None, |f| link("nothing", f.path("gone.json"))),
+    (Check::DanglingLink, "loop", None, |f| link("loop", f.path("loop"))),
+    (Check::FileUnreadable, "huge.json", None, |f| {
+        // Sparse: its size alone is too much.
+        fs::File::create(f.path("huge.json")).unwrap().set_len(1 << 40).unwrap();
+    }),
+];
+
+#[cfg(unix)]
+fn link(target: impl AsRef<Path>, at: PathBuf) {
+    std::os::unix::fs::symlink(target, at).unwrap();
+}
+
+#[test]
+fn every_check_is_tripped() {
+    let mut tripped = BTreeSet::new();
+    let whole = TRIPPED.iter().map(|case| (Folder::whole(), case));
+    let sharded = TRIPPED_SHARDED.iter().map(|case| (Folder::sharded(), case));
+    #[cfg(unix)]
+    let unix = TRIPPED_UNIX.iter().map(|case| (Folder::whole(), case));
+    #[cfg(not(unix))]
+    let unix = std::iter::empty();
+    for (folder, (check, file, tensor, harm)) in whole.chain(sharded).chain(unix) {
+        harm(&folder);
+        let seen = run(folder.0.path()).observations;
+        let is_it = |at: &Location| at.file == *file && tensor.is_none_or(|t| at.tensor.as_deref() == Some(t));
+        assert!(seen.iter().any(|o| o.check == *check && is_it(&o.location)), "{check}: {seen:#?}");
+        tripped.insert(*check);
+    }
+    let untested: Vec<&Check> = Check::ALL.iter().filter(|c| !tripped.contains(c)).collect();
+    assert!(untested.is_empty() || cfg!(not(unix)), "{untested:?}");
+}
+
+/// Nothing here is out of order.
+#[rustfmt::skip]
+const PASSED: &[(&str, Break)] = &[
+    ("as it is", |_| {}),
+    ("a readme, licence and a folder of others", |f| { f.write("README.md", b"# cat\n"); f.write("onnx/LICENSE", b"cat\nsat\n."); }),
+    ("a plain template", |f| template(f, json!("{% for m in messages %}{{ m.content ~ '__' }}{% endfor %}"))),
+    ("a token called auto_map", |f| f.json("tokenizer.json", |t| t["model"]["vocab"]["auto_map"] = 9_999.into())),
+    ("a header padded with spaces", |f| f.header(|h| h + "        ")),
+    ("one denormal value", |f| f.values(DOWN, [1], 1e-40)),
+    ("a row with one value", |f| {
+        let (_, columns) = down_shape(f);
+        f.values(DOWN, 2 * columns..3 * columns - 1, 0.0);
+    }),
+    ("the largest values", |f| f.values(DOWN, [1, 2], f32::MAX)),
+    ("a zero in a norm", |f| f.values(NORM, [1], 0.0)),
+    ("the buffer of old transformers", |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[1], &[0, 0, 0, 1]))),
+    ("git's own files", |f| f.write(".git/x.bin", b"\x80\x02}q\x00.")),
+];
+
+#[test]
+fn what_is_in_order_passes() {
+    for (what, change) in PASSED {
+        let folder = Folder::whole();
+        change(&folder);
+        assert_eq!(run(folder.0.path()).observations, [], "{what}");
+    }
+    assert_eq!(run(Folder::sharded().0.path()).observations, []);
+}
+
+#[test]
+fn every_family_is_clean() {
+    let mut families = 0;
+    for fixture in fs::read_dir(FIXTURES).unwrap().map(|f| f.unwrap().path()).filter(|f| f.join("config.json").exists())
+    {
+        for config in fs::read_dir(&fixture).unwrap().map(|f| f.unwrap().path()) {
+            if !config.file_name().unwrap().to_str().unwrap().starts_with("config.") {
+                continue;
+            }
+            let folder = Folder::whole();
+            fs::copy(&config, folder.path("config.json")).unwrap();
+            fs::copy(fixture.join("model.safetensors"), folder.path("model.safetensors")).unwrap();
+            let seen = run(folder.0.path());
+            let bad: Vec<_> =
+                finding::judge(seen.observations).into_iter().filter(|f| f.severity > Severity::Note).collect();
+            assert_eq!(bad, [], "{}", config.display());
+            assert!(seen.examined.tensors > 10 && seen.examined.value_bytes > 10_000);
+            families += 1;
+        }
+    }
+    assert!(families >= 20, "{families}");
+}
+
+/// A text model within a multimodal checkpoint: names are those of the whole, towers are others' business.
+#[test]
+fn a_nested_text_model_is_compared_under_its_own_names() {
+    let folder = Folder::whole();
+    folder.shard(|s| {
+        let tensors = std::mem::take(&mut s.header);
+        for (name, entry) in tensors {
+            let new = match name.strip_prefix("model.") {
+                Some(rest) => format!("language_model.model.{rest}"),
+                None if name == "lm_head.weight" => "language_model.lm_head.weight".into(),
+                None => name,
+            };
+            s.header.insert(new, entry);
+        }
+        s.push("vision_tower.weight", "F32", &[1], &[0; 4]);
+    });
+    assert_eq!(run(folder.0.path()).observations, []);
+    let norm = "language_model.model.norm.weight";
+    folder.shard(|s| s.remove(norm));
+    let seen = run(folder.0.path()).observations;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!((seen[0].check, seen[0].location.tensor.as_deref()), (Check::TensorMissing, Some(NORM)));
+}
+
+#[test]
+fn places_and_counts_are_exact() {
+    let folder = Folder::whole();
+    let (rows, columns) = down_shape(&folder);
+    folder.values(DOWN, [columns + 2, columns + 5], f32::NAN);
+    folder.values(DOWN, (0..rows).flat_map(|row| [row * columns, row * columns + 4]), 0.0);
+    folder.values(DOWN, (rows - 1) * columns..rows * columns, 0.0);
+    let seen = run(folder.0.path()).observations;
+    let shard = Shard::read(&folder.path("model.safetensors"));
+    let start = (8 + shard.text().len() + shard.range(DOWN).start) as u64;
+    let at = || Location::file("model.safetensors").tensor(DOWN);
+    let expected = [
+        (Check::Nan, at().at(Axis::Row, 1).byte(start + 4 * (columns as u64 + 2)), 2),
+        (Check::ZeroRow, at().at(Axis::Row, rows as u64 - 1), 1),
+        (Check::ZeroColumn, at().at(Axis::Column, 0), 2),
+    ];
+    assert_eq!(seen.len(), expected.len(), "{seen:?}");
+    for (seen, (check, location, count)) in seen.iter().zip(expected) {
+        assert_eq!((seen.check, &seen.location, &seen.evidence["count"]), (check, &location, &json!(count)));
+    }
+    assert_eq!(seen[2].evidence["indices"], json!([0, 4]));
+    assert_eq!(seen[0].evidence["first_element"], json!(columns + 2));
+}
+
+/// One malformed file keeps nothing else from being examined.
+#[test]
+fn all_problems_are_told_at_once() {
+    let folder = Folder::sharded();
+    folder.write(FIRST, b"not a header");
+    folder.write("tokenizer_config.json", br#"{"chat_template": "{{ x.__class__ }}"}"#);
+    let mut second = Shard::read(&folder.path(SECOND));
+    let range = second.range(NORM);
+    second.data[range.start..range.start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    second.data.push(0);
+    folder.write(SECOND, &file(&second.text(), &second.data));
+    let seen: BTreeSet<Check> = run(folder.0.path()).observations.iter().map(|o| o.check).collect();
+    for check in [Check::HeaderTooLong, Check::TemplateDunder, Check::TrailingBytes, Check::Nan, Check::TensorMissing] {
+        assert!(seen.contains(&check), "{check}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_flood_of_problems_is_cut_short_and_counted() {
+    let folder = Folder::whole();
+    folder.shard(|s| (0..250).for_each(|n| s.push(&format!("extra.{n}"), "F32", &[0], &[])));
+    let seen = run(folder.0.path());
+    assert_eq!((seen.observations.len(), seen.not_listed), (100, 150));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_hubs_cache_is_no_link_outside() {
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--org--name");
+    let (blobs, snapshot) = (repository.join("blobs"), repository.join("snapshots/0123"));
+    fs::create_dir_all(&blobs).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    let folder = Folder::whole();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(folder.path(name), blobs.join(name)).unwrap();
+        link(Path::new("../../blobs").join(name), snapshot.join(name));
+    }
+    assert_eq!(run(&snapshot).observations, []);
+    // The same links where no cache is.
+    let elsewhere = cache.path().join("other/snapshots");
+    fs::create_dir_all(&elsewhere).unwrap();
+    fs::rename(&blobs, cache.path().join("blobs")).unwrap();
+    fs::rename(&snapshot, elsewhere.join("0123")).unwrap();
+    fs::create_dir(cache.path().join("other/blobs")).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::rename(cache.path().join("blobs").join(name), cache.path().join("other/blobs").join(name)).unwrap();
+    }
+    let seen: Vec<Check> = run(&elsewhere.join("0123")).observations.iter().map(|o| o.check).collect();
+    assert_eq!(seen, [Check::LinkOutside; 3]);
+}
+
+#[test]
+fn what_is_no_checkpoint_is_an_error() {
+    let empty = tempfile::tempdir().unwrap();
+    assert!(lint(empty.path(), &expected, &Silent).unwrap_err().to_string().contains("holds neither config.json"));
+    assert!(lint(&empty.path().join("gone"), &expected, &Silent).is_err());
+}

@@ -1,0 +1,205 @@
+//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros.
+//!
+//! Pieces of some MiB are read into buffers by all cores, so that memory stays small whatever the checkpoint's size,
+//! and looked at as whole numbers: a float without its sign bit orders like one.
+
+mod bits;
+
+use super::check::Check;
+use super::header::Shard;
+use super::observation::{Found, Location};
+use crate::checkpoint::header::TensorEntry;
+use crate::checkpoint::place::Axis;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::progress::Progress;
+use bits::{Format, Seen};
+use serde_json::json;
+use std::io::{Read, Seek, SeekFrom};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes that are read at once.
+const PIECE: u64 = 2 << 20;
+/// Tensors of about this many bytes are worked on together.
+const BATCH: u64 = 256 << 20;
+/// Longer rows are not told apart, nor are their columns.
+const LONGEST_ROW: u64 = 1 << 20;
+/// Rows or columns that evidence lists.
+const LISTED: usize = 20;
+
+/// Scans all floating-point tensors of all files; how many bytes that were.
+pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
+    let of = |shard: &'_ Shard<'_>| -> Vec<usize> {
+        let readable = |t: &TensorEntry| Format::of(t.dtype).is_some() && t.bytes.end <= shard.file.bytes;
+        (0..shard.header.tensors.len()).filter(|at| readable(&shard.header.tensors[*at])).collect()
+    };
+    let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
+    let total = shards.iter().flat_map(|s| of(s).into_iter().map(|at| size(&s.header.tensors[at]))).sum();
+    progress.begin("values", total, "bytes");
+    for shard in shards {
+        let mut batch: Vec<Job> = Vec::new();
+        let mut bytes = 0;
+        for at in of(shard) {
+            let tensor = &shard.header.tensors[at];
+            batch.extend(Job::new(shard, tensor));
+            bytes += size(tensor);
+            if bytes >= BATCH || batch.len() >= 4096 {
+                run(&batch, found, progress)?;
+                batch.clear();
+                bytes = 0;
+            }
+        }
+        run(&batch, found, progress)?;
+    }
+    progress.end();
+    Ok(total)
+}
+
+/// One tensor.
+struct Job<'a> {
+    shard: &'a Shard<'a>,
+    tensor: &'a TensorEntry,
+    format: Format,
+    /// Elements of a row; of a piece where rows are not told apart.
+    row: u64,
+    rows: u64,
+    /// Whether rows and columns mean something.
+    is_matrix: bool,
+    seen: Mutex<Seen>,
+}
+
+impl<'a> Job<'a> {
+    fn new(shard: &'a Shard<'a>, tensor: &'a TensorEntry) -> Option<Job<'a>> {
+        let format = Format::of(tensor.dtype)?;
+        let elements = (tensor.bytes.end - tensor.bytes.start) / format.bytes as u64;
+        let width = tensor.shape.last().map_or(1, |d| *d as u64);
+        let is_matrix = tensor.shape.len() >= 2 && width <= LONGEST_ROW && elements > width;
+        let row = if is_matrix { width } else { elements.min(LONGEST_ROW) };
+        if row == 0 {
+            return None;
+        }
+        let columns = if is_matrix && tensor.shape.len() == 2 { vec![false; width as usize] } else { Vec::new() };
+        let seen = Mutex::new(Seen { columns, ..Seen::default() });
+        Some(Job { shard, tensor, format, row, rows: elements.div_ceil(row), is_matrix, seen })
+    }
+
+    /// Ranges of rows that are read at once.
+    fn pieces(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let rows = self.rows;
+        let at_once = (PIECE / (self.row * self.format.bytes as u64)).max(1);
+        (0..rows.div_ceil(at_once)).map(move |n| (n * at_once, rows.min((n + 1) * at_once)))
+    }
+
+    /// Reads and scans rows; how many bytes that were.
+    fn piece(&self, (from, to): (u64, u64), buffer: &mut Vec<u8>) -> Result<u64> {
+        let row_bytes = self.row * self.format.bytes as u64;
+        let begin = self.tensor.bytes.start + from * row_bytes;
+        let end = self.tensor.bytes.end.min(self.tensor.bytes.start + to * row_bytes);
+        let path = &self.shard.file.path;
+        let mut file = files::open_regular(path)?;
+        file.seek(SeekFrom::Start(begin)).map_err(Error::io(path))?;
+        buffer.resize((end - begin) as usize, 0);
+        file.read_exact(buffer).map_err(Error::io(path))?;
+        let keep_columns = self.is_matrix && self.tensor.shape.len() == 2;
+        let part = self.format.scan(buffer, self.row as usize, from, keep_columns);
+        let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        seen.add(part);
+        Ok(end - begin)
+    }
+}
+
+fn run(batch: &[Job], found: &mut Found, progress: &dyn Progress) -> Result<()> {
+    let pieces: Vec<(&Job, (u64, u64))> = batch.iter().flat_map(|job| job.pieces().map(move |p| (job, p))).collect();
+    let next = AtomicUsize::new(0);
+    // Each thread keeps its buffer from piece to piece.
+    let results = rayon::broadcast(|_| {
+        let mut buffer = Vec::new();
+        while let Some((job, piece)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let done = job.piece(*piece, &mut buffer).and_then(|bytes| progress.advance(bytes));
+            if done.is_err() {
+                next.store(pieces.len(), Ordering::Relaxed);
+                return done;
+            }
+        }
+        Ok(())
+    });
+    results.into_iter().collect::<Result<()>>()?;
+    batch.iter().for_each(|job| tell(job, found));
+    Ok(())
+}
+
+fn tell(job: &Job, found: &mut Found) {
+    let seen = job.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let tensor = job.tensor;
+    let at = || job.shard.file.location().tensor(&tensor.name);
+    let elements = (tensor.bytes.end - tensor.bytes.start) / job.format.bytes as u64;
+    let element = |index: u64| {
+        let byte = tensor.bytes.start + index * job.format.bytes as u64;
+        match job.is_matrix {
+            true => at().at(Axis::Row, index / job.row).byte(byte),
+            false => at().at(Axis::Element, index).byte(byte),
+        }
+    };
+    let position = |index: u64| match job.is_matrix {
+        true => format!("row {}, column {}", index / job.row, index % job.row),
+        false => format!("element {index}"),
+    };
+    for (check, what, count) in [(Check::Nan, "NaN", seen.nan), (Check::Infinite, "infinite", seen.infinite)] {
+        if let Some(first) = count.first {
+            let message = format!("{} of {elements} values are {what}, the first at {}", count.count, position(first));
+            let evidence = json!({"count": count.count, "elements": elements, "first_element": first});
+            found.add(check, element(first), message, evidence);
+        }
+    }
+    if let Some(first) = seen.denormal.first {
+        let (count, share) = (seen.denormal.count, seen.denormal.count as f64 / elements as f64);
+        if share > job.format.flood {
+            let message = format!("{count} of {elements} values are denormal, the first at {}", position(first));
+            found.add(
+                Check::Denormal,
+                element(first),
+                message,
+                json!({"count": count, "elements": elements, "share": share}),
+            );
+        }
+    }
+    zeros(job, &seen, at(), found);
+}
+
+fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
+    let shape = &job.tensor.shape;
+    if !job.is_matrix || shape.len() < 2 {
+        return;
+    }
+    let rows = job.rows;
+    let is_embedding = EMBEDDINGS.iter().any(|end| job.tensor.name.ends_with(end));
+    if !seen.any {
+        return found.say(Check::ZeroTensor, at, format!("all of {shape:?} is zero"));
+    }
+    let columns: Vec<u64> = (0..).zip(&seen.columns).filter(|(_, any)| !**any).map(|(column, _)| column).collect();
+    let lines = [
+        (Axis::Row, seen.zero_rows, seen.first_zero_rows.clone(), rows),
+        (Axis::Column, columns.len() as u64, columns, seen.columns.len() as u64),
+    ];
+    for (axis, count, mut listed, of) in lines {
+        let Some(first) = listed.first().copied() else { continue };
+        listed.truncate(LISTED);
+        let check = match axis {
+            Axis::Row if is_embedding => Check::ZeroEmbedding,
+            Axis::Row => Check::ZeroRow,
+            _ => Check::ZeroColumn,
+        };
+        let name = axis.as_str();
+        let more = if count > listed.len() as u64 { " and more" } else { "" };
+        let list = listed.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let message = match count {
+            1 => format!("{name} {first} of {shape:?} is all zero"),
+            _ => format!("{count} of {of} {name}s of {shape:?} are all zero: {list}{more}"),
+        };
+        found.add(check, at.clone().at(axis, first), message, json!({"count": count, "of": of, "indices": listed}));
+    }
+}
+
+/// Tensors whose rows belong to tokens.
+const EMBEDDINGS: &[&str] = &["embed_tokens.weight", "lm_head.weight", "wte.weight", "wpe.weight"];
