@@ -7,8 +7,10 @@ mod output;
 mod patch;
 mod perplexity;
 mod progress;
+mod sign;
 mod stderr;
 mod unpatch;
+mod verify_signature;
 
 use achilles_audit::text::GUARDED_THREAD;
 use achilles_audit::{Error, Result};
@@ -49,5 +51,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
         Command::Unpatch(options) => unpatch::run(&options),
+        Command::Sign(options) => sign::run(&options, &progress),
+        Command::VerifySignature(options) => verify_signature::run(&options, &progress),
     }
 }

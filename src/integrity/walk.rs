@@ -1,0 +1,100 @@
+//! The files of a folder and of its folders.
+
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// Something in a folder that is not itself a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it lies below the folder, `/`-separated. Where a name on the way is not UTF-8, with replacement characters:
+    /// such a path cannot be opened.
+    pub path: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its size where it is a file, else 0.
+    pub bytes: u64,
+}
+
+/// What an [`Entry`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A symbolic link, to whatever it may be.
+    Link,
+    /// A pipe, socket or device.
+    Special,
+    /// Anything whose path is not UTF-8.
+    NotUtf8,
+}
+
+/// Everything below `root` but folders, sorted by path (as strings); links are not followed. What `skip` says of a path
+/// holds for all below it.
+///
+/// # Errors
+/// A folder cannot be read.
+pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    let mut folders = vec![(root.to_owned(), String::new())];
+    while let Some((folder, prefix)) = folders.pop() {
+        for item in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
+            let item = item.map_err(Error::io(&folder))?;
+            let name = item.file_name();
+            let path = format!("{prefix}{}", name.to_string_lossy());
+            if skip(&path) {
+                continue;
+            }
+            let about = item.metadata().map_err(Error::io(item.path()))?;
+            let (kind, bytes) = match about.file_type() {
+                _ if name.to_str().is_none() => (Kind::NotUtf8, 0),
+                t if t.is_dir() => {
+                    folders.push((item.path(), format!("{path}/")));
+                    continue;
+                }
+                t if t.is_symlink() => (Kind::Link, 0),
+                t if t.is_file() => (Kind::File, about.len()),
+                _ => (Kind::Special, 0),
+            };
+            found.push(Entry { path, kind, bytes });
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_but_folders_is_listed_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for folder in ["b", "b-c", "b/empty", ".git"] {
+            std::fs::create_dir(root.join(folder)).unwrap();
+        }
+        for file in ["b/x", "b-c/x", "a", ".git/HEAD"] {
+            std::fs::write(root.join(file), "123").unwrap();
+        }
+        let file = |path: &str| Entry { path: path.into(), kind: Kind::File, bytes: 3 };
+        let skip = |path: &str| path == ".git";
+        assert_eq!(walk(root, &skip).unwrap(), ["a", "b-c/x", "b/x"].map(file));
+        assert_eq!(walk(root, &|_| false).unwrap().len(), 4);
+        assert!(walk(&root.join("a"), &|_| false).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_sockets_and_odd_names_are_told_apart() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::os::unix::fs::symlink("..", root.join("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+        std::fs::create_dir(root.join(std::ffi::OsStr::from_bytes(b"z\xff"))).unwrap();
+        let kinds: Vec<(String, Kind)> =
+            walk(root, &|_| false).unwrap().into_iter().map(|e| (e.path, e.kind)).collect();
+        let expected = [("link", Kind::Link), ("socket", Kind::Special), ("z\u{fffd}", Kind::NotUtf8)];
+        assert_eq!(kinds, expected.map(|(path, kind)| (path.to_owned(), kind)));
+    }
+}
