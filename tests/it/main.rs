@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod command_line;
+#[cfg(unix)]
+mod oms;
 mod parity;
 mod patch;
 mod readme;

@@ -14,6 +14,9 @@ use std::path::Path;
 /// The largest signature file that is read, in bytes.
 pub(super) const LARGEST: u64 = 64 << 20;
 
+/// Certificates that are looked at, at most: paths among more of them take long to search.
+const LONGEST_CHAIN: usize = 16;
+
 const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 
@@ -142,6 +145,10 @@ impl Bundle {
             |what: &str, text: &str| STANDARD.decode(text).map_err(|e| format!("its {what} is not base64: {e}"));
         let material = match (&found.public_key, &found.x509_certificate_chain) {
             (Some(key), None) => Material::Key(key.hint.as_ref().filter(|h| !h.is_empty()).map(|h| h.to_string())),
+            (None, Some(chain)) if chain.certificates.len() > LONGEST_CHAIN => {
+                let found = chain.certificates.len();
+                return Err(format!("holds {found} certificates, expected at most {LONGEST_CHAIN}"));
+            }
             (None, Some(chain)) if !chain.certificates.is_empty() => {
                 let certificates = chain.certificates.iter().map(|c| decode("certificate", &c.raw_bytes));
                 Material::Certificates(certificates.collect::<std::result::Result<_, _>>()?)

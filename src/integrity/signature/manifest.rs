@@ -75,9 +75,17 @@ impl Method {
             Method::Files => Box::new(std::iter::once(None)),
             Method::Shards { bytes: piece } => {
                 let piece = piece.max(1);
-                let pieces = 0..bytes.div_ceil(piece);
+                let pieces = 0..self.count(bytes);
                 Box::new(pieces.map(move |i| Some(i * piece..bytes.min((i * piece).saturating_add(piece)))))
             }
+        }
+    }
+
+    /// How many resources a file of `bytes` bytes makes.
+    pub(super) fn count(self, bytes: u64) -> u64 {
+        match self {
+            Method::Files => 1,
+            Method::Shards { bytes: piece } => bytes.div_ceil(piece.max(1)),
         }
     }
 
@@ -122,13 +130,18 @@ mod tests {
 
     #[test]
     fn pieces_cover_a_file_once() {
-        let ranges = |piece, bytes| Method::Shards { bytes: piece }.ranges(bytes).flatten().collect::<Vec<_>>();
-        assert_eq!(ranges(8, 20), [0..8, 8..16, 16..20]);
-        assert_eq!(ranges(8, 16), [0..8, 8..16]);
-        assert_eq!(ranges(8, 3), [0..3]);
+        let ranges = |piece, bytes| {
+            let method = Method::Shards { bytes: piece };
+            let ranges: Vec<(u64, u64)> = method.ranges(bytes).flatten().map(|r| (r.start, r.end)).collect();
+            assert_eq!(ranges.len() as u64, method.count(bytes));
+            ranges
+        };
+        assert_eq!(ranges(8, 20), [(0, 8), (8, 16), (16, 20)]);
+        assert_eq!(ranges(8, 16), [(0, 8), (8, 16)]);
+        assert_eq!(ranges(8, 3), [(0, 3)]);
         assert_eq!(ranges(8, 0), []);
-        let last = u64::MAX - 1..u64::MAX;
-        assert_eq!(ranges(u64::MAX - 1, u64::MAX), [0..u64::MAX - 1, last]);
+        let most = u64::MAX;
+        assert_eq!(ranges(most - 1, most), [(0, most - 1), (most - 1, most)]);
         assert_eq!(Method::Files.ranges(20).collect::<Vec<_>>(), [None]);
     }
 

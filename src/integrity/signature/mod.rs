@@ -12,6 +12,8 @@ mod manifest;
 mod model;
 mod sign;
 mod statement;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use certificate::{Certificate, Roots};

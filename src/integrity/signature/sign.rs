@@ -1,6 +1,6 @@
 //! Signing a model.
 
-use super::bundle::{Bundle, Material, pae_prefix};
+use super::bundle::{Bundle, LARGEST, Material, pae_prefix};
 use super::certificate::{Certificate, Roots};
 use super::hash::{Span, sha256_all};
 use super::key::PrivateKey;
@@ -8,12 +8,15 @@ use super::manifest::{Manifest, Method, Policy, Resource, bad_path};
 use super::model::Model;
 use super::verify::{Trust, authentic};
 use super::{IGNORED, Stop};
-use crate::error::{Error, Result};
+use crate::error::{Bytes, Error, Result};
 use crate::files;
 use crate::integrity::walk::{Entry, Kind};
 use crate::progress::Progress;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// Files or shards that one signature lists at most.
+const MOST_RESOURCES: u64 = 1 << 20;
 
 /// Who signs.
 #[derive(Debug)]
@@ -105,7 +108,7 @@ pub fn sign(
 ) -> Result<Signed> {
     let opened = Model::open(model)?;
     check_place(signature)?;
-    if signer.chain.first().is_some() {
+    if !signer.chain.is_empty() {
         super::verify::check_certificates(&signer.chain, &signer.trust()).map_err(into_error)?;
     }
     let method = match settings.shard_bytes {
@@ -121,6 +124,10 @@ pub fn sign(
     let payload = manifest.to_statement()?;
     let made = signer.key.sign(&[pae_prefix(&payload).as_bytes(), &payload])?;
     let json = Bundle { material: signer.material()?, payload, signature: made }.to_json()?;
+    if json.len() as u64 > LARGEST {
+        let problem = format!("would have {}, and no more than {} are read", Bytes(json.len() as u64), Bytes(LARGEST));
+        return Err(Error::file(signature, format!("{problem}; sign fewer files, or larger shards")));
+    }
     // As a verifier reads it.
     let read_back = Bundle::parse(&json).map_err(Error::input)?;
     let found = authentic(&read_back, &signer.trust(), signature).map_err(into_error)?;
@@ -135,7 +142,7 @@ pub fn sign(
 fn check_place(signature: &Path) -> Result<()> {
     files::check_writable(signature)?;
     if std::fs::metadata(signature).is_ok_and(|about| about.is_file() && about.len() > 0) {
-        let read = files::read_at_most(signature, super::bundle::LARGEST);
+        let read = files::read_at_most(signature, LARGEST);
         if !read.is_ok_and(|bytes| Bundle::parse(&bytes).is_ok()) {
             return Err(Error::file(signature, "is there already and is not a signature; choose another name with -o"));
         }
@@ -159,6 +166,11 @@ fn manifest(shown: &Path, model: &Model, policy: Policy, progress: &dyn Progress
         let bytes = signable(&entry, &place, &policy)?;
         files += 1;
         total += bytes;
+        let more = policy.method.count(bytes);
+        if more > MOST_RESOURCES - pieces.len() as u64 {
+            let problem = format!("has more than {MOST_RESOURCES} files or shards, too many for one signature");
+            return Err(Error::file(shown, problem));
+        }
         for range in policy.method.ranges(bytes) {
             pieces.push((entry.path.clone(), place.clone(), range, bytes));
         }
