@@ -5,13 +5,13 @@ GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 FOLDER := models/smollm2-135m-instruct
 CARGO ?= cargo
 
-.PHONY: demo test model clean
+.PHONY: demo test model oms clean
 
 demo: $(GGUF)
 	$(CARGO) build --release --locked
 	target/release/achilles-audit scan $(GGUF)
 
-test: model
+test: model oms
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked -- --include-ignored
@@ -22,9 +22,18 @@ model: $(FOLDER)/config.json
 $(FOLDER)/config.json: $(GGUF)
 	$(CARGO) run --locked -- import $(GGUF) -o $(FOLDER) --progress none
 
+# The Python implementation of OpenSSF Model Signing, which signatures are exchanged with in tests.
+oms: target/oms/model_signing
+
+target/oms/model_signing: fixtures/oms/requirements.txt
+	rm -rf target/oms target/oms.partial
+	python3 -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --target target/oms.partial -r $<
+	touch target/oms.partial/model_signing
+	mv target/oms.partial target/oms
+
 $(GGUF):
 	scripts/fetch-smollm2.sh $(GGUF)
 
 clean:
 	$(CARGO) clean
-	rm -rf models
+	rm -rf models target/oms

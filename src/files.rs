@@ -39,14 +39,24 @@ pub fn open_regular(path: &Path) -> Result<File> {
 /// # Errors
 /// As [`open_regular`]; also where it is absurdly large.
 pub fn read_regular(path: &Path) -> Result<Vec<u8>> {
-    let mut file = open_regular(path)?;
+    read_at_most(path, LARGEST_READ)
+}
+
+/// Reads a file whole that has no more than `largest` bytes.
+///
+/// # Errors
+/// As [`open_regular`]; also where it is larger.
+pub fn read_at_most(path: &Path, largest: u64) -> Result<Vec<u8>> {
+    let file = open_regular(path)?;
     let length = file.metadata().map_err(Error::io(path))?.len();
-    if length > LARGEST_READ {
-        return Err(Error::file(path, format!("has {length} bytes, expected at most {LARGEST_READ}")));
+    let too_large = |length| Error::file(path, format!("has {length} bytes, expected at most {largest}"));
+    if length > largest {
+        return Err(too_large(length));
     }
     let mut bytes = Vec::with_capacity(length as usize);
-    file.read_to_end(&mut bytes).map_err(Error::io(path))?;
-    Ok(bytes)
+    // It may grow meanwhile.
+    file.take(largest + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > largest { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
 /// Reads a text file of a checkpoint whole.

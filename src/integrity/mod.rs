@@ -6,6 +6,7 @@ pub mod difference;
 pub mod fingerprint;
 mod layout;
 pub mod lint;
+pub mod signature;
 pub mod verify;
 pub mod walk;
 

@@ -7,6 +7,8 @@ mod bad_input;
 mod command_line;
 mod integrity;
 mod lint;
+#[cfg(unix)]
+mod oms;
 mod parity;
 mod patch;
 mod readme;

@@ -53,6 +53,13 @@ pub enum Command {
     Verify(Verify),
     /// Say in what two checkpoints differ, down to the neuron; exit code 1 where they do
     Diff(Diff),
+    /// Sign a checkpoint's files (OpenSSF Model Signing) with a key or a certificate
+    Sign(Sign),
+    /// Verify a checkpoint's signature (OpenSSF Model Signing)
+    #[command(after_help = "\
+Exit code: 0 verified; 1 it does not verify, and every reason is listed; 2 could not tell (a file cannot be read, is no
+signature, or is of a kind that is not verified here).")]
+    VerifySignature(VerifySignature),
 }
 
 /// Which model, and how it computes.
@@ -276,4 +283,56 @@ pub struct Diff {
     pub after: String,
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Sign {
+    /// A folder or a file
+    pub model: PathBuf,
+    /// The private key, in PEM: ECDSA on P-256, P-384 or P-521, not encrypted
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The key's certificate, in PEM: the signature is then verified with the root it leads to
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// The certificates between that one and its root, in PEM
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "cert")]
+    pub chain: Vec<PathBuf>,
+    /// The signature to write [default: MODEL/model.sig, or MODEL.sig beside a single file]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Sign the files that symbolic links lead to; else a link is an error
+    #[arg(long)]
+    pub allow_symlinks: bool,
+    /// Sign pieces of so many bytes instead of whole files
+    #[arg(long, value_name = "BYTES")]
+    pub shard_size: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct VerifySignature {
+    /// A folder or a file
+    pub model: PathBuf,
+    /// The signature [default: MODEL/model.sig, or MODEL.sig beside a single file]
+    #[arg(long, value_name = "FILE")]
+    pub signature: Option<PathBuf>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Accept files that are not signed
+    #[arg(long)]
+    pub ignore_unsigned_files: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Whose signature is accepted.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct TrustArgs {
+    /// One by this public key, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// One by a certificate that leads to one of these self-signed ones, in PEM, and is valid now
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub cert_roots: Vec<PathBuf>,
 }

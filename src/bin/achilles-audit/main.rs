@@ -10,9 +10,11 @@ mod output;
 mod patch;
 mod perplexity;
 mod progress;
+mod sign;
 mod stderr;
 mod unpatch;
 mod verify;
+mod verify_signature;
 
 use achilles_audit::text::GUARDED_THREAD;
 use achilles_audit::{Error, Result};
@@ -57,5 +59,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Fingerprint(options) => fingerprint::run(&options, &progress),
         Command::Verify(options) => verify::run(&options, &progress),
         Command::Diff(options) => diff::run(&options, &progress),
+        Command::Sign(options) => sign::run(&options, &progress),
+        Command::VerifySignature(options) => verify_signature::run(&options, &progress),
     }
 }

@@ -22,6 +22,7 @@ impl Write for Escaping {
     }
 }
 
-fn escaped(text: &str) -> String {
+/// A text without control characters.
+pub fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

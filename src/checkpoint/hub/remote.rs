@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -395,9 +395,18 @@ impl Part {
         let _ = fs::rename(&kept, &own);
         let open = || {
             let mut file = File::options().create(true).read(true).append(true).open(&own)?;
-            let mut hash = Sha256::new();
-            let bytes = std::io::copy(&mut file, &mut hash)?;
-            Ok((file, bytes, hash))
+            let (mut hash, mut bytes) = (Sha256::new(), 0);
+            let mut reader = BufReader::new(&mut file);
+            loop {
+                let chunk = reader.fill_buf()?;
+                if chunk.is_empty() {
+                    return Ok((file, bytes, hash));
+                }
+                hash.update(chunk);
+                let read = chunk.len();
+                bytes += read as u64;
+                reader.consume(read);
+            }
         };
         let (file, bytes, hash) = open().map_err(Error::io(&own))?;
         Ok(Part { own, kept, file, bytes, hash, finished: false })

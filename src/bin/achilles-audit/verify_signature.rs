@@ -1,0 +1,47 @@
+//! `verify-signature`.
+
+use crate::args::{Format, VerifySignature};
+use crate::{output, stderr};
+use achilles_audit::error::Bytes;
+use achilles_audit::integrity::signature::{self, PublicKey, Report, Roots, Trust, Verdict};
+use achilles_audit::progress::Progress;
+use achilles_audit::{Result, report};
+use std::process::ExitCode;
+
+pub fn run(options: &VerifySignature, progress: &dyn Progress) -> Result<ExitCode> {
+    output::check(&options.output)?;
+    let place = options.signature.clone().unwrap_or_else(|| signature::default_path(&options.model));
+    let trust = match &options.trust.key {
+        Some(key) => Trust::Key(PublicKey::read(key)?),
+        None => Trust::Roots(Roots::read(&options.trust.cert_roots)?),
+    };
+    let found = signature::verify(&options.model, &place, &trust, options.ignore_unsigned_files, progress)?;
+    let text = match options.output.format {
+        Format::Table => lines(&found),
+        Format::Json => report::json::document(&found)?,
+    };
+    output::write(&options.output, &text)?;
+    Ok(ExitCode::from(u8::from(found.verdict != Verdict::Verified)))
+}
+
+/// One line for each difference, and one with the answer.
+fn lines(found: &Report) -> String {
+    let mut lines: Vec<String> =
+        found.differences.iter().map(|d| format!("{} {}: {}", d.kind.as_str(), d.path, d.problem)).collect();
+    let (files, bytes, differences) = (found.files, Bytes(found.bytes), found.differences.len());
+    let signer = found.signer.as_deref().unwrap_or("nobody");
+    let (model, signature) = (&found.model.source, &found.model.signature);
+    lines.push(match (found.verdict, &found.refusal) {
+        (Verdict::Verified, _) => format!("{model}: verified: {files} files, {bytes} signed by {signer}"),
+        (Verdict::Differs, _) => {
+            format!(
+                "{model}: NOT VERIFIED: {differences} differences from what {signer} signed; {files} files are intact"
+            )
+        }
+        (Verdict::Refused, refusal) => {
+            format!("{signature}: NOT VERIFIED: {}", refusal.as_deref().unwrap_or("the signature is not accepted"))
+        }
+    });
+    // Names are the checkpoint's: they must not forge a line.
+    lines.iter().map(|line| stderr::escaped(line) + "\n").collect()
+}

@@ -1,0 +1,66 @@
+//! OpenSSF Model Signing v1 (OMS): a signature over the digests of a model's files, in a Sigstore bundle, by an ECDSA key
+//! or a certificate. Keyless (Sigstore) signatures are not made and not verified.
+//!
+//! Format: <https://github.com/ossf/model-signing-spec>; the Python package `model-signing` 1.1.1 is followed where the
+//! two differ, and interoperates both ways.
+
+mod bundle;
+mod certificate;
+mod hash;
+mod key;
+mod manifest;
+mod model;
+mod sign;
+mod statement;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use certificate::{Certificate, Roots};
+pub use key::{PrivateKey, PublicKey};
+pub use manifest::{Method, Policy};
+pub use sign::{SignSettings, Signed, Signer, sign};
+pub use verify::{Difference, DifferenceKind, Report, ReportModel, ReportSettings, Tool, Trust, Verdict, verify};
+
+use crate::error::Error;
+use std::path::{Path, PathBuf};
+
+/// What is ignored by default: the folder's own version control.
+pub const IGNORED: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];
+
+/// Where a model's signature lies unless told otherwise: `model.sig` in a folder, `NAME.sig` beside a single file.
+pub fn default_path(model: &Path) -> PathBuf {
+    if model.is_dir() {
+        return model.join("model.sig");
+    }
+    let mut name = model.as_os_str().to_owned();
+    name.push(".sig");
+    name.into()
+}
+
+/// A step of a verification.
+type Checked<T> = std::result::Result<T, Stop>;
+
+/// Why a verification ends early.
+#[derive(Debug)]
+enum Stop {
+    /// The signature is not accepted: a result.
+    Refused(String),
+    /// The job cannot be done.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+fn refused(problem: impl Into<String>) -> Stop {
+    Stop::Refused(problem.into())
+}
+
+/// Lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

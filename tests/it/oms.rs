@@ -1,0 +1,399 @@
+//! `sign` and `verify-signature`, on the model of fixtures/oms that the Python implementation signed.
+
+mod python;
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms");
+const CURVES: [&str; 3] = ["p256", "p384", "p521"];
+const BY_KEY: [&str; 2] = ["--key", "{f}/keys/p256.pub.pem"];
+const BY_ROOT: [&str; 2] = ["--cert-roots", "{f}/certificates/root.pem"];
+
+/// A copy of the model, in which `{m}` stands for it, `{d}` for the folder around it and `{f}` for the fixtures.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Scratch {
+        let scratch = Scratch(tempfile::tempdir().unwrap());
+        copy(&Path::new(FIXTURES).join("model"), &scratch.model());
+        scratch
+    }
+
+    fn model(&self) -> PathBuf {
+        self.0.path().join("model")
+    }
+
+    fn full(&self, text: &str) -> String {
+        let dir = self.0.path().to_str().unwrap();
+        text.replace("{m}", &format!("{dir}/model")).replace("{d}", dir).replace("{f}", FIXTURES)
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_achilles-audit"));
+        command.args(args.iter().map(|a| self.full(a))).env_clear().output().unwrap()
+    }
+
+    /// Exit code and standard output of `verify-signature {m}`.
+    fn verify(&self, args: &[&str]) -> (i32, String) {
+        let output = self.run(&[&["verify-signature", "{m}"], args].concat());
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn sign(&self, args: &[&str]) {
+        let output = self.run(&[&["sign", "{m}"], args].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b""[..]), "{args:?}: {stderr}");
+        assert!(stderr.contains(" signed by "), "{stderr}");
+    }
+
+    fn verified(&self, args: &[&str]) {
+        let (code, said) = self.verify(args);
+        assert!(code == 0 && said.contains(": verified: "), "{args:?}: {code} {said}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn signature(name: &str) -> [String; 2] {
+    ["--signature".to_owned(), format!("{{f}}/signatures/{name}.sig")]
+}
+
+/// The options that verify a fixture's signature.
+fn options<'a>(signature: &'a [String; 2], trust: [&'a str; 2]) -> Vec<&'a str> {
+    signature.iter().map(String::as_str).chain(trust).collect()
+}
+
+#[test]
+fn what_python_signed_verifies() {
+    let scratch = Scratch::new();
+    for curve in CURVES {
+        let key = format!("{{f}}/keys/{curve}.pub.pem");
+        scratch.verified(&options(&signature(&format!("key-{curve}")), ["--key", &key]));
+        scratch.verified(&options(&signature(&format!("certificate-{curve}")), BY_ROOT));
+    }
+    for (name, root) in [
+        ("p256-of-p521", "root-p521"),
+        ("p256-of-rsa", "root-rsa"),
+        ("p256-self-signed", "p256-self-signed"),
+        ("p256-code-signing", "root"),
+    ] {
+        let root = format!("{{f}}/certificates/{root}.pem");
+        scratch.verified(&options(&signature(&format!("certificate-{name}")), ["--cert-roots", &root]));
+    }
+    // Signatures by shards know nothing of empty files.
+    let by_shards = signature("shards-p256");
+    let (code, said) = scratch.verify(&options(&by_shards, BY_KEY));
+    assert!(code == 1 && said.starts_with("extra empty.txt: is not signed: it is empty"), "{said}");
+    std::fs::remove_file(scratch.model().join("empty.txt")).unwrap();
+    scratch.verified(&options(&by_shards, BY_KEY));
+
+    // A single file may have any name.
+    std::fs::copy(scratch.model().join("config.json"), scratch.0.path().join("renamed")).unwrap();
+    for name in ["single-file", "single-file-shards"] {
+        let signature = signature(name);
+        let output = scratch.run(&[vec!["verify-signature", "{d}/renamed"], options(&signature, BY_KEY)].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+}
+
+type Change = Box<dyn Fn(&Path)>;
+
+fn write(name: &'static str, bytes: &'static [u8]) -> Change {
+    Box::new(move |model| {
+        let path = model.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    })
+}
+
+fn remove(name: &'static str) -> Change {
+    Box::new(move |model| std::fs::remove_file(model.join(name)).unwrap())
+}
+
+fn link(name: &'static str, to: &'static str) -> Change {
+    Box::new(move |model| {
+        let _ = std::fs::remove_file(model.join(name));
+        std::os::unix::fs::symlink(to, model.join(name)).unwrap();
+    })
+}
+
+fn socket(name: &'static str) -> Change {
+    Box::new(move |model| drop(std::os::unix::net::UnixListener::bind(model.join(name)).unwrap()))
+}
+
+#[test]
+fn every_difference_is_named() {
+    let sha256 = achilles_audit::checkpoint::sha256_hex;
+    let (old, new) = (sha256(b"x\n"), sha256(b"y\n"));
+    let changed = format!("changed b-c/x.txt: SHA-256 is {new}, signed was {old}\n");
+    let changed_shard = format!("changed weights.bin: SHA-256 of bytes 8 to 16 is {}", sha256(b"xxxxxxxx"));
+    let several = format!("{changed}missing config.json: is signed and not there\nextra z: is not signed\n");
+    let files = "key-p256";
+    let cases: Vec<(&str, &str, Vec<Change>, &str)> = vec![
+        ("a changed file", files, vec![write("b-c/x.txt", b"y\n")], &changed),
+        ("a missing file", files, vec![remove("weights.bin")], "missing weights.bin: is signed and not there\n"),
+        ("an extra file", files, vec![write("b/run.py", b"1")], "extra b/run.py: is not signed\n"),
+        ("a hidden file", files, vec![write(".env", b"")], "extra .env: is not signed\n"),
+        ("a file of a deeper .git", files, vec![write("b/.git/x", b"")], "extra b/.git/x: is not signed\n"),
+        ("a link", files, vec![link("z", "config.json")], "irregular z: is a symbolic link and not signed\n"),
+        ("a dangling link", files, vec![link("z", "nowhere")], "irregular z: is a symbolic link and not signed\n"),
+        (
+            "a file that became a link",
+            files,
+            vec![write("../moved", b"x\n"), link("b-c/x.txt", "../../moved")],
+            "irregular b-c/x.txt: is a symbolic link, which the signature does not allow\n",
+        ),
+        ("a socket", files, vec![socket("z")], "irregular z: is a pipe, socket or device and not signed\n"),
+        (
+            "a file that became a socket",
+            files,
+            vec![remove("weights.bin"), socket("weights.bin")],
+            "irregular weights.bin: is a pipe, socket or device, and a file was signed\n",
+        ),
+        (
+            "a forged line",
+            files,
+            vec![write("z\nmodel: verified: 6 files", b"")],
+            "extra z\\nmodel: verified: 6 files: is not signed\n",
+        ),
+        ("several", files, vec![remove("config.json"), write("z", b""), write("b-c/x.txt", b"y\n")], &several),
+        (
+            "a changed shard",
+            "shards-p256",
+            vec![remove("empty.txt"), write("weights.bin", b"\0\x01\x02\x03\x04\x05\x06\x07xxxxxxxxxxxx")],
+            &changed_shard,
+        ),
+        (
+            "a longer file",
+            "shards-p256",
+            vec![remove("empty.txt"), write("b-c/x.txt", b"x\n\n")],
+            "changed b-c/x.txt: has 3 bytes, and other pieces are signed\n",
+        ),
+    ];
+    for (name, signed, changes, expected) in cases {
+        let scratch = Scratch::new();
+        changes.iter().for_each(|change| change(&scratch.model()));
+        let (code, said) = scratch.verify(&options(&signature(signed), BY_KEY));
+        assert!(code == 1 && said.starts_with(expected), "{name}: {code} {said}");
+        let last = said.lines().last().unwrap();
+        let differences = said.lines().count() - 1;
+        assert!(
+            last.contains(&format!("NOT VERIFIED: {differences} differences from what P-256 key")),
+            "{name}: {said}"
+        );
+    }
+}
+
+#[test]
+fn unsigned_files_are_ignored_on_demand_and_those_of_git_always() {
+    let scratch = Scratch::new();
+    for change in [write(".git/HEAD", b"x"), write(".gitattributes", b"x"), link(".github", "/")] {
+        change(&scratch.model());
+    }
+    let signature = signature("key-p256");
+    let mut options = options(&signature, BY_KEY);
+    scratch.verified(&options);
+    for change in [write("z", b""), link("y", "/"), socket("x")] {
+        change(&scratch.model());
+    }
+    assert_eq!(scratch.verify(&options).0, 1);
+    options.push("--ignore-unsigned-files");
+    scratch.verified(&options);
+    write("b-c/x.txt", b"y\n")(&scratch.model());
+    let (code, said) = scratch.verify(&options);
+    assert!(code == 1 && said.starts_with("changed b-c/x.txt") && said.lines().count() == 2, "{said}");
+}
+
+#[test]
+fn a_signature_that_is_not_accepted_says_why() {
+    let scratch = Scratch::new();
+    let refused = |args: &[&str], expected: &str| {
+        let (code, said) = scratch.verify(args);
+        assert!(code == 1 && said.contains(expected) && said.lines().count() == 1, "{args:?}: {code} {said}");
+        assert!(said.contains(".sig: NOT VERIFIED: "), "{said}");
+    };
+    let by_p384 = signature("key-p384");
+    refused(&options(&by_p384, BY_KEY), "it was made with another key: ");
+    let certificates = [
+        ("p256-expired", "CN=test p256-expired expired at 2021-01-01T00:00:00Z"),
+        ("p256-future", "CN=test p256-future is not valid before 2119-01-01T00:00:00Z"),
+        ("p256-of-rsa", "leads to none of the roots: "),
+        ("p256-no-usage", "is not one for signatures"),
+        ("p256-of-too-deep", "the chain is longer than"),
+    ];
+    for (name, expected) in certificates {
+        refused(&options(&signature(&format!("certificate-{name}")), BY_ROOT), expected);
+    }
+    for name in ["key-p256", "certificate-p256"] {
+        let file = std::fs::read_to_string(format!("{FIXTURES}/signatures/{name}.sig")).unwrap();
+        let mut bundle: Value = serde_json::from_str(&file).unwrap();
+        let payload = bundle["dsseEnvelope"]["payload"].as_str().unwrap();
+        // 64 more bytes of the same are still base64.
+        bundle["dsseEnvelope"]["payload"] = format!("{}{payload}", &payload[..64]).into();
+        std::fs::write(scratch.0.path().join("changed.sig"), bundle.to_string()).unwrap();
+        let trust = if name == "key-p256" { BY_KEY } else { BY_ROOT };
+        refused(&[&["--signature", "{d}/changed.sig"], &trust[..]].concat(), "does not match what it is to sign");
+    }
+}
+
+#[test]
+fn the_document_tells_the_same() {
+    let scratch = Scratch::new();
+    let document = |name: &str, code: i32| -> Value {
+        let signature = signature(name);
+        let (found, said) = scratch.verify(&[&options(&signature, BY_KEY)[..], &["--format", "json"]].concat());
+        assert_eq!(found, code);
+        serde_json::from_str(&said).unwrap()
+    };
+    let good = document("key-p256", 0);
+    let bundle = std::fs::read(format!("{FIXTURES}/signatures/key-p256.sig")).unwrap();
+    let bundle: Value = serde_json::from_slice(&bundle).unwrap();
+    let hint = &bundle["verificationMaterial"]["publicKey"]["hint"];
+    let digests = ["b/y.txt", "b/été.txt", "b-c/x.txt", "config.json", "empty.txt", "weights.bin"]
+        .map(|name| achilles_audit::checkpoint::sha256_hex(&std::fs::read(scratch.model().join(name)).unwrap()));
+    let raw: Vec<u8> =
+        digests.iter().flat_map(|d| (0..32).map(|i| u8::from_str_radix(&d[2 * i..2 * i + 2], 16).unwrap())).collect();
+    let root = achilles_audit::checkpoint::sha256_hex(&raw);
+    let expected = serde_json::json!({
+        "schema": "achilles-audit/signature/v1",
+        "tool": {"name": "achilles-audit", "version": env!("CARGO_PKG_VERSION")},
+        "model": {"source": scratch.full("{m}"), "signature": scratch.full("{f}/signatures/key-p256.sig")},
+        "settings": {"trust": "key", "trusted_sha256": [hint], "ignore_unsigned_files": false},
+        "verdict": "verified", "refusal": null, "signer": format!("P-256 key {}", hint.as_str().unwrap()),
+        "root_sha256": root, "files": 6, "bytes": 53, "differences": [],
+    });
+    assert_eq!(good, expected);
+    let refused = document("key-p384", 1);
+    assert_eq!((&refused["verdict"], &refused["signer"]), (&"refused".into(), &Value::Null));
+    write("z", b"")(&scratch.model());
+    let differs = document("key-p256", 1);
+    assert_eq!(differs["verdict"], "differs");
+    let extra = serde_json::json!([{"path": "z", "kind": "extra", "problem": "is not signed"}]);
+    assert_eq!(differs["differences"], extra);
+}
+
+/// One thing that `sign` can do.
+struct Way {
+    sign: Vec<String>,
+    /// What makes the model fit for it.
+    fit: Option<Change>,
+    /// What `verify-signature` is given.
+    verify: Vec<String>,
+    /// What Python's `verify` is given, or `-c` with a program.
+    python: Vec<String>,
+}
+
+fn ways() -> Vec<Way> {
+    let list = |items: &[&str]| items.iter().map(|i| (*i).to_owned()).collect::<Vec<_>>();
+    let mut ways = Vec::new();
+    for curve in CURVES {
+        let (private, public) = (format!("{{f}}/keys/{curve}.pem"), format!("{{f}}/keys/{curve}.pub.pem"));
+        let sec1 = format!("{{f}}/keys/{curve}.sec1.pem");
+        let python = list(&["key", "--public_key", &public]);
+        ways.push(Way { sign: list(&["--key", &sec1]), fit: None, verify: list(&["--key", &public]), python });
+        let certificate = format!("{{f}}/certificates/{curve}.pem");
+        let chain = ["--chain", "{f}/certificates/intermediate.pem"];
+        let sign = [&["--key", &private, "--cert", &certificate], &chain[..]].concat();
+        let python = list(&["certificate", "--certificate_chain", "{f}/certificates/root.pem"]);
+        ways.push(Way { sign: list(&sign), fit: None, verify: list(&BY_ROOT), python });
+    }
+    let key = ["--key", "{f}/keys/p256.pem"];
+    let python = ["key", "--public_key", "{f}/keys/p256.pub.pem"];
+    let links: Change = Box::new(|model| {
+        write("../outside", b"outside")(model);
+        link("b/link.bin", "../../outside")(model);
+    });
+    ways.push(Way {
+        sign: list(&[&key[..], &["--allow-symlinks"]].concat()),
+        fit: Some(links),
+        verify: list(&BY_KEY),
+        python: list(&[&python[..], &["--allow_symlinks"]].concat()),
+    });
+    ways.push(Way {
+        sign: list(&[&key[..], &["--shard-size", "8"]].concat()),
+        fit: Some(remove("empty.txt")),
+        verify: list(&BY_KEY),
+        python: list(&["-c", python::VERIFY_SHARDS, "{m}", "{f}/keys/p256.pub.pem"]),
+    });
+    ways
+}
+
+fn refs(all: &[String]) -> Vec<&str> {
+    all.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn what_was_signed_verifies() {
+    for Way { sign, fit, verify, .. } in ways() {
+        let scratch = Scratch::new();
+        fit.iter().for_each(|fit| fit(&scratch.model()));
+        scratch.sign(&refs(&sign));
+        scratch.verified(&refs(&verify));
+        // Signed anew, the old signature is no part of the model.
+        scratch.sign(&refs(&sign));
+        scratch.verified(&refs(&verify));
+        // The signature is found by its name only.
+        std::fs::rename(scratch.model().join("model.sig"), scratch.model().join("other.sig")).unwrap();
+        scratch.verified(&[&["--signature", "{m}/other.sig"], &refs(&verify)[..]].concat());
+        write("b/y.txt", b"z\n")(&scratch.model());
+        let (code, said) = scratch.verify(&[&["--signature", "{m}/other.sig"], &refs(&verify)[..]].concat());
+        assert!(code == 1 && said.starts_with("changed b/y.txt: "), "{said}");
+    }
+}
+
+#[test]
+fn a_single_file_is_signed_beside_itself() {
+    let scratch = Scratch::new();
+    for more in [&[][..], &["--shard-size", "7"]] {
+        let signed = scratch.run(&[&["sign", "{m}/weights.bin", "--key", "{f}/keys/p256.pem"], more].concat());
+        assert_eq!(signed.status.code(), Some(0), "{signed:?}");
+        assert!(scratch.model().join("weights.bin.sig").exists());
+        let verify = |model: &str| scratch.run(&[&["verify-signature", model], &BY_KEY[..]].concat()).status.code();
+        assert_eq!(verify("{m}/weights.bin"), Some(0));
+        std::fs::copy(scratch.model().join("weights.bin.sig"), scratch.model().join("config.json.sig")).unwrap();
+        assert_eq!(verify("{m}/config.json"), Some(1));
+    }
+}
+
+#[test]
+fn nothing_is_signed_that_could_not_be_verified() {
+    let scratch = Scratch::new();
+    scratch.sign(&["--key", "{f}/keys/p256.pem"]);
+    let before = std::fs::read(scratch.model().join("model.sig")).unwrap();
+    let certificate =
+        |name: &'static str, chain: &'static str| vec!["--key", "{f}/keys/p256.pem", "--cert", name, "--chain", chain];
+    let key = || vec!["--key", "{f}/keys/p256.pem"];
+    let (cert, other) = ("{f}/certificates/p256.pem", "{f}/certificates/may-not-issue.pem");
+    let between = "{f}/certificates/intermediate.pem";
+    let cases: Vec<(Vec<&str>, Change, &str)> = vec![
+        (certificate("{f}/certificates/p256-expired.pem", between), write("z", b""), "expired at 2021"),
+        (certificate(cert, other), write("z", b""), "leads to none of the roots"),
+        (certificate("{f}/certificates/p256-no-usage.pem", between), write("z", b""), "is not one for signatures"),
+        (key(), link("z", "config.json"), "model/z: is a symbolic link; --allow-symlinks signs the file"),
+        ([key(), vec!["--allow-symlinks"]].concat(), link("z", "b"), "model/z: is a link to no file"),
+        (key(), socket("z"), "model/z: is a pipe, socket or device"),
+        (key(), write("z\\y", b""), "model/z\\y: the name holds a backslash"),
+        ([key(), vec!["--shard-size", "8"]].concat(), write("z", b""), "empty.txt: is empty, and signing by shards"),
+    ];
+    for (args, change, expected) in cases {
+        let _ = std::fs::remove_file(scratch.model().join("z"));
+        change(&scratch.model());
+        let output = scratch.run(&[&["sign", "{m}"], &args[..]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(expected), "{said}");
+        assert_eq!(std::fs::read(scratch.model().join("model.sig")).unwrap(), before);
+        let _ = std::fs::remove_file(scratch.model().join("z\\y"));
+    }
+}
