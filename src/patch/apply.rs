@@ -16,7 +16,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// How to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
     /// To a new folder: shards that do not change become hard links.
     pub link: bool,
@@ -94,40 +94,59 @@ pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Rece
 }
 
 pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, disk: &mut dyn Disk) -> Result<Receipt> {
+    check_in_place(folder, plan)?;
+    write_journalled(folder.root(), plan, settings, State::Applied, disk)
+}
+
+/// Whether [`in_place`] can begin.
+///
+/// # Errors
+/// Those of [`in_place`] that change nothing.
+pub fn check_in_place(folder: &Folder, plan: &Plan) -> Result<()> {
     let root = folder.root();
     if Receipt::read(root)?.is_some() {
         let problem = "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once";
         return Err(Error::file(root, problem));
     }
+    refuse_other_weights(root, plan)?;
+    plan.files().iter().try_for_each(|name| folder::check_own(&root.join(name)))
+}
+
+/// Writes the edits between a journal, the receipt, that says they are unfinished, and one that says `done`.
+pub(super) fn write_journalled(
+    root: &Path,
+    plan: &Plan,
+    settings: Settings,
+    done: State,
+    disk: &mut dyn Disk,
+) -> Result<Receipt> {
     if root.join(UNDO).exists() {
         let problem = format!("is there without its {RECEIPT}; put that back, or move this file away");
         return Err(Error::file(root.join(UNDO), problem));
     }
-    refuse_other_weights(root, plan)?;
-    plan.files().iter().try_for_each(|name| folder::check_own(&root.join(name)))?;
     let mut receipt = Receipt::new(plan, changed_files(plan, settings)?, State::Applying);
     disk.write_whole(&root.join(RECEIPT), &receipt.json()?)?;
     let written = disk
         .write_whole(&root.join(UNDO), &undo_bytes(&plan.edits))
         .and_then(|()| write_edits(root, &plan.edits, disk))
         .and_then(|()| {
-            let done = Receipt { state: State::Applied, ..receipt.clone() };
+            let done = Receipt { state: done, ..receipt.clone() };
             disk.write_whole(&root.join(RECEIPT), &done.json()?)
         });
     if let Err(error) = written {
-        // Where this fails too, the receipt still says that the patch is unfinished.
+        // Where this fails too, the receipt still says that the edits are unfinished.
         return Err(match folder::roll_back(root, &receipt, disk) {
-            Ok(()) => Error::file(root, format!("the original bytes are back, as the patch failed: {error}")),
+            Ok(()) => Error::file(root, format!("the bytes are as they were before, as writing failed: {error}")),
             Err(_) => {
                 let problem = format!(
-                    "the patch failed half-way: {error}; `achilles-audit unpatch` on the folder puts the original \
-                     bytes back"
+                    "writing failed half-way: {error}; `achilles-audit unpatch` on the folder puts the bytes back as \
+                     they were before"
                 );
                 Error::file(root, problem)
             }
         });
     }
-    receipt.state = State::Applied;
+    receipt.state = done;
     Ok(receipt)
 }
 
@@ -212,10 +231,7 @@ fn changed_files(plan: &Plan, settings: Settings) -> Result<Vec<ChangedFile>> {
         }
         let (mut before, mut after) = (None, None);
         if settings.digests {
-            let mut pieces = BTreeMap::new();
-            for edit in edits {
-                pieces.extend(edit.span.offsets().zip(edit.after.chunks_exact(edit.span.piece_bytes as usize)));
-            }
+            let pieces = Pieces::of(&edits);
             let (old, new) = rayon::join(|| sha256_of(&path), || sha256_with(&path, &pieces));
             (before, after) = (Some(old?), Some(new?));
         }
@@ -232,12 +248,11 @@ fn changed_files(plan: &Plan, settings: Settings) -> Result<Vec<ChangedFile>> {
 
 /// SHA-256 of a file.
 pub(super) fn sha256_of(path: &Path) -> Result<String> {
-    sha256_with(path, &BTreeMap::new())
+    sha256_with(path, &Pieces::default())
 }
 
 /// SHA-256 of a file as it will be with other bytes at some offsets.
-fn sha256_with(path: &Path, pieces: &BTreeMap<u64, &[u8]>) -> Result<String> {
-    let longest = pieces.values().map(|p| p.len() as u64).max().unwrap_or(0);
+fn sha256_with(path: &Path, pieces: &Pieces) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let mut buffer = vec![0; 1 << 20];
     let mut hasher = Sha256::new();
@@ -247,15 +262,45 @@ fn sha256_with(path: &Path, pieces: &BTreeMap<u64, &[u8]>) -> Result<String> {
         if count == 0 {
             return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect());
         }
-        let end = at + count as u64;
-        for (&offset, piece) in pieces.range(at.saturating_sub(longest)..end) {
+        pieces.lay_over(&mut buffer[..count], at);
+        hasher.update(&buffer[..count]);
+        at += count as u64;
+    }
+}
+
+/// What edits make of a file, by offset.
+#[derive(Debug, Default)]
+pub(super) struct Pieces<'a> {
+    pieces: BTreeMap<u64, &'a [u8]>,
+    longest: u64,
+}
+
+impl<'a> Pieces<'a> {
+    /// Of edits of one file.
+    pub fn of(edits: &[&'a Edit]) -> Pieces<'a> {
+        let mut of = Pieces::default();
+        for edit in edits {
+            of.longest = of.longest.max(edit.span.piece_bytes);
+            for (at, piece) in edit.span.offsets().zip(edit.after.chunks_exact(edit.span.piece_bytes as usize)) {
+                // Where a row and a column begin at one element, the row says more.
+                let known = of.pieces.entry(at).or_insert(piece);
+                if known.len() < piece.len() {
+                    *known = piece;
+                }
+            }
+        }
+        of
+    }
+
+    /// Writes what falls into `buffer`, the file's bytes from `at` on.
+    pub fn lay_over(&self, buffer: &mut [u8], at: u64) {
+        let end = at + buffer.len() as u64;
+        for (&offset, piece) in self.pieces.range(at.saturating_sub(self.longest)..end) {
             let (from, to) = (offset.max(at), (offset + piece.len() as u64).min(end));
             if from < to {
                 let piece = &piece[(from - offset) as usize..(to - offset) as usize];
                 buffer[(from - at) as usize..(to - at) as usize].copy_from_slice(piece);
             }
         }
-        hasher.update(&buffer[..count]);
-        at = end;
     }
 }

@@ -34,6 +34,10 @@ impl Folder {
             disk::remove_if_there(&disk::partial(&root.join(name)))?;
         }
         let rolled_back = match Receipt::read(root)? {
+            Some(receipt) if receipt.state == State::Restored => {
+                forget(root, disk)?;
+                false
+            }
             Some(receipt) if receipt.state != State::Applied => {
                 roll_back(root, &receipt, disk)?;
                 true
@@ -97,7 +101,7 @@ pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched
     if folder.rolled_back {
         return Ok(Unpatched { receipt: None });
     }
-    let Some(mut receipt) = Receipt::read(root)? else {
+    let Some(receipt) = Receipt::read(root)? else {
         return Err(Error::file(root, format!("holds no {RECEIPT}; there is nothing to undo")));
     };
     let shards = receipt.shards(root)?;
@@ -125,11 +129,21 @@ pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched
     let undo = read_undo(root, &receipt)?.ok_or_else(|| {
         Error::file(root, format!("{UNDO} is missing; without it only the original checkpoint can help"))
     })?;
+    drop(shards);
+    Ok(Unpatched { receipt: Some(self::undo(root, receipt, &undo, disk)?) })
+}
+
+/// Puts `undo`, the original bytes that the receipt was written with, back and removes both files.
+pub(super) fn undo(root: &Path, mut receipt: Receipt, undo: &[u8], disk: &mut dyn Disk) -> Result<Receipt> {
+    if !matches!(read_undo(root, &receipt), Ok(Some(found)) if found == undo) {
+        disk.write_whole(&root.join(UNDO), undo)?;
+    }
     receipt.state = State::Undoing;
     disk.write_whole(&root.join(RECEIPT), &receipt.json()?)?;
-    put_back(root, &receipt, shards, &undo, disk)?;
+    let shards = receipt.shards(root)?;
+    put_back(root, &receipt, shards, undo, disk)?;
     receipt.state = State::Applied;
-    Ok(Unpatched { receipt: Some(receipt) })
+    Ok(receipt)
 }
 
 /// Puts the original bytes back after a run was stopped.
@@ -180,7 +194,16 @@ fn put_back(root: &Path, receipt: &Receipt, shards: Shards, undo: &[u8], disk: &
     }
     check_own_files(root, receipt)?;
     write(root, &edits, disk)?;
-    disk.remove(&root.join(UNDO))?;
+    forget(root, disk)
+}
+
+/// Removes what nothing is left to be done with. Without its undo file a receipt whose bytes are the old ones is still
+/// understood, not the other way round.
+pub(super) fn forget(root: &Path, disk: &mut dyn Disk) -> Result<()> {
+    let undo = root.join(UNDO);
+    if std::fs::symlink_metadata(&undo).is_ok() {
+        disk.remove(&undo)?;
+    }
     disk.remove(&root.join(RECEIPT))
 }
 
@@ -208,12 +231,14 @@ fn check_own_files(root: &Path, receipt: &Receipt) -> Result<()> {
 pub(super) fn check_own(path: &Path) -> Result<()> {
     let metadata = std::fs::symlink_metadata(path).map_err(Error::io(path))?;
     if !metadata.is_file() {
-        let problem = "is a link, such as those into the hub's cache; patch to a new folder with -o instead";
+        let problem = "is a link, such as those into the hub's cache, and what it leads to would change; work on a \
+                       copy (`patch -o` makes one)";
         return Err(Error::file(path, problem));
     }
     #[cfg(unix)]
     if std::os::unix::fs::MetadataExt::nlink(&metadata) > 1 {
-        let problem = "has other names (hard links), whose checkpoints would change too; patch to a new folder with -o";
+        let problem = "has other names (hard links), whose checkpoints would change too; work on a copy (`patch -o` \
+                       makes one)";
         return Err(Error::file(path, problem));
     }
     // Found out before a journal is written, not after.

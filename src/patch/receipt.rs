@@ -51,6 +51,8 @@ pub enum State {
     Applied,
     /// Bytes are being put back; the next run goes on with that.
     Undoing,
+    /// All bytes of a vault are there; this file is only the journal of that, and the next run removes it.
+    Restored,
 }
 
 /// A program.
@@ -109,7 +111,7 @@ pub struct ChangedFile {
 pub struct Record {
     /// The neurons it belongs to.
     pub neurons: Vec<Neuron>,
-    /// The tensor.
+    /// The tensor, as the file names it.
     pub tensor: String,
     /// Its element type.
     pub dtype: Dtype,
@@ -157,14 +159,10 @@ impl Receipt {
         });
         Receipt {
             schema: SCHEMA.into(),
-            tool: Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() },
+            tool: Tool::this(),
             time_utc: now_utc(),
             state,
-            model: Model {
-                source: plan.source.clone(),
-                architecture: plan.architecture.clone(),
-                config_sha256: plan.config_sha256.clone(),
-            },
+            model: Model::of(plan),
             asked: asked.collect(),
             rounding: plan.rounding.clone(),
             files,
@@ -237,11 +235,27 @@ impl Receipt {
     }
 }
 
+impl Tool {
+    pub(super) fn this() -> Tool {
+        Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() }
+    }
+}
+
+impl Model {
+    pub(super) fn of(plan: &Plan) -> Model {
+        Model {
+            source: plan.source.clone(),
+            architecture: plan.architecture.clone(),
+            config_sha256: plan.config_sha256.clone(),
+        }
+    }
+}
+
 impl Record {
     fn of(edit: &Edit) -> Record {
         Record {
             neurons: edit.neurons.clone(),
-            tensor: edit.place.tensor.clone(),
+            tensor: edit.stored_as.clone(),
             dtype: edit.dtype,
             shape: edit.place.shape.clone(),
             axis: edit.place.axis,
@@ -272,7 +286,7 @@ pub(super) fn undo_bytes(edits: &[Edit]) -> Vec<u8> {
 }
 
 /// The time in UTC, to the second (the civil calendar as Howard Hinnant computes it from days).
-fn now_utc() -> String {
+pub(super) fn now_utc() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     utc(since)
 }

@@ -362,3 +362,40 @@ fn killed_anywhere_a_patch_is_whole_or_can_be_rolled_back() {
     println!("{killed_runs} runs killed, {unfinished} found unfinished, a whole run takes {whole:?}");
     assert!(killed_runs >= 50, "{killed_runs}");
 }
+
+#[test]
+fn the_binary_keeps_a_vault_and_restores_from_it() {
+    let place = Place::new();
+    let model = files(&place.model());
+    let neurons = ["--neuron", "L1.mlp.down_proj:out:3", "--neuron", "L0.mlp.act_fn:out:5"];
+    let keep = |out: &str| place.run(&[["vault", "{model}", "-o", out].as_slice(), &neurons].concat());
+    let refused = |output: Output, says: &str| {
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(says) && error.lines().count() == 1, "{error}");
+    };
+    refused(keep("{model}/vault.safetensors"), "would lie in a model folder");
+    good(keep("{out}/v.safetensors"));
+    refused(keep("{out}/v.safetensors"), "is there already");
+    let vault = std::fs::read(place.out().join("v.safetensors")).unwrap();
+    assert!(vault.len() < 10_000, "{}", vault.len());
+    let restore = |more: &[&str]| {
+        place.run(&[["restore", "{model}", "--vault", "{out}/v.safetensors"].as_slice(), more].concat())
+    };
+
+    let equal = good(restore(&[]));
+    assert!(text(&equal.stdout).contains("nothing to restore"), "{}", text(&equal.stdout));
+    // A patch whose undo file is lost.
+    good(place.run(&[&PATCH, ["--in-place"].as_slice()].concat()));
+    std::fs::remove_file(place.model().join(patch::UNDO)).unwrap();
+    refused(place.run(&["unpatch", "{model}"]), "the original checkpoint can help");
+    let dry: Value = serde_json::from_slice(&good(restore(&["--dry-run", "--format", "json"])).stdout).unwrap();
+    assert_eq!((&dry["schema"], &dry["patch_undone"]), (&"achilles-audit/restore/v1".into(), &true.into()));
+    assert_eq!(dry["parts"].as_array().unwrap().len(), 2);
+    let restored = good(restore(&[]));
+    for says in ["row 3 of model.layers.1.mlp.down_proj.weight", "column 5", "2 of 2 kept parts restored", "undid"] {
+        assert!(text(&restored.stdout).contains(says), "{}", text(&restored.stdout));
+    }
+    assert!(files(&place.model()) == model);
+    refused(place.run(&["restore", "{out}", "--vault", "{out}/v.safetensors"]), "config.json");
+    refused(place.run(&["restore", "{model}", "--vault", "{model}/model.safetensors"]), "is not a vault");
+}

@@ -45,6 +45,10 @@ pub enum Command {
     Patch(Patch),
     /// Undo a patch by its receipt, bit for bit
     Unpatch(Unpatch),
+    /// Keep the weights of a critical set in a small file, to repair the checkpoint with later
+    Vault(Vault),
+    /// Put the weights that a vault keeps back where they were changed, bit for bit
+    Restore(Restore),
 }
 
 /// Which model, and how it computes.
@@ -214,4 +218,55 @@ pub struct Unpatch {
     /// The patched folder
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
+}
+
+/// Which neurons.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct NeuronArgs {
+    /// A critical-set.json, as `locate --format json` writes it: its critical neurons
+    #[arg(long, value_name = "FILE")]
+    pub critical: Option<PathBuf>,
+    /// A neuron, such as L11.mlp.down_proj:out:507; can be given several times
+    #[arg(long, value_name = "ID")]
+    pub neuron: Vec<Neuron>,
+}
+
+impl NeuronArgs {
+    /// The neurons, from where they are named.
+    pub fn read(&self) -> achilles_audit::Result<Vec<Neuron>> {
+        match &self.critical {
+            Some(path) => achilles_audit::patch::critical_neurons(path),
+            None => Ok(self.neuron.clone()),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Vault {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    #[command(flatten)]
+    pub neurons: NeuronArgs,
+    /// The vault to write, such as vault.safetensors; it must not exist yet, nor lie in a model folder
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Restore {
+    /// The model folder to repair
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// What `achilles-audit vault` wrote
+    #[arg(long, value_name = "FILE")]
+    pub vault: PathBuf,
+    /// Say what would be restored and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Restore also where the tensors differ from the vault's in more than the kept parts, as another model's would
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }

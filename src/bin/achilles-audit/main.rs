@@ -9,6 +9,7 @@ mod perplexity;
 mod progress;
 mod stderr;
 mod unpatch;
+mod vault;
 
 use achilles_audit::text::GUARDED_THREAD;
 use achilles_audit::{Error, Result};
@@ -49,5 +50,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
         Command::Unpatch(options) => unpatch::run(&options),
+        Command::Vault(options) => vault::keep(&options, &progress),
+        Command::Restore(options) => vault::restore(&options),
     }
 }
