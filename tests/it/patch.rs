@@ -14,7 +14,6 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::{Duration, Instant};
 
 const FAST: patch::Settings = patch::Settings { link: false, digests: false };
 const BETAS: [f64; 9] = [0.0, 0.3, 0.5, 0.8, 1.0, 2.0, 5.0, -1.0, -5.0];
@@ -299,68 +298,6 @@ fn means_are_set_where_a_bias_can_hold_them() {
     let hooked = nlls(&place.model(), &[Row::clean(tokens.clone()), Row::with(tokens.clone(), vec![set])]);
     let baked = nlls(&place.out().join("p"), &[Row::clean(tokens)])[0];
     assert!((baked - hooked[1]).abs() < 1e-6 && (hooked[0] - hooked[1]).abs() > 1e-9, "{baked} {hooked:?}");
-}
-
-/// Ends the binary at `after` with a signal it cannot catch.
-#[cfg(unix)]
-fn killed(place: &Place, args: &[&str], after: Duration) -> bool {
-    let started = Instant::now();
-    let mut child = place.command(args).spawn().unwrap();
-    while started.elapsed() < after {
-        std::hint::spin_loop();
-    }
-    let killed = child.try_wait().unwrap().is_none();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    killed
-}
-
-#[cfg(unix)]
-#[test]
-fn killed_anywhere_a_patch_is_whole_or_can_be_rolled_back() {
-    let place = Place::new();
-    let old = files(&place.model());
-    let in_place = [&PATCH, ["--neuron", "lm_head:in:3", "--in-place"].as_slice()].concat();
-    let to_folder = [&PATCH, ["--neuron", "lm_head:in:3", "-o", "{out}/p"].as_slice()].concat();
-    let started = Instant::now();
-    good(place.run(&in_place));
-    let whole = started.elapsed();
-    let new = files(&place.model())["model.safetensors"].clone();
-    good(place.run(&["unpatch", "{model}"]));
-    let (mut killed_runs, mut unfinished) = (0, 0);
-    for n in 0..50u32 {
-        // A low-discrepancy sequence over the time that a whole run takes.
-        let after = whole.mul_f64((f64::from(n) * 0.618_033_988_749_895).fract() * 1.1);
-        killed_runs += usize::from(killed(&place, &in_place, after));
-        let state = patch::Receipt::read(&place.model()).unwrap().map(|r| r.state);
-        let now = files(&place.model())["model.safetensors"].clone();
-        match state {
-            None => assert!(now == old["model.safetensors"]),
-            Some(patch::State::Applied) => assert!(now == new),
-            Some(_) => unfinished += 1,
-        }
-        if state.is_some() {
-            let undo = ["unpatch", "{model}"];
-            killed_runs += usize::from(killed(&place, &undo, whole.mul_f64(f64::from(n % 7) / 7.0)));
-            if patch::Receipt::read(&place.model()).unwrap().is_some() {
-                good(place.run(&undo));
-            }
-        }
-        // The next run also removes what a stopped one had begun to write.
-        drop(patch::Folder::lock(&place.model()).unwrap());
-        assert!(files(&place.model()) == old, "killed after {after:?}");
-
-        killed_runs += usize::from(killed(&place, &to_folder, after));
-        let out = place.out().join("p");
-        if out.exists() {
-            let found = files(&out);
-            assert!(found["model.safetensors"] == new && found.len() == old.len() + 2);
-            std::fs::remove_dir_all(out).unwrap();
-        }
-        assert!(files(&place.model())["model.safetensors"] == old["model.safetensors"]);
-    }
-    println!("{killed_runs} runs killed, {unfinished} found unfinished, a whole run takes {whole:?}");
-    assert!(killed_runs >= 50, "{killed_runs}");
 }
 
 #[test]
