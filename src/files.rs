@@ -72,7 +72,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
     if is_special(path) {
         return Ok(());
     }
-    tempfile::tempfile_in(parent(&behind_links(path))?).map(drop).map_err(Error::io(path))
+    tempfile::tempfile_in(parent(&behind_links(path)?)?).map(drop).map_err(Error::io(path))
 }
 
 /// A pipe or device: it is written to, not replaced.
@@ -81,8 +81,12 @@ fn is_special(path: &Path) -> bool {
 }
 
 /// Where a link leads, so that the link stays one.
-fn behind_links(path: &Path) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+fn behind_links(path: &Path) -> Result<PathBuf> {
+    match std::fs::canonicalize(path) {
+        Ok(path) => Ok(path),
+        Err(_) if path.is_symlink() => Err(Error::file(path, "is a link that leads nowhere; remove it first")),
+        Err(_) => Ok(path.to_owned()),
+    }
 }
 
 /// Writes `bytes` to `path`, replacing what is there only when all of them are on disk.
@@ -93,7 +97,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     if is_special(path) {
         return std::fs::write(path, bytes).map_err(Error::io(path));
     }
-    let path = &behind_links(path);
+    let path = &behind_links(path)?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(UNFINISHED);
     #[cfg(unix)]

@@ -13,22 +13,23 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
     /// To a new folder: shards that do not change become hard links.
     pub link: bool,
-    /// Whole files that change get their SHA-256 into the receipt, which takes reading them twice.
+    /// The files that change get their SHA-256, before and after, into the receipt: all their bytes are read for it.
+    /// Without, the receipt still holds that of their headers and of every range that changes.
     pub digests: bool,
 }
 
 /// Writes the patched checkpoint to the folder `out`, which appears whole or not at all.
 ///
 /// # Errors
-/// `out` is there and is not an empty folder, a file cannot be read or written, another run changes the checkpoint, or
-/// the user asked to stop.
+/// As [`check_to_folder`]; also where a file cannot be read or written, another run changes the checkpoint, or the user
+/// asked to stop.
 pub fn to_folder(
     checkpoint: &Checkpoint,
     plan: &Plan,
@@ -48,13 +49,15 @@ pub(super) fn to_folder_with(
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
     let _lock = folder::lock_shared(&plan.root)?;
+    check_unpatched(plan)?;
     let new = NewFolder::begin(out)?;
+    let mut copies = Vec::new();
     let changed = plan.files();
     let shards: Vec<&Path> = checkpoint.tensors().files().iter().map(|f| f.path()).collect();
     let sizes = shards.iter().map(|p| std::fs::metadata(p).map(|m| m.len()).map_err(Error::io(p)));
     progress.begin("writing the checkpoint", sizes.sum::<Result<u64>>()?, "bytes");
     for name in carried(&plan.root)? {
-        copy(&plan.root.join(&name), &new.path().join(&name), disk)?;
+        copies.push(copy(&plan.root.join(&name), &new.path().join(&name))?);
     }
     for from in shards {
         let name = from.file_name().unwrap_or_default();
@@ -69,12 +72,17 @@ pub(super) fn to_folder_with(
                 .map_err(Error::io(&to))
                 .map(|()| true)?;
         if !linked {
-            copy(from, &to, disk)?;
+            copies.push(copy(from, &to)?);
         }
         progress.advance(std::fs::metadata(from).map_err(Error::io(from))?.len())?;
     }
     let files = changed_files(plan, settings)?;
     write_edits(new.path(), &plan.edits, disk)?;
+    // Last: by now the system has long begun to write the first ones.
+    for path in &copies {
+        let file = std::fs::OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
+        disk.sync(&file, path)?;
+    }
     let receipt = Receipt::new(plan, files, State::Applied);
     disk.write_whole(&new.path().join(UNDO), &undo_bytes(&plan.edits))?;
     disk.write_whole(&new.path().join(RECEIPT), &receipt.json()?)?;
@@ -86,30 +94,52 @@ pub(super) fn to_folder_with(
 /// Patches the checkpoint where it lies. `plan` has to be made after `folder` was locked.
 ///
 /// # Errors
-/// The folder is patched already, its files are not its own, or another reader would load other weights than those
-/// patched: nothing is changed. A file cannot be written: the original bytes are put back, or where that fails too, the
-/// next run does so.
+/// As [`check_in_place`]: nothing is changed. A file cannot be written: the original bytes are put back, or where that
+/// fails too, the next run does so.
 pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Receipt> {
     in_place_with(folder, plan, settings, &mut System)
 }
 
 pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, disk: &mut dyn Disk) -> Result<Receipt> {
-    check_in_place(folder, plan)?;
+    check_in_place(plan)?;
     write_journalled(folder.root(), plan, settings, State::Applied, disk)
 }
 
-/// Whether [`in_place`] can begin.
+/// Whether a plan can be written where the checkpoint lies.
 ///
 /// # Errors
-/// Those of [`in_place`] that change nothing.
-pub fn check_in_place(folder: &Folder, plan: &Plan) -> Result<()> {
-    let root = folder.root();
-    if Receipt::read(root)?.is_some() {
-        let problem = "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once";
-        return Err(Error::file(root, problem));
+/// As [`check_unpatched`]; also where the files that change are not the folder's own, or where another reader would
+/// load other weights than those patched.
+pub fn check_in_place(plan: &Plan) -> Result<()> {
+    check_unpatched(plan)?;
+    refuse_other_weights(&plan.root, plan)?;
+    plan.files().iter().try_for_each(|name| folder::check_own(&plan.root.join(name)))
+}
+
+/// Whether a plan can be written to the new folder `out`.
+///
+/// # Errors
+/// As [`check_unpatched`]; also where `out` is there and is not an empty folder.
+pub fn check_to_folder(plan: &Plan, out: &Path) -> Result<()> {
+    check_unpatched(plan)?;
+    crate::files::check_new_folder(out)
+}
+
+/// Whether a plan begins from a checkpoint that is not patched: a receipt leads back to where its patch began, and
+/// nobody could tell that from the original.
+///
+/// # Errors
+/// It is patched, or half so.
+pub fn check_unpatched(plan: &Plan) -> Result<()> {
+    folder::check_settled(&plan.root)?;
+    if Receipt::read(&plan.root)?.is_none() {
+        return Ok(());
     }
-    refuse_other_weights(root, plan)?;
-    plan.files().iter().try_for_each(|name| folder::check_own(&root.join(name)))
+    let problem = format!(
+        "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once, or remove {RECEIPT} \
+         to take these weights for the original"
+    );
+    Err(Error::file(&plan.root, problem))
 }
 
 /// Writes the edits between a journal, the receipt, that says they are unfinished, and one that says `done`.
@@ -155,8 +185,8 @@ fn write_edits(root: &Path, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
     folder::write(root, &edits, disk)
 }
 
-/// Copies a file, sharing its blocks where the file system can, and waits until it is on disk.
-fn copy(from: &Path, to: &Path, disk: &mut dyn Disk) -> Result<()> {
+/// Copies a file, sharing its blocks where the file system can, and returns where to.
+fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
     std::fs::copy(from, to).map_err(Error::io(to))?;
     #[cfg(unix)]
     {
@@ -165,8 +195,7 @@ fn copy(from: &Path, to: &Path, disk: &mut dyn Disk) -> Result<()> {
         let mode = std::fs::metadata(to).map_err(Error::io(to))?.permissions().mode();
         std::fs::set_permissions(to, PermissionsExt::from_mode(mode | 0o200)).map_err(Error::io(to))?;
     }
-    let file = std::fs::OpenOptions::new().write(true).open(to).map_err(Error::io(to))?;
-    disk.sync(&file, to)
+    Ok(to.to_owned())
 }
 
 /// The files beside the weights that loaders read, by name.

@@ -1,14 +1,14 @@
 //! From neurons and factors to byte edits.
 
 use super::number::Float;
-use super::request::{Request, refused};
+use super::request::Request;
 use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::{Error, Result};
 use crate::model::Recipe;
 use crate::model::recipe::Module;
-use crate::neuron::{Intervention, Neuron};
+use crate::neuron::{self, Intervention, Neuron};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,7 +70,7 @@ pub struct Span {
     pub pieces: u64,
 }
 
-/// The largest error that a dtype's rounding made, over the value that the factor asks for: of a weight, or of what a
+/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of what a
 /// norm multiplies by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,6 +79,8 @@ pub struct Rounding {
     pub worst_relative: f64,
     /// The tensor that holds it.
     pub tensor: Option<String>,
+    /// How many values became 0, though the factor is not.
+    pub to_zero: u64,
 }
 
 impl Plan {
@@ -99,9 +101,7 @@ impl Plan {
         }
         let mut interventions = interventions.to_vec();
         interventions.sort_by(|a, b| a.neuron.cmp(&b.neuron));
-        if let Some(pair) = interventions.windows(2).find(|pair| pair[0].neuron == pair[1].neuron) {
-            return Err(refused(&pair[0].neuron, "is given twice; give it once, with the product of the factors"));
-        }
+        neuron::check_distinct(interventions.iter().map(|i| &i.neuron))?;
         let modules: BTreeMap<String, Module> = recipe.modules().into_iter().map(|m| (m.path.clone(), m)).collect();
         let mut changes = Changes::default();
         for intervention in &interventions {
@@ -109,9 +109,15 @@ impl Plan {
             request.add(intervention.action, &mut changes)?;
         }
         let mut edits = Vec::new();
-        let mut rounding = Rounding::none();
+        let mut cost = Cost { rounding: Rounding::none(), scaled: 0 };
         for (name, of_tensor) in &changes.0 {
-            of_tensor.edits(tensors, name, &mut edits, &mut rounding)?;
+            of_tensor.edits(tensors, name, &mut edits, &mut cost)?;
+        }
+        let Cost { rounding, scaled } = cost;
+        if scaled > 0 && rounding.to_zero == scaled {
+            let problem = "every value would be rounded to 0: the factor is too small for the weights' dtype; to mask, \
+                           use 0";
+            return Err(Error::input(problem));
         }
         edits.sort_by(|a: &Edit, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
         Ok(Plan {
@@ -134,7 +140,7 @@ impl Plan {
 
 impl Rounding {
     pub(super) fn none() -> Rounding {
-        Rounding { worst_relative: 0.0, tensor: None }
+        Rounding { worst_relative: 0.0, tensor: None, to_zero: 0 }
     }
 }
 
@@ -230,6 +236,11 @@ impl Change {
         }
     }
 
+    /// Whether it is a factor other than 0.
+    fn scales(self) -> bool {
+        matches!(self, Change::Scale(beta) | Change::ScaleOnePlus(beta) if beta != 0.0)
+    }
+
     /// Both at once. Only factors ever meet: other parts belong to one neuron each.
     fn and(self, other: Change) -> Change {
         match (self, other) {
@@ -237,6 +248,13 @@ impl Change {
             (_, last) => last,
         }
     }
+}
+
+/// What rounding costs, while it is counted.
+struct Cost {
+    rounding: Rounding,
+    /// Values that are not 0 and are to be multiplied by something that is not.
+    scaled: u64,
 }
 
 /// The changes of all tensors.
@@ -266,7 +284,7 @@ impl Changes {
 }
 
 impl TensorChanges {
-    fn edits(&self, tensors: &Tensors, name: &str, to: &mut Vec<Edit>, worst: &mut Rounding) -> Result<()> {
+    fn edits(&self, tensors: &Tensors, name: &str, to: &mut Vec<Edit>, cost: &mut Cost) -> Result<()> {
         let bad = |problem: String| Error::tensor(tensors.root(), name, problem);
         let missing = || bad("is not where its header says".into());
         let entry = tensors.get(name).ok_or_else(missing)?;
@@ -300,8 +318,14 @@ impl TensorChanges {
                         return Err(bad(format!("{problem}; use a smaller factor")));
                     }
                     let error = (rounded - exact).abs() / (exact + offset).abs();
-                    if error > worst.worst_relative {
-                        *worst = Rounding { worst_relative: error, tensor: Some(name.to_owned()) };
+                    if error > cost.rounding.worst_relative {
+                        cost.rounding.worst_relative = error;
+                        cost.rounding.tensor = Some(name.to_owned());
+                    }
+                    if change.scales() && value + offset != 0.0 {
+                        cost.scaled += 1;
+                        // Also where the product itself is 0, and the error no number.
+                        cost.rounding.to_zero += u64::from(rounded + offset == 0.0);
                     }
                 }
                 to.push(Edit {

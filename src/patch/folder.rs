@@ -27,8 +27,7 @@ impl Folder {
     }
 
     pub(super) fn lock_with(root: &Path, disk: &mut dyn Disk) -> Result<Folder> {
-        let path = root.join("config.json");
-        let lock = files::open_regular(&path)?;
+        let lock = open_lock(root)?;
         lock.try_lock().map_err(|e| locked(root, e))?;
         for name in [RECEIPT, UNDO] {
             disk::remove_if_there(&disk::partial(&root.join(name)))?;
@@ -60,15 +59,30 @@ impl Folder {
 
 /// Keeps runs that change the folder out while this one copies from it.
 pub(super) fn lock_shared(root: &Path) -> Result<File> {
-    let path = root.join("config.json");
-    let lock = files::open_regular(&path)?;
+    let lock = open_lock(root)?;
     lock.try_lock_shared().map_err(|e| locked(root, e))?;
+    check_settled(root)?;
+    Ok(lock)
+}
+
+/// Refuses a folder in which a run was stopped half-way.
+pub(super) fn check_settled(root: &Path) -> Result<()> {
     if Receipt::read(root)?.is_some_and(|receipt| receipt.state != State::Applied) {
-        let problem = "holds a patch that was stopped half-way; run `achilles-audit unpatch` on it first, which puts \
-                       the original bytes back";
+        let problem = "was being changed by a run that was stopped half-way; `achilles-audit unpatch` on it puts the \
+                       bytes back as they were before";
         return Err(Error::file(root, problem));
     }
-    Ok(lock)
+    Ok(())
+}
+
+/// The file whose lock is the folder's.
+fn open_lock(root: &Path) -> Result<File> {
+    let path = root.join("config.json");
+    if !path.exists() {
+        let found = if root.is_dir() { "holds no config.json" } else { "no such folder" };
+        return Err(Error::file(root, format!("{found}; expected a model folder")));
+    }
+    files::open_regular(&path)
 }
 
 fn locked(root: &Path, error: TryLockError) -> Error {
@@ -85,9 +99,13 @@ fn locked(root: &Path, error: TryLockError) -> Error {
 pub struct Unpatched {
     /// The receipt that was undone; none where an unfinished patch was rolled back instead.
     pub receipt: Option<Receipt>,
+    /// Whether config.json is another than when the patch was made. A patch does not touch it, nor does the way back.
+    pub config_changed: bool,
 }
 
-/// Puts the original bytes back into a patched folder and removes receipt and undo file.
+/// Puts the original bytes back into a patched folder and removes receipt and undo file. The edited ranges, and the
+/// size and header of the files that hold them, have to be as the receipt says; all other bytes of these files as well
+/// where it holds their digests.
 ///
 /// # Errors
 /// There is no receipt, or what is there is not what the receipt says; then nothing is changed. Another run holds the
@@ -99,7 +117,7 @@ pub fn unpatch(root: &Path) -> Result<Unpatched> {
 pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched> {
     let folder = Folder::lock_with(root, disk)?;
     if folder.rolled_back {
-        return Ok(Unpatched { receipt: None });
+        return Ok(Unpatched { receipt: None, config_changed: false });
     }
     let Some(receipt) = Receipt::read(root)? else {
         return Err(Error::file(root, format!("holds no {RECEIPT}; there is nothing to undo")));
@@ -130,7 +148,8 @@ pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched
         Error::file(root, format!("{UNDO} is missing; without it only the original checkpoint can help"))
     })?;
     drop(shards);
-    Ok(Unpatched { receipt: Some(self::undo(root, receipt, &undo, disk)?) })
+    let config_changed = sha256_hex(&files::read_regular(&root.join("config.json"))?) != receipt.model.config_sha256;
+    Ok(Unpatched { receipt: Some(self::undo(root, receipt, &undo, disk)?), config_changed })
 }
 
 /// Puts `undo`, the original bytes that the receipt was written with, back and removes both files.

@@ -16,10 +16,10 @@ mod tests;
 pub mod vault;
 mod verify;
 
-pub use apply::{Settings, check_in_place, in_place, to_folder};
+pub use apply::{Settings, check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
 pub use edit::{Edit, Plan, Rounding, Span};
 pub use folder::{Folder, Unpatched, unpatch};
-pub use receipt::{Receipt, State};
+pub use receipt::{Asked, Receipt, State};
 pub use restore::{RestoreSettings, Restored, RestoredPart, restore};
 pub use verify::{Verified, verify};
 

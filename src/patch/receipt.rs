@@ -7,7 +7,7 @@ use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::place::Axis;
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
-use crate::neuron::{Action, Neuron};
+use crate::neuron::{Action, Intervention, Neuron};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -149,21 +149,13 @@ pub(super) type Shards = BTreeMap<String, MappedFile>;
 impl Receipt {
     pub(super) fn new(plan: &Plan, files: Vec<ChangedFile>, state: State) -> Receipt {
         let undo = undo_bytes(&plan.edits);
-        let asked = plan.interventions.iter().map(|i| {
-            let (beta, set_to) = match i.action {
-                Action::Zero => (Some(0.0), None),
-                Action::Scale(beta) => (Some(beta), None),
-                Action::Set(value) => (None, Some(value)),
-            };
-            Asked { neuron: i.neuron.clone(), beta, set_to }
-        });
         Receipt {
             schema: SCHEMA.into(),
             tool: Tool::this(),
             time_utc: now_utc(),
             state,
             model: Model::of(plan),
-            asked: asked.collect(),
+            asked: plan.interventions.iter().map(Asked::of).collect(),
             rounding: plan.rounding.clone(),
             files,
             edits: plan.edits.iter().map(Record::of).collect(),
@@ -232,6 +224,17 @@ impl Receipt {
             }
         }
         Ok(shards)
+    }
+}
+
+impl Asked {
+    pub(crate) fn of(intervention: &Intervention) -> Asked {
+        let (beta, set_to) = match intervention.action {
+            Action::Zero => (Some(0.0), None),
+            Action::Scale(beta) => (Some(beta), None),
+            Action::Set(value) => (None, Some(value)),
+        };
+        Asked { neuron: intervention.neuron.clone(), beta, set_to }
     }
 }
 

@@ -202,7 +202,6 @@ impl std::fmt::Display for FinalNorm {
     }
 }
 
-/// A neuron that is not patched, and why.
-pub(super) fn refused(neuron: &Neuron, problem: impl Into<String>) -> Error {
+fn refused(neuron: &Neuron, problem: impl Into<String>) -> Error {
     Error::Name { what: "neuron", text: neuron.to_string(), problem: problem.into() }
 }

@@ -1,7 +1,7 @@
 //! JSON, for programs.
 
 use crate::error::{Error, Result};
-use crate::patch::Restored;
+use crate::patch::{Asked, Edit, Plan, Restored};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -13,6 +13,24 @@ use std::path::Path;
 pub fn document(value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::input(format!("cannot write JSON: {e}")))?;
     Ok(text + "\n")
+}
+
+/// What a patch is going to change: `achilles-audit/patch-plan/v1`.
+pub fn patch_plan(plan: &Plan) -> Value {
+    let edit = |edit: &Edit| {
+        json!({"neurons": edit.neurons, "tensor": edit.stored_as, "dtype": edit.dtype, "shape": edit.place.shape,
+            "axis": edit.place.axis, "index": edit.place.index, "file": edit.file, "span": edit.span,
+            "bytes": edit.span.bytes(), "changed_bytes": edit.changed_bytes(), "before": edit.values_before(),
+            "after": edit.values_after()})
+    };
+    json!({
+        "schema": "achilles-audit/patch-plan/v1",
+        "tool": tool(),
+        "model": {"source": plan.source, "architecture": plan.architecture, "config_sha256": plan.config_sha256},
+        "asked": plan.interventions.iter().map(Asked::of).collect::<Vec<_>>(),
+        "rounding": plan.rounding,
+        "edits": plan.edits.iter().map(edit).collect::<Vec<_>>(),
+    })
 }
 
 /// What restoring from a vault did to `folder`: `achilles-audit/restore/v1`.

@@ -85,13 +85,17 @@ pub fn patch_plan(plan: &Plan) -> String {
         Some(tensor) => format!("worst relative rounding {:.2e}, in {tensor}", plan.rounding.worst_relative),
         None => "every value is exact".to_owned(),
     };
+    let to_zero = match plan.rounding.to_zero {
+        0 => String::new(),
+        n => format!("; {} though the factor is not", Count(n as usize, "value becomes 0", "values become 0")),
+    };
     let edits = Count(plan.edits.len(), "edit", "edits");
     let changed = match plan.edits.iter().map(Edit::changed_bytes).sum() {
         0 => "no value changes".to_owned(),
         changed if changed == bytes => "all change".to_owned(),
         changed => format!("those of {} change", Bytes(changed)),
     };
-    let _ = writeln!(out, "{} in {edits}, {changed}; {rounding}", Bytes(bytes));
+    let _ = writeln!(out, "{} in {edits}, {changed}; {rounding}{to_zero}", Bytes(bytes));
     out
 }
 

@@ -15,15 +15,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-const LAYERS: usize = 8;
+const LAYERS: usize = 16;
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// A llama of 4 MB in a shard a layer, in place of the tiny one.
+/// A llama of 2 MB in a shard a layer, in place of the tiny one.
 fn larger(place: &Place) {
     let (model, mut index) = (place.model(), serde_json::Map::new());
-    let config = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128,
-        "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": LAYERS,
+    let config = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+        "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": LAYERS,
         "vocab_size": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": true});
     std::fs::remove_file(model.join("model.safetensors")).unwrap();
     std::fs::write(model.join("config.json"), config.to_string()).unwrap();
@@ -48,10 +48,11 @@ fn larger(place: &Place) {
     std::fs::write(model.join("model.safetensors.index.json"), json!({"weight_map": index}).to_string()).unwrap();
 }
 
-/// A patch of a row and two columns of every layer.
+/// A patch of a row and some columns of every layer.
 fn patch(to: &[&str]) -> Vec<String> {
     let neurons = (0..LAYERS).flat_map(|layer| {
-        ["mlp.down_proj:out:3", "mlp.act_fn:out:5", "self_attn.q_proj:in:7"].map(|name| format!("L{layer}.{name}"))
+        ["mlp.down_proj:out:3", "self_attn.q_proj:in:7", "mlp.act_fn:out:5", "mlp.act_fn:out:6", "mlp.up_proj:in:7"]
+            .map(|name| format!("L{layer}.{name}"))
     });
     let args = neurons.flat_map(|neuron| ["--neuron".to_owned(), neuron]);
     ["patch", "{model}", "--beta", "0.3"].iter().chain(to).map(|s| (*s).to_owned()).chain(args).collect()

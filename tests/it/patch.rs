@@ -213,7 +213,7 @@ fn quantized_and_foreign_weights_are_refused() {
     for (change, more, args, says) in [
         (&fp8 as &dyn Fn(&mut tiny::Tensor), "", ["-o", "{out}/p"], "F8_E4M3, expected F32"),
         (&packed, "", ["-o", "{out}/p"], "packed by a quantizer (model.layers.1.mlp.down_proj.qweight)"),
-        (&other, "consolidated.safetensors", ["--in-place", "--no-digests"], "vLLM would load instead"),
+        (&other, "consolidated.safetensors", ["--in-place", "--progress=none"], "vLLM would load instead"),
     ] {
         let place = Place::new();
         weights(&place, change);
@@ -244,7 +244,7 @@ fn the_binary_patches_verifies_and_goes_back() {
     }
     assert!(place.snapshot() == before);
 
-    good(run(&[&PATCH, ["-o", "{out}/p", "--beta", "0.3"].as_slice()].concat()));
+    good(run(&[&PATCH, ["-o", "{out}/p", "--beta", "0.3", "--digests"].as_slice()].concat()));
     let out = place.out().join("p");
     let patched = files(&out);
     let ours = ["achilles-patch.json", "achilles-patch.undo"];
@@ -259,7 +259,16 @@ fn the_binary_patches_verifies_and_goes_back() {
     let verify = ["patch", "--verify", "{out}/p", "--original", "{model}"];
     let verified = good(run(&verify));
     assert!(text(&verified.stdout).contains("nothing else differs"), "{}", text(&verified.stdout));
-    assert_eq!(run(&[&PATCH, ["-o", "{out}/p"].as_slice()].concat()).status.code(), Some(2));
+    // Refused before the plan is printed.
+    for (args, says) in [
+        (["patch", "{model}", "-o", "{out}/p"], "is not empty"),
+        (["patch", "{out}/p", "-o", "{out}/q"], "is patched already"),
+        (["patch", "{out}/p", "--in-place", "--dry-run"], "is patched already"),
+    ] {
+        let refused = run(&[args.as_slice(), &PATCH[2..]].concat());
+        assert!(refused.status.code() == Some(2) && refused.stdout.is_empty());
+        assert!(text(&refused.stderr).contains(says), "{}", text(&refused.stderr));
+    }
 
     let mut bytes = patched["model.safetensors"].clone();
     *bytes.last_mut().unwrap() ^= 1;
@@ -335,4 +344,123 @@ fn the_binary_keeps_a_vault_and_restores_from_it() {
     assert!(files(&place.model()) == model);
     refused(place.run(&["restore", "{out}", "--vault", "{out}/v.safetensors"]), "config.json");
     refused(place.run(&["restore", "{model}", "--vault", "{model}/model.safetensors"]), "is not a vault");
+}
+
+#[test]
+fn a_plan_is_printed_for_programs_too() {
+    let place = Place::new();
+    let run = |beta: &str| place.run(&[&PATCH, ["--dry-run", "--format", "json", "--beta", beta].as_slice()].concat());
+    // Not a number that a careless reader of decimals gives back.
+    let beta = 0.300_000_000_000_000_04;
+    let plan: Value = serde_json::from_slice(&good(run(&beta.to_string())).stdout).unwrap();
+    assert_eq!((&plan["schema"], &plan["asked"][0]["beta"]), (&"achilles-audit/patch-plan/v1".into(), &beta.into()));
+    let edit = &plan["edits"][1];
+    assert_eq!((&edit["axis"], &edit["index"], &edit["dtype"]), (&"row".into(), &3.into(), &"F32".into()));
+    assert_eq!(edit["bytes"], edit["changed_bytes"]);
+    let value = |of: &str, at: usize| edit[of][at].as_f64().unwrap();
+    let count = edit["before"].as_array().unwrap().len();
+    assert!(count > 10 && (0..count).all(|at| value("after", at) == f64::from((value("before", at) * beta) as f32)));
+
+    let same: Value = serde_json::from_slice(&good(run("1")).stdout).unwrap();
+    assert!(same["edits"].as_array().unwrap().iter().all(|edit| edit["changed_bytes"] == 0 && edit["bytes"] != 0));
+    let same = good(place.run(&[&PATCH, ["--dry-run", "--beta", "1"].as_slice()].concat()));
+    assert!(text(&same.stdout).contains("2 edits, no value changes"), "{}", text(&same.stdout));
+    let one = good(place.run(&["patch", "{model}", "--neuron", "L1.mlp.down_proj:out:3", "--dry-run"]));
+    assert!(text(&one.stdout).contains(" in 1 edit, all change; every value is exact"), "{}", text(&one.stdout));
+}
+
+#[test]
+fn a_factor_that_leaves_nothing_or_too_much_is_refused_or_said() {
+    let place = Place::new();
+    let run = |beta: &str| place.run(&[&PATCH, ["--dry-run", "--beta", beta].as_slice()].concat());
+    for beta in ["1e-300", "1e-45", "1e39", "1e308", "-1e-300"] {
+        let output = run(beta);
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && output.stdout.is_empty() && error.lines().count() == 1, "{error}");
+        assert!(error.contains("too small") || error.contains("use a smaller factor"), "{error}");
+    }
+    let some = good(run("1e-44"));
+    assert!(text(&some.stdout).contains("values become 0 though the factor is not"), "{}", text(&some.stdout));
+    assert!(!text(&good(run("0")).stdout).contains("though"));
+    let gemma = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gemma");
+    let tiny = Intervention { neuron: neuron("L0.input_layernorm:out:4"), action: Action::Scale(1e-30) };
+    let error = plan(&gemma, std::slice::from_ref(&tiny)).map(drop).unwrap_err().to_string();
+    assert!(error.contains("too small"), "{error}");
+    let masked = Intervention { neuron: neuron("L0.mlp.down_proj:out:4"), action: Action::Scale(0.5) };
+    assert_eq!(plan(&gemma, &[tiny, masked]).unwrap().rounding.to_zero, 1);
+    for (args, says) in
+        [(["--beta", "1e300"], "is not a number"), (["--neuron", "L1.mlp.down_proj:out:3"], "is given twice")]
+    {
+        let command = ["perplexity", "{model}", "--text", tiny::TEXT, "--neuron", "L1.mlp.down_proj:out:3"];
+        let output = place.run(&[command.as_slice(), &args].concat());
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && output.stdout.is_empty() && error.lines().count() == 1, "{error}");
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn unpatch_says_what_it_does_not_know() {
+    let place = Place::new();
+    let model = files(&place.model());
+    let refused = |args: &[&str], says: &str| {
+        let output = place.run(args);
+        assert_eq!((output.status.code(), text(&output.stderr).contains(says)), (Some(2), true), "{output:?}");
+    };
+    refused(&["unpatch", "nope"], "nope: no such folder; expected a model folder");
+    refused(&["unpatch", "{out}"], "holds no config.json; expected a model folder");
+    refused(&["unpatch", "{model}"], "nothing to undo");
+    good(place.run(&[&PATCH, ["--in-place"].as_slice()].concat()));
+    let config = [model["config.json"].as_slice(), b"\n"].concat();
+    std::fs::write(place.model().join("config.json"), &config).unwrap();
+    let undone = good(place.run(&["unpatch", "{model}"]));
+    assert!(text(&undone.stderr).contains("config.json is not the one"), "{}", text(&undone.stderr));
+    std::fs::write(place.model().join("config.json"), &model["config.json"]).unwrap();
+    assert!(files(&place.model()) == model);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_files_are_called_cannot_turn_a_line_around() {
+    let place = Place::new();
+    good(place.run(&[&PATCH, ["-o", "{out}/p"].as_slice()].concat()));
+    std::fs::write(place.out().join("p/\u{202e}\u{1b}[2J\n.py"), "").unwrap();
+    let output = place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]);
+    assert!(text(&output.stdout).contains("\\u{202e}\\u{1b}[2J"), "{}", text(&output.stdout));
+    assert_eq!(output.status.code(), Some(1));
+    let output = place.run(&["unpatch", "\u{202e}é\u{301}\u{200b}\"'\\"]);
+    assert!(text(&output.stderr).contains("\\u{202e}é\u{301}\\u{200b}\"'\\: no such"), "{}", text(&output.stderr));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_nowhere_stays_one() {
+    let place = Place::new();
+    let link = place.out().join("link.json");
+    std::os::unix::fs::symlink("gone", &link).unwrap();
+    let command = ["perplexity", "{model}", "--text", tiny::TEXT, "-o", "{out}/link.json"];
+    let output = place.run(&command);
+    assert!(text(&output.stderr).contains("a link that leads nowhere"), "{}", text(&output.stderr));
+    assert!(output.status.code() == Some(2) && link.is_symlink() && !link.exists());
+    std::fs::write(place.out().join("gone"), "").unwrap();
+    good(place.run(&command));
+    assert!(link.is_symlink() && std::fs::read(place.out().join("gone")).unwrap().starts_with(b"perplexity"));
+}
+
+#[test]
+fn what_is_missing_is_named_with_all_choices() {
+    let place = Place::new();
+    for (args, choices) in [
+        (
+            &["patch", "{model}", "--neuron", "L1.mlp.down_proj:out:3"] as &[&str],
+            &["--output", "--in-place", "--dry-run"] as &[&str],
+        ),
+        (&["patch", "{model}", "--in-place"], &["--critical", "--neuron"]),
+        (&["vault", "{model}", "-o", "{out}/v"], &["--critical", "--neuron"]),
+        (&["patch"], &["MODEL"]),
+    ] {
+        let output = place.run(args);
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && choices.iter().all(|c| error.contains(c)), "{error}");
+    }
 }

@@ -4,7 +4,7 @@ use achilles_audit::checkpoint::gguf::ImportDtype;
 use achilles_audit::locate::{Counting, Ranking, SiteSelection};
 use achilles_audit::model::{Arithmetic, DeviceChoice};
 use achilles_audit::neuron::{Neuron, Side};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Finds the handful of neurons a language model cannot do without, and audits checkpoints before release.
@@ -119,7 +119,7 @@ pub struct Locate {
     #[arg(long, default_value = "channels")]
     pub counting: Counting,
     /// α: standard deviation of the noise on embeddings
-    #[arg(long, default_value_t = 5.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 5.0, allow_hyphen_values = true)]
     pub alpha: f64,
     /// K: noisy samples
     #[arg(long, short = 'k', default_value_t = 100)]
@@ -128,7 +128,7 @@ pub struct Locate {
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// ε: damage (log10 of the perplexity ratio) from which the model has collapsed
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
     pub epsilon: f64,
     /// Longest prefix of the ranking that is tried
     #[arg(long, default_value_t = 200)]
@@ -147,7 +147,7 @@ pub struct Perplexity {
     #[arg(long, value_name = "ID")]
     pub neuron: Vec<Neuron>,
     /// Multiply the neurons by this instead of masking them
-    #[arg(long, requires = "neuron", allow_negative_numbers = true)]
+    #[arg(long, requires = "neuron", allow_hyphen_values = true)]
     pub beta: Option<f64>,
 }
 
@@ -164,24 +164,26 @@ pub struct Import {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("which neurons").args(["critical", "neuron", "verify"]).required(true))]
+#[command(group = ArgGroup::new("where to").args(["output", "in_place", "dry_run", "verify"]).required(true).multiple(true))]
 pub struct Patch {
     /// A model folder or a hub id (org/name[@revision])
     #[arg(required_unless_present = "verify")]
     pub model: Option<String>,
     /// The folder to write; it must not exist yet, or be empty
-    #[arg(short, long, value_name = "DIR", required_unless_present_any = ["in_place", "dry_run", "verify"])]
+    #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Edit the model folder itself; the original bytes are kept beside the receipt
     #[arg(long, conflicts_with = "output")]
     pub in_place: bool,
     /// A critical-set.json: its critical neurons are patched
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["neuron", "verify"], conflicts_with = "neuron")]
+    #[arg(long, value_name = "FILE")]
     pub critical: Option<PathBuf>,
     /// A neuron to patch, such as L11.mlp.down_proj:out:507; can be given several times
     #[arg(long, value_name = "ID")]
     pub neuron: Vec<Neuron>,
     /// Multiply the neurons by this; 0 masks them
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     pub beta: f64,
     /// Set the neurons to their mean over the text instead; their modules need a bias
     #[arg(long, conflicts_with = "beta")]
@@ -191,12 +193,16 @@ pub struct Patch {
     /// Print the plan and write nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Hard-link the shards that do not change
+    /// Form of the plan
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: Format,
+    /// Hard-link the shards that do not change, instead of copying them
     #[arg(long, requires = "output")]
     pub link: bool,
-    /// Leave the SHA-256 of whole files out of the receipt: faster, as large files are not read
+    /// Put the SHA-256 of whole files that change into the receipt, beside those of their headers and of each changed
+    /// range: slow, as all of their bytes are read. `unpatch` then checks them too
     #[arg(long)]
-    pub no_digests: bool,
+    pub digests: bool,
     /// Prove that this patched folder differs from --original only as its receipt says; exit code 1 where it does not
     #[arg(long, value_name = "DIR", requires = "original", conflicts_with_all = ["model", "output", "in_place"])]
     pub verify: Option<PathBuf>,
