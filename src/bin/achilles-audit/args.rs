@@ -44,10 +44,16 @@ pub enum Command {
     /// Bake a mask or a scaling of neurons into a checkpoint's weights, with a receipt
     Patch(Patch),
     /// Undo a patch by its receipt, bit for bit
+    ///
+    /// The edited ranges, and size and header of the files that hold them, have to be as the receipt says; with
+    /// `patch --digests` so has every other byte of these files. Where they are not, nothing is changed.
     Unpatch(Unpatch),
     /// Keep the weights of a critical set in a small file, to repair the checkpoint with later
     Vault(Vault),
     /// Put the weights that a vault keeps back where they were changed, bit for bit
+    ///
+    /// Needs no receipt, and finds the tensors by name however they are sharded. Where that leaves nothing of a patch,
+    /// its receipt is removed.
     Restore(Restore),
 }
 
@@ -196,7 +202,8 @@ pub struct Patch {
     /// Form of the plan
     #[arg(long, value_enum, default_value = "table")]
     pub format: Format,
-    /// Hard-link the shards that do not change, instead of copying them
+    /// Hard-link the shards that do not change, instead of copying them. Shards that change are copied, which takes no
+    /// time where the file system can share blocks
     #[arg(long, requires = "output")]
     pub link: bool,
     /// Put the SHA-256 of whole files that change into the receipt, beside those of their headers and of each changed
@@ -204,7 +211,7 @@ pub struct Patch {
     #[arg(long)]
     pub digests: bool,
     /// Prove that this patched folder differs from --original only as its receipt says; exit code 1 where it does not
-    #[arg(long, value_name = "DIR", requires = "original", conflicts_with_all = ["model", "output", "in_place"])]
+    #[arg(long, value_name = "DIR", requires = "original", conflicts_with_all = ["model", "output", "in_place", "dry_run"])]
     pub verify: Option<PathBuf>,
     /// What --verify compares with
     #[arg(long, value_name = "MODEL", requires = "verify")]
