@@ -126,3 +126,20 @@ impl std::fmt::Display for Bytes {
         if unit == 0 { write!(f, "{} B", self.0) } else { write!(f, "{value:.1} {}", units[unit]) }
     }
 }
+
+/// Prints a count of things for people: `1 edit`, `2 edits`.
+#[derive(Debug, Clone, Copy)]
+pub struct Count(
+    /// How many.
+    pub usize,
+    /// What one is called.
+    pub &'static str,
+    /// And several.
+    pub &'static str,
+);
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.0, if self.0 == 1 { self.1 } else { self.2 })
+    }
+}

@@ -174,6 +174,22 @@ impl FromStr for Neuron {
     }
 }
 
+/// Refuses a list that names a neuron twice: what is to be done to it would be unclear.
+///
+/// # Errors
+/// It does.
+pub fn check_distinct<'a>(neurons: impl IntoIterator<Item = &'a Neuron>) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    match neurons.into_iter().find(|neuron| !seen.insert(*neuron)) {
+        None => Ok(()),
+        Some(twice) => Err(Error::Name {
+            what: "neuron",
+            text: twice.to_string(),
+            problem: "is given twice; give it once, with the product of the factors".into(),
+        }),
+    }
+}
+
 /// What is done to a neuron, at every position.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Action {

@@ -1,7 +1,7 @@
 //! Text to token ids, with the checkpoint's own tokenizer.
 
 use crate::checkpoint::{Checkpoint, sha256_hex};
-use crate::error::{Error, Result};
+use crate::error::{Count, Error, Result};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,8 +57,8 @@ impl Tokenizer {
         let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on the text: {e}"));
         let ids = guarded(|| self.0.encode(text, true))?.map_err(failed)?.get_ids().to_vec();
         if ids.len() < 2 {
-            let problem =
-                format!("the text has {} token; a perplexity needs two, a stable one {MIN_STABLE_TOKENS}", ids.len());
+            let tokens = Count(ids.len(), "token", "tokens");
+            let problem = format!("the text has {tokens}; a perplexity needs two, a stable one {MIN_STABLE_TOKENS}");
             return Err(Error::input(problem));
         }
         Ok(Encoded { ids: ids.into(), sha256: sha256_hex(text.as_bytes()) })

@@ -13,22 +13,23 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
     /// To a new folder: shards that do not change become hard links.
     pub link: bool,
-    /// Whole files that change get their SHA-256 into the receipt, which takes reading them twice.
+    /// The files that change get their SHA-256, before and after, into the receipt: all their bytes are read for it.
+    /// Without, the receipt still holds that of their headers and of every range that changes.
     pub digests: bool,
 }
 
 /// Writes the patched checkpoint to the folder `out`, which appears whole or not at all.
 ///
 /// # Errors
-/// `out` is there and is not an empty folder, a file cannot be read or written, another run changes the checkpoint, or
-/// the user asked to stop.
+/// As [`check_to_folder`]; also where a file cannot be read or written, another run changes the checkpoint, or the user
+/// asked to stop.
 pub fn to_folder(
     checkpoint: &Checkpoint,
     plan: &Plan,
@@ -48,13 +49,15 @@ pub(super) fn to_folder_with(
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
     let _lock = folder::lock_shared(&plan.root)?;
+    check_unpatched(plan)?;
     let new = NewFolder::begin(out)?;
+    let mut copies = Vec::new();
     let changed = plan.files();
     let shards: Vec<&Path> = checkpoint.tensors().files().iter().map(|f| f.path()).collect();
     let sizes = shards.iter().map(|p| std::fs::metadata(p).map(|m| m.len()).map_err(Error::io(p)));
     progress.begin("writing the checkpoint", sizes.sum::<Result<u64>>()?, "bytes");
     for name in carried(&plan.root)? {
-        copy(&plan.root.join(&name), &new.path().join(&name), disk)?;
+        copies.push(copy(&plan.root.join(&name), &new.path().join(&name))?);
     }
     for from in shards {
         let name = from.file_name().unwrap_or_default();
@@ -69,12 +72,17 @@ pub(super) fn to_folder_with(
                 .map_err(Error::io(&to))
                 .map(|()| true)?;
         if !linked {
-            copy(from, &to, disk)?;
+            copies.push(copy(from, &to)?);
         }
         progress.advance(std::fs::metadata(from).map_err(Error::io(from))?.len())?;
     }
     let files = changed_files(plan, settings)?;
     write_edits(new.path(), &plan.edits, disk)?;
+    // Last: by now the system has long begun to write the first ones.
+    for path in &copies {
+        let file = std::fs::OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
+        disk.sync(&file, path)?;
+    }
     let receipt = Receipt::new(plan, files, State::Applied);
     disk.write_whole(&new.path().join(UNDO), &undo_bytes(&plan.edits))?;
     disk.write_whole(&new.path().join(RECEIPT), &receipt.json()?)?;
@@ -86,48 +94,89 @@ pub(super) fn to_folder_with(
 /// Patches the checkpoint where it lies. `plan` has to be made after `folder` was locked.
 ///
 /// # Errors
-/// The folder is patched already, its files are not its own, or another reader would load other weights than those
-/// patched: nothing is changed. A file cannot be written: the original bytes are put back, or where that fails too, the
-/// next run does so.
+/// As [`check_in_place`]: nothing is changed. A file cannot be written: the original bytes are put back, or where that
+/// fails too, the next run does so.
 pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Receipt> {
     in_place_with(folder, plan, settings, &mut System)
 }
 
 pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, disk: &mut dyn Disk) -> Result<Receipt> {
-    let root = folder.root();
-    if Receipt::read(root)?.is_some() {
-        let problem = "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once";
-        return Err(Error::file(root, problem));
+    check_in_place(plan)?;
+    write_journalled(folder.root(), plan, settings, State::Applied, disk)
+}
+
+/// Whether a plan can be written where the checkpoint lies.
+///
+/// # Errors
+/// As [`check_unpatched`]; also where the files that change are not the folder's own, or where another reader would
+/// load other weights than those patched.
+pub fn check_in_place(plan: &Plan) -> Result<()> {
+    check_unpatched(plan)?;
+    refuse_other_weights(&plan.root, plan)?;
+    plan.files().iter().try_for_each(|name| folder::check_own(&plan.root.join(name)))
+}
+
+/// Whether a plan can be written to the new folder `out`.
+///
+/// # Errors
+/// As [`check_unpatched`]; also where `out` is there and is not an empty folder.
+pub fn check_to_folder(plan: &Plan, out: &Path) -> Result<()> {
+    check_unpatched(plan)?;
+    crate::files::check_new_folder(out)
+}
+
+/// Whether a plan begins from a checkpoint that is not patched: a receipt leads back to where its patch began, and
+/// nobody could tell that from the original.
+///
+/// # Errors
+/// It is patched, or half so.
+pub fn check_unpatched(plan: &Plan) -> Result<()> {
+    folder::check_settled(&plan.root)?;
+    if Receipt::read(&plan.root)?.is_none() {
+        return Ok(());
     }
+    let problem = format!(
+        "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once, or remove {RECEIPT} \
+         to take these weights for the original"
+    );
+    Err(Error::file(&plan.root, problem))
+}
+
+/// Writes the edits between a journal, the receipt, that says they are unfinished, and one that says `done`.
+pub(super) fn write_journalled(
+    root: &Path,
+    plan: &Plan,
+    settings: Settings,
+    done: State,
+    disk: &mut dyn Disk,
+) -> Result<Receipt> {
     if root.join(UNDO).exists() {
         let problem = format!("is there without its {RECEIPT}; put that back, or move this file away");
         return Err(Error::file(root.join(UNDO), problem));
     }
-    refuse_other_weights(root, plan)?;
-    plan.files().iter().try_for_each(|name| folder::check_own(&root.join(name)))?;
     let mut receipt = Receipt::new(plan, changed_files(plan, settings)?, State::Applying);
     disk.write_whole(&root.join(RECEIPT), &receipt.json()?)?;
     let written = disk
         .write_whole(&root.join(UNDO), &undo_bytes(&plan.edits))
         .and_then(|()| write_edits(root, &plan.edits, disk))
         .and_then(|()| {
-            let done = Receipt { state: State::Applied, ..receipt.clone() };
+            let done = Receipt { state: done, ..receipt.clone() };
             disk.write_whole(&root.join(RECEIPT), &done.json()?)
         });
     if let Err(error) = written {
-        // Where this fails too, the receipt still says that the patch is unfinished.
+        // Where this fails too, the receipt still says that the edits are unfinished.
         return Err(match folder::roll_back(root, &receipt, disk) {
-            Ok(()) => Error::file(root, format!("the original bytes are back, as the patch failed: {error}")),
+            Ok(()) => Error::file(root, format!("the bytes are as they were before, as writing failed: {error}")),
             Err(_) => {
                 let problem = format!(
-                    "the patch failed half-way: {error}; `achilles-audit unpatch` on the folder puts the original \
-                     bytes back"
+                    "writing failed half-way: {error}; `achilles-audit unpatch` on the folder puts the bytes back as \
+                     they were before"
                 );
                 Error::file(root, problem)
             }
         });
     }
-    receipt.state = State::Applied;
+    receipt.state = done;
     Ok(receipt)
 }
 
@@ -136,8 +185,8 @@ fn write_edits(root: &Path, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
     folder::write(root, &edits, disk)
 }
 
-/// Copies a file, sharing its blocks where the file system can, and waits until it is on disk.
-fn copy(from: &Path, to: &Path, disk: &mut dyn Disk) -> Result<()> {
+/// Copies a file, sharing its blocks where the file system can, and returns where to.
+fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
     std::fs::copy(from, to).map_err(Error::io(to))?;
     #[cfg(unix)]
     {
@@ -146,8 +195,7 @@ fn copy(from: &Path, to: &Path, disk: &mut dyn Disk) -> Result<()> {
         let mode = std::fs::metadata(to).map_err(Error::io(to))?.permissions().mode();
         std::fs::set_permissions(to, PermissionsExt::from_mode(mode | 0o200)).map_err(Error::io(to))?;
     }
-    let file = std::fs::OpenOptions::new().write(true).open(to).map_err(Error::io(to))?;
-    disk.sync(&file, to)
+    Ok(to.to_owned())
 }
 
 /// The files beside the weights that loaders read, by name.
@@ -212,10 +260,7 @@ fn changed_files(plan: &Plan, settings: Settings) -> Result<Vec<ChangedFile>> {
         }
         let (mut before, mut after) = (None, None);
         if settings.digests {
-            let mut pieces = BTreeMap::new();
-            for edit in edits {
-                pieces.extend(edit.span.offsets().zip(edit.after.chunks_exact(edit.span.piece_bytes as usize)));
-            }
+            let pieces = Pieces::of(&edits);
             let (old, new) = rayon::join(|| sha256_of(&path), || sha256_with(&path, &pieces));
             (before, after) = (Some(old?), Some(new?));
         }
@@ -232,12 +277,11 @@ fn changed_files(plan: &Plan, settings: Settings) -> Result<Vec<ChangedFile>> {
 
 /// SHA-256 of a file.
 pub(super) fn sha256_of(path: &Path) -> Result<String> {
-    sha256_with(path, &BTreeMap::new())
+    sha256_with(path, &Pieces::default())
 }
 
 /// SHA-256 of a file as it will be with other bytes at some offsets.
-fn sha256_with(path: &Path, pieces: &BTreeMap<u64, &[u8]>) -> Result<String> {
-    let longest = pieces.values().map(|p| p.len() as u64).max().unwrap_or(0);
+fn sha256_with(path: &Path, pieces: &Pieces) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let mut buffer = vec![0; 1 << 20];
     let mut hasher = Sha256::new();
@@ -247,15 +291,45 @@ fn sha256_with(path: &Path, pieces: &BTreeMap<u64, &[u8]>) -> Result<String> {
         if count == 0 {
             return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect());
         }
-        let end = at + count as u64;
-        for (&offset, piece) in pieces.range(at.saturating_sub(longest)..end) {
+        pieces.lay_over(&mut buffer[..count], at);
+        hasher.update(&buffer[..count]);
+        at += count as u64;
+    }
+}
+
+/// What edits make of a file, by offset.
+#[derive(Debug, Default)]
+pub(super) struct Pieces<'a> {
+    pieces: BTreeMap<u64, &'a [u8]>,
+    longest: u64,
+}
+
+impl<'a> Pieces<'a> {
+    /// Of edits of one file.
+    pub fn of(edits: &[&'a Edit]) -> Pieces<'a> {
+        let mut of = Pieces::default();
+        for edit in edits {
+            of.longest = of.longest.max(edit.span.piece_bytes);
+            for (at, piece) in edit.span.offsets().zip(edit.after.chunks_exact(edit.span.piece_bytes as usize)) {
+                // Where a row and a column begin at one element, the row says more.
+                let known = of.pieces.entry(at).or_insert(piece);
+                if known.len() < piece.len() {
+                    *known = piece;
+                }
+            }
+        }
+        of
+    }
+
+    /// Writes what falls into `buffer`, the file's bytes from `at` on.
+    pub fn lay_over(&self, buffer: &mut [u8], at: u64) {
+        let end = at + buffer.len() as u64;
+        for (&offset, piece) in self.pieces.range(at.saturating_sub(self.longest)..end) {
             let (from, to) = (offset.max(at), (offset + piece.len() as u64).min(end));
             if from < to {
                 let piece = &piece[(from - offset) as usize..(to - offset) as usize];
                 buffer[(from - at) as usize..(to - at) as usize].copy_from_slice(piece);
             }
         }
-        hasher.update(&buffer[..count]);
-        at = end;
     }
 }

@@ -35,8 +35,11 @@ impl Disk for System {
         let partial = partial(path);
         remove_if_there(&partial)?;
         let mut file = File::create_new(&partial).map_err(Error::io(&partial))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&partial))?;
-        std::fs::rename(&partial, path).map_err(Error::io(path))?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        if let Err(error) = written.and_then(|()| std::fs::rename(&partial, path)) {
+            remove_if_there(&partial)?;
+            return Err(Error::io(path)(error));
+        }
         sync_folder_of(path);
         Ok(())
     }

@@ -1,13 +1,14 @@
 //! From neurons and factors to byte edits.
 
 use super::number::Float;
-use crate::checkpoint::place::{self, Axis, Place};
+use super::request::Request;
+use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::{Error, Result};
 use crate::model::Recipe;
-use crate::model::recipe::{EMBEDDING, HEAD, Module, ModuleKind, NormStyle, QkNorm};
-use crate::neuron::{Action, Intervention, Neuron, Side};
+use crate::model::recipe::Module;
+use crate::neuron::{self, Intervention, Neuron};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,8 @@ pub struct Edit {
     pub place: Place,
     /// The tensor's element type.
     pub dtype: Dtype,
+    /// What the file calls the tensor, which in a multimodal checkpoint is not the name that `place` gives.
+    pub stored_as: String,
     /// The shard's file name.
     pub file: String,
     /// Which bytes of it.
@@ -67,7 +70,7 @@ pub struct Span {
     pub pieces: u64,
 }
 
-/// The largest error that a dtype's rounding made, over the value that the factor asks for: of a weight, or of what a
+/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of what a
 /// norm multiplies by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +79,8 @@ pub struct Rounding {
     pub worst_relative: f64,
     /// The tensor that holds it.
     pub tensor: Option<String>,
+    /// How many values became 0, though the factor is not.
+    pub to_zero: u64,
 }
 
 impl Plan {
@@ -88,17 +93,15 @@ impl Plan {
         let tensors = checkpoint.tensors();
         if tensors.files().is_empty() {
             let problem = "is a GGUF, whose blocks share their scales: convert it with `achilles-audit import` and \
-                           patch the folder that gives";
+                           use the folder that gives";
             return Err(Error::file(checkpoint.root(), problem));
         }
         if interventions.is_empty() {
-            return Err(Error::input("no neuron to patch; name some with --neuron or --critical"));
+            return Err(Error::input("no neuron given; name some with --neuron or --critical"));
         }
         let mut interventions = interventions.to_vec();
         interventions.sort_by(|a, b| a.neuron.cmp(&b.neuron));
-        if let Some(pair) = interventions.windows(2).find(|pair| pair[0].neuron == pair[1].neuron) {
-            return Err(refused(&pair[0].neuron, "is given twice; give it once, with the product of the factors"));
-        }
+        neuron::check_distinct(interventions.iter().map(|i| &i.neuron))?;
         let modules: BTreeMap<String, Module> = recipe.modules().into_iter().map(|m| (m.path.clone(), m)).collect();
         let mut changes = Changes::default();
         for intervention in &interventions {
@@ -106,9 +109,15 @@ impl Plan {
             request.add(intervention.action, &mut changes)?;
         }
         let mut edits = Vec::new();
-        let mut rounding = Rounding { worst_relative: 0.0, tensor: None };
+        let mut cost = Cost { rounding: Rounding::none(), scaled: 0 };
         for (name, of_tensor) in &changes.0 {
-            of_tensor.edits(tensors, name, &mut edits, &mut rounding)?;
+            of_tensor.edits(tensors, name, &mut edits, &mut cost)?;
+        }
+        let Cost { rounding, scaled } = cost;
+        if scaled > 0 && rounding.to_zero == scaled {
+            let problem = "every value would be rounded to 0: the factor is too small for the weights' dtype; to mask, \
+                           use 0";
+            return Err(Error::input(problem));
         }
         edits.sort_by(|a: &Edit, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
         Ok(Plan {
@@ -129,7 +138,20 @@ impl Plan {
     }
 }
 
+impl Rounding {
+    pub(super) fn none() -> Rounding {
+        Rounding { worst_relative: 0.0, tensor: None, to_zero: 0 }
+    }
+}
+
 impl Edit {
+    /// The bytes of the elements that change.
+    pub fn changed_bytes(&self) -> u64 {
+        let size = self.dtype.bitsize().div_ceil(8).max(1);
+        let changed = self.before.chunks(size).zip(self.after.chunks(size)).filter(|(before, after)| before != after);
+        (changed.count() * size) as u64
+    }
+
     /// The values as they are.
     pub fn values_before(&self) -> Vec<f64> {
         Float::of(self.dtype).map(|float| float.read(&self.before)).unwrap_or_default()
@@ -191,7 +213,7 @@ impl Span {
 
 /// What becomes of one element, row or column.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Change {
+pub(super) enum Change {
     /// v β.
     Scale(f64),
     /// (1 + v) β − 1.
@@ -214,6 +236,11 @@ impl Change {
         }
     }
 
+    /// Whether it is a factor other than 0.
+    fn scales(self) -> bool {
+        matches!(self, Change::Scale(beta) | Change::ScaleOnePlus(beta) if beta != 0.0)
+    }
+
     /// Both at once. Only factors ever meet: other parts belong to one neuron each.
     fn and(self, other: Change) -> Change {
         match (self, other) {
@@ -223,9 +250,16 @@ impl Change {
     }
 }
 
+/// What rounding costs, while it is counted.
+struct Cost {
+    rounding: Rounding,
+    /// Values that are not 0 and are to be multiplied by something that is not.
+    scaled: u64,
+}
+
 /// The changes of all tensors.
 #[derive(Debug, Default)]
-struct Changes(BTreeMap<String, TensorChanges>);
+pub(super) struct Changes(BTreeMap<String, TensorChanges>);
 
 /// The changes of one tensor, by index.
 #[derive(Debug, Default)]
@@ -236,7 +270,7 @@ struct TensorChanges {
 }
 
 impl Changes {
-    fn add(&mut self, place: &Place, change: Change, neuron: &Neuron) {
+    pub fn add(&mut self, place: &Place, change: Change, neuron: &Neuron) {
         let of_tensor = self.0.entry(place.tensor.clone()).or_default();
         let of_axis = match place.axis {
             Axis::Row => &mut of_tensor.rows,
@@ -250,7 +284,7 @@ impl Changes {
 }
 
 impl TensorChanges {
-    fn edits(&self, tensors: &Tensors, name: &str, to: &mut Vec<Edit>, worst: &mut Rounding) -> Result<()> {
+    fn edits(&self, tensors: &Tensors, name: &str, to: &mut Vec<Edit>, cost: &mut Cost) -> Result<()> {
         let bad = |problem: String| Error::tensor(tensors.root(), name, problem);
         let missing = || bad("is not where its header says".into());
         let entry = tensors.get(name).ok_or_else(missing)?;
@@ -284,14 +318,21 @@ impl TensorChanges {
                         return Err(bad(format!("{problem}; use a smaller factor")));
                     }
                     let error = (rounded - exact).abs() / (exact + offset).abs();
-                    if error > worst.worst_relative {
-                        *worst = Rounding { worst_relative: error, tensor: Some(name.to_owned()) };
+                    if error > cost.rounding.worst_relative {
+                        cost.rounding.worst_relative = error;
+                        cost.rounding.tensor = Some(name.to_owned());
+                    }
+                    if change.scales() && value + offset != 0.0 {
+                        cost.scaled += 1;
+                        // Also where the product itself is 0, and the error no number.
+                        cost.rounding.to_zero += u64::from(rounded + offset == 0.0);
                     }
                 }
                 to.push(Edit {
                     neurons: neurons.clone(),
                     place,
                     dtype: entry.dtype,
+                    stored_as: tensors.stored_name(name).to_owned(),
                     file: file_name(file.path()),
                     span,
                     before,
@@ -303,201 +344,7 @@ impl TensorChanges {
     }
 }
 
-fn file_name(path: &Path) -> String {
+/// The name of a file within its folder.
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-fn refused(neuron: &Neuron, problem: impl Into<String>) -> Error {
-    Error::Name { what: "neuron", text: neuron.to_string(), problem: problem.into() }
-}
-
-/// One neuron of the request and what it is judged by.
-struct Request<'a> {
-    recipe: &'a Recipe,
-    modules: &'a BTreeMap<String, Module>,
-    tensors: &'a Tensors,
-    neuron: &'a Neuron,
-}
-
-impl Request<'_> {
-    fn add(&self, action: Action, changes: &mut Changes) -> Result<()> {
-        let module = self.module()?;
-        if let Some(problem) = self.cannot(&module) {
-            return Err(self.refused(problem));
-        }
-        self.check_tensors(&module)?;
-        let parts = place::parts(self.neuron, self.tensors);
-        if parts.is_empty() {
-            return Err(self.refused("no tensor of this checkpoint holds it alone"));
-        }
-        let one_plus = self.recipe.norm.style == NormStyle::OnePlusWeightThenRound;
-        let is_norm = matches!(module.kind, ModuleKind::Norm { .. });
-        let is_bias = |part: &Place| part.tensor.ends_with(".bias");
-        let factor = match action {
-            Action::Zero => 0.0,
-            Action::Scale(beta) if beta.is_finite() => beta,
-            Action::Scale(beta) => return Err(Error::input(format!("beta is {beta}, expected a finite number"))),
-            Action::Set(value) if !value.is_finite() => {
-                return Err(self.refused(format!("cannot be set to {value}, expected a finite number")));
-            }
-            Action::Set(_) if !parts.iter().any(is_bias) => {
-                let problem = "has no bias that could hold its mean; weights alone can mask it (no --mean) or scale it \
-                               (--beta)";
-                return Err(self.refused(problem));
-            }
-            Action::Set(_) => 0.0,
-        };
-        for part in &parts {
-            let change = match action {
-                Action::Set(value) if is_bias(part) => Change::Set(value),
-                _ if is_norm && one_plus => Change::ScaleOnePlus(factor),
-                _ => Change::Scale(factor),
-            };
-            changes.add(part, change, self.neuron);
-        }
-        Ok(())
-    }
-
-    fn refused(&self, problem: impl Into<String>) -> Error {
-        refused(self.neuron, problem)
-    }
-
-    /// The module that the neuron is a channel of.
-    fn module(&self) -> Result<Module> {
-        let path = self.neuron.site.module.as_str();
-        let head = || Module {
-            path: HEAD.into(),
-            kind: ModuleKind::Linear { bias: false },
-            inputs: self.recipe.hidden_size,
-            outputs: self.recipe.vocab_size,
-        };
-        let module = self.modules.get(path).cloned().or_else(|| (path == HEAD).then(head)).ok_or_else(|| {
-            self.refused(format!(
-                "this model has no such module; its layers L0 to L{} have {}",
-                self.recipe.layers.len().saturating_sub(1),
-                self.recipe.names_in_layers().join(", ")
-            ))
-        })?;
-        let side = self.neuron.site.side;
-        let channels = if side == Side::In { module.inputs } else { module.outputs };
-        if self.neuron.channel >= channels {
-            let problem = format!("the site has {channels} channels, 0 to {}", channels.saturating_sub(1));
-            return Err(self.refused(problem));
-        }
-        Ok(module)
-    }
-
-    /// Why weights cannot express a factor on the neuron, and what comes nearest.
-    fn cannot(&self, module: &Module) -> Option<String> {
-        let Neuron { site, channel } = self.neuron;
-        let path = module.path.as_str();
-        let short = site.module.short();
-        let beside = |old: &str, new: &str| short.strip_suffix(old).map(|start| format!("{start}{new}:out:{channel}"));
-        let attention = || beside("q_norm", "q_proj").or_else(|| beside("k_norm", "k_proj"));
-        match (module.kind, site.side) {
-            (ModuleKind::Embedding, Side::In) => Some("an embedding has an output side only".into()),
-            (ModuleKind::Embedding, Side::Out) if self.recipe.tied => {
-                let first = self.recipe.block.before_attention;
-                let nearest =
-                    first.map(|norm| format!("; what the first layer reads of it is L0.{norm}:out:{channel}"));
-                let reason = "the head is tied to the embedding, so its weights are the logits' too";
-                Some(format!("{reason}{}", nearest.unwrap_or_default()))
-            }
-            (ModuleKind::Linear { .. }, side) if path == HEAD && self.recipe.tied => Some(match side {
-                Side::In => {
-                    format!("the head is tied: its weights are the embedding's; patch {} instead", FinalNorm(*channel))
-                }
-                Side::Out => "the head is tied: its weights are the embedding's; give the model a head of its own \
-                              (tie_word_embeddings false, lm_head.weight) first"
-                    .into(),
-            }),
-            (ModuleKind::Norm { .. }, Side::In) => Some(match attention() {
-                Some(projection) => format!("it is what {projection} puts out: patch that"),
-                None => format!(
-                    "a norm's input is no weight, and it acts on all channels through the mean square; the nearest is \
-                     its output, {short}:out:{channel}"
-                ),
-            }),
-            (ModuleKind::Norm { .. }, Side::Out)
-                if self.recipe.attention.qk_norm == QkNorm::PerHead && attention().is_some() =>
-            {
-                Some(format!(
-                    "one weight serves this channel of all heads; the nearest is {}, the same channel of this head \
-                     before the norm",
-                    attention().unwrap_or_default()
-                ))
-            }
-            (ModuleKind::Function, side) => {
-                if let Some((attention, mlp)) = self.recipe.block.dropouts {
-                    let before = |name, module| beside(name, module).filter(|_| path.ends_with(name));
-                    let same = before(attention, "self_attn.o_proj").or_else(|| before(mlp, "mlp.down_proj"));
-                    if let Some(same) = same {
-                        return Some(format!(
-                            "a dropout has no weights; it passes on what {same} puts out: patch that"
-                        ));
-                    }
-                }
-                if side == Side::Out {
-                    return None;
-                }
-                let mlp = |path: &str| path.rsplit_once('.').map(|(mlp, _)| mlp.to_owned()).unwrap_or_default();
-                let gates = ["gate_proj", "gate_up_proj", "w1"];
-                let gate = gates.iter().find(|g| self.modules.contains_key(&format!("{}.{g}", mlp(path))));
-                let gate = format!("{}.{}:out:{channel}", mlp(&short), gate.copied().unwrap_or("gate_proj"));
-                Some(format!("an activation has no weights; its input is what {gate} puts out: patch that"))
-            }
-            _ => None,
-        }
-    }
-
-    /// The tensors of the module, or of the one whose column it is, have to be what the config says, of floats.
-    fn check_tensors(&self, module: &Module) -> Result<()> {
-        let root = self.tensors.root();
-        let mut expected = module.tensors();
-        if module.kind == ModuleKind::Function {
-            let mlp = module.path.rsplit_once('.').map(|(mlp, _)| mlp).unwrap_or_default();
-            let down = ["down_proj", "w2"].iter().find_map(|d| self.modules.get(&format!("{mlp}.{d}")));
-            expected = down.map(Module::tensors).unwrap_or_default();
-        }
-        if module.path == EMBEDDING {
-            expected.push((format!("{HEAD}.weight"), vec![module.inputs, module.outputs]));
-        }
-        for (name, shape) in expected {
-            let Some(entry) = self.tensors.get(&name) else {
-                let start = name.strip_suffix("weight").unwrap_or(&name);
-                let packed = PACKED.iter().map(|end| format!("{start}{end}")).find(|n| self.tensors.get(n).is_some());
-                let problem = match packed {
-                    Some(packed) => {
-                        format!("is packed by a quantizer ({packed}); patch the original, then quantize it")
-                    }
-                    None => "is missing, the config asks for it".into(),
-                };
-                return Err(Error::tensor(root, name, problem));
-            };
-            if entry.shape != shape {
-                let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
-                return Err(Error::tensor(root, name, problem));
-            }
-            if Float::of(entry.dtype).is_none() {
-                let problem = format!(
-                    "has dtype {}, expected F32, F16, BF16 or F64; patch the original, then quantize it",
-                    entry.dtype
-                );
-                return Err(Error::tensor(root, name, problem));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What quantizers call a packed weight.
-const PACKED: [&str; 5] = ["qweight", "weight_packed", "weight_quantized", "weight.quant_map", "blocks"];
-
-/// Prints the output channel of the final norm.
-struct FinalNorm(usize);
-
-impl std::fmt::Display for FinalNorm {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:out:{}", crate::model::recipe::FINAL_NORM, self.0)
-    }
 }

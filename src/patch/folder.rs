@@ -27,13 +27,16 @@ impl Folder {
     }
 
     pub(super) fn lock_with(root: &Path, disk: &mut dyn Disk) -> Result<Folder> {
-        let path = root.join("config.json");
-        let lock = files::open_regular(&path)?;
+        let lock = open_lock(root)?;
         lock.try_lock().map_err(|e| locked(root, e))?;
         for name in [RECEIPT, UNDO] {
             disk::remove_if_there(&disk::partial(&root.join(name)))?;
         }
         let rolled_back = match Receipt::read(root)? {
+            Some(receipt) if receipt.state == State::Restored => {
+                forget(root, disk)?;
+                false
+            }
             Some(receipt) if receipt.state != State::Applied => {
                 roll_back(root, &receipt, disk)?;
                 true
@@ -56,15 +59,30 @@ impl Folder {
 
 /// Keeps runs that change the folder out while this one copies from it.
 pub(super) fn lock_shared(root: &Path) -> Result<File> {
-    let path = root.join("config.json");
-    let lock = files::open_regular(&path)?;
+    let lock = open_lock(root)?;
     lock.try_lock_shared().map_err(|e| locked(root, e))?;
+    check_settled(root)?;
+    Ok(lock)
+}
+
+/// Refuses a folder in which a run was stopped half-way.
+pub(super) fn check_settled(root: &Path) -> Result<()> {
     if Receipt::read(root)?.is_some_and(|receipt| receipt.state != State::Applied) {
-        let problem = "holds a patch that was stopped half-way; run `achilles-audit unpatch` on it first, which puts \
-                       the original bytes back";
+        let problem = "was being changed by a run that was stopped half-way; `achilles-audit unpatch` on it puts the \
+                       bytes back as they were before";
         return Err(Error::file(root, problem));
     }
-    Ok(lock)
+    Ok(())
+}
+
+/// The file whose lock is the folder's.
+fn open_lock(root: &Path) -> Result<File> {
+    let path = root.join("config.json");
+    if !path.exists() {
+        let found = if root.is_dir() { "holds no config.json" } else { "no such folder" };
+        return Err(Error::file(root, format!("{found}; expected a model folder")));
+    }
+    files::open_regular(&path)
 }
 
 fn locked(root: &Path, error: TryLockError) -> Error {
@@ -81,9 +99,13 @@ fn locked(root: &Path, error: TryLockError) -> Error {
 pub struct Unpatched {
     /// The receipt that was undone; none where an unfinished patch was rolled back instead.
     pub receipt: Option<Receipt>,
+    /// Whether config.json is another than when the patch was made. A patch does not touch it, nor does the way back.
+    pub config_changed: bool,
 }
 
-/// Puts the original bytes back into a patched folder and removes receipt and undo file.
+/// Puts the original bytes back into a patched folder and removes receipt and undo file. The edited ranges, and the
+/// size and header of the files that hold them, have to be as the receipt says; all other bytes of these files as well
+/// where it holds their digests.
 ///
 /// # Errors
 /// There is no receipt, or what is there is not what the receipt says; then nothing is changed. Another run holds the
@@ -95,9 +117,9 @@ pub fn unpatch(root: &Path) -> Result<Unpatched> {
 pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched> {
     let folder = Folder::lock_with(root, disk)?;
     if folder.rolled_back {
-        return Ok(Unpatched { receipt: None });
+        return Ok(Unpatched { receipt: None, config_changed: false });
     }
-    let Some(mut receipt) = Receipt::read(root)? else {
+    let Some(receipt) = Receipt::read(root)? else {
         return Err(Error::file(root, format!("holds no {RECEIPT}; there is nothing to undo")));
     };
     let shards = receipt.shards(root)?;
@@ -125,11 +147,22 @@ pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched
     let undo = read_undo(root, &receipt)?.ok_or_else(|| {
         Error::file(root, format!("{UNDO} is missing; without it only the original checkpoint can help"))
     })?;
+    drop(shards);
+    let config_changed = sha256_hex(&files::read_regular(&root.join("config.json"))?) != receipt.model.config_sha256;
+    Ok(Unpatched { receipt: Some(self::undo(root, receipt, &undo, disk)?), config_changed })
+}
+
+/// Puts `undo`, the original bytes that the receipt was written with, back and removes both files.
+pub(super) fn undo(root: &Path, mut receipt: Receipt, undo: &[u8], disk: &mut dyn Disk) -> Result<Receipt> {
+    if !matches!(read_undo(root, &receipt), Ok(Some(found)) if found == undo) {
+        disk.write_whole(&root.join(UNDO), undo)?;
+    }
     receipt.state = State::Undoing;
     disk.write_whole(&root.join(RECEIPT), &receipt.json()?)?;
-    put_back(root, &receipt, shards, &undo, disk)?;
+    let shards = receipt.shards(root)?;
+    put_back(root, &receipt, shards, undo, disk)?;
     receipt.state = State::Applied;
-    Ok(Unpatched { receipt: Some(receipt) })
+    Ok(receipt)
 }
 
 /// Puts the original bytes back after a run was stopped.
@@ -180,7 +213,16 @@ fn put_back(root: &Path, receipt: &Receipt, shards: Shards, undo: &[u8], disk: &
     }
     check_own_files(root, receipt)?;
     write(root, &edits, disk)?;
-    disk.remove(&root.join(UNDO))?;
+    forget(root, disk)
+}
+
+/// Removes what nothing is left to be done with. Without its undo file a receipt whose bytes are the old ones is still
+/// understood, not the other way round.
+pub(super) fn forget(root: &Path, disk: &mut dyn Disk) -> Result<()> {
+    let undo = root.join(UNDO);
+    if std::fs::symlink_metadata(&undo).is_ok() {
+        disk.remove(&undo)?;
+    }
     disk.remove(&root.join(RECEIPT))
 }
 
@@ -208,12 +250,14 @@ fn check_own_files(root: &Path, receipt: &Receipt) -> Result<()> {
 pub(super) fn check_own(path: &Path) -> Result<()> {
     let metadata = std::fs::symlink_metadata(path).map_err(Error::io(path))?;
     if !metadata.is_file() {
-        let problem = "is a link, such as those into the hub's cache; patch to a new folder with -o instead";
+        let problem = "is a link, such as those into the hub's cache, and what it leads to would change; work on a \
+                       copy (`patch -o` makes one)";
         return Err(Error::file(path, problem));
     }
     #[cfg(unix)]
     if std::os::unix::fs::MetadataExt::nlink(&metadata) > 1 {
-        let problem = "has other names (hard links), whose checkpoints would change too; patch to a new folder with -o";
+        let problem = "has other names (hard links), whose checkpoints would change too; work on a copy (`patch -o` \
+                       makes one)";
         return Err(Error::file(path, problem));
     }
     // Found out before a journal is written, not after.

@@ -1,5 +1,5 @@
 //! Bakes masks and β-scaling of neurons into a checkpoint's weights: a plan of byte edits, two ways to write it, a
-//! receipt, and a way back.
+//! receipt, and two ways back: by the receipt, and by a vault of the original weights.
 
 mod apply;
 mod disk;
@@ -7,14 +7,20 @@ mod edit;
 mod folder;
 mod number;
 mod receipt;
+mod request;
+mod restore;
+#[cfg(test)]
+mod restore_tests;
 #[cfg(test)]
 mod tests;
+pub mod vault;
 mod verify;
 
-pub use apply::{Settings, in_place, to_folder};
+pub use apply::{Settings, check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
 pub use edit::{Edit, Plan, Rounding, Span};
 pub use folder::{Folder, Unpatched, unpatch};
-pub use receipt::{Receipt, State};
+pub use receipt::{Asked, Receipt, State};
+pub use restore::{RestoreSettings, Restored, RestoredPart, restore};
 pub use verify::{Verified, verify};
 
 use crate::error::{Error, Result};

@@ -7,7 +7,7 @@ use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::place::Axis;
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
-use crate::neuron::{Action, Neuron};
+use crate::neuron::{Action, Intervention, Neuron};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,6 +51,8 @@ pub enum State {
     Applied,
     /// Bytes are being put back; the next run goes on with that.
     Undoing,
+    /// All bytes of a vault are there; this file is only the journal of that, and the next run removes it.
+    Restored,
 }
 
 /// A program.
@@ -109,7 +111,7 @@ pub struct ChangedFile {
 pub struct Record {
     /// The neurons it belongs to.
     pub neurons: Vec<Neuron>,
-    /// The tensor.
+    /// The tensor, as the file names it.
     pub tensor: String,
     /// Its element type.
     pub dtype: Dtype,
@@ -147,25 +149,13 @@ pub(super) type Shards = BTreeMap<String, MappedFile>;
 impl Receipt {
     pub(super) fn new(plan: &Plan, files: Vec<ChangedFile>, state: State) -> Receipt {
         let undo = undo_bytes(&plan.edits);
-        let asked = plan.interventions.iter().map(|i| {
-            let (beta, set_to) = match i.action {
-                Action::Zero => (Some(0.0), None),
-                Action::Scale(beta) => (Some(beta), None),
-                Action::Set(value) => (None, Some(value)),
-            };
-            Asked { neuron: i.neuron.clone(), beta, set_to }
-        });
         Receipt {
             schema: SCHEMA.into(),
-            tool: Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() },
+            tool: Tool::this(),
             time_utc: now_utc(),
             state,
-            model: Model {
-                source: plan.source.clone(),
-                architecture: plan.architecture.clone(),
-                config_sha256: plan.config_sha256.clone(),
-            },
-            asked: asked.collect(),
+            model: Model::of(plan),
+            asked: plan.interventions.iter().map(Asked::of).collect(),
             rounding: plan.rounding.clone(),
             files,
             edits: plan.edits.iter().map(Record::of).collect(),
@@ -244,11 +234,38 @@ impl Receipt {
     }
 }
 
+impl Asked {
+    pub(crate) fn of(intervention: &Intervention) -> Asked {
+        let (beta, set_to) = match intervention.action {
+            Action::Zero => (Some(0.0), None),
+            Action::Scale(beta) => (Some(beta), None),
+            Action::Set(value) => (None, Some(value)),
+        };
+        Asked { neuron: intervention.neuron.clone(), beta, set_to }
+    }
+}
+
+impl Tool {
+    pub(super) fn this() -> Tool {
+        Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() }
+    }
+}
+
+impl Model {
+    pub(super) fn of(plan: &Plan) -> Model {
+        Model {
+            source: plan.source.clone(),
+            architecture: plan.architecture.clone(),
+            config_sha256: plan.config_sha256.clone(),
+        }
+    }
+}
+
 impl Record {
     fn of(edit: &Edit) -> Record {
         Record {
             neurons: edit.neurons.clone(),
-            tensor: edit.place.tensor.clone(),
+            tensor: edit.stored_as.clone(),
             dtype: edit.dtype,
             shape: edit.place.shape.clone(),
             axis: edit.place.axis,
@@ -279,7 +296,7 @@ pub(super) fn undo_bytes(edits: &[Edit]) -> Vec<u8> {
 }
 
 /// The time in UTC, to the second (the civil calendar as Howard Hinnant computes it from days).
-fn now_utc() -> String {
+pub(super) fn now_utc() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     utc(since)
 }

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 /// A tiny llama with biases and a head of its own, its tensors in shards, of dtypes, in an order and at alignments by
 /// chance.
-fn checkpoint(root: &Path, random: &mut ChaCha8Rng) {
+pub(super) fn checkpoint(root: &Path, random: &mut ChaCha8Rng) {
     let config = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8,
         "intermediate_size": 12, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2,
         "vocab_size": 10, "rms_norm_eps": 1e-5, "attention_bias": true, "mlp_bias": random.random::<bool>(),
@@ -68,7 +68,7 @@ fn checkpoint(root: &Path, random: &mut ChaCha8Rng) {
     }
 }
 
-fn some_interventions(recipe: &Recipe, random: &mut ChaCha8Rng) -> Vec<Intervention> {
+pub(super) fn some_interventions(recipe: &Recipe, random: &mut ChaCha8Rng) -> Vec<Intervention> {
     let modules = recipe.modules();
     let mut all: Vec<Intervention> = Vec::new();
     for _ in 0..random.random_range(1..6) {
@@ -91,19 +91,19 @@ fn some_interventions(recipe: &Recipe, random: &mut ChaCha8Rng) -> Vec<Intervent
     all
 }
 
-fn open(root: &Path) -> (Checkpoint, Recipe) {
+pub(super) fn open(root: &Path) -> (Checkpoint, Recipe) {
     let checkpoint = Checkpoint::open(root.to_str().unwrap(), &Silent).unwrap();
     let recipe = Recipe::read(checkpoint.config()).unwrap();
     (checkpoint, recipe)
 }
 
-fn plan(root: &Path, interventions: &[Intervention]) -> Result<Plan> {
+pub(super) fn plan(root: &Path, interventions: &[Intervention]) -> Result<Plan> {
     let (checkpoint, recipe) = open(root);
     Plan::new(&checkpoint, &recipe, interventions)
 }
 
 /// Every file of a folder.
-fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(root).unwrap().map(|e| e.unwrap());
     entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
 }
@@ -185,9 +185,9 @@ proptest! {
 }
 
 /// A disk on which step number `left` fails; a write half-way through. What comes after fails too if `dead`.
-struct Failing {
-    left: usize,
-    dead: bool,
+pub(super) struct Failing {
+    pub left: usize,
+    pub dead: bool,
 }
 
 impl Failing {
@@ -229,7 +229,7 @@ impl Disk for Failing {
 const SETTINGS: Settings = Settings { link: false, digests: false };
 
 /// A checkpoint of several shards, and neurons that change two of them.
-fn several() -> (tempfile::TempDir, PathBuf, Vec<Intervention>) {
+pub(super) fn several() -> (tempfile::TempDir, PathBuf, Vec<Intervention>) {
     let place = tempfile::tempdir().unwrap();
     let model = place.path().join("model");
     std::fs::create_dir(&model).unwrap();

@@ -1,9 +1,9 @@
 //! A summary for people.
 
-use crate::error::Bytes;
+use crate::error::{Bytes, Count};
 use crate::locate::{RankedNeuron, Report, Subset};
 use crate::metrics::{damage, perplexity};
-use crate::patch::Plan;
+use crate::patch::{Edit, Plan, Restored};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use std::fmt::Write;
@@ -85,7 +85,44 @@ pub fn patch_plan(plan: &Plan) -> String {
         Some(tensor) => format!("worst relative rounding {:.2e}, in {tensor}", plan.rounding.worst_relative),
         None => "every value is exact".to_owned(),
     };
-    let _ = writeln!(out, "{} in {} edits; {rounding}", Bytes(bytes), plan.edits.len());
+    let to_zero = match plan.rounding.to_zero {
+        0 => String::new(),
+        n => format!("; {} though the factor is not", Count(n as usize, "value becomes 0", "values become 0")),
+    };
+    let edits = Count(plan.edits.len(), "edit", "edits");
+    let changed = match plan.edits.iter().map(Edit::changed_bytes).sum() {
+        0 => "no value changes".to_owned(),
+        changed if changed == bytes => "all change".to_owned(),
+        changed => format!("those of {} change", Bytes(changed)),
+    };
+    let _ = writeln!(out, "{} in {edits}, {changed}; {rounding}{to_zero}", Bytes(bytes));
+    out
+}
+
+/// What restoring from a vault did, or would do.
+pub fn restored(restored: &Restored, dry_run: bool) -> String {
+    let parts = restored.parts.iter().filter(|part| part.changed_bytes > 0);
+    if restored.changed() == 0 {
+        let kept = Count(restored.parts.len(), "part", "parts");
+        return format!("nothing to restore: {kept} of the vault and of the checkpoint are equal\n");
+    }
+    let mut out = String::new();
+    let mut shown = table(&["neuron", "in the file", "shard", "bytes", "not as kept"]);
+    for part in parts {
+        let neurons: Vec<String> = part.neurons.iter().map(crate::neuron::Neuron::short).collect();
+        let (bytes, changed) = (part.bytes.to_string(), part.changed_bytes.to_string());
+        shown.add_row(vec![neurons.join(", "), part.place.to_string(), part.file.clone(), bytes, changed]);
+    }
+    right(&mut shown, &[3, 4]);
+    push(&mut out, &shown);
+    let (changed, all) = (restored.changed(), Count(restored.parts.len(), "kept part", "kept parts"));
+    let done = if dry_run { "would be restored" } else { "restored" };
+    let _ = writeln!(out, "{changed} of {all} {done}, bit for bit");
+    if restored.patch_undone {
+        let receipt = crate::patch::RECEIPT;
+        let done = if dry_run { "would undo" } else { "undid" };
+        let _ = writeln!(out, "this {done} the patch of {receipt}, which goes");
+    }
     out
 }
 

@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod command_line;
+#[cfg(target_os = "linux")]
+mod faults;
 mod integrity;
 mod lint;
 #[cfg(unix)]

@@ -4,7 +4,7 @@ use achilles_audit::checkpoint::gguf::ImportDtype;
 use achilles_audit::locate::{Counting, Ranking, SiteSelection};
 use achilles_audit::model::{Arithmetic, DeviceChoice};
 use achilles_audit::neuron::{Neuron, Side};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Finds the handful of neurons a language model cannot do without, and audits checkpoints before release.
@@ -46,6 +46,9 @@ pub enum Command {
     /// Bake a mask or a scaling of neurons into a checkpoint's weights, with a receipt
     Patch(Patch),
     /// Undo a patch by its receipt, bit for bit
+    ///
+    /// The edited ranges, and size and header of the files that hold them, have to be as the receipt says; with
+    /// `patch --digests` so has every other byte of these files. Where they are not, nothing is changed.
     Unpatch(Unpatch),
     /// Write down what a checkpoint is: digests of its files, tensors, rows and columns
     Fingerprint(Fingerprint),
@@ -60,6 +63,13 @@ pub enum Command {
 Exit code: 0 verified; 1 it does not verify, and every reason is listed; 2 could not tell (a file cannot be read, is no
 signature, or is of a kind that is not verified here).")]
     VerifySignature(VerifySignature),
+    /// Keep the weights of a critical set in a small file, to repair the checkpoint with later
+    Vault(Vault),
+    /// Put the weights that a vault keeps back where they were changed, bit for bit
+    ///
+    /// Needs no receipt, and finds the tensors by name however they are sharded. Where that leaves nothing of a patch,
+    /// its receipt is removed.
+    Restore(Restore),
 }
 
 /// Which model, and how it computes.
@@ -130,7 +140,7 @@ pub struct Locate {
     #[arg(long, default_value = "channels")]
     pub counting: Counting,
     /// α: standard deviation of the noise on embeddings
-    #[arg(long, default_value_t = 5.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 5.0, allow_hyphen_values = true)]
     pub alpha: f64,
     /// K: noisy samples
     #[arg(long, short = 'k', default_value_t = 100)]
@@ -139,7 +149,7 @@ pub struct Locate {
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// ε: damage (log10 of the perplexity ratio) from which the model has collapsed
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
     pub epsilon: f64,
     /// Longest prefix of the ranking that is tried
     #[arg(long, default_value_t = 200)]
@@ -158,7 +168,7 @@ pub struct Perplexity {
     #[arg(long, value_name = "ID")]
     pub neuron: Vec<Neuron>,
     /// Multiply the neurons by this instead of masking them
-    #[arg(long, requires = "neuron", allow_negative_numbers = true)]
+    #[arg(long, requires = "neuron", allow_hyphen_values = true)]
     pub beta: Option<f64>,
 }
 
@@ -183,24 +193,26 @@ pub struct Import {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("which neurons").args(["critical", "neuron", "verify"]).required(true))]
+#[command(group = ArgGroup::new("where to").args(["output", "in_place", "dry_run", "verify"]).required(true).multiple(true))]
 pub struct Patch {
     /// A model folder or a hub id (org/name[@revision])
     #[arg(required_unless_present = "verify")]
     pub model: Option<String>,
     /// The folder to write; it must not exist yet, or be empty
-    #[arg(short, long, value_name = "DIR", required_unless_present_any = ["in_place", "dry_run", "verify"])]
+    #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Edit the model folder itself; the original bytes are kept beside the receipt
     #[arg(long, conflicts_with = "output")]
     pub in_place: bool,
     /// A critical-set.json: its critical neurons are patched
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["neuron", "verify"], conflicts_with = "neuron")]
+    #[arg(long, value_name = "FILE")]
     pub critical: Option<PathBuf>,
     /// A neuron to patch, such as L11.mlp.down_proj:out:507; can be given several times
     #[arg(long, value_name = "ID")]
     pub neuron: Vec<Neuron>,
     /// Multiply the neurons by this; 0 masks them
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     pub beta: f64,
     /// Set the neurons to their mean over the text instead; their modules need a bias
     #[arg(long, conflicts_with = "beta")]
@@ -210,14 +222,19 @@ pub struct Patch {
     /// Print the plan and write nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Hard-link the shards that do not change
+    /// Form of the plan
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: Format,
+    /// Hard-link the shards that do not change, instead of copying them. Shards that change are copied, which takes no
+    /// time where the file system can share blocks
     #[arg(long, requires = "output")]
     pub link: bool,
-    /// Leave the SHA-256 of whole files out of the receipt: faster, as large files are not read
+    /// Put the SHA-256 of whole files that change into the receipt, beside those of their headers and of each changed
+    /// range: slow, as all of their bytes are read. `unpatch` then checks them too
     #[arg(long)]
-    pub no_digests: bool,
+    pub digests: bool,
     /// Prove that this patched folder differs from --original only as its receipt says; exit code 1 where it does not
-    #[arg(long, value_name = "DIR", requires = "original", conflicts_with_all = ["model", "output", "in_place"])]
+    #[arg(long, value_name = "DIR", requires = "original", conflicts_with_all = ["model", "output", "in_place", "dry_run"])]
     pub verify: Option<PathBuf>,
     /// What --verify compares with
     #[arg(long, value_name = "MODEL", requires = "verify")]
@@ -335,4 +352,55 @@ pub struct TrustArgs {
     /// One by a certificate that leads to one of these self-signed ones, in PEM, and is valid now
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub cert_roots: Vec<PathBuf>,
+}
+
+/// Which neurons.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct NeuronArgs {
+    /// A critical-set.json, as `locate --format json` writes it: its critical neurons
+    #[arg(long, value_name = "FILE")]
+    pub critical: Option<PathBuf>,
+    /// A neuron, such as L11.mlp.down_proj:out:507; can be given several times
+    #[arg(long, value_name = "ID")]
+    pub neuron: Vec<Neuron>,
+}
+
+impl NeuronArgs {
+    /// The neurons, from where they are named.
+    pub fn read(&self) -> achilles_audit::Result<Vec<Neuron>> {
+        match &self.critical {
+            Some(path) => achilles_audit::patch::critical_neurons(path),
+            None => Ok(self.neuron.clone()),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Vault {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    #[command(flatten)]
+    pub neurons: NeuronArgs,
+    /// The vault to write, such as vault.safetensors; it must not exist yet, nor lie in a model folder
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Restore {
+    /// The model folder to repair
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// What `achilles-audit vault` wrote
+    #[arg(long, value_name = "FILE")]
+    pub vault: PathBuf,
+    /// Say what would be restored and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Restore also where the tensors differ from the vault's in more than the kept parts, as another model's would
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }

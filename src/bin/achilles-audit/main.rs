@@ -13,6 +13,7 @@ mod progress;
 mod sign;
 mod stderr;
 mod unpatch;
+mod vault;
 mod verify;
 mod verify_signature;
 
@@ -61,5 +62,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Diff(options) => diff::run(&options, &progress),
         Command::Sign(options) => sign::run(&options, &progress),
         Command::VerifySignature(options) => verify_signature::run(&options, &progress),
+        Command::Vault(options) => vault::keep(&options, &progress),
+        Command::Restore(options) => vault::restore(&options),
     }
 }

@@ -22,6 +22,11 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// A table with what files say of themselves in it.
+pub fn printable(table: &str) -> String {
+    table.lines().map(|line| crate::stderr::escaped(line) + "\n").collect()
+}
+
 /// Fails before the work rather than after it where the result could not be written.
 pub fn check(to: &OutputArgs) -> Result<()> {
     to.output.as_deref().map_or(Ok(()), achilles_audit::files::check_writable)

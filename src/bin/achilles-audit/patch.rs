@@ -1,11 +1,12 @@
 //! `patch`.
 
-use crate::args::Patch;
+use crate::args::{Format, Patch};
 use crate::{locate, output, stderr};
 use achilles_audit::checkpoint::{Checkpoint, Source};
+use achilles_audit::error::Count;
 use achilles_audit::model::Recipe;
 use achilles_audit::neuron::{Action, Intervention, Neuron};
-use achilles_audit::patch::{self, Folder, Plan, Receipt, Settings};
+use achilles_audit::patch::{self, Edit, Folder, Plan, Receipt, Settings};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result, metrics, report};
 use std::path::Path;
@@ -20,22 +21,34 @@ pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
         Some(path) => patch::critical_neurons(path)?,
         None => options.neuron.clone(),
     };
-    let settings = Settings { link: options.link, digests: !options.no_digests };
-    if options.in_place {
+    let settings = Settings { link: options.link, digests: options.digests };
+    if options.in_place && !options.dry_run {
         let Source::Directory(root) = Source::find(model)? else {
             return Err(Error::input(format!("{model} is not a model folder; --in-place edits one, -o writes one")));
         };
         // Before the plan is made: nobody may change the folder in between.
         let folder = Folder::lock(&root)?;
         if folder.rolled_back() {
-            stderr::line(&format!("{model}: an unfinished patch was found, the original bytes are back"));
+            stderr::line(&format!("{model}: an unfinished run was found, its bytes were put back first"));
         }
         let (_, plan) = plan(options, model, &neurons, progress)?;
-        return finish(options, &plan, &root, |plan| patch::in_place(&folder, plan, settings));
+        patch::check_in_place(&plan)?;
+        print(options, &plan)?;
+        return done(&plan, &root, &patch::in_place(&folder, &plan, settings)?);
     }
     let (checkpoint, plan) = plan(options, model, &neurons, progress)?;
-    let out = options.output.as_deref().unwrap_or(Path::new(""));
-    finish(options, &plan, out, |plan| patch::to_folder(&checkpoint, plan, out, settings, progress))
+    match &options.output {
+        Some(out) => patch::check_to_folder(&plan, out)?,
+        None if options.in_place => patch::check_in_place(&plan)?,
+        None => patch::check_unpatched(&plan)?,
+    }
+    print(options, &plan)?;
+    match &options.output {
+        Some(out) if !options.dry_run => {
+            done(&plan, out, &patch::to_folder(&checkpoint, &plan, out, settings, progress)?)
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn plan(options: &Patch, model: &str, neurons: &[Neuron], progress: &dyn Progress) -> Result<(Checkpoint, Plan)> {
@@ -59,24 +72,19 @@ fn plan(options: &Patch, model: &str, neurons: &[Neuron], progress: &dyn Progres
     Ok((checkpoint, plan))
 }
 
-/// Prints the plan, and writes it unless that is all that was asked for.
-fn finish(
-    options: &Patch,
-    plan: &Plan,
-    folder: &Path,
-    write: impl FnOnce(&Plan) -> Result<Receipt>,
-) -> Result<ExitCode> {
-    output::print(&report::table::patch_plan(plan))?;
-    if !options.dry_run {
-        let receipt = write(plan)?;
-        let bytes: u64 = receipt.edits.iter().map(|e| e.span.bytes()).sum();
-        let (edits, files) = (receipt.edits.len(), receipt.files.len());
-        stderr::line(&format!(
-            "{}: {bytes} bytes in {edits} edits of {files} files, see {}",
-            folder.display(),
-            patch::RECEIPT
-        ));
-    }
+fn print(options: &Patch, plan: &Plan) -> Result<()> {
+    output::print(&match options.format {
+        Format::Table => output::printable(&report::table::patch_plan(plan)),
+        Format::Json => report::json::document(&report::json::patch_plan(plan))?,
+    })
+}
+
+fn done(plan: &Plan, folder: &Path, receipt: &Receipt) -> Result<ExitCode> {
+    let bytes: u64 = plan.edits.iter().map(Edit::changed_bytes).sum();
+    let edits = Count(plan.edits.len(), "edit", "edits");
+    let files = Count(receipt.files.len(), "file", "files");
+    let folder = folder.display();
+    stderr::line(&format!("{folder}: {bytes} bytes changed by {edits} of {files}, see {}", patch::RECEIPT));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,15 +92,15 @@ fn verify(patched: &Path, original: &str, progress: &dyn Progress) -> Result<Exi
     let found = patch::verify(patched, &Checkpoint::open(original, progress)?, progress)?;
     let mut text: String = found.differences.iter().map(|line| format!("{line}\n")).collect();
     text += &format!(
-        "{} files, {} bytes compared; {} bytes belong to the receipt's edits; {}\n",
-        found.files,
+        "{}, {} bytes compared; {} bytes belong to the receipt's edits; {}\n",
+        Count(found.files, "file", "files"),
         found.bytes,
         found.edited_bytes,
         match found.differences.len() {
             0 => "nothing else differs".to_owned(),
-            n => format!("{n} differences"),
+            n => Count(n, "difference", "differences").to_string(),
         }
     );
-    output::print(&text)?;
+    output::print(&output::printable(&text))?;
     Ok(ExitCode::from(u8::from(!found.differences.is_empty())))
 }

@@ -4,7 +4,7 @@ use crate::args::{Format, Perplexity};
 use crate::locate::open;
 use crate::output;
 use achilles_audit::model::Row;
-use achilles_audit::neuron::{Action, Intervention};
+use achilles_audit::neuron::{self, Action, Intervention};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result, metrics, report};
 use serde_json::json;
@@ -17,6 +17,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
         Some(beta) if beta.is_finite() => Action::Scale(beta),
         Some(beta) => return Err(Error::input(format!("beta is {beta}, expected a finite number"))),
     };
+    neuron::check_distinct(&options.neuron)?;
     let (model, text) = open(&options.model, &options.text, progress)?;
     let tokens = &text.ids;
     let mut rows = vec![Row::clean(tokens.clone())];
@@ -28,6 +29,12 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
     let nlls = metrics::nlls(&model, &rows, progress)?;
     progress.end();
     let base = metrics::base(nlls[0], options.model.dtype.as_str())?;
+    if nlls.get(1).is_some_and(|nll| !nll.is_finite()) {
+        let (dtype, beta) = (options.model.dtype.as_str(), options.beta.unwrap_or(0.0));
+        let problem =
+            format!("with the neurons × {beta} the perplexity is not a number: the arithmetic overflows {dtype}");
+        return Err(Error::input(format!("{problem}; use another factor or a wider --dtype")));
+    }
     let changed = nlls.get(1).map(|nll| (*nll, metrics::damage(*nll, base)));
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({

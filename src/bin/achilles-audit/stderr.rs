@@ -22,7 +22,16 @@ impl Write for Escaping {
     }
 }
 
-/// A text without control characters.
+/// The text with all that is not printable escaped: controls, but also what turns the direction of writing around or
+/// has no width.
 pub fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    text.chars().flat_map(one).collect()
+}
+
+fn one(c: char) -> Vec<char> {
+    match c {
+        '"' | '\'' | '\\' => vec![c],
+        // After a letter, as by itself an accent would be escaped too.
+        _ => format!("a{c}").escape_debug().skip(1).collect(),
+    }
 }

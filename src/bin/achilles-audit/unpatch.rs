@@ -8,12 +8,16 @@ use std::process::ExitCode;
 
 pub fn run(options: &Unpatch) -> Result<ExitCode> {
     let folder = options.folder.display();
-    match patch::unpatch(&options.folder)?.receipt {
+    let unpatched = patch::unpatch(&options.folder)?;
+    if unpatched.config_changed {
+        stderr::line(&format!("{folder}: config.json is not the one that was patched; it stays as it is"));
+    }
+    match unpatched.receipt {
         Some(receipt) => {
             let bytes: u64 = receipt.edits.iter().map(|e| e.span.bytes()).sum();
             stderr::line(&format!("{folder}: {bytes} bytes are as they were before the patch of {}", receipt.time_utc));
         }
-        None => stderr::line(&format!("{folder}: an unfinished patch was found, the original bytes are back")),
+        None => stderr::line(&format!("{folder}: an unfinished run was found, the bytes are as they were before it")),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,234 @@
+//! Puts what a vault keeps back into a checkpoint.
+
+use super::disk::{Disk, System};
+use super::edit::{Edit, Plan, Rounding, Span, file_name};
+use super::folder::{self, Folder};
+use super::receipt::{Receipt, State};
+use super::vault::{Vault, rest_sha256};
+use super::{RECEIPT, UNDO, apply};
+use crate::checkpoint::place::{Axis, Place};
+use crate::checkpoint::{Tensors, sha256_hex};
+use crate::error::{Error, Result};
+use crate::neuron::Neuron;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// How to restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RestoreSettings {
+    /// Work it out and write nothing.
+    pub dry_run: bool,
+    /// Write also where the tensors differ from those that the vault was taken from in more than the kept parts.
+    pub force: bool,
+}
+
+/// What was restored, or would be in a dry run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restored {
+    /// Everything the vault keeps, in order of file and offset.
+    pub parts: Vec<RestoredPart>,
+    /// Tensors that differ from those that the vault was taken from in more than the kept parts.
+    pub other_tensors: BTreeSet<String>,
+    /// Whether all that a patch had changed is as it was before, so that its receipt goes.
+    pub patch_undone: bool,
+    /// Whether an unfinished patch was found first and rolled back.
+    pub rolled_back: bool,
+}
+
+/// One row, column or element.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoredPart {
+    /// The neurons it belongs to.
+    pub neurons: Vec<Neuron>,
+    /// What it is.
+    pub place: Place,
+    /// The shard's file name.
+    pub file: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// How many of them belong to elements that were not as the vault keeps them.
+    pub changed_bytes: u64,
+}
+
+impl Restored {
+    /// How many parts were not as the vault keeps them.
+    pub fn changed(&self) -> usize {
+        self.parts.iter().filter(|part| part.changed_bytes > 0).count()
+    }
+}
+
+/// Puts the parts that differ from what `vault` keeps back, bit for bit, under the same journal as a patch in place.
+/// Where that leaves nothing of a patch, its receipt is removed as by `unpatch`.
+///
+/// # Errors
+/// The vault or the checkpoint is not what it has to be, a tensor is missing or has another dtype or shape, or it
+/// differs in more than the kept parts; the folder holds a patch that the vault cannot undo whole; another run holds
+/// the lock: nothing is changed. A file cannot be written: the bytes are put back as they were, or the next run does
+/// so.
+pub fn restore(root: &Path, vault: &Path, settings: RestoreSettings) -> Result<Restored> {
+    restore_with(root, vault, settings, &mut System)
+}
+
+pub(super) fn restore_with(
+    root: &Path,
+    vault: &Path,
+    settings: RestoreSettings,
+    disk: &mut dyn Disk,
+) -> Result<Restored> {
+    let vault = Vault::read(vault)?;
+    let (_folder, _shared, rolled_back) = match settings.dry_run {
+        true => (None, Some(folder::lock_shared(root)?), false),
+        false => {
+            let folder = Folder::lock_with(root, disk)?;
+            let rolled_back = folder.rolled_back();
+            (Some(folder), None, rolled_back)
+        }
+    };
+    let work = Work::new(root, &vault)?;
+    let mut restored = Restored { rolled_back, ..work.restored.clone() };
+    if restored.changed() == 0 {
+        return Ok(restored);
+    }
+    let undone = match Receipt::read(root)? {
+        Some(receipt) => Some(work.original_of(receipt, root)?),
+        None => None,
+    };
+    restored.patch_undone = undone.is_some();
+    if let Some(name) = restored.other_tensors.first().filter(|_| !settings.force) {
+        let problem = "differs from the one that the vault was taken from in more than the kept parts: this is \
+                       another model, or it was changed elsewhere too; --force puts the kept parts back all the same";
+        return Err(Error::tensor(root, name, problem));
+    }
+    let shards = work.tensors.files().iter().map(|file| file_name(file.path())).collect();
+    let changed: BTreeSet<&str> = work.edits.iter().filter(|e| e.before != e.after).map(|e| e.file.as_str()).collect();
+    changed.iter().try_for_each(|name| folder::check_own(&root.join(name)))?;
+    if settings.dry_run {
+        return Ok(restored);
+    }
+    let mut edits = work.edits;
+    if let Some((receipt, undo)) = undone {
+        folder::undo(root, receipt, &undo, disk)?;
+        edits = Work::new(root, &vault)?.edits;
+    }
+    edits.retain(|edit| edit.before != edit.after);
+    if !edits.is_empty() {
+        let plan = Plan {
+            root: root.into(),
+            source: vault.index.model.source.clone(),
+            architecture: vault.index.model.architecture.clone(),
+            config_sha256: vault.index.model.config_sha256.clone(),
+            interventions: Vec::new(),
+            edits,
+            rounding: Rounding::none(),
+            shards,
+        };
+        apply::write_journalled(root, &plan, apply::Settings::default(), State::Restored, disk)?;
+        folder::forget(root, disk)?;
+    }
+    Ok(restored)
+}
+
+/// What a vault means for a folder.
+struct Work {
+    tensors: Tensors,
+    /// From what is there to what the vault keeps, also where that is the same.
+    edits: Vec<Edit>,
+    restored: Restored,
+}
+
+impl Work {
+    fn new(root: &Path, vault: &Vault) -> Result<Work> {
+        let tensors = Tensors::open_directory(root)?.as_text_model();
+        let mut edits = Vec::new();
+        let mut rests = BTreeMap::new();
+        for (part, kept) in vault.parts() {
+            let bad = |problem: String| Error::tensor(root, &part.tensor, problem);
+            let entry = tensors.get(&part.tensor);
+            let entry = entry.ok_or_else(|| bad("is missing, the vault keeps a part of it".into()))?;
+            if (entry.dtype, &entry.shape) != (part.dtype, &part.shape) {
+                let (found, expected) = ((entry.dtype, &entry.shape), (part.dtype, &part.shape));
+                let problem =
+                    format!("is {} {:?}, the vault keeps a part of {} {:?}", found.0, found.1, expected.0, expected.1);
+                return Err(bad(format!("{problem}: it was taken from another checkpoint")));
+            }
+            let none = || bad(format!("has no {} {} of {} bytes", part.axis.as_str(), part.index, kept.len()));
+            let span = Span::of(&part.place(), entry).filter(|s| s.bytes() == kept.len() as u64).ok_or_else(none)?;
+            let file = &tensors.files()[entry.place.as_ref().ok_or_else(none)?.0];
+            rests.insert(part.tensor.as_str(), part.rest_sha256.as_str());
+            edits.push(Edit {
+                neurons: part.neurons.clone(),
+                place: part.place(),
+                dtype: part.dtype,
+                stored_as: tensors.stored_name(&part.tensor).to_owned(),
+                file: file_name(file.path()),
+                span,
+                before: span.read(file.bytes()).ok_or_else(none)?,
+                after: kept.to_vec(),
+            });
+        }
+        edits.sort_by(|a, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
+        let mut other_tensors = BTreeSet::new();
+        for of_tensor in edits.chunk_by(|a, b| a.place.tensor == b.place.tensor) {
+            check_crossings(root, of_tensor)?;
+            let name = &of_tensor[0].place.tensor;
+            let place = tensors.get(name).and_then(|entry| entry.place.clone());
+            let rest = place.and_then(|(at, bytes)| {
+                rest_sha256(tensors.files()[at].bytes(), bytes, of_tensor.iter().map(|e| e.span))
+            });
+            if rest.as_deref() != rests.get(name.as_str()).copied() {
+                other_tensors.insert(name.clone());
+            }
+        }
+        let parts = edits.iter().map(|edit| RestoredPart {
+            neurons: edit.neurons.clone(),
+            place: edit.place.clone(),
+            file: edit.file.clone(),
+            bytes: edit.span.bytes(),
+            changed_bytes: edit.changed_bytes(),
+        });
+        let restored = Restored { parts: parts.collect(), other_tensors, patch_undone: false, rolled_back: false };
+        Ok(Work { tensors, edits, restored })
+    }
+
+    /// The original bytes of everything that the patch of `receipt` changed, where the vault holds enough of them.
+    fn original_of(&self, receipt: Receipt, root: &Path) -> Result<(Receipt, Vec<u8>)> {
+        let shards = receipt.shards(root)?;
+        let mut undo = Vec::new();
+        let mut kept = BTreeMap::new();
+        for record in &receipt.edits {
+            let pieces = kept.entry(record.file.as_str()).or_insert_with(|| {
+                let of_file: Vec<&Edit> = self.edits.iter().filter(|e| e.file == record.file).collect();
+                apply::Pieces::of(&of_file)
+            });
+            let mut original =
+                shards.get(&record.file).and_then(|map| record.span.read(map.bytes())).unwrap_or_default();
+            let length = record.span.piece_bytes as usize;
+            for (at, piece) in record.span.offsets().zip(original.chunks_exact_mut(length)) {
+                pieces.lay_over(piece, at);
+            }
+            if sha256_hex(&original) != record.sha256_before {
+                let problem = format!(
+                    "is patched, and the vault does not keep all that the patch changed; undo that with \
+                     `achilles-audit unpatch` first, or, where {UNDO} is lost, move {RECEIPT} away"
+                );
+                return Err(Error::file(root, problem));
+            }
+            undo.extend(original);
+        }
+        Ok((receipt, undo))
+    }
+}
+
+/// Where a kept row crosses a kept column both have to hold the same element.
+fn check_crossings(root: &Path, of_tensor: &[Edit]) -> Result<()> {
+    let along = |axis: Axis| of_tensor.iter().filter(move |e| e.place.axis == axis);
+    for row in along(Axis::Row) {
+        let size = row.dtype.bitsize() / 8;
+        let element = |of: &Edit, at: usize| of.after.get(at * size..(at + 1) * size).map(<[u8]>::to_vec);
+        if along(Axis::Column).any(|column| element(row, column.place.index) != element(column, row.place.index)) {
+            let problem = "the vault contradicts itself where a row crosses a column; nothing was changed";
+            return Err(Error::tensor(root, &row.place.tensor, problem));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,343 @@
+//! Runs that are killed and disks that are full: a patched checkpoint is the old one, the new one, or says that it is
+//! unfinished and is mended by the next run. `ACHILLES_KILLS=200` kills so many runs of each kind.
+
+use crate::tiny::{self, Place, Tensor};
+use achilles_audit::checkpoint::ConfigFile;
+use achilles_audit::model::Recipe;
+use achilles_audit::patch::{Folder, RECEIPT, Receipt, State, UNDO};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+const LAYERS: usize = 16;
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// A llama of 2 MB in a shard a layer, in place of the tiny one.
+fn larger(place: &Place) {
+    let (model, mut index) = (place.model(), serde_json::Map::new());
+    let config = json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+        "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": LAYERS,
+        "vocab_size": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": true});
+    std::fs::remove_file(model.join("model.safetensors")).unwrap();
+    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let recipe = Recipe::read(&ConfigFile::read(&model.join("config.json")).unwrap()).unwrap();
+    let random = &mut ChaCha8Rng::seed_from_u64(7);
+    let shard_of = |name: &str| {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        let at = layer.map_or(1, |(at, _)| at.parse::<usize>().unwrap() + 1);
+        format!("model-{at:05}-of-{LAYERS:05}.safetensors")
+    };
+    let mut shards: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+    for (name, shape) in recipe.tensors() {
+        let elements = shape.iter().product::<usize>();
+        let bytes = (0..elements).flat_map(|_| half::bf16::from_f32(random.random_range(0.1..1.0)).to_le_bytes());
+        let tensor = Tensor { name: name.clone(), dtype: "BF16".into(), shape, bytes: bytes.collect() };
+        index.insert(name.clone(), shard_of(&name).into());
+        shards.entry(shard_of(&name)).or_default().push(tensor);
+    }
+    for (name, tensors) in shards {
+        std::fs::write(model.join(name), tiny::save(&tensors)).unwrap();
+    }
+    std::fs::write(model.join("model.safetensors.index.json"), json!({"weight_map": index}).to_string()).unwrap();
+}
+
+/// A patch of a row and some columns of every layer.
+fn patch(to: &[&str]) -> Vec<String> {
+    let neurons = (0..LAYERS).flat_map(|layer| {
+        ["mlp.down_proj:out:3", "self_attn.q_proj:in:7", "mlp.act_fn:out:5", "mlp.act_fn:out:6", "mlp.up_proj:in:7"]
+            .map(|name| format!("L{layer}.{name}"))
+    });
+    let args = neurons.flat_map(|neuron| ["--neuron".to_owned(), neuron]);
+    ["patch", "{model}", "--beta", "0.3"].iter().chain(to).map(|s| (*s).to_owned()).chain(args).collect()
+}
+
+fn command(place: &Place, args: &[String]) -> Command {
+    place.command(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn good(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// The weights of a folder.
+fn weights(folder: &Path) -> Files {
+    let mut files = all(folder);
+    files.retain(|name, _| name.ends_with(".safetensors"));
+    files
+}
+
+fn all(folder: &Path) -> Files {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap());
+    entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+}
+
+/// What is there beside the folder that a run writes to.
+fn left_beside(place: &Place) -> usize {
+    std::fs::read_dir(place.out()).unwrap().filter(|e| e.as_ref().unwrap().file_name() != "p").count()
+}
+
+/// Kills a run, with a signal it cannot catch, `after` its start. Whether it was still running.
+fn kill(mut command: Command, after: Duration) -> bool {
+    let started = Instant::now();
+    let mut child = command.spawn().unwrap();
+    while started.elapsed() < after {
+        std::hint::spin_loop();
+    }
+    let running = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    running
+}
+
+/// How many runs of each kind are killed.
+fn kills() -> usize {
+    std::env::var("ACHILLES_KILLS").ok().map_or(25, |text| text.parse().unwrap())
+}
+
+/// A point of a run that takes `whole`, every one as likely.
+fn point(random: &mut ChaCha8Rng, whole: Duration) -> Duration {
+    whole.mul_f64(random.random_range(0.0..1.0))
+}
+
+/// The shortest of some runs, each undone after it.
+fn duration(run: impl Fn(), undo: impl Fn()) -> Duration {
+    let timed = |_| {
+        let started = Instant::now();
+        run();
+        let took = started.elapsed();
+        undo();
+        took
+    };
+    (0..5).map(timed).min().unwrap()
+}
+
+#[test]
+fn killed_anywhere_a_patch_in_place_is_whole_or_is_mended_by_the_next_run() {
+    let place = Place::new();
+    larger(&place);
+    let in_place = patch(&["--in-place"]);
+    let undo = ["unpatch".to_owned(), "{model}".to_owned()];
+    let old = all(&place.model());
+    good(command(&place, &in_place));
+    let new = weights(&place.model());
+    good(command(&place, &undo));
+    assert!(all(&place.model()) == old && new != weights(&place.model()));
+    let whole = duration(|| drop(good(command(&place, &in_place))), || drop(good(command(&place, &undo))));
+    let random = &mut ChaCha8Rng::seed_from_u64(1);
+    let (mut running, mut unfinished, mut mixed) = (0, 0, 0);
+    for n in 0..kills() {
+        let after = point(random, whole);
+        running += usize::from(kill(command(&place, &in_place), after));
+        let now = weights(&place.model());
+        match Receipt::read(&place.model()).unwrap().map(|receipt| receipt.state) {
+            None => assert!(now == without_json(&old), "killed after {after:?}"),
+            Some(State::Applied) => assert!(now == new, "killed after {after:?}"),
+            Some(_) => {
+                unfinished += 1;
+                mixed += usize::from(now != new && now != without_json(&old));
+            }
+        }
+        if n % 2 == 0 {
+            // The same again, killed as well, and again.
+            running += usize::from(kill(command(&place, &in_place), point(random, whole)));
+            if Receipt::read(&place.model()).unwrap().is_none_or(|r| r.state != State::Applied) {
+                good(command(&place, &in_place));
+            }
+            assert!(weights(&place.model()) == new, "killed after {after:?}");
+        }
+        // The way back, killed as well.
+        if Receipt::read(&place.model()).unwrap().is_some() {
+            kill(command(&place, &undo), point(random, whole));
+        }
+        if Receipt::read(&place.model()).unwrap().is_some() {
+            good(command(&place, &undo));
+        }
+        drop(Folder::lock(&place.model()).unwrap());
+        assert!(all(&place.model()) == old, "killed after {after:?}");
+    }
+    let runs = kills() + kills().div_ceil(2);
+    println!(
+        "in place, {whole:?} a run: {running} of {runs} runs killed before their end; of the {} first ones {unfinished} \
+         were found unfinished, {mixed} with old and new bytes side by side",
+        kills()
+    );
+    assert!(unfinished * 10 >= kills(), "{unfinished}");
+}
+
+fn without_json(files: &Files) -> Files {
+    files.iter().filter(|(n, _)| n.ends_with(".safetensors")).map(|(n, b)| (n.clone(), b.clone())).collect()
+}
+
+#[test]
+fn killed_anywhere_a_patch_to_a_folder_is_whole_or_is_not_there() {
+    let place = Place::new();
+    larger(&place);
+    let to_folder = patch(&["-o", "{out}/p"]);
+    let (old, out) = (all(&place.model()), place.out().join("p"));
+    good(command(&place, &to_folder));
+    let new = weights(&out);
+    assert!(new != weights(&place.model()) && new.len() == LAYERS);
+    let remove = || std::fs::remove_dir_all(&out).unwrap();
+    remove();
+    let whole = duration(|| drop(good(command(&place, &to_folder))), remove);
+    let random = &mut ChaCha8Rng::seed_from_u64(2);
+    let (mut running, mut unfinished) = (0, 0);
+    for _ in 0..kills() {
+        let after = point(random, whole);
+        running += usize::from(kill(command(&place, &to_folder), after));
+        match out.exists() {
+            true => assert!(weights(&out) == new && all(&out).len() == old.len() + 2, "killed after {after:?}"),
+            false => {
+                let left = left_beside(&place);
+                unfinished += left;
+                if left > 0 {
+                    let next = good(command(&place, &to_folder));
+                    let said = String::from_utf8(next.stderr).unwrap();
+                    assert!(said.contains("removed what a stopped run had left"), "{said}");
+                    assert!(weights(&out) == new);
+                }
+            }
+        }
+        assert_eq!(left_beside(&place), 0);
+        if out.exists() {
+            good(command(&place, &["unpatch".to_owned(), "{out}/p".to_owned()]));
+            assert!(all(&out) == old);
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+        assert!(all(&place.model()) == old, "killed after {after:?}");
+    }
+    let runs = kills();
+    println!("to a folder, {whole:?} a run: {running} of {runs} runs killed before their end, {unfinished} half-way");
+    assert!(unfinished * 10 >= kills(), "{unfinished}");
+}
+
+/// A file system of its own, which can be full.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// None where this process may not mount one.
+    fn mount(at: PathBuf) -> Option<Tmpfs> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&at).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Tmpfs(at));
+        }
+        println!(
+            "no file system can be mounted here, so this test shows nothing; failing writers are tested in patch/"
+        );
+        None
+    }
+
+    /// Leaves `free` bytes.
+    fn fill(&self, free: u64) {
+        let path = self.0.join("filler");
+        let mut filler = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        let page = [0; 4096];
+        while filler.write_all(&page).is_ok() {}
+        let length = filler.metadata().unwrap().len();
+        filler.set_len(length.saturating_sub(free)).unwrap();
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        Command::new("umount").arg(&self.0).output().unwrap();
+    }
+}
+
+fn refused_for_space(mut command: Command) -> bool {
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let refused = output.status.code() == Some(2) && said.contains("No space left") && said.lines().count() == 1;
+    assert!(refused || output.status.success(), "{said}");
+    refused
+}
+
+#[test]
+fn on_a_full_disk_a_patch_in_place_changes_nothing() {
+    let place = Place::new();
+    larger(&place);
+    let kept = all(&place.model());
+    let Some(disk) = Tmpfs::mount(place.model()) else { return };
+    kept.iter().for_each(|(name, bytes)| std::fs::write(place.model().join(name), bytes).unwrap());
+    let now = |disk: &Tmpfs| {
+        disk.empty();
+        all(&place.model())
+    };
+    let in_place = patch(&["--in-place"]);
+    let mut refused = 0;
+    while {
+        disk.fill(refused * 4096);
+        refused_for_space(command(&place, &in_place))
+    } {
+        assert!(now(&disk) == kept, "{refused} pages free");
+        refused += 1;
+    }
+    let new = now(&disk);
+    assert!(new.len() == kept.len() + 2 && weights(&place.model()) != without_json(&kept));
+    let mut stuck = 0;
+    while {
+        disk.fill(stuck * 4096);
+        refused_for_space(command(&place, &["unpatch".to_owned(), "{model}".to_owned()]))
+    } {
+        assert!(now(&disk) == new, "{stuck} pages free");
+        stuck += 1;
+    }
+    assert!(now(&disk) == kept);
+    println!("in place: refused with 0 to {refused} free pages; unpatch with 0 to {stuck}");
+    assert!(refused >= 5 && stuck >= 1, "{refused} {stuck}");
+
+    // A vault puts its bytes back under the same journal.
+    let neurons = ["--neuron", "L1.mlp.down_proj:out:3", "--neuron", "L6.mlp.act_fn:out:5"];
+    let keep = [&["vault", "{model}", "-o", "{out}/v.safetensors"], neurons.as_slice()].concat();
+    good(place.command(&keep));
+    good(place.command(&[&["patch", "{model}", "--in-place"], neurons.as_slice()].concat()));
+    for name in [UNDO, RECEIPT] {
+        std::fs::remove_file(place.model().join(name)).unwrap();
+    }
+    let damaged = all(&place.model());
+    let mut refused = 0;
+    while {
+        disk.fill(refused * 4096);
+        refused_for_space(place.command(&["restore", "{model}", "--vault", "{out}/v.safetensors"]))
+    } {
+        assert!(now(&disk) == damaged, "{refused} pages free");
+        refused += 1;
+    }
+    assert!(now(&disk) == kept && refused >= 2, "{refused}");
+}
+
+#[test]
+fn on_a_full_disk_a_patch_to_a_folder_leaves_nothing() {
+    let place = Place::new();
+    larger(&place);
+    let Some(disk) = Tmpfs::mount(place.out()) else { return };
+    let to_folder = patch(&["-o", "{out}/p"]);
+    let needed: u64 = all(&place.model()).values().map(|bytes| bytes.len() as u64).sum();
+    let levels = 24;
+    let mut refused = 0;
+    for level in 0..=levels + 2 {
+        disk.fill((needed * level / levels).next_multiple_of(4096));
+        if refused_for_space(command(&place, &to_folder)) {
+            refused += 1;
+        } else {
+            std::fs::remove_dir_all(place.out().join("p")).unwrap();
+        }
+        disk.empty();
+        assert!(all(&place.out()).is_empty(), "{level}/{levels} of the disk free");
+    }
+    println!("to a folder: refused at {refused} of {} levels", levels + 3);
+    assert!(refused >= levels && refused <= levels + 2, "{refused}");
+}
