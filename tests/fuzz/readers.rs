@@ -4,7 +4,8 @@
 use achilles_audit::checkpoint::ConfigFile;
 use achilles_audit::checkpoint::header::Header;
 use achilles_audit::checkpoint::index::{Index, is_plain_shard};
-use achilles_audit::integrity::lint;
+use achilles_audit::integrity::fingerprint::Fingerprint;
+use achilles_audit::integrity::{lint, signature};
 use achilles_audit::model::Recipe;
 use achilles_audit::patch::Receipt;
 use std::path::Path;
@@ -25,6 +26,8 @@ pub const READERS: &[Reader] = &[
     Reader { name: "config", read: config, seeds: &[LLAMA_CONFIG, GEMMA3_CONFIG, PHI3_CONFIG, QWEN3_MOE_CONFIG] },
     Reader { name: "tokenizer-config", read: tokenizer_config, seeds: &[TOKENIZER_CONFIG, TEMPLATES] },
     Reader { name: "receipt", read: receipt, seeds: &[RECEIPT] },
+    Reader { name: "fingerprint", read: fingerprint, seeds: &[FINGERPRINT] },
+    Reader { name: "signature", read: signature, seeds: &[SIGNED_BY_KEY, SIGNED_BY_CERTIFICATE] },
 ];
 
 fn header(bytes: &[u8]) {
@@ -66,6 +69,14 @@ fn receipt(bytes: &[u8]) {
     let _ = Receipt::parse(Path::new("achilles-patch.json"), bytes);
 }
 
+fn fingerprint(bytes: &[u8]) {
+    let _ = std::str::from_utf8(bytes).map(Fingerprint::parse);
+}
+
+fn signature(bytes: &[u8]) {
+    let _ = signature::examine(bytes);
+}
+
 const LLAMA: &[u8] = include_bytes!("../../fixtures/llama_linear/model.safetensors");
 const PHI3: &[u8] = include_bytes!("../../fixtures/phi3_short/model.safetensors");
 const LLAMA_CONFIG: &[u8] = include_bytes!("../../fixtures/llama3/config.json");
@@ -81,3 +92,6 @@ const TOKENIZER_CONFIG: &[u8] = br#"{"added_tokens_decoder": {"0": {"content": "
 const TEMPLATES: &[u8] = br#"{"auto_map": {"AutoTokenizer": ["a.B", null]}, "chat_template": [
     {"name": "default", "template": "{{ x['__cla' 'ss__'] }}"}, {"name": "tool_use", "template": "{{ {'a': {}}|attr(y) }}"}]}"#;
 const RECEIPT: &[u8] = include_bytes!("receipt.json");
+const FINGERPRINT: &[u8] = include_bytes!("fingerprint.json");
+const SIGNED_BY_KEY: &[u8] = include_bytes!("../../fixtures/oms/signatures/key-p256.sig");
+const SIGNED_BY_CERTIFICATE: &[u8] = include_bytes!("../../fixtures/oms/signatures/certificate-p256-code-signing.sig");

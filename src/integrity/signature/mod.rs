@@ -38,6 +38,19 @@ pub fn default_path(model: &Path) -> PathBuf {
     name.into()
 }
 
+/// Reads a signature file's bytes and the statement in it, without asking who signed.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn examine(file: &[u8]) -> std::result::Result<(), String> {
+    let bundle = bundle::Bundle::parse(file)?;
+    match manifest::Manifest::from_statement(&bundle.payload, &Error::input) {
+        Ok(_) => Ok(()),
+        Err(Stop::Refused(problem)) => Err(problem),
+        Err(Stop::Failed(error)) => Err(error.to_string()),
+    }
+}
+
 /// A step of a verification.
 type Checked<T> = std::result::Result<T, Stop>;
 
