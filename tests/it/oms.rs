@@ -354,6 +354,20 @@ fn what_was_signed_verifies() {
 }
 
 #[test]
+fn shards_added_or_cut_off_are_noticed() {
+    let scratch = Scratch::new();
+    remove("empty.txt")(&scratch.model());
+    write("weights.bin", &[7; 16])(&scratch.model());
+    scratch.sign(&["--key", "{f}/keys/p256.pem", "--shard-size", "8"]);
+    scratch.verified(&BY_KEY);
+    for bytes in [&[7; 24][..], &[7; 17], &[7; 15], &[7; 8], &[]] {
+        std::fs::write(scratch.model().join("weights.bin"), bytes).unwrap();
+        let (code, said) = scratch.verify(&BY_KEY);
+        assert!(code == 1 && said.starts_with("changed weights.bin: has "), "{said}");
+    }
+}
+
+#[test]
 fn a_single_file_is_signed_beside_itself() {
     let scratch = Scratch::new();
     for more in [&[][..], &["--shard-size", "7"]] {

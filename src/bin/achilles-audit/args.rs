@@ -59,9 +59,9 @@ pub enum Command {
     /// Sign a checkpoint's files (OpenSSF Model Signing) with a key or a certificate
     Sign(Sign),
     /// Verify a checkpoint's signature (OpenSSF Model Signing)
-    #[command(after_help = "\
-Exit code: 0 verified; 1 it does not verify, and every reason is listed; 2 could not tell (a file cannot be read, is no
-signature, or is of a kind that is not verified here).")]
+    ///
+    /// Exit code: 0 verified; 1 not verified, with every reason listed; 2 could not tell (a file cannot be read, is no
+    /// signature, or is one of a kind that is not verified here).
     VerifySignature(VerifySignature),
     /// Keep the weights of a critical set in a small file, to repair the checkpoint with later
     Vault(Vault),
@@ -346,10 +346,10 @@ pub struct VerifySignature {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct TrustArgs {
-    /// One by this public key, in PEM
+    /// Accept a signature by this public key, in PEM
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// One by a certificate that leads to one of these self-signed ones, in PEM, and is valid now
+    /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub cert_roots: Vec<PathBuf>,
 }

@@ -267,7 +267,7 @@ fn chains_lead_to_a_trusted_root_and_nowhere_else() {
         let found = check(&chain(names), &roots(trusted), year(2026));
         assert_eq!(found.as_ref(), Ok(&public(&names[0][..4])), "{names:?}");
     }
-    let refused: [(&[&str], &[&str], u64, &str); 20] = [
+    let refused: [(&[&str], &[&str], u64, &str); 21] = [
         (&["p256", "intermediate"], &["root"], 2019, "p256 is not valid before 2020-01-01T00:00:00Z"),
         (&["p256", "intermediate"], &["root"], 2121, "p256 expired at 2120-01-01T00:00:00Z"),
         (&["p256-expired", "intermediate"], &["root"], 2026, "p256-expired expired at 2021-01-01T00:00:00Z"),
@@ -279,6 +279,8 @@ fn chains_lead_to_a_trusted_root_and_nowhere_else() {
         // A root that comes with the signature is not trusted.
         (&["p256", "intermediate", "root"], &["root-rsa"], 2026, "leads to none of the roots"),
         (&["p256-self-signed"], &["root"], 2026, "leads to none of the roots"),
+        // Of a root's key, and not of that root.
+        (&["p256-code-signing"], &["p256-self-signed"], 2026, "leads to none of the roots"),
         (&["p256", "intermediate-forged"], &["root"], 2026, "is forged"),
         (&["p256-no-usage", "intermediate"], &["root"], 2026, "is not one for signatures"),
         (&["p256-usage-unsaid", "intermediate"], &["root"], 2026, "is not one for signatures"),
