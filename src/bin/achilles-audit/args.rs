@@ -40,6 +40,8 @@ pub enum Command {
     /// Perplexity of a text, as the model is or with neurons masked or scaled
     Perplexity(Perplexity),
     /// Examine a checkpoint's files without running it: format, index, config, values, code
+    ///
+    /// Exit code 1 where a finding is a warning or an error; notes do not count.
     Lint(Lint),
     /// Convert a GGUF file to a Hugging Face model folder
     Import(Import),
