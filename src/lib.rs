@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod error;
 pub mod files;
+pub mod integrity;
 pub mod locate;
 pub mod metrics;
 pub mod model;

@@ -1,0 +1,165 @@
+//! From weights to norms: one pass over the file, row by row, and one more over `up_proj` and `down_proj` together.
+
+use super::site::{Kind, SITES, Site};
+use crate::checkpoint::Tensors;
+use crate::checkpoint::tensors::Values;
+use crate::error::Result;
+use crate::neuron::Side;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use std::ops::Range;
+
+/// Pieces that a tensor is cut into. Fixed, so that sums do not depend on the number of threads.
+const PIECES: usize = 64;
+/// Output channels whose cosines are summed together: wide enough that a cache line of `up_proj` is used whole.
+const TILE: usize = 64;
+
+/// What is known of one decoder layer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layer {
+    /// Natural logarithms of norms by [`Site::index`]; −∞ where all elements are zero. None where there is no such
+    /// tensor or it cannot be read.
+    pub log_norms: [Option<Vec<f32>>; SITES.len()],
+    /// Of each channel i the cosine of row i of `down_proj` and column i of `up_proj`.
+    pub cosines: Option<Vec<f32>>,
+}
+
+/// Norms of a matrix's rows and columns, as natural logarithms.
+pub(super) struct Norms {
+    pub rows: Vec<f32>,
+    pub columns: Vec<f32>,
+}
+
+impl Norms {
+    /// Norms of `name`, [rows, columns]; none where the elements are not floats.
+    pub fn of(tensors: &Tensors, name: &str, [rows, columns]: [usize; 2]) -> Result<Option<Norms>> {
+        let piece = rows.div_ceil(PIECES).max(1);
+        let pieces: Vec<Range<usize>> = (0..rows).step_by(piece).map(|at| at..(at + piece).min(rows)).collect();
+        let sums = pieces.into_par_iter().map(|range| -> Result<Option<(Vec<f64>, Vec<f64>)>> {
+            let mut of_rows = Vec::with_capacity(range.len());
+            let mut of_columns = vec![0.0; columns];
+            let mut row = vec![0.0; columns];
+            for at in range {
+                let matrix = Matrix { values: tensors.rows(name, at..at + 1)?, columns };
+                if !matrix.read(0, 0, &mut row) {
+                    return Ok(None);
+                }
+                let squares = row.iter().map(|v| v * v);
+                of_rows.push(squares.clone().sum());
+                of_columns.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+            }
+            Ok(Some((of_rows, of_columns)))
+        });
+        let sums: Option<Vec<_>> = sums.collect::<Result<Vec<_>>>()?.into_iter().collect();
+        let Some(sums) = sums else { return Ok(None) };
+        let mut of_columns = vec![0.0; columns];
+        for (_, part) in &sums {
+            of_columns.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+        let logs = |sums: &[f64]| sums.iter().map(|sum| (sum.ln() / 2.0) as f32).collect();
+        let of_rows: Vec<f64> = sums.into_iter().flat_map(|(rows, _)| rows).collect();
+        Ok(Some(Norms { rows: logs(&of_rows), columns: logs(&of_columns) }))
+    }
+}
+
+/// Cosines of row i of `down` [hidden, intermediate] and column i of `up` [intermediate, hidden]; 0 where one of them is
+/// zero. None where the elements are not floats.
+pub(super) fn cosines(
+    tensors: &Tensors,
+    down: &str,
+    up: &str,
+    [hidden, intermediate]: [usize; 2],
+) -> Result<Option<Vec<f32>>> {
+    let down = Matrix { values: tensors.rows(down, 0..hidden)?, columns: intermediate };
+    let up = Matrix { values: tensors.rows(up, 0..intermediate)?, columns: hidden };
+    let tiles: Vec<Range<usize>> = (0..hidden).step_by(TILE).map(|at| at..(at + TILE).min(hidden)).collect();
+    let of_tiles = tiles.into_par_iter().map(|tile| -> Option<Vec<f32>> {
+        let mut sums = vec![[0.0; 3]; tile.len()];
+        let mut rows = vec![0.0; tile.len() * intermediate];
+        for (row, at) in rows.chunks_mut(intermediate.max(1)).zip(tile.clone()) {
+            down.read(at, 0, row).then_some(())?;
+        }
+        let mut part = vec![0.0; tile.len()];
+        for at in 0..intermediate {
+            up.read(at, tile.start, &mut part).then_some(())?;
+            for (channel, (sum, up)) in sums.iter_mut().zip(&part).enumerate() {
+                let down = rows[channel * intermediate + at];
+                sum[0] += down * up;
+                sum[1] += down * down;
+                sum[2] += up * up;
+            }
+        }
+        Some(sums.iter().map(|[dot, a, b]| (dot / (a * b).sqrt().max(f64::MIN_POSITIVE)) as f32).collect())
+    });
+    let of_tiles: Option<Vec<_>> = of_tiles.collect();
+    Ok(of_tiles.map(|tiles| tiles.concat()))
+}
+
+/// One row or column of a tensor, widened; empty where its elements are not floats.
+pub(super) fn line(tensors: &Tensors, name: &str, shape: [usize; 2], side: Side, index: usize) -> Result<Vec<f64>> {
+    let [rows, columns] = shape;
+    let mut values = match side {
+        Side::Out => vec![0.0; columns],
+        Side::In => vec![0.0; rows],
+    };
+    let read = match side {
+        Side::Out => Matrix { values: tensors.rows(name, index..index + 1)?, columns }.read(0, 0, &mut values),
+        Side::In => {
+            let matrix = Matrix { values: tensors.rows(name, 0..rows)?, columns };
+            values.iter_mut().enumerate().all(|(row, to)| matrix.read(row, index, std::slice::from_mut(to)))
+        }
+    };
+    Ok(if read { values } else { Vec::new() })
+}
+
+/// Rows in the map, or dequantized.
+struct Matrix<'a> {
+    values: Values<'a>,
+    columns: usize,
+}
+
+impl Matrix<'_> {
+    /// Widens elements of a row, from column `from` on; false where they are not floats or not there.
+    fn read(&self, row: usize, from: usize, to: &mut [f64]) -> bool {
+        fn each<const N: usize>(bytes: &[u8], to: &mut [f64], read: impl Fn([u8; N]) -> f64) {
+            to.iter_mut().zip(bytes.as_chunks::<N>().0).for_each(|(to, bytes)| *to = read(*bytes));
+        }
+        let first = row * self.columns + from;
+        let elements = first..first + to.len();
+        match &self.values {
+            Values::F32(values) => match values.get(elements) {
+                Some(values) => to.iter_mut().zip(values).for_each(|(to, value)| *to = (*value).into()),
+                None => return false,
+            },
+            Values::Stored { dtype, bytes } => {
+                let size = match dtype {
+                    Dtype::F64 => 8,
+                    Dtype::F32 => 4,
+                    Dtype::F16 | Dtype::BF16 => 2,
+                    _ => return false,
+                };
+                let Some(bytes) = bytes.get(elements.start * size..elements.end * size) else { return false };
+                match dtype {
+                    Dtype::F64 => each(bytes, to, f64::from_le_bytes),
+                    Dtype::F32 => each(bytes, to, |b| f32::from_le_bytes(b).into()),
+                    Dtype::F16 => each(bytes, to, |b| f16::from_le_bytes(b).into()),
+                    _ => each(bytes, to, |b| bf16::from_le_bytes(b).into()),
+                }
+            }
+        }
+        true
+    }
+}
+
+/// The tensor of a kind in a layer.
+pub(super) fn tensor_name(layer: usize, kind: Kind) -> String {
+    format!("model.layers.{layer}.{}.weight", kind.module())
+}
+
+impl Layer {
+    /// The log norms of a site.
+    pub fn of(&self, site: Site) -> Option<&Vec<f32>> {
+        self.log_norms[site.index()].as_ref()
+    }
+}

@@ -1,0 +1,3 @@
+//! What can be said of a checkpoint without running it.
+
+pub mod lesion;
