@@ -2,7 +2,9 @@
 //!
 //!   cargo run --release --example lesion_rates calibrate MODEL...   the tails, as `lesion/chance.rs` holds them, and
 //!                                                                   how many signs each model has by the others' tails
-//!   cargo run --release --example lesion_rates rates N MODEL...     detection rates with N lesions of each kind a model
+//!   cargo run --release --example lesion_rates rates N M MODEL...   detection rates: of each model, side and factor with
+//!                                                                   N lesions in down_proj at random, and M each among
+//!                                                                   its strongest and in other modules
 //!
 //! `scripts/fetch-clean-models.sh` fetches the models that the figures in README and `chance.rs` come from.
 
@@ -28,12 +30,13 @@ struct Model {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = || Error::input("usage: lesion_rates calibrate MODEL... | lesion_rates rates N MODEL...");
+    let usage = || Error::input("usage: lesion_rates calibrate MODEL... | lesion_rates rates N M MODEL...");
     match arguments.split_first().ok_or_else(usage)? {
         (job, models) if job == "calibrate" => calibrate(&open(models)?),
         (job, rest) if job == "rates" => {
-            let (count, models) = rest.split_first().ok_or_else(usage)?;
-            rates(count.parse().map_err(|_| usage())?, &open(models)?)
+            let [many, few, models @ ..] = rest else { return Err(usage()) };
+            let number = |text: &String| text.parse().map_err(|_| usage());
+            rates([number(many)?, number(few)?], &open(models)?)
         }
         _ => Err(usage()),
     }
@@ -110,7 +113,7 @@ enum Choice {
     Other,
 }
 
-fn rates(count: usize, models: &[Model]) -> Result<()> {
+fn rates([many, few]: [usize; 2], models: &[Model]) -> Result<()> {
     let mut random = ChaCha8Rng::seed_from_u64(42);
     for model in models {
         let clean = model.statistics.report(&MEASURED);
@@ -118,9 +121,9 @@ fn rates(count: usize, models: &[Model]) -> Result<()> {
     }
     let choices =
         [("down_proj", Choice::Down), ("down_proj, strongest", Choice::Strong), ("other modules", Choice::Other)];
-    println!("| lesion | β = {} |", BETAS.map(|b| b.to_string()).join(" | "));
-    println!("|---|{}", "---|".repeat(BETAS.len()));
-    for (name, choice) in choices {
+    println!("| lesion | in each cell | β = {} | another named |", BETAS.map(|b| b.to_string()).join(" | "));
+    println!("|---|{}", "---|".repeat(BETAS.len() + 2));
+    for (name, choice, count) in choices {
         for side in [Side::Out, Side::In] {
             let mut cells = Vec::new();
             let mut beside = 0;
@@ -137,7 +140,7 @@ fn rates(count: usize, models: &[Model]) -> Result<()> {
                 }
                 cells.push(format!("{:.0} %", 100.0 * detected as f64 / (count * models.len()) as f64));
             }
-            println!("| {name}, {side} | {} |  another neuron named in {beside}", cells.join(" | "));
+            println!("| {name}, {side} | {} | {} | {beside} |", count * models.len(), cells.join(" | "));
         }
     }
     Ok(())

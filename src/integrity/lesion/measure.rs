@@ -163,3 +163,63 @@ impl Layer {
         self.log_norms[site.index()].as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::{TensorView, serialize_to_file};
+
+    /// Every float dtype against sums written out: values are small quarters, exact in all of them.
+    #[test]
+    fn norms_and_cosines_in_every_dtype() {
+        let quarter = |i: usize| (i * 7 % 23) as f64 / 4.0 - 2.0;
+        let [hidden, inner] = [70, 33];
+        let down: Vec<f64> = (0..hidden * inner).map(quarter).collect();
+        let up: Vec<f64> = (0..hidden * inner).map(|i| quarter(i * 3 + 1)).collect();
+        let bytes = |dtype, values: &[f64]| -> Vec<u8> {
+            let each = |v: &f64| match dtype {
+                Dtype::F64 => v.to_le_bytes().to_vec(),
+                Dtype::F32 => (*v as f32).to_le_bytes().to_vec(),
+                Dtype::F16 => f16::from_f64(*v).to_le_bytes().to_vec(),
+                Dtype::BF16 => bf16::from_f64(*v).to_le_bytes().to_vec(),
+                _ => vec![*v as i8 as u8],
+            };
+            values.iter().flat_map(each).collect()
+        };
+        for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8] {
+            let folder = tempfile::tempdir().unwrap();
+            let (of_down, of_up) = (bytes(dtype, &down), bytes(dtype, &up));
+            let views = [
+                ("down", TensorView::new(dtype, vec![hidden, inner], &of_down).unwrap()),
+                ("up", TensorView::new(dtype, vec![inner, hidden], &of_up).unwrap()),
+            ];
+            serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+            let tensors = Tensors::open_directory(folder.path()).unwrap();
+            let norms = Norms::of(&tensors, "down", [hidden, inner]).unwrap();
+            let cosines = cosines(&tensors, "down", "up", [hidden, inner]).unwrap();
+            let row = line(&tensors, "down", [hidden, inner], Side::Out, 69).unwrap();
+            let column = line(&tensors, "down", [hidden, inner], Side::In, 32).unwrap();
+            if dtype == Dtype::I8 {
+                assert!(norms.is_none() && cosines.is_none() && row.is_empty() && column.is_empty());
+                continue;
+            }
+            assert_eq!(row, down[69 * inner..]);
+            assert_eq!(column, (0..hidden).map(|i| down[i * inner + 32]).collect::<Vec<_>>());
+            let (norms, cosines) = (norms.unwrap(), cosines.unwrap());
+            let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+            for (at, found) in norms.rows.iter().enumerate() {
+                assert!((f64::from(*found) - norm(&down[at * inner..][..inner]).ln()).abs() < 1e-6, "{dtype} row {at}");
+            }
+            for (at, found) in norms.columns.iter().enumerate() {
+                let column: Vec<f64> = (0..hidden).map(|i| down[i * inner + at]).collect();
+                assert!((f64::from(*found) - norm(&column).ln()).abs() < 1e-6, "{dtype} column {at}");
+            }
+            for (at, found) in cosines.iter().enumerate() {
+                let row = &down[at * inner..][..inner];
+                let column: Vec<f64> = (0..inner).map(|j| up[j * hidden + at]).collect();
+                let dot: f64 = row.iter().zip(&column).map(|(a, b)| a * b).sum();
+                assert!((f64::from(*found) - dot / norm(row) / norm(&column)).abs() < 1e-6, "{dtype} cosine {at}");
+            }
+        }
+    }
+}
