@@ -119,8 +119,11 @@ fn rates([many, few]: [usize; 2], models: &[Model]) -> Result<()> {
         let clean = model.statistics.report(&MEASURED);
         println!("{}: {} sides examined, {} signs", model.checkpoint.name(), clean.examined_sides, clean.signs.len());
     }
-    let choices =
-        [("down_proj", Choice::Down), ("down_proj, strongest", Choice::Strong), ("other modules", Choice::Other)];
+    let choices = [
+        ("down_proj", Choice::Down, many),
+        ("down_proj, strongest", Choice::Strong, few),
+        ("other modules", Choice::Other, few),
+    ];
     println!("| lesion | in each cell | β = {} | another named |", BETAS.map(|b| b.to_string()).join(" | "));
     println!("|---|{}", "---|".repeat(BETAS.len() + 2));
     for (name, choice, count) in choices {
