@@ -8,6 +8,9 @@
 //!
 //! `scripts/fetch-clean-models.sh` fetches the models that the figures in README and `chance.rs` come from.
 
+// Its output is the point.
+#![allow(clippy::print_stdout)]
+
 use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::error::Error;

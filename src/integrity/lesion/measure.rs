@@ -10,10 +10,14 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use std::ops::Range;
 
-/// Pieces that a tensor is cut into. Fixed, so that sums do not depend on the number of threads.
+/// Rows that are longer are not read: no model has them, and memory is to stay bounded.
+pub(super) const MOST_COLUMNS: usize = 1 << 20;
+/// Pieces that a tensor is cut into at most. Not the number of threads, so that sums do not depend on it.
 const PIECES: usize = 64;
-/// Output channels whose cosines are summed together: wide enough that a cache line of `up_proj` is used whole.
+/// Output channels whose cosines are summed together at most: a cache line of `up_proj` is then used whole.
 const TILE: usize = 64;
+/// Numbers that all pieces, or the tile of one thread, hold at a time.
+const HELD: usize = 1 << 22;
 
 /// What is known of one decoder layer.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +38,7 @@ pub(super) struct Norms {
 impl Norms {
     /// Norms of `name`, [rows, columns]; none where the elements are not floats.
     pub fn of(tensors: &Tensors, name: &str, [rows, columns]: [usize; 2]) -> Result<Option<Norms>> {
-        let piece = rows.div_ceil(PIECES).max(1);
+        let piece = rows.div_ceil((HELD / columns.max(1)).clamp(1, PIECES)).max(1);
         let pieces: Vec<Range<usize>> = (0..rows).step_by(piece).map(|at| at..(at + piece).min(rows)).collect();
         let sums = pieces.into_par_iter().map(|range| -> Result<Option<(Vec<f64>, Vec<f64>)>> {
             let mut of_rows = Vec::with_capacity(range.len());
@@ -73,7 +77,8 @@ pub(super) fn cosines(
 ) -> Result<Option<Vec<f32>>> {
     let down = Matrix { values: tensors.rows(down, 0..hidden)?, columns: intermediate };
     let up = Matrix { values: tensors.rows(up, 0..intermediate)?, columns: hidden };
-    let tiles: Vec<Range<usize>> = (0..hidden).step_by(TILE).map(|at| at..(at + TILE).min(hidden)).collect();
+    let width = (HELD / intermediate.max(1)).clamp(1, TILE);
+    let tiles: Vec<Range<usize>> = (0..hidden).step_by(width).map(|at| at..(at + width).min(hidden)).collect();
     let of_tiles = tiles.into_par_iter().map(|tile| -> Option<Vec<f32>> {
         let mut sums = vec![[0.0; 3]; tile.len()];
         let mut rows = vec![0.0; tile.len() * intermediate];

@@ -43,9 +43,15 @@ impl Statistics {
             progress.advance(1)?;
             match entry.shape[..] {
                 [] | [_] => {}
-                [rows, columns] if rows > 0 && columns > 0 => statistics.add(tensors, name, [rows, columns])?,
+                [rows, columns] if rows > 0 && (1..=measure::MOST_COLUMNS).contains(&columns) => {
+                    statistics.add(tensors, name, [rows, columns])?
+                }
                 _ => {
-                    let why = format!("its shape is {:?}, expected rows and columns", entry.shape);
+                    let why = format!(
+                        "its shape is {:?}, expected rows of 1 to {} columns",
+                        entry.shape,
+                        measure::MOST_COLUMNS
+                    );
                     statistics.not_examined.push(NotExamined { what: name.into(), why });
                 }
             }
@@ -75,8 +81,10 @@ impl Statistics {
             refuse("it holds NaN, infinity or values whose squares overflow".into());
             return Ok(());
         }
-        let known = (0..self.layers.len())
-            .find(|layer| name.strip_prefix("model.layers.").is_some_and(|rest| starts_layer(rest, *layer)))
+        let known = name
+            .strip_prefix("model.layers.")
+            .and_then(|rest| rest.split_once('.')?.0.parse().ok())
+            .filter(|layer| *layer < self.layers.len())
             .and_then(|layer| {
                 let kind = Kind::ALL.into_iter().find(|kind| name == measure::tensor_name(layer, *kind))?;
                 Some((layer, kind))
@@ -276,9 +284,4 @@ impl Statistics {
             chance: suspect.chance,
         })
     }
-}
-
-/// Whether `rest` of a name after `model.layers.` is in this layer.
-fn starts_layer(rest: &str, layer: usize) -> bool {
-    rest.split_once('.').is_some_and(|(number, _)| number.parse() == Ok(layer))
 }
