@@ -5,6 +5,7 @@ pub mod diff;
 pub mod difference;
 pub mod fingerprint;
 mod layout;
+pub mod lesion;
 pub mod lint;
 pub mod signature;
 pub mod verify;

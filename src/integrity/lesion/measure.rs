@@ -1,0 +1,230 @@
+//! From weights to norms: one pass over the file, row by row, and one more over `up_proj` and `down_proj` together.
+
+use super::site::{Kind, SITES, Site};
+use crate::checkpoint::Tensors;
+use crate::checkpoint::tensors::Values;
+use crate::error::Result;
+use crate::neuron::Side;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use std::ops::Range;
+
+/// Rows that are longer are not read: no model has them, and memory is to stay bounded.
+pub(super) const MOST_COLUMNS: usize = 1 << 20;
+/// Pieces that a tensor is cut into at most. Not the number of threads, so that sums do not depend on it.
+const PIECES: usize = 64;
+/// Output channels whose cosines are summed together at most: a cache line of `up_proj` is then used whole.
+const TILE: usize = 64;
+/// Numbers that all pieces, or the tile of one thread, hold at a time.
+const HELD: usize = 1 << 22;
+
+/// What is known of one decoder layer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layer {
+    /// Natural logarithms of norms by [`Site::index`]; −∞ where all elements are zero. None where there is no such
+    /// tensor or it cannot be read.
+    pub log_norms: [Option<Vec<f32>>; SITES.len()],
+    /// Of each channel i the cosine of row i of `down_proj` and column i of `up_proj`.
+    pub cosines: Option<Vec<f32>>,
+}
+
+/// Norms of a matrix's rows and columns, as natural logarithms.
+pub(super) struct Norms {
+    pub rows: Vec<f32>,
+    pub columns: Vec<f32>,
+}
+
+impl Norms {
+    /// Norms of `name`, [rows, columns]; none where the elements are not floats.
+    pub fn of(tensors: &Tensors, name: &str, [rows, columns]: [usize; 2]) -> Result<Option<Norms>> {
+        let piece = rows.div_ceil((HELD / columns.max(1)).clamp(1, PIECES)).max(1);
+        let pieces: Vec<Range<usize>> = (0..rows).step_by(piece).map(|at| at..(at + piece).min(rows)).collect();
+        let sums = pieces.into_par_iter().map(|range| -> Result<Option<(Vec<f64>, Vec<f64>)>> {
+            let mut of_rows = Vec::with_capacity(range.len());
+            let mut of_columns = vec![0.0; columns];
+            let mut row = vec![0.0; columns];
+            for at in range {
+                let matrix = Matrix { values: tensors.rows(name, at..at + 1)?, columns };
+                if !matrix.read(0, 0, &mut row) {
+                    return Ok(None);
+                }
+                let squares = row.iter().map(|v| v * v);
+                of_rows.push(squares.clone().sum());
+                of_columns.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+            }
+            Ok(Some((of_rows, of_columns)))
+        });
+        let sums: Option<Vec<_>> = sums.collect::<Result<Vec<_>>>()?.into_iter().collect();
+        let Some(sums) = sums else { return Ok(None) };
+        let mut of_columns = vec![0.0; columns];
+        for (_, part) in &sums {
+            of_columns.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+        let logs = |sums: &[f64]| sums.iter().map(|sum| (sum.ln() / 2.0) as f32).collect();
+        let of_rows: Vec<f64> = sums.into_iter().flat_map(|(rows, _)| rows).collect();
+        Ok(Some(Norms { rows: logs(&of_rows), columns: logs(&of_columns) }))
+    }
+}
+
+/// Cosines of row i of `down` [hidden, intermediate] and column i of `up` [intermediate, hidden]; 0 where one of them is
+/// zero. None where the elements are not floats.
+pub(super) fn cosines(
+    tensors: &Tensors,
+    down: &str,
+    up: &str,
+    [hidden, intermediate]: [usize; 2],
+) -> Result<Option<Vec<f32>>> {
+    let down = Matrix { values: tensors.rows(down, 0..hidden)?, columns: intermediate };
+    let up = Matrix { values: tensors.rows(up, 0..intermediate)?, columns: hidden };
+    let width = (HELD / intermediate.max(1)).clamp(1, TILE);
+    let tiles: Vec<Range<usize>> = (0..hidden).step_by(width).map(|at| at..(at + width).min(hidden)).collect();
+    let of_tiles = tiles.into_par_iter().map(|tile| -> Option<Vec<f32>> {
+        let mut sums = vec![[0.0; 3]; tile.len()];
+        let mut rows = vec![0.0; tile.len() * intermediate];
+        for (row, at) in rows.chunks_mut(intermediate.max(1)).zip(tile.clone()) {
+            down.read(at, 0, row).then_some(())?;
+        }
+        let mut part = vec![0.0; tile.len()];
+        for at in 0..intermediate {
+            up.read(at, tile.start, &mut part).then_some(())?;
+            for (channel, (sum, up)) in sums.iter_mut().zip(&part).enumerate() {
+                let down = rows[channel * intermediate + at];
+                sum[0] += down * up;
+                sum[1] += down * down;
+                sum[2] += up * up;
+            }
+        }
+        Some(sums.iter().map(|[dot, a, b]| (dot / (a * b).sqrt().max(f64::MIN_POSITIVE)) as f32).collect())
+    });
+    let of_tiles: Option<Vec<_>> = of_tiles.collect();
+    Ok(of_tiles.map(|tiles| tiles.concat()))
+}
+
+/// One row or column of a tensor, widened; empty where its elements are not floats.
+pub(super) fn line(tensors: &Tensors, name: &str, shape: [usize; 2], side: Side, index: usize) -> Result<Vec<f64>> {
+    let [rows, columns] = shape;
+    let mut values = match side {
+        Side::Out => vec![0.0; columns],
+        Side::In => vec![0.0; rows],
+    };
+    let read = match side {
+        Side::Out => Matrix { values: tensors.rows(name, index..index + 1)?, columns }.read(0, 0, &mut values),
+        Side::In => {
+            let matrix = Matrix { values: tensors.rows(name, 0..rows)?, columns };
+            values.iter_mut().enumerate().all(|(row, to)| matrix.read(row, index, std::slice::from_mut(to)))
+        }
+    };
+    Ok(if read { values } else { Vec::new() })
+}
+
+/// Rows in the map, or dequantized.
+struct Matrix<'a> {
+    values: Values<'a>,
+    columns: usize,
+}
+
+impl Matrix<'_> {
+    /// Widens elements of a row, from column `from` on; false where they are not floats or not there.
+    fn read(&self, row: usize, from: usize, to: &mut [f64]) -> bool {
+        fn each<const N: usize>(bytes: &[u8], to: &mut [f64], read: impl Fn([u8; N]) -> f64) {
+            to.iter_mut().zip(bytes.as_chunks::<N>().0).for_each(|(to, bytes)| *to = read(*bytes));
+        }
+        let first = row * self.columns + from;
+        let elements = first..first + to.len();
+        match &self.values {
+            Values::F32(values) => match values.get(elements) {
+                Some(values) => to.iter_mut().zip(values).for_each(|(to, value)| *to = (*value).into()),
+                None => return false,
+            },
+            Values::Stored { dtype, bytes } => {
+                let size = match dtype {
+                    Dtype::F64 => 8,
+                    Dtype::F32 => 4,
+                    Dtype::F16 | Dtype::BF16 => 2,
+                    _ => return false,
+                };
+                let Some(bytes) = bytes.get(elements.start * size..elements.end * size) else { return false };
+                match dtype {
+                    Dtype::F64 => each(bytes, to, f64::from_le_bytes),
+                    Dtype::F32 => each(bytes, to, |b| f32::from_le_bytes(b).into()),
+                    Dtype::F16 => each(bytes, to, |b| f16::from_le_bytes(b).into()),
+                    _ => each(bytes, to, |b| bf16::from_le_bytes(b).into()),
+                }
+            }
+        }
+        true
+    }
+}
+
+/// The tensor of a kind in a layer.
+pub(super) fn tensor_name(layer: usize, kind: Kind) -> String {
+    format!("model.layers.{layer}.{}.weight", kind.module())
+}
+
+impl Layer {
+    /// The log norms of a site.
+    pub fn of(&self, site: Site) -> Option<&Vec<f32>> {
+        self.log_norms[site.index()].as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::{TensorView, serialize_to_file};
+
+    /// Every float dtype against sums written out: values are small quarters, exact in all of them.
+    #[test]
+    fn norms_and_cosines_in_every_dtype() {
+        let quarter = |i: usize| (i * 7 % 23) as f64 / 4.0 - 2.0;
+        let [hidden, inner] = [70, 33];
+        let down: Vec<f64> = (0..hidden * inner).map(quarter).collect();
+        let up: Vec<f64> = (0..hidden * inner).map(|i| quarter(i * 3 + 1)).collect();
+        let bytes = |dtype, values: &[f64]| -> Vec<u8> {
+            let each = |v: &f64| match dtype {
+                Dtype::F64 => v.to_le_bytes().to_vec(),
+                Dtype::F32 => (*v as f32).to_le_bytes().to_vec(),
+                Dtype::F16 => f16::from_f64(*v).to_le_bytes().to_vec(),
+                Dtype::BF16 => bf16::from_f64(*v).to_le_bytes().to_vec(),
+                _ => vec![*v as i8 as u8],
+            };
+            values.iter().flat_map(each).collect()
+        };
+        for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8] {
+            let folder = tempfile::tempdir().unwrap();
+            let (of_down, of_up) = (bytes(dtype, &down), bytes(dtype, &up));
+            let views = [
+                ("down", TensorView::new(dtype, vec![hidden, inner], &of_down).unwrap()),
+                ("up", TensorView::new(dtype, vec![inner, hidden], &of_up).unwrap()),
+            ];
+            serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+            let tensors = Tensors::open_directory(folder.path()).unwrap();
+            let norms = Norms::of(&tensors, "down", [hidden, inner]).unwrap();
+            let cosines = cosines(&tensors, "down", "up", [hidden, inner]).unwrap();
+            let row = line(&tensors, "down", [hidden, inner], Side::Out, 69).unwrap();
+            let column = line(&tensors, "down", [hidden, inner], Side::In, 32).unwrap();
+            if dtype == Dtype::I8 {
+                assert!(norms.is_none() && cosines.is_none() && row.is_empty() && column.is_empty());
+                continue;
+            }
+            assert_eq!(row, down[69 * inner..]);
+            assert_eq!(column, (0..hidden).map(|i| down[i * inner + 32]).collect::<Vec<_>>());
+            let (norms, cosines) = (norms.unwrap(), cosines.unwrap());
+            let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+            for (at, found) in norms.rows.iter().enumerate() {
+                assert!((f64::from(*found) - norm(&down[at * inner..][..inner]).ln()).abs() < 1e-6, "{dtype} row {at}");
+            }
+            for (at, found) in norms.columns.iter().enumerate() {
+                let column: Vec<f64> = (0..hidden).map(|i| down[i * inner + at]).collect();
+                assert!((f64::from(*found) - norm(&column).ln()).abs() < 1e-6, "{dtype} column {at}");
+            }
+            for (at, found) in cosines.iter().enumerate() {
+                let row = &down[at * inner..][..inner];
+                let column: Vec<f64> = (0..inner).map(|j| up[j * hidden + at]).collect();
+                let dot: f64 = row.iter().zip(&column).map(|(a, b)| a * b).sum();
+                assert!((f64::from(*found) - dot / norm(row) / norm(&column)).abs() < 1e-6, "{dtype} cosine {at}");
+            }
+        }
+    }
+}
