@@ -78,13 +78,19 @@ pub fn default_severity(check: Check) -> Severity {
     use Check as C;
     match check {
         // Usual in checkpoints that nothing is wrong with.
-        C::UnalignedData | C::NoFormat | C::IndexTotalSize | C::ZeroEmbedding => Severity::Note,
+        C::UnalignedData
+        | C::NoFormat
+        | C::IndexTotalSize
+        | C::ZeroEmbedding
+        | C::LesionHint
+        | C::LesionNotExamined => Severity::Note,
         // Could run code, or could be read differently by two readers, or was not examined: only if somebody lets it.
         C::PickleFile
         | C::KerasFile
         | C::CustomCode
         | C::TemplateAttr
         | C::LinkOutside
+        | C::LesionSign
         | C::OddFileName
         | C::LeftoverFile
         | C::JsonInvalid

@@ -2,9 +2,9 @@
 
 use crate::args::Fingerprint;
 use crate::{output, stderr};
-use achilles_audit::checkpoint::Source;
+use achilles_audit::checkpoint::{Source, hex};
 use achilles_audit::error::Bytes;
-use achilles_audit::integrity::fingerprint::{self, Cache, Settings, hex};
+use achilles_audit::integrity::fingerprint::{self, Cache, Settings};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result, files};
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ use crate::output;
 use achilles_audit::checkpoint::hub::{self, HubSettings};
 use achilles_audit::checkpoint::{ConfigFile, Source};
 use achilles_audit::finding::{self, Severity};
+use achilles_audit::integrity::lesion;
 use achilles_audit::integrity::lint::{self, Expected};
 use achilles_audit::model::Recipe;
 use achilles_audit::progress::Progress;
@@ -24,7 +25,8 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
         }
     };
     let seen = lint::lint(&folder, &expected, progress)?;
-    let findings = finding::judge(seen.observations);
+    let signs = lesion::observe(&folder, progress)?;
+    let findings = finding::judge(seen.observations.into_iter().chain(signs).collect());
     let fails = finding::fails(&findings);
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({

@@ -6,6 +6,7 @@ mod read;
 mod stored;
 
 use super::walk::{self, Kind};
+use crate::checkpoint::hex;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 pub use cache::Cache;
@@ -194,9 +195,4 @@ fn root(records: impl Iterator<Item = serde_json::Value>) -> [u8; 32] {
     let mut hasher = Sha256::new();
     lines.iter().for_each(|line| hasher.update(line));
     hasher.finalize().into()
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,6 +1,7 @@
 //! The JSON form of a fingerprint.
 
-use super::{FileRecord, Fingerprint, Line, Settings, Statistics, TensorRecord, hex};
+use super::{FileRecord, Fingerprint, Line, Settings, Statistics, TensorRecord};
+use crate::checkpoint::hex;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::integrity::layout::Layout;

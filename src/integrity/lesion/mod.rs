@@ -19,6 +19,7 @@ mod expect;
 mod fit;
 mod lesioned;
 mod measure;
+mod observe;
 mod search;
 mod site;
 mod statistics;
@@ -33,6 +34,7 @@ use crate::neuron::{Neuron, Side};
 use crate::progress::Progress;
 pub use chance::{MEASURED, Tail, Tails};
 use measure::Layer;
+pub use observe::{SIGN_CHANCE, observe};
 use serde::Serialize;
 use site::{Heads, Kind};
 

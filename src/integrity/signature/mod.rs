@@ -22,6 +22,7 @@ pub use manifest::{Method, Policy};
 pub use sign::{SignSettings, Signed, Signer, sign};
 pub use verify::{Difference, DifferenceKind, Report, ReportModel, ReportSettings, Tool, Trust, Verdict, verify};
 
+use crate::checkpoint::hex;
 use crate::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -71,9 +72,4 @@ impl From<Error> for Stop {
 
 fn refused(problem: impl Into<String>) -> Stop {
     Stop::Refused(problem.into())
-}
-
-/// Lower-case hex.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

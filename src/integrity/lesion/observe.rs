@@ -1,0 +1,74 @@
+//! Signs as observations of lint.
+
+use super::{Report, SignKind, examine};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::integrity::lint::{Check, Location, Observation};
+use crate::progress::Progress;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Up to this chance in a clean checkpoint a sign is told as one, above it as a hint.
+pub const SIGN_CHANCE: f64 = 0.01;
+
+/// Looks for signs in a model folder and says what it sees. Rows and columns of zeros are left to lint, which looks for
+/// them everywhere.
+///
+/// # Errors
+/// The user asked to stop. A checkpoint that cannot be examined is an observation.
+pub fn observe(root: &Path, progress: &dyn Progress) -> Result<Vec<Observation>> {
+    let opened = Checkpoint::open(&root.to_string_lossy(), progress);
+    let examined = opened.and_then(|checkpoint| Ok((examine(&checkpoint, progress)?, checkpoint)));
+    match examined {
+        Ok((report, checkpoint)) => Ok(report.observations(&checkpoint)),
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) => Ok(vec![not_examined(error.to_string(), Value::Null)]),
+    }
+}
+
+fn not_examined(message: String, evidence: Value) -> Observation {
+    Observation { check: Check::LesionNotExamined, location: Location::default(), message, evidence }
+}
+
+impl Report {
+    fn observations(&self, checkpoint: &Checkpoint) -> Vec<Observation> {
+        let tensors = checkpoint.tensors();
+        let file = |tensor: &str| {
+            let at = tensors.get(tensor).and_then(|entry| entry.place.as_ref()).map(|(at, _)| *at);
+            let path = at.and_then(|at| tensors.files().get(at)).and_then(|file| file.path().file_name());
+            path.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        let mut found = Vec::new();
+        for sign in self.signs.iter().filter(|sign| sign.kind != SignKind::Zero) {
+            let place = &sign.place;
+            let location = Location::file(file(&place.tensor)).tensor(tensors.stored_name(&place.tensor));
+            let what = match sign.kind {
+                SignKind::Opposite => "points the other way than its neighbours".to_owned(),
+                _ => format!(
+                    "has the norm {:.3}, where its partners make expect {:.3}: about {:.2} times that",
+                    sign.statistic, sign.expected, sign.beta_estimate
+                ),
+            };
+            let or = sign.or.as_ref().map(|n| format!(" (or {})", n.short())).unwrap_or_default();
+            found.push(Observation {
+                check: if sign.chance <= SIGN_CHANCE { Check::LesionSign } else { Check::LesionHint },
+                location: location.at(place.axis, place.index as u64),
+                message: format!(
+                    "{}{or} {what}; chance in a clean checkpoint of this size {:.1e}",
+                    sign.neuron.short(),
+                    sign.chance
+                ),
+                evidence: json!(sign),
+            });
+        }
+        if !self.not_examined.is_empty() {
+            let message = format!(
+                "{} tensors or sides of them were not judged by norm, {} were",
+                self.not_examined.len(),
+                self.examined_sides
+            );
+            found.push(not_examined(message, json!(self.not_examined)));
+        }
+        found
+    }
+}
