@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo install cargo-fuzz
-//! cargo +nightly fuzz run readers --sanitizer none -- -max_total_time=3600 -malloc_limit_mb=64 -timeout=10
+//! cargo +nightly fuzz run readers --sanitizer none -- -max_total_time=3600 -rss_limit_mb=512 -timeout=10
 //! ```
 //!
 //! The sanitizer finds nothing in safe code and costs half the speed. The seeds of `tests/fuzz/readers.rs` are written
