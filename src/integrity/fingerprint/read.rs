@@ -178,10 +178,10 @@ fn digest_tensors(pieces: Receiver<Piece>, count: usize) -> Vec<[u8; 32]> {
     let mut current: Option<(usize, Sha256)> = None;
     for Piece { tensor, bytes } in pieces {
         let Some(tensor) = tensor else { continue };
-        if current.as_ref().is_none_or(|(at, _)| *at != tensor) {
-            if let Some((at, done)) = current.replace((tensor, Sha256::new())) {
-                digests[at] = done.finalize().into();
-            }
+        if current.as_ref().is_none_or(|(at, _)| *at != tensor)
+            && let Some((at, done)) = current.replace((tensor, Sha256::new()))
+        {
+            digests[at] = done.finalize().into();
         }
         if let Some((_, hasher)) = &mut current {
             hasher.update(&*bytes);
