@@ -170,7 +170,7 @@ fn killed_anywhere_a_patch_in_place_is_whole_or_is_mended_by_the_next_run() {
          were found unfinished, {mixed} with old and new bytes side by side",
         kills()
     );
-    assert!(unfinished * 10 >= kills(), "{unfinished}");
+    assert!(unfinished >= kills() / 20, "{unfinished}");
 }
 
 fn without_json(files: &Files) -> Files {
@@ -217,7 +217,7 @@ fn killed_anywhere_a_patch_to_a_folder_is_whole_or_is_not_there() {
     }
     let runs = kills();
     println!("to a folder, {whole:?} a run: {running} of {runs} runs killed before their end, {unfinished} half-way");
-    assert!(unfinished * 10 >= kills(), "{unfinished}");
+    assert!(unfinished >= kills() / 20, "{unfinished}");
 }
 
 /// A file system of its own, which can be full.
