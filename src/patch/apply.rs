@@ -187,7 +187,10 @@ fn write_edits(root: &Path, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
 
 /// Copies a file, sharing its blocks where the file system can, and returns where to.
 fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
-    std::fs::copy(from, to).map_err(Error::io(to))?;
+    if !copy_at_once(from, to) {
+        super::disk::remove_if_there(to)?;
+        std::fs::copy(from, to).map_err(Error::io(to))?;
+    }
     #[cfg(unix)]
     {
         // The hub's cache is read-only; the copy is to be edited.
@@ -196,6 +199,31 @@ fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
         std::fs::set_permissions(to, PermissionsExt::from_mode(mode | 0o200)).map_err(Error::io(to))?;
     }
     Ok(to.to_owned())
+}
+
+/// Lets the system copy as `cp` does. std::fs::copy asks for 1 GiB at a time and is slower by a tenth with large files;
+/// it does what this cannot, such as from one file system to another. Either shares blocks where that can be.
+#[cfg(target_os = "linux")]
+fn copy_at_once(from: &Path, to: &Path) -> bool {
+    let copied = || -> std::io::Result<()> {
+        let (from, to) = (File::open(from)?, File::create(to)?);
+        to.set_permissions(from.metadata()?.permissions())?;
+        let all = from.metadata()?.len();
+        let mut done = 0;
+        while done < all {
+            match rustix::fs::copy_file_range(&from, None, &to, None, isize::MAX as usize)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                some => done += some as u64,
+            }
+        }
+        Ok(())
+    };
+    copied().is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copy_at_once(_: &Path, _: &Path) -> bool {
+    false
 }
 
 /// The files beside the weights that loaders read, by name.

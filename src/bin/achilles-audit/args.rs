@@ -195,6 +195,9 @@ pub struct Import {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "\
+    achilles-audit patch MODEL <--critical FILE|--neuron ID> <-o DIR|--in-place|--dry-run> ...\n       \
+    achilles-audit patch --verify DIR --original MODEL")]
 #[command(group = ArgGroup::new("which neurons").args(["critical", "neuron", "verify"]).required(true))]
 #[command(group = ArgGroup::new("where to").args(["output", "in_place", "dry_run", "verify"]).required(true).multiple(true))]
 pub struct Patch {
