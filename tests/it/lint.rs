@@ -22,12 +22,14 @@ fn a_clean_checkpoint_is_exit_code_0() {
     assert_eq!(found["schema"], "achilles-audit/lint/v1");
     assert_eq!(found["tool"]["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(found["settings"]["fail_on"], "warning");
-    assert_eq!(found["findings"], serde_json::json!([]));
+    // A model this small is not judged by norms.
+    let ids: Vec<&Value> = found["findings"].as_array().unwrap().iter().map(|f| &f["id"]).collect();
+    assert_eq!(ids, ["lesion-not-examined"]);
     assert_eq!(found["model"]["config_sha256"].as_str().unwrap().len(), 64);
     assert_eq!((&found["examined"]["files"], &found["examined"]["shards"]), (&3.into(), &1.into()));
     let output = place.run(&["lint", "{model}"]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output.stdout).starts_with("0 errors, 0 warnings, 0 notes; examined 3 files, 30 tensors in 1 "));
+    assert!(text(&output.stdout).contains("0 errors, 0 warnings, 1 note; examined 3 files, 30 tensors in 1 "));
     assert_eq!(place.snapshot(), before, "lint changed something");
 }
 
@@ -48,7 +50,7 @@ fn findings_are_exit_code_1_and_notes_are_not() {
     std::fs::write(place.model().join("modeling.py"), "").unwrap();
     let found = document(&place.run(&["lint", "{model}", "--format", "json"]), 1);
     let severities: Vec<&Value> = found["findings"].as_array().unwrap().iter().map(|f| &f["severity"]).collect();
-    assert_eq!(severities, ["warning", "note"]);
+    assert_eq!(severities, ["warning", "note", "note"]);
     // An error; the same finding in both forms, and in the file.
     std::fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
     let args = ["lint", "{model}", "--format", "json", "-o", "{out}/lint.json"];
@@ -118,7 +120,8 @@ fn progress_counts_the_bytes_of_values() {
     let place = Place::new();
     let output = place.run(&["lint", "{model}", "--format", "json", "--progress", "json"]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let last: Value = serde_json::from_str(text(&output.stderr).lines().last().unwrap()).unwrap();
+    let lines = text(&output.stderr).lines().map(|line| serde_json::from_str(line).unwrap());
+    let last: Value = lines.filter(|line: &Value| line["stage"] == "values").next_back().unwrap();
     let bytes = &found["examined"]["value_bytes"];
     assert_eq!((&last["stage"], &last["done"], &last["unit"]), (&"values".into(), bytes, &"bytes".into()));
     assert_eq!(&last["total"], bytes);

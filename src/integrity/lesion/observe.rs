@@ -72,3 +72,38 @@ impl Report {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::place::place;
+    use crate::progress::Silent;
+
+    #[test]
+    fn a_sign_is_told_apart_from_a_hint_and_placed() {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
+        let checkpoint = Checkpoint::open(fixture, &Silent).unwrap();
+        let neuron: crate::neuron::Neuron = "L1.mlp.down_proj:in:5".parse().unwrap();
+        let sign = |kind, chance| super::super::Sign {
+            kind,
+            neuron: neuron.clone(),
+            or: None,
+            place: place(&neuron, checkpoint.tensors()).unwrap(),
+            statistic: 0.3,
+            expected: 1.0,
+            strength: None,
+            beta_estimate: 0.3,
+            chance,
+        };
+        let signs = vec![sign(SignKind::Scaled, 1e-3), sign(SignKind::Opposite, 0.2), sign(SignKind::Zero, 0.2)];
+        let found = Report { signs, ..Report::default() }.observations(&checkpoint);
+        let checks: Vec<Check> = found.iter().map(|o| o.check).collect();
+        assert_eq!(checks, [Check::LesionSign, Check::LesionHint]);
+        let place = "model.safetensors: model.layers.1.mlp.down_proj.weight column 5";
+        assert_eq!(found[0].location.to_string(), place);
+        let said =
+            "L1.mlp.down_proj:in:5 has the norm 0.300, where its partners make expect 1.000: about 0.30 times that";
+        assert!(found[0].message.starts_with(said), "{}", found[0].message);
+        assert_eq!(observe(Path::new("/nowhere/at/all"), &Silent).unwrap()[0].check, Check::LesionNotExamined);
+    }
+}
