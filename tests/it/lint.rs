@@ -120,8 +120,8 @@ fn progress_counts_the_bytes_of_values() {
     let place = Place::new();
     let output = place.run(&["lint", "{model}", "--format", "json", "--progress", "json"]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let lines = text(&output.stderr).lines().map(|line| serde_json::from_str(line).unwrap());
-    let last: Value = lines.filter(|line: &Value| line["stage"] == "values").next_back().unwrap();
+    let mut lines = text(&output.stderr).lines().map(|line| serde_json::from_str(line).unwrap());
+    let last: Value = lines.rfind(|line: &Value| line["stage"] == "values").unwrap();
     let bytes = &found["examined"]["value_bytes"];
     assert_eq!((&last["stage"], &last["done"], &last["unit"]), (&"values".into(), bytes, &"bytes".into()));
     assert_eq!(&last["total"], bytes);
