@@ -100,29 +100,20 @@ pub fn check(baseline: &Baseline, observed: &Observed, alpha: f64) -> Result<Che
     }
     let threshold = baseline.calibration_scores[rank - 1];
     let mut scores = BTreeMap::new();
-    let mut worst: BTreeMap<usize, (Deviation, BTreeMap<(Tokens, Statistic, Extreme), usize>)> = BTreeMap::new();
+    let mut worst: BTreeMap<usize, Worst> = BTreeMap::new();
     for (prompt, extremes) in &observed.prompts {
         let score = scores.entry(*prompt).or_insert(0f64);
         for deviation in score::deviations(&baseline.sites, extremes) {
             *score = score.max(deviation.size);
             if deviation.size > threshold {
-                let (largest, counts) = worst.entry(deviation.site).or_insert((deviation, BTreeMap::new()));
-                *counts.entry((deviation.tokens, deviation.statistic, deviation.extreme)).or_default() += 1;
-                if deviation.size > largest.size {
-                    *largest = deviation;
-                }
+                let new = || Worst { largest: deviation, prompts: BTreeMap::new() };
+                worst.entry(deviation.site).or_insert_with(new).add(deviation);
             }
         }
     }
     let prompts_outside = scores.values().filter(|s| **s > threshold).count();
     let p_value = score::chance(n, m, rank, prompts_outside);
-    let outside = worst
-        .values()
-        .map(|(deviation, counts)| {
-            let prompts = counts[&(deviation.tokens, deviation.statistic, deviation.extreme)];
-            describe(baseline, observed, deviation, prompts)
-        })
-        .collect();
+    let outside = worst.values().map(|worst| describe(baseline, observed, worst)).collect();
     let not_finite = not_finite(baseline, observed);
     let seen = |site: &super::SiteProfile| Tokens::ALL.iter().any(|t| !site.at(*t).is_empty());
     Ok(Checked {
@@ -152,8 +143,23 @@ pub fn check_alpha(alpha: f64) -> Result<()> {
     }
 }
 
-fn describe(baseline: &Baseline, observed: &Observed, deviation: &Deviation, prompts: usize) -> Outside {
-    let Deviation { site, tokens, statistic, extreme, size } = *deviation;
+/// The largest deviation at a site, and in how many prompts each kind of deviation there is beyond the threshold.
+struct Worst {
+    largest: Deviation,
+    prompts: BTreeMap<(Tokens, Statistic, Extreme), usize>,
+}
+
+impl Worst {
+    fn add(&mut self, deviation: Deviation) {
+        *self.prompts.entry((deviation.tokens, deviation.statistic, deviation.extreme)).or_default() += 1;
+        if deviation.size > self.largest.size {
+            self.largest = deviation;
+        }
+    }
+}
+
+fn describe(baseline: &Baseline, observed: &Observed, worst: &Worst) -> Outside {
+    let Deviation { site, tokens, statistic, extreme, size } = worst.largest;
     let (before, now) = (baseline.sites[site].at(tokens), observed.profiles[site].at(tokens));
     let (before_sketch, now_sketch) = (before.of(statistic), now.of(statistic));
     let median = |d: &super::profile::Distribution| d.over_prompts(extreme).quantile(0.5).unwrap_or(0.0);
@@ -162,7 +168,7 @@ fn describe(baseline: &Baseline, observed: &Observed, deviation: &Deviation, pro
         tokens,
         statistic,
         extreme,
-        prompts,
+        prompts: worst.prompts.get(&(tokens, statistic, extreme)).copied().unwrap_or_default(),
         deviation: size,
         median: median(now_sketch),
         baseline_median: median(before_sketch),
