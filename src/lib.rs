@@ -11,6 +11,7 @@ pub mod integrity;
 pub mod locate;
 pub mod metrics;
 pub mod model;
+pub mod monitor;
 pub mod neuron;
 pub mod patch;
 pub mod progress;

@@ -46,7 +46,17 @@ impl Tokenizer {
         Ok(Tokenizer(tokenizer))
     }
 
-    /// The ids of `text` with the special tokens that the tokenizer adds by itself, as transformers' `tokenizer(text)`.
+    /// The ids of `text`, of any length, with the special tokens that the tokenizer adds by itself, as transformers'
+    /// `tokenizer(text)`.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on the text: {e}"));
+        Ok(guarded(|| self.0.encode(text, true))?.map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// [`Tokenizer::ids`] of a text that a perplexity can be computed of.
     ///
     /// # Errors
     /// The text is empty or too short to have a perplexity (two tokens), or the tokenizer fails.
@@ -54,8 +64,7 @@ impl Tokenizer {
         if text.trim().is_empty() {
             return Err(Error::input("the text is empty; give at least a sentence with --text or --text-file"));
         }
-        let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on the text: {e}"));
-        let ids = guarded(|| self.0.encode(text, true))?.map_err(failed)?.get_ids().to_vec();
+        let ids = self.ids(text)?;
         if ids.len() < 2 {
             let tokens = Count(ids.len(), "token", "tokens");
             let problem = format!("the text has {tokens}; a perplexity needs two, a stable one {MIN_STABLE_TOKENS}");

@@ -44,7 +44,7 @@ pub struct Tool {
 
 impl Tool {
     /// This one.
-    pub(super) fn this() -> Tool {
+    pub(crate) fn this() -> Tool {
         Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() }
     }
 }

@@ -7,7 +7,7 @@ mod minimize;
 mod search;
 mod sites;
 
-pub use critical_set::{CriticalSet, Prefix, RankedNeuron, Report, ReportSettings, Subset};
+pub use critical_set::{CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset, Tool};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;

@@ -3,4 +3,5 @@
 pub mod differences;
 pub mod findings;
 pub mod json;
+pub mod monitor;
 pub mod table;

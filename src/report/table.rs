@@ -202,7 +202,7 @@ fn place(ranked: &RankedNeuron) -> String {
 }
 
 /// Four significant digits; powers of ten from a million on.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     if !value.is_finite() {
         return "∞".into();
     }
@@ -223,7 +223,7 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
-fn right(table: &mut Table, columns: &[usize]) {
+pub(super) fn right(table: &mut Table, columns: &[usize]) {
     for column in columns {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);

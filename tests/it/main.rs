@@ -9,6 +9,7 @@ mod command_line;
 mod faults;
 mod integrity;
 mod lint;
+mod monitor;
 #[cfg(unix)]
 mod oms;
 mod parity;

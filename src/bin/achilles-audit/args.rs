@@ -3,6 +3,7 @@
 use achilles_audit::checkpoint::gguf::ImportDtype;
 use achilles_audit::locate::{Counting, Ranking, SiteSelection};
 use achilles_audit::model::{Arithmetic, DeviceChoice};
+use achilles_audit::monitor::{DEFAULT_ALPHA, DEFAULT_MAX_TOKENS};
 use achilles_audit::neuron::{Neuron, Side};
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -39,6 +40,11 @@ pub enum Command {
     Locate(Locate),
     /// Perplexity of a text, as the model is or with neurons masked or scaled
     Perplexity(Perplexity),
+    /// Record how large activations usually are, and tell when they no longer are
+    Monitor {
+        #[command(subcommand)]
+        command: Monitor,
+    },
     /// Examine a checkpoint's files without running it: format, index, config, values, code
     ///
     /// Exit code 1 where a finding is a warning or an error; notes do not count.
@@ -172,6 +178,69 @@ pub struct Perplexity {
     /// Multiply the neurons by this instead of masking them
     #[arg(long, requires = "neuron", allow_hyphen_values = true)]
     pub beta: Option<f64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Monitor {
+    /// Write down the distribution of norms at every site over many prompts
+    ///
+    /// Sites are the outputs of modules and of every RMSNorm; norms are the L2 norm and max |x| of a position, with the
+    /// channel that holds it. Every other prompt makes the profile, the others calibrate the alarm.
+    Record(MonitorRecord),
+    /// Hold a model, or norms that a serving process dumped, against a baseline: exit code 1 where they are not like it
+    ///
+    /// On prompts like those of the baseline a model like the baseline's alarms with probability --alpha or less.
+    Check(MonitorCheck),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct MonitorRecord {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Prompts, one a line; in a .jsonl file one {"text": …} a line. Some 200 make a good baseline
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub text: Vec<PathBuf>,
+    /// The baseline to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Which modules beside the RMSNorms: reference (as the published code), linear, down_proj, or a glob over module
+    /// paths
+    #[arg(long, default_value = "reference")]
+    pub sites: SiteSelection,
+    /// Cut prompts after so many tokens; a check cuts its own likewise
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
+    pub max_tokens: usize,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("what").args(["text", "activations"]).required(true))]
+pub struct MonitorCheck {
+    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
+    #[arg(required_unless_present = "activations", requires = "text")]
+    pub model: Option<String>,
+    /// What `monitor record` wrote
+    #[arg(long, value_name = "FILE")]
+    pub baseline: PathBuf,
+    /// Prompts of the same kind as the baseline's, but none of them: one a line; in a .jsonl file one {"text": …} a line
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub text: Vec<PathBuf>,
+    /// Norms that a serving process dumped, as contrib/ records them, instead of a model
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dtype", "device", "stream"])]
+    pub activations: Option<PathBuf>,
+    /// The probability of a false alarm
+    #[arg(long, default_value_t = DEFAULT_ALPHA, allow_hyphen_values = true)]
+    pub alpha: f64,
+    /// Precision of the arithmetic: f32, f64, f16 or bf16
+    #[arg(long, default_value = "f32")]
+    pub dtype: Arithmetic,
+    /// Where to compute: auto, cpu, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Keep no weights between passes: slower, for models larger than memory
+    #[arg(long)]
+    pub stream: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]

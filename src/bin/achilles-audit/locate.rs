@@ -48,10 +48,11 @@ pub fn open(args: &ModelArgs, text: &TextArgs, progress: &dyn Progress) -> Resul
     let checkpoint = Checkpoint::open(&args.model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
     let text = Tokenizer::of(&checkpoint)?.encode(&text)?;
-    let settings = model::Settings {
-        arithmetic: args.dtype,
-        device: args.device,
-        residency: args.stream.then_some(Residency::Streamed),
-    };
-    Ok((Model::new(checkpoint, recipe, &settings, progress)?, text))
+    Ok((Model::new(checkpoint, recipe, &settings(args), progress)?, text))
+}
+
+/// How the model computes.
+pub fn settings(args: &ModelArgs) -> model::Settings {
+    let residency = args.stream.then_some(Residency::Streamed);
+    model::Settings { arithmetic: args.dtype, device: args.device, residency }
 }

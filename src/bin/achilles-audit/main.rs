@@ -6,6 +6,7 @@ mod fingerprint;
 mod import;
 mod lint;
 mod locate;
+mod monitor;
 mod output;
 mod patch;
 mod perplexity;
@@ -53,6 +54,7 @@ fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Scan(options) | Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
+        Command::Monitor { command } => monitor::run(&command, &progress),
         Command::Lint(options) => lint::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
