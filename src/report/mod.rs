@@ -3,4 +3,8 @@
 pub mod differences;
 pub mod findings;
 pub mod json;
+pub mod junit;
+pub mod rules;
+pub mod sarif;
+pub mod scan;
 pub mod table;
