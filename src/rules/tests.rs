@@ -82,15 +82,15 @@ fn mistakes_are_told_with_line_and_column() {
         ),
         (
             "rules:\n  zero-rows: {severity: error}".into(),
-            "line 3, column 3: unknown rule `zero-rows`; did you mean `zero-row`? `achilles-audit rules list` lists them",
+            "line 3, column 3: rules: unknown rule `zero-rows`; did you mean `zero-row`? `achilles-audit rules list` lists them",
         ),
         (
             "rules:\n  what-ever: {}".into(),
-            "line 3, column 3: unknown rule `what-ever`; `achilles-audit rules list` lists them",
+            "line 3, column 3: rules: unknown rule `what-ever`; `achilles-audit rules list` lists them",
         ),
         (
             "rules:\n  zero-row: {}\n  zero-row: {}".into(),
-            "line 3, column 3: rule `zero-row` is given twice; merge the two",
+            "line 3, column 3: rules: rule `zero-row` is given twice; merge the two",
         ),
         (
             "rules:\n  zero-row:\n    sevrity: error".into(),
