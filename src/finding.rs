@@ -1,11 +1,12 @@
 //! Measurements, judged: how bad what was seen is.
 
-use crate::integrity::lint::{Check, Location, Observation};
-use serde::Serialize;
+use crate::integrity::lint::{Location, Observation};
+use crate::rules::{Date, Rules};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// How bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Good to know.
@@ -17,9 +18,6 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// From here on a command that looks for findings exits with 1.
-    pub const FAIL_ON: Severity = Severity::Warning;
-
     /// `note`, `warning` or `error`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -51,95 +49,59 @@ pub struct Finding {
     pub why: String,
     /// The figures behind it, an object; null where the message says all.
     pub evidence: serde_json::Value,
+    /// Why it is let pass, where it is: then it fails nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waived: Option<Waived>,
 }
 
-/// Judges observations by each check's default severity; the worst come first.
-pub fn judge(observations: Vec<Observation>) -> Vec<Finding> {
-    let finding = |o: Observation| Finding {
-        id: o.check.id().into(),
-        severity: default_severity(o.check),
-        location: o.location,
-        message: o.message,
-        why: o.check.why().into(),
-        evidence: o.evidence,
+/// Why a finding is let pass.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Waived {
+    /// In the words of whoever waived it.
+    pub reason: String,
+    /// The last day on which the waiver holds, UTC.
+    pub expires: Date,
+}
+
+/// Something that was measured and that a rule may judge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// The rule, in kebab case.
+    pub rule: &'static str,
+    /// Where.
+    pub location: Location,
+    /// What, in a sentence.
+    pub message: String,
+    /// The figures behind it, an object; null where the message says all.
+    pub evidence: serde_json::Value,
+}
+
+impl From<Observation> for Seen {
+    fn from(o: Observation) -> Seen {
+        Seen { rule: o.check.id(), location: o.location, message: o.message, evidence: o.evidence }
+    }
+}
+
+/// Judges what was seen; the worst come first. What is judged by a rule that is off is left out.
+pub fn judge(seen: impl IntoIterator<Item = impl Into<Seen>>, rules: &Rules) -> Vec<Finding> {
+    let finding = |seen: Seen| {
+        let rule = rules.get(seen.rule)?;
+        Some(Finding {
+            id: rule.id.clone(),
+            severity: rule.severity?,
+            location: seen.location,
+            message: seen.message,
+            why: rule.why.clone(),
+            evidence: seen.evidence,
+            waived: None,
+        })
     };
-    let mut findings: Vec<Finding> = observations.into_iter().map(finding).collect();
+    let mut findings: Vec<Finding> = seen.into_iter().map(Into::into).filter_map(finding).collect();
     findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
     findings
 }
 
-/// Whether any finding is bad enough for exit code 1.
-pub fn fails(findings: &[Finding]) -> bool {
-    findings.iter().any(|f| f.severity >= Severity::FAIL_ON)
-}
-
-/// What a check means where no rule says otherwise.
-pub fn default_severity(check: Check) -> Severity {
-    use Check as C;
-    match check {
-        // Usual in checkpoints that nothing is wrong with.
-        C::UnalignedData
-        | C::NoFormat
-        | C::IndexTotalSize
-        | C::ZeroEmbedding
-        | C::LesionHint
-        | C::LesionNotExamined => Severity::Note,
-        // Could run code, or could be read differently by two readers, or was not examined: only if somebody lets it.
-        C::PickleFile
-        | C::KerasFile
-        | C::CustomCode
-        | C::TemplateAttr
-        | C::LinkOutside
-        | C::LesionSign
-        | C::OddFileName
-        | C::LeftoverFile
-        | C::JsonInvalid
-        | C::JsonDuplicateKey
-        | C::ConfigUnknown
-        | C::WeightsAmbiguous
-        | C::StrayWeights
-        | C::ConsolidatedWeights
-        | C::IndexTensorUnlisted
-        | C::TensorExtra
-        | C::DtypeMix
-        | C::Denormal
-        | C::ZeroTensor
-        | C::ZeroRow
-        | C::ZeroColumn => Severity::Warning,
-        // The checkpoint breaks its format or lacks a part, a value is no number, or code waits to be run.
-        C::TemplateDunder
-        | C::LesionReceipt
-        | C::SpecialFile
-        | C::DanglingLink
-        | C::FileUnreadable
-        | C::ConfigMissing
-        | C::ConfigInvalid
-        | C::WeightsMissing
-        | C::HeaderInvalid
-        | C::HeaderTooLong
-        | C::HeaderNotUtf8
-        | C::HeaderLeadingBytes
-        | C::DuplicateTensor
-        | C::DuplicateMetadataKey
-        | C::DuplicateTensorField
-        | C::UnknownTensorField
-        | C::OddTensorName
-        | C::TensorSize
-        | C::TensorOverflow
-        | C::TensorOverlap
-        | C::DataHole
-        | C::FileTruncated
-        | C::TrailingBytes
-        | C::IndexInvalid
-        | C::IndexDuplicate
-        | C::IndexShardPath
-        | C::IndexShardMissing
-        | C::IndexWrongShard
-        | C::IndexTensorMissing
-        | C::TensorTwice
-        | C::TensorMissing
-        | C::TensorShape
-        | C::Nan
-        | C::Infinite => Severity::Error,
-    }
+/// Whether any finding is bad enough, and not waived.
+pub fn fails(findings: &[Finding], fail_on: Severity) -> bool {
+    findings.iter().any(|f| f.severity >= fail_on && f.waived.is_none())
 }

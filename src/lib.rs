@@ -3,6 +3,7 @@
 //! The method is that of *The Achilles' Heel of LLMs: How Altering a Handful of Neurons Can Cripple Language
 //! Abilities* (arXiv 2510.10238).
 
+pub mod audit;
 pub mod checkpoint;
 pub mod error;
 pub mod files;
@@ -16,6 +17,7 @@ pub mod neuron;
 pub mod patch;
 pub mod progress;
 pub mod report;
+pub mod rules;
 pub mod text;
 
 pub use error::{Error, Result};

@@ -46,7 +46,7 @@ impl Checkpoint {
         }
     }
 
-    fn open_directory(name: &str, root: &Path) -> Result<Checkpoint> {
+    pub(crate) fn open_directory(name: &str, root: &Path) -> Result<Checkpoint> {
         let config_path = root.join("config.json");
         if !config_path.exists() {
             let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
@@ -63,7 +63,7 @@ impl Checkpoint {
         Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json, tensors })
     }
 
-    fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
+    pub(crate) fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
         let gguf = gguf::GgufCheckpoint::open(path)?;
         let config = ConfigFile::from_map(path, gguf.config().clone());
         let tokenizer_json = Some(gguf.tokenizer_json()?.to_string());

@@ -19,6 +19,7 @@ mod verify;
 pub use apply::{Settings, check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
 pub use edit::{Edit, Plan, Rounding, Span};
 pub use folder::{Folder, Unpatched, unpatch};
+pub(crate) use receipt::now_utc;
 pub use receipt::{Asked, Receipt, State};
 pub use restore::{RestoreSettings, Restored, RestoredPart, restore};
 pub use verify::{Verified, verify};

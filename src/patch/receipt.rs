@@ -296,7 +296,7 @@ pub(super) fn undo_bytes(edits: &[Edit]) -> Vec<u8> {
 }
 
 /// The time in UTC, to the second (the civil calendar as Howard Hinnant computes it from days).
-pub(super) fn now_utc() -> String {
+pub(crate) fn now_utc() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     utc(since)
 }

@@ -61,7 +61,8 @@ fn kind(difference: &Difference) -> &'static str {
     }
 }
 
-fn sentence(difference: &Difference) -> String {
+/// A difference; rows and columns of a tensor follow on lines of their own.
+pub(crate) fn sentence(difference: &Difference) -> String {
     match difference {
         Difference::FileMissing { path } => format!("file {path}: missing\n"),
         Difference::FileExtra { path } => format!("file {path}: was not there\n"),

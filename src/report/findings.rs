@@ -35,7 +35,7 @@ pub fn table(findings: &[Finding], not_listed: u64, examined: &Examined) -> Stri
 }
 
 /// What a checkpoint says of itself must not drive the terminal, nor fill it.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     const LONGEST: usize = 240;
     let escaped = text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] });
     let mut shown: String = escaped.take(LONGEST + 1).collect();

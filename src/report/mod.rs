@@ -3,5 +3,9 @@
 pub mod differences;
 pub mod findings;
 pub mod json;
+pub mod junit;
 pub mod monitor;
+pub mod rules;
+pub mod sarif;
+pub mod scan;
 pub mod table;

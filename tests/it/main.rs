@@ -7,6 +7,7 @@ mod bad_input;
 mod command_line;
 #[cfg(target_os = "linux")]
 mod faults;
+mod gate;
 mod integrity;
 mod lint;
 mod monitor;

@@ -34,8 +34,16 @@ pub enum ProgressChoice {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Audit a checkpoint: find its critical set and show it
-    Scan(Locate),
+    /// Audit a checkpoint before release: may it ship? Files, critical set, fingerprint, signature, judged by rules
+    #[command(after_help = "\
+Exit code: 0 nothing speaks against it; 1 a finding does (by the rules: from a warning on); 2 nothing that was examined
+does, but not everything that should was, or the job could not be done. The form of the report makes no difference.")]
+    Scan(Scan),
+    /// List the rules that scan judges by, or print the form of rule files
+    #[command(subcommand)]
+    Rules(RulesCommand),
+    /// Tell what a rule is about
+    Explain(Explain),
     /// Find the critical set: noise importance, causal masking, minimization
     Locate(Locate),
     /// Perplexity of a text, as the model is or with neurons masked or scaled
@@ -135,6 +143,13 @@ pub struct Locate {
     pub text: TextArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+}
+
+/// How to look for the critical set.
+#[derive(Debug, clap::Args)]
+pub struct SearchArgs {
     /// What candidates are ranked by: noise (the paper) or magnitude (much faster)
     #[arg(long, default_value = "noise")]
     pub ranking: Ranking,
@@ -162,6 +177,82 @@ pub struct Locate {
     /// Longest prefix of the ranking that is tried
     #[arg(long, default_value_t = 200)]
     pub max_neurons: usize,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("trusted").args(["key", "cert_roots"]))]
+pub struct Scan {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The rules to judge by: default, release, or a file
+    #[arg(long, value_name = "FILE", default_value = "default")]
+    pub rules: String,
+    /// Do not run the model: look at its files only
+    #[arg(long = "static")]
+    pub no_run: bool,
+    /// Hold the checkpoint against this fingerprint
+    #[arg(long, value_name = "FILE")]
+    pub fingerprint: Option<PathBuf>,
+    /// Verify its signature [FILE: MODEL/model.sig, or MODEL.sig beside a single file]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, requires = "trusted")]
+    pub signature: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    pub trust: ScanTrustArgs,
+    /// Form of the report
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: ScanFormat,
+    /// Write the report to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+}
+
+/// Whose signature is accepted.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub struct ScanTrustArgs {
+    /// Accept a signature by this public key, in PEM
+    #[arg(long, value_name = "FILE", requires = "signature")]
+    pub key: Option<PathBuf>,
+    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature")]
+    pub cert_roots: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScanFormat {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// For code scanning (SARIF 2.1.0)
+    Sarif,
+    /// For build servers (JUnit XML)
+    Junit,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RulesCommand {
+    /// List all rules
+    List {
+        /// Which rules: default, release, or a file
+        #[arg(long, value_name = "FILE", default_value = "default")]
+        rules: String,
+    },
+    /// Print the JSON Schema of rule files
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// The rule's id, such as zero-row
+    pub rule: String,
+    /// Which rules: default, release, or a file
+    #[arg(long, value_name = "FILE", default_value = "default")]
+    pub rules: String,
 }
 
 #[derive(Debug, clap::Args)]

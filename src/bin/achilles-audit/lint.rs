@@ -2,13 +2,13 @@
 
 use crate::args::{Format, Lint};
 use crate::output;
+use achilles_audit::audit;
+use achilles_audit::checkpoint::Source;
 use achilles_audit::checkpoint::hub::{self, HubSettings};
-use achilles_audit::checkpoint::{ConfigFile, Source};
-use achilles_audit::finding::{self, Severity};
-use achilles_audit::integrity::lesion;
-use achilles_audit::integrity::lint::{self, Expected};
-use achilles_audit::model::Recipe;
+use achilles_audit::finding;
+use achilles_audit::integrity::{lesion, lint};
 use achilles_audit::progress::Progress;
+use achilles_audit::rules::Rules;
 use achilles_audit::{Error, Result, report};
 use serde_json::json;
 use std::process::ExitCode;
@@ -24,16 +24,17 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
             return Err(Error::file(path, problem));
         }
     };
-    let seen = lint::lint(&folder, &expected, progress)?;
+    let rules = Rules::default_rules()?;
+    let seen = lint::lint(&folder, &audit::expected, progress)?;
     let signs = lesion::observe(&folder, progress)?;
-    let findings = finding::judge(seen.observations.into_iter().chain(signs).collect());
-    let fails = finding::fails(&findings);
+    let findings = finding::judge(seen.observations.into_iter().chain(signs), &rules);
+    let fails = finding::fails(&findings, rules.fail_on);
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/lint/v1",
             "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
             "model": {"source": options.model, "config_sha256": seen.config_sha256},
-            "settings": {"fail_on": Severity::FAIL_ON},
+            "settings": {"fail_on": rules.fail_on},
             "examined": seen.examined,
             "findings": findings,
             "not_listed": seen.not_listed,
@@ -42,10 +43,4 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     };
     output::write(&options.output, &rendered)?;
     Ok(ExitCode::from(u8::from(fails)))
-}
-
-/// What the config asks for, where its architecture is known.
-fn expected(config: &ConfigFile) -> Result<Expected> {
-    let recipe = Recipe::read(config)?;
-    Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
 }

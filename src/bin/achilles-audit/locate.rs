@@ -1,6 +1,6 @@
-//! `scan` and `locate`.
+//! `locate`.
 
-use crate::args::{Format, Locate, ModelArgs, TextArgs};
+use crate::args::{Format, Locate, ModelArgs, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::locate::{self, Settings};
@@ -13,18 +13,7 @@ use std::time::Instant;
 
 pub fn run(options: &Locate, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let settings = Settings {
-        ranking: options.ranking,
-        side: options.side,
-        sites: options.sites.clone(),
-        counting: options.counting,
-        alpha: options.alpha,
-        samples: options.samples,
-        seed: options.seed,
-        epsilon: options.epsilon,
-        max_neurons: options.max_neurons,
-    };
-    settings.check()?;
+    let settings = settings(&options.search)?;
     let started = Instant::now();
     let (model, text) = open(&options.model, &options.text, progress)?;
     let load_s = started.elapsed().as_secs_f64();
@@ -40,19 +29,44 @@ pub fn run(options: &Locate, progress: &dyn Progress) -> Result<ExitCode> {
 /// The model to compute with and the text to compute on. The text comes first: a mistake there should not have to wait
 /// for the weights.
 pub fn open(args: &ModelArgs, text: &TextArgs, progress: &dyn Progress) -> Result<(Model, Encoded)> {
-    let text = match (&text.text, &text.text_file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(path)) => text::read_file(path)?,
-        (None, None) => text::REFERENCE_TEXT.to_owned(),
-    };
+    let text = self::text(text)?;
     let checkpoint = Checkpoint::open(&args.model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
     let text = Tokenizer::of(&checkpoint)?.encode(&text)?;
-    Ok((Model::new(checkpoint, recipe, &settings(args), progress)?, text))
+    Ok((Model::new(checkpoint, recipe, &model_settings(args), progress)?, text))
 }
 
-/// How the model computes.
-pub fn settings(args: &ModelArgs) -> model::Settings {
-    let residency = args.stream.then_some(Residency::Streamed);
-    model::Settings { arithmetic: args.dtype, device: args.device, residency }
+/// How to search.
+pub fn settings(options: &SearchArgs) -> Result<Settings> {
+    let settings = Settings {
+        ranking: options.ranking,
+        side: options.side,
+        sites: options.sites.clone(),
+        counting: options.counting,
+        alpha: options.alpha,
+        samples: options.samples,
+        seed: options.seed,
+        epsilon: options.epsilon,
+        max_neurons: options.max_neurons,
+    };
+    settings.check()?;
+    Ok(settings)
+}
+
+/// The text as it was given, or the paper's.
+pub fn text(text: &TextArgs) -> Result<String> {
+    match (&text.text, &text.text_file) {
+        (Some(text), _) => Ok(text.clone()),
+        (None, Some(path)) => text::read_file(path),
+        (None, None) => Ok(text::REFERENCE_TEXT.to_owned()),
+    }
+}
+
+/// How to compute.
+pub fn model_settings(args: &ModelArgs) -> model::Settings {
+    model::Settings {
+        arithmetic: args.dtype,
+        device: args.device,
+        residency: args.stream.then_some(Residency::Streamed),
+    }
 }

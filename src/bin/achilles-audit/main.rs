@@ -11,6 +11,8 @@ mod output;
 mod patch;
 mod perplexity;
 mod progress;
+mod rules;
+mod scan;
 mod sign;
 mod stderr;
 mod unpatch;
@@ -52,7 +54,10 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<ExitCode> {
     let progress = progress::Bars::new(args.progress)?;
     match args.command {
-        Command::Scan(options) | Command::Locate(options) => locate::run(&options, &progress),
+        Command::Scan(options) => scan::run(&options, &progress),
+        Command::Rules(command) => rules::run(&command),
+        Command::Explain(options) => rules::explain(&options),
+        Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
         Command::Monitor { command } => monitor::run(&command, &progress),
         Command::Lint(options) => lint::run(&options, &progress),

@@ -1,7 +1,7 @@
 //! `monitor record` and `monitor check`.
 
 use crate::args::{Format, ModelArgs, Monitor, MonitorCheck, MonitorRecord};
-use crate::locate::settings;
+use crate::locate::model_settings;
 use crate::output;
 use achilles_audit::checkpoint::{Checkpoint, sha256_hex};
 use achilles_audit::model::{Model, Recipe};
@@ -72,5 +72,5 @@ fn open(args: &ModelArgs, text: &[PathBuf], max_tokens: usize, progress: &dyn Pr
     let checkpoint = Checkpoint::open(&args.model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
     let prompts = Prompts::read(text, &Tokenizer::of(&checkpoint)?, max_tokens)?;
-    Ok((Model::new(checkpoint, recipe, &settings(args), progress)?, prompts))
+    Ok((Model::new(checkpoint, recipe, &model_settings(args), progress)?, prompts))
 }

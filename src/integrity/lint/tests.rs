@@ -258,8 +258,9 @@ fn every_family_is_clean() {
             fs::copy(&config, folder.path("config.json")).unwrap();
             fs::copy(fixture.join("model.safetensors"), folder.path("model.safetensors")).unwrap();
             let seen = run(folder.0.path());
+            let rules = crate::rules::Rules::default_rules().unwrap();
             let bad: Vec<_> =
-                finding::judge(seen.observations).into_iter().filter(|f| f.severity > Severity::Note).collect();
+                finding::judge(seen.observations, &rules).into_iter().filter(|f| f.severity > Severity::Note).collect();
             assert_eq!(bad, [], "{}", config.display());
             assert!(seen.examined.tensors > 10 && seen.examined.value_bytes > 10_000);
             families += 1;

@@ -1,0 +1,137 @@
+//! The checkpoint against what is known of it: its fingerprint, its signature.
+
+use super::Measured;
+use crate::error::Result;
+use crate::finding::Seen;
+use crate::integrity::difference::Difference;
+use crate::integrity::fingerprint::Fingerprint;
+use crate::integrity::lint::Location;
+use crate::integrity::signature::{self, DifferenceKind, Trust, Verdict};
+use crate::integrity::verify;
+use crate::progress::Progress;
+use crate::report::differences::sentence;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// The comparison with a fingerprint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Integrity {
+    /// The fingerprint's file.
+    pub fingerprint: PathBuf,
+    /// Every byte of every file is as it was.
+    pub intact: bool,
+    /// Every tensor is as it was, wherever it lies.
+    pub same_tensors: bool,
+    /// Files examined.
+    pub files: usize,
+    /// Tensors examined.
+    pub tensors: usize,
+    /// Bytes examined.
+    pub bytes: u64,
+}
+
+/// A fingerprint and its file.
+pub fn read(path: &Path) -> Result<(&Path, Fingerprint)> {
+    Ok((path, Fingerprint::read(path)?))
+}
+
+/// Compares a folder with its fingerprint.
+pub fn fingerprint(
+    folder: Result<&Path>,
+    path: &Path,
+    before: &Fingerprint,
+    progress: &dyn Progress,
+) -> Result<Measured<Integrity>> {
+    let found = verify::verify(folder?, before, Some(path), None, progress)?;
+    let mut seen = Vec::new();
+    let mut not_examined = Vec::new();
+    for difference in &found.differences {
+        let (rule, location) = match difference {
+            Difference::NotExamined { path, problem } => {
+                not_examined.push(format!("{}: {problem}", path.escape_debug()));
+                continue;
+            }
+            Difference::FileMissing { path } => ("fingerprint-file-missing", Location::file(path)),
+            Difference::FileExtra { path } => ("fingerprint-file-extra", Location::file(path)),
+            Difference::FileChanged { path, same_tensors: true, .. } => {
+                ("fingerprint-file-rewritten", Location::file(path))
+            }
+            Difference::FileChanged { path, .. } => ("fingerprint-file-changed", Location::file(path)),
+            Difference::TensorMissing { name } => ("fingerprint-tensor-missing", Location::default().tensor(name)),
+            Difference::TensorExtra { name, file } => ("fingerprint-tensor-extra", Location::file(file).tensor(name)),
+            Difference::TensorRenamed { after, .. } => {
+                ("fingerprint-tensor-renamed", Location::default().tensor(after))
+            }
+            Difference::TensorReshaped { name, .. } => {
+                ("fingerprint-tensor-reshaped", Location::default().tensor(name))
+            }
+            Difference::TensorMoved { name, after, .. } => {
+                ("fingerprint-tensor-moved", Location::file(after).tensor(name))
+            }
+            Difference::TensorChanged(change) => {
+                let place = Location::default().tensor(&change.name);
+                let place = match change.lines.first() {
+                    Some(line) if change.lines.len() == 1 => place.at(line.axis, line.index as u64),
+                    _ => place,
+                };
+                ("fingerprint-tensor-changed", place)
+            }
+        };
+        let evidence = serde_json::to_value(difference).unwrap_or_default();
+        seen.push(Seen { rule, location, message: short(difference), evidence });
+    }
+    let result = Integrity {
+        fingerprint: path.to_owned(),
+        intact: found.intact,
+        same_tensors: found.same_tensors,
+        files: found.files,
+        tensors: found.tensors,
+        bytes: found.bytes,
+    };
+    Ok(Measured { seen, not_examined, result })
+}
+
+/// What differs, on one line.
+fn short(difference: &Difference) -> String {
+    const LINES: usize = 4;
+    let text = sentence(difference);
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let more = lines.len().saturating_sub(LINES);
+    let shown = lines[..lines.len() - more].join("; ");
+    if more > 0 { format!("{shown}; and {more} more") } else { shown }
+}
+
+/// Verifies a model's signature; `at` is where it lies if not at its usual place.
+pub fn signature(
+    model: &Path,
+    at: Option<&Path>,
+    trust: &Trust,
+    progress: &dyn Progress,
+) -> Result<Measured<signature::Report>> {
+    let place = at.map_or_else(|| signature::default_path(model), Path::to_owned);
+    let report = signature::verify(model, &place, trust, false, progress)?;
+    let mut seen = Vec::new();
+    if report.verdict == Verdict::Refused {
+        let why = report.refusal.as_deref().unwrap_or("it is not accepted");
+        let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let message = format!("the signature is refused: {why}");
+        seen.push(Seen {
+            rule: "signature-refused",
+            location: Location::file(name),
+            message,
+            evidence: serde_json::Value::Null,
+        });
+    }
+    for difference in &report.differences {
+        let rule = match difference.kind {
+            DifferenceKind::Missing => "signature-file-missing",
+            DifferenceKind::Extra => "signature-file-extra",
+            DifferenceKind::Changed => "signature-file-changed",
+            DifferenceKind::Irregular => "signature-file-irregular",
+        };
+        let file = if difference.path == "." { String::new() } else { difference.path.clone() };
+        let (location, message) = (Location::file(file), difference.problem.clone());
+        seen.push(Seen { rule, location, message, evidence: serde_json::Value::Null });
+    }
+    Ok(Measured { seen, not_examined: Vec::new(), result: report })
+}

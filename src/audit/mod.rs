@@ -1,0 +1,387 @@
+//! The audit: what the rules need is measured, and judged by them. One result, which every report renders.
+
+mod against;
+mod critical_set;
+
+use crate::checkpoint::hub::{self, HubSettings};
+use crate::checkpoint::{Checkpoint, ConfigFile, Source};
+use crate::error::{Error, Result};
+use crate::finding::{self, Finding, Seen, Severity, Waived};
+use crate::integrity::lesion;
+use crate::integrity::lint::{self, Examined, Expected, Location};
+use crate::integrity::signature::{self, Trust};
+use crate::locate;
+use crate::model::{self, Recipe};
+use crate::progress::Progress;
+use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
+pub use against::Integrity;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// What to audit, and against what. Another thing to hold a checkpoint against (such as a baseline of its activations)
+/// is another field here.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// MODEL as it was given: a folder, a .gguf file or a hub id.
+    pub model: &'a str,
+    /// What is measured, and how it is judged.
+    pub rules: &'a Rules,
+    /// How to look for the critical set; none: the model is not run.
+    pub run: Option<Run>,
+    /// A fingerprint's file.
+    pub fingerprint: Option<PathBuf>,
+    /// Whose signature is accepted, and where it lies if not at its usual place.
+    pub signature: Option<(Trust, Option<PathBuf>)>,
+    /// The day that waivers are held against.
+    pub today: Date,
+}
+
+/// How the model is run.
+#[derive(Debug)]
+pub struct Run {
+    /// The text to compute on.
+    pub text: String,
+    /// How to compute.
+    pub model: model::Settings,
+    /// How to search.
+    pub locate: locate::Settings,
+}
+
+/// What came of an audit (`achilles-audit/scan/v1`).
+#[derive(Debug, Clone, Serialize)]
+pub struct Audit {
+    /// `achilles-audit/scan/v1`.
+    pub schema: &'static str,
+    /// What wrote it.
+    pub tool: Tool,
+    /// What was audited.
+    pub model: Model,
+    /// What it was judged by.
+    pub settings: Settings,
+    /// The answer.
+    pub verdict: Verdict,
+    /// What the rules say of what was measured, the worst first.
+    pub findings: Vec<Finding>,
+    /// How many more there were of a kind that a file shows over and over.
+    pub not_listed: u64,
+    /// What was to be examined and was not: nothing is known of it.
+    pub not_examined: Vec<Left>,
+    /// What nobody asked for, or what this checkpoint does not have.
+    pub skipped: Vec<Left>,
+    /// Every rule whose measurement took place and that is not off.
+    pub judged: Vec<Rule>,
+    /// How much lint looked at.
+    pub lint: Option<Examined>,
+    /// The located critical set.
+    pub critical_set: Option<locate::Report>,
+    /// The comparison with the fingerprint.
+    pub fingerprint: Option<Integrity>,
+    /// The verification of the signature.
+    pub signature: Option<signature::Report>,
+}
+
+/// A program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tool {
+    /// Its name.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+}
+
+/// Which model it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Model {
+    /// As it was named on the command line.
+    pub source: String,
+    /// As its config names it; none where the model was not run.
+    pub architecture: Option<String>,
+    /// SHA-256 of its config.json, lower-case hex; none where it has none that can be read.
+    pub config_sha256: Option<String>,
+}
+
+/// What an audit judged by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// `default`, `release`, or the rule file.
+    pub rules: String,
+    /// SHA-256 of the rule file.
+    pub rules_sha256: String,
+    /// From here on a finding fails the gate.
+    pub fail_on: Severity,
+    /// What becomes of a scan that could not examine everything.
+    pub not_examined: WhenNotExamined,
+    /// What had to be measured.
+    pub require: Vec<Measurement>,
+    /// The day that waivers were held against, UTC.
+    pub date: Date,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Nothing speaks against it: exit code 0.
+    Pass,
+    /// A finding does: exit code 1.
+    Fail,
+    /// Nothing that was examined does, but not everything was: exit code 2.
+    NotExamined,
+}
+
+impl Verdict {
+    /// 0, 1 or 2.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Verdict::Pass => 0,
+            Verdict::Fail => 1,
+            Verdict::NotExamined => 2,
+        }
+    }
+}
+
+/// Something that was not examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// What.
+    pub measurement: Measurement,
+    /// Why.
+    pub why: String,
+}
+
+/// Measures what the rules and the request ask for, and judges it.
+///
+/// # Errors
+/// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint) cannot be
+/// read, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
+pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
+    let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
+    let place = Place::find(request.model, progress)?;
+    let mut gate = Gate::new(request);
+    if gate.wants(Measurement::Lint) {
+        match &place {
+            Place::Gguf(_) => {
+                gate.leave(Measurement::Lint, "a GGUF; lint examines folders of safetensors".into(), false)
+            }
+            Place::Folder(folder) => gate.lint(folder, progress)?,
+        }
+    }
+    match (&request.run, gate.wants(Measurement::CriticalSet)) {
+        (_, false) => {}
+        (None, true) => gate.leave(Measurement::CriticalSet, "the model was not to be run".into(), false),
+        (Some(run), true) => {
+            let (name, root) = (request.model, place.path());
+            let open = || match &place {
+                Place::Folder(folder) => Checkpoint::open_directory(name, folder),
+                Place::Gguf(path) => Checkpoint::open_gguf(name, path),
+            };
+            let found = critical_set::measure(open, root, run, request.rules, progress);
+            gate.take(Measurement::CriticalSet, found, |audit, found| {
+                audit.model.architecture = Some(found.architecture);
+                audit.model.config_sha256 = Some(found.config_sha256);
+                audit.critical_set = found.report;
+            })?;
+        }
+    }
+    match (&fingerprint, gate.wants(Measurement::Fingerprint)) {
+        (_, false) => {}
+        (None, true) => gate.leave(Measurement::Fingerprint, "no fingerprint was given".into(), false),
+        (Some((path, before)), true) => {
+            let found = against::fingerprint(place.folder(), path, before, progress);
+            gate.take(Measurement::Fingerprint, found, |audit, integrity| audit.fingerprint = Some(integrity))?;
+        }
+    }
+    match (&request.signature, gate.wants(Measurement::Signature)) {
+        (_, false) => {}
+        (None, true) => gate.leave(Measurement::Signature, "no signature was to be verified".into(), false),
+        (Some((trust, at)), true) => {
+            let found = against::signature(place.path(), at.as_deref(), trust, progress);
+            gate.take(Measurement::Signature, found, |audit, report| audit.signature = Some(report))?;
+        }
+    }
+    Ok(gate.close(request))
+}
+
+/// What lint holds tensors against: what the config asks for, where its architecture is known.
+///
+/// # Errors
+/// The config is not understood.
+pub fn expected(config: &ConfigFile) -> Result<Expected> {
+    let recipe = Recipe::read(config)?;
+    Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
+}
+
+/// Where a checkpoint's files lie.
+enum Place {
+    Folder(PathBuf),
+    Gguf(PathBuf),
+}
+
+impl Place {
+    fn find(model: &str, progress: &dyn Progress) -> Result<Place> {
+        Ok(match Source::find(model)? {
+            Source::Directory(folder) => Place::Folder(folder),
+            Source::Gguf(path) => Place::Gguf(path),
+            Source::Hub(id) => Place::Folder(hub::fetch(&id, &HubSettings::from_env()?, progress)?),
+        })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Place::Folder(path) | Place::Gguf(path) => path,
+        }
+    }
+
+    fn folder(&self) -> Result<&Path> {
+        match self {
+            Place::Folder(folder) => Ok(folder),
+            Place::Gguf(path) => Err(Error::file(path, "is a GGUF; fingerprints are of model folders")),
+        }
+    }
+}
+
+/// What a measurement saw, and what it could not see.
+struct Measured<T> {
+    seen: Vec<Seen>,
+    not_examined: Vec<String>,
+    result: T,
+}
+
+/// An audit under way.
+struct Gate<'a> {
+    rules: &'a Rules,
+    audit: Audit,
+    seen: Vec<Seen>,
+    took_place: Vec<Measurement>,
+}
+
+impl<'a> Gate<'a> {
+    fn new(request: &Request<'a>) -> Gate<'a> {
+        let rules = request.rules;
+        let audit = Audit {
+            schema: "achilles-audit/scan/v1",
+            tool: Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") },
+            model: Model { source: request.model.into(), architecture: None, config_sha256: None },
+            settings: Settings {
+                rules: rules.name.clone(),
+                rules_sha256: rules.sha256.clone(),
+                fail_on: rules.fail_on,
+                not_examined: rules.not_examined,
+                require: rules.require.clone(),
+                date: request.today,
+            },
+            verdict: Verdict::NotExamined,
+            findings: Vec::new(),
+            not_listed: 0,
+            not_examined: Vec::new(),
+            skipped: Vec::new(),
+            judged: Vec::new(),
+            lint: None,
+            critical_set: None,
+            fingerprint: None,
+            signature: None,
+        };
+        Gate { rules, audit, seen: Vec::new(), took_place: Vec::new() }
+    }
+
+    /// Whether to make a measurement: a rule judges by it. Where none does it is left.
+    fn wants(&mut self, measurement: Measurement) -> bool {
+        let judges = self.rules.judges(measurement);
+        if !judges {
+            self.leave(measurement, "the rules that judge it are off".into(), false);
+        }
+        judges
+    }
+
+    /// Notes what was not measured. `tried`: somebody asked for it and it failed.
+    fn leave(&mut self, measurement: Measurement, why: String, tried: bool) {
+        let left = Left { measurement, why };
+        match tried || self.rules.require.contains(&measurement) {
+            true => self.audit.not_examined.push(left),
+            false => self.audit.skipped.push(left),
+        }
+    }
+
+    fn lint(&mut self, folder: &Path, progress: &dyn Progress) -> Result<()> {
+        let found = lint::lint(folder, &expected, progress)?;
+        self.took_place.push(Measurement::Lint);
+        let signs = lesion::observe(folder, progress)?;
+        self.seen.extend(found.observations.into_iter().chain(signs).map(Seen::from));
+        self.audit.lint = Some(found.examined);
+        self.audit.not_listed = found.not_listed;
+        self.audit.model.config_sha256 = found.config_sha256;
+        Ok(())
+    }
+
+    fn take<T>(
+        &mut self,
+        measurement: Measurement,
+        found: Result<Measured<T>>,
+        keep: impl FnOnce(&mut Audit, T),
+    ) -> Result<()> {
+        match found {
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => self.leave(measurement, error.to_string(), true),
+            Ok(found) => {
+                self.took_place.push(measurement);
+                self.seen.extend(found.seen);
+                for why in found.not_examined {
+                    self.leave(measurement, why, true);
+                }
+                keep(&mut self.audit, found.result);
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges, waives, and gives the verdict.
+    fn close(mut self, request: &Request<'_>) -> Audit {
+        let rules = self.rules;
+        self.took_place.push(Measurement::Waivers);
+        let mut findings = finding::judge(self.seen, rules);
+        let about = waive(&mut findings, rules, &self.took_place, request.today);
+        findings.extend(finding::judge(about, rules));
+        findings.sort_by_key(|f| (f.waived.is_some(), std::cmp::Reverse(f.severity)));
+        let judged = rules.rules.iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
+        self.audit.judged = judged.cloned().collect();
+        let incomplete = !self.audit.not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
+        self.audit.verdict = match (finding::fails(&findings, rules.fail_on), incomplete) {
+            (true, _) => Verdict::Fail,
+            (false, true) => Verdict::NotExamined,
+            (false, false) => Verdict::Pass,
+        };
+        self.audit.findings = findings;
+        self.audit
+    }
+}
+
+/// Marks what is waived; what is to be said of the waivers themselves comes back. A waiver of what was not measured may
+/// yet be needed.
+fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement], today: Date) -> Vec<Seen> {
+    let mut about = Vec::new();
+    for waiver in &rules.waivers {
+        let (line, expires) = (waiver.line, waiver.expires);
+        let pattern = waiver.location.glob().glob();
+        let name = format!("line {line}: the waiver of {} at {pattern:?}", waiver.rule);
+        let mut seen = |rule: &'static str, message: String| {
+            let evidence = serde_json::json!({"line": line, "rule": waiver.rule, "location": pattern,
+                "reason": waiver.reason, "expires": expires});
+            about.push(Seen { rule, location: Location::file(rules.name.clone()), message, evidence });
+        };
+        if expires < today {
+            seen("waiver-expired", format!("{name} expired on {expires}"));
+            continue;
+        }
+        let mut used = false;
+        let matches = |f: &Finding| f.id == waiver.rule && waiver.location.is_match(f.location.to_string());
+        for finding in findings.iter_mut().filter(|f| matches(f)) {
+            finding.waived = Some(Waived { reason: waiver.reason.clone(), expires });
+            used = true;
+        }
+        let measured = rules.get(&waiver.rule).is_some_and(|r| took_place.contains(&r.measurement));
+        if !used && measured {
+            seen("waiver-unused", format!("{name} matches no finding"));
+        }
+    }
+    about
+}

@@ -1,0 +1,50 @@
+//! `scan`: the release gate.
+
+use crate::args::{Scan, ScanFormat};
+use crate::{locate, output, stderr};
+use achilles_audit::audit::{self, Request, Run};
+use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
+use achilles_audit::progress::Progress;
+use achilles_audit::rules::{Date, Rules};
+use achilles_audit::{Result, files, report};
+use std::process::ExitCode;
+
+pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
+    options.output.as_deref().map_or(Ok(()), files::check_writable)?;
+    let rules = Rules::find(&options.rules)?;
+    let run = match options.no_run {
+        true => None,
+        false => {
+            let locate = locate::settings(&options.search)?;
+            Some(Run { text: locate::text(&options.text)?, model: locate::model_settings(&options.model), locate })
+        }
+    };
+    let trust = match (&options.trust.key, options.trust.cert_roots.as_slice()) {
+        (Some(key), _) => Some(Trust::Key(PublicKey::read(key)?)),
+        (None, []) => None,
+        (None, roots) => Some(Trust::Roots(Roots::read(roots)?)),
+    };
+    let request = Request {
+        model: &options.model.model,
+        rules: &rules,
+        run,
+        fingerprint: options.fingerprint.clone(),
+        signature: trust.map(|trust| (trust, options.signature.clone().flatten())),
+        today: Date::today(),
+    };
+    let found = audit::audit(&request, progress)?;
+    let rendered = match options.format {
+        ScanFormat::Table => output::printable(&report::scan::table(&found)),
+        ScanFormat::Json => report::json::document(&found)?,
+        ScanFormat::Sarif => report::sarif::document(&found)?,
+        ScanFormat::Junit => report::junit::document(&found),
+    };
+    match &options.output {
+        Some(path) => files::write_whole(path, rendered.as_bytes())?,
+        None => output::print(&rendered)?,
+    }
+    for left in &found.not_examined {
+        stderr::line(&format!("achilles-audit: not examined: {}: {}", left.measurement.as_str(), left.why));
+    }
+    Ok(ExitCode::from(found.verdict.exit_code()))
+}

@@ -1,0 +1,66 @@
+//! JUnit XML, as build servers read it: a test case for each rule that found nothing, and one for each finding.
+
+use crate::audit::Audit;
+use crate::finding::Finding;
+use std::fmt::Write;
+
+/// The document.
+pub fn document(audit: &Audit) -> String {
+    let clean: Vec<_> = audit.judged.iter().filter(|r| !audit.findings.iter().any(|f| f.id == r.id)).collect();
+    let fail_on = audit.settings.fail_on;
+    let fails = |f: &&Finding| f.waived.is_none() && f.severity >= fail_on;
+    let (failures, errors) = (audit.findings.iter().filter(fails).count(), audit.not_examined.len());
+    let skipped = audit.skipped.len() + audit.findings.iter().filter(|f| f.waived.is_some()).count();
+    let tests = clean.len() + audit.findings.len() + errors + audit.skipped.len();
+    let counts = format!(r#"tests="{tests}" failures="{failures}" errors="{errors}" skipped="{skipped}""#);
+    let tool = audit.tool.name;
+    let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    let _ = writeln!(out, r#"<testsuites name="{tool}" {counts}>"#);
+    let _ = writeln!(out, r#"  <testsuite name="{tool} {}" {counts}>"#, escaped(&audit.model.source));
+    let mut case = |measurement: &str, name: &str, inside: &str| {
+        let (name, end) =
+            (escaped(name), if inside.is_empty() { "/>".into() } else { format!(">{inside}</testcase>") });
+        let _ = writeln!(out, r#"    <testcase classname="{tool}.{measurement}" name="{name}"{end}"#);
+    };
+    for finding in &audit.findings {
+        let of_rule = audit.judged.iter().find(|r| r.id == finding.id);
+        let measurement = of_rule.map_or("", |r| r.measurement.as_str());
+        let (message, why, severity) = (escaped(&finding.message), escaped(&finding.why), finding.severity);
+        let inside = match &finding.waived {
+            Some(waived) => {
+                format!(r#"<skipped message="waived until {}: {}"/>"#, waived.expires, escaped(&waived.reason))
+            }
+            None if severity >= fail_on => {
+                format!(r#"<failure type="{severity}" message="{message}">{why}</failure>"#)
+            }
+            None => format!("<system-out>{severity}: {message} ({why})</system-out>"),
+        };
+        case(measurement, &format!("{}: {}", finding.id, finding.location), &inside);
+    }
+    for left in &audit.not_examined {
+        let inside = format!(r#"<error type="not-examined" message="{}"/>"#, escaped(&left.why));
+        case(left.measurement.as_str(), "not examined", &inside);
+    }
+    for left in &audit.skipped {
+        let inside = format!(r#"<skipped message="{}"/>"#, escaped(&left.why));
+        case(left.measurement.as_str(), "skipped", &inside);
+    }
+    for rule in clean {
+        case(rule.measurement.as_str(), &rule.id, "");
+    }
+    out + "  </testsuite>\n</testsuites>\n"
+}
+
+/// XML 1.0 text; what may not be in it (most control characters) is shown as Rust escapes.
+fn escaped(text: &str) -> String {
+    let one = |c: char| match c {
+        '&' => "&amp;".into(),
+        '<' => "&lt;".into(),
+        '>' => "&gt;".into(),
+        '"' => "&quot;".into(),
+        '\u{fffe}' | '\u{ffff}' => "?".into(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(one).collect()
+}

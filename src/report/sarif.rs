@@ -1,0 +1,142 @@
+//! SARIF 2.1.0 (OASIS), with what GitHub's code scanning asks for on top: every location has a first line, every result
+//! a fingerprint.
+
+use crate::audit::{Audit, Left};
+use crate::checkpoint::sha256_hex;
+use crate::error::Result;
+use crate::finding::{Finding, Severity};
+use crate::integrity::lint::Location;
+use crate::rules::Rule;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::{Component, Path};
+
+/// The document.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn document(audit: &Audit) -> Result<String> {
+    let mut so_far: HashMap<(&str, String), usize> = HashMap::new();
+    let results: Vec<Value> = audit
+        .findings
+        .iter()
+        .map(|finding| {
+            let nth = so_far.entry((&finding.id, finding.location.to_string())).or_default();
+            *nth += 1;
+            result(audit, finding, *nth)
+        })
+        .collect();
+    super::json::document(&json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": {"driver": {
+                "name": audit.tool.name,
+                "version": audit.tool.version,
+                "semanticVersion": audit.tool.version,
+                "informationUri": "https://arxiv.org/abs/2510.10238",
+                "rules": audit.judged.iter().map(rule).collect::<Vec<_>>(),
+            }},
+            "invocations": [{
+                // Whether the tool did its job, not whether it liked what it saw.
+                "executionSuccessful": audit.not_examined.is_empty(),
+                "exitCode": audit.verdict.exit_code(),
+                "toolExecutionNotifications": audit.not_examined.iter().map(notification).collect::<Vec<_>>(),
+            }],
+            "results": results,
+            "columnKind": "unicodeCodePoints",
+            "properties": {"verdict": audit.verdict, "model": audit.model, "settings": audit.settings,
+                "skipped": audit.skipped},
+        }],
+    }))
+}
+
+fn rule(rule: &Rule) -> Value {
+    let help = format!("{} See `achilles-audit explain {}`.", rule.why, rule.id);
+    json!({
+        "id": rule.id,
+        "name": rule.id,
+        "shortDescription": {"text": rule.id.replace('-', " ")},
+        "fullDescription": {"text": rule.why},
+        "help": {"text": help, "markdown": help},
+        "defaultConfiguration": {"level": rule.severity.map_or("none", Severity::as_str)},
+        "properties": {"tags": [rule.measurement], "thresholds": rule.thresholds},
+    })
+}
+
+fn notification(left: &Left) -> Value {
+    let text = format!("not examined: {}: {}", left.measurement.as_str(), left.why);
+    json!({"level": "error", "message": {"text": text}, "descriptor": {"id": left.measurement}})
+}
+
+fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
+    let place = finding.location.to_string();
+    let identity = sha256_hex(format!("{}\0{place}\0{nth}", finding.id).as_bytes());
+    let mut location = json!({
+        "physicalLocation": {
+            "artifactLocation": {"uri": uri(&audit.model.source, finding)},
+            "region": {"startLine": line(finding)},
+        },
+        "message": {"text": place},
+    });
+    if let Some(tensor) = &finding.location.tensor {
+        let whole = Location { file: String::new(), ..finding.location.clone() }.to_string();
+        let name = whole.trim_start_matches(". : ").trim_start_matches(".: ");
+        location["logicalLocations"] = json!([{"name": tensor, "fullyQualifiedName": name, "kind": "member"}]);
+    }
+    let rule = audit.judged.iter().position(|r| r.id == finding.id);
+    let mut result = json!({
+        "ruleId": finding.id,
+        "level": finding.severity,
+        "message": {"text": finding.message},
+        "locations": [location],
+        "partialFingerprints": {"achillesAudit/v1": identity},
+        // What nothing suppresses says so: some results here do.
+        "suppressions": [],
+        "properties": {"evidence": finding.evidence},
+    });
+    if let Some(rule) = rule {
+        result["ruleIndex"] = rule.into();
+    }
+    if let Some(waived) = &finding.waived {
+        let why = format!("{} (until {})", waived.reason, waived.expires);
+        result["suppressions"] = json!([{"kind": "external", "status": "accepted", "justification": why}]);
+    }
+    result
+}
+
+/// The line in a rule file; other places are in binary files, where everything is on the first line.
+fn line(finding: &Finding) -> u64 {
+    finding.evidence.get("line").and_then(Value::as_u64).unwrap_or(1).max(1)
+}
+
+/// A relative reference: below the model as it was named, where that is a relative path, so that a report of a model
+/// within a repository points into it. A finding of a whole folder points to its config.json.
+fn uri(model: &str, finding: &Finding) -> String {
+    let path = Path::new(model);
+    let file = &finding.location.file;
+    let of_rules = finding.id.starts_with("waiver-");
+    let file = match file.is_empty() {
+        true => "config.json",
+        false if of_rules && Path::new(file).is_absolute() => file.rsplit('/').next().unwrap_or(file),
+        false => file,
+    };
+    let below =
+        path.is_dir() && !of_rules && path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    let root: Vec<&str> = match below {
+        true => path.components().filter_map(|c| c.as_os_str().to_str()).filter(|part| *part != ".").collect(),
+        false => Vec::new(),
+    };
+    let parts = root.into_iter().chain(file.split('/').filter(|part| *part != "."));
+    parts.map(percent_encoded).collect::<Vec<_>>().join("/")
+}
+
+/// RFC 3986: everything but unreserved characters.
+fn percent_encoded(part: &str) -> String {
+    part.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,84 @@
+//! What an audit says, for people: the verdict first.
+
+use super::findings::printable;
+use super::table;
+use crate::audit::{Audit, Left, Verdict};
+use crate::error::{Bytes, Count};
+use crate::finding::Severity;
+use std::fmt::Write;
+
+/// The verdict, the findings, what is not known, and the critical set.
+pub fn table(audit: &Audit) -> String {
+    let mut out = verdict(audit);
+    if !audit.findings.is_empty() {
+        let mut rows = table::table(&["severity", "rule", "where", "found"]);
+        for finding in &audit.findings {
+            let severity = match &finding.waived {
+                Some(_) => format!("waived ({})", finding.severity),
+                None => finding.severity.to_string(),
+            };
+            let mut found = printable(&finding.message);
+            if let Some(waived) = &finding.waived {
+                let _ = write!(found, "\nwaived until {}: {}", waived.expires, printable(&waived.reason));
+            }
+            rows.add_row(vec![severity, finding.id.clone(), printable(&finding.location.to_string()), found]);
+        }
+        table::push(&mut out, &rows);
+    }
+    if audit.not_listed > 0 {
+        let _ = writeln!(out, "and {} more findings of the same kinds", audit.not_listed);
+    }
+    left(&mut out, "NOT EXAMINED", &audit.not_examined);
+    left(&mut out, "skipped", &audit.skipped);
+    if let Some(e) = &audit.lint {
+        let (files, tensors) =
+            (Count(e.files as usize, "file", "files"), Count(e.tensors as usize, "tensor", "tensors"));
+        let _ = writeln!(out, "lint: {files}, {tensors}, {} of values", Bytes(e.value_bytes));
+    }
+    if let Some(i) = &audit.fingerprint {
+        let result = match (i.intact, i.same_tensors) {
+            (true, _) => "intact",
+            (_, true) => "files differ, all tensors are the same",
+            _ => "not intact",
+        };
+        let _ = writeln!(out, "fingerprint: {result} ({} files, {} tensors, {})", i.files, i.tensors, Bytes(i.bytes));
+    }
+    if let Some(s) = &audit.signature {
+        let signer = s.signer.as_deref().unwrap_or("nobody");
+        let _ = writeln!(out, "signature: {} files intact, signed by {}", s.files, printable(signer));
+    }
+    if let Some(found) = &audit.critical_set {
+        out += &table::critical_set(found);
+    }
+    out
+}
+
+/// `PASS`, `FAIL` or `NOT EXAMINED`, and why.
+fn verdict(audit: &Audit) -> String {
+    let answer = match audit.verdict {
+        Verdict::Pass => "PASS",
+        Verdict::Fail => "FAIL",
+        Verdict::NotExamined => "NOT EXAMINED",
+    };
+    let count = |severity: Severity, one, several| {
+        let of_it = audit.findings.iter().filter(|f| f.severity == severity && f.waived.is_none());
+        Count(of_it.count(), one, several)
+    };
+    let waived = match audit.findings.iter().filter(|f| f.waived.is_some()).count() {
+        0 => String::new(),
+        n => format!(", {n} waived"),
+    };
+    let (rules, fail_on) = (printable(&audit.settings.rules), audit.settings.fail_on);
+    format!(
+        "{answer}: {}, {}, {}{waived} (rules {rules}: fail on {fail_on})\n",
+        count(Severity::Error, "error", "errors"),
+        count(Severity::Warning, "warning", "warnings"),
+        count(Severity::Note, "note", "notes"),
+    )
+}
+
+fn left(out: &mut String, what: &str, list: &[Left]) {
+    for left in list {
+        let _ = writeln!(out, "{what}: {}: {}", left.measurement.as_str(), printable(&left.why));
+    }
+}

@@ -1,0 +1,159 @@
+//! From a rule file to rules: what it says, held against the rules there are.
+
+use super::file::{self, RuleFile, RuleText, Step, WaiverText};
+use super::{Measurement, Rule, Rules, Thresholds, Waiver, WhenNotExamined, known};
+use crate::finding::Severity;
+use crate::integrity::lint::Check;
+use globset::Glob;
+use std::collections::BTreeSet;
+
+/// default.yaml: nothing is below it, so it says all.
+pub fn base(read: Result<RuleFile, String>, text: &str) -> Result<Rules, String> {
+    let read = read?;
+    let mut rules = Vec::new();
+    for (id, rule) in &read.rules {
+        let measurement = rule.measurement.ok_or_else(|| format!("rule {id} has no measurement"))?;
+        let of_check = Check::ALL.iter().find(|c| c.id() == id).map(|c| c.why().to_owned());
+        let why = rule.why.clone().or(of_check).ok_or_else(|| format!("rule {id} has no why"))?;
+        let severity = rule.severity.ok_or_else(|| format!("rule {id} has no severity"))?.severity();
+        rules.push(Rule {
+            id: id.clone(),
+            measurement,
+            severity,
+            thresholds: rule.thresholds.unwrap_or_default(),
+            why,
+        });
+    }
+    let listed: BTreeSet<(&str, Measurement)> = rules.iter().map(|r| (r.id.as_str(), r.measurement)).collect();
+    if listed.len() != rules.len() || listed != known().collect() {
+        return Err("does not list every rule once".into());
+    }
+    let empty = Rules {
+        name: String::new(),
+        sha256: String::new(),
+        fail_on: Severity::Warning,
+        not_examined: WhenNotExamined::Fail,
+        require: Vec::new(),
+        rules,
+        waivers: Vec::new(),
+    };
+    over(empty, read, text)
+}
+
+/// What a file says, over the rules that it extends.
+pub fn over(mut base: Rules, read: RuleFile, text: &str) -> Result<Rules, String> {
+    base.fail_on = read.fail_on.unwrap_or(base.fail_on);
+    base.not_examined = read.not_examined.unwrap_or(base.not_examined);
+    if let Some(require) = read.require {
+        base.require = require.into_iter().map(Measurement::from).collect();
+    }
+    let mut seen = BTreeSet::new();
+    for (id, rule) in &read.rules {
+        let key = [Step::Value("rules"), Step::Key(id)];
+        if !seen.insert(id) {
+            return Err(file::at(text, &key, format!("rule `{id}` is given twice; merge the two")));
+        }
+        match base.rules.iter_mut().find(|r| r.id == *id) {
+            Some(below) => change(below, rule, text)?,
+            None => return Err(file::at(text, &key, unknown(id, &base.rules))),
+        }
+    }
+    for (at, waiver) in read.waivers.iter().enumerate() {
+        base.waivers.push(checked(waiver, at, &base.rules, text)?);
+    }
+    Ok(base)
+}
+
+fn change(below: &mut Rule, rule: &RuleText, text: &str) -> Result<(), String> {
+    let at = |steps: &[Step<'_>], problem: String| {
+        let path = [&[Step::Value("rules"), Step::Value(&below.id)], steps].concat();
+        file::at(text, &path, problem)
+    };
+    if let Some(other) = rule.measurement.filter(|m| *m != below.measurement) {
+        let (id, own) = (&below.id, below.measurement.as_str());
+        let problem = format!("rule `{id}` judges {own}, not {}; leave the key out", other.as_str());
+        return Err(at(&[Step::Value("measurement")], problem));
+    }
+    if rule.why.as_ref().is_some_and(|why| why.trim().is_empty()) {
+        return Err(at(
+            &[Step::Value("why")],
+            "is empty, expected a sentence; leave it out to keep the rule's own".into(),
+        ));
+    }
+    let mut thresholds = below.thresholds;
+    for (name, value) in rule.thresholds.unwrap_or_default().set() {
+        let path = [Step::Value("thresholds"), Step::Key(name)];
+        let slot = match name {
+            "neurons" => &mut thresholds.neurons,
+            "damage" => &mut thresholds.damage,
+            _ => &mut thresholds.perplexity,
+        };
+        if slot.is_none() {
+            let own: Vec<String> = below.thresholds.set().iter().map(|(name, _)| format!("`{name}`")).collect();
+            let expected = if own.is_empty() { "none".into() } else { own.join(", ") };
+            let problem = format!("rule `{}` has no threshold `{name}`, expected {expected}", below.id);
+            return Err(at(&path, problem));
+        }
+        if !(value.is_finite() && value > 0.0) {
+            let path = [Step::Value("thresholds"), Step::Value(name)];
+            return Err(at(&path, format!("{name} is {value}, expected a finite number above 0")));
+        }
+        *slot = Some(value);
+    }
+    below.thresholds = Thresholds { ..thresholds };
+    below.severity = rule.severity.map_or(below.severity, |level| level.severity());
+    if let Some(why) = &rule.why {
+        below.why.clone_from(why);
+    }
+    Ok(())
+}
+
+fn checked(waiver: &WaiverText, at: usize, rules: &[Rule], text: &str) -> Result<Waiver, String> {
+    let entry = [Step::Value("waivers"), Step::Entry(at)];
+    let wrong = |key: &str, problem: String| file::at(text, &[entry[0], entry[1], Step::Value(key)], problem);
+    match rules.iter().find(|r| r.id == waiver.rule) {
+        None => return Err(wrong("rule", unknown(&waiver.rule, rules))),
+        Some(rule) if rule.measurement == Measurement::Waivers => {
+            let problem = format!("`{}` is about waivers and cannot be waived; turn it off instead", rule.id);
+            return Err(wrong("rule", problem));
+        }
+        Some(_) => {}
+    }
+    if waiver.reason.trim().is_empty() {
+        return Err(wrong("reason", "is empty, expected why this is let pass".into()));
+    }
+    let location =
+        Glob::new(&waiver.location).map_err(|e| wrong("location", format!("is not a glob: {}", e.kind())))?;
+    Ok(Waiver {
+        rule: waiver.rule.clone(),
+        location: location.compile_matcher(),
+        reason: waiver.reason.clone(),
+        expires: waiver.expires.parse().map_err(|problem| wrong("expires", problem))?,
+        line: file::line(text, &[entry[0], entry[1], Step::Key("rule")]),
+    })
+}
+
+/// What to say of an id that no rule has.
+pub fn unknown(id: &str, rules: &[Rule]) -> String {
+    let nearest = rules.iter().map(|r| (distance(id, &r.id), r.id.as_str())).min();
+    let hint = match nearest {
+        Some((distance, nearest)) if distance <= 3 => format!("did you mean `{nearest}`? "),
+        _ => String::new(),
+    };
+    format!("unknown rule `{id}`; {hint}`achilles-audit rules list` lists them")
+}
+
+/// Levenshtein's: single-character edits from `a` to `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(100).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(100).enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,236 @@
+//! Rules: which measurements are made, how bad what they show is, and what is let pass.
+//!
+//! A rule file is read ([`file`]) and then checked; a [`Rules`] is sound.
+
+mod check;
+mod date;
+mod file;
+#[cfg(test)]
+mod tests;
+
+pub use date::Date;
+
+use crate::checkpoint::sha256_hex;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::finding::Severity;
+use crate::integrity::lint::Check;
+use globset::GlobMatcher;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The JSON Schema of rule files.
+pub const SCHEMA: &str = include_str!("../../rules/schema.json");
+
+/// The longest rule file that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// What scan can measure. Another one (such as lesion signs, or norms against a baseline) is another variant here,
+/// rules for it in rules/default.yaml, and a file in `audit` that makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measurement {
+    /// The files, without running the model.
+    Lint,
+    /// The model's perplexity, and which neurons it collapses without.
+    CriticalSet,
+    /// The checkpoint against its fingerprint.
+    Fingerprint,
+    /// The checkpoint against its signature.
+    Signature,
+    /// The waivers of the rule file against what was found.
+    Waivers,
+}
+
+impl Measurement {
+    /// As rule files and reports call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Measurement::Lint => "lint",
+            Measurement::CriticalSet => "critical-set",
+            Measurement::Fingerprint => "fingerprint",
+            Measurement::Signature => "signature",
+            Measurement::Waivers => "waivers",
+        }
+    }
+}
+
+/// Rules that were checked.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// `default`, `release`, or the file.
+    pub name: String,
+    /// SHA-256 of the file, lower-case hex.
+    pub sha256: String,
+    /// From here on a finding fails the gate.
+    pub fail_on: Severity,
+    /// What becomes of a scan that could not examine everything.
+    pub not_examined: WhenNotExamined,
+    /// What has to be measured.
+    pub require: Vec<Measurement>,
+    /// Every rule there is, in the order of default.yaml.
+    pub rules: Vec<Rule>,
+    /// What is let pass.
+    pub waivers: Vec<Waiver>,
+}
+
+/// What becomes of a scan that could not examine everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenNotExamined {
+    /// It does not pass.
+    Fail,
+    /// It passes, and says so.
+    Allow,
+}
+
+/// How one kind of observation is judged.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rule {
+    /// In kebab case.
+    pub id: String,
+    /// What it judges.
+    pub measurement: Measurement,
+    /// How bad what it finds is; none: it is off.
+    pub severity: Option<Severity>,
+    /// From where on it finds something.
+    pub thresholds: Thresholds,
+    /// Why it matters, in a sentence.
+    pub why: String,
+}
+
+/// Limits of a rule; each rule has its own of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Thresholds {
+    /// So many neurons at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neurons: Option<f64>,
+    /// So much damage (log10 of the perplexity ratio) at least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<f64>,
+    /// So high a perplexity at least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+}
+
+impl Thresholds {
+    /// Those that are set, by name.
+    pub fn set(&self) -> Vec<(&'static str, f64)> {
+        let all = [("neurons", self.neurons), ("damage", self.damage), ("perplexity", self.perplexity)];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+/// Findings that are let pass for a while.
+#[derive(Debug, Clone)]
+pub struct Waiver {
+    /// The rule.
+    pub rule: String,
+    /// Over locations as reports show them.
+    pub location: GlobMatcher,
+    /// Why, in the words of whoever waives it.
+    pub reason: String,
+    /// The last day on which it holds, UTC.
+    pub expires: Date,
+    /// Its line in the file, from 1.
+    pub line: usize,
+}
+
+impl Rules {
+    /// `default` and `release` are built in; anything else is a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says what makes no sense: the error points to line and column.
+    pub fn find(name: &str) -> Result<Rules> {
+        match name {
+            "default" => Rules::default_rules(),
+            "release" => Rules::release(),
+            path => {
+                let path = Path::new(path);
+                let bytes = files::read_at_most(path, LARGEST)?;
+                let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "is not UTF-8, expected YAML"))?;
+                Rules::parse(&text, path)
+            }
+        }
+    }
+
+    /// rules/default.yaml.
+    ///
+    /// # Errors
+    /// None, as a test shows.
+    pub fn default_rules() -> Result<Rules> {
+        let text = include_str!("../../rules/default.yaml");
+        let rules = check::base(file::read(text), text).map_err(|p| Error::file("rules/default.yaml", p))?;
+        Ok(Rules { name: "default".into(), sha256: sha256_hex(text.as_bytes()), ..rules })
+    }
+
+    /// rules/release.yaml.
+    ///
+    /// # Errors
+    /// None, as a test shows.
+    pub fn release() -> Result<Rules> {
+        let rules = Rules::parse(include_str!("../../rules/release.yaml"), Path::new("rules/release.yaml"))?;
+        Ok(Rules { name: "release".into(), ..rules })
+    }
+
+    /// Rules as a file gives them; `path` is for errors and reports.
+    ///
+    /// # Errors
+    /// The text breaks the form of rule files.
+    pub fn parse(text: &str, path: &Path) -> Result<Rules> {
+        let wrong = |problem: String| Error::file(path, problem);
+        let read = file::read(text).map_err(wrong)?;
+        let base = match read.extends {
+            file::Extends::Default => Rules::default_rules()?,
+            file::Extends::Release => Rules::release()?,
+        };
+        let rules = check::over(base, read, text).map_err(wrong)?;
+        Ok(Rules { name: path.display().to_string(), sha256: sha256_hex(text.as_bytes()), ..rules })
+    }
+
+    /// The rule of this id.
+    pub fn get(&self, id: &str) -> Option<&Rule> {
+        self.rules.iter().find(|r| r.id == id)
+    }
+
+    /// What to say of an id that no rule has.
+    pub fn unknown(&self, id: &str) -> String {
+        check::unknown(id, &self.rules)
+    }
+
+    /// Whether any rule needs this measurement.
+    pub fn judges(&self, measurement: Measurement) -> bool {
+        self.rules.iter().any(|r| r.measurement == measurement && r.severity.is_some())
+    }
+}
+
+/// Rules by name that are not those of lint's checks, and what they judge.
+const OTHER_RULES: [(&str, Measurement); 21] = [
+    ("critical-set-small", Measurement::CriticalSet),
+    ("critical-set-absent", Measurement::CriticalSet),
+    ("base-perplexity-not-finite", Measurement::CriticalSet),
+    ("base-perplexity-high", Measurement::CriticalSet),
+    ("fingerprint-file-missing", Measurement::Fingerprint),
+    ("fingerprint-file-extra", Measurement::Fingerprint),
+    ("fingerprint-file-changed", Measurement::Fingerprint),
+    ("fingerprint-file-rewritten", Measurement::Fingerprint),
+    ("fingerprint-tensor-missing", Measurement::Fingerprint),
+    ("fingerprint-tensor-extra", Measurement::Fingerprint),
+    ("fingerprint-tensor-renamed", Measurement::Fingerprint),
+    ("fingerprint-tensor-reshaped", Measurement::Fingerprint),
+    ("fingerprint-tensor-moved", Measurement::Fingerprint),
+    ("fingerprint-tensor-changed", Measurement::Fingerprint),
+    ("signature-refused", Measurement::Signature),
+    ("signature-file-missing", Measurement::Signature),
+    ("signature-file-extra", Measurement::Signature),
+    ("signature-file-changed", Measurement::Signature),
+    ("signature-file-irregular", Measurement::Signature),
+    ("waiver-expired", Measurement::Waivers),
+    ("waiver-unused", Measurement::Waivers),
+];
+
+/// Every rule that the tool can find something by: what default.yaml has to list.
+fn known() -> impl Iterator<Item = (&'static str, Measurement)> {
+    Check::ALL.iter().map(|check| (check.id(), Measurement::Lint)).chain(OTHER_RULES)
+}
