@@ -3,8 +3,9 @@
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron};
 use super::layout::Layout;
 use super::walk::{self, Kind};
+use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
-use crate::checkpoint::tensors::{Entry, Tensors, Values};
+use crate::checkpoint::tensors::{Entry, SINGLE, Tensors, Values};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
@@ -32,7 +33,7 @@ pub struct Diff {
 /// A folder is no checkpoint, or a file cannot be read.
 pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
     let (old, new) = (Tensors::open_directory(a)?, Tensors::open_directory(b)?);
-    let mut differences = files(a, b)?;
+    let mut differences = compare_files((a, &old), (b, &new))?;
     let mut shared = Vec::new();
     let names: BTreeSet<&str> = old.iter().chain(new.iter()).map(|(name, _)| name).collect();
     for name in names {
@@ -69,16 +70,22 @@ pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
     Ok(Diff { tensors: shared.len(), same_tensors: shared.len() - changed, differences })
 }
 
-/// Files other than weights and their index, which the tensors stand for.
-fn files(a: &Path, b: &Path) -> Result<Vec<Difference>> {
-    let skip = |path: &str| path == ".git" || path == ".cache";
-    let of = |root: &Path| -> Result<BTreeMap<String, Kind>> {
+/// Files other than the weights that were read and their index, which the tensors stand for. Weights that other loaders
+/// may read instead are files.
+fn compare_files((a, a_tensors): (&Path, &Tensors), (b, b_tensors): (&Path, &Tensors)) -> Result<Vec<Difference>> {
+    let skip = |path: &str| path == ".git" || path == ".cache/huggingface";
+    let of = |root: &Path, tensors: &Tensors| -> Result<BTreeMap<String, Kind>> {
+        let read: Vec<&Path> = tensors.files().iter().map(|file| file.path()).collect();
+        let by_index = !read.contains(&root.join(SINGLE).as_path());
+        let stood_for = |path: &str| read.contains(&root.join(path).as_path()) || by_index && path == INDEX;
         let entries = walk::walk(root, &skip)?.into_iter();
-        let weights = |path: &str| path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json");
-        Ok(entries.filter(|e| !weights(&e.path)).map(|e| (e.path, e.kind)).collect())
+        Ok(entries.filter(|e| !stood_for(&e.path)).map(|e| (e.path, e.kind)).collect())
     };
-    let (old, new) = (of(a)?, of(b)?);
+    let (old, new) = (of(a, a_tensors)?, of(b, b_tensors)?);
     let mut found = Vec::new();
+    for (root, tensors) in [(a, a_tensors), (b, b_tensors)] {
+        found.extend(unlisted(root, tensors)?);
+    }
     for path in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let readable = |kind: Option<&Kind>| matches!(kind, Some(Kind::File | Kind::Link));
         match (old.get(path), new.get(path)) {
@@ -102,6 +109,19 @@ fn files(a: &Path, b: &Path) -> Result<Vec<Difference>> {
         }
     }
     Ok(found)
+}
+
+/// Tensors that lie in a shard and that the index does not list: loaders differ in whether they read them.
+fn unlisted(root: &Path, tensors: &Tensors) -> Result<Option<Difference>> {
+    let index = root.join(INDEX);
+    if !index.exists() || root.join(SINGLE).exists() {
+        return Ok(None);
+    }
+    let listed = Index::parse(&files::read_text(&index)?).map_err(|e| Error::file(&index, e.to_string()))?;
+    let listed: BTreeSet<&str> = listed.weight_map.iter().map(|(name, _)| name.as_str()).collect();
+    let missing: Vec<&str> = tensors.iter().map(|(name, _)| name).filter(|name| !listed.contains(name)).collect();
+    let problem = |first: &&str| format!("does not list {} tensors that its shards hold, {first} first", missing.len());
+    Ok(missing.first().map(|first| Difference::NotExamined { path: INDEX.into(), problem: problem(first) }))
 }
 
 /// Whether two files of one length have the same content.
@@ -286,7 +306,7 @@ fn line_change(
     let fits = aa > 0.0 && left.sqrt() <= (1.5 * layout.rounding() + 1e-7) * bb.sqrt();
     let beta = match (axis, a.as_slice(), b.as_slice()) {
         (Axis::Element, [a], [b]) => norms.beta(pair.name, (*a).into(), (*b).into()),
-        _ => (scaled && fits).then_some(factor),
+        _ => (scaled && fits && (factor - 1.0).abs() > 3.0 * layout.rounding() + 1e-6).then_some(factor),
     };
     LineChange {
         axis,

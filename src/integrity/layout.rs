@@ -45,6 +45,22 @@ impl Layout {
         Layout { matrices: 1, rows: length, columns: 1, element: 1, dtype: Dtype::U8 }
     }
 
+    /// Whether rows and columns can be told one by one: not where there are over a million of a few bytes each, whose
+    /// marks would be larger than they are (as in the packed weights of bitsandbytes, [n, 1]).
+    pub fn has_lines(self) -> bool {
+        let tells = |count: usize, bytes: usize| count <= Self::MOST_SHORT || bytes >= 64;
+        tells(self.all_rows(), self.row_bytes()) && tells(self.all_columns(), self.rows * self.element)
+    }
+
+    /// Short rows or columns of a tensor that are told one by one.
+    const MOST_SHORT: usize = 1 << 20;
+
+    /// The same elements in rows of 4,096, for what asks only for all of them.
+    pub fn flat(self) -> Layout {
+        let columns = 4096;
+        Layout { matrices: 1, rows: (self.all_rows() * self.columns).div_ceil(columns), columns, ..self }
+    }
+
     /// Rows of the whole stack.
     pub fn all_rows(self) -> usize {
         self.matrices * self.rows

@@ -3,8 +3,11 @@
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron};
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
 use super::layout::Layout;
+use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
+use crate::checkpoint::tensors::{SINGLE, Tensors};
 use crate::error::Result;
+use crate::files;
 use crate::progress::Progress;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,6 +20,8 @@ pub struct Verification {
     pub intact: bool,
     /// Every tensor is as it was, wherever it lies, and there are no others.
     pub same_tensors: bool,
+    /// The folder's index agrees with its shards and no tensor is there twice: loaders read what was examined.
+    pub loadable: bool,
     /// Files examined.
     pub files: usize,
     /// Tensors examined.
@@ -38,7 +43,15 @@ pub fn verify(
     cache: Option<&Cache>,
     progress: &dyn Progress,
 ) -> Result<Verification> {
-    Ok(compare(before, &take(root, &before.settings, own, cache, progress)?, Norms::of(root)))
+    let taken = take(root, &before.settings, own, cache, progress)?;
+    // The fingerprint's own file may have been there, empty, when it was taken.
+    let own = own.and_then(|own| own.canonicalize().ok());
+    let own = own.and_then(|own| {
+        before.files.iter().map(|f| &f.path).find(|p| root.join(p).canonicalize().ok().as_ref() == Some(&own))
+    });
+    let mut found = compare(before, &taken, Norms::of(root), own);
+    found.loadable = is_loadable(root, &taken.fingerprint);
+    Ok(found)
 }
 
 impl Verification {
@@ -46,6 +59,7 @@ impl Verification {
     pub fn is_resharding(&self) -> bool {
         let weights = |path: &str| path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json");
         self.same_tensors
+            && self.loadable
             && self.differences.iter().all(|difference| match difference {
                 Difference::FileMissing { path }
                 | Difference::FileExtra { path }
@@ -56,13 +70,14 @@ impl Verification {
 }
 
 /// Compares what was read with what was.
-fn compare(before: &Fingerprint, taken: &Taken, norms: Norms) -> Verification {
+fn compare(before: &Fingerprint, taken: &Taken, norms: Norms, own: Option<&String>) -> Verification {
     let after = &taken.fingerprint;
     let mut differences: Vec<Difference> = Vec::new();
     for (path, problem) in &taken.problems {
         differences.push(Difference::NotExamined { path: path.clone(), problem: problem.clone() });
     }
-    files(before, after, &taken.problems, &mut differences);
+    compare_files(before, after, &taken.problems, &mut differences);
+    differences.retain(|d| !matches!(d, Difference::FileMissing { path } if Some(path) == own));
     let same_files = differences.is_empty();
     let at = differences.len();
     tensors(before, after, norms, &mut differences);
@@ -70,6 +85,7 @@ fn compare(before: &Fingerprint, taken: &Taken, norms: Norms) -> Verification {
     Verification {
         intact: same_files && differences.len() == at,
         same_tensors: differences[at..].iter().all(moved) && before.tensors_sha256() == after.tensors_sha256(),
+        loadable: false,
         files: after.files.len(),
         tensors: after.tensors.len(),
         bytes: after.files.iter().map(|f| f.bytes).sum(),
@@ -77,7 +93,30 @@ fn compare(before: &Fingerprint, taken: &Taken, norms: Norms) -> Verification {
     }
 }
 
-fn files(before: &Fingerprint, after: &Fingerprint, problems: &[(String, String)], found: &mut Vec<Difference>) {
+/// Whether a loader that follows the index (or takes the one file) reads every tensor that is there, and each from the
+/// only place that holds it.
+fn is_loadable(root: &Path, taken: &Fingerprint) -> bool {
+    let names: BTreeSet<&str> = taken.tensors.iter().map(|t| t.name.as_str()).collect();
+    let single = root.join(SINGLE).exists();
+    let listed = files::read_text(&root.join(INDEX)).ok().and_then(|text| Index::parse(&text).ok());
+    let index_lists_all = match (&listed, root.join(INDEX).exists()) {
+        (Some(index), _) => index.weight_map.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>() == names,
+        (None, true) => false,
+        (None, false) => single,
+    };
+    // With both, some loaders take the one and some the other.
+    names.len() == taken.tensors.len()
+        && index_lists_all
+        && !(single && listed.is_some())
+        && Tensors::open_directory(root).is_ok_and(|tensors| tensors.iter().count() == names.len())
+}
+
+fn compare_files(
+    before: &Fingerprint,
+    after: &Fingerprint,
+    problems: &[(String, String)],
+    found: &mut Vec<Difference>,
+) {
     let old: BTreeMap<&str, _> = before.files.iter().map(|f| (f.path.as_str(), f)).collect();
     let new: BTreeMap<&str, _> = after.files.iter().map(|f| (f.path.as_str(), f)).collect();
     let tensors = |of: &Fingerprint, path: &str| -> BTreeSet<String> {
@@ -156,7 +195,10 @@ fn change(old: &TensorRecord, new: &TensorRecord, norms: Norms) -> TensorChange 
     let differing = |a: &[Line], b: &[Line]| -> Vec<usize> {
         a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect()
     };
-    let (rows, columns) = (differing(&old.rows, &new.rows), differing(&old.columns, &new.columns));
+    let (mut rows, columns) = (differing(&old.rows, &new.rows), differing(&old.columns, &new.columns));
+    if let (Some(a), Some(b)) = (&old.row_sha256, &new.row_sha256) {
+        rows = a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect();
+    }
     let row_axis = if old.columns.is_empty() { Axis::Element } else { Axis::Row };
     let line = |axis: Axis, index: usize, scaled: bool| {
         let (a, b) = match axis {
@@ -222,7 +264,10 @@ fn beta(before: Line, after: Line, rounding: f64) -> Option<f64> {
     let norms = f64::from(after.norm) / f64::from(before.norm);
     let extremes = f64::from(after.extreme) / f64::from(before.extreme);
     let apart = (extremes.abs() / norms - 1.0).abs();
-    (apart <= 3.0 * rounding + 1e-6).then(|| norms.copysign(extremes))
+    let tolerance = 3.0 * rounding + 1e-6;
+    // A factor of 1 explains no change.
+    let is_one = (norms.copysign(extremes) - 1.0).abs() <= tolerance;
+    (apart <= tolerance && !is_one).then(|| norms.copysign(extremes))
 }
 
 /// Lines whose norm or sign changed as none of the others' did: 20 times as much as the median's, and by 2 % or more.

@@ -5,6 +5,7 @@ use super::{RECEIPT, UNDO, apply, folder};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
+use crate::integrity::walk::walk;
 use crate::progress::{Progress, Silent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -46,10 +47,19 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
         let side = if ours.contains(name) { "patched" } else { "original" };
         found.differences.push(format!("{name} is in the {side} checkpoint only"));
     }
+    // What is not carried along (a README, other weights) need not be there, but nothing may be there that was not.
+    let others = |root: &Path| -> Result<BTreeSet<String>> {
+        let skip = |path: &str| path == RECEIPT || path == UNDO || path == ".git";
+        Ok(walk(root, &skip)?.into_iter().map(|entry| entry.path).collect())
+    };
+    let (every, were) = (others(patched)?, others(original.root())?);
+    for name in every.difference(&were).filter(|name| !ours.contains(*name)) {
+        found.differences.push(format!("{name} is in the patched checkpoint only"));
+    }
     for name in receipt.files.iter().map(|f| &f.name).filter(|name| !ours.contains(*name)) {
         found.differences.push(format!("{name} is in the receipt, and no loader reads it"));
     }
-    let both: Vec<&String> = ours.intersection(&theirs).collect();
+    let both: BTreeSet<&String> = ours.intersection(&theirs).chain(every.intersection(&were)).collect();
     progress.begin("comparing", both.len() as u64, "files");
     for name in both {
         let (a, b) = (original.root().join(name), patched.join(name));

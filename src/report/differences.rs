@@ -63,9 +63,10 @@ fn kind(difference: &Difference) -> &'static str {
 
 /// A difference; rows and columns of a tensor follow on lines of their own.
 pub(crate) fn sentence(difference: &Difference) -> String {
+    let shown = |name: &str| super::findings::printable(name);
     match difference {
-        Difference::FileMissing { path } => format!("file {path}: missing\n"),
-        Difference::FileExtra { path } => format!("file {path}: was not there\n"),
+        Difference::FileMissing { path } => format!("file {}: missing\n", shown(path)),
+        Difference::FileExtra { path } => format!("file {}: was not there\n", shown(path)),
         Difference::FileChanged { path, bytes_before, bytes_after, same_tensors } => {
             let size = match bytes_before == bytes_after {
                 true => String::new(),
@@ -73,23 +74,33 @@ pub(crate) fn sentence(difference: &Difference) -> String {
             };
             let tensors =
                 if *same_tensors { "; its tensors are the same: the header or their order changed" } else { "" };
-            format!("file {path}: changed{size}{tensors}\n")
+            format!("file {}: changed{size}{tensors}\n", shown(path))
         }
-        Difference::NotExamined { path, problem } => format!("file {path}: NOT EXAMINED: {problem}\n"),
-        Difference::TensorMissing { name } => format!("tensor {name}: missing\n"),
-        Difference::TensorExtra { name, file } => format!("tensor {name}: was not there (in {file})\n"),
-        Difference::TensorRenamed { before, after } => format!("tensor {before}: is now called {after}\n"),
+        Difference::NotExamined { path, problem } => {
+            format!("file {}: NOT EXAMINED: {}\n", shown(path), shown(problem))
+        }
+        Difference::TensorMissing { name } => format!("tensor {}: missing\n", shown(name)),
+        Difference::TensorExtra { name, file } => {
+            format!("tensor {}: was not there (in {})\n", shown(name), shown(file))
+        }
+        Difference::TensorRenamed { before, after } => {
+            format!("tensor {}: is now called {}\n", shown(before), shown(after))
+        }
         Difference::TensorReshaped { name, before, after } => {
-            format!("tensor {name}: is {:?} {:?}, was {:?} {:?}\n", after.0, after.1, before.0, before.1)
+            format!("tensor {}: is {:?} {:?}, was {:?} {:?}\n", shown(name), after.0, after.1, before.0, before.1)
         }
-        Difference::TensorMoved { name, before, after } => format!("tensor {name}: is in {after}, was in {before}\n"),
+        Difference::TensorMoved { name, before, after } => {
+            format!("tensor {}: is in {}, was in {}\n", shown(name), shown(after), shown(before))
+        }
         Difference::TensorChanged(change) => tensor(change),
     }
 }
 
 fn tensor(change: &TensorChange) -> String {
-    let TensorChange { name, shape, rows, rows_changed, columns, columns_changed, .. } = change;
+    let TensorChange { shape, rows, rows_changed, columns, columns_changed, .. } = change;
+    let name = super::findings::printable(&change.name);
     let lines = match columns {
+        0 if *rows == 0 => "rows too short to be told apart".to_owned(),
         0 => format!("{rows_changed} of {rows} elements"),
         _ => format!("{rows_changed} of {rows} rows, {columns_changed} of {columns} columns"),
     };
@@ -115,7 +126,7 @@ fn line(change: &TensorChange, line: &LineChange) -> String {
         _ => "changed".to_owned(),
     };
     let neuron = line.neuron.as_ref().map(|n| format!(" (neuron {})", n.short())).unwrap_or_default();
-    format!("{} {} of {}: {what}{neuron}", line.axis.as_str(), line.index, change.name)
+    format!("{} {} of {}: {what}{neuron}", line.axis.as_str(), line.index, super::findings::printable(&change.name))
 }
 
 /// Three significant digits (rounding to bfloat16 blurs the third), without the zeros at the end.

@@ -366,3 +366,136 @@ fn a_fingerprint_that_was_edited_is_refused() {
     }
     assert!(Fingerprint::parse("").unwrap_err().contains("is not a fingerprint"));
 }
+
+/// A copy of the tiny llama whose weights `change` edits: the file's bytes and where a tensor lies in them.
+fn changed_weights(place: &Place, name: &str, change: impl Fn(&mut [u8])) {
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(place.model().join(file), place.out().join(file)).unwrap();
+    }
+    let mut file = std::fs::read(place.out().join("model.safetensors")).unwrap();
+    let tensor = Header::read(&file).unwrap().tensors.into_iter().find(|t| t.name == name).unwrap();
+    change(&mut file[tensor.bytes.start as usize..tensor.bytes.end as usize]);
+    std::fs::write(place.out().join("model.safetensors"), file).unwrap();
+}
+
+#[test]
+fn changed_signs_do_not_cancel() {
+    let (place, name) = (Place::new(), "model.layers.0.mlp.down_proj.weight");
+    let before = fingerprint(&place.model());
+    let columns = before.tensors.iter().find(|t| t.name == name).unwrap().shape[1];
+    let flip = |bytes: &mut [u8], row: usize, column: usize| bytes[4 * (row * columns + column) + 3] ^= 0x80;
+    changed_weights(&place, name, |bytes| {
+        for row in [3, 9] {
+            (0..columns).for_each(|column| flip(bytes, row, column));
+        }
+    });
+    for found in [differences(&place.out(), &before), diff(&place.model(), &place.out(), &Silent).unwrap().differences]
+    {
+        let told: Vec<_> = lines(&found, name).iter().map(|line| (line.index, line.beta)).collect();
+        assert_eq!(told, [(3, Some(-1.0)), (9, Some(-1.0))]);
+    }
+    changed_weights(&place, name, |bytes| {
+        [(1, 2), (1, 5), (7, 2), (7, 5)].iter().for_each(|at| flip(bytes, at.0, at.1))
+    });
+    let found = differences(&place.out(), &before);
+    assert_eq!(lines(&found, name).iter().map(|line| line.index).collect::<Vec<_>>(), [1, 7, 2, 5]);
+}
+
+#[test]
+fn a_line_that_changed_is_not_once_what_it_was() {
+    let (place, name) = (Place::new(), "model.layers.0.mlp.down_proj.weight");
+    let before = fingerprint(&place.model());
+    let columns = before.tensors.iter().find(|t| t.name == name).unwrap().shape[1];
+    changed_weights(&place, name, |bytes| bytes[4 * columns..8 * columns].rotate_left(4));
+    for found in [differences(&place.out(), &before), diff(&place.model(), &place.out(), &Silent).unwrap().differences]
+    {
+        let told: Vec<_> = lines(&found, name).iter().map(|line| (line.index, line.beta)).collect();
+        assert_eq!(told, [(1, None)]);
+    }
+}
+
+#[test]
+fn weights_that_only_other_loaders_read_are_differences() {
+    let place = Place::new();
+    let said = |args: &[&str]| {
+        let output = place.run(args);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let patch = ["patch", "{model}", "-o", "{out}/p", "--neuron", "L1.mlp.down_proj:out:5"];
+    assert_eq!(said(&patch).0, Some(0));
+    let verify = ["patch", "--verify", "{out}/p", "--original", "{model}"];
+    assert_eq!(said(&verify).0, Some(0));
+    std::fs::copy(place.model().join("model.safetensors"), place.out().join("p/consolidated.safetensors")).unwrap();
+    assert_eq!(said(&verify).0, Some(1));
+    assert_eq!(said(&["unpatch", "{out}/p"]).0, Some(0));
+    let (code, found) = said(&["diff", "{model}", "{out}/p"]);
+    assert_eq!((code, found.contains("file consolidated.safetensors: was not there")), (Some(1), true), "{found}");
+}
+
+#[test]
+fn a_resharded_copy_with_a_misleading_index_does_not_pass() {
+    let place = Place::new();
+    let (from, to) = (place.model(), place.out());
+    std::fs::copy(from.join("tokenizer.json"), to.join("tokenizer.json")).unwrap();
+    reshard(&from, &to, 3);
+    let single = fingerprint(&from);
+    let passes = || verify(&to, &single, None, None, &Silent).unwrap().is_resharding();
+    assert!(passes());
+    let index = to.join("model.safetensors.index.json");
+    let sound = std::fs::read_to_string(&index).unwrap();
+    let mut less: Value = serde_json::from_str(&sound).unwrap();
+    less["weight_map"].as_object_mut().unwrap().remove("model.norm.weight").unwrap();
+    for text in ["{", r#"{"metadata": {}, "weight_map": {}}"#, &less.to_string()] {
+        std::fs::write(&index, text).unwrap();
+        assert!(!passes(), "{text}");
+    }
+    assert!(diff(&from, &to, &Silent).is_err() || !diff(&from, &to, &Silent).unwrap().differences.is_empty());
+    std::fs::write(&index, sound).unwrap();
+    assert!(passes());
+    std::fs::copy(from.join("model.safetensors"), to.join("model.safetensors")).unwrap();
+    assert!(!passes());
+}
+
+#[test]
+fn names_do_not_drive_the_terminal() {
+    let place = Place::new();
+    std::fs::create_dir(place.out().join("m")).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(place.model().join(file), place.out().join("m").join(file)).unwrap();
+    }
+    std::fs::write(place.out().join("m/a\u{1b}[31m\nINTACT: fake"), "").unwrap();
+    let output = place.run(&["diff", "{model}", "{out}/m"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.lines().count() == 2 && !said.contains('\u{1b}'), "{said}");
+}
+
+#[test]
+fn a_fingerprint_in_the_folder_it_describes_is_not_missed() {
+    let place = Place::new();
+    let own = place.model().join("f.json");
+    std::fs::write(&own, "").unwrap();
+    let before = fingerprint(&place.model());
+    assert!(verify(&place.model(), &before, Some(&own), None, &Silent).unwrap().intact);
+}
+
+#[test]
+fn a_million_short_rows_are_not_marked_but_a_change_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = 3 << 19;
+    let header =
+        json!({"packed.down_proj.weight": {"dtype": "U8", "shape": [rows, 1], "data_offsets": [0, rows]}}).to_string();
+    let write = |last: u8| {
+        let mut data = vec![1; rows];
+        *data.last_mut().unwrap() = last;
+        let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+        std::fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    };
+    write(1);
+    let before = fingerprint(folder.path());
+    assert_eq!(before.tensors[0].statistics.norm, Some((rows as f64).sqrt()));
+    let text = before.to_json("m").unwrap();
+    assert!(text.len() < 10_000 && Fingerprint::parse(&text).unwrap() == before);
+    write(2);
+    let found = differences(folder.path(), &before);
+    assert!(matches!(&found[1], Difference::TensorChanged(change) if change.rows == 0), "{found:?}");
+}

@@ -84,7 +84,7 @@ does, but not everything that should was, or the job could not be done. The form
     /// Put the weights that a vault keeps back where they were changed, bit for bit
     ///
     /// Needs no receipt, and finds the tensors by name however they are sharded. Where that leaves nothing of a patch,
-    /// its receipt is removed.
+    /// its receipt is removed. Exit code 1: the kept parts are sound, but the same tensors were changed elsewhere.
     Restore(Restore),
 }
 
@@ -428,7 +428,8 @@ pub struct Fingerprint {
     /// Write the fingerprint to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Leave out files whose path below the folder matches this glob; can be given several times
+    /// Leave out files whose path below the folder matches this glob (.git and .cache/huggingface always are); can be
+    /// given several times
     #[arg(long, value_name = "GLOB")]
     pub ignore: Vec<String>,
     /// Tensors whose rows get SHA-256 digests of their own, by a glob over names; can be given several times

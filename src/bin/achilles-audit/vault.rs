@@ -40,5 +40,7 @@ pub fn restore(options: &Restore) -> Result<ExitCode> {
         Format::Json => report::json::document(&report::json::restored(&restored, &options.folder, options.dry_run))?,
     };
     output::write(&options.output, &rendered)?;
-    Ok(ExitCode::SUCCESS)
+    // Forced, the caller knows.
+    let found_elsewhere = !restored.other_tensors.is_empty() && !options.force;
+    Ok(ExitCode::from(u8::from(found_elsewhere)))
 }

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 /// The mark of one row or column.
 #[derive(Debug, Clone, Copy)]
 pub struct Line {
-    /// Sum over its elements of bit pattern × an odd number that depends on the place in the line, modulo 2³². Any
-    /// change of one element changes it; a change of several is missed once in 2³². It places a change that the
-    /// tensor's SHA-256 has proved.
+    /// Sum over its elements of the bit pattern (8-byte ones folded to 32 bits) mixed with a number of its place in the
+    /// line, modulo 2³². Any changed bit changes it, other changes are missed once in 2³². It places a change that the
+    /// tensor's SHA-256 has proved, and proves nothing by itself.
     pub check: u32,
     /// Euclidean norm.
     pub norm: f32,
@@ -189,21 +189,32 @@ impl Marker {
 
     /// The marks of all rows and of all columns (of none where the tensor is a vector), and the statistics.
     pub fn finish(mut self) -> (Vec<Line>, Vec<Line>, Statistics) {
-        self.statistics.norm = self.statistics.norm.map(f64::sqrt).filter(|norm| norm.is_finite());
+        // A last row that is not whole.
+        let Sum { squares, extreme, .. } = self.row;
+        self.statistics.norm = self.statistics.norm.map(|sum| (sum + squares).sqrt()).filter(|norm| norm.is_finite());
+        self.statistics.max_abs = self.statistics.max_abs.max(extreme.abs().into());
         (self.rows, self.columns, self.statistics)
     }
 }
 
-/// The odd number of a place in a line: a bijection of 32 bits (Stafford's variant 13 of the MurmurHash3 finalizer,
-/// shortened), so that no two places of a line share one by more than chance.
+/// The number of a place in a line: no two places share one by more than chance (after Stafford's variant 13 of the
+/// MurmurHash3 finalizer).
 fn factor(place: usize) -> u32 {
     let mut x = (place as u64 ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x >> 32) as u32) | 1
+    (x >> 32) as u32
 }
 
 fn weighted(patterns: &[u32], factors: &[u32]) -> u32 {
-    patterns.iter().zip(factors).fold(0, |sum: u32, (p, f)| sum.wrapping_add(p.wrapping_mul(*f)))
+    patterns.iter().zip(factors).fold(0, |sum: u32, (p, f)| sum.wrapping_add(mixed(*p, *f)))
+}
+
+/// A bijection of the pattern for each factor (two rounds of multiply and shift), and not a linear one: in sums of
+/// pattern × odd factor an even number of changed signs cancels.
+fn mixed(pattern: u32, factor: u32) -> u32 {
+    let mut x = (pattern ^ factor).wrapping_mul(0x9e37_79b1);
+    x = (x ^ (x >> 15)).wrapping_mul(0x85eb_ca77);
+    x ^ (x >> 13)
 }
 
 /// Independent running sums: as many as let the compiler use vector registers.
@@ -238,7 +249,7 @@ fn largest(values: &[f32]) -> f32 {
 
 fn weigh(checks: &mut [u32], factor: u32, patterns: &[u32]) {
     for (check, pattern) in checks.iter_mut().zip(patterns) {
-        *check = check.wrapping_add(pattern.wrapping_mul(factor));
+        *check = check.wrapping_add(mixed(*pattern, factor));
     }
 }
 

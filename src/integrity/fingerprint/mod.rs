@@ -88,7 +88,7 @@ pub struct Taken {
     pub problems: Vec<(String, String)>,
 }
 
-/// Takes the fingerprint of a model folder, reading every byte once. Files in `.git` and the hub's `.cache` are left
+/// Takes the fingerprint of a model folder, reading every byte once. Files in `.git` and the hub's `.cache/huggingface` are left
 /// out, and so is `except`: the fingerprint's own file. With `cache`, files that have not changed are not read again.
 ///
 /// # Errors
@@ -164,7 +164,7 @@ pub fn take(
 }
 
 /// Folders that tools keep beside a model and no loader reads.
-const ALWAYS_IGNORED: [&str; 2] = [".git", ".cache"];
+const ALWAYS_IGNORED: [&str; 2] = [".git", ".cache/huggingface"];
 
 fn globs(patterns: &[String]) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();

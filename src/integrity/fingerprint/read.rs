@@ -206,8 +206,10 @@ fn mark(pieces: Receiver<Piece>, entries: &[TensorEntry], digest_rows: &(dyn Fn(
     let mut pieces = pieces.into_iter().peekable();
     for (at, entry) in entries.iter().enumerate() {
         let layout = Layout::of(entry.dtype, &entry.shape);
-        let mut marker = layout.map(Marker::new);
-        let mut rows = layout.filter(|_| digest_rows(&entry.name)).map(|l| Rows::new(l.row_bytes()));
+        let lines = layout.filter(|l| l.has_lines());
+        let mut marker = lines.or(layout.map(Layout::flat)).map(Marker::new);
+        let mut rows =
+            lines.filter(|l| l.row_bytes() >= 32 && digest_rows(&entry.name)).map(|l| Rows::new(l.row_bytes()));
         while let Some(piece) = pieces.next_if(|piece| piece.tensor == Some(at)) {
             if let Some(marker) = &mut marker {
                 marker.update(&piece.bytes);
@@ -216,7 +218,10 @@ fn mark(pieces: Receiver<Piece>, entries: &[TensorEntry], digest_rows: &(dyn Fn(
                 rows.update(&piece.bytes);
             }
         }
-        let (rows_marked, columns, statistics) = marker.map(Marker::finish).unwrap_or_default();
+        let (mut rows_marked, mut columns, statistics) = marker.map(Marker::finish).unwrap_or_default();
+        if lines.is_none() {
+            (rows_marked, columns) = (Vec::new(), Vec::new());
+        }
         found.push(Marked { statistics, rows: rows_marked, columns, row_sha256: rows.map(|rows| rows.digests) });
     }
     found

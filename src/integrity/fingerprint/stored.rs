@@ -169,7 +169,7 @@ impl From<&TensorRecord> for Tensor {
 impl Tensor {
     pub(super) fn check(self) -> std::result::Result<TensorRecord, String> {
         let bad = |what: &str| format!("tensor {}: {what}", self.name);
-        let layout = Layout::of(self.dtype, &self.shape);
+        let layout = Layout::of(self.dtype, &self.shape).filter(|l| l.has_lines());
         let (rows, columns) = match layout {
             Some(l) => (l.all_rows(), if l.columns > 1 { l.all_columns() } else { 0 }),
             None => (0, 0),
