@@ -19,6 +19,7 @@ pub mod progress;
 pub mod report;
 pub mod rules;
 pub mod text;
+pub mod tool;
 
 pub use error::{Error, Result};
 

@@ -9,7 +9,6 @@ use crate::integrity::lint::Location;
 use crate::integrity::signature::{self, DifferenceKind, Trust, Verdict};
 use crate::integrity::verify;
 use crate::progress::Progress;
-use crate::report::differences::sentence;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -94,7 +93,7 @@ pub fn fingerprint(
 /// What differs, on one line.
 fn short(difference: &Difference) -> String {
     const LINES: usize = 4;
-    let text = sentence(difference);
+    let text = difference.to_string();
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let more = lines.len().saturating_sub(LINES);
     let shown = lines[..lines.len() - more].join("; ");

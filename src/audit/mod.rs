@@ -3,7 +3,6 @@
 mod against;
 mod critical_set;
 
-use crate::checkpoint::hub::{self, HubSettings};
 use crate::checkpoint::{Checkpoint, ConfigFile, Source};
 use crate::error::{Error, Result};
 use crate::finding::{self, Finding, Seen, Severity, Waived};
@@ -14,6 +13,7 @@ use crate::locate;
 use crate::model::{self, Recipe};
 use crate::progress::Progress;
 use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
+use crate::tool::Tool;
 pub use against::Integrity;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -78,15 +78,6 @@ pub struct Audit {
     pub fingerprint: Option<Integrity>,
     /// The verification of the signature.
     pub signature: Option<signature::Report>,
-}
-
-/// A program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tool {
-    /// Its name.
-    pub name: &'static str,
-    /// Its version.
-    pub version: &'static str,
 }
 
 /// Which model it was.
@@ -220,9 +211,8 @@ enum Place {
 impl Place {
     fn find(model: &str, progress: &dyn Progress) -> Result<Place> {
         Ok(match Source::find(model)? {
-            Source::Directory(folder) => Place::Folder(folder),
             Source::Gguf(path) => Place::Gguf(path),
-            Source::Hub(id) => Place::Folder(hub::fetch(&id, &HubSettings::from_env()?, progress)?),
+            source => Place::Folder(source.folder(progress)?),
         })
     }
 
@@ -260,7 +250,7 @@ impl<'a> Gate<'a> {
         let rules = request.rules;
         let audit = Audit {
             schema: "achilles-audit/scan/v1",
-            tool: Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") },
+            tool: Tool::this(),
             model: Model { source: request.model.into(), architecture: None, config_sha256: None },
             settings: Settings {
                 rules: rules.name.clone(),

@@ -10,6 +10,7 @@ pub mod map;
 pub mod place;
 pub mod source;
 pub mod tensors;
+pub mod walk;
 
 use crate::error::{Error, Result};
 use crate::files;

@@ -2,10 +2,10 @@
 
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron};
 use super::layout::Layout;
-use super::walk::{self, Kind};
 use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
 use crate::checkpoint::tensors::{Entry, SINGLE, Tensors, Values};
+use crate::checkpoint::walk::{self, Kind};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;

@@ -9,6 +9,5 @@ pub mod lesion;
 pub mod lint;
 pub mod signature;
 pub mod verify;
-pub mod walk;
 
 pub use lint::lint;

@@ -49,9 +49,8 @@ pub fn verify(
     let own = own.and_then(|own| {
         before.files.iter().map(|f| &f.path).find(|p| root.join(p).canonicalize().ok().as_ref() == Some(&own))
     });
-    let mut found = compare(before, &taken, Norms::of(root), own);
-    found.loadable = is_loadable(root, &taken.fingerprint);
-    Ok(found)
+    let loadable = is_loadable(root, &taken.fingerprint);
+    Ok(Verification { loadable, ..compare(before, &taken, Norms::of(root), own) })
 }
 
 impl Verification {

@@ -5,6 +5,7 @@ use crate::checkpoint::{Tensors, place};
 use crate::model::Arithmetic;
 use crate::neuron::Neuron;
 use crate::text::Encoded;
+use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
 
 /// The schema of the JSON document.
@@ -31,22 +32,6 @@ pub struct Report {
     pub critical_set: Option<CriticalSet>,
     /// Seconds.
     pub timing_s: Timing,
-}
-
-/// A program.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Tool {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-}
-
-impl Tool {
-    /// This one.
-    pub(crate) fn this() -> Tool {
-        Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() }
-    }
 }
 
 /// Which model it was.

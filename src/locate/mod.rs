@@ -7,7 +7,7 @@ mod minimize;
 mod search;
 mod sites;
 
-pub use critical_set::{CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset, Tool};
+pub use critical_set::{CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
@@ -141,7 +141,7 @@ pub fn locate(
     let ranked = |entry: &Entry| RankedNeuron::new(entry, checkpoint.tensors());
     Ok(Report {
         schema: critical_set::SCHEMA.into(),
-        tool: critical_set::Tool::this(),
+        tool: crate::tool::Tool::this(),
         model: critical_set::ModelIdentity {
             source: checkpoint.name().into(),
             architecture: model.recipe().architecture.into(),

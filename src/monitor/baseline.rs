@@ -6,11 +6,12 @@ use super::sketch::RELATIVE_ERROR;
 use super::{observe, score};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::locate::{ModelIdentity, SiteSelection, Tool};
+use crate::locate::{ModelIdentity, SiteSelection};
 use crate::model::recipe::ModuleKind;
 use crate::model::{Model, SiteInfo};
 use crate::neuron::Side;
 use crate::progress::Progress;
+use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 

@@ -8,6 +8,7 @@ use crate::checkpoint::place::Axis;
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::neuron::{Action, Intervention, Neuron};
+use crate::tool::Tool;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,16 +54,6 @@ pub enum State {
     Undoing,
     /// All bytes of a vault are there; this file is only the journal of that, and the next run removes it.
     Restored,
-}
-
-/// A program.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tool {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
 }
 
 /// Which model it was.
@@ -242,12 +233,6 @@ impl Asked {
             Action::Set(value) => (None, Some(value)),
         };
         Asked { neuron: intervention.neuron.clone(), beta, set_to }
-    }
-}
-
-impl Tool {
-    pub(super) fn this() -> Tool {
-        Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::edit::{Edit, Plan, Span};
 use super::folder;
-use super::receipt::{Model, Receipt, Tool, now_utc};
+use super::receipt::{Model, Receipt, now_utc};
 use crate::checkpoint::header::Header;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::place::{Axis, Place};
@@ -11,6 +11,7 @@ use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::neuron::Neuron;
+use crate::tool::Tool;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};

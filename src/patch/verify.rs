@@ -3,9 +3,9 @@
 use super::receipt::Receipt;
 use super::{RECEIPT, UNDO, apply, folder};
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::walk::walk;
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
-use crate::integrity::walk::walk;
 use crate::progress::{Progress, Silent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

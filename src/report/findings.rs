@@ -1,7 +1,7 @@
 //! Findings, for people.
 
 use super::table;
-use crate::error::Bytes;
+use crate::error::{Bytes, printable};
 use crate::finding::{Finding, Severity};
 use crate::integrity::lint::Examined;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ pub fn table(findings: &[Finding], not_listed: u64, examined: &Examined) -> Stri
     if !findings.is_empty() {
         let mut rows = table::table(&["severity", "check", "where", "found"]);
         for finding in findings {
-            let (place, message) = (printable(&finding.location.to_string()), printable(&finding.message));
+            let (place, message) = (short(&finding.location.to_string()), short(&finding.message));
             rows.add_row(vec![finding.severity.to_string(), finding.id.clone(), place, message]);
         }
         table::push(&mut out, &rows);
@@ -35,10 +35,10 @@ pub fn table(findings: &[Finding], not_listed: u64, examined: &Examined) -> Stri
 }
 
 /// What a checkpoint says of itself must not drive the terminal, nor fill it.
-pub(super) fn printable(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     const LONGEST: usize = 240;
-    let escaped = text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] });
-    let mut shown: String = escaped.take(LONGEST + 1).collect();
+    let start: String = text.chars().take(LONGEST + 1).collect();
+    let mut shown = printable(&start);
     if shown.chars().count() > LONGEST {
         shown = shown.chars().take(LONGEST - 1).chain(['…']).collect();
     }

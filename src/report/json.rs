@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::patch::{Asked, Edit, Plan, Restored};
+use crate::tool::Tool;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -25,7 +26,7 @@ pub fn patch_plan(plan: &Plan) -> Value {
     };
     json!({
         "schema": "achilles-audit/patch-plan/v1",
-        "tool": tool(),
+        "tool": Tool::this(),
         "model": {"source": plan.source, "architecture": plan.architecture, "config_sha256": plan.config_sha256},
         "asked": plan.interventions.iter().map(Asked::of).collect::<Vec<_>>(),
         "rounding": plan.rounding,
@@ -42,7 +43,7 @@ pub fn restored(restored: &Restored, folder: &Path, dry_run: bool) -> Value {
     };
     json!({
         "schema": "achilles-audit/restore/v1",
-        "tool": tool(),
+        "tool": Tool::this(),
         "folder": folder,
         "dry_run": dry_run,
         "parts": restored.parts.iter().map(part).collect::<Vec<_>>(),
@@ -50,8 +51,4 @@ pub fn restored(restored: &Restored, folder: &Path, dry_run: bool) -> Value {
         "patch_undone": restored.patch_undone,
         "rolled_back": restored.rolled_back,
     })
-}
-
-fn tool() -> Value {
-    json!({"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")})
 }

@@ -13,7 +13,7 @@ pub fn document(audit: &Audit) -> String {
     let skipped = audit.skipped.len() + audit.findings.iter().filter(|f| f.waived.is_some()).count();
     let tests = clean.len() + audit.findings.len() + errors + audit.skipped.len();
     let counts = format!(r#"tests="{tests}" failures="{failures}" errors="{errors}" skipped="{skipped}""#);
-    let tool = audit.tool.name;
+    let tool = &audit.tool.name;
     let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let _ = writeln!(out, r#"<testsuites name="{tool}" {counts}>"#);
     let _ = writeln!(out, r#"  <testsuite name="{tool} {}" {counts}>"#, escaped(&audit.model.source));

@@ -1,6 +1,6 @@
 //! What an audit says, for people: the verdict first.
 
-use super::findings::printable;
+use super::findings::short;
 use super::table;
 use crate::audit::{Audit, Left, Verdict};
 use crate::error::{Bytes, Count};
@@ -17,11 +17,11 @@ pub fn table(audit: &Audit) -> String {
                 Some(_) => format!("waived ({})", finding.severity),
                 None => finding.severity.to_string(),
             };
-            let mut found = printable(&finding.message);
+            let mut found = short(&finding.message);
             if let Some(waived) = &finding.waived {
-                let _ = write!(found, "\nwaived until {}: {}", waived.expires, printable(&waived.reason));
+                let _ = write!(found, "\nwaived until {}: {}", waived.expires, short(&waived.reason));
             }
-            rows.add_row(vec![severity, finding.id.clone(), printable(&finding.location.to_string()), found]);
+            rows.add_row(vec![severity, finding.id.clone(), short(&finding.location.to_string()), found]);
         }
         table::push(&mut out, &rows);
     }
@@ -45,7 +45,7 @@ pub fn table(audit: &Audit) -> String {
     }
     if let Some(s) = &audit.signature {
         let signer = s.signer.as_deref().unwrap_or("nobody");
-        let _ = writeln!(out, "signature: {} files intact, signed by {}", s.files, printable(signer));
+        let _ = writeln!(out, "signature: {} files intact, signed by {}", s.files, short(signer));
     }
     if let Some(found) = &audit.critical_set {
         out += &table::critical_set(found);
@@ -68,7 +68,7 @@ fn verdict(audit: &Audit) -> String {
         0 => String::new(),
         n => format!(", {n} waived"),
     };
-    let (rules, fail_on) = (printable(&audit.settings.rules), audit.settings.fail_on);
+    let (rules, fail_on) = (short(&audit.settings.rules), audit.settings.fail_on);
     format!(
         "{answer}: {}, {}, {}{waived} (rules {rules}: fail on {fail_on})\n",
         count(Severity::Error, "error", "errors"),
@@ -79,6 +79,6 @@ fn verdict(audit: &Audit) -> String {
 
 fn left(out: &mut String, what: &str, list: &[Left]) {
     for left in list {
-        let _ = writeln!(out, "{what}: {}: {}", left.measurement.as_str(), printable(&left.why));
+        let _ = writeln!(out, "{what}: {}: {}", left.measurement.as_str(), short(&left.why));
     }
 }

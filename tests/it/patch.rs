@@ -342,6 +342,15 @@ fn the_binary_keeps_a_vault_and_restores_from_it() {
         assert!(text(&restored.stdout).contains(says), "{}", text(&restored.stdout));
     }
     assert!(files(&place.model()) == model);
+    // The kept parts are sound and another row of the same tensor is not: nothing to restore, and not all is well.
+    good(place.run(&["patch", "{model}", "--in-place", "--neuron", "L1.mlp.down_proj:out:4"]));
+    for name in [patch::RECEIPT, patch::UNDO] {
+        std::fs::remove_file(place.model().join(name)).unwrap();
+    }
+    let elsewhere = restore(&[]);
+    assert_eq!(elsewhere.status.code(), Some(1));
+    assert!(text(&elsewhere.stderr).contains("in more than the kept parts"), "{}", text(&elsewhere.stderr));
+    good(restore(&["--force"]));
     refused(place.run(&["restore", "{out}", "--vault", "{out}/v.safetensors"]), "config.json");
     refused(place.run(&["restore", "{model}", "--vault", "{model}/model.safetensors"]), "is not a vault");
 }

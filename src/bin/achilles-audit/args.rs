@@ -93,6 +93,13 @@ does, but not everything that should was, or the job could not be done. The form
 pub struct ModelArgs {
     /// A model folder, a .gguf file, or a hub id (org/name[@revision])
     pub model: String,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+/// How a model computes.
+#[derive(Debug, clap::Args)]
+pub struct ComputeArgs {
     /// Precision of the arithmetic: f32, f64, f16 or bf16
     #[arg(long, default_value = "f32")]
     pub dtype: Arithmetic,
@@ -321,15 +328,8 @@ pub struct MonitorCheck {
     /// The probability of a false alarm
     #[arg(long, default_value_t = DEFAULT_ALPHA, allow_hyphen_values = true)]
     pub alpha: f64,
-    /// Precision of the arithmetic: f32, f64, f16 or bf16
-    #[arg(long, default_value = "f32")]
-    pub dtype: Arithmetic,
-    /// Where to compute: auto, cpu, cuda:N or metal
-    #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Keep no weights between passes: slower, for models larger than memory
-    #[arg(long)]
-    pub stream: bool,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -410,7 +410,7 @@ impl Patch {
     /// How the model is run where means are asked for.
     pub fn model_args(&self, model: &str) -> ModelArgs {
         let (dtype, device) = (Arithmetic::F32, DeviceChoice::Auto);
-        ModelArgs { model: model.into(), dtype, device, stream: false }
+        ModelArgs { model: model.into(), compute: ComputeArgs { dtype, device, stream: false } }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::output;
 use achilles_audit::checkpoint::Source;
 use achilles_audit::integrity::{diff, difference};
 use achilles_audit::progress::Progress;
+use achilles_audit::tool::Tool;
 use achilles_audit::{Result, report};
 use serde_json::json;
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ pub fn run(options: &Diff, progress: &dyn Progress) -> Result<ExitCode> {
         Format::Table => report::differences::diff(&found),
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/diff/v1",
-            "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
+            "tool": Tool::this(),
             "settings": {"before": options.before, "after": options.after, "listed_lines": difference::LISTED},
             "result": found,
         }))?,

@@ -4,26 +4,18 @@ use crate::args::{Format, Lint};
 use crate::output;
 use achilles_audit::audit;
 use achilles_audit::checkpoint::Source;
-use achilles_audit::checkpoint::hub::{self, HubSettings};
 use achilles_audit::finding;
 use achilles_audit::integrity::{lesion, lint};
 use achilles_audit::progress::Progress;
 use achilles_audit::rules::Rules;
-use achilles_audit::{Error, Result, report};
+use achilles_audit::tool::Tool;
+use achilles_audit::{Result, report};
 use serde_json::json;
 use std::process::ExitCode;
 
 pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let folder = match Source::find(&options.model)? {
-        Source::Directory(folder) => folder,
-        Source::Hub(id) => hub::fetch(&id, &HubSettings::from_env()?, progress)?,
-        Source::Gguf(path) => {
-            let problem = "is a GGUF, and lint reads safetensors folders: convert it with `achilles-audit import` and \
-                           lint the folder that gives";
-            return Err(Error::file(path, problem));
-        }
-    };
+    let folder = Source::find(&options.model)?.folder(progress)?;
     let rules = Rules::default_rules()?;
     let seen = lint::lint(&folder, &audit::expected, progress)?;
     let signs = lesion::observe(&folder, progress)?;
@@ -32,7 +24,7 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/lint/v1",
-            "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
+            "tool": Tool::this(),
             "model": {"source": options.model, "config_sha256": seen.config_sha256},
             "settings": {"fail_on": rules.fail_on},
             "examined": seen.examined,

@@ -1,6 +1,6 @@
 //! `locate`.
 
-use crate::args::{Format, Locate, ModelArgs, SearchArgs, TextArgs};
+use crate::args::{ComputeArgs, Format, Locate, ModelArgs, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::locate::{self, Settings};
@@ -33,7 +33,7 @@ pub fn open(args: &ModelArgs, text: &TextArgs, progress: &dyn Progress) -> Resul
     let checkpoint = Checkpoint::open(&args.model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
     let text = Tokenizer::of(&checkpoint)?.encode(&text)?;
-    Ok((Model::new(checkpoint, recipe, &model_settings(args), progress)?, text))
+    Ok((Model::new(checkpoint, recipe, &model_settings(&args.compute), progress)?, text))
 }
 
 /// How to search.
@@ -63,7 +63,7 @@ pub fn text(text: &TextArgs) -> Result<String> {
 }
 
 /// How to compute.
-pub fn model_settings(args: &ModelArgs) -> model::Settings {
+pub fn model_settings(args: &ComputeArgs) -> model::Settings {
     model::Settings {
         arithmetic: args.dtype,
         device: args.device,

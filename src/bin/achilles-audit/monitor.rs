@@ -1,6 +1,6 @@
 //! `monitor record` and `monitor check`.
 
-use crate::args::{Format, ModelArgs, Monitor, MonitorCheck, MonitorRecord};
+use crate::args::{ComputeArgs, Format, Monitor, MonitorCheck, MonitorRecord};
 use crate::locate::model_settings;
 use crate::output;
 use achilles_audit::checkpoint::{Checkpoint, sha256_hex};
@@ -8,6 +8,7 @@ use achilles_audit::model::{Model, Recipe};
 use achilles_audit::monitor::{self, Baseline, Prompts};
 use achilles_audit::progress::Progress;
 use achilles_audit::text::Tokenizer;
+use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, files, report};
 use serde_json::json;
 use std::path::PathBuf;
@@ -23,7 +24,8 @@ pub fn run(command: &Monitor, progress: &dyn Progress) -> Result<ExitCode> {
 fn record(options: &MonitorRecord, progress: &dyn Progress) -> Result<ExitCode> {
     files::check_writable(&options.output)?;
     monitor::check_max_tokens(options.max_tokens)?;
-    let (model, prompts) = open(&options.model, &options.text, options.max_tokens, progress)?;
+    let (model, prompts) =
+        open(&options.model.model, &options.model.compute, &options.text, options.max_tokens, progress)?;
     let baseline = monitor::record(&model, &prompts, &options.sites, options.max_tokens, progress)?;
     files::write_whole(&options.output, baseline.to_json()?.as_bytes())?;
     output::print(&report::monitor::recorded(&baseline))?;
@@ -40,9 +42,8 @@ fn check(options: &MonitorCheck, progress: &dyn Progress) -> Result<ExitCode> {
             (None, monitor::check(&baseline, &observed, options.alpha)?)
         }
         (None, Some(model)) => {
-            let (dtype, device, stream) = (options.dtype, options.device, options.stream);
-            let args = ModelArgs { model: model.clone(), dtype, device, stream };
-            let (model, prompts) = open(&args, &options.text, baseline.settings.max_tokens, progress)?;
+            let (model, prompts) =
+                open(model, &options.compute, &options.text, baseline.settings.max_tokens, progress)?;
             let checked = monitor::check_model(&model, &baseline, &prompts, options.alpha, progress)?;
             let identity = json!({"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
                 "config_sha256": model.checkpoint().config().sha256(), "dtype": model.arithmetic().as_str(),
@@ -55,7 +56,7 @@ fn check(options: &MonitorCheck, progress: &dyn Progress) -> Result<ExitCode> {
         Format::Table => output::printable(&report::monitor::checked(&checked)),
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/activation-check/v1",
-            "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
+            "tool": Tool::this(),
             "model": model,
             "settings": {"alpha": options.alpha, "activations": options.activations, "baseline": options.baseline,
                 "baseline_sha256": sha256_hex(&files::read_regular(&options.baseline)?)},
@@ -68,9 +69,15 @@ fn check(options: &MonitorCheck, progress: &dyn Progress) -> Result<ExitCode> {
 }
 
 /// The prompts come before the weights: a mistake there should not have to wait for them.
-fn open(args: &ModelArgs, text: &[PathBuf], max_tokens: usize, progress: &dyn Progress) -> Result<(Model, Prompts)> {
-    let checkpoint = Checkpoint::open(&args.model, progress)?;
+fn open(
+    model: &str,
+    compute: &ComputeArgs,
+    text: &[PathBuf],
+    max_tokens: usize,
+    progress: &dyn Progress,
+) -> Result<(Model, Prompts)> {
+    let checkpoint = Checkpoint::open(model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
     let prompts = Prompts::read(text, &Tokenizer::of(&checkpoint)?, max_tokens)?;
-    Ok((Model::new(checkpoint, recipe, &model_settings(args), progress)?, prompts))
+    Ok((Model::new(checkpoint, recipe, &model_settings(compute), progress)?, prompts))
 }

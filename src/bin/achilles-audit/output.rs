@@ -24,7 +24,7 @@ pub fn print(text: &str) -> Result<()> {
 
 /// A table with what files say of themselves in it.
 pub fn printable(table: &str) -> String {
-    table.lines().map(|line| crate::stderr::escaped(line) + "\n").collect()
+    table.lines().map(|line| achilles_audit::error::printable(line) + "\n").collect()
 }
 
 /// Fails before the work rather than after it where the result could not be written.

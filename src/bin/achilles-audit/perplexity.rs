@@ -6,6 +6,7 @@ use crate::output;
 use achilles_audit::model::Row;
 use achilles_audit::neuron::{self, Action, Intervention};
 use achilles_audit::progress::Progress;
+use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, metrics, report};
 use serde_json::json;
 use std::process::ExitCode;
@@ -28,9 +29,9 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
     progress.begin("perplexity", (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
     let nlls = metrics::nlls(&model, &rows, progress)?;
     progress.end();
-    let base = metrics::base(nlls[0], options.model.dtype.as_str())?;
+    let base = metrics::base(nlls[0], options.model.compute.dtype.as_str())?;
     if nlls.get(1).is_some_and(|nll| !nll.is_finite()) {
-        let (dtype, beta) = (options.model.dtype.as_str(), options.beta.unwrap_or(0.0));
+        let (dtype, beta) = (options.model.compute.dtype.as_str(), options.beta.unwrap_or(0.0));
         let problem =
             format!("with the neurons × {beta} the perplexity is not a number: the arithmetic overflows {dtype}");
         return Err(Error::input(format!("{problem}; use another factor or a wider --dtype")));
@@ -39,10 +40,10 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/perplexity/v1",
-            "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
+            "tool": Tool::this(),
             "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
                 "config_sha256": model.checkpoint().config().sha256()},
-            "settings": {"dtype": options.model.dtype.as_str(), "device": model.device_name(), "tokens": tokens.len(),
+            "settings": {"dtype": options.model.compute.dtype.as_str(), "device": model.device_name(), "tokens": tokens.len(),
                 "text_sha256": text.sha256,
                 "neurons": options.neuron, "beta": options.beta.unwrap_or(0.0)},
             "base": {"nll_nats": base, "perplexity": metrics::perplexity(base)},

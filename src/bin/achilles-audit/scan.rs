@@ -16,7 +16,11 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
         true => None,
         false => {
             let locate = locate::settings(&options.search)?;
-            Some(Run { text: locate::text(&options.text)?, model: locate::model_settings(&options.model), locate })
+            Some(Run {
+                text: locate::text(&options.text)?,
+                model: locate::model_settings(&options.model.compute),
+                locate,
+            })
         }
     };
     let trust = match (&options.trust.key, options.trust.cert_roots.as_slice()) {

@@ -1,11 +1,12 @@
 //! Lines on standard error. What a checkpoint says of itself may be in them, so control characters are escaped: it must
 //! not forge a line or drive the terminal.
 
+use achilles_audit::error::printable;
 use std::io::Write;
 
 /// Prints one line; where standard error cannot be written to, nobody is there to be told.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", escaped(text));
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 /// Standard error for a logger that writes a line at a time.
@@ -19,19 +20,5 @@ impl Write for Escaping {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-/// The text with all that is not printable escaped: controls, but also what turns the direction of writing around or
-/// has no width.
-pub fn escaped(text: &str) -> String {
-    text.chars().flat_map(one).collect()
-}
-
-fn one(c: char) -> Vec<char> {
-    match c {
-        '"' | '\'' | '\\' => vec![c],
-        // After a letter, as by itself an accent would be escaped too.
-        _ => format!("a{c}").escape_debug().skip(1).collect(),
     }
 }

@@ -6,6 +6,7 @@ use achilles_audit::checkpoint::Source;
 use achilles_audit::integrity::fingerprint::{Cache, Fingerprint};
 use achilles_audit::integrity::{difference, verify};
 use achilles_audit::progress::Progress;
+use achilles_audit::tool::Tool;
 use achilles_audit::{Result, report};
 use serde_json::json;
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ pub fn run(options: &Verify, progress: &dyn Progress) -> Result<ExitCode> {
         Format::Table => report::differences::verification(&found),
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/verification/v1",
-            "tool": {"name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION")},
+            "tool": Tool::this(),
             "model": {"source": options.model},
             "settings": {"fingerprint": options.fingerprint, "allow_resharding": options.allow_resharding,
                 "listed_lines": difference::LISTED},

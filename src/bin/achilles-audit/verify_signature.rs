@@ -1,8 +1,9 @@
 //! `verify-signature`.
 
 use crate::args::{Format, VerifySignature};
-use crate::{output, stderr};
+use crate::output;
 use achilles_audit::error::Bytes;
+use achilles_audit::error::printable;
 use achilles_audit::integrity::signature::{self, PublicKey, Report, Roots, Trust, Verdict};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Result, report};
@@ -43,5 +44,5 @@ fn lines(found: &Report) -> String {
         }
     });
     // Names are the checkpoint's: they must not forge a line.
-    lines.iter().map(|line| stderr::escaped(line) + "\n").collect()
+    lines.iter().map(|line| printable(line) + "\n").collect()
 }

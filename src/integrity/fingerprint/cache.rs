@@ -3,7 +3,7 @@
 //! Whether it has changed is told by size, times and inode. Whoever can set those can hide a change: so a cache is for
 //! the machine that made the fingerprint, not for one that guards against others.
 
-use super::read::FileRead;
+use super::read::{FileRead, is_safetensors};
 use super::stored::{File, Tensor};
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
@@ -19,10 +19,14 @@ pub struct Cache {
     folder: PathBuf,
 }
 
+/// A file as it is now.
 #[derive(Serialize, Deserialize, PartialEq)]
-struct Key {
+pub(super) struct Key {
     tool: String,
+    /// Behind all links.
     path: String,
+    /// Whether it was read for tensors: the same file may be linked to under another kind of name.
+    safetensors: bool,
     stamp: Stamp,
     row_digests: Vec<String>,
 }
@@ -68,11 +72,10 @@ impl Cache {
         Ok(Cache { folder: folder.to_owned() })
     }
 
-    /// What is kept of a file that has not changed since.
-    pub(super) fn get(&self, full: &Path, path: &str, row_digests: &[String]) -> Option<FileRead> {
-        let (place, key) = self.key(full, row_digests)?;
-        let kept: Kept = serde_json::from_str(&files::read_text(&place).ok()?).ok()?;
-        if kept.key != key {
+    /// What is kept of the file of this key.
+    pub(super) fn get(&self, key: &Key, path: &str) -> Option<FileRead> {
+        let kept: Kept = serde_json::from_str(&files::read_text(&self.place(key)).ok()?).ok()?;
+        if kept.key != *key {
             return None;
         }
         let mut file = kept.file.check().ok()?;
@@ -82,27 +85,35 @@ impl Cache {
         Some(FileRead { file, tensors: tensors.collect::<Option<_>>()?, problem: None })
     }
 
-    /// Keeps what was read. A file that cannot be kept will be read again.
-    pub(super) fn put(&self, full: &Path, row_digests: &[String], read: &FileRead) {
-        let settled = |m: Metadata| m.modified().ok().and_then(|t| SystemTime::now().duration_since(t).ok());
-        let age = std::fs::metadata(full).ok().and_then(settled);
-        if read.problem.is_some() || age.is_none_or(|age| age < SETTLED) {
+    /// Keeps what was read, if the file is still as it was before it was read. One that cannot be kept will be read
+    /// again.
+    pub(super) fn put(&self, key: Key, full: &Path, read: &FileRead) {
+        let modified = std::fs::metadata(full).ok().and_then(|m| m.modified().ok());
+        let age = modified.and_then(|t| SystemTime::now().duration_since(t).ok());
+        let changed = Key::of(full, &read.file.path, &key.row_digests).as_ref() != Some(&key);
+        if changed || read.problem.is_some() || age.is_none_or(|age| age < SETTLED) {
             return;
         }
-        if let Some((place, key)) = self.key(full, row_digests) {
-            let kept = Kept { key, file: (&read.file).into(), tensors: read.tensors.iter().map(Into::into).collect() };
-            if let Ok(text) = serde_json::to_string(&kept) {
-                let _ = files::write_whole(&place, text.as_bytes());
-            }
+        let place = self.place(&key);
+        let kept = Kept { key, file: (&read.file).into(), tensors: read.tensors.iter().map(Into::into).collect() };
+        if let Ok(text) = serde_json::to_string(&kept) {
+            let _ = files::write_whole(&place, text.as_bytes());
         }
     }
 
-    fn key(&self, full: &Path, row_digests: &[String]) -> Option<(PathBuf, Key)> {
-        let path = full.canonicalize().ok()?.to_str()?.to_owned();
-        let stamp = Stamp::of(&std::fs::metadata(&path).ok()?)?;
-        let place = self.folder.join(format!("{}.json", sha256_hex(path.as_bytes())));
+    fn place(&self, key: &Key) -> PathBuf {
+        self.folder.join(format!("{}.json", sha256_hex(format!("{}\0{}", key.path, key.safetensors).as_bytes())))
+    }
+}
+
+impl Key {
+    /// None where it cannot be told apart from others.
+    pub(super) fn of(full: &Path, path: &str, row_digests: &[String]) -> Option<Key> {
+        let target = full.canonicalize().ok()?.to_str()?.to_owned();
+        let stamp = Stamp::of(&std::fs::metadata(&target).ok()?)?;
         let tool = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
-        Some((place, Key { tool, path, stamp, row_digests: row_digests.to_vec() }))
+        let safetensors = is_safetensors(path);
+        Some(Key { tool, path: target, safetensors, stamp, row_digests: row_digests.to_vec() })
     }
 }
 

@@ -5,11 +5,12 @@ mod lines;
 mod read;
 mod stored;
 
-use super::walk::{self, Kind};
 use crate::checkpoint::hex;
+use crate::checkpoint::walk::{self, Kind};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 pub use cache::Cache;
+use cache::Key;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 pub use lines::{Line, Statistics};
 use rayon::prelude::*;
@@ -138,13 +139,13 @@ pub fn take(
         .map(|at| {
             let (path, bytes) = &paths[at];
             let full = root.join(path);
-            if let Some(kept) = cache.and_then(|c| c.get(&full, path, &settings.row_digests)) {
-                progress.advance(*bytes)?;
-                return Ok(kept);
+            let key = cache.and_then(|_| Key::of(&full, path, &settings.row_digests));
+            if let Some(kept) = cache.zip(key.as_ref()).and_then(|(cache, key)| cache.get(key, path)) {
+                return progress.advance(*bytes).map(|()| kept);
             }
             let read = read::read(root, path, &digest_rows, progress)?;
-            if let Some(cache) = cache {
-                cache.put(&full, &settings.row_digests, &read);
+            if let Some((cache, key)) = cache.zip(key) {
+                cache.put(key, &full, &read);
             }
             Ok(read)
         })

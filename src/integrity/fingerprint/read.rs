@@ -43,7 +43,7 @@ pub(super) fn read(
     let full = root.join(path);
     let mut file = files::open_regular(&full)?;
     let length = file.metadata().map_err(Error::io(&full))?.len();
-    let (entries, problem) = match path.ends_with(".safetensors") {
+    let (entries, problem) = match is_safetensors(path) {
         true => match header(&full, length) {
             Ok(entries) => (entries, None),
             Err(problem) => (Vec::new(), Some(problem)),
@@ -85,6 +85,11 @@ pub(super) fn read(
     });
     let file = FileRecord { path: path.to_owned(), bytes: length, sha256 };
     Ok(FileRead { file, tensors: tensors.collect(), problem })
+}
+
+/// Whether a file is read for tensors.
+pub(super) fn is_safetensors(path: &str) -> bool {
+    path.ends_with(".safetensors")
 }
 
 /// The tensors in the order of their bytes. Only the header's pages of the map are touched.

@@ -5,6 +5,7 @@ use crate::checkpoint::hex;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::integrity::layout::Layout;
+use crate::tool::Tool;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use safetensors::Dtype;
@@ -24,13 +25,6 @@ struct Document {
     files_sha256: String,
     files: Vec<File>,
     tensors: Vec<Tensor>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Tool {
-    name: String,
-    version: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,7 +60,7 @@ impl Fingerprint {
     pub fn to_json(&self, model: &str) -> Result<String> {
         let document = Document {
             schema: SCHEMA.into(),
-            tool: Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() },
+            tool: Tool::this(),
             model: model.into(),
             settings: self.settings.clone(),
             tensors_sha256: hex(&self.tensors_sha256()),
@@ -101,6 +95,12 @@ impl Fingerprint {
     /// # Errors
     /// The file cannot be read, is not a fingerprint, or contradicts itself.
     pub fn read(path: &Path) -> Result<Fingerprint> {
+        if !path.exists() {
+            return Err(Error::file(
+                path,
+                "is not there; expected what `achilles-audit fingerprint MODEL -o FILE` wrote",
+            ));
+        }
         Fingerprint::parse(&files::read_text(path)?).map_err(|problem| Error::file(path, problem))
     }
 

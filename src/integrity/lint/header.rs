@@ -5,6 +5,7 @@ use super::folder::File;
 use super::observation::{Found, Location};
 use crate::checkpoint::header::{Header, HeaderError};
 use crate::checkpoint::map::MappedFile;
+use crate::error::printable;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +43,7 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
         if matches!(check, Check::HeaderInvalid | Check::TensorOverflow | Check::TensorSize) {
             shard.malformed.extend(location.tensor.clone());
         }
-        found.say(check, location, escaped(&problem.to_string()));
+        found.say(check, location, printable(&problem.to_string()));
     });
     if shard.readable {
         unaligned(&shard, found);
@@ -86,11 +87,6 @@ fn is_fatal(problem: &HeaderError) -> bool {
         E::NoBrace(c) => !c.is_ascii_whitespace(),
         _ => false,
     }
-}
-
-/// Names from a header may hold control characters.
-fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 fn unaligned(shard: &Shard, found: &mut Found) {

@@ -20,7 +20,7 @@ pub use certificate::{Certificate, Roots};
 pub use key::{PrivateKey, PublicKey};
 pub use manifest::{Method, Policy};
 pub use sign::{SignSettings, Signed, Signer, sign};
-pub use verify::{Difference, DifferenceKind, Report, ReportModel, ReportSettings, Tool, Trust, Verdict, verify};
+pub use verify::{Difference, DifferenceKind, Report, ReportModel, ReportSettings, Trust, Verdict, verify};
 
 use crate::checkpoint::hex;
 use crate::error::Error;

@@ -1,7 +1,7 @@
 //! A model as files: a folder, or a single file.
 
+use crate::checkpoint::walk::{Entry, Kind, walk};
 use crate::error::{Error, Result};
-use crate::integrity::walk::{Entry, Kind, walk};
 use std::path::{Path, PathBuf};
 
 /// What a model that is a single file is called in its signature.

@@ -8,9 +8,10 @@ use super::manifest::{Manifest, Method, Resource};
 use super::model::{Model, SINGLE};
 use super::{Checked, Stop, hex, refused, statement};
 use crate::checkpoint::sha256_hex;
+use crate::checkpoint::walk::{Entry, Kind};
 use crate::error::{Error, Result};
-use crate::integrity::walk::{Entry, Kind};
 use crate::progress::Progress;
+use crate::tool::Tool;
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -52,15 +53,6 @@ pub struct Report {
     pub bytes: u64,
     /// Everything that is not as it was signed, by path.
     pub differences: Vec<Difference>,
-}
-
-/// A program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tool {
-    /// Its name.
-    pub name: &'static str,
-    /// Its version.
-    pub version: &'static str,
 }
 
 /// A model and its signature.
@@ -148,7 +140,7 @@ pub fn verify(
     let bundle = Bundle::read(signature)?;
     let mut report = Report {
         schema: SCHEMA,
-        tool: Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") },
+        tool: Tool::this(),
         model: ReportModel { source: model.display().to_string(), signature: signature.display().to_string() },
         settings: trust.settings(ignore_unsigned_files)?,
         verdict: Verdict::Refused,

@@ -1,5 +1,7 @@
 //! In what two checkpoints differ: files, then tensors, then rows and columns, then neurons.
 
+mod sentence;
+
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::place::Axis;
 use crate::model::recipe::{NormStyle, Recipe};
