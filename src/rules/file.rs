@@ -135,7 +135,10 @@ fn told(error: &serde_yaml::Error) -> String {
     let place = format!(" at line {} column {}", location.line(), location.column());
     let plain = text.strip_suffix(&place).unwrap_or(&text).replace("unknown field", "unknown key");
     let plain = plain.replace("unknown variant", "unknown value").replace("duplicate field", "repeated key");
-    let plain = plain.replace("missing field", "missing key").replace('\n', " ");
+    let plain = plain
+        .replace("missing field `schema`", "missing key `schema`, expected `schema: achilles-audit/rules/v1`")
+        .replace("missing field", "missing key")
+        .replace('\n', " ");
     format!("line {}, column {}: {plain}", location.line(), location.column())
 }
 

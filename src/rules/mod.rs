@@ -148,6 +148,9 @@ impl Rules {
             "release" => Rules::release(),
             path => {
                 let path = Path::new(path);
+                if !path.exists() {
+                    return Err(Error::file(path, "is not there; expected default, release or a rule file"));
+                }
                 let bytes = files::read_at_most(path, LARGEST)?;
                 let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "is not UTF-8, expected YAML"))?;
                 Rules::parse(&text, path)

@@ -160,7 +160,7 @@ fn mistakes_are_told_with_line_and_column() {
     let wrong: Vec<_> = told.iter().zip(&expected).filter(|(told, expected)| told != expected).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     let no_form = Rules::parse("rules: {}", Path::new("x")).unwrap_err().to_string();
-    assert_eq!(no_form, "x: line 1, column 1: missing key `schema`");
+    assert_eq!(no_form, "x: line 1, column 1: missing key `schema`, expected `schema: achilles-audit/rules/v1`");
     let other = Rules::parse("schema: v2", Path::new("x")).unwrap_err().to_string();
     assert_eq!(other, "x: line 1, column 9: schema: unknown value `v2`, expected `achilles-audit/rules/v1`");
     let broken = Rules::parse("schema: [", Path::new("x")).unwrap_err().to_string();

@@ -31,6 +31,7 @@ pub(super) fn examine(bytes: &[u8]) -> Result<Facts, serde_json::Error> {
 struct Walk {
     facts: Facts,
     hasher: RandomState,
+    /// Keys, cut where they are long: every fact kept has a copy of its path.
     path: Vec<String>,
 }
 
@@ -89,7 +90,7 @@ impl<'de> Visitor<'de> for Step<'_> {
         let mut seen = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             let again = !seen.insert(walk.hasher.hash_one(&key));
-            walk.path.push(key);
+            walk.path.push(cut(key));
             if again && walk.facts.duplicates.len() < KEPT {
                 walk.facts.duplicates.push(walk.path.join("."));
             }
@@ -98,6 +99,17 @@ impl<'de> Visitor<'de> for Step<'_> {
         }
         Ok(())
     }
+}
+
+/// A key of at most a hundred characters, longer than any that is looked for.
+fn cut(mut key: String) -> String {
+    const LONGEST: usize = 100;
+    if let Some((end, _)) = key.char_indices().nth(LONGEST) {
+        key.truncate(end);
+        key.push('…');
+        key.shrink_to_fit();
+    }
+    key
 }
 
 #[cfg(test)]
@@ -116,6 +128,9 @@ mod tests {
         let expected = [pair("chat_template.name", "default"), pair(template, "T"), pair("e.chat_template", "U")];
         assert_eq!(facts.templates, expected);
         assert_eq!(examine(br#"{"a":{"b":1},"c":{"b":1}}"#).unwrap(), Facts::default());
+        let long = format!(r#"{{"chat_template":{{"{}":["a","b"]}}}}"#, "é".repeat(5_000));
+        let cut = format!("chat_template.{}…", "é".repeat(100));
+        assert_eq!(examine(long.as_bytes()).unwrap().templates, [pair(&cut, "a"), pair(&cut, "b")]);
         for bad in [&b"{"[..], b"{} x", b"\xff", b""] {
             assert!(examine(bad).is_err());
         }
