@@ -71,6 +71,20 @@ pub fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(not_text)
 }
 
+/// A folder of the user's cache, `achilles-audit/NAME` in `$XDG_CACHE_HOME`, else in `~/.cache`; it is made where it is
+/// not there.
+///
+/// # Errors
+/// Neither variable is set, or the folder cannot be made.
+pub fn user_cache(name: &str) -> Result<PathBuf> {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = var("XDG_CACHE_HOME").or_else(|| var("HOME").map(|home| home.join(".cache")));
+    let base = base.ok_or_else(|| Error::input("no place for the cache: set XDG_CACHE_HOME or HOME"))?;
+    let folder = base.join("achilles-audit").join(name);
+    std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    Ok(folder)
+}
+
 /// Fails where [`write_whole`] would: before the work, not after it.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod checkpoint;
+pub mod compare;
 pub mod error;
 pub mod files;
 pub mod finding;

@@ -1,32 +1,42 @@
 //! The audit: what the rules need is measured, and judged by them. One result, which every report renders.
 
 mod against;
+mod base;
+mod baseline;
+mod cache;
 mod critical_set;
+mod place;
+mod run;
 
-use crate::checkpoint::{Checkpoint, ConfigFile, Source};
+use crate::checkpoint::ConfigFile;
+use crate::compare::Compared;
 use crate::error::{Error, Result};
 use crate::finding::{self, Finding, Seen, Severity, Waived};
 use crate::integrity::lesion;
 use crate::integrity::lint::{self, Examined, Expected, Location};
 use crate::integrity::signature::{self, Trust};
 use crate::locate;
-use crate::model::{self, Recipe};
+use crate::model::Recipe;
+use crate::monitor::Checked;
 use crate::progress::Progress;
 use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
 use crate::tool::Tool;
 pub use against::Integrity;
+pub use base::limits as base_limits;
+use place::Place;
+pub use run::{Run, Watch};
+use run::Wanted;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// What to audit, and against what. Another thing to hold a checkpoint against (such as a baseline of its activations)
-/// is another field here.
+/// What to audit, and against what.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// MODEL as it was given: a folder, a .gguf file or a hub id.
     pub model: &'a str,
     /// What is measured, and how it is judged.
     pub rules: &'a Rules,
-    /// How to look for the critical set; none: the model is not run.
+    /// How to run the model; none: it is not run.
     pub run: Option<Run>,
     /// A fingerprint's file.
     pub fingerprint: Option<PathBuf>,
@@ -34,17 +44,6 @@ pub struct Request<'a> {
     pub signature: Option<(Trust, Option<PathBuf>)>,
     /// The day that waivers are held against.
     pub today: Date,
-}
-
-/// How the model is run.
-#[derive(Debug)]
-pub struct Run {
-    /// The text to compute on.
-    pub text: String,
-    /// How to compute.
-    pub model: model::Settings,
-    /// How to search.
-    pub locate: locate::Settings,
 }
 
 /// What came of an audit (`achilles-audit/scan/v1`).
@@ -74,6 +73,10 @@ pub struct Audit {
     pub lint: Option<Examined>,
     /// The located critical set.
     pub critical_set: Option<locate::Report>,
+    /// The comparison with the base.
+    pub base: Option<Compared>,
+    /// The check against the baseline.
+    pub baseline: Option<Checked>,
     /// The comparison with the fingerprint.
     pub fingerprint: Option<Integrity>,
     /// The verification of the signature.
@@ -157,23 +160,7 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
             Place::Folder(folder) => gate.lint(folder, progress)?,
         }
     }
-    match (&request.run, gate.wants(Measurement::CriticalSet)) {
-        (_, false) => {}
-        (None, true) => gate.leave(Measurement::CriticalSet, "the model was not to be run".into(), false),
-        (Some(run), true) => {
-            let (name, root) = (request.model, place.path());
-            let open = || match &place {
-                Place::Folder(folder) => Checkpoint::open_directory(name, folder),
-                Place::Gguf(path) => Checkpoint::open_gguf(name, path),
-            };
-            let found = critical_set::measure(open, root, run, request.rules, progress);
-            gate.take(Measurement::CriticalSet, found, |audit, found| {
-                audit.model.architecture = Some(found.architecture);
-                audit.model.config_sha256 = Some(found.config_sha256);
-                audit.critical_set = found.report;
-            })?;
-        }
-    }
+    gate.run(request, &place, progress)?;
     match (&fingerprint, gate.wants(Measurement::Fingerprint)) {
         (_, false) => {}
         (None, true) => gate.leave(Measurement::Fingerprint, "no fingerprint was given".into(), false),
@@ -200,34 +187,6 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
 pub fn expected(config: &ConfigFile) -> Result<Expected> {
     let recipe = Recipe::read(config)?;
     Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
-}
-
-/// Where a checkpoint's files lie.
-enum Place {
-    Folder(PathBuf),
-    Gguf(PathBuf),
-}
-
-impl Place {
-    fn find(model: &str, progress: &dyn Progress) -> Result<Place> {
-        Ok(match Source::find(model)? {
-            Source::Gguf(path) => Place::Gguf(path),
-            source => Place::Folder(source.folder(progress)?),
-        })
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Place::Folder(path) | Place::Gguf(path) => path,
-        }
-    }
-
-    fn folder(&self) -> Result<&Path> {
-        match self {
-            Place::Folder(folder) => Ok(folder),
-            Place::Gguf(path) => Err(Error::file(path, "is a GGUF; fingerprints are of model folders")),
-        }
-    }
 }
 
 /// What a measurement saw, and what it could not see.
@@ -268,6 +227,8 @@ impl<'a> Gate<'a> {
             judged: Vec::new(),
             lint: None,
             critical_set: None,
+            base: None,
+            baseline: None,
             fingerprint: None,
             signature: None,
         };
@@ -301,6 +262,58 @@ impl<'a> Gate<'a> {
         self.audit.not_listed = found.not_listed;
         self.audit.model.config_sha256 = found.config_sha256;
         Ok(())
+    }
+
+    /// Makes the measurements that the model has to be run for.
+    fn run(&mut self, request: &Request<'_>, place: &Place, progress: &dyn Progress) -> Result<()> {
+        let Some(run) = &request.run else {
+            for measurement in [Measurement::CriticalSet, Measurement::Base, Measurement::Baseline] {
+                if self.wants(measurement) {
+                    self.leave(measurement, "the model was not to be run".into(), false);
+                }
+            }
+            return Ok(());
+        };
+        let wanted = Wanted {
+            critical_set: self.wants(Measurement::CriticalSet),
+            base: self.wants_given(Measurement::Base, run.base.is_some(), "no base was given"),
+            baseline: self.wants_given(Measurement::Baseline, run.baseline.is_some(), "no baseline was given"),
+        };
+        if !wanted.any() {
+            return Ok(());
+        }
+        let (ran, seen) = match run::run((request.model, place), run, wanted, self.rules, progress) {
+            Ok(ran) => ran,
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                for measurement in wanted.measurements() {
+                    self.leave(measurement, error.to_string(), true);
+                }
+                return Ok(());
+            }
+        };
+        for (measurement, seen) in seen {
+            self.took_place.push(measurement);
+            self.seen.extend(seen);
+        }
+        for (measurement, why) in ran.failed {
+            self.leave(measurement, why, true);
+        }
+        self.audit.model.architecture = Some(ran.architecture);
+        self.audit.model.config_sha256 = Some(ran.config_sha256);
+        self.audit.critical_set = ran.located.and_then(|located| located.report);
+        self.audit.base = ran.compared;
+        self.audit.baseline = ran.checked;
+        Ok(())
+    }
+
+    /// As [`Gate::wants`], of what there has to be something for to hold the model against.
+    fn wants_given(&mut self, measurement: Measurement, given: bool, why: &str) -> bool {
+        let wanted = self.wants(measurement);
+        if wanted && !given {
+            self.leave(measurement, why.into(), false);
+        }
+        wanted && given
     }
 
     fn take<T>(

@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 pub use config::ConfigFile;
+use map::MappedFile;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 pub use source::Source;
 use std::path::{Path, PathBuf};
@@ -100,6 +102,19 @@ impl Checkpoint {
         let problem = "no tokenizer.json in this folder; write it with transformers: \
                        AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
         self.tokenizer_json.as_deref().ok_or_else(|| Error::file(&self.root, problem))
+    }
+
+    /// SHA-256 over all that its answers depend on: every byte of the weights' files, the config and the tokenizer.
+    ///
+    /// # Errors
+    /// It has no tokenizer, or a GGUF cannot be read again.
+    pub fn sha256(&self) -> Result<String> {
+        let gguf = self.root.is_file().then(|| MappedFile::open(&self.root)).transpose()?;
+        let files = self.tensors.files().par_iter().chain(gguf.par_iter());
+        let mut digests: Vec<[u8; 32]> = files.map(|file| Sha256::digest(file.bytes()).into()).collect();
+        digests.push(Sha256::digest(self.config.sha256()).into());
+        digests.push(Sha256::digest(self.tokenizer_json()?).into());
+        Ok(sha256_hex(digests.as_flattened()))
     }
 
     /// Its tensors.

@@ -2,11 +2,14 @@
 
 use super::{Entry, Settings};
 use crate::checkpoint::{Tensors, place};
+use crate::error::{Error, Result};
+use crate::files;
 use crate::model::Arithmetic;
 use crate::neuron::Neuron;
 use crate::text::Encoded;
 use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// The schema of the JSON document.
 pub(super) const SCHEMA: &str = "achilles-audit/critical-set/v1";
@@ -76,6 +79,23 @@ pub struct ReportSettings {
     pub text_sha256: String,
     /// Its tokens.
     pub tokens: usize,
+}
+
+impl Report {
+    /// Reads what `locate --format json` wrote.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not such a document.
+    pub fn read(path: &Path) -> Result<Report> {
+        let not_one =
+            |problem: String| Error::file(path, format!("{problem}; expected what `locate --format json` writes"));
+        let report: Report = serde_json::from_str(&files::read_text(path)?)
+            .map_err(|e| not_one(format!("is not a critical set: {e}")))?;
+        match report.schema == SCHEMA {
+            true => Ok(report),
+            false => Err(not_one(format!("has the schema {:?}", report.schema))),
+        }
+    }
 }
 
 impl ReportSettings {
@@ -204,10 +224,12 @@ pub struct Timing {
     pub minimize: f64,
 }
 
-fn one_finite_or_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+pub(crate) fn one_finite_or_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::INFINITY))
 }
 
-fn finite_or_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<f64>, D::Error> {
+pub(crate) fn finite_or_infinite<'de, D: serde::Deserializer<'de>>(
+    d: D,
+) -> std::result::Result<Vec<f64>, D::Error> {
     Ok(Vec::<Option<f64>>::deserialize(d)?.into_iter().map(|v| v.unwrap_or(f64::INFINITY)).collect())
 }

@@ -84,8 +84,37 @@ pub struct Entry {
     pub position: usize,
 }
 
-/// The first `keep` entries of the ranking of all channels of `sites`, most important first; equals in the order of
-/// sites and channels.
+/// What stage 1 gives.
+pub(super) struct Ranked {
+    /// The first entries of the ranking, most important first; equals in the order of sites and channels.
+    pub entries: Vec<Entry>,
+    /// Every channel's importance.
+    pub channels: Channels,
+}
+
+/// The importance of every channel of some sites: its largest over positions, in f32.
+pub(super) struct Channels {
+    order: HashMap<Site, usize>,
+    values: Vec<Vec<f32>>,
+}
+
+impl Channels {
+    /// The channel's rank among all of them, from 1, and its importance; none where that is not finite or it is not one
+    /// of them.
+    pub fn rank(&self, neuron: &Neuron) -> Option<(usize, f64)> {
+        let at = *self.order.get(&neuron.site)?;
+        let own = *self.values[at].get(neuron.channel).filter(|v| v.is_finite())?;
+        let before = |(site, values): (usize, &Vec<f32>)| {
+            let is_before = |(channel, v): &(usize, &f32)| {
+                v.is_finite() && (**v > own || (**v == own && (site, *channel) < (at, neuron.channel)))
+            };
+            values.iter().enumerate().filter(is_before).count()
+        };
+        Some((1 + self.values.iter().enumerate().map(before).sum::<usize>(), own.into()))
+    }
+}
+
+/// Ranks all channels of `sites` and lists the first `keep` entries.
 pub(super) fn rank(
     model: &Model,
     tokens: &Arc<[u32]>,
@@ -93,7 +122,7 @@ pub(super) fn rank(
     settings: &Settings,
     keep: usize,
     progress: &dyn Progress,
-) -> Result<Vec<Entry>> {
+) -> Result<Ranked> {
     let mut rows = vec![Row::clean(tokens.clone())];
     if settings.ranking == Ranking::Noise {
         let noise = |sample| Noise { alpha: settings.alpha, seed: settings.seed, sample };
@@ -102,6 +131,7 @@ pub(super) fn rank(
     let mut hook = Importance {
         order: sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect(),
         sums: HashMap::new(),
+        channels: vec![Vec::new(); sites.len()],
         ranking: settings.ranking,
         counting: settings.counting,
         samples: settings.samples,
@@ -131,13 +161,16 @@ pub(super) fn rank(
         importance: c.importance.into(),
         position: c.position,
     };
-    Ok(top.entries.iter().map(entry).collect())
+    let entries = top.entries.iter().map(entry).collect();
+    Ok(Ranked { entries, channels: Channels { order: hook.order, values: hook.channels } })
 }
 
 /// Sums |clean − noisy| per site while the rows pass; the first row of the batch is the clean one.
 struct Importance {
     order: HashMap<Site, usize>,
     sums: HashMap<Site, Sums>,
+    /// Of the sites that have passed, each channel's largest importance.
+    channels: Vec<Vec<f32>>,
     ranking: Ranking,
     counting: Counting,
     samples: usize,
@@ -226,19 +259,18 @@ impl Importance {
                 let (position, channel) = (at / channels, at % channels);
                 Candidate { importance: values[at], site, position, channel }
             };
+            let mut best: Vec<usize> = (0..channels).collect();
+            for at in channels..values.len() {
+                let best = &mut best[at % channels];
+                // A value that is not finite stays, so that the channel is seen to overflow.
+                if values[at] > values[*best] || !values[at].is_finite() {
+                    *best = at;
+                }
+            }
+            self.channels[site] = best.iter().map(|at| values[*at]).collect();
             match self.counting {
                 Counting::Published => self.top.extend((0..values.len()).map(candidate), &mut self.overflowed),
-                Counting::Channels => {
-                    let mut best: Vec<usize> = (0..channels).collect();
-                    for at in channels..values.len() {
-                        let best = &mut best[at % channels];
-                        // A value that is not finite stays, so that the channel is seen to overflow.
-                        if values[at] > values[*best] || !values[at].is_finite() {
-                            *best = at;
-                        }
-                    }
-                    self.top.extend(best.into_iter().map(candidate), &mut self.overflowed);
-                }
+                Counting::Channels => self.top.extend(best.into_iter().map(candidate), &mut self.overflowed),
             }
         }
         Ok(())

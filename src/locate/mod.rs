@@ -6,18 +6,20 @@ mod importance;
 mod minimize;
 mod search;
 mod sites;
+mod subject;
 
+pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use critical_set::{CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
+pub use subject::Subject;
 
 use crate::error::{Error, Result};
 use crate::metrics;
-use crate::model::Model;
-use crate::neuron::Side;
+use crate::neuron::{Neuron, Side};
 use crate::progress::Progress;
-use crate::text::{Encoded, MIN_STABLE_TOKENS};
+use crate::text::MIN_STABLE_TOKENS;
 use std::time::Instant;
 
 /// Entries of the ranking that a report holds at least.
@@ -90,17 +92,31 @@ impl Settings {
     }
 }
 
-/// Runs both stages and the minimization on `text`.
+/// A critical set, and the whole ranking that it was looked for in.
+pub struct Located {
+    /// What was found.
+    pub report: Report,
+    channels: importance::Channels,
+}
+
+impl Located {
+    /// The neuron's rank among all channels, from 1, and its importance; none where that is not finite or the neuron is
+    /// on none of the sites that were ranked.
+    pub fn rank(&self, neuron: &Neuron) -> Option<(usize, f64)> {
+        self.channels.rank(neuron)
+    }
+}
+
+/// Runs both stages and the minimization.
 ///
 /// # Errors
 /// A setting makes no sense, no site matches, or the model cannot compute.
 pub fn locate(
-    model: &Model,
-    text: &Encoded,
+    subject: &Subject,
     settings: &Settings,
-    load_s: f64,
     progress: &dyn Progress,
-) -> Result<Report> {
+) -> Result<Located> {
+    let Subject { model, text, load_s } = subject;
     settings.check()?;
     let sites = settings.sites.select(model, settings.side)?;
     let tokens = &text.ids;
@@ -113,7 +129,8 @@ pub fn locate(
 
     let started = Instant::now();
     let keep = settings.max_neurons.max(REPORTED);
-    let entries = importance::rank(model, tokens, &sites, settings, keep, progress)?;
+    let importance::Ranked { entries, channels } =
+        importance::rank(model, tokens, &sites, settings, keep, progress)?;
     if entries.is_empty() {
         return Err(Error::input(
             "no channel has an importance that is finite, so there is nothing to search; use a smaller --alpha or --dtype f32",
@@ -139,7 +156,7 @@ pub fn locate(
 
     let checkpoint = model.checkpoint();
     let ranked = |entry: &Entry| RankedNeuron::new(entry, checkpoint.tensors());
-    Ok(Report {
+    let report = Report {
         schema: critical_set::SCHEMA.into(),
         tool: crate::tool::Tool::this(),
         model: critical_set::ModelIdentity {
@@ -153,10 +170,11 @@ pub fn locate(
         prefix,
         critical_set,
         timing_s: critical_set::Timing {
-            load: load_s,
+            load: *load_s,
             importance: importance_s,
             search: search_s,
             minimize: minimize_s,
         },
-    })
+    };
+    Ok(Located { report, channels })
 }

@@ -111,6 +111,11 @@ impl Model {
         &self.checkpoint
     }
 
+    /// The checkpoint, without the weights that were made ready.
+    pub fn into_checkpoint(self) -> Checkpoint {
+        self.checkpoint
+    }
+
     /// Its recipe.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe

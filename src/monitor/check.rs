@@ -5,14 +5,14 @@ use super::profile::{Extreme, Observed, Statistic, Tokens};
 use super::score::{self, Deviation};
 use crate::error::{Count, Error, Result};
 use crate::neuron::Site;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Chance of an alarm on a check of prompts that are like the baseline's, unless asked otherwise.
 pub const DEFAULT_ALPHA: f64 = 0.01;
 
 /// What checking found.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
     /// The prompts are not what the baseline's model makes of prompts like its own: by chance this happens with
     /// probability `alpha` or less. Values that are not finite, where the baseline has none, alarm by themselves.
@@ -42,7 +42,7 @@ pub struct Checked {
 }
 
 /// A site with values that are not finite.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NotFinite {
     /// The site.
     pub site: Site,
@@ -53,7 +53,7 @@ pub struct NotFinite {
 }
 
 /// A site outside its profile: of its statistics the one that is outside furthest.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outside {
     /// The site.
     pub site: Site,

@@ -1,5 +1,6 @@
 //! One result, rendered: one small file a format.
 
+pub mod compare;
 pub mod differences;
 pub mod findings;
 pub mod json;

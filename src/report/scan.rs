@@ -43,6 +43,13 @@ pub fn table(audit: &Audit) -> String {
         };
         let _ = writeln!(out, "fingerprint: {result} ({} files, {} tensors, {})", i.files, i.tensors, Bytes(i.bytes));
     }
+    if let Some(compared) = &audit.base {
+        out += &super::compare::line(compared);
+    }
+    if let Some(c) = &audit.baseline {
+        let (outside, prompts) = (c.prompts_outside, Count(c.prompts, "prompt", "prompts"));
+        let _ = writeln!(out, "baseline: {outside} of {prompts} outside, {} sites (p {:.2e})", c.sites, c.p_value);
+    }
     if let Some(s) = &audit.signature {
         let signer = s.signer.as_deref().unwrap_or("nobody");
         let _ = writeln!(out, "signature: {} files intact, signed by {}", s.files, short(signer));

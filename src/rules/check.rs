@@ -86,7 +86,11 @@ fn change(below: &mut Rule, rule: &RuleText, text: &str) -> Result<(), String> {
         let slot = match name {
             "neurons" => &mut thresholds.neurons,
             "damage" => &mut thresholds.damage,
-            _ => &mut thresholds.perplexity,
+            "perplexity" => &mut thresholds.perplexity,
+            "rank" => &mut thresholds.rank,
+            "share" => &mut thresholds.share,
+            "ratio" => &mut thresholds.ratio,
+            _ => &mut thresholds.alpha,
         };
         if slot.is_none() {
             let own: Vec<String> = below.thresholds.set().iter().map(|(name, _)| format!("`{name}`")).collect();
@@ -97,6 +101,10 @@ fn change(below: &mut Rule, rule: &RuleText, text: &str) -> Result<(), String> {
         if !(value.is_finite() && value > 0.0) {
             let path = [Step::Value("thresholds"), Step::Value(name)];
             return Err(at(&path, format!("{name} is {value}, expected a finite number above 0")));
+        }
+        if ["share", "ratio", "alpha"].contains(&name) && value > 1.0 {
+            let path = [Step::Value("thresholds"), Step::Value(name)];
+            return Err(at(&path, format!("{name} is {value}, expected a number above 0 and at most 1")));
         }
         *slot = Some(value);
     }

@@ -45,6 +45,8 @@ pub enum Required {
     CriticalSet,
     Fingerprint,
     Signature,
+    Base,
+    Baseline,
 }
 
 impl From<Required> for Measurement {
@@ -54,6 +56,8 @@ impl From<Required> for Measurement {
             Required::CriticalSet => Measurement::CriticalSet,
             Required::Fingerprint => Measurement::Fingerprint,
             Required::Signature => Measurement::Signature,
+            Required::Base => Measurement::Base,
+            Required::Baseline => Measurement::Baseline,
         }
     }
 }

@@ -25,8 +25,8 @@ pub const SCHEMA: &str = include_str!("../../rules/schema.json");
 /// The longest rule file that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// What scan can measure. Another one (such as lesion signs, or norms against a baseline) is another variant here,
-/// rules for it in rules/default.yaml, and a file in `audit` that makes it.
+/// What scan can measure. Another one is another variant here, rules for it in rules/default.yaml, and a file in `audit`
+/// that makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measurement {
@@ -38,6 +38,10 @@ pub enum Measurement {
     Fingerprint,
     /// The checkpoint against its signature.
     Signature,
+    /// The critical set beside that of the model it was made from.
+    Base,
+    /// The activations beside what they were before.
+    Baseline,
     /// The waivers of the rule file against what was found.
     Waivers,
 }
@@ -50,6 +54,8 @@ impl Measurement {
             Measurement::CriticalSet => "critical-set",
             Measurement::Fingerprint => "fingerprint",
             Measurement::Signature => "signature",
+            Measurement::Base => "base",
+            Measurement::Baseline => "baseline",
             Measurement::Waivers => "waivers",
         }
     }
@@ -112,12 +118,32 @@ pub struct Thresholds {
     /// So high a perplexity at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
+    /// Among so many first of a ranking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<f64>,
+    /// So large a part at least, 1 is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// So many times as much at least, and the inverse of it at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// So improbable at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
 }
 
 impl Thresholds {
     /// Those that are set, by name.
     pub fn set(&self) -> Vec<(&'static str, f64)> {
-        let all = [("neurons", self.neurons), ("damage", self.damage), ("perplexity", self.perplexity)];
+        let all = [
+            ("neurons", self.neurons),
+            ("damage", self.damage),
+            ("perplexity", self.perplexity),
+            ("rank", self.rank),
+            ("share", self.share),
+            ("ratio", self.ratio),
+            ("alpha", self.alpha),
+        ];
         all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
@@ -209,7 +235,7 @@ impl Rules {
 }
 
 /// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 21] = [
+const OTHER_RULES: [(&str, Measurement); 29] = [
     ("critical-set-small", Measurement::CriticalSet),
     ("critical-set-absent", Measurement::CriticalSet),
     ("base-perplexity-not-finite", Measurement::CriticalSet),
@@ -229,6 +255,14 @@ const OTHER_RULES: [(&str, Measurement); 21] = [
     ("signature-file-extra", Measurement::Signature),
     ("signature-file-changed", Measurement::Signature),
     ("signature-file-irregular", Measurement::Signature),
+    ("base-set-shared", Measurement::Base),
+    ("base-set-location-only", Measurement::Base),
+    ("base-set-moved", Measurement::Base),
+    ("base-set-unrelated", Measurement::Base),
+    ("base-neuron-changed", Measurement::Base),
+    ("worse-than-base", Measurement::Base),
+    ("activations-outside", Measurement::Baseline),
+    ("activations-not-finite", Measurement::Baseline),
     ("waiver-expired", Measurement::Waivers),
     ("waiver-unused", Measurement::Waivers),
 ];

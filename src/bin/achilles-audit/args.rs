@@ -46,6 +46,12 @@ does, but not everything that should was, or the job could not be done. The form
     Explain(Explain),
     /// Find the critical set: noise importance, causal masking, minimization
     Locate(Locate),
+    /// Tell whether variants of a model share its critical set: where it is, and what masking it does
+    ///
+    /// BASE is a model, what `locate --format json` wrote of one (a .json file), or published:NAME.
+    Compare(Compare),
+    /// List the critical sets that the paper's authors published
+    Published(OutputArgs),
     /// Perplexity of a text, as the model is or with neurons masked or scaled
     Perplexity(Perplexity),
     /// Record how large activations usually are, and tell when they no longer are
@@ -154,6 +160,26 @@ pub struct Locate {
     pub search: SearchArgs,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Compare {
+    /// The model that the variants were made from: a model, a critical set (.json), or published:NAME
+    pub base: String,
+    /// Model folders, .gguf files or hub ids
+    #[arg(required = true, value_name = "VARIANT")]
+    pub variants: Vec<String>,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// The rules whose thresholds the verdicts take: default, release, or a file
+    #[arg(long, value_name = "FILE", default_value = "default")]
+    pub rules: String,
+}
+
 /// How to look for the critical set.
 #[derive(Debug, clap::Args)]
 pub struct SearchArgs {
@@ -195,8 +221,22 @@ pub struct Scan {
     #[arg(long, value_name = "FILE", default_value = "default")]
     pub rules: String,
     /// Do not run the model: look at its files only
-    #[arg(long = "static")]
+    #[arg(long = "static", conflicts_with_all = ["base", "baseline", "cache"])]
     pub no_run: bool,
+    /// Compare with the model that this one was made from: a model, what `locate --format json` wrote of one (a .json
+    /// file), or published:NAME
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// Hold its activations against this baseline (see monitor record)
+    #[arg(long, value_name = "FILE", requires = "prompts")]
+    pub baseline: Option<PathBuf>,
+    /// The prompts for that, other ones than were recorded, one a line; in a .jsonl file one {"text": …} a line
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "baseline")]
+    pub prompts: Vec<PathBuf>,
+    /// Keep what running the model gives in the user's cache, and take it from there while no byte and no setting that
+    /// it depends on has changed
+    #[arg(long)]
+    pub cache: bool,
     /// Hold the checkpoint against this fingerprint
     #[arg(long, value_name = "FILE")]
     pub fingerprint: Option<PathBuf>,

@@ -3,21 +3,18 @@
 use crate::args::{ComputeArgs, Format, Locate, ModelArgs, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::locate::{self, Settings};
-use achilles_audit::model::{self, Model, Recipe, Residency};
+use achilles_audit::locate::{self, Settings, Subject};
+use achilles_audit::model::{self, Residency};
 use achilles_audit::progress::Progress;
-use achilles_audit::text::{self, Encoded, Tokenizer};
+use achilles_audit::text;
 use achilles_audit::{Result, report};
 use std::process::ExitCode;
-use std::time::Instant;
 
 pub fn run(options: &Locate, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let settings = settings(&options.search)?;
-    let started = Instant::now();
-    let (model, text) = open(&options.model, &options.text, progress)?;
-    let load_s = started.elapsed().as_secs_f64();
-    let result = locate::locate(&model, &text, &settings, load_s, progress)?;
+    let subject = open(&options.model, &options.text, progress)?;
+    let result = locate::locate(&subject, &settings, progress)?.report;
     let rendered = match options.output.format {
         Format::Table => report::table::critical_set(&result),
         Format::Json => report::json::document(&result)?,
@@ -26,14 +23,11 @@ pub fn run(options: &Locate, progress: &dyn Progress) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The model to compute with and the text to compute on. The text comes first: a mistake there should not have to wait
-/// for the weights.
-pub fn open(args: &ModelArgs, text: &TextArgs, progress: &dyn Progress) -> Result<(Model, Encoded)> {
+/// The model to compute with and the text to compute on.
+pub fn open(args: &ModelArgs, text: &TextArgs, progress: &dyn Progress) -> Result<Subject> {
     let text = self::text(text)?;
     let checkpoint = Checkpoint::open(&args.model, progress)?;
-    let recipe = Recipe::read(checkpoint.config())?;
-    let text = Tokenizer::of(&checkpoint)?.encode(&text)?;
-    Ok((Model::new(checkpoint, recipe, &model_settings(&args.compute), progress)?, text))
+    Subject::load(checkpoint, &text, &model_settings(&args.compute), progress)
 }
 
 /// How to search.

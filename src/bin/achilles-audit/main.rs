@@ -1,6 +1,7 @@
 //! The command line of achilles-audit.
 
 mod args;
+mod compare;
 mod diff;
 mod fingerprint;
 mod import;
@@ -57,6 +58,8 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Scan(options) => scan::run(&options, &progress),
         Command::Rules(command) => rules::run(&command),
         Command::Explain(options) => rules::explain(&options),
+        Command::Compare(options) => compare::run(&options, &progress),
+        Command::Published(options) => compare::published(&options),
         Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
         Command::Monitor { command } => monitor::run(&command, &progress),

@@ -4,6 +4,7 @@ use crate::args::{Format, Patch};
 use crate::{locate, output, stderr};
 use achilles_audit::checkpoint::{Checkpoint, Source};
 use achilles_audit::error::Count;
+use achilles_audit::locate::Subject;
 use achilles_audit::model::Recipe;
 use achilles_audit::neuron::{Action, Intervention, Neuron};
 use achilles_audit::patch::{self, Edit, Folder, Plan, Receipt, Settings};
@@ -64,7 +65,7 @@ fn plan(options: &Patch, model: &str, neurons: &[Neuron], progress: &dyn Progres
     }
     // What weights cannot hold is refused before the model is loaded.
     Plan::new(&checkpoint, &recipe, &asked(&|_| Action::Set(0.0)))?;
-    let (opened, text) = locate::open(&options.model_args(model), &options.text, progress)?;
+    let Subject { model: opened, text, .. } = locate::open(&options.model_args(model), &options.text, progress)?;
     progress.begin("means", recipe.layers.len() as u64, "layers");
     let means = metrics::means(&opened, &text.ids, neurons, progress)?;
     progress.end();

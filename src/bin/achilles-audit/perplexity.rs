@@ -3,6 +3,7 @@
 use crate::args::{Format, Perplexity};
 use crate::locate::open;
 use crate::output;
+use achilles_audit::locate::Subject;
 use achilles_audit::model::Row;
 use achilles_audit::neuron::{self, Action, Intervention};
 use achilles_audit::progress::Progress;
@@ -19,7 +20,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
         Some(beta) => return Err(Error::input(format!("beta is {beta}, expected a finite number"))),
     };
     neuron::check_distinct(&options.neuron)?;
-    let (model, text) = open(&options.model, &options.text, progress)?;
+    let Subject { model, text, .. } = open(&options.model, &options.text, progress)?;
     let tokens = &text.ids;
     let mut rows = vec![Row::clean(tokens.clone())];
     if !options.neuron.is_empty() {

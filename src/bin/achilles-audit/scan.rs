@@ -2,8 +2,10 @@
 
 use crate::args::{Scan, ScanFormat};
 use crate::{locate, output, stderr};
-use achilles_audit::audit::{self, Request, Run};
+use achilles_audit::audit::{self, Request, Run, Watch};
+use achilles_audit::compare::BaseName;
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
+use achilles_audit::monitor::Baseline;
 use achilles_audit::progress::Progress;
 use achilles_audit::rules::{Date, Rules};
 use achilles_audit::{Result, files, report};
@@ -12,17 +14,7 @@ use std::process::ExitCode;
 pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
     options.output.as_deref().map_or(Ok(()), files::check_writable)?;
     let rules = Rules::find(&options.rules)?;
-    let run = match options.no_run {
-        true => None,
-        false => {
-            let locate = locate::settings(&options.search)?;
-            Some(Run {
-                text: locate::text(&options.text)?,
-                model: locate::model_settings(&options.model.compute),
-                locate,
-            })
-        }
-    };
+    let run = (!options.no_run).then(|| run_of(options)).transpose()?;
     let trust = match (&options.trust.key, options.trust.cert_roots.as_slice()) {
         (Some(key), _) => Some(Trust::Key(PublicKey::read(key)?)),
         (None, []) => None,
@@ -51,4 +43,23 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
         stderr::line(&format!("achilles-audit: not examined: {}: {}", left.measurement.as_str(), left.why));
     }
     Ok(ExitCode::from(found.verdict.exit_code()))
+}
+
+fn run_of(options: &Scan) -> Result<Run> {
+    let baseline = match &options.baseline {
+        None => None,
+        Some(file) => Some(Watch {
+            file: file.clone(),
+            baseline: Baseline::read(file)?,
+            prompts: options.prompts.clone(),
+        }),
+    };
+    Ok(Run {
+        text: locate::text(&options.text)?,
+        model: locate::model_settings(&options.model.compute),
+        locate: locate::settings(&options.search)?,
+        base: options.base.as_deref().map(BaseName::of),
+        baseline,
+        cache: options.cache,
+    })
 }

@@ -57,10 +57,7 @@ impl Cache {
     /// # Errors
     /// Neither variable is set, or the folder cannot be made.
     pub fn of_user() -> Result<Cache> {
-        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let base = var("XDG_CACHE_HOME").or_else(|| var("HOME").map(|home| home.join(".cache")));
-        let base = base.ok_or_else(|| Error::input("no place for the cache: set XDG_CACHE_HOME or HOME"))?;
-        Cache::in_folder(&base.join("achilles-audit").join("fingerprint"))
+        Ok(Cache { folder: files::user_cache("fingerprint")? })
     }
 
     /// One in a folder of its own, which is made where it is not there.

@@ -1,0 +1,74 @@
+//! What the rules may say of a model beside its base.
+
+use super::place;
+use crate::checkpoint::Checkpoint;
+use crate::compare::{Compared, Limits, Verdict};
+use crate::error::Count;
+use crate::finding::Seen;
+use crate::rules::{Rules, Thresholds};
+use serde_json::json;
+
+/// The thresholds of the rules on bases.
+pub fn limits(rules: &Rules) -> Limits {
+    let of = |rule: &str| rules.get(rule).map_or(Thresholds::default(), |r| r.thresholds);
+    // A threshold that is not set is never reached.
+    let never = |threshold: Option<f64>| threshold.unwrap_or(f64::INFINITY);
+    Limits {
+        damage: never(of("base-set-shared").damage),
+        rank: of("base-set-location-only").rank.unwrap_or(0.0),
+        set_share: never(of("base-set-location-only").share),
+        ranking_share: never(of("base-set-moved").share),
+    }
+}
+
+pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
+    let base = &compared.base.source;
+    let masked = &compared.transfer.base_on_variant;
+    let neurons = Count(masked.neurons.len(), "critical neuron", "critical neurons");
+    let overlap = compared.location.overlap.last();
+    let overlap = overlap.map_or(String::new(), |o| format!("{} of its first {}", o.shared, o.k));
+    let without = format!("without the base's {neurons} perplexity rises 10^{:.2}-fold", masked.damage);
+    let (rule, message) = match compared.verdict {
+        Verdict::Shared => ("base-set-shared", format!("{without}, as in {base}: what cripples that cripples this")),
+        Verdict::SharedLocationOnly => {
+            ("base-set-location-only", format!("the base's {neurons} rank high as in {base}, but {without} only"))
+        }
+        Verdict::Moved => (
+            "base-set-moved",
+            format!("the base's {neurons} matter no more as in {base}: {without}; the rankings share {overlap}"),
+        ),
+        Verdict::Unrelated => (
+            "base-set-unrelated",
+            format!("the ranking has nothing to do with that of {base}, it shares {overlap}; {without}"),
+        ),
+    };
+    let location = masked.neurons.first().map(|n| place::of_neuron(n, checkpoint)).unwrap_or_default();
+    let evidence = json!({"base": compared.base, "verdict": compared.verdict, "damage": masked.damage,
+        "controls": masked.controls, "neurons": compared.location.neurons, "overlap": compared.location.overlap,
+        "spearman": compared.location.spearman});
+    let mut seen = vec![Seen { rule, location, message, evidence }];
+
+    let thresholds = |rule: &str| rules.get(rule).map(|r| r.thresholds).unwrap_or_default();
+    if let Some(least) = thresholds("base-neuron-changed").ratio {
+        for placed in &compared.location.neurons {
+            let Some(ratio) = placed.importance_ratio.filter(|r| *r < least || *r > 1.0 / least) else { continue };
+            seen.push(Seen {
+                rule: "base-neuron-changed",
+                location: place::of_neuron(&placed.neuron, checkpoint),
+                message: format!("{} moves {ratio:.3} times as much as in {base}", placed.neuron.short()),
+                evidence: json!({"neuron": placed.neuron, "importance_ratio": ratio, "base_rank": placed.base_rank,
+                    "rank": placed.rank}),
+            });
+        }
+    }
+    let limit = thresholds("worse-than-base").damage;
+    if let Some(damage) = compared.damage.filter(|damage| limit.is_some_and(|limit| *damage >= limit)) {
+        seen.push(Seen {
+            rule: "worse-than-base",
+            location: place::whole(checkpoint),
+            message: format!("the model's perplexity is 10^{damage:.2} times that of {base} on the same text"),
+            evidence: json!({"damage": damage}),
+        });
+    }
+    seen
+}

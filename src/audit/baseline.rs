@@ -1,0 +1,56 @@
+//! What the rules may say of activations beside a baseline.
+
+use super::place;
+use crate::checkpoint::Checkpoint;
+use crate::error::Count;
+use crate::finding::Seen;
+use crate::integrity::lint::Location;
+use crate::monitor::{Checked, DEFAULT_ALPHA};
+use crate::neuron::{Neuron, Site};
+use crate::rules::Rules;
+use serde_json::json;
+
+/// Sites that the evidence lists, of those that are outside.
+const LISTED: usize = 20;
+
+/// The probability of a false alarm that the rules ask for.
+pub fn alpha(rules: &Rules) -> f64 {
+    rules.get("activations-outside").and_then(|rule| rule.thresholds.alpha).unwrap_or(DEFAULT_ALPHA)
+}
+
+pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
+    let at = |site: &Site, channel: Option<usize>| -> Location {
+        let neuron = channel.map(|channel| Neuron { site: site.clone(), channel });
+        neuron.map_or(place::whole(checkpoint), |n| place::of_neuron(&n, checkpoint))
+    };
+    let mut seen = Vec::new();
+    if let Some(first) = checked.not_finite.first() {
+        let sites = Count(checked.not_finite.len(), "site", "sites");
+        seen.push(Seen {
+            rule: "activations-not-finite",
+            location: at(&first.site, None),
+            message: format!("{sites} with NaN or infinities where the baseline has none, {} first", first.site),
+            evidence: json!({"sites": &checked.not_finite[..checked.not_finite.len().min(LISTED)]}),
+        });
+    }
+    if checked.p_value > checked.alpha {
+        return seen;
+    }
+    let (outside, prompts) = (checked.prompts_outside, Count(checked.prompts, "prompt", "prompts"));
+    let sites = Count(checked.outside.len(), "site", "sites");
+    let first = checked.outside.first();
+    let told = first.map_or(String::new(), |first| {
+        let times = first.median / first.baseline_median;
+        format!(", {} first: its {} is {times:.3} times the usual", first.site, first.statistic.as_str())
+    });
+    let channel = first.and_then(|first| first.baseline_channel).map(|(channel, _)| channel);
+    seen.push(Seen {
+        rule: "activations-outside",
+        location: first.map_or(place::whole(checkpoint), |first| at(&first.site, channel)),
+        message: format!("{outside} of {prompts} outside the baseline (by chance {:.1e}) at {sites}{told}", checked.p_value),
+        evidence: json!({"p_value": checked.p_value, "alpha": checked.alpha, "prompts": checked.prompts,
+            "prompts_outside": outside, "sites_outside": checked.outside.len(),
+            "sites": &checked.outside[..checked.outside.len().min(LISTED)]}),
+    });
+    seen
+}

@@ -1,0 +1,65 @@
+//! Where a checkpoint lies, and where in it a neuron does.
+
+use crate::checkpoint::{Checkpoint, Source, place};
+use crate::error::{Error, Result};
+use crate::integrity::lint::Location;
+use crate::neuron::Neuron;
+use crate::progress::Progress;
+use std::path::{Path, PathBuf};
+
+/// Where a checkpoint's files lie.
+pub enum Place {
+    Folder(PathBuf),
+    Gguf(PathBuf),
+}
+
+impl Place {
+    pub fn find(model: &str, progress: &dyn Progress) -> Result<Place> {
+        Ok(match Source::find(model)? {
+            Source::Gguf(path) => Place::Gguf(path),
+            source => Place::Folder(source.folder(progress)?),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        match self {
+            Place::Folder(path) | Place::Gguf(path) => path,
+        }
+    }
+
+    pub fn folder(&self) -> Result<&Path> {
+        match self {
+            Place::Folder(folder) => Ok(folder),
+            Place::Gguf(path) => Err(Error::file(path, "is a GGUF; fingerprints are of model folders")),
+        }
+    }
+
+    pub fn open(&self, name: &str) -> Result<Checkpoint> {
+        match self {
+            Place::Folder(folder) => Checkpoint::open_directory(name, folder),
+            Place::Gguf(path) => Checkpoint::open_gguf(name, path),
+        }
+    }
+}
+
+/// The checkpoint as a whole: of a folder nothing, as places are told from there on.
+pub fn whole(checkpoint: &Checkpoint) -> Location {
+    match checkpoint.root().is_dir() {
+        true => Location::default(),
+        false => Location::file(name_of(checkpoint.root())),
+    }
+}
+
+/// The part of a tensor that holds a neuron alone, or the whole checkpoint where none does.
+pub fn of_neuron(neuron: &Neuron, checkpoint: &Checkpoint) -> Location {
+    let tensors = checkpoint.tensors();
+    let Some(part) = place::parts(neuron, tensors).into_iter().next() else { return whole(checkpoint) };
+    let shard = tensors.get(&part.tensor).and_then(|entry| entry.place.as_ref());
+    let file = shard.and_then(|(at, _)| tensors.files().get(*at));
+    let file = file.map_or(whole(checkpoint).file, |f| name_of(f.path()));
+    Location::file(file).tensor(tensors.stored_name(&part.tensor)).at(part.axis, part.index as u64)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,214 @@
+//! The model is run, loaded once for all that needs it.
+
+use super::cache::Cache;
+use super::place::Place;
+use super::{base, baseline, critical_set};
+use crate::checkpoint::Checkpoint;
+use crate::compare::{self, Base, BaseName, Compared};
+use crate::error::{Error, Result};
+use crate::finding::Seen;
+use crate::locate::{self, Report, Subject};
+use crate::metrics;
+use crate::model::{self, Row};
+use crate::monitor::{self, Baseline, Checked, Prompts};
+use crate::progress::Progress;
+use crate::rules::{Measurement, Rules};
+use crate::text::Tokenizer;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How the model is run, and what it is then held against.
+#[derive(Debug)]
+pub struct Run {
+    /// The text to compute on.
+    pub text: String,
+    /// How to compute.
+    pub model: model::Settings,
+    /// How to search.
+    pub locate: locate::Settings,
+    /// The model that it is a variant of.
+    pub base: Option<BaseName>,
+    /// What its activations usually are.
+    pub baseline: Option<Watch>,
+    /// Take what running gave before where nothing that it depends on has changed, and keep it for the next time.
+    pub cache: bool,
+}
+
+/// A baseline and prompts to hold against it.
+#[derive(Debug)]
+pub struct Watch {
+    /// The baseline's file.
+    pub file: PathBuf,
+    /// The baseline.
+    pub baseline: Baseline,
+    /// Files of prompts.
+    pub prompts: Vec<PathBuf>,
+}
+
+/// What of a run is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub critical_set: bool,
+    pub base: bool,
+    pub baseline: bool,
+}
+
+impl Wanted {
+    pub fn any(self) -> bool {
+        self.measurements().next().is_some()
+    }
+
+    pub fn measurements(self) -> impl Iterator<Item = Measurement> {
+        let all = [
+            (self.critical_set, Measurement::CriticalSet),
+            (self.base, Measurement::Base),
+            (self.baseline, Measurement::Baseline),
+        ];
+        all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, measurement)| measurement)
+    }
+}
+
+/// What running gave: all that a cache has to keep.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Ran {
+    pub architecture: String,
+    pub config_sha256: String,
+    pub located: Option<Located>,
+    pub compared: Option<Compared>,
+    pub checked: Option<Checked>,
+    /// What could not be measured, and why: what is in here is not kept.
+    #[serde(skip)]
+    pub failed: Vec<(Measurement, String)>,
+}
+
+/// A critical set, if the model computes numbers at all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Located {
+    pub tokens: usize,
+    pub dtype: String,
+    /// None where its perplexity is not a number: nothing can be compared with that.
+    pub report: Option<Report>,
+}
+
+/// Runs the model, unless that was done before, and tells what the rules may judge.
+///
+/// # Errors
+/// The checkpoint cannot be loaded or the user asked to stop. What else fails is told of its measurement.
+pub fn run(
+    (name, place): (&str, &Place),
+    run: &Run,
+    wanted: Wanted,
+    rules: &Rules,
+    progress: &dyn Progress,
+) -> Result<(Ran, Vec<(Measurement, Vec<Seen>)>)> {
+    let checkpoint = place.open(name)?;
+    let cache = run.cache.then(|| Cache::of(&checkpoint, run, wanted, rules, progress)).transpose()?;
+    if let Some(ran) = cache.as_ref().and_then(Cache::get) {
+        let seen = observe(&ran, &checkpoint, rules);
+        return Ok((ran, seen));
+    }
+    let (ran, checkpoint) = measure(checkpoint, run, wanted, rules, progress)?;
+    if let Some(cache) = cache.filter(|_| ran.failed.is_empty()) {
+        cache.put(&ran);
+    }
+    let seen = observe(&ran, &checkpoint, rules);
+    Ok((ran, seen))
+}
+
+fn observe(ran: &Ran, checkpoint: &Checkpoint, rules: &Rules) -> Vec<(Measurement, Vec<Seen>)> {
+    let mut seen = Vec::new();
+    if let Some(located) = &ran.located {
+        seen.push((Measurement::CriticalSet, critical_set::observe(located, checkpoint, rules)));
+    }
+    if let Some(compared) = &ran.compared {
+        seen.push((Measurement::Base, base::observe(compared, checkpoint, rules)));
+    }
+    if let Some(checked) = &ran.checked {
+        seen.push((Measurement::Baseline, baseline::observe(checked, checkpoint)));
+    }
+    seen
+}
+
+fn measure(
+    checkpoint: Checkpoint,
+    run: &Run,
+    wanted: Wanted,
+    rules: &Rules,
+    progress: &dyn Progress,
+) -> Result<(Ran, Checkpoint)> {
+    let subject = Subject::load(checkpoint, &run.text, &run.model, progress)?;
+    let checkpoint = subject.model.checkpoint();
+    let mut ran = Ran {
+        architecture: subject.model.recipe().architecture.into(),
+        config_sha256: checkpoint.config().sha256().into(),
+        ..Ran::default()
+    };
+    if wanted.critical_set || wanted.base {
+        let of = if wanted.critical_set { Measurement::CriticalSet } else { Measurement::Base };
+        if let Some((located, whole)) = ran.tell(of, locate(&subject, run, progress))? {
+            if located.report.is_none() {
+                ran.failed.push((of, critical_set::NOT_FINITE.into()));
+            }
+            ran.located = wanted.critical_set.then_some(located);
+            if let (true, Some(name)) = (wanted.base, &run.base) {
+                let compared = compare(name, &subject, whole.as_ref(), run, rules, progress);
+                ran.compared = ran.tell(Measurement::Base, compared)?;
+            }
+        }
+    }
+    if let (true, Some(watch)) = (wanted.baseline, &run.baseline) {
+        let checked = check(&subject, watch, rules, progress);
+        ran.checked = ran.tell(Measurement::Baseline, checked)?;
+    }
+    Ok((ran, subject.model.into_checkpoint()))
+}
+
+impl Ran {
+    fn tell<T>(&mut self, measurement: Measurement, found: Result<T>) -> Result<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            Err(error) => {
+                self.failed.push((measurement, error.to_string()));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn locate(
+    subject: &Subject,
+    run: &Run,
+    progress: &dyn Progress,
+) -> Result<(Located, Option<locate::Located>)> {
+    let Subject { model, text, .. } = subject;
+    progress.begin("perplexity", (model.recipe().layers.len() + 1) as u64, "rows × layers");
+    let nll_nats = metrics::nlls(model, &[Row::clean(text.ids.clone())], progress)?[0];
+    progress.end();
+    let whole = match nll_nats.is_finite() {
+        true => Some(locate::locate(subject, &run.locate, progress)?),
+        false => None,
+    };
+    let report = whole.as_ref().map(|located| located.report.clone());
+    let located = Located { tokens: text.ids.len(), dtype: model.arithmetic().as_str().into(), report };
+    Ok((located, whole))
+}
+
+fn compare(
+    name: &BaseName,
+    subject: &Subject,
+    located: Option<&locate::Located>,
+    run: &Run,
+    rules: &Rules,
+    progress: &dyn Progress,
+) -> Result<Compared> {
+    let located = located.ok_or_else(|| Error::input(critical_set::NOT_FINITE))?;
+    let base = Base::open(name, &run.text, &run.model, &run.locate, progress)?;
+    compare::compare(&base, subject, located, &base::limits(rules), progress)
+}
+
+fn check(subject: &Subject, watch: &Watch, rules: &Rules, progress: &dyn Progress) -> Result<Checked> {
+    let tokenizer = Tokenizer::of(subject.model.checkpoint())?;
+    let prompts = Prompts::read(&watch.prompts, &tokenizer, watch.baseline.settings.max_tokens)?;
+    monitor::check_model(&subject.model, &watch.baseline, &prompts, baseline::alpha(rules), progress)
+}

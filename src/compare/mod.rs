@@ -1,0 +1,294 @@
+//! Does a variant still hang on its base's critical set? Two answers, apart: where its important neurons are, and what
+//! masking the base's does to it. Fine-tunes keep the place more surely than the effect.
+
+mod base;
+pub mod published;
+mod random;
+#[cfg(test)]
+mod tests;
+
+pub use base::{Base, BaseIdentity, BaseName};
+
+use crate::error::Result;
+use crate::locate::{Evaluator, Located, Report, ReportSettings, Subject};
+use crate::metrics;
+use crate::neuron::Neuron;
+use crate::progress::Progress;
+use crate::tool::Tool;
+use serde::{Deserialize, Serialize};
+
+/// Random sets that a critical set is held against.
+pub const CONTROLS: usize = 10;
+
+/// From where on a verdict holds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Damage of the base's set on the variant from which it transfers.
+    pub damage: f64,
+    /// A neuron is where it was if it is among so many first of the variant's ranking.
+    pub rank: f64,
+    /// A set is where it was if at least this share of it is.
+    pub set_share: f64,
+    /// Rankings are related if at least this share of the base's first neurons is among as many first of the variant's.
+    pub ranking_share: f64,
+}
+
+/// Whether the variant shares its base's critical set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Masking the base's set makes the variant collapse too, and no random set of its size does as much.
+    Shared,
+    /// The base's neurons are still among the most important, but the variant does without them.
+    SharedLocationOnly,
+    /// The rankings are related, but the base's set is neither important nor fatal any more.
+    Moved,
+    /// The rankings have little in common.
+    Unrelated,
+}
+
+impl Verdict {
+    /// In kebab case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Shared => "shared",
+            Verdict::SharedLocationOnly => "shared-location-only",
+            Verdict::Moved => "moved",
+            Verdict::Unrelated => "unrelated",
+        }
+    }
+}
+
+/// What came of comparing variants with a base (`achilles-audit/compare/v1`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// `achilles-audit/compare/v1`.
+    pub schema: &'static str,
+    /// What wrote it.
+    pub tool: Tool,
+    /// The base.
+    pub base: BaseIdentity,
+    /// Its critical set.
+    pub critical_set: Vec<Neuron>,
+    /// How it was searched; none of a published one.
+    pub base_settings: Option<ReportSettings>,
+    /// From where on a verdict holds.
+    pub limits: Limits,
+    /// The variants, as they were named.
+    pub variants: Vec<Variant>,
+}
+
+/// A variant beside the base.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Variant {
+    /// Its own critical set.
+    pub located: Report,
+    /// What it shares with the base.
+    pub compared: Compared,
+}
+
+impl Comparison {
+    /// The document.
+    pub fn new(base: &Base, limits: Limits, variants: Vec<Variant>) -> Comparison {
+        Comparison {
+            schema: "achilles-audit/compare/v1",
+            tool: Tool::this(),
+            base: base.identity.clone(),
+            critical_set: base.neurons.clone(),
+            base_settings: base.settings.clone(),
+            limits,
+            variants,
+        }
+    }
+}
+
+/// What comparing a variant with its base found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The base.
+    pub base: BaseIdentity,
+    /// Whether the critical set is shared.
+    pub verdict: Verdict,
+    /// Where the important neurons are.
+    pub location: Location,
+    /// What masking does.
+    pub transfer: Transfer,
+    /// log10 of the variant's perplexity over the base's; none where the base's is not known for this text.
+    pub damage: Option<f64>,
+    /// Why importances were not compared; none where they were.
+    pub importance_not_compared: Option<String>,
+}
+
+/// Where the base's important neurons are in the variant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Location {
+    /// Each neuron of the base's critical set.
+    pub neurons: Vec<Placed>,
+    /// How much of the first of one ranking is among the first of the other.
+    pub overlap: Vec<Overlap>,
+    /// Spearman's ρ between the base's ranks and the variant's, over the base's first neurons (at most 100); none of
+    /// fewer than 3.
+    pub spearman: Option<f64>,
+}
+
+/// A neuron of the base's critical set in the two rankings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    /// The neuron.
+    pub neuron: Neuron,
+    /// Its rank in the base, from 1; none where the base's known ranking lacks it.
+    pub base_rank: Option<usize>,
+    /// Its rank among all channels of the variant, from 1; none where its importance there is not finite.
+    pub rank: Option<usize>,
+    /// Its importance in the variant over that in the base; none where these cannot be compared.
+    pub importance_ratio: Option<f64>,
+}
+
+/// The first `k` of both rankings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Overlap {
+    /// How many of each.
+    pub k: usize,
+    /// How many of them are the same neurons.
+    pub shared: usize,
+}
+
+/// What masking a critical set does to the other model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// The base's set, masked in the variant.
+    pub base_on_variant: Masked,
+    /// The variant's set, masked in the base; none where the base's weights or a set of the variant are lacking.
+    pub variant_on_base: Option<Masked>,
+}
+
+/// A set that was masked, beside random ones of its size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Masked {
+    /// The set.
+    pub neurons: Vec<Neuron>,
+    /// Its damage: log10 of the perplexity ratio, infinite where the arithmetic overflowed (null in JSON).
+    #[serde(deserialize_with = "crate::locate::one_finite_or_infinite")]
+    pub damage: f64,
+    /// The damage of each random set.
+    #[serde(deserialize_with = "crate::locate::finite_or_infinite")]
+    pub controls: Vec<f64>,
+}
+
+impl Masked {
+    /// The largest damage of a random set.
+    pub fn worst_control(&self) -> f64 {
+        self.controls.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+}
+
+/// Compares a variant, which was searched, with its base.
+///
+/// # Errors
+/// The variant's layers or widths are not the base's, its ranking is of other sites, or a model cannot compute.
+pub fn compare(
+    base: &Base,
+    variant: &Subject,
+    located: &Located,
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<Compared> {
+    let report = &located.report;
+    base.check_comparable(&variant.model)?;
+    let importance_not_compared = base.check_settings(&report.settings)?;
+    let location = locate_in(base, located, importance_not_compared.is_none());
+    let base_on_variant = mask(variant, &base.neurons, report, "masking the base's set", progress)?;
+    let variant_on_base = match (&base.model, &report.critical_set) {
+        (Some(of_base), Some(set)) => {
+            Some(mask(of_base, &set.neurons, report, "masking the variant's set in the base", progress)?)
+        }
+        _ => None,
+    };
+    let same_text = base.settings.as_ref().is_some_and(|s| s.text_sha256 == report.settings.text_sha256);
+    let nll_nats = base.nll_nats.filter(|_| same_text);
+    Ok(Compared {
+        base: base.identity.clone(),
+        verdict: verdict(&base_on_variant, &location, limits),
+        location,
+        transfer: Transfer { base_on_variant, variant_on_base },
+        damage: nll_nats.map(|base| metrics::damage(report.base.nll_nats, base)),
+        importance_not_compared,
+    })
+}
+
+fn verdict(base_on_variant: &Masked, location: &Location, limits: &Limits) -> Verdict {
+    let damage = base_on_variant.damage;
+    if damage >= limits.damage && damage > base_on_variant.worst_control() {
+        return Verdict::Shared;
+    }
+    let in_place = location.neurons.iter().filter(|n| n.rank.is_some_and(|rank| rank as f64 <= limits.rank)).count();
+    if in_place > 0 && in_place as f64 >= limits.set_share * location.neurons.len() as f64 {
+        return Verdict::SharedLocationOnly;
+    }
+    let related = |o: &Overlap| o.shared as f64 >= limits.ranking_share * o.k as f64;
+    match location.overlap.last().is_some_and(related) {
+        true => Verdict::Moved,
+        false => Verdict::Unrelated,
+    }
+}
+
+fn locate_in(base: &Base, located: &Located, with_importance: bool) -> Location {
+    let placed = |neuron: &Neuron| {
+        let in_base = base.ranking.iter().position(|(n, _)| n == neuron);
+        let in_variant = located.rank(neuron);
+        let ratio = |at: usize| in_variant.map(|(_, importance)| importance / base.ranking[at].1);
+        Placed {
+            neuron: neuron.clone(),
+            base_rank: in_base.map(|at| at + 1),
+            rank: in_variant.map(|(rank, _)| rank),
+            importance_ratio: in_base.filter(|_| with_importance).and_then(ratio).filter(|r| r.is_finite()),
+        }
+    };
+    let ranks: Vec<Option<usize>> = base.ranking.iter().map(|(n, _)| located.rank(n).map(|(rank, _)| rank)).collect();
+    let first = |k: usize| Overlap { k, shared: ranks[..k].iter().flatten().filter(|rank| **rank <= k).count() };
+    let mut sizes: Vec<usize> = [1, 10, 100].into_iter().filter(|k| *k < ranks.len()).collect();
+    sizes.push(ranks.len());
+    Location {
+        neurons: base.neurons.iter().map(placed).collect(),
+        overlap: sizes.into_iter().map(first).collect(),
+        spearman: spearman(&ranks),
+    }
+}
+
+/// Spearman's ρ (Pearson's of the ranks) between 1, 2, … and `ranks`, none of which are equal; those that are lacking
+/// come last together.
+fn spearman(ranks: &[Option<usize>]) -> Option<f64> {
+    let n = ranks.len();
+    if n < 3 {
+        return None;
+    }
+    let lacking = ranks.iter().filter(|rank| rank.is_none()).count();
+    let of = |rank: &Option<usize>| match rank {
+        Some(rank) => 1.0 + ranks.iter().flatten().filter(|other| *other < rank).count() as f64,
+        None => (n - lacking) as f64 + (lacking as f64 + 1.0) / 2.0,
+    };
+    let mean = (n as f64 + 1.0) / 2.0;
+    let (mut both, mut one, mut other) = (0.0, 0.0, 0.0);
+    for (at, rank) in ranks.iter().enumerate() {
+        let (a, b) = (at as f64 + 1.0 - mean, of(rank) - mean);
+        (both, one, other) = (both + a * b, one + a * a, other + b * b);
+    }
+    (other > 0.0).then(|| both / (one * other).sqrt())
+}
+
+/// Masks a set, and random sets of its size among the channels that were ranked.
+fn mask(
+    subject: &Subject,
+    neurons: &[Neuron],
+    report: &Report,
+    stage: &str,
+    progress: &dyn Progress,
+) -> Result<Masked> {
+    let mut sets = vec![Vec::new(), neurons.to_vec()];
+    sets.extend(random::sets(&subject.model, &report.settings, neurons, CONTROLS)?);
+    let mut evaluator = Evaluator::new(&subject.model, subject.text.ids.clone(), progress);
+    let nlls = evaluator.nlls(stage, &sets)?;
+    let base = metrics::base(nlls[0], &report.settings.dtype)?;
+    let damages: Vec<f64> = nlls[1..].iter().map(|nll| metrics::damage(*nll, base)).collect();
+    Ok(Masked { neurons: neurons.to_vec(), damage: damages[0], controls: damages[1..].to_vec() })
+}

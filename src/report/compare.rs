@@ -1,0 +1,115 @@
+//! What comparing with a base found, for people.
+
+use super::findings::short;
+use super::table::{number, push, right, table};
+use crate::compare::published::Published;
+use crate::compare::{Compared, Comparison, Masked, Overlap};
+use crate::neuron::Neuron;
+use std::fmt::Write;
+
+/// Neurons of a critical set that are shown.
+const SHOWN: usize = 10;
+
+/// A row for each variant, then where the neurons of the base's set are in each.
+pub fn comparison(result: &Comparison) -> String {
+    let base = &result.base;
+    let mut out = format!("base {}: critical set {}\n", short(&base.source), names(&result.critical_set));
+    if let Some(source) = &base.published {
+        let _ = writeln!(out, "from {source}");
+    }
+    let header = ["variant", "perplexity", "verdict", "base's set on it", "random sets", "its set on base", "shared", "ρ"];
+    let mut rows = table(&header);
+    for variant in &result.variants {
+        let compared = &variant.compared;
+        let transfer = &compared.transfer;
+        let back = transfer.variant_on_base.as_ref();
+        rows.add_row(vec![
+            short(&variant.located.model.source),
+            number(variant.located.base.perplexity),
+            compared.verdict.as_str().into(),
+            fold(transfer.base_on_variant.damage),
+            controls(&transfer.base_on_variant),
+            back.map_or("-".into(), |masked| fold(masked.damage)),
+            compared.location.overlap.iter().map(overlap).collect::<Vec<_>>().join(", "),
+            compared.location.spearman.map_or("-".into(), |rho| format!("{rho:.2}")),
+        ]);
+    }
+    right(&mut rows, &[1, 3, 4, 5, 7]);
+    push(&mut out, &rows);
+    let mut neurons = table(&["neuron of the base's set", "variant", "rank", "in base", "importance / base's"]);
+    for variant in &result.variants {
+        add_neurons(&mut neurons, &short(&variant.located.model.source), &variant.compared);
+    }
+    right(&mut neurons, &[2, 3, 4]);
+    push(&mut out, &neurons);
+    for variant in &result.variants {
+        if let Some(why) = &variant.compared.importance_not_compared {
+            let name = short(&variant.located.model.source);
+            let _ = writeln!(out, "{name}: importances are not compared: {}", short(why));
+        }
+    }
+    out + "base's set on it, random sets (the worst of 10), its set on base: perplexity when masked; \
+           shared: how many of the first n neurons of both rankings are the same\n"
+}
+
+/// What scan found of it.
+pub(super) fn line(compared: &Compared) -> String {
+    let masked = &compared.transfer.base_on_variant;
+    let (base, verdict) = (short(&compared.base.source), compared.verdict.as_str());
+    let shared = compared.location.overlap.iter().map(overlap).collect::<Vec<_>>().join(", ");
+    format!("base {base}: {verdict}; its set masked {}, random sets {}; shared {shared}\n", fold(masked.damage), controls(masked))
+}
+
+/// The list of what was published.
+pub fn published(sets: &[Published]) -> String {
+    let mut rows = table(&["published:", "n", "perplexity", "collapse", "first neurons of the ranking"]);
+    for set in sets {
+        let neurons: Vec<Neuron> = set.channels().iter().map(|entry| entry.neuron.clone()).take(3).collect();
+        let name = set.model.rsplit('/').next().unwrap_or(&set.model);
+        let masked = set.curve.get(set.prefix.wrapping_sub(1));
+        rows.add_row(vec![
+            name.to_owned(),
+            set.prefix.to_string(),
+            number(set.base_perplexity),
+            masked.map_or("-".into(), |p| number(*p)),
+            names(&neurons),
+        ]);
+    }
+    right(&mut rows, &[1, 2, 3]);
+    let mut out = String::new();
+    push(&mut out, &rows);
+    let source = sets.first().map_or("", |set| &set.source);
+    let _ = writeln!(out, "n: entries of the ranking (a channel at a token) until perplexity had risen tenfold\n{source}");
+    out
+}
+
+fn add_neurons(rows: &mut comfy_table::Table, variant: &str, compared: &Compared) {
+    let rank = |rank: Option<usize>| rank.map_or("-".into(), |rank| rank.to_string());
+    for placed in compared.location.neurons.iter().take(SHOWN) {
+        let ratio = placed.importance_ratio.map_or("-".into(), |ratio| format!("{ratio:.3}"));
+        rows.add_row(vec![placed.neuron.short(), variant.to_owned(), rank(placed.rank), rank(placed.base_rank), ratio]);
+    }
+}
+
+fn names(neurons: &[Neuron]) -> String {
+    let shown: Vec<String> = neurons.iter().take(SHOWN).map(Neuron::short).collect();
+    match neurons.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn overlap(overlap: &Overlap) -> String {
+    format!("{}/{}", overlap.shared, overlap.k)
+}
+
+fn controls(masked: &Masked) -> String {
+    fold(masked.worst_control())
+}
+
+fn fold(damage: f64) -> String {
+    match damage.is_finite() {
+        true => format!("× 10^{damage:.2}"),
+        false => "× ∞".into(),
+    }
+}
