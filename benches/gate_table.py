@@ -23,6 +23,7 @@ parser.add_argument("base")
 parser.add_argument("fine_tunes", nargs="*")
 parser.add_argument("--neuron", required=True, help="a critical one")
 parser.add_argument("--innocent", required=True, help="one that is not")
+parser.add_argument("--samples", default="20")
 parser.add_argument("--tool", default="target/release/achilles-audit")
 parser.add_argument("--work", type=Path, default=Path("target/gate_table"))
 options = parser.parse_args()
@@ -77,7 +78,8 @@ def prepare(name, model):
 
 def row(label, model, known):
     arguments = ["--base", work / "base.json", "--fingerprint", work / f"{known}.fingerprint.json"]
-    arguments += ["--baseline", work / f"{known}.baseline.json", "--prompts", work / "others.txt", "--format", "json"]
+    arguments += ["--baseline", work / f"{known}.baseline.json", "--prompts", work / "others.txt"]
+    arguments += ["--samples", options.samples, "--format", "json"]
     result = json.loads(tool("scan", model, *arguments, codes=(0, 1)))
     measurement = {rule["id"]: rule["measurement"] for rule in result["judged"]}
     cells = []
@@ -96,7 +98,7 @@ work.mkdir(parents=True)
 prompts = docstrings()
 (work / "recorded.txt").write_text("\n".join(prompts[:200]))
 (work / "others.txt").write_text("\n".join(prompts[200:300]))
-(work / "base.json").write_text(tool("locate", options.base, "--format", "json"))
+(work / "base.json").write_text(tool("locate", options.base, "--samples", options.samples, "--format", "json"))
 print("| model | verdict, damage of the base's set, importance / base's | `--base` | `--fingerprint` | `--baseline` |")
 print("|---|---|---|---|---|", flush=True)
 for name, model in [("base", options.base), *((Path(f).name, f) for f in options.fine_tunes)]:

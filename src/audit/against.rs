@@ -42,6 +42,11 @@ pub fn fingerprint(
     progress: &dyn Progress,
 ) -> Result<Measured<Integrity>> {
     let found = verify::verify(folder?, before, Some(path), None, progress)?;
+    // Where the tensor lay when the fingerprint was taken.
+    let lay_in = |name: &str| {
+        let tensor = before.tensors.iter().find(|tensor| tensor.name == name);
+        Location::file(tensor.map_or("", |tensor| &tensor.file))
+    };
     let mut seen = Vec::new();
     let mut not_examined = Vec::new();
     for difference in &found.differences {
@@ -56,19 +61,15 @@ pub fn fingerprint(
                 ("fingerprint-file-rewritten", Location::file(path))
             }
             Difference::FileChanged { path, .. } => ("fingerprint-file-changed", Location::file(path)),
-            Difference::TensorMissing { name } => ("fingerprint-tensor-missing", Location::default().tensor(name)),
+            Difference::TensorMissing { name } => ("fingerprint-tensor-missing", lay_in(name).tensor(name)),
             Difference::TensorExtra { name, file } => ("fingerprint-tensor-extra", Location::file(file).tensor(name)),
-            Difference::TensorRenamed { after, .. } => {
-                ("fingerprint-tensor-renamed", Location::default().tensor(after))
-            }
-            Difference::TensorReshaped { name, .. } => {
-                ("fingerprint-tensor-reshaped", Location::default().tensor(name))
-            }
+            Difference::TensorRenamed { before, after } => ("fingerprint-tensor-renamed", lay_in(before).tensor(after)),
+            Difference::TensorReshaped { name, .. } => ("fingerprint-tensor-reshaped", lay_in(name).tensor(name)),
             Difference::TensorMoved { name, after, .. } => {
                 ("fingerprint-tensor-moved", Location::file(after).tensor(name))
             }
             Difference::TensorChanged(change) => {
-                let place = Location::default().tensor(&change.name);
+                let place = lay_in(&change.name).tensor(&change.name);
                 let place = match change.lines.first() {
                     Some(line) if change.lines.len() == 1 => place.at(line.axis, line.index as u64),
                     _ => place,
@@ -105,10 +106,11 @@ pub fn signature(
     model: &Path,
     at: Option<&Path>,
     trust: &Trust,
+    ignore_unsigned_files: bool,
     progress: &dyn Progress,
 ) -> Result<Measured<signature::Report>> {
     let place = at.map_or_else(|| signature::default_path(model), Path::to_owned);
-    let report = signature::verify(model, &place, trust, false, progress)?;
+    let report = signature::verify(model, &place, trust, ignore_unsigned_files, progress)?;
     let mut seen = Vec::new();
     if report.verdict == Verdict::Refused {
         let why = report.refusal.as_deref().unwrap_or("it is not accepted");

@@ -47,7 +47,10 @@ pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
     seen.push(Seen {
         rule: "activations-outside",
         location: first.map_or(place::whole(checkpoint), |first| at(&first.site, channel)),
-        message: format!("{outside} of {prompts} outside the baseline (by chance {:.1e}) at {sites}{told}", checked.p_value),
+        message: format!(
+            "{outside} of {prompts} outside the baseline (by chance {:.1e}) at {sites}{told}",
+            checked.p_value
+        ),
         evidence: json!({"p_value": checked.p_value, "alpha": checked.alpha, "prompts": checked.prompts,
             "prompts_outside": outside, "sites_outside": checked.outside.len(),
             "sites": &checked.outside[..checked.outside.len().min(LISTED)]}),

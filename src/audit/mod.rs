@@ -24,8 +24,8 @@ use crate::tool::Tool;
 pub use against::Integrity;
 pub use base::limits as base_limits;
 use place::Place;
-pub use run::{Run, Watch};
 use run::Wanted;
+pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -40,10 +40,21 @@ pub struct Request<'a> {
     pub run: Option<Run>,
     /// A fingerprint's file.
     pub fingerprint: Option<PathBuf>,
-    /// Whose signature is accepted, and where it lies if not at its usual place.
-    pub signature: Option<(Trust, Option<PathBuf>)>,
+    /// Whose signature is accepted.
+    pub signature: Option<Signature>,
     /// The day that waivers are held against.
     pub today: Date,
+}
+
+/// A signature that is to be verified.
+#[derive(Debug)]
+pub struct Signature {
+    /// Whose is accepted.
+    pub trust: Trust,
+    /// Where it lies if not at its usual place.
+    pub file: Option<PathBuf>,
+    /// Leave files alone that it does not list.
+    pub ignore_unsigned_files: bool,
 }
 
 /// What came of an audit (`achilles-audit/scan/v1`).
@@ -172,8 +183,8 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     match (&request.signature, gate.wants(Measurement::Signature)) {
         (_, false) => {}
         (None, true) => gate.leave(Measurement::Signature, "no signature was to be verified".into(), false),
-        (Some((trust, at)), true) => {
-            let found = against::signature(place.path(), at.as_deref(), trust, progress);
+        (Some(Signature { trust, file, ignore_unsigned_files }), true) => {
+            let found = against::signature(place.path(), file.as_deref(), trust, *ignore_unsigned_files, progress);
             gate.take(Measurement::Signature, found, |audit, report| audit.signature = Some(report))?;
         }
     }

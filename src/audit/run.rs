@@ -153,6 +153,7 @@ fn measure(
             if let (true, Some(name)) = (wanted.base, &run.base) {
                 let compared = compare(name, &subject, whole.as_ref(), run, rules, progress);
                 ran.compared = ran.tell(Measurement::Base, compared)?;
+                ran.failed.extend(uncompared(ran.compared.as_ref()));
             }
         }
     }
@@ -176,11 +177,7 @@ impl Ran {
     }
 }
 
-fn locate(
-    subject: &Subject,
-    run: &Run,
-    progress: &dyn Progress,
-) -> Result<(Located, Option<locate::Located>)> {
+fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Located, Option<locate::Located>)> {
     let Subject { model, text, .. } = subject;
     progress.begin("perplexity", (model.recipe().layers.len() + 1) as u64, "rows × layers");
     let nll_nats = metrics::nlls(model, &[Row::clean(text.ids.clone())], progress)?[0];
@@ -205,6 +202,12 @@ fn compare(
     let located = located.ok_or_else(|| Error::input(critical_set::NOT_FINITE))?;
     let base = Base::open(name, &run.text, &run.model, &run.locate, progress)?;
     compare::compare(&base, subject, located, &base::limits(rules), progress)
+}
+
+/// A base that was searched with other settings says nothing of importances; a published one never does.
+fn uncompared(compared: Option<&Compared>) -> Option<(Measurement, String)> {
+    let compared = compared.filter(|c| c.base.published.is_none())?;
+    Some((Measurement::Base, compared.importance_not_compared.clone()?))
 }
 
 fn check(subject: &Subject, watch: &Watch, rules: &Rules, progress: &dyn Progress) -> Result<Checked> {

@@ -156,7 +156,8 @@ impl Base {
         };
         if let Some(Subject { model: base, .. }) = &self.model {
             let (ours, theirs) = (base.recipe(), variant.recipe());
-            let shape = |r: &Recipe| format!("{} layers of width {} ({})", r.layers.len(), r.hidden_size, r.architecture);
+            let shape =
+                |r: &Recipe| format!("{} layers of width {} ({})", r.layers.len(), r.hidden_size, r.architecture);
             if base.sites() != variant.sites() {
                 let (ours, theirs) = (shape(ours), shape(theirs));
                 let both = match ours == theirs {

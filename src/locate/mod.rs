@@ -8,8 +8,8 @@ mod search;
 mod sites;
 mod subject;
 
-pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use critical_set::{CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset};
+pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
@@ -111,11 +111,7 @@ impl Located {
 ///
 /// # Errors
 /// A setting makes no sense, no site matches, or the model cannot compute.
-pub fn locate(
-    subject: &Subject,
-    settings: &Settings,
-    progress: &dyn Progress,
-) -> Result<Located> {
+pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -> Result<Located> {
     let Subject { model, text, load_s } = subject;
     settings.check()?;
     let sites = settings.sites.select(model, settings.side)?;
@@ -129,8 +125,7 @@ pub fn locate(
 
     let started = Instant::now();
     let keep = settings.max_neurons.max(REPORTED);
-    let importance::Ranked { entries, channels } =
-        importance::rank(model, tokens, &sites, settings, keep, progress)?;
+    let importance::Ranked { entries, channels } = importance::rank(model, tokens, &sites, settings, keep, progress)?;
     if entries.is_empty() {
         return Err(Error::input(
             "no channel has an importance that is finite, so there is nothing to search; use a smaller --alpha or --dtype f32",

@@ -17,7 +17,8 @@ pub fn comparison(result: &Comparison) -> String {
     if let Some(source) = &base.published {
         let _ = writeln!(out, "from {source}");
     }
-    let header = ["variant", "perplexity", "verdict", "base's set on it", "random sets", "its set on base", "shared", "ρ"];
+    let header =
+        ["variant", "perplexity", "verdict", "base's set on it", "random sets", "its set on base", "shared", "ρ"];
     let mut rows = table(&header);
     for variant in &result.variants {
         let compared = &variant.compared;
@@ -57,7 +58,11 @@ pub(super) fn line(compared: &Compared) -> String {
     let masked = &compared.transfer.base_on_variant;
     let (base, verdict) = (short(&compared.base.source), compared.verdict.as_str());
     let shared = compared.location.overlap.iter().map(overlap).collect::<Vec<_>>().join(", ");
-    format!("base {base}: {verdict}; its set masked {}, random sets {}; shared {shared}\n", fold(masked.damage), controls(masked))
+    format!(
+        "base {base}: {verdict}; its set masked {}, random sets {}; shared {shared}\n",
+        fold(masked.damage),
+        controls(masked)
+    )
 }
 
 /// The list of what was published.
@@ -79,7 +84,8 @@ pub fn published(sets: &[Published]) -> String {
     let mut out = String::new();
     push(&mut out, &rows);
     let source = sets.first().map_or("", |set| &set.source);
-    let _ = writeln!(out, "n: entries of the ranking (a channel at a token) until perplexity had risen tenfold\n{source}");
+    let _ =
+        writeln!(out, "n: entries of the ranking (a channel at a token) until perplexity had risen tenfold\n{source}");
     out
 }
 

@@ -268,6 +268,7 @@ fn a_fingerprint_is_held_against_the_files() {
     let found = json(&place.run(&lesioned), 1);
     assert_eq!(ids(&found)[..2], ["fingerprint-file-changed", "fingerprint-tensor-changed"]);
     let place_of = &found["findings"][1]["location"];
+    assert_eq!(place_of["file"], "model.safetensors");
     assert_eq!((&place_of["axis"], &place_of["index"]), (&"row".into(), &3.into()));
     let message = found["findings"][1]["message"].as_str().unwrap();
     assert!(message.contains("0.5 times what it was (neuron L1.mlp.down_proj:out:3)"), "{message}");
@@ -283,13 +284,16 @@ fn a_signature_is_verified() {
     let (own, public) = (format!("{keys}/p256.pem"), format!("{keys}/p256.pub.pem"));
     let signed = place.run(&["sign", "{model}", "--key", &own]);
     assert!(signed.status.success(), "{}", text(&signed.stderr));
-    let run = |place: &Place| {
-        place.run(&["scan", "{model}", "--static", "--signature", "--key", &public, "--format", "json"])
+    let run_with = |place: &Place, more: &[&str]| {
+        let args = ["scan", "{model}", "--static", "--signature", "--key", &public, "--format", "json"];
+        place.run(&[&args, more].concat())
     };
+    let run = |place: &Place| run_with(place, &[]);
     let found = json(&run(&place), 0);
     assert_eq!(found["signature"]["verdict"], "verified");
     std::fs::write(place.model().join("README.md"), "new").unwrap();
     assert_eq!(ids(&json(&run(&place), 1)), ["signature-file-extra"]);
+    assert!(ids(&json(&run_with(&place, &["--ignore-unsigned-files"]), 0)).is_empty());
     std::fs::remove_file(place.model().join("model.sig")).unwrap();
     let found = json(&run(&place), 2);
     assert_eq!(found["not_examined"][0]["measurement"], "signature");

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod command_line;
+mod compare;
 #[cfg(target_os = "linux")]
 mod faults;
 mod gate;

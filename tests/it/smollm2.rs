@@ -2,12 +2,12 @@
 
 use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::locate::{self, Evaluator, SiteSelection, locate};
+use achilles_audit::locate::{self, Evaluator, SiteSelection, Subject, locate};
 use achilles_audit::metrics;
 use achilles_audit::model::{Arithmetic, DeviceChoice, Hook, Model, Recipe, Residency, Row, Settings};
 use achilles_audit::neuron::{Action, Intervention, Neuron, Side, Site};
 use achilles_audit::progress::Silent;
-use achilles_audit::text::{Encoded, REFERENCE_TEXT, Tokenizer};
+use achilles_audit::text::{REFERENCE_TEXT, Tokenizer};
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -109,12 +109,13 @@ fn every_expected_figure_is_met() {
     println!("largest relative difference of all figures: {:.2e} ({})", worst.0, worst.1);
 }
 
-fn model_and_text() -> (Model, Encoded) {
+fn subject(settings: &Settings) -> Subject {
     let checkpoint = Checkpoint::open(&crate::smollm2_folder(), &Silent).unwrap();
-    let recipe = Recipe::read(checkpoint.config()).unwrap();
-    let text = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap();
-    let settings = Settings { device: DeviceChoice::Cpu, ..Settings::default() };
-    (Model::new(checkpoint, recipe, &settings, &Silent).unwrap(), text)
+    Subject::load(checkpoint, REFERENCE_TEXT, settings, &Silent).unwrap()
+}
+
+fn on_cpu() -> Settings {
+    Settings { device: DeviceChoice::Cpu, ..Settings::default() }
 }
 
 #[test]
@@ -122,8 +123,7 @@ fn model_and_text() -> (Model, Encoded) {
 fn the_published_method_finds_one_neuron() {
     // The paper's settings, but for K: 20 samples give the same order at the top.
     let settings = locate::Settings { samples: 20, ..locate::Settings::default() };
-    let (model, text) = model_and_text();
-    let report = locate(&model, &text, &settings, 0.0, &Silent).unwrap();
+    let report = locate(&subject(&on_cpu()), &settings, &Silent).unwrap().report;
     let first: Vec<String> = report.ranking.iter().take(5).map(|r| r.neuron.short()).collect();
     let expected = ["L11", "L28", "L29", "L29", "L11"].into_iter().zip([507, 507, 507, 199, 247]);
     let expected: Vec<String> = expected.map(|(layer, row)| format!("{layer}.mlp.down_proj:out:{row}")).collect();
@@ -158,9 +158,9 @@ fn the_input_side_agrees_with_pytorch() {
     let theirs: SideIn = serde_json::from_str(include_str!("../../fixtures/smollm2/side_in.json")).unwrap();
     let neuron = |e: &SideInEntry| format!("{}:in:{}", e.module, e.channel).parse::<Neuron>().unwrap();
     let ranked: Vec<Neuron> = theirs.ranked.iter().map(neuron).collect();
-    let (model, text) = model_and_text();
-    assert_eq!(text.ids.len(), theirs.tokens);
-    let mut evaluator = Evaluator::new(&model, text.ids.clone(), &Silent);
+    let subject = subject(&on_cpu());
+    assert_eq!(subject.text.ids.len(), theirs.tokens);
+    let mut evaluator = Evaluator::new(&subject.model, subject.text.ids.clone(), &Silent);
 
     // Their prefixes under our model.
     let prefixes: Vec<Vec<Neuron>> = (0..theirs.nll_curve.len()).map(|n| ranked[..n].to_vec()).collect();
@@ -175,7 +175,7 @@ fn the_input_side_agrees_with_pytorch() {
     // Our own search.
     let settings =
         locate::Settings { side: Side::In, sites: SiteSelection::DownProj, samples: 20, ..locate::Settings::default() };
-    let report = locate(&model, &text, &settings, 0.0, &Silent).unwrap();
+    let report = locate(&subject, &settings, &Silent).unwrap().report;
     let ours: Vec<Neuron> = report.ranking.iter().map(|r| r.neuron.clone()).collect();
     let common = |k: usize| ours[..k].iter().filter(|n| ranked[..k].contains(n)).count();
     let set = report.critical_set.as_ref().unwrap();
@@ -212,14 +212,10 @@ fn the_input_side_agrees_with_pytorch() {
 fn the_critical_set_is_the_same_in_every_dtype() {
     let mut nlls = std::collections::HashMap::new();
     for arithmetic in [Arithmetic::F64, Arithmetic::F32, Arithmetic::F16, Arithmetic::Bf16] {
-        let checkpoint = Checkpoint::open(&crate::smollm2_folder(), &Silent).unwrap();
-        let text = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap();
-        let recipe = Recipe::read(checkpoint.config()).unwrap();
-        let settings = Settings { arithmetic, device: DeviceChoice::Cpu, residency: Some(Residency::Streamed) };
-        let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+        let subject = subject(&Settings { arithmetic, residency: Some(Residency::Streamed), ..on_cpu() });
         let settings = locate::Settings { samples: 10, ..locate::Settings::default() };
         let started = std::time::Instant::now();
-        let report = locate(&model, &text, &settings, 0.0, &Silent).unwrap();
+        let report = locate(&subject, &settings, &Silent).unwrap().report;
         let seconds = started.elapsed().as_secs_f64();
         println!("{:4} base NLL {:.6} nats, located in {seconds:.1} s", arithmetic.as_str(), report.base.nll_nats);
         let expected: Vec<Neuron> = vec!["L11.mlp.down_proj:out:507".parse().unwrap()];

@@ -259,14 +259,16 @@ pub struct Scan {
 
 /// Whose signature is accepted.
 #[derive(Debug, clap::Args)]
-#[group(multiple = false)]
 pub struct ScanTrustArgs {
     /// Accept a signature by this public key, in PEM
     #[arg(long, value_name = "FILE", requires = "signature")]
     pub key: Option<PathBuf>,
     /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now
-    #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature")]
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "key")]
     pub cert_roots: Vec<PathBuf>,
+    /// Accept files that are not signed
+    #[arg(long, requires = "signature")]
+    pub ignore_unsigned_files: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

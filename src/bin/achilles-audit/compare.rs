@@ -40,9 +40,9 @@ pub fn published(options: &OutputArgs) -> Result<ExitCode> {
     let sets = Published::all()?;
     let rendered = match options.format {
         Format::Table => output::printable(&report::compare::published(&sets)),
-        Format::Json => {
-            report::json::document(&json!({"schema": "achilles-audit/published/v1", "tool": Tool::this(), "sets": sets}))?
-        }
+        Format::Json => report::json::document(
+            &json!({"schema": "achilles-audit/published/v1", "tool": Tool::this(), "sets": sets}),
+        )?,
     };
     output::write(options, &rendered)?;
     Ok(ExitCode::SUCCESS)

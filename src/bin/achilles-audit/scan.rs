@@ -2,7 +2,7 @@
 
 use crate::args::{Scan, ScanFormat};
 use crate::{locate, output, stderr};
-use achilles_audit::audit::{self, Request, Run, Watch};
+use achilles_audit::audit::{self, Request, Run, Signature, Watch};
 use achilles_audit::compare::BaseName;
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
 use achilles_audit::monitor::Baseline;
@@ -25,7 +25,11 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
         rules: &rules,
         run,
         fingerprint: options.fingerprint.clone(),
-        signature: trust.map(|trust| (trust, options.signature.clone().flatten())),
+        signature: trust.map(|trust| Signature {
+            trust,
+            file: options.signature.clone().flatten(),
+            ignore_unsigned_files: options.trust.ignore_unsigned_files,
+        }),
         today: Date::today(),
     };
     let found = audit::audit(&request, progress)?;
@@ -48,11 +52,9 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
 fn run_of(options: &Scan) -> Result<Run> {
     let baseline = match &options.baseline {
         None => None,
-        Some(file) => Some(Watch {
-            file: file.clone(),
-            baseline: Baseline::read(file)?,
-            prompts: options.prompts.clone(),
-        }),
+        Some(file) => {
+            Some(Watch { file: file.clone(), baseline: Baseline::read(file)?, prompts: options.prompts.clone() })
+        }
     };
     Ok(Run {
         text: locate::text(&options.text)?,

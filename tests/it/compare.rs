@@ -1,0 +1,249 @@
+//! `compare`, `published`, and what `scan` makes of a base, a baseline and its cache.
+
+use crate::tiny::Place;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// A text on which the model of random weights has a critical set, at an ε that fits one.
+const HOW: [&str; 5] = ["--text", "Pitchfork called it daring", "--samples=2", "--epsilon=0.02", "--max-neurons=20"];
+
+fn place() -> Place {
+    let place = Place::new();
+    // Limits that fit a model of random weights.
+    let rules = "schema: achilles-audit/rules/v1\nrules:\n  base-set-shared: {thresholds: {damage: 0.002}}\n  \
+                 base-perplexity-high: {severity: off}\n";
+    std::fs::write(input(&place, "gate.yaml"), rules).unwrap();
+    place
+}
+
+fn input(place: &Place, name: &str) -> PathBuf {
+    place.model().parent().unwrap().join(name)
+}
+
+/// The exit code, standard output as JSON if it is some, and standard error.
+fn run(place: &Place, args: &[&str]) -> (i32, Value, String) {
+    let output = place.run(&[args, &HOW].concat());
+    let told = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or_default(), told)
+}
+
+fn compared(place: &Place, base: &str, variant: &str) -> Value {
+    let args = ["compare", base, variant, "--rules={in}/gate.yaml", "--format=json"];
+    let (code, result, told) = run(place, &args);
+    assert_eq!((code, told.as_str()), (0, ""));
+    result
+}
+
+fn scan(place: &Place, model: &str, more: &[&str]) -> (i32, Value, String) {
+    run(place, &[&["scan", model, "--rules={in}/gate.yaml", "--format=json"], more].concat())
+}
+
+fn ids(result: &Value) -> Vec<&str> {
+    let of_base = |id: &&str| ["base-", "worse-", "activations-"].iter().any(|start| id.starts_with(start));
+    result["findings"].as_array().unwrap().iter().map(|f| f["id"].as_str().unwrap()).filter(of_base).collect()
+}
+
+/// The critical set's neurons, and the document in `{in}/base.json`.
+fn located(place: &Place) -> Vec<String> {
+    let (code, result, told) = run(place, &["locate", "{model}", "--format=json"]);
+    assert_eq!(code, 0, "{told}");
+    std::fs::write(input(place, "base.json"), result.to_string()).unwrap();
+    let neurons = result["critical_set"]["neurons"].as_array().unwrap();
+    neurons.iter().map(|n| n.as_str().unwrap().to_owned()).collect()
+}
+
+/// Writes a copy in which the neurons are scaled, without a receipt.
+fn scaled(place: &Place, neurons: &[String], beta: &str) {
+    let mut args = vec!["patch", "{model}", "-o", "{out}/scaled", "--beta", beta];
+    neurons.iter().for_each(|n| args.extend(["--neuron", n]));
+    assert!(place.run(&args).status.success());
+    for receipt in ["achilles-patch.json", "achilles-patch.undo"] {
+        std::fs::remove_file(place.out().join("scaled").join(receipt)).unwrap();
+    }
+}
+
+#[test]
+fn a_model_shares_all_with_itself() {
+    let place = place();
+    let result = compared(&place, "{model}", "{model}");
+    let variant = &result["variants"][0];
+    let own = &variant["located"]["critical_set"];
+    assert_eq!(result["critical_set"], own["neurons"]);
+    let found = &variant["compared"];
+    assert_eq!(found["verdict"], "shared");
+    assert_eq!(found["damage"], 0.0);
+    assert_eq!(found["location"]["spearman"], 1.0);
+    for overlap in found["location"]["overlap"].as_array().unwrap() {
+        assert_eq!(overlap["k"], overlap["shared"]);
+    }
+    for neuron in found["location"]["neurons"].as_array().unwrap() {
+        assert_eq!(neuron["rank"], neuron["base_rank"]);
+        assert_eq!(neuron["importance_ratio"], 1.0);
+    }
+    let transfer = &found["transfer"];
+    assert_eq!(transfer["base_on_variant"], transfer["variant_on_base"]);
+    assert_eq!(transfer["base_on_variant"]["damage"], own["damage"]);
+    // Ten different random sets of the same size, each of which perplexity shows.
+    let controls = transfer["base_on_variant"]["controls"].as_array().unwrap();
+    let distinct: std::collections::HashSet<String> = controls.iter().map(Value::to_string).collect();
+    assert_eq!((controls.len(), distinct.len()), (10, 10));
+
+    // A saved set says the same, as far as it goes without the base's weights.
+    located(&place);
+    let saved = compared(&place, "{in}/base.json", "{model}");
+    let saved = &saved["variants"][0]["compared"];
+    assert_eq!((&saved["location"], &saved["damage"]), (&found["location"], &found["damage"]));
+    assert_eq!(saved["transfer"]["base_on_variant"], transfer["base_on_variant"]);
+    assert_eq!(saved["transfer"]["variant_on_base"], Value::Null);
+}
+
+#[test]
+fn a_scaled_neuron_is_told_by_how_far_it_moves() {
+    let place = place();
+    let neurons = located(&place);
+    scaled(&place, &neurons, "0.5");
+    let result = compared(&place, "{model}", "{out}/scaled");
+    for neuron in result["variants"][0]["compared"]["location"]["neurons"].as_array().unwrap() {
+        let ratio = neuron["importance_ratio"].as_f64().unwrap();
+        assert!((ratio - 0.5).abs() < 1e-3, "{neuron}");
+    }
+    for base in ["{model}", "{in}/base.json"] {
+        let (code, result, _) = scan(&place, "{out}/scaled", &["--base", base]);
+        assert_eq!((code, ids(&result).contains(&"base-neuron-changed")), (1, true), "{base}: {result}");
+        let (code, result, _) = scan(&place, "{model}", &["--base", base]);
+        assert_eq!((code, ids(&result)), (0, vec!["base-set-shared"]), "{base}");
+    }
+    // Not a difference of bytes alone: the base's thresholds decide.
+    let rules = std::fs::read_to_string(input(&place, "gate.yaml")).unwrap();
+    let lax = rules + "  base-neuron-changed: {thresholds: {ratio: 0.4}}\n";
+    std::fs::write(input(&place, "gate.yaml"), lax).unwrap();
+    let (code, result, _) = scan(&place, "{out}/scaled", &["--base={in}/base.json"]);
+    assert_eq!((code, ids(&result).contains(&"base-neuron-changed")), (0, false), "{result}");
+}
+
+#[test]
+fn other_settings_leave_importances_uncompared_and_other_sites_are_refused() {
+    let place = place();
+    located(&place);
+    let args = ["compare", "{in}/base.json", "{model}", "--format=json", "--alpha=4", "--seed=7"];
+    let (_, result, _) = run(&place, &args);
+    let found = &result["variants"][0]["compared"];
+    let why = found["importance_not_compared"].as_str().unwrap();
+    assert!(why.contains("--alpha, --seed") && !why.contains("--dtype"), "{why}");
+    assert_eq!(found["location"]["neurons"][0]["importance_ratio"], Value::Null);
+    // A gate that would have to judge them says so.
+    let (code, _, told) = scan(&place, "{model}", &["--base={in}/base.json", "--alpha=4"]);
+    assert!(code == 2 && told.contains("not examined: base: ") && told.contains("--alpha"), "{code}: {told}");
+    let (code, _, told) = run(&place, &["compare", "{in}/base.json", "{model}", "--side=in"]);
+    assert!(code == 2 && told.contains("use --side out"), "{told}");
+}
+
+#[test]
+fn a_base_that_cannot_be_compared_is_one_line_and_exit_code_2() {
+    let place = place();
+    located(&place);
+    std::fs::write(input(&place, "broken.json"), "{}").unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let other = input(&place, "other");
+    std::fs::create_dir(&other).unwrap();
+    for file in ["qwen2/config.json", "qwen2/model.safetensors", "tokenizer.json"] {
+        std::fs::copy(fixtures.join(file), other.join(Path::new(file).file_name().unwrap())).unwrap();
+    }
+    let rows: [(&str, &str, &str); 7] = [
+        ("published:gpt-2", "{model}", "`achilles-audit published` lists them"),
+        ("published:gemma-7b", "{model}", "cannot be compared with the base AI-ModelScope/gemma-7b"),
+        ("{in}/nowhere.json", "{model}", "nowhere.json"),
+        ("{in}/broken.json", "{model}", "expected what `locate --format json` writes"),
+        ("{in}/nowhere", "{model}", "nowhere"),
+        ("{model}", "{in}/nowhere", "nowhere"),
+        ("{model}", "{in}/other", "cannot be compared with the base"),
+    ];
+    for (base, variant, expected) in rows {
+        let (code, _, told) = run(&place, &["compare", base, variant]);
+        assert_eq!((code, told.lines().count()), (2, 1), "{base} {variant}: {told}");
+        assert!(told.contains(expected), "{base} {variant}: {told}");
+        if variant == "{model}" {
+            let (code, _, told) = scan(&place, variant, &["--base", base]);
+            assert!(code == 2 && told.contains("not examined: base: ") && told.contains(expected), "{told}");
+        }
+    }
+    let (code, _, told) = scan(&place, "{model}", &["--static", "--base={in}/base.json"]);
+    assert!(code == 2 && told.contains("--base"), "{told}");
+}
+
+#[test]
+fn activations_are_held_against_a_baseline() {
+    let place = place();
+    let words = ["The", "capital", "of", "France", "is", "Paris", "a", "river", "runs", "to", "sea", "at", "night"];
+    let prompt =
+        |n: usize| (0..7).map(|at| words[(n * 7919 + at * at * 31 + n / 3) % 13]).collect::<Vec<_>>().join(" ");
+    let lines = |from, to| (from..to).map(prompt).collect::<Vec<_>>().join("\n");
+    std::fs::write(input(&place, "recorded.txt"), lines(0, 240)).unwrap();
+    std::fs::write(input(&place, "others.txt"), lines(240, 260)).unwrap();
+    let record = ["monitor", "record", "{model}", "--text={in}/recorded.txt", "-o", "{out}/baseline.json"];
+    let output = place.run(&record);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let against = ["--baseline={out}/baseline.json", "--prompts={in}/others.txt"];
+    let (code, result, told) = scan(&place, "{model}", &against);
+    assert_eq!((code, ids(&result)), (0, vec![]), "{told}");
+    assert_eq!(result["baseline"]["alarm"], false);
+    scaled(&place, &["L1.mlp.down_proj:out:7".into()], "60");
+    let (code, result, _) = scan(&place, "{out}/scaled", &against);
+    assert_eq!((code, ids(&result)), (1, vec!["activations-outside"]));
+    // Too few prompts for the α that the rules ask for.
+    std::fs::write(input(&place, "others.txt"), lines(240, 241)).unwrap();
+    let rules = "schema: achilles-audit/rules/v1\nrules: {activations-outside: {thresholds: {alpha: 0.0001}}, \
+                 base-perplexity-high: {severity: off}}\n";
+    std::fs::write(input(&place, "gate.yaml"), rules).unwrap();
+    let (code, _, told) = scan(&place, "{model}", &against);
+    assert!(code == 2 && told.contains("not examined: baseline: "), "{told}");
+    let (code, _, told) = scan(&place, "{model}", &["--baseline={out}/baseline.json"]);
+    assert!(code == 2 && told.contains("--prompts"), "{told}");
+}
+
+#[test]
+fn the_cache_answers_for_the_same_bytes_and_settings_only() {
+    let place = place();
+    located(&place);
+    let asked = ["--cache", "--base={in}/base.json"];
+    let (code, first, told) = scan(&place, "{model}", &asked);
+    assert_eq!((code, told.as_str()), (0, ""));
+    let folder = input(&place, "../.cache/achilles-audit/scan");
+    let kept = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let (_, second, _) = scan(&place, "{model}", &asked);
+    assert_eq!(first, second);
+    assert!(second["critical_set"].is_object() && second["base"].is_object());
+
+    // What is kept is what is told.
+    let marked = std::fs::read_to_string(&kept).unwrap().replace("LlamaForCausalLM", "FromTheCache");
+    std::fs::write(&kept, marked).unwrap();
+    let architecture = |args: &[&str]| scan(&place, "{model}", args).1["model"]["architecture"].clone();
+    assert_eq!(architecture(&asked), "FromTheCache");
+    for other in [&["--base={in}/base.json"][..], &["--cache"], &["--cache", "--base={in}/base.json", "--seed=43"]] {
+        assert_eq!(architecture(other), "LlamaForCausalLM", "{other:?}");
+    }
+    // One bit of a weight, with the file's times as they were.
+    let weights = place.model().join("model.safetensors");
+    let times = std::fs::metadata(&weights).unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    std::fs::File::options().write(true).open(&weights).unwrap().set_modified(times).unwrap();
+    assert_eq!(architecture(&asked), "LlamaForCausalLM");
+    // Broken ones are computed again.
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        std::fs::write(entry.unwrap().path(), "{").unwrap();
+    }
+    assert_eq!(architecture(&asked), "LlamaForCausalLM");
+}
+
+#[test]
+fn published_sets_are_listed() {
+    let place = Place::new();
+    let output = place.run(&["published"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("Qwen2.5-0.5B-Instruct") && text.contains("L21.mlp.down_proj:out:62"));
+    let output = place.run(&["published", "--format=json"]);
+    let sets: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(sets["sets"].as_array().unwrap().len(), 21);
+}
