@@ -188,7 +188,12 @@ impl Base {
             return Ok(Some("published figures are of another text".into()));
         };
         let source = &self.identity.source;
-        for (flag, base, ours) in [("side", &base.side, &ours.side), ("ranking", &base.ranking, &ours.ranking)] {
+        let same = [
+            ("side", &base.side, &ours.side),
+            ("ranking", &base.ranking, &ours.ranking),
+            ("sites", &base.sites, &ours.sites),
+        ];
+        for (flag, base, ours) in same {
             if base != ours {
                 return Err(Error::input(format!(
                     "the base {source} was searched with --{flag} {base}, this with {ours}: use --{flag} {base}"

@@ -134,8 +134,10 @@ fn other_settings_leave_importances_uncompared_and_other_sites_are_refused() {
     // A gate that would have to judge them says so.
     let (code, _, told) = scan(&place, "{model}", &["--base={in}/base.json", "--alpha=4"]);
     assert!(code == 2 && told.contains("not examined: base: ") && told.contains("--alpha"), "{code}: {told}");
-    let (code, _, told) = run(&place, &["compare", "{in}/base.json", "{model}", "--side=in"]);
-    assert!(code == 2 && told.contains("use --side out"), "{told}");
+    for (other, expected) in [("--side=in", "use --side out"), ("--sites=linear", "use --sites reference")] {
+        let (code, _, told) = run(&place, &["compare", "{in}/base.json", "{model}", other]);
+        assert!(code == 2 && told.contains(expected), "{told}");
+    }
 }
 
 #[test]
