@@ -34,6 +34,6 @@ fn severity(rule: &Rule) -> &'static str {
     rule.severity.map_or("off", |s| s.as_str())
 }
 
-fn thresholds(rule: &Rule) -> String {
+pub(super) fn thresholds(rule: &Rule) -> String {
     rule.thresholds.set().iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", ")
 }

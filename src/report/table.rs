@@ -132,7 +132,8 @@ fn some(values: &[f64]) -> String {
     format!("{}{}", first.join(" "), if values.len() > 3 { " …" } else { "" })
 }
 
-fn ranking_line(report: &Report) -> String {
+/// How the ranking was made.
+pub(super) fn ranking_line(report: &Report) -> String {
     let s = &report.settings;
     let how = match s.ranking.as_str() {
         "noise" => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
@@ -141,7 +142,8 @@ fn ranking_line(report: &Report) -> String {
     format!("{how}, side {}, sites {}", s.side, s.sites)
 }
 
-fn verdict(report: &Report) -> String {
+/// Whether the model collapsed, and without what.
+pub(super) fn verdict(report: &Report) -> String {
     let (epsilon, n) = (report.settings.epsilon, report.prefix.n);
     let neurons = |n: usize| if n == 1 { "1 neuron".to_owned() } else { format!("{n} neurons") };
     let Some(set) = &report.critical_set else {
@@ -191,7 +193,7 @@ fn curve(report: &Report) -> Table {
 }
 
 /// What an entry is in the file.
-fn place(ranked: &RankedNeuron) -> String {
+pub(super) fn place(ranked: &RankedNeuron) -> String {
     match (&ranked.axis, ranked.index, &ranked.tensor, &ranked.shape) {
         (Some(axis), Some(index), Some(tensor), Some(shape)) => {
             let bias = if ranked.bias.is_some() { " and of its bias" } else { "" };

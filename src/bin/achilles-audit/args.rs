@@ -281,6 +281,8 @@ pub enum ScanFormat {
     Sarif,
     /// For build servers (JUnit XML)
     Junit,
+    /// For people, with charts: one page that stands alone
+    Html,
 }
 
 #[derive(Debug, Subcommand)]
