@@ -62,9 +62,9 @@ fn level(scale: &Scale, class: &str, nll: f64, name: &str, below: f64) -> String
     let y = height(scale, nll);
     format!(
         r#"<line class="{class}" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1}" y2="{y:.1}"/>
-<text x="{}" y="{:.1}">{name}</text>
+<text class="end" x="{}" y="{:.1}">{name}</text>
 "#,
-        LEFT + 6.0,
+        RIGHT - 6.0,
         (y + below).min(BOTTOM - 4.0)
     )
 }

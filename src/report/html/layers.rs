@@ -50,7 +50,7 @@ pub fn figure(ranking: &[RankedNeuron]) -> String {
     let description = format!("Ranked neurons by layer: {}.", counted.join(", "));
     let elsewhere = match outside {
         0 => String::new(),
-        n => format!(" {n} are in no layer."),
+        n => format!(" {} in no layer.", Count(n, "is", "are")),
     };
     let caption = format!(
         "In which layer the first {} of the ranking lie.{elsewhere}{}",

@@ -7,7 +7,8 @@ mod layers;
 mod tests;
 
 use super::markup::escaped;
-use super::table::{number, place, ranking_line, verdict as search_verdict};
+use super::rules::{remedy, thresholds};
+use super::table::{number, place, timing, verdict as search_verdict};
 use crate::audit::{Audit, Left, Verdict};
 use crate::error::Count;
 use crate::finding::{Finding, Severity};
@@ -133,7 +134,7 @@ fn critical_set(report: &Report) -> String {
             let none = || vec![String::new(), neuron.short()];
             at.map_or_else(none, |at| in_ranking(Some(at), &report.ranking[at]))
         });
-        out += &table("The critical set: without all of these the model collapses", &columns, &[0, 3, 4], members);
+        out += &table("The critical set", &columns, &[0, 3, 4], members);
         if set.subsets.len() > 1 {
             let subsets = set.subsets.iter().map(|subset| {
                 let names: Vec<String> = subset.neurons.iter().map(|n| n.short()).collect();
@@ -164,9 +165,16 @@ fn findings(audit: &Audit) -> String {
              <p>{message}</p>\n<p class=\"where\">Where: <code>{location}</code></p>\n<p>Why it matters: {}</p>\n",
             escaped(&f.why)
         );
-        if let Some(waived) = &f.waived {
-            let (reason, expires) = (escaped(&waived.reason), waived.expires);
-            let _ = writeln!(out, "<p class=\"waiver\">Waived until {expires}: {reason}</p>");
+        let rule = audit.judged.iter().find(|r| r.id == f.id);
+        match (&f.waived, rule) {
+            (Some(waived), _) => {
+                let (reason, expires) = (escaped(&waived.reason), waived.expires);
+                let _ = writeln!(out, "<p class=\"waiver\">Waived until {expires}: {reason}</p>");
+            }
+            (None, Some(rule)) => {
+                let _ = writeln!(out, "<p>What to do: {}</p>", escaped(remedy(rule.measurement)));
+            }
+            (None, None) => {}
         }
         out += &pairs(&f.evidence);
         out += "</article>\n";
@@ -198,10 +206,23 @@ fn examined(audit: &Audit) -> String {
         part("lint", pairs(examined));
     }
     if let Some(report) = &audit.critical_set {
-        part("critical-set", pairs(&json!({"text_tokens": report.settings.tokens, "seconds": report.timing_s})));
+        part("critical-set", format!("<p>{}</p>\n", escaped(&timing(report))));
     }
     if let Some(integrity) = &audit.fingerprint {
         part("fingerprint", pairs(integrity));
+    }
+    if let Some(c) = &audit.base {
+        let masked = &c.transfer.base_on_variant;
+        let shown = json!({"base": c.base.source, "verdict": c.verdict.as_str(), "damage_by_its_set": masked.damage,
+            "damage_by_random_sets": masked.worst_control(), "overlap": c.location.overlap,
+            "spearman": c.location.spearman, "damage_beside_base": c.damage});
+        part("base", pairs(&shown));
+    }
+    if let Some(c) = &audit.baseline {
+        let shown = json!({"alarm": c.alarm, "p_value": c.p_value, "alpha": c.alpha, "prompts": c.prompts,
+            "prompts_outside": c.prompts_outside, "sites": c.sites, "sites_examined": c.sites_examined,
+            "sites_outside": c.outside.len()});
+        part("baseline", pairs(&shown));
     }
     if let Some(s) = &audit.signature {
         let shown = json!({"verdict": s.verdict, "signer": s.signer, "refusal": s.refusal, "files": s.files,
@@ -215,7 +236,7 @@ fn examined(audit: &Audit) -> String {
 fn settings(audit: &Audit) -> String {
     let mut out = format!("<section>\n<h2>Settings</h2>\n{}", pairs(&audit.settings));
     if let Some(report) = &audit.critical_set {
-        let _ = write!(out, "<h3>critical-set: {}</h3>\n{}", escaped(&ranking_line(report)), pairs(&report.settings));
+        let _ = write!(out, "<h3>critical-set</h3>\n{}", pairs(&report.settings));
     }
     out + "</section>\n"
 }
@@ -224,7 +245,7 @@ fn rules(audit: &Audit) -> String {
     let rows = audit.judged.iter().map(|rule| {
         let found = audit.findings.iter().filter(|f| f.id == rule.id).count();
         let severity = rule.severity.map_or("off", Severity::as_str);
-        let thresholds = super::rules::thresholds(rule);
+        let thresholds = thresholds(rule);
         let measurement = rule.measurement.as_str();
         vec![rule.id.clone(), severity.into(), found.to_string(), measurement.into(), thresholds, rule.why.clone()]
     });
