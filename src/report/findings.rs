@@ -15,6 +15,7 @@ pub fn table(findings: &[Finding], not_listed: u64, examined: &Examined) -> Stri
             let (place, message) = (short(&finding.location.to_string()), short(&finding.message));
             rows.add_row(vec![finding.severity.to_string(), finding.id.clone(), place, message]);
         }
+        table::wrap(&mut rows, 3);
         table::push(&mut out, &rows);
     }
     let count = |severity: Severity| findings.iter().filter(|f| f.severity == severity).count();

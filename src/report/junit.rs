@@ -1,5 +1,6 @@
 //! JUnit XML, as build servers read it: a test case for each rule that found nothing, and one for each finding.
 
+use super::markup::escaped;
 use crate::audit::Audit;
 use crate::finding::Finding;
 use std::fmt::Write;
@@ -49,18 +50,4 @@ pub fn document(audit: &Audit) -> String {
         case(rule.measurement.as_str(), &rule.id, "");
     }
     out + "  </testsuite>\n</testsuites>\n"
-}
-
-/// XML 1.0 text; what may not be in it (most control characters) is shown as Rust escapes.
-fn escaped(text: &str) -> String {
-    let one = |c: char| match c {
-        '&' => "&amp;".into(),
-        '<' => "&lt;".into(),
-        '>' => "&gt;".into(),
-        '"' => "&quot;".into(),
-        '\u{fffe}' | '\u{ffff}' => "?".into(),
-        c if c.is_control() => c.escape_default().to_string(),
-        c => c.to_string(),
-    };
-    text.chars().map(one).collect()
 }

@@ -3,8 +3,10 @@
 pub mod compare;
 pub mod differences;
 pub mod findings;
+pub mod html;
 pub mod json;
 pub mod junit;
+mod markup;
 pub mod monitor;
 pub mod rules;
 pub mod sarif;

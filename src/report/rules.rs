@@ -1,7 +1,7 @@
 //! Rules, for people.
 
 use super::table;
-use crate::rules::{Rule, Rules};
+use crate::rules::{Measurement, Rule, Rules};
 use std::fmt::Write;
 
 /// All rules.
@@ -18,8 +18,14 @@ pub fn list(rules: &Rules) -> String {
 
 /// One rule.
 pub fn explain(rule: &Rule) -> String {
-    let mut out =
-        format!("{}: {}\n\nseverity: {}\njudges: {}\n", rule.id, rule.why, severity(rule), rule.measurement.as_str());
+    let mut out = format!(
+        "{}: {}\n{}\n\nseverity: {}\njudges: {}\n",
+        rule.id,
+        rule.why,
+        remedy(rule.measurement),
+        severity(rule),
+        rule.measurement.as_str()
+    );
     if !rule.thresholds.set().is_empty() {
         let _ = writeln!(out, "thresholds: {}", thresholds(rule));
     }
@@ -30,10 +36,40 @@ pub fn explain(rule: &Rule) -> String {
     out + "}\n"
 }
 
+/// What to do about a finding.
+pub(super) fn remedy(measurement: Measurement) -> &'static str {
+    match measurement {
+        Measurement::Lint => {
+            "Take the file anew from a source that is trusted, write it anew, or remove it; where it is meant to be so, \
+             waive it."
+        }
+        Measurement::CriticalSet => {
+            "Keep the weights of the critical set apart with achilles-audit vault, to put them back if they are \
+             damaged; where such a set is not acceptable, do not release the model."
+        }
+        Measurement::Fingerprint => {
+            "Find out who changed it: achilles-audit verify lists all that differs. Take the checkpoint anew from its \
+             source or, where the change is meant, take a new fingerprint."
+        }
+        Measurement::Signature => {
+            "Take the checkpoint anew from whoever signed it or, where the change is meant, have it signed again."
+        }
+        Measurement::Base => {
+            "achilles-audit compare tells more. What breaks the base model breaks this one where they share a critical \
+             set: protect both, or waive it."
+        }
+        Measurement::Baseline => {
+            "See with achilles-audit monitor check which sites are outside, and with achilles-audit diff what changed \
+             in the weights; where the change is meant, record a new baseline."
+        }
+        Measurement::Waivers => "Correct the rule file: renew the waiver with a reason, or remove it.",
+    }
+}
+
 fn severity(rule: &Rule) -> &'static str {
     rule.severity.map_or("off", |s| s.as_str())
 }
 
-fn thresholds(rule: &Rule) -> String {
+pub(super) fn thresholds(rule: &Rule) -> String {
     rule.thresholds.set().iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", ")
 }

@@ -52,13 +52,18 @@ pub fn document(audit: &Audit) -> Result<String> {
 }
 
 fn rule(rule: &Rule) -> Value {
-    let help = format!("{} See `achilles-audit explain {}`.", rule.why, rule.id);
+    // GitHub shows the Markdown beside an alert. There is no page about a rule that helpUri could point to.
+    let (why, remedy) = (&rule.why, super::rules::remedy(rule.measurement));
+    let more = format!("`achilles-audit explain {}` tells more of the rule.", rule.id);
     json!({
         "id": rule.id,
         "name": rule.id,
         "shortDescription": {"text": rule.id.replace('-', " ")},
         "fullDescription": {"text": rule.why},
-        "help": {"text": help, "markdown": help},
+        "help": {
+            "text": format!("{why} {remedy} {more}"),
+            "markdown": format!("**Why it matters.** {why}\n\n**What to do.** {remedy}\n\n{more}\n"),
+        },
         "defaultConfiguration": {"level": rule.severity.map_or("none", Severity::as_str)},
         "properties": {"tags": [rule.measurement], "thresholds": rule.thresholds},
     })

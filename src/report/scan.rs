@@ -23,6 +23,7 @@ pub fn table(audit: &Audit) -> String {
             }
             rows.add_row(vec![severity, finding.id.clone(), short(&finding.location.to_string()), found]);
         }
+        table::wrap(&mut rows, 3);
         table::push(&mut out, &rows);
     }
     if audit.not_listed > 0 {

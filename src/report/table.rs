@@ -5,7 +5,7 @@ use crate::locate::{RankedNeuron, Report, Subset};
 use crate::metrics::{damage, perplexity};
 use crate::patch::{Edit, Plan, Restored};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ColumnConstraint, Table, Width};
 use std::fmt::Write;
 
 /// Points of the curve that are shown.
@@ -14,6 +14,8 @@ const CURVE_POINTS: usize = 12;
 const RANKING_ROWS: usize = 10;
 /// Width of the longest bar.
 const BAR: f64 = 24.0;
+/// Characters in a line of a column of sentences.
+const SENTENCES: u16 = 80;
 
 /// The summary of a located critical set.
 pub fn critical_set(report: &Report) -> String {
@@ -53,18 +55,7 @@ pub fn critical_set(report: &Report) -> String {
     }
     right(&mut ranking, &[0, 2, 3]);
     push(&mut out, &ranking);
-    let t = &report.timing_s;
-    let _ = writeln!(
-        out,
-        "{:.1} s: load {:.1}, importance {:.1}, search {:.1}, minimize {:.1} ({} on {})",
-        t.load + t.importance + t.search + t.minimize,
-        t.load,
-        t.importance,
-        t.search,
-        t.minimize,
-        s.dtype,
-        s.device
-    );
+    let _ = writeln!(out, "{}", timing(report));
     out
 }
 
@@ -132,6 +123,21 @@ fn some(values: &[f64]) -> String {
     format!("{}{}", first.join(" "), if values.len() > 3 { " …" } else { "" })
 }
 
+/// What each stage took, and where.
+pub(super) fn timing(report: &Report) -> String {
+    let (t, s) = (&report.timing_s, &report.settings);
+    format!(
+        "{:.1} s: load {:.1}, importance {:.1}, search {:.1}, minimize {:.1} ({} on {})",
+        t.load + t.importance + t.search + t.minimize,
+        t.load,
+        t.importance,
+        t.search,
+        t.minimize,
+        s.dtype,
+        s.device
+    )
+}
+
 fn ranking_line(report: &Report) -> String {
     let s = &report.settings;
     let how = match s.ranking.as_str() {
@@ -141,7 +147,8 @@ fn ranking_line(report: &Report) -> String {
     format!("{how}, side {}, sites {}", s.side, s.sites)
 }
 
-fn verdict(report: &Report) -> String {
+/// Whether the model collapsed, and without what.
+pub(super) fn verdict(report: &Report) -> String {
     let (epsilon, n) = (report.settings.epsilon, report.prefix.n);
     let neurons = |n: usize| if n == 1 { "1 neuron".to_owned() } else { format!("{n} neurons") };
     let Some(set) = &report.critical_set else {
@@ -191,7 +198,7 @@ fn curve(report: &Report) -> Table {
 }
 
 /// What an entry is in the file.
-fn place(ranked: &RankedNeuron) -> String {
+pub(super) fn place(ranked: &RankedNeuron) -> String {
     match (&ranked.axis, ranked.index, &ranked.tensor, &ranked.shape) {
         (Some(axis), Some(index), Some(tensor), Some(shape)) => {
             let bias = if ranked.bias.is_some() { " and of its bias" } else { "" };
@@ -228,6 +235,13 @@ pub(super) fn right(table: &mut Table, columns: &[usize]) {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
+    }
+}
+
+/// Breaks the lines of a column of sentences, so that a terminal does not break those of the whole table.
+pub(super) fn wrap(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(SENTENCES)));
     }
 }
 

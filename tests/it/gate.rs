@@ -6,7 +6,7 @@ use std::process::Output;
 
 /// A scan of the tiny model, with few samples and an ε that it does not reach.
 const SCAN: [&str; 8] = ["scan", "{model}", "--text", TEXT, "--samples", "2", "--max-neurons", "2"];
-const FORMATS: [&str; 4] = ["table", "json", "sarif", "junit"];
+const FORMATS: [&str; 5] = ["table", "json", "sarif", "junit", "html"];
 
 fn with(more: &[&'static str]) -> Vec<&'static str> {
     [&SCAN, more].concat()
@@ -164,6 +164,13 @@ fn the_exit_code_is_the_verdict_s_in_every_format() {
                     let found = json(&output, *code);
                     assert_eq!(found["runs"][0]["invocations"][0]["exitCode"], *code, "case {at}");
                     sarif_is_valid(&found);
+                }
+                "html" => {
+                    let head = ["PASS", "FAIL", "NOT EXAMINED"][*code as usize];
+                    let page = scraper::Html::parse_document(shown);
+                    assert!(page.errors.is_empty(), "case {at}: {:?}", page.errors);
+                    let strong = page.select(&scraper::Selector::parse("h1 strong").unwrap()).next().unwrap();
+                    assert_eq!(strong.inner_html(), head, "case {at}");
                 }
                 _ => {
                     let found = roxmltree::Document::parse(shown).unwrap();

@@ -6,6 +6,8 @@
 mod bad_input;
 mod command_line;
 mod compare;
+#[cfg(unix)]
+mod contrib;
 #[cfg(target_os = "linux")]
 mod faults;
 mod gate;
@@ -18,6 +20,7 @@ mod parity;
 mod patch;
 mod readme;
 mod second_opinion;
+mod shell;
 mod smollm2;
 mod tiny;
 

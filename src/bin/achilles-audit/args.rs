@@ -6,6 +6,7 @@ use achilles_audit::model::{Arithmetic, DeviceChoice};
 use achilles_audit::monitor::{DEFAULT_ALPHA, DEFAULT_MAX_TOKENS};
 use achilles_audit::neuron::{Neuron, Side};
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::path::PathBuf;
 
 /// Finds the handful of neurons a language model cannot do without, and audits checkpoints before release.
@@ -92,6 +93,17 @@ does, but not everything that should was, or the job could not be done. The form
     /// Needs no receipt, and finds the tensors by name however they are sharded. Where that leaves nothing of a patch,
     /// its receipt is removed. Exit code 1: the kept parts are sound, but the same tensors were changed elsewhere.
     Restore(Restore),
+    /// Print what makes a shell complete this command line
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write manual pages, one for each command
+    Man {
+        /// The folder to write them to
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+    },
 }
 
 /// Which model, and how it computes.
@@ -281,6 +293,8 @@ pub enum ScanFormat {
     Sarif,
     /// For build servers (JUnit XML)
     Junit,
+    /// For people, with charts: one page that stands alone
+    Html,
 }
 
 #[derive(Debug, Subcommand)]

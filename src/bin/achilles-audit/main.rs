@@ -14,6 +14,7 @@ mod perplexity;
 mod progress;
 mod rules;
 mod scan;
+mod shell;
 mod sign;
 mod stderr;
 mod unpatch;
@@ -74,5 +75,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::VerifySignature(options) => verify_signature::run(&options, &progress),
         Command::Vault(options) => vault::keep(&options, &progress),
         Command::Restore(options) => vault::restore(&options),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { output } => shell::manual(&output),
     }
 }

@@ -38,6 +38,7 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
         ScanFormat::Json => report::json::document(&found)?,
         ScanFormat::Sarif => report::sarif::document(&found)?,
         ScanFormat::Junit => report::junit::document(&found),
+        ScanFormat::Html => report::html::document(&found),
     };
     match &options.output {
         Some(path) => files::write_whole(path, rendered.as_bytes())?,

@@ -1,0 +1,74 @@
+//! Axes of charts in SVG, which scales with the page. Units are those of the view box.
+
+use std::fmt::Write;
+
+/// The view box.
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 300.0;
+/// The plot within it.
+pub const LEFT: f64 = 50.0;
+pub const RIGHT: f64 = WIDTH - 12.0;
+pub const TOP: f64 = 26.0;
+pub const BOTTOM: f64 = HEIGHT - 46.0;
+
+/// From numbers to places in the plot.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    /// The numbers at the left and the right.
+    pub x: (f64, f64),
+    /// The numbers at the bottom and the top.
+    pub y: (f64, f64),
+}
+
+impl Scale {
+    pub fn x(&self, x: f64) -> f64 {
+        LEFT + (x - self.x.0) / (self.x.1 - self.x.0) * (RIGHT - LEFT)
+    }
+
+    pub fn y(&self, y: f64) -> f64 {
+        BOTTOM - (y - self.y.0) / (self.y.1 - self.y.0) * (BOTTOM - TOP)
+    }
+}
+
+/// A mark on an axis: where, and what is written there.
+pub type Tick = (f64, String);
+
+/// Whole numbers from `from` to `to`, so many at most (or a few more), at multiples of 1, 2 or 5 times a power of ten.
+pub fn whole_ticks(from: usize, to: usize, at_most: usize) -> impl Iterator<Item = usize> {
+    let least = (to - from).div_ceil(at_most).max(1);
+    let power = 10_usize.pow(least.ilog10());
+    let step = [1, 2, 5, 10].into_iter().map(|m| m * power).find(|step| *step >= least).unwrap_or(least);
+    (from.next_multiple_of(step)..=to).step_by(step)
+}
+
+/// Both axes with their ticks and names.
+pub fn axes(scale: &Scale, x: (&str, &[Tick]), y: (&str, &[Tick])) -> String {
+    let mut out = String::new();
+    for (at, label) in y.1 {
+        let at = scale.y(*at);
+        let _ = writeln!(out, r#"<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{at:.1}" y2="{at:.1}"/>"#);
+        let _ = writeln!(out, r#"<text class="end" x="{}" y="{:.1}">{label}</text>"#, LEFT - 6.0, at + 4.0);
+    }
+    for (at, label) in x.1 {
+        let at = scale.x(*at);
+        let _ = writeln!(
+            out,
+            r#"<line class="axis" x1="{at:.1}" x2="{at:.1}" y1="{BOTTOM}" y2="{}"/>
+<text class="middle" x="{at:.1}" y="{}">{label}</text>"#,
+            BOTTOM + 4.0,
+            BOTTOM + 18.0
+        );
+    }
+    let _ = writeln!(out, r#"<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>"#);
+    let _ = writeln!(out, r#"<text class="middle" x="{}" y="{}">{}</text>"#, (LEFT + RIGHT) / 2.0, HEIGHT - 8.0, x.0);
+    out + &format!("<text x=\"4\" y=\"14\">{}</text>\n", y.0)
+}
+
+/// A figure with its caption; the title and the description are for those who do not see it. All texts are markup.
+pub fn figure(id: &str, title: &str, description: &str, inside: &str, caption: &str) -> String {
+    format!(
+        "<figure>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-title {id}-desc\">\n\
+         <title id=\"{id}-title\">{title}</title>\n<desc id=\"{id}-desc\">{description}</desc>\n{inside}</svg>\n\
+         <figcaption>{caption}</figcaption>\n</figure>\n"
+    )
+}

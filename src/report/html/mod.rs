@@ -1,0 +1,323 @@
+//! One HTML page that stands alone: no script, nothing is fetched, and a policy of its own forbids both.
+
+mod chart;
+mod curve;
+mod layers;
+#[cfg(test)]
+mod tests;
+
+use super::markup::escaped;
+use super::rules::{remedy, thresholds};
+use super::table::{number, place, timing, verdict as search_verdict};
+use crate::audit::{Audit, Left, Verdict};
+use crate::error::Count;
+use crate::finding::{Finding, Severity};
+use crate::locate::{RankedNeuron, Report};
+use crate::metrics::perplexity;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Findings that the verdict links to.
+const LINKED: usize = 8;
+/// Entries of the ranking that are listed.
+const RANKING_ROWS: usize = 10;
+/// Characters of one value of the evidence that are shown; JSON holds all.
+const LONGEST_VALUE: usize = 600;
+
+/// The page: the verdict, the critical set, the findings, and what they rest on.
+pub fn document(audit: &Audit) -> String {
+    let title = format!("{}: {}", answer(audit.verdict), escaped(&audit.model.source));
+    let body = [
+        verdict(audit),
+        audit.critical_set.as_ref().map(critical_set).unwrap_or_default(),
+        findings(audit),
+        left("not-examined", "Not examined", &audit.not_examined),
+        left("skipped", "Skipped", &audit.skipped),
+        examined(audit),
+        settings(audit),
+        rules(audit),
+    ]
+    .concat();
+    let (style, tool) = (include_str!("style.css"), escaped(&format!("{} {}", audit.tool.name, audit.tool.version)));
+    format!(
+        r#"<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<meta name="color-scheme" content="light dark"/>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"/>
+<meta name="generator" content="{tool}"/>
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+{body}</main>
+</body>
+</html>
+"#
+    )
+}
+
+fn answer(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "PASS",
+        Verdict::Fail => "FAIL",
+        Verdict::NotExamined => "NOT EXAMINED",
+    }
+}
+
+/// Whether it may ship, why not, and what it is.
+fn verdict(audit: &Audit) -> String {
+    let class = match audit.verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "fail",
+        Verdict::NotExamined => "unknown",
+    };
+    let fail_on = audit.settings.fail_on;
+    let failing = |f: &Finding| f.waived.is_none() && f.severity >= fail_on;
+    let against: Vec<usize> = (0..audit.findings.len()).filter(|at| failing(&audit.findings[*at])).collect();
+    let unknown = match audit.not_examined.len() {
+        0 => String::new(),
+        n => format!(" <a href=\"#not-examined\">{}</a> not examined.", Count(n, "thing was", "things were")),
+    };
+    let why = match audit.verdict {
+        Verdict::Fail => {
+            let link = |at: &usize| format!("<a href=\"#finding-{at}\">{}</a>", escaped(&audit.findings[*at].id));
+            let mut links: Vec<String> = against.iter().take(LINKED).map(link).collect();
+            if against.len() > LINKED {
+                links.push(format!("<a href=\"#findings\">{} more</a>", against.len() - LINKED));
+            }
+            format!("What speaks against it: {}.{unknown}", links.join(", "))
+        }
+        _ => format!("Nothing that was examined speaks against it.{unknown}"),
+    };
+    let count = |severity: Severity, one, several| {
+        let of_it = audit.findings.iter().filter(|f| f.severity == severity && f.waived.is_none());
+        Count(of_it.count(), one, several)
+    };
+    let waived = audit.findings.iter().filter(|f| f.waived.is_some()).count();
+    let counts = format!(
+        "{}, {}, {}, {waived} waived",
+        count(Severity::Error, "error", "errors"),
+        count(Severity::Warning, "warning", "warnings"),
+        count(Severity::Note, "note", "notes"),
+    );
+    let (answer, source) = (answer(audit.verdict), escaped(&audit.model.source));
+    format!(
+        "<header>\n<h1 class=\"{class}\"><strong>{answer}</strong> <span>{source}</span></h1>\n\
+         <p><strong>{counts}</strong> (fail on {fail_on}; exit code {}). {why}</p>\n{}</header>\n",
+        audit.verdict.exit_code(),
+        pairs(&audit.model),
+    )
+}
+
+/// What the model cannot do without.
+fn critical_set(report: &Report) -> String {
+    let mut out = String::from("<section>\n<h2>Critical set</h2>\n");
+    let _ = writeln!(out, "<p>{}</p>", escaped(&search_verdict(report)));
+    out += "<div class=\"figures\">\n";
+    out += &curve::figure(report);
+    out += &layers::figure(&report.ranking);
+    out += "</div>\n";
+    let in_ranking = |at: Option<usize>, ranked: &RankedNeuron| {
+        let rank = at.map(|at| (at + 1).to_string()).unwrap_or_default();
+        vec![rank, ranked.neuron.short(), place(ranked), number(ranked.importance), ranked.position.to_string()]
+    };
+    let columns = ["rank", "neuron", "in the file", "importance", "at token"];
+    if let Some(set) = &report.critical_set {
+        let members = set.neurons.iter().map(|neuron| {
+            let at = report.ranking.iter().position(|r| r.neuron == *neuron);
+            let none = || vec![String::new(), neuron.short()];
+            at.map_or_else(none, |at| in_ranking(Some(at), &report.ranking[at]))
+        });
+        out += &table("The critical set", &columns, &[0, 3, 4], members);
+        if set.subsets.len() > 1 {
+            let subsets = set.subsets.iter().map(|subset| {
+                let names: Vec<String> = subset.neurons.iter().map(|n| n.short()).collect();
+                let collapsed = if subset.damage >= report.settings.epsilon { "yes" } else { "no" };
+                let (perplexity, damage) = (number(perplexity(subset.nll_nats)), number(subset.damage));
+                vec![names.join(" + "), perplexity, damage, collapsed.into()]
+            });
+            out += &table("Its subsets", &["masked", "perplexity", "damage", "collapse"], &[1, 2], subsets);
+        }
+    }
+    let first = report.ranking.iter().take(RANKING_ROWS).enumerate().map(|(at, r)| in_ranking(Some(at), r));
+    out += &table("The first of the ranking", &columns, &[0, 3, 4], first);
+    out + "</section>\n"
+}
+
+fn findings(audit: &Audit) -> String {
+    let mut out = String::from("<section id=\"findings\">\n<h2>Findings</h2>\n");
+    if audit.findings.is_empty() {
+        out += "<p>None.</p>\n";
+    }
+    for (at, f) in audit.findings.iter().enumerate() {
+        let class = if f.waived.is_some() { "waived" } else { f.severity.as_str() };
+        let badge = if f.waived.is_some() { format!("waived {}", f.severity) } else { f.severity.to_string() };
+        let (id, message, location) = (escaped(&f.id), escaped(&f.message), escaped(&f.location.to_string()));
+        let _ = write!(
+            out,
+            "<article class=\"{class}\" id=\"finding-{at}\">\n<h3><span class=\"badge\">{badge}</span> {id}</h3>\n\
+             <p>{message}</p>\n<p class=\"where\">Where: <code>{location}</code></p>\n<p>Why it matters: {}</p>\n",
+            escaped(&f.why)
+        );
+        let rule = audit.judged.iter().find(|r| r.id == f.id);
+        match (&f.waived, rule) {
+            (Some(waived), _) => {
+                let (reason, expires) = (escaped(&waived.reason), waived.expires);
+                let _ = writeln!(out, "<p class=\"waiver\">Waived until {expires}: {reason}</p>");
+            }
+            (None, Some(rule)) => {
+                let _ = writeln!(out, "<p>What to do: {}</p>", escaped(remedy(rule.measurement)));
+            }
+            (None, None) => {}
+        }
+        out += &pairs(&f.evidence);
+        out += "</article>\n";
+    }
+    if audit.not_listed > 0 {
+        let _ = writeln!(out, "<p>And {} more of the same kinds.</p>", audit.not_listed);
+    }
+    out + "</section>\n"
+}
+
+fn left(id: &str, heading: &str, list: &[Left]) -> String {
+    if list.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("<section id=\"{id}\">\n<h2>{heading}</h2>\n<ul>\n");
+    for left in list {
+        let _ = writeln!(out, "<li><strong>{}</strong>: {}</li>", left.measurement.as_str(), escaped(&left.why));
+    }
+    out + "</ul>\n</section>\n"
+}
+
+/// How much the measurements looked at.
+fn examined(audit: &Audit) -> String {
+    let mut out = String::new();
+    let mut part = |name: &str, list: String| {
+        let _ = write!(out, "<h3>{name}</h3>\n{list}");
+    };
+    if let Some(examined) = &audit.lint {
+        part("lint", pairs(examined));
+    }
+    if let Some(report) = &audit.critical_set {
+        part("critical-set", format!("<p>{}</p>\n", escaped(&timing(report))));
+    }
+    if let Some(integrity) = &audit.fingerprint {
+        part("fingerprint", pairs(integrity));
+    }
+    if let Some(c) = &audit.base {
+        let masked = &c.transfer.base_on_variant;
+        let shown = json!({"base": c.base.source, "verdict": c.verdict.as_str(), "damage_by_its_set": masked.damage,
+            "damage_by_random_sets": masked.worst_control(), "overlap": c.location.overlap,
+            "spearman": c.location.spearman, "damage_beside_base": c.damage});
+        part("base", pairs(&shown));
+    }
+    if let Some(c) = &audit.baseline {
+        let shown = json!({"alarm": c.alarm, "p_value": c.p_value, "alpha": c.alpha, "prompts": c.prompts,
+            "prompts_outside": c.prompts_outside, "sites": c.sites, "sites_examined": c.sites_examined,
+            "sites_outside": c.outside.len()});
+        part("baseline", pairs(&shown));
+    }
+    if let Some(s) = &audit.signature {
+        let shown = json!({"verdict": s.verdict, "signer": s.signer, "refusal": s.refusal, "files": s.files,
+            "bytes": s.bytes, "root_sha256": s.root_sha256, "signature": s.model.signature});
+        part("signature", pairs(&shown));
+    }
+    if out.is_empty() { out } else { format!("<section>\n<h2>Examined</h2>\n{out}</section>\n") }
+}
+
+/// All that it takes to repeat the scan.
+fn settings(audit: &Audit) -> String {
+    let mut out = format!("<section>\n<h2>Settings</h2>\n{}", pairs(&audit.settings));
+    if let Some(report) = &audit.critical_set {
+        let _ = write!(out, "<h3>critical-set</h3>\n{}", pairs(&report.settings));
+    }
+    out + "</section>\n"
+}
+
+fn rules(audit: &Audit) -> String {
+    let rows = audit.judged.iter().map(|rule| {
+        let found = audit.findings.iter().filter(|f| f.id == rule.id).count();
+        let severity = rule.severity.map_or("off", Severity::as_str);
+        let thresholds = thresholds(rule);
+        let measurement = rule.measurement.as_str();
+        vec![rule.id.clone(), severity.into(), found.to_string(), measurement.into(), thresholds, rule.why.clone()]
+    });
+    let columns = ["rule", "severity", "findings", "judges", "thresholds", "why it matters"];
+    let listed = table("Every rule whose measurement took place", &columns, &[2], rows);
+    format!("<section>\n<h2>Rules judged</h2>\n{listed}</section>\n")
+}
+
+/// A table in a box of its own that scrolls where it is too wide. The first cell of a row that holds text names it.
+fn table(caption: &str, columns: &[&str], numeric: &[usize], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let class = |at: usize| if numeric.contains(&at) { " class=\"number\"" } else { "" };
+    let named_by = (0..columns.len()).find(|at| !numeric.contains(at));
+    let mut out = format!(
+        "<div class=\"wide\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\">\n<table>\n<caption>{caption}</caption>\n<thead><tr>"
+    );
+    for (at, name) in columns.iter().enumerate() {
+        let _ = write!(out, "<th scope=\"col\"{}>{name}</th>", class(at));
+    }
+    out += "</tr></thead>\n<tbody>\n";
+    for row in rows {
+        out += "<tr>";
+        for (at, cell) in row.iter().enumerate() {
+            let (tag, scope) = if Some(at) == named_by { ("th", " scope=\"row\"") } else { ("td", "") };
+            let _ = write!(out, "<{tag}{scope}{}>{}</{tag}>", class(at), escaped(cell));
+        }
+        out += "</tr>\n";
+    }
+    out + "</tbody>\n</table>\n</div>\n"
+}
+
+/// The keys and values of an object as a list; of other values, the value alone.
+fn pairs(object: &impl Serialize) -> String {
+    let object = match serde_json::to_value(object).unwrap_or_default() {
+        Value::Null => return String::new(),
+        Value::Object(object) if object.is_empty() => return String::new(),
+        Value::Object(object) => object,
+        other => return format!("<p><code>{}</code></p>\n", escaped(&cut(&readable(&other)))),
+    };
+    let mut out = String::from("<dl>\n");
+    for (key, value) in object {
+        let _ = writeln!(
+            out,
+            "<div><dt>{}</dt><dd>{}</dd></div>",
+            escaped(&key.replace('_', " ")),
+            escaped(&cut(&readable(&value)))
+        );
+    }
+    out + "</dl>\n"
+}
+
+/// A value without the punctuation of JSON.
+fn readable(value: &Value) -> String {
+    match value {
+        Value::Null => "–".into(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.into(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) if list.is_empty() => "none".into(),
+        Value::Array(list) => {
+            let between = if list.iter().any(|v| v.is_object() || v.is_array()) { "; " } else { ", " };
+            list.iter().map(readable).collect::<Vec<_>>().join(between)
+        }
+        Value::Object(object) => {
+            let pair = |(key, value): (&String, &Value)| format!("{} {}", key.replace('_', " "), readable(value));
+            object.iter().map(pair).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_VALUE) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}… (JSON holds all)", &text[..at]),
+    }
+}
