@@ -55,8 +55,8 @@ pub(super) fn remedy(measurement: Measurement) -> &'static str {
             "Take the checkpoint anew from whoever signed it or, where the change is meant, have it signed again."
         }
         Measurement::Base => {
-            "achilles-audit compare tells more. What breaks the base model breaks this one where they share a critical \
-             set: protect both, or waive it."
+            "See with achilles-audit compare what is shared, and with achilles-audit diff what changed. Where the set is \
+             shared, what breaks the base breaks this: protect both. Where it is not, find out who changed it."
         }
         Measurement::Baseline => {
             "See with achilles-audit monitor check which sites are outside, and with achilles-audit diff what changed \
