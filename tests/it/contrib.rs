@@ -75,7 +75,7 @@ fn the_action_fails_by_the_exit_code_and_leaves_a_report() {
     assert!(place.run(&["fingerprint", "{model}", "-o", "{in}/f.json"]).status.success());
     std::fs::write(place.model().join("modeling x.py"), "").unwrap();
     assert_eq!(run("Scan", "f.json"), (Some(1), String::new()));
-    assert_eq!(rules_broken(), ["custom-code", "fingerprint-file-extra"]);
+    assert_eq!(rules_broken(), ["fingerprint-file-extra", "custom-code"]);
 }
 
 #[test]

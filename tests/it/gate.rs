@@ -201,7 +201,9 @@ fn sarif_is_valid(found: &Value) {
         assert_eq!(result["partialFingerprints"]["achillesAudit/v1"].as_str().unwrap().len(), 64);
         let rule = &run["tool"]["driver"]["rules"][result["ruleIndex"].as_u64().unwrap() as usize];
         assert_eq!(rule["id"], result["ruleId"]);
-        assert!(rule["help"]["text"].as_str().unwrap().len() > 20);
+        let (why, help) = (rule["fullDescription"]["text"].as_str().unwrap(), &rule["help"]);
+        assert!(help["text"].as_str().unwrap().starts_with(why), "{help}");
+        assert!(help["markdown"].as_str().unwrap().contains("**What to do.** "), "{help}");
     }
 }
 

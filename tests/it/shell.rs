@@ -13,8 +13,8 @@ fn bash_completes_subcommands_and_options() {
     let complete = |words: &[&str]| {
         let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
         let line = format!(
-            "set -e; source {}; COMP_WORDS=({}); COMP_CWORD={}; _achilles-audit achilles-audit '{last}' '{before}'; \
-             echo \"${{COMPREPLY[@]}}\"",
+            "set -e; source {}; by=$(complete -p achilles-audit); by=${{by##*-F }}; COMP_WORDS=({}); COMP_CWORD={}; \
+             ${{by%% *}} achilles-audit '{last}' '{before}'; echo \"${{COMPREPLY[@]}}\"",
             script.display(),
             words.join(" "),
             words.len() - 1

@@ -15,7 +15,7 @@ use crate::finding::{Finding, Severity};
 use crate::locate::{RankedNeuron, Report};
 use crate::metrics::perplexity;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 use std::fmt::Write;
 
 /// Findings that the verdict links to.
@@ -301,7 +301,7 @@ fn readable(value: &Value) -> String {
     match value {
         Value::Null => "–".into(),
         Value::Bool(yes) => if *yes { "yes" } else { "no" }.into(),
-        Value::Number(number) => number.to_string(),
+        Value::Number(number) => digits(number),
         Value::String(text) => text.clone(),
         Value::Array(list) if list.is_empty() => "none".into(),
         Value::Array(list) => {
@@ -313,6 +313,12 @@ fn readable(value: &Value) -> String {
             object.iter().map(pair).collect::<Vec<_>>().join(", ")
         }
     }
+}
+
+/// Eight significant digits, more than anybody gives a setting.
+fn digits(number: &Number) -> String {
+    let rounded = number.as_f64().filter(|_| number.is_f64()).and_then(|value| format!("{value:.7e}").parse().ok());
+    rounded.and_then(Number::from_f64).as_ref().unwrap_or(number).to_string()
 }
 
 fn cut(text: &str) -> String {

@@ -304,14 +304,15 @@ fn layers_are_counted_by_module() {
 fn findings_are_told_with_their_evidence() {
     let mut audit = audit(Verdict::Fail);
     audit.findings = vec![finding("custom-code", Severity::Warning), finding("zero-row", Severity::Note)];
-    audit.findings[0].evidence = json!({"auto_map": null, "indices": [1, 2], "lines": [{"axis": "row"}], "ok": true});
+    audit.findings[0].evidence = json!({"auto_map": null, "indices": [1, 2], "lines": [{"axis": "row"}], "ok": true,
+        "damage": [4.678663838492381, 1.0, 1e-300, 12]});
     let waived = Waived { reason: "reviewed".into(), expires: "2030-01-31".parse().unwrap() };
     audit.findings.push(Finding { waived: Some(waived), ..finding("nan", Severity::Error) });
     audit.findings[1].evidence = json!({"long": "ä".repeat(1000)});
     let page = page(&audit);
     assert_eq!(texts(&page, "article h3"), ["warning custom-code", "note zero-row", "waived error nan"]);
-    assert_eq!(texts(&page, "#finding-0 dt"), ["auto map", "indices", "lines", "ok"]);
-    assert_eq!(texts(&page, "#finding-0 dd"), ["–", "1, 2", "axis row", "yes"]);
+    assert_eq!(texts(&page, "#finding-0 dt"), ["auto map", "indices", "lines", "ok", "damage"]);
+    assert_eq!(texts(&page, "#finding-0 dd"), ["–", "1, 2", "axis row", "yes", "4.6786638, 1.0, 1e-300, 12"]);
     assert_eq!(texts(&page, "#finding-1 dd"), [format!("{}… (JSON holds all)", "ä".repeat(600))]);
     assert_eq!(texts(&page, "#finding-2 .waiver"), ["Waived until 2030-01-31: reviewed"]);
     let head = &texts(&page, "header p")[0];
