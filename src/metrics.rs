@@ -129,7 +129,8 @@ mod tests {
     #[test]
     fn predictions_are_a_softmax_and_its_order() {
         let logits = [0.0, 3f64.ln(), f64::NEG_INFINITY, 0.0];
-        let all: Vec<(f64, usize)> = (0..4).filter_map(|t| prediction(&logits, t)).map(|p| (p.probability, p.rank)).collect();
+        let all: Vec<(f64, usize)> =
+            (0..4).filter_map(|t| prediction(&logits, t)).map(|p| (p.probability, p.rank)).collect();
         assert_eq!(all.len(), 4);
         for ((probability, rank), expected) in all.into_iter().zip([(0.2, 2), (0.6, 1), (0.0, 4), (0.2, 3)]) {
             assert!((probability - expected.0).abs() < 1e-15 && rank == expected.1, "{probability} {rank}");

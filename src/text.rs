@@ -131,9 +131,8 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path, plain: impl Fn(&str) -> T, e
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = |(at, line): (usize, &str)| match json {
         false => Ok(plain(line.trim())),
-        true => serde_json::from_str(line).map_err(|e| {
-            Error::file(path, format!("line {}: expected a JSON object such as {example}: {e}", at + 1))
-        }),
+        true => serde_json::from_str(line)
+            .map_err(|e| Error::file(path, format!("line {}: expected a JSON object such as {example}: {e}", at + 1))),
     };
     lines.map(read).collect()
 }

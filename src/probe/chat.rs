@@ -94,7 +94,8 @@ impl ChatTemplate {
         };
         match template {
             Some(template) if template.len() > LONGEST => {
-                let problem = format!("its chat template has {} bytes, expected at most {LONGEST}{RAW}", template.len());
+                let problem =
+                    format!("its chat template has {} bytes, expected at most {LONGEST}{RAW}", template.len());
                 Err(Error::file(path, problem))
             }
             template => Ok(template.map(|template| ChatTemplate { path, template, special_tokens })),
@@ -156,4 +157,66 @@ fn environment<'a>() -> std::result::Result<Environment<'a>, JinjaError> {
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEEPEST);
     Ok(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value as Json;
+    use std::time::{Duration, Instant};
+
+    fn template(text: &str, special_tokens: &[(&'static str, &str)]) -> ChatTemplate {
+        let special_tokens = special_tokens.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
+        ChatTemplate { path: "chat_template.jinja".into(), template: text.into(), special_tokens }
+    }
+
+    #[test]
+    fn texts_are_those_of_transformers() {
+        let fixture: Json = serde_json::from_str(include_str!("../../fixtures/chat_templates.json")).unwrap();
+        let special = [("bos_token", "<s>"), ("eos_token", "</s>")];
+        assert_eq!(fixture["special_tokens"], serde_json::json!({"bos_token": "<s>", "eos_token": "</s>"}));
+        let templates = fixture["templates"].as_object().unwrap();
+        assert!(templates.len() >= 4);
+        for (name, entry) in templates {
+            let chat = template(entry["template"].as_str().unwrap(), &special);
+            assert_eq!(chat.render(fixture["message"].as_str().unwrap()).unwrap(), entry["rendered"], "{name}");
+        }
+    }
+
+    #[test]
+    fn hostile_templates_end_in_one_line() {
+        let nested = format!("{}{}", "(".repeat(100_000), ")".repeat(100_000));
+        let nested = format!("{{{{ {nested} }}}}");
+        let long = format!("{{{{ 'a' * {} }}}}", 2 * LONGEST);
+        for (what, text, says) in [
+            ("no Jinja", "{% for %}", "syntax error"),
+            (
+                "an endless loop",
+                "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+                "fuel",
+            ),
+            ("recursion", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
+            ("deep nesting", nested.as_str(), "nest"),
+            (
+                "doubling",
+                "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+                "fuel",
+            ),
+            ("a long repetition", "{{ 'a' * 999999999999 }}", "large"),
+            ("a long text", long.as_str(), "made 2097152 bytes"),
+            ("another file", "{% include '/etc/passwd' %}", "include"),
+            ("an unknown function", "{{ open('/etc/passwd') }}", "unknown"),
+            ("its own error", "{{ raise_exception('no\nuser\u{1b}[31m') }}", "no"),
+        ] {
+            let started = Instant::now();
+            let problem = template(text, &[]).render("hello").unwrap_err().to_string();
+            assert!(started.elapsed() < Duration::from_secs(5), "{what} took {:?}", started.elapsed());
+            assert!(problem.contains(says), "{what}: {problem}");
+            assert!(
+                problem.starts_with("chat_template.jinja: its chat template ") && problem.ends_with(RAW),
+                "{problem}"
+            );
+            assert_eq!(problem.lines().count(), 1, "{what}: {problem}");
+        }
+    }
 }

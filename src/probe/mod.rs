@@ -170,7 +170,11 @@ fn numbers(model: &Model, logits: &Tensor, masked: usize) -> Result<Vec<f64>> {
     }
     let dtype = model.arithmetic().as_str();
     Err(Error::input(match masked {
-        0 => format!("the model's logits are not all numbers in {dtype}; use --dtype f32, or look for NaN in the weights"),
-        n => format!("with {n} masked the logits are not all numbers: the arithmetic overflows {dtype}; use a wider --dtype"),
+        0 => format!(
+            "the model's logits are not all numbers in {dtype}; use --dtype f32, or look for NaN in the weights"
+        ),
+        n => format!(
+            "with {n} masked the logits are not all numbers: the arithmetic overflows {dtype}; use a wider --dtype"
+        ),
     }))
 }

@@ -151,7 +151,8 @@ fn stop_tokens(checkpoint: &Checkpoint) -> Result<Vec<u32>> {
         None => {
             let config = checkpoint.config();
             let ids = config.map().get("eos_token_id").cloned().unwrap_or_default();
-            serde_json::from_value(ids).map_err(|_| config.reader().wrong("eos_token_id", "a token or a list of them"))?
+            serde_json::from_value(ids)
+                .map_err(|_| config.reader().wrong("eos_token_id", "a token or a list of them"))?
         }
     };
     Ok(match ids {

@@ -19,10 +19,13 @@ pub fn probed(model: &str, template: Option<&str>, neurons: &[Neuron], probed: &
     let mut out = String::new();
     let mut head = table(&[]);
     head.add_row(["model", &printable(model)]);
-    head.add_row(["prompts", &match template {
-        Some(file) => format!("{}, in the chat template of {}", probed.len(), printable(file)),
-        None => format!("{}, as they are", probed.len()),
-    }]);
+    head.add_row([
+        "prompts",
+        &match template {
+            Some(file) => format!("{}, in the chat template of {}", probed.len(), printable(file)),
+            None => format!("{}, as they are", probed.len()),
+        },
+    ]);
     head.add_row(["masked", &named(neurons)]);
     push(&mut out, &wrapped(head));
 
@@ -44,7 +47,9 @@ pub fn probed(model: &str, template: Option<&str>, neurons: &[Neuron], probed: &
     }
     right(&mut curve, &(2..header.len()).collect::<Vec<_>>());
     push(&mut out, &curve);
-    out.push_str("repeated: share of the answer's 4-grams that repeat an earlier one; last table: probability (rank)\n");
+    out.push_str(
+        "repeated: share of the answer's 4-grams that repeat an earlier one; last table: probability (rank)\n",
+    );
     out
 }
 
