@@ -14,17 +14,16 @@ impl Layer<'_, '_, '_> {
         let (groups, positions, _) = x.dims3()?;
         let (heads, kv_heads, width) = (a.heads, a.kv_heads, a.head_dim);
         let (q, k, v) = self.queries_keys_values(x)?;
-        let (k, v) = match &mut self.cache {
-            Some(cache) => cache.extend(k, v)?,
-            None => (k, v),
-        };
-        let keys = k.dim(1)?;
         let rope = &self.ropes[self.plan.rope];
         // Query heads that share a key head lie beside each other, so they become more queries of that key head.
         let q = ops::to_heads(&q, heads, Some(rope))?;
         let q = q.reshape((groups * kv_heads, heads / kv_heads * positions, width))?;
-        let k = ops::to_heads(&k, kv_heads, Some(rope))?.reshape((groups * kv_heads, keys, width))?;
-        let v = ops::to_heads(&v, kv_heads, None)?.reshape((groups * kv_heads, keys, width))?;
+        let k = ops::to_heads(&k, kv_heads, Some(rope))?.reshape((groups * kv_heads, positions, width))?;
+        let v = ops::to_heads(&v, kv_heads, None)?.reshape((groups * kv_heads, positions, width))?;
+        let (k, v) = match &mut self.cache {
+            Some(cache) => cache.extend(k, v)?,
+            None => (k, v),
+        };
         let scores = q.matmul(&k.t()?)?;
         let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: self.plan.window, positions };
         let mixed = ops::causal_softmax(&scores, softmax)?.matmul(&v)?;

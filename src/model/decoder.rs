@@ -15,18 +15,24 @@ pub struct Decoder<'a> {
     model: &'a Model,
     head: Tensor,
     interventions: Vec<Intervention>,
+    tokens: Vec<u32>,
     cache: KeyValueCache,
 }
 
-/// Keys and values of every layer at the positions so far.
+/// Keys and values of every layer at the first positions of the text.
 #[derive(Debug)]
 pub(super) struct KeyValueCache {
     pub positions: usize,
     pub layers: Vec<KeyValues>,
 }
 
-/// Keys and values of one layer at the positions so far, each (1, positions, heads · width). Keys are kept as they are
-/// before the rotary embedding: dynamic and longrope turn earlier positions otherwise once the text has grown.
+impl KeyValueCache {
+    fn empty(layers: usize) -> KeyValueCache {
+        KeyValueCache { positions: 0, layers: vec![KeyValues::default(); layers] }
+    }
+}
+
+/// Keys, turned, and values of one layer, each (key heads, positions, width).
 #[derive(Debug, Clone, Default)]
 pub(super) struct KeyValues(Option<(Tensor, Tensor)>);
 
@@ -55,22 +61,29 @@ impl Model {
             let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64).saturating_mul(positions as u64);
             device::check_memory(&format!("keeping keys and values of {positions} tokens"), bytes)?;
         }
-        let cache = KeyValueCache { positions: 0, layers: vec![KeyValues::default(); layers] };
-        Ok(Decoder { model: self, head: self.head()?, interventions, cache })
+        let cache = KeyValueCache::empty(layers);
+        Ok(Decoder { model: self, head: self.head()?, interventions, tokens: Vec::new(), cache })
     }
 }
 
 impl Decoder<'_> {
     /// Adds tokens to the text and gives the logits of the last, (vocabulary), in the arithmetic's dtype on the device.
+    /// Where the text grows beyond what the rotary embedding was made for (dynamic, longrope), all of it is computed anew.
     /// After an error the decoder is of no more use.
     ///
     /// # Errors
     /// There are none, one is beyond the vocabulary, or memory would not suffice.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<Tensor> {
-        let row = Row::with(tokens.into(), self.interventions.clone());
+        self.tokens.extend(tokens);
+        let (kept, positions) = (self.cache.positions, self.tokens.len());
+        if self.model.recipe.ropes.iter().any(|rope| rope.changes_between(kept, positions)) {
+            self.cache = KeyValueCache::empty(self.cache.layers.len());
+        }
+        let new = &self.tokens[self.cache.positions..];
+        let row = Row::with(new.into(), self.interventions.clone());
         let groups = self.model.hidden(&[row], Some(&mut self.cache), &mut NoHook, &Silent)?;
-        self.cache.positions += tokens.len();
-        let last = groups[0].x.narrow(0, tokens.len() - 1, 1)?;
+        self.cache.positions = positions;
+        let last = groups[0].x.narrow(0, new.len() - 1, 1)?;
         Ok(self.model.logits_of(&last, &self.head)?.squeeze(0)?)
     }
 }

@@ -196,7 +196,7 @@ mod tests {
                 "fuel",
             ),
             ("recursion", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
-            ("deep nesting", nested.as_str(), "nest"),
+            ("deep nesting", nested.as_str(), "recursion limits"),
             (
                 "doubling",
                 "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",

@@ -261,7 +261,7 @@ fn whatever_is_wrong_is_told_in_one_line() {
     let neuron = ["--neuron", NEURON];
     let prompts = ["--neuron", NEURON, "--prompts"];
     for (what, files, args, says) in [
-        ("an unknown neuron", vec![], vec!["--neuron", "L9.mlp.down_proj:out:7"], "L0 to L1"),
+        ("an unknown neuron", vec![], vec!["--neuron", "L9.mlp.down_proj:out:7"], "L0 to L2"),
         ("a channel beyond", vec![], vec!["--neuron", "L0.mlp.down_proj:out:99999"], "channels"),
         ("a neuron twice", vec![], [neuron, neuron].concat(), "twice"),
         ("no new tokens", vec![], [&neuron[..], &["--max-new-tokens=0"]].concat(), "max-new-tokens is 0"),
