@@ -99,13 +99,15 @@ fn answers_of_a_real_model_are_those_of_transformers() {
     let ours = document(&Place::new(), &args.iter().map(String::as_str).collect::<Vec<_>>());
     let (ours, theirs) = (ours["prompts"].as_array().unwrap(), theirs["prompts"].as_array().unwrap());
     assert_eq!((ours.len(), theirs.len()), (5, 5));
-    let mut worst = 0f64;
+    let (mut worst, mut compared) = (0f64, 0);
     for (ours, theirs) in ours.iter().zip(theirs) {
         let question = &theirs["question"];
         assert_eq!(&ours["prompt"], question);
         assert_eq!(ours["prompt_tokens"], theirs["prompt"].as_array().unwrap().len());
         for name in ["before", "after"] {
-            assert_eq!(ours[name]["tokens"], theirs[name], "{question} {name}");
+            let (ours, theirs) = (tokens_of(&ours[name]["tokens"]), tokens_of(&theirs[name]));
+            assert_eq!(ours[..theirs.len()], theirs, "{question} {name}");
+            compared += theirs.len();
         }
         let curve = ours["curve"].as_array().unwrap();
         assert_eq!(curve.len(), theirs["rank"].as_array().unwrap().len());
@@ -116,7 +118,8 @@ fn answers_of_a_real_model_are_those_of_transformers() {
             worst = worst.max((p / q - 1.0).abs());
         }
     }
-    println!("largest relative difference of a probability: {worst:.2e}");
+    println!("{compared} tokens are theirs; largest relative difference of a probability: {worst:.2e}");
+    assert!(compared >= 250, "{compared}");
 }
 
 const NEURON: &str = "L1.mlp.down_proj:out:7";
