@@ -16,6 +16,7 @@ pub mod model;
 pub mod monitor;
 pub mod neuron;
 pub mod patch;
+pub mod probe;
 pub mod progress;
 pub mod report;
 pub mod rules;

@@ -5,6 +5,8 @@ use crate::model::{Hook, Model, NoHook, Row};
 use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
 use candle_core::{D, DType, Tensor};
+use serde::Serialize;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Mean over targets of −ln P(x_t | x_<t), in nats.
@@ -21,6 +23,44 @@ pub fn perplexity(nll_nats: f64) -> f64 {
 /// arithmetic overflowed under the intervention) is infinite damage.
 pub fn damage(nll_nats: f64, base_nll_nats: f64) -> f64 {
     if nll_nats.is_finite() { (nll_nats - base_nll_nats) / std::f64::consts::LN_10 } else { f64::INFINITY }
+}
+
+/// The length of the n-grams whose repetition is told.
+pub const REPEATED_N: usize = 4;
+
+/// The share of a text's 4-grams that repeat an earlier one: 1 − |distinct 4-grams| / |4-grams|, over overlapping 4-grams
+/// of tokens (seq-rep-4 of Welleck et al. 2020, arXiv 1908.04319). None where the text is shorter than one 4-gram.
+pub fn repeated_share(tokens: &[u32]) -> Option<f64> {
+    let ngrams = tokens.windows(REPEATED_N);
+    let (all, distinct) = (ngrams.len(), ngrams.collect::<HashSet<_>>().len());
+    (all > 0).then(|| 1.0 - distinct as f64 / all as f64)
+}
+
+/// What a model makes of one token as the next.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Prediction {
+    /// Its probability.
+    pub probability: f64,
+    /// 1 for the most probable token; of equal ones the first in the vocabulary comes first.
+    pub rank: usize,
+}
+
+/// The probability (softmax over all) and rank of `token` by logits, one for each token of the vocabulary; none where it
+/// is beyond that.
+pub fn prediction(logits: &[f64], token: u32) -> Option<Prediction> {
+    let token = token as usize;
+    let own = *logits.get(token)?;
+    let before = |(at, logit): (usize, &f64)| *logit > own || (*logit == own && at < token);
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().map(|logit| (logit - max).exp()).sum();
+    let rank = 1 + logits.iter().enumerate().filter(|entry| before(*entry)).count();
+    Some(Prediction { probability: (own - max).exp() / sum, rank })
+}
+
+/// The most probable token by logits, the first of equal ones; the token 0 where there are none.
+pub fn most_probable(logits: &[f64]) -> u32 {
+    let better = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
+    (0..logits.len()).fold(0, better) as u32
 }
 
 /// The NLL of every row in nats.
@@ -71,4 +111,31 @@ pub fn means(model: &Model, tokens: &Arc<[u32]>, neurons: &[Neuron], progress: &
     let mut hook = Means { neurons, means: vec![0.0; neurons.len()] };
     model.trace(&[Row::clean(tokens.clone())], &mut hook, progress)?;
     Ok(hook.means)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetition_is_the_share_of_ngrams_seen_before() {
+        assert_eq!(repeated_share(&[1, 2, 3]), None);
+        assert_eq!(repeated_share(&[1, 2, 3, 4]), Some(0.0));
+        assert_eq!(repeated_share(&[7; 8]), Some(0.8));
+        // 1231 2312 3123 1231 2312: two of five.
+        assert_eq!(repeated_share(&[1, 2, 3, 1, 2, 3, 1, 2]), Some(1.0 - 3.0 / 5.0));
+    }
+
+    #[test]
+    fn predictions_are_a_softmax_and_its_order() {
+        let logits = [0.0, 3f64.ln(), f64::NEG_INFINITY, 0.0];
+        let all: Vec<(f64, usize)> =
+            (0..4).filter_map(|t| prediction(&logits, t)).map(|p| (p.probability, p.rank)).collect();
+        assert_eq!(all.len(), 4);
+        for ((probability, rank), expected) in all.into_iter().zip([(0.2, 2), (0.6, 1), (0.0, 4), (0.2, 3)]) {
+            assert!((probability - expected.0).abs() < 1e-15 && rank == expected.1, "{probability} {rank}");
+        }
+        assert_eq!((prediction(&logits, 4), most_probable(&logits)), (None, 1));
+        assert_eq!(most_probable(&[2.0, 2.0]), 0);
+    }
 }

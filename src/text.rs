@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Count, Error, Result};
+use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -52,8 +53,41 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer fails.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        self.encoded(text, true)
+    }
+
+    /// The ids of a text that spells its special tokens itself, as a chat template's does: none are added.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn ids_as_spelled(&self, text: &str) -> Result<Vec<u32>> {
+        self.encoded(text, false)
+    }
+
+    fn encoded(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on the text: {e}"));
-        Ok(guarded(|| self.0.encode(text, true))?.map_err(failed)?.get_ids().to_vec())
+        Ok(guarded(|| self.0.encode(text, add_special_tokens))?.map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// The text of ids, without that of special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.decoded(ids, true)
+    }
+
+    /// The text of one id, be it a special token's.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn decode_token(&self, id: u32) -> Result<String> {
+        self.decoded(&[id], false)
+    }
+
+    fn decoded(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on its own ids: {e}"));
+        guarded(|| self.0.decode(ids, skip_special_tokens))?.map_err(failed)
     }
 
     /// [`Tokenizer::ids`] of a text that a perplexity can be computed of.
@@ -84,6 +118,23 @@ fn guarded<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T> {
         let thread = std::thread::Builder::new().name(GUARDED_THREAD.into()).spawn_scoped(scope, f);
         thread.map_err(Error::io("a thread for the tokenizer"))?.join().map_err(|_| malformed())
     })
+}
+
+/// Reads a file of one record a line: in a file called `.jsonl` JSON objects, of which `example` is one, else texts that
+/// `plain` makes records of. Blank lines are none.
+///
+/// # Errors
+/// As [`read_file`]; also where a line of JSON is not such a record.
+pub fn read_lines<T: DeserializeOwned>(path: &Path, plain: impl Fn(&str) -> T, example: &str) -> Result<Vec<T>> {
+    let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
+    let text = read_file(path)?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = |(at, line): (usize, &str)| match json {
+        false => Ok(plain(line.trim())),
+        true => serde_json::from_str(line)
+            .map_err(|e| Error::file(path, format!("line {}: expected a JSON object such as {example}: {e}", at + 1))),
+    };
+    lines.map(read).collect()
 }
 
 /// Reads a text file.

@@ -18,6 +18,8 @@ use crate::progress::Progress;
 pub use config::ConfigFile;
 use map::MappedFile;
 use rayon::prelude::*;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 pub use source::Source;
 use std::path::{Path, PathBuf};
@@ -115,6 +117,41 @@ impl Checkpoint {
         digests.push(Sha256::digest(self.config.sha256()).into());
         digests.push(Sha256::digest(self.tokenizer_json()?).into());
         Ok(sha256_hex(digests.as_flattened()))
+    }
+
+    /// Its generation_config.json, or what a GGUF's metadata say in that form, as far as `T` reads it; none where there
+    /// is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what `T` expects.
+    pub fn generation_config<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        self.side_file("generation_config.json", gguf::GgufCheckpoint::generation_config_json)
+    }
+
+    /// Its tokenizer_config.json, likewise.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what `T` expects.
+    pub fn tokenizer_config<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        self.side_file("tokenizer_config.json", gguf::GgufCheckpoint::tokenizer_config_json)
+    }
+
+    fn side_file<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        of_gguf: fn(&gguf::GgufCheckpoint) -> Result<Value>,
+    ) -> Result<Option<T>> {
+        if self.root.is_file() {
+            let value = of_gguf(&gguf::GgufCheckpoint::open(&self.root)?)?;
+            let malformed = |e| Error::file(&self.root, format!("makes a malformed {name}: {e}"));
+            return serde_json::from_value(value).map(Some).map_err(malformed);
+        }
+        let path = self.root.join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
+        serde_json::from_str(&files::read_text(&path)?).map(Some).map_err(malformed)
     }
 
     /// Its tensors.

@@ -6,8 +6,9 @@ use super::recipe::QkNorm;
 use crate::error::Result;
 use candle_core::{D, Tensor};
 
-impl Layer<'_, '_> {
-    /// Causal attention; (groups, positions, hidden) in and out.
+impl Layer<'_, '_, '_> {
+    /// Causal attention; (groups, positions, hidden) in and out. With a cache, what comes in are the positions after
+    /// those it holds.
     pub(super) fn attention(&mut self, x: &Tensor) -> Result<Tensor> {
         let a = &self.recipe.attention;
         let (groups, positions, _) = x.dims3()?;
@@ -19,8 +20,12 @@ impl Layer<'_, '_> {
         let q = q.reshape((groups * kv_heads, heads / kv_heads * positions, width))?;
         let k = ops::to_heads(&k, kv_heads, Some(rope))?.reshape((groups * kv_heads, positions, width))?;
         let v = ops::to_heads(&v, kv_heads, None)?.reshape((groups * kv_heads, positions, width))?;
+        let (k, v) = match &mut self.cache {
+            Some(cache) => cache.extend(k, v)?,
+            None => (k, v),
+        };
         let scores = q.matmul(&k.t()?)?;
-        let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: self.plan.window };
+        let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: self.plan.window, positions };
         let mixed = ops::causal_softmax(&scores, softmax)?.matmul(&v)?;
         let mixed = mixed.reshape((groups, heads, positions, width))?.transpose(1, 2)?;
         self.linear("self_attn.o_proj", &mixed.reshape((groups, positions, heads * width))?)

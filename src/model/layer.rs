@@ -1,5 +1,6 @@
 //! One decoder layer, from top to bottom.
 
+use super::decoder::KeyValues;
 use super::hook::Tap;
 use super::ops::{self, RopeTable};
 use super::recipe::{LayerPlan, Recipe};
@@ -9,15 +10,17 @@ use crate::neuron::Side;
 use candle_core::Tensor;
 
 /// What a layer computes with, for one chunk of groups.
-pub(crate) struct Layer<'a, 'b> {
+pub(crate) struct Layer<'a, 'b, 'c> {
     pub recipe: &'a Recipe,
     pub plan: &'a LayerPlan,
     pub weights: &'a LayerWeights,
     pub ropes: &'a [RopeTable],
     pub tap: Tap<'b>,
+    /// What the layer keeps of the positions before those of the chunk, whose one group they are of.
+    pub cache: Option<&'c mut KeyValues>,
 }
 
-impl Layer<'_, '_> {
+impl Layer<'_, '_, '_> {
     /// The residual stream (groups, positions, hidden) after this layer.
     pub fn forward(&mut self, x: Tensor) -> Result<Tensor> {
         let block = self.recipe.block;

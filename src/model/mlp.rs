@@ -13,7 +13,7 @@ struct Routed {
     weights: Vec<f64>,
 }
 
-impl Layer<'_, '_> {
+impl Layer<'_, '_, '_> {
     /// (groups, positions, hidden) in and out.
     pub(super) fn mlp(&mut self, x: &Tensor) -> Result<Tensor> {
         match self.plan.mlp {

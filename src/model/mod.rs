@@ -3,6 +3,7 @@
 
 mod attention;
 mod batch;
+mod decoder;
 mod device;
 mod families;
 mod hook;
@@ -14,6 +15,7 @@ pub mod rope;
 mod weights;
 
 pub use batch::{Noise, Row};
+pub use decoder::Decoder;
 pub use device::{Arithmetic, DeviceChoice, Settings};
 pub use hook::{Hook, NoHook, SiteInfo};
 pub use recipe::Recipe;
@@ -25,6 +27,7 @@ use crate::neuron::{Intervention, Neuron, Side, Site};
 use crate::progress::Progress;
 use batch::{Group, Place};
 use candle_core::{DType, Device, Tensor};
+use decoder::KeyValueCache;
 use hook::Tap;
 use layer::Layer;
 use ops::{NormWeight, RopeTable};
@@ -181,7 +184,7 @@ impl Model {
     /// # Errors
     /// The rows cannot be computed together, memory would not suffice, the hook failed, or the user asked to stop.
     pub fn trace(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<()> {
-        self.hidden(rows, hook, progress).map(drop)
+        self.hidden(rows, None, hook, progress).map(drop)
     }
 
     /// ln P(x_t | x_<t) of every row, for t = 1 … T−1. Progress advances by rows × (layers + 1).
@@ -194,7 +197,7 @@ impl Model {
         hook: &mut dyn Hook,
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<f64>>> {
-        let groups = self.hidden(rows, hook, progress)?;
+        let groups = self.hidden(rows, None, hook, progress)?;
         let head = self.head()?;
         let mut result = vec![Vec::new(); rows.len()];
         for group in groups {
@@ -221,11 +224,32 @@ impl Model {
     /// # Errors
     /// As [`Model::trace`].
     pub fn logits(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<Vec<Tensor>> {
-        let groups = self.hidden(rows, hook, progress)?;
+        let groups = self.hidden(rows, None, hook, progress)?;
+        self.logits_of_rows(rows.len(), &groups, |x| Ok(x.clone()))
+    }
+
+    /// What each row says of the token after it: the logits of its last position, (vocabulary), in the arithmetic's
+    /// dtype on the device. Progress advances by rows × layers.
+    ///
+    /// # Errors
+    /// As [`Model::trace`].
+    pub fn last_logits(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<Vec<Tensor>> {
+        let groups = self.hidden(rows, None, hook, progress)?;
+        let logits = self.logits_of_rows(rows.len(), &groups, |x| Ok(x.narrow(0, x.dim(0)? - 1, 1)?))?;
+        logits.iter().map(|logits| Ok(logits.squeeze(0)?)).collect()
+    }
+
+    /// The logits of each row's group, at the positions that `of` takes.
+    fn logits_of_rows(
+        &self,
+        rows: usize,
+        groups: &[Group],
+        of: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Vec<Tensor>> {
         let head = self.head()?;
-        let mut result: Vec<Option<Tensor>> = vec![None; rows.len()];
+        let mut result: Vec<Option<Tensor>> = vec![None; rows];
         for group in groups {
-            let logits = self.logits_of(&group.x, &head)?;
+            let logits = self.logits_of(&of(&group.x)?, &head)?;
             for &row in &group.rows {
                 result[row] = Some(logits.clone());
             }
@@ -252,15 +276,22 @@ impl Model {
         Loader { tensors: self.checkpoint.tensors(), dtype: self.dtype, device: &self.device }
     }
 
-    /// The rows' groups with what the head reads: (positions, hidden) after the final norm.
-    fn hidden(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<Vec<Group>> {
+    /// The rows' groups with what the head reads: (positions, hidden) after the final norm. With a cache there is one
+    /// row: the positions after those that the cache holds.
+    fn hidden(
+        &self,
+        rows: &[Row],
+        mut cache: Option<&mut KeyValueCache>,
+        hook: &mut dyn Hook,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Group>> {
         let positions = batch::positions(rows, self.recipe.vocab_size)?;
         for intervention in rows.iter().flat_map(|r| &r.interventions) {
             self.check(&intervention.neuron)?;
         }
         let chunk_rows = device::chunk_rows(&self.recipe, positions, self.dtype, CHUNK_BYTES);
         device::check_activations(&self.recipe, rows.len(), chunk_rows, positions, self.dtype, &self.device)?;
-        let ropes = self.rope_tables(positions)?;
+        let ropes = self.rope_tables(cache.as_ref().map_or(0, |cache| cache.positions) + positions)?;
         let mut groups = self.embed(rows, positions, hook)?;
         self.each_layer(|index, weights| {
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
@@ -268,7 +299,8 @@ impl Model {
                 let place = Place::Layer(index);
                 self.in_chunk(rows, chunk, place, format!("model.layers.{index}."), hook, |x, tap| {
                     let plan = &self.recipe.layers[index];
-                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, tap }.forward(x)
+                    let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
+                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, tap, cache }.forward(x)
                 })?;
                 progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
             }

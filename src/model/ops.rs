@@ -209,13 +209,15 @@ pub(crate) struct Softmax {
     pub softcap: Option<f64>,
     /// A query sees this many keys, the one at its own position included.
     pub window: Option<usize>,
+    /// Each head's queries sit at this many last positions of the keys.
+    pub positions: usize,
 }
 
 impl RowKernel for Softmax {
     const NAME: &'static str = "causal-softmax";
 
     fn row<T: Element>(&self, index: usize, x: &[T], out: &mut [T]) {
-        let position = index % x.len();
+        let position = x.len() - self.positions + index % self.positions;
         let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
         let (x, out) = (&x[first..=position], &mut out[first..=position]);
         let score = |v: T| {
@@ -275,8 +277,8 @@ fn softcap_composed(x: &Tensor, cap: f64) -> Result<Tensor> {
     in_wide(&in_wide(&ratio, Tensor::tanh)?, |x| x * cap)
 }
 
-/// Attention weights from scores (n, queries, keys), where `queries` is a multiple of `keys` and query q sits at
-/// position q mod keys: it sees the keys up to that position, within the window.
+/// Attention weights from scores (n, queries, keys), where `queries` is a multiple of [`Softmax::positions`], and query q
+/// sits at the (q mod positions)-th of the last `positions` keys: it sees the keys up to its own, within the window.
 pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
     if scores.device().is_cpu() {
         return scores.contiguous()?.apply_op1_no_bwd(&Rows(softmax));
@@ -287,7 +289,8 @@ pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax) -> Result<Tensor
 fn causal_softmax_composed(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
     let (_, queries, keys) = scores.dims3()?;
     let window = softmax.window.unwrap_or(keys);
-    let sees = |q: usize, k: usize| k <= q % keys && k + window > q % keys;
+    let position = |q: usize| keys - softmax.positions + q % softmax.positions;
+    let sees = |q: usize, k: usize| k <= position(q) && k + window > position(q);
     let value = |q, k| if sees(q, k) { 0f32 } else { f32::NEG_INFINITY };
     let mask: Vec<f32> = (0..queries).flat_map(|q| (0..keys).map(move |k| value(q, k))).collect();
     let wide = wide_dtype(scores.dtype());
@@ -358,7 +361,8 @@ impl Heads<'_> {
         let tables = self.rope.map(|t| {
             let round = |v: f64| if t.turns_wide { T::wide(v) } else { T::narrow(T::wide(v)).widen() };
             let rounded = |v: &[f64]| v.iter().map(|&v| round(v)).collect::<Vec<_>>();
-            (rounded(&t.cos), rounded(&t.sin), t)
+            let first = t.cos.len() - positions * t.dim / 2;
+            (rounded(&t.cos[first..]), rounded(&t.sin[first..]), t)
         });
         let mut out = vec![T::zero(); x.len()];
         out.par_chunks_mut(positions * width).enumerate().for_each(|(plane, out)| {
@@ -383,7 +387,8 @@ impl Heads<'_> {
     }
 }
 
-/// (rows, positions, heads · width) to (rows, heads, positions, width), turned by `rope` where there is one.
+/// (rows, positions, heads · width) to (rows, heads, positions, width), turned by `rope` where there is one. The
+/// positions are the last ones of its table.
 pub(crate) fn to_heads(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
     if x.device().is_cpu() {
         return x.contiguous()?.apply_op1_no_bwd(&Heads { heads, rope: rope.map(|r| &r.table) });
@@ -397,10 +402,12 @@ fn to_heads_composed(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Resu
     let x = x.reshape((batch, positions, heads, width))?.transpose(1, 2)?.contiguous()?;
     let Some(rope) = rope else { return Ok(x) };
     let half = rope.table.dim / 2;
-    let dtype = rope.cos.dtype();
+    let first = rope.cos.dim(2)? - positions;
+    let (cos, sin) = (rope.cos.narrow(2, first, positions)?, rope.sin.narrow(2, first, positions)?);
+    let dtype = cos.dtype();
     let (a, b) = (x.narrow(D::Minus1, 0, half)?.to_dtype(dtype)?, x.narrow(D::Minus1, half, half)?.to_dtype(dtype)?);
-    let first = (a.broadcast_mul(&rope.cos)? - b.broadcast_mul(&rope.sin)?)?.to_dtype(x.dtype())?;
-    let second = (b.broadcast_mul(&rope.cos)? + a.broadcast_mul(&rope.sin)?)?.to_dtype(x.dtype())?;
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?.to_dtype(x.dtype())?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?.to_dtype(x.dtype())?;
     if 2 * half == width {
         return Tensor::cat(&[first, second], D::Minus1);
     }
@@ -509,10 +516,12 @@ mod tests {
     fn a_composed_softmax_is_the_fused_one() {
         for dtype in DTYPES {
             for (softcap, window) in [(None, None), (Some(3.7), None), (None, Some(4)), (Some(3.7), Some(1))] {
-                let scores = random(3, &[5, 3 * 11, 11], 9.0, dtype);
-                let softmax = Softmax { scale: 1.0 / 13f64.sqrt(), softcap, window };
-                let fused = causal_softmax(&scores, softmax).unwrap();
-                assert_close(&format!("{softmax:?}"), &fused, &causal_softmax_composed(&scores, softmax).unwrap());
+                for positions in [11, 4, 1] {
+                    let scores = random(3, &[5, 3 * positions, 11], 9.0, dtype);
+                    let softmax = Softmax { scale: 1.0 / 13f64.sqrt(), softcap, window, positions };
+                    let fused = causal_softmax(&scores, softmax).unwrap();
+                    assert_close(&format!("{softmax:?}"), &fused, &causal_softmax_composed(&scores, softmax).unwrap());
+                }
             }
         }
     }
@@ -529,9 +538,12 @@ mod tests {
                 let (cos, sin) = angles.map(|a| (1.2 * a.cos(), 1.2 * a.sin())).unzip();
                 let table = Table { cos, sin, dim, turns_wide };
                 let rope = RopeTable::new(table, positions, dtype, &Device::Cpu).unwrap();
-                let fused = to_heads(&x, heads, Some(&rope)).unwrap();
-                let composed = to_heads_composed(&x, heads, Some(&rope)).unwrap();
-                assert_close(&format!("{dim} channels turned, wide {turns_wide}"), &fused, &composed);
+                for last in [positions, 2] {
+                    let x = x.narrow(1, positions - last, last).unwrap();
+                    let fused = to_heads(&x, heads, Some(&rope)).unwrap();
+                    let composed = to_heads_composed(&x, heads, Some(&rope)).unwrap();
+                    assert_close(&format!("{dim} channels turned, wide {turns_wide}, {last} last"), &fused, &composed);
+                }
             }
         }
     }

@@ -256,6 +256,13 @@ impl Rope {
         Table { cos, sin, dim: self.dim, turns_wide: self.turns_wide }
     }
 
+    /// Whether a text of `positions` turns otherwise than one of `earlier` positions: with dynamic and longrope, positions
+    /// that both have do not compute the same in both.
+    pub(super) fn changes_between(&self, earlier: usize, positions: usize) -> bool {
+        let frequencies = |positions| self.frequencies(positions, &|x| x);
+        frequencies(earlier) != frequencies(positions)
+    }
+
     /// Radians per position of each pair of channels, in a text of `positions` positions.
     fn frequencies(&self, positions: usize, round: &impl Fn(f64) -> f64) -> Vec<f64> {
         let Settings { theta, scaling } = &self.settings;

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::sha256_hex;
 use crate::error::{Count, Error, Result};
-use crate::text::{Tokenizer, read_file};
+use crate::text::{Tokenizer, read_lines};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,7 @@ impl Prompts {
         let (mut ids, mut seen, mut all) = (Vec::new(), HashSet::new(), String::new());
         let (mut short, mut repeated) = (0, 0);
         for path in paths {
-            let text = read_file(path)?;
-            for line in lines(path, &text)? {
+            for line in lines(path)? {
                 all += &line;
                 all.push('\n');
                 let mut tokens = tokenizer.ids(&line)?;
@@ -66,17 +65,8 @@ impl Prompts {
     }
 }
 
-fn lines(path: &Path, text: &str) -> Result<Vec<String>> {
-    let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let read = |(at, line): (usize, &str)| match json {
-        false => Ok(line.trim().to_owned()),
-        true => serde_json::from_str::<Line>(line).map(|l| l.text).map_err(|e| {
-            let problem =
-                format!("line {}: expected a JSON object with a text, such as {{\"text\": \"…\"}}: {e}", at + 1);
-            Error::file(path, problem)
-        }),
-    };
-    let texts: Vec<String> = lines.map(read).collect::<Result<_>>()?;
-    Ok(texts.into_iter().filter(|text| !text.trim().is_empty()).collect())
+fn lines(path: &Path) -> Result<Vec<String>> {
+    let plain = |line: &str| Line { text: line.to_owned() };
+    let lines = read_lines(path, plain, "{\"text\": \"…\"}")?;
+    Ok(lines.into_iter().map(|line| line.text).filter(|text| !text.trim().is_empty()).collect())
 }

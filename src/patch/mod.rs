@@ -34,15 +34,29 @@ pub const RECEIPT: &str = "achilles-patch.json";
 pub const UNDO: &str = "achilles-patch.undo";
 
 /// The critical neurons of a `critical-set.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CriticalNeurons {
+    /// In the order of the ranking.
+    pub neurons: Vec<Neuron>,
+    /// What they were located in, as its config names it, where the document says so.
+    pub architecture: Option<String>,
+}
+
+/// Reads a `critical-set.json`.
 ///
 /// # Errors
 /// It cannot be read, is not such a document, or holds no critical set.
-pub fn critical_neurons(path: &Path) -> Result<Vec<Neuron>> {
+pub fn critical_neurons(path: &Path) -> Result<CriticalNeurons> {
     const SCHEMA: &str = "achilles-audit/critical-set/v1";
     #[derive(serde::Deserialize)]
     struct Document {
         schema: String,
+        model: Option<Model>,
         critical_set: Option<Set>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Model {
+        architecture: String,
     }
     #[derive(serde::Deserialize)]
     struct Set {
@@ -56,5 +70,6 @@ pub fn critical_neurons(path: &Path) -> Result<Vec<Neuron>> {
         return Err(not_one(format!("has the schema {:?}", document.schema)));
     }
     let none = "holds no critical set, as nothing collapsed when it was located; name neurons with --neuron";
-    document.critical_set.map(|set| set.neurons).ok_or_else(|| Error::file(path, none))
+    let set = document.critical_set.ok_or_else(|| Error::file(path, none))?;
+    Ok(CriticalNeurons { neurons: set.neurons, architecture: document.model.map(|model| model.architecture) })
 }

@@ -8,6 +8,7 @@ pub mod json;
 pub mod junit;
 mod markup;
 pub mod monitor;
+pub mod probe;
 pub mod rules;
 pub mod sarif;
 pub mod scan;

@@ -18,6 +18,7 @@ mod monitor;
 mod oms;
 mod parity;
 mod patch;
+mod probe;
 mod readme;
 mod second_opinion;
 mod shell;

@@ -59,9 +59,14 @@ fn allowed(arithmetic: Arithmetic, reference: &Reference, what: What<'_>) -> f64
     }
 }
 
-fn fixtures() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(root)
+/// The folder of one tiny model.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The folders of all of them.
+pub fn fixtures() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(fixture(""))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.join("reference.safetensors").exists())
@@ -71,14 +76,14 @@ fn fixtures() -> Vec<PathBuf> {
 }
 
 /// What the authors' code computed.
-struct Reference {
+pub struct Reference {
     json: Value,
-    tensors: HashMap<String, Tensor>,
-    tokens: Arc<[u32]>,
+    pub tensors: HashMap<String, Tensor>,
+    pub tokens: Arc<[u32]>,
 }
 
 impl Reference {
-    fn read(folder: &Path) -> Reference {
+    pub fn read(folder: &Path) -> Reference {
         let json: Value =
             serde_json::from_str(&std::fs::read_to_string(folder.join("reference.json")).unwrap()).unwrap();
         let tensors = candle_core::safetensors::load(folder.join("reference.safetensors"), &Device::Cpu).unwrap();
@@ -112,7 +117,7 @@ impl Reference {
     }
 
     /// Every case.
-    fn cases(&self) -> Vec<Case> {
+    pub fn cases(&self) -> Vec<Case> {
         let case = |case: &Value| {
             let interventions = case["interventions"].as_array().unwrap().iter().map(|i| {
                 let value = i["value"].as_f64().unwrap();
@@ -133,9 +138,9 @@ impl Reference {
     }
 }
 
-struct Case {
-    name: String,
-    interventions: Vec<Intervention>,
+pub struct Case {
+    pub name: String,
+    pub interventions: Vec<Intervention>,
     nll_f64: f64,
 }
 
@@ -179,7 +184,7 @@ fn best_two(scores: &[f64]) -> [usize; 2] {
 }
 
 /// Largest difference over the largest value of `theirs`.
-fn difference(ours: &Tensor, theirs: &Tensor) -> f64 {
+pub fn difference(ours: &Tensor, theirs: &Tensor) -> f64 {
     assert_eq!(ours.shape(), theirs.shape());
     let flat = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
     let (ours, theirs) = (flat(ours), flat(theirs));
@@ -188,7 +193,7 @@ fn difference(ours: &Tensor, theirs: &Tensor) -> f64 {
     ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d <= m { m } else { d }) / scale
 }
 
-fn model(folder: &Path, config: &str, arithmetic: Arithmetic, residency: Residency) -> Model {
+pub fn model(folder: &Path, config: &str, arithmetic: Arithmetic, residency: Residency) -> Model {
     let copy = tempfile::tempdir().unwrap();
     std::fs::copy(folder.join(config), copy.path().join("config.json")).unwrap();
     std::fs::copy(folder.join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();

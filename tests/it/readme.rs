@@ -24,3 +24,23 @@ fn the_demo_prints_what_readme_shows() {
         assert_eq!(printed, shown);
     }
 }
+
+#[test]
+#[ignore = "needs `make model`"]
+fn probe_prints_what_readme_shows() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
+    let example = readme.split("$ achilles-audit probe ").nth(1).unwrap().split("```").next().unwrap();
+    let (command, shown) = example.split_once('\n').unwrap();
+    let prompts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(prompts.path(), "What is the capital of France?\n").unwrap();
+    let command = command.replace("france.txt", prompts.path().to_str().unwrap());
+    let probe = Command::new(env!("CARGO_BIN_EXE_achilles-audit"))
+        .args(["probe", "--device", "cpu"])
+        .args(command.split(' '))
+        .current_dir(root)
+        .output()
+        .unwrap();
+    assert!(probe.status.success(), "{}", String::from_utf8_lossy(&probe.stderr));
+    assert_eq!(String::from_utf8(probe.stdout).unwrap(), shown);
+}

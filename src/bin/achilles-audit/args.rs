@@ -5,6 +5,7 @@ use achilles_audit::locate::{Counting, Ranking, SiteSelection};
 use achilles_audit::model::{Arithmetic, DeviceChoice};
 use achilles_audit::monitor::{DEFAULT_ALPHA, DEFAULT_MAX_TOKENS};
 use achilles_audit::neuron::{Neuron, Side};
+use achilles_audit::probe::DEFAULT_MAX_NEW_TOKENS;
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ does, but not everything that should was, or the job could not be done. The form
     Published(OutputArgs),
     /// Perplexity of a text, as the model is or with neurons masked or scaled
     Perplexity(Perplexity),
+    /// Ask questions before and after neurons are masked: the answers, and the probability of their first token
+    Probe(Probe),
     /// Record how large activations usually are, and tell when they no longer are
     Monitor {
         #[command(subcommand)]
@@ -334,6 +337,26 @@ pub struct Perplexity {
     pub beta: Option<f64>,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Probe {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub neurons: NeuronArgs,
+    /// Prompts, one a line; in a .jsonl file one {"prompt": …, "answer": …} a line, where the answer is optional
+    /// [default: five questions in the manner of the paper's]
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Tokens of an answer at most
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_NEW_TOKENS)]
+    pub max_new_tokens: usize,
+    /// Give the prompts as they are, where the checkpoint has a chat template
+    #[arg(long)]
+    pub no_chat_template: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Monitor {
     /// Write down the distribution of norms at every site over many prompts
@@ -592,8 +615,21 @@ impl NeuronArgs {
     /// The neurons, from where they are named.
     pub fn read(&self) -> achilles_audit::Result<Vec<Neuron>> {
         match &self.critical {
-            Some(path) => achilles_audit::patch::critical_neurons(path),
+            Some(path) => Ok(achilles_audit::patch::critical_neurons(path)?.neurons),
             None => Ok(self.neuron.clone()),
+        }
+    }
+
+    /// The neurons, from where they are named; a critical set has to be one of `architecture`.
+    pub fn read_for(&self, architecture: &str) -> achilles_audit::Result<Vec<Neuron>> {
+        let Some(path) = &self.critical else { return Ok(self.neuron.clone()) };
+        let critical = achilles_audit::patch::critical_neurons(path)?;
+        match critical.architecture {
+            Some(other) if other != architecture => {
+                let problem = format!("is the critical set of a {other:?}, expected one of a {architecture}");
+                Err(achilles_audit::Error::file(path, format!("{problem}; locate it in this model")))
+            }
+            _ => Ok(critical.neurons),
         }
     }
 }

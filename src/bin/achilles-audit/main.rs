@@ -11,6 +11,7 @@ mod monitor;
 mod output;
 mod patch;
 mod perplexity;
+mod probe;
 mod progress;
 mod rules;
 mod scan;
@@ -63,6 +64,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Published(options) => compare::published(&options),
         Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
+        Command::Probe(options) => probe::run(&options, &progress),
         Command::Monitor { command } => monitor::run(&command, &progress),
         Command::Lint(options) => lint::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),

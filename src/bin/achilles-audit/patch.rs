@@ -19,7 +19,7 @@ pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
     }
     let Some(model) = &options.model else { return Err(Error::input("no MODEL to patch")) };
     let neurons = match &options.critical {
-        Some(path) => patch::critical_neurons(path)?,
+        Some(path) => patch::critical_neurons(path)?.neurons,
         None => options.neuron.clone(),
     };
     let settings = Settings { link: options.link, digests: options.digests };

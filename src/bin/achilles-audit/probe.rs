@@ -1,0 +1,53 @@
+//! `probe`.
+
+use crate::args::{Format, Probe};
+use crate::locate::model_settings;
+use crate::output;
+use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::metrics::REPEATED_N;
+use achilles_audit::model::{Model, Recipe};
+use achilles_audit::probe::{self, ChatTemplate, Prompts, Question};
+use achilles_audit::progress::Progress;
+use achilles_audit::text::Tokenizer;
+use achilles_audit::tool::Tool;
+use achilles_audit::{Result, report};
+use serde_json::json;
+use std::process::ExitCode;
+
+pub fn run(options: &Probe, progress: &dyn Progress) -> Result<ExitCode> {
+    output::check(&options.output)?;
+    probe::check_max_new_tokens(options.max_new_tokens)?;
+    let questions = match &options.prompts {
+        Some(path) => Question::read(path)?,
+        None => Question::defaults(),
+    };
+    // The weights come last: a mistake should not have to wait for them.
+    let checkpoint = Checkpoint::open(&options.model.model, progress)?;
+    let recipe = Recipe::read(checkpoint.config())?;
+    let neurons = options.neurons.read_for(recipe.architecture)?;
+    let tokenizer = Tokenizer::of(&checkpoint)?;
+    let template = if options.no_chat_template { None } else { ChatTemplate::of(&checkpoint)? };
+    let prompts = Prompts::new(questions, &checkpoint, &tokenizer, template.as_ref())?;
+    let model = Model::new(checkpoint, recipe, &model_settings(&options.model.compute), progress)?;
+    let probed = probe::probe(&model, &tokenizer, &prompts, &neurons, options.max_new_tokens, progress)?;
+    let rendered = match options.output.format {
+        Format::Table => {
+            let name = format!("{} ({})", model.checkpoint().name(), model.recipe().architecture);
+            let template = template.as_ref().map(ChatTemplate::file_name);
+            report::probe::probed(&name, template.as_deref(), &neurons, &probed)
+        }
+        Format::Json => report::json::document(&json!({
+            "schema": "achilles-audit/probe/v1",
+            "tool": Tool::this(),
+            "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
+                "config_sha256": model.checkpoint().config().sha256()},
+            "settings": {"dtype": model.arithmetic().as_str(), "device": model.device_name(), "neurons": neurons,
+                "prompts_sha256": prompts.sha256, "max_new_tokens": options.max_new_tokens,
+                "stop_tokens": prompts.stop_tokens, "repeated_n": REPEATED_N,
+                "chat_template": template.map(|t| json!({"file": t.file_name(), "sha256": t.sha256()}))},
+            "prompts": probed,
+        }))?,
+    };
+    output::write(&options.output, &rendered)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,89 @@
+//! A text that grows token by token: what attention needs of its earlier positions is kept.
+
+use super::batch::Row;
+use super::hook::NoHook;
+use super::{Model, device};
+use crate::error::Result;
+use crate::neuron::Intervention;
+use crate::progress::Silent;
+use candle_core::Tensor;
+
+/// One text under interventions, which act at every position. What it computes is what [`Model::last_logits`] does for
+/// the whole text, up to the order of sums.
+#[derive(Debug)]
+pub struct Decoder<'a> {
+    model: &'a Model,
+    head: Tensor,
+    interventions: Vec<Intervention>,
+    tokens: Vec<u32>,
+    cache: KeyValueCache,
+}
+
+/// Keys and values of every layer at the first positions of the text.
+#[derive(Debug)]
+pub(super) struct KeyValueCache {
+    pub positions: usize,
+    pub layers: Vec<KeyValues>,
+}
+
+impl KeyValueCache {
+    fn empty(layers: usize) -> KeyValueCache {
+        KeyValueCache { positions: 0, layers: vec![KeyValues::default(); layers] }
+    }
+}
+
+/// Keys, turned, and values of one layer, each (key heads, positions, width).
+#[derive(Debug, Clone, Default)]
+pub(super) struct KeyValues(Option<(Tensor, Tensor)>);
+
+impl KeyValues {
+    /// Takes those of further positions and gives those of all.
+    pub fn extend(&mut self, keys: Tensor, values: Tensor) -> Result<(Tensor, Tensor)> {
+        let (keys, values) = match self.0.take() {
+            Some((k, v)) => (Tensor::cat(&[k, keys], 1)?, Tensor::cat(&[v, values], 1)?),
+            None => (keys, values),
+        };
+        self.0 = Some((keys.clone(), values.clone()));
+        Ok((keys, values))
+    }
+}
+
+impl Model {
+    /// A text without tokens yet, which may grow to `positions`.
+    ///
+    /// # Errors
+    /// The model has no such neuron, or memory would not suffice.
+    pub fn decoder(&self, interventions: Vec<Intervention>, positions: usize) -> Result<Decoder<'_>> {
+        interventions.iter().try_for_each(|i| self.check(&i.neuron))?;
+        let (attention, layers) = (&self.recipe.attention, self.recipe.layers.len());
+        let numbers = (2 * layers * attention.kv_heads * attention.head_dim) as u64;
+        if self.device.is_cpu() {
+            let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64).saturating_mul(positions as u64);
+            device::check_memory(&format!("keeping keys and values of {positions} tokens"), bytes)?;
+        }
+        let cache = KeyValueCache::empty(layers);
+        Ok(Decoder { model: self, head: self.head()?, interventions, tokens: Vec::new(), cache })
+    }
+}
+
+impl Decoder<'_> {
+    /// Adds tokens to the text and gives the logits of the last, (vocabulary), in the arithmetic's dtype on the device.
+    /// Where the text grows beyond what the rotary embedding was made for (dynamic, longrope), all of it is computed anew.
+    /// After an error the decoder is of no more use.
+    ///
+    /// # Errors
+    /// There are none, one is beyond the vocabulary, or memory would not suffice.
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<Tensor> {
+        self.tokens.extend(tokens);
+        let (kept, positions) = (self.cache.positions, self.tokens.len());
+        if self.model.recipe.ropes.iter().any(|rope| rope.changes_between(kept, positions)) {
+            self.cache = KeyValueCache::empty(self.cache.layers.len());
+        }
+        let new = &self.tokens[self.cache.positions..];
+        let row = Row::with(new.into(), self.interventions.clone());
+        let groups = self.model.hidden(&[row], Some(&mut self.cache), &mut NoHook, &Silent)?;
+        self.cache.positions = positions;
+        let last = groups[0].x.narrow(0, new.len() - 1, 1)?;
+        Ok(self.model.logits_of(&last, &self.head)?.squeeze(0)?)
+    }
+}

@@ -1,0 +1,222 @@
+//! Chat templates: Jinja, as transformers renders it. They come with the checkpoint and are hostile input.
+
+use crate::checkpoint::{Checkpoint, sha256_hex};
+use crate::error::{Error, Result};
+use crate::files::read_text;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The longest template, and the longest text that one may make, in bytes.
+const LONGEST: usize = 1 << 20;
+/// What a template may use up: one unit for an instruction, and for each 64 bytes it makes on the way.
+const FUEL: u64 = 1_000_000;
+/// How deep macros may call each other.
+const DEEPEST: usize = 50;
+
+/// A checkpoint's chat template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatTemplate {
+    path: PathBuf,
+    template: String,
+    /// `bos_token`, `eos_token` and their like, with their texts.
+    special_tokens: BTreeMap<&'static str, String>,
+}
+
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    chat_template: Option<Templates>,
+    bos_token: Option<SpecialToken>,
+    eos_token: Option<SpecialToken>,
+    unk_token: Option<SpecialToken>,
+    pad_token: Option<SpecialToken>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<Named>),
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    template: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SpecialToken {
+    Text(String),
+    Token { content: String },
+}
+
+impl ChatTemplate {
+    /// Finds the template where transformers does: in chat_template.jinja, else in tokenizer_config.json (of several the
+    /// one named `default`), or in a GGUF's metadata.
+    ///
+    /// # Errors
+    /// A file cannot be read or is malformed, or the template is absurdly long.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>> {
+        let config: Option<TokenizerConfig> = checkpoint.tokenizer_config()?;
+        let mut special_tokens = BTreeMap::new();
+        let mut inside = None;
+        let root = checkpoint.root();
+        let config_path = if root.is_dir() { root.join("tokenizer_config.json") } else { root.to_owned() };
+        if let Some(config) = config {
+            for (name, token) in [
+                ("bos_token", config.bos_token),
+                ("eos_token", config.eos_token),
+                ("unk_token", config.unk_token),
+                ("pad_token", config.pad_token),
+            ] {
+                if let Some(SpecialToken::Text(text) | SpecialToken::Token { content: text }) = token {
+                    special_tokens.insert(name, text);
+                }
+            }
+            inside = match config.chat_template {
+                None => None,
+                Some(Templates::One(template)) => Some(template),
+                Some(Templates::Named(all)) => {
+                    let default = all.into_iter().find(|named| named.name == "default");
+                    let none = || Error::file(&config_path, format!("has no chat template named default{RAW}"));
+                    Some(default.ok_or_else(none)?.template)
+                }
+            };
+        }
+        let file = root.join("chat_template.jinja");
+        let (path, template) = match file.exists() {
+            true => (file.clone(), Some(read_text(&file)?)),
+            false => (config_path, inside),
+        };
+        match template {
+            Some(template) if template.len() > LONGEST => {
+                let problem =
+                    format!("its chat template has {} bytes, expected at most {LONGEST}{RAW}", template.len());
+                Err(Error::file(path, problem))
+            }
+            template => Ok(template.map(|template| ChatTemplate { path, template, special_tokens })),
+        }
+    }
+
+    /// The name of the file that holds it.
+    pub fn file_name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// SHA-256 of the template, lower-case hex.
+    pub fn sha256(&self) -> String {
+        sha256_hex(self.template.as_bytes())
+    }
+
+    /// A chat whose user said `message`, up to where the answer begins, special tokens spelled out. As transformers'
+    /// `apply_chat_template(…, add_generation_prompt=True)`, but for `strftime_now`: templates that use it give another
+    /// text each day, so it is not there.
+    ///
+    /// # Errors
+    /// The template is malformed, fails, or uses up too much time or memory.
+    pub fn render(&self, message: &str) -> Result<String> {
+        let failed = |e: JinjaError| {
+            let problem = e.to_string();
+            let problem = problem.lines().next().unwrap_or_default();
+            Error::file(&self.path, format!("its chat template fails: {problem}{RAW}"))
+        };
+        let environment = environment().map_err(failed)?;
+        let template = environment.template_from_named_str("chat template", &self.template).map_err(failed)?;
+        let text = template.render(context! {
+            messages => [context! { role => "user", content => message }],
+            add_generation_prompt => true,
+            tools => (),
+            documents => (),
+            ..Value::from_pairs(self.special_tokens.iter().map(|(name, text)| (*name, text.as_str())))
+        });
+        let text = text.map_err(failed)?;
+        match text.len() {
+            0..=LONGEST => Ok(text),
+            bytes => {
+                let problem = format!("its chat template made {bytes} bytes, expected at most {LONGEST}{RAW}");
+                Err(Error::file(&self.path, problem))
+            }
+        }
+    }
+}
+
+/// What to do without a template.
+const RAW: &str = "; use --no-chat-template to give the prompts as they are";
+
+/// Set up as transformers sets up Jinja, with limits and without a way to other templates.
+fn environment<'a>() -> std::result::Result<Environment<'a>, JinjaError> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    let raise = |problem: String| Err::<String, _>(JinjaError::new(ErrorKind::InvalidOperation, problem));
+    environment.add_function("raise_exception", raise);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(DEEPEST);
+    Ok(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value as Json;
+    use std::time::{Duration, Instant};
+
+    fn template(text: &str, special_tokens: &[(&'static str, &str)]) -> ChatTemplate {
+        let special_tokens = special_tokens.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
+        ChatTemplate { path: "chat_template.jinja".into(), template: text.into(), special_tokens }
+    }
+
+    #[test]
+    fn texts_are_those_of_transformers() {
+        let fixture: Json = serde_json::from_str(include_str!("../../fixtures/chat_templates.json")).unwrap();
+        let special = [("bos_token", "<s>"), ("eos_token", "</s>")];
+        assert_eq!(fixture["special_tokens"], serde_json::json!({"bos_token": "<s>", "eos_token": "</s>"}));
+        let templates = fixture["templates"].as_object().unwrap();
+        assert!(templates.len() >= 4);
+        for (name, entry) in templates {
+            let chat = template(entry["template"].as_str().unwrap(), &special);
+            assert_eq!(chat.render(fixture["message"].as_str().unwrap()).unwrap(), entry["rendered"], "{name}");
+        }
+    }
+
+    #[test]
+    fn hostile_templates_end_in_one_line() {
+        let nested = format!("{}{}", "(".repeat(100_000), ")".repeat(100_000));
+        let nested = format!("{{{{ {nested} }}}}");
+        let long = format!("{{{{ 'a' * {} }}}}", 2 * LONGEST);
+        for (what, text, says) in [
+            ("no Jinja", "{% for %}", "syntax error"),
+            (
+                "an endless loop",
+                "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+                "fuel",
+            ),
+            ("recursion", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
+            ("deep nesting", nested.as_str(), "recursion limits"),
+            (
+                "doubling",
+                "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+                "fuel",
+            ),
+            ("a long repetition", "{{ 'a' * 999999999999 }}", "large"),
+            ("a long text", long.as_str(), "made 2097152 bytes"),
+            ("another file", "{% include '/etc/passwd' %}", "include"),
+            ("an unknown function", "{{ open('/etc/passwd') }}", "unknown"),
+            ("its own error", "{{ raise_exception('no\nuser\u{1b}[31m') }}", "no"),
+        ] {
+            let started = Instant::now();
+            let problem = template(text, &[]).render("hello").unwrap_err().to_string();
+            assert!(started.elapsed() < Duration::from_secs(5), "{what} took {:?}", started.elapsed());
+            assert!(problem.contains(says), "{what}: {problem}");
+            assert!(
+                problem.starts_with("chat_template.jinja: its chat template ") && problem.ends_with(RAW),
+                "{problem}"
+            );
+            assert_eq!(problem.lines().count(), 1, "{what}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Answers before and after neurons are masked, and what becomes of the answer's probability on the way (the paper's
+//! Figure 1). Masks are hooked: nothing is baked.
+
+mod chat;
+mod prompts;
+
+pub use chat::ChatTemplate;
+pub use prompts::{Prompt, Prompts, QUESTIONS, Question};
+
+use crate::error::{Error, Result};
+use crate::metrics::{Prediction, most_probable, prediction, repeated_share};
+use crate::model::{Model, NoHook, Row};
+use crate::neuron::{Intervention, Neuron, check_distinct};
+use crate::progress::Progress;
+use crate::text::Tokenizer;
+use candle_core::{DType, Tensor};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// New tokens of an answer at most, where nothing else is said.
+pub const DEFAULT_MAX_NEW_TOKENS: usize = 40;
+
+/// What became of one prompt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Probed {
+    /// The question as it was given.
+    pub prompt: String,
+    /// Tokens of the prompt, those of the chat template included.
+    pub prompt_tokens: usize,
+    /// The greedy answer of the model as it is.
+    pub before: Answer,
+    /// The greedy answer with all neurons masked.
+    pub after: Answer,
+    /// The token whose fate the curve tells: the first of the answer given with the prompt, else the one that the model
+    /// as it is begins with.
+    pub answer_token: AnswerToken,
+    /// Probability and rank of that token, right after the prompt, with the first 0, 1, 2, … neurons masked.
+    pub curve: Vec<Prediction>,
+}
+
+/// A greedy answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    /// Its text.
+    pub text: String,
+    /// Its tokens, without the one that ends it.
+    pub tokens: Vec<u32>,
+    /// The model ended it; else it was cut.
+    pub ended: bool,
+    /// Share of its 4-grams that repeat an earlier one; none for an answer of fewer than 4 tokens.
+    pub repeated_share: Option<f64>,
+}
+
+/// A token and how it reads.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AnswerToken {
+    /// Its number.
+    pub id: u32,
+    /// Its text.
+    pub text: String,
+}
+
+/// Answers all prompts with nothing masked and with all neurons masked, and measures the answer's first token with the
+/// first 0, 1, 2, … neurons masked.
+///
+/// # Errors
+/// There is no neuron, or one is given twice or is not in the model; memory would not suffice; logits are not numbers; or
+/// the user asked to stop.
+pub fn probe(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompts: &Prompts,
+    neurons: &[Neuron],
+    max_new_tokens: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Probed>> {
+    check_max_new_tokens(max_new_tokens)?;
+    if neurons.is_empty() {
+        return Err(Error::input("there is no neuron to mask"));
+    }
+    check_distinct(neurons)?;
+    neurons.iter().try_for_each(|neuron| model.check(neuron))?;
+    let masks: Vec<Intervention> = neurons.iter().cloned().map(Intervention::zero).collect();
+    let logits = logits_of_prefixes(model, prompts, &masks, progress)?;
+    progress.begin("answering", (2 * prompts.all.len()).saturating_mul(max_new_tokens) as u64, "tokens");
+    let mut probed = Vec::with_capacity(prompts.all.len());
+    for (prompt, logits) in prompts.all.iter().zip(logits) {
+        let id = prompt.answer_token.unwrap_or_else(|| most_probable(&logits[0]));
+        let beyond = || {
+            let text = &prompt.question.prompt;
+            Error::input(format!("{text:?}: its answer's token {id} is beyond the model's vocabulary"))
+        };
+        let curve: Option<Vec<Prediction>> = logits.iter().map(|logits| prediction(logits, id)).collect();
+        let answer = |masks| answer(model, tokenizer, prompt, masks, &prompts.stop_tokens, max_new_tokens, progress);
+        probed.push(Probed {
+            prompt: prompt.question.prompt.clone(),
+            prompt_tokens: prompt.tokens.len(),
+            before: answer(Vec::new())?,
+            after: answer(masks.clone())?,
+            answer_token: AnswerToken { id, text: tokenizer.decode_token(id)? },
+            curve: curve.ok_or_else(beyond)?,
+        });
+    }
+    progress.end();
+    Ok(probed)
+}
+
+/// Checks how long answers may be.
+///
+/// # Errors
+/// An answer could have no token.
+pub fn check_max_new_tokens(max_new_tokens: usize) -> Result<()> {
+    match max_new_tokens {
+        0 => Err(Error::input("max-new-tokens is 0, expected at least 1: an answer has a token")),
+        _ => Ok(()),
+    }
+}
+
+/// For every prompt the logits after it with the first 0, 1, 2, … masks.
+fn logits_of_prefixes(
+    model: &Model,
+    prompts: &Prompts,
+    masks: &[Intervention],
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Vec<f64>>>> {
+    let steps = prompts.all.len() * (masks.len() + 1) * model.recipe().layers.len();
+    progress.begin("masking", steps as u64, "rows × layers");
+    let of_prompt = |prompt: &Prompt| {
+        let tokens: Arc<[u32]> = prompt.tokens.clone().into();
+        let rows: Vec<Row> = (0..=masks.len()).map(|n| Row::with(tokens.clone(), masks[..n].to_vec())).collect();
+        let logits = model.last_logits(&rows, &mut NoHook, progress)?;
+        logits.iter().enumerate().map(|(masked, logits)| numbers(model, logits, masked)).collect()
+    };
+    let logits = prompts.all.iter().map(of_prompt).collect();
+    progress.end();
+    logits
+}
+
+/// The greedy answer to a prompt under masks.
+fn answer(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompt: &Prompt,
+    masks: Vec<Intervention>,
+    stop_tokens: &[u32],
+    max_new_tokens: usize,
+    progress: &dyn Progress,
+) -> Result<Answer> {
+    let masked = masks.len();
+    let mut decoder = model.decoder(masks, prompt.tokens.len().saturating_add(max_new_tokens))?;
+    let (mut tokens, mut ended) = (Vec::new(), false);
+    let mut next = prompt.tokens.clone();
+    while tokens.len() < max_new_tokens && !ended {
+        let token = most_probable(&numbers(model, &decoder.extend(&next)?, masked)?);
+        progress.advance(1)?;
+        ended = stop_tokens.contains(&token);
+        if !ended {
+            tokens.push(token);
+        }
+        next = vec![token];
+    }
+    Ok(Answer { text: tokenizer.decode(&tokens)?, repeated_share: repeated_share(&tokens), tokens, ended })
+}
+
+/// The logits on the host.
+fn numbers(model: &Model, logits: &Tensor, masked: usize) -> Result<Vec<f64>> {
+    let logits: Vec<f64> = logits.to_dtype(DType::F64)?.to_vec1()?;
+    if logits.iter().all(|logit| logit.is_finite()) {
+        return Ok(logits);
+    }
+    let dtype = model.arithmetic().as_str();
+    Err(Error::input(match masked {
+        0 => format!(
+            "the model's logits are not all numbers in {dtype}; use --dtype f32, or look for NaN in the weights"
+        ),
+        n => format!(
+            "with {n} masked the logits are not all numbers: the arithmetic overflows {dtype}; use a wider --dtype"
+        ),
+    }))
+}
