@@ -90,6 +90,9 @@ pub struct Located {
     pub report: Option<Report>,
 }
 
+/// What the rules may judge of each measurement.
+pub type Observed = Vec<(Measurement, Vec<Seen>)>;
+
 /// Runs the model, unless that was done before, and tells what the rules may judge.
 ///
 /// # Errors
@@ -100,7 +103,7 @@ pub fn run(
     wanted: Wanted,
     rules: &Rules,
     progress: &dyn Progress,
-) -> Result<(Ran, Vec<(Measurement, Vec<Seen>)>)> {
+) -> Result<(Ran, Observed)> {
     let checkpoint = place.open(name)?;
     let cache = run.cache.then(|| Cache::of(&checkpoint, run, wanted, rules, progress)).transpose()?;
     if let Some(ran) = cache.as_ref().and_then(Cache::get) {
@@ -115,7 +118,7 @@ pub fn run(
     Ok((ran, seen))
 }
 
-fn observe(ran: &Ran, checkpoint: &Checkpoint, rules: &Rules) -> Vec<(Measurement, Vec<Seen>)> {
+fn observe(ran: &Ran, checkpoint: &Checkpoint, rules: &Rules) -> Observed {
     let mut seen = Vec::new();
     if let Some(located) = &ran.located {
         seen.push((Measurement::CriticalSet, critical_set::observe(located, checkpoint, rules)));
