@@ -64,8 +64,8 @@ pub struct AnswerToken {
 /// first 0, 1, 2, … neurons masked.
 ///
 /// # Errors
-/// There is no neuron, or one is given twice or is not in the model; memory would not suffice; logits are not numbers; or
-/// the user asked to stop.
+/// There is no neuron, or one is given twice or is not in the model; answers may have no token; memory would not suffice;
+/// logits are not numbers; or the user asked to stop.
 pub fn probe(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -81,16 +81,14 @@ pub fn probe(
     check_distinct(neurons)?;
     neurons.iter().try_for_each(|neuron| model.check(neuron))?;
     let masks: Vec<Intervention> = neurons.iter().cloned().map(Intervention::zero).collect();
-    let logits = logits_of_prefixes(model, prompts, &masks, progress)?;
+    let steps = prompts.all.len() * (masks.len() + 1) * model.recipe().layers.len();
+    progress.begin("masking", steps as u64, "rows × layers");
+    let curves: Vec<(u32, Vec<Prediction>)> =
+        prompts.all.iter().map(|prompt| curve(model, prompt, &masks, progress)).collect::<Result<_>>()?;
+    progress.end();
     progress.begin("answering", (2 * prompts.all.len()).saturating_mul(max_new_tokens) as u64, "tokens");
     let mut probed = Vec::with_capacity(prompts.all.len());
-    for (prompt, logits) in prompts.all.iter().zip(logits) {
-        let id = prompt.answer_token.unwrap_or_else(|| most_probable(&logits[0]));
-        let beyond = || {
-            let text = &prompt.question.prompt;
-            Error::input(format!("{text:?}: its answer's token {id} is beyond the model's vocabulary"))
-        };
-        let curve: Option<Vec<Prediction>> = logits.iter().map(|logits| prediction(logits, id)).collect();
+    for (prompt, (id, curve)) in prompts.all.iter().zip(curves) {
         let answer = |masks| answer(model, tokenizer, prompt, masks, &prompts.stop_tokens, max_new_tokens, progress);
         probed.push(Probed {
             prompt: prompt.question.prompt.clone(),
@@ -98,7 +96,7 @@ pub fn probe(
             before: answer(Vec::new())?,
             after: answer(masks.clone())?,
             answer_token: AnswerToken { id, text: tokenizer.decode_token(id)? },
-            curve: curve.ok_or_else(beyond)?,
+            curve,
         });
     }
     progress.end();
@@ -116,24 +114,26 @@ pub fn check_max_new_tokens(max_new_tokens: usize) -> Result<()> {
     }
 }
 
-/// For every prompt the logits after it with the first 0, 1, 2, … masks.
-fn logits_of_prefixes(
+/// The token whose fate is told, and its predictions with the first 0, 1, 2, … masks.
+fn curve(
     model: &Model,
-    prompts: &Prompts,
+    prompt: &Prompt,
     masks: &[Intervention],
     progress: &dyn Progress,
-) -> Result<Vec<Vec<Vec<f64>>>> {
-    let steps = prompts.all.len() * (masks.len() + 1) * model.recipe().layers.len();
-    progress.begin("masking", steps as u64, "rows × layers");
-    let of_prompt = |prompt: &Prompt| {
-        let tokens: Arc<[u32]> = prompt.tokens.clone().into();
-        let rows: Vec<Row> = (0..=masks.len()).map(|n| Row::with(tokens.clone(), masks[..n].to_vec())).collect();
-        let logits = model.last_logits(&rows, &mut NoHook, progress)?;
-        logits.iter().enumerate().map(|(masked, logits)| numbers(model, logits, masked)).collect()
+) -> Result<(u32, Vec<Prediction>)> {
+    let tokens: Arc<[u32]> = prompt.tokens.clone().into();
+    let rows: Vec<Row> = (0..=masks.len()).map(|n| Row::with(tokens.clone(), masks[..n].to_vec())).collect();
+    let logits = model.last_logits(&rows, &mut NoHook, progress)?;
+    let id = match prompt.answer_token {
+        Some(id) => id,
+        None => most_probable(&numbers(model, &logits[0], 0)?),
     };
-    let logits = prompts.all.iter().map(of_prompt).collect();
-    progress.end();
-    logits
+    let beyond = || {
+        let question = &prompt.question.prompt;
+        Error::input(format!("prompt {question:?}: token {id} of its answer is beyond the model's vocabulary"))
+    };
+    let point = |(masked, logits)| prediction(&numbers(model, logits, masked)?, id).ok_or_else(beyond);
+    Ok((id, logits.iter().enumerate().map(point).collect::<Result<_>>()?))
 }
 
 /// The greedy answer to a prompt under masks.
