@@ -180,7 +180,7 @@ fn what_cannot_be_recorded_or_checked_is_refused() {
     };
     refused(&record("empty.txt"), "no prompt found");
     refused(&record("few.txt"), "needs 4 prompts at least");
-    refused(&record("bad.jsonl"), "bad.jsonl: line 2: expected a JSON object with a text");
+    refused(&record("bad.jsonl"), "bad.jsonl: line 2: expected a JSON object such as {\"text\"");
     refused(&record("missing.txt"), "missing.txt");
     assert!(!place.out().join("none.json").exists());
 
