@@ -78,7 +78,7 @@ fn mistakes_are_told_with_line_and_column() {
         ),
         (
             "require: [lint, lesions]".into(),
-            "line 2, column 17: require[1]: unknown value `lesions`, expected one of `lint`, `critical-set`, `fingerprint`, `signature`",
+            "line 2, column 17: require[1]: unknown value `lesions`, expected one of `lint`, `critical-set`, `fingerprint`, `signature`, `base`, `baseline`",
         ),
         (
             "rules:\n  zero-rows: {severity: error}".into(),
@@ -106,7 +106,7 @@ fn mistakes_are_told_with_line_and_column() {
         ),
         (
             "rules:\n  critical-set-small:\n    thresholds: {rows: 1}".into(),
-            "line 4, column 18: rules.critical-set-small.thresholds: unknown key `rows`, expected one of `neurons`, `damage`, `perplexity`",
+            "line 4, column 18: rules.critical-set-small.thresholds: unknown key `rows`, expected one of `neurons`, `damage`, `perplexity`, `rank`, `share`, `ratio`, `alpha`",
         ),
         (
             "rules:\n  critical-set-small:\n    thresholds: {perplexity: 1}".into(),
@@ -116,6 +116,10 @@ fn mistakes_are_told_with_line_and_column() {
         (
             "rules:\n  critical-set-small:\n    thresholds: {neurons: -1}".into(),
             "line 4, column 27: rules.critical-set-small.thresholds.neurons: neurons is -1, expected a finite number above 0",
+        ),
+        (
+            "rules:\n  base-neuron-changed:\n    thresholds: {ratio: 1.5}".into(),
+            "line 4, column 25: rules.base-neuron-changed.thresholds.ratio: ratio is 1.5, expected a number above 0 and at most 1",
         ),
         (
             "rules:\n  critical-set-small:\n    thresholds: {neurons: many}".into(),
