@@ -113,6 +113,12 @@ fn a_scaled_neuron_is_told_by_how_far_it_moves() {
         let (code, result, _) = scan(&place, "{model}", &["--base", base]);
         assert_eq!((code, ids(&result)), (0, vec!["base-set-shared"]), "{base}");
     }
+    std::fs::remove_dir_all(place.out().join("scaled")).unwrap();
+    scaled(&place, &neurons, "2");
+    let (code, result, _) = scan(&place, "{out}/scaled", &["--base={in}/base.json"]);
+    assert_eq!((code, ids(&result).contains(&"base-neuron-changed")), (1, true), "{result}");
+    std::fs::remove_dir_all(place.out().join("scaled")).unwrap();
+    scaled(&place, &neurons, "0.5");
     // Not a difference of bytes alone: the base's thresholds decide.
     let rules = std::fs::read_to_string(input(&place, "gate.yaml")).unwrap();
     let lax = rules + "  base-neuron-changed: {thresholds: {ratio: 0.4}}\n";
@@ -223,6 +229,14 @@ fn the_cache_answers_for_the_same_bytes_and_settings_only() {
     assert_eq!(architecture(&asked), "FromTheCache");
     for other in [&["--base={in}/base.json"][..], &["--cache"], &["--cache", "--base={in}/base.json", "--seed=43"]] {
         assert_eq!(architecture(other), "LlamaForCausalLM", "{other:?}");
+    }
+    // Of other bytes, if only by a newline, nothing is known: the base's, the tokenizer's.
+    for path in [input(&place, "base.json"), place.model().join("tokenizer.json")] {
+        let before = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{before}\n")).unwrap();
+        assert_eq!(architecture(&asked), "LlamaForCausalLM", "{path:?}");
+        std::fs::write(&path, before).unwrap();
+        assert_eq!(architecture(&asked), "FromTheCache", "{path:?}");
     }
     // One bit of a weight, with the file's times as they were.
     let weights = place.model().join("model.safetensors");
