@@ -182,11 +182,9 @@ pub fn check_distinct<'a>(neurons: impl IntoIterator<Item = &'a Neuron>) -> Resu
     let mut seen = std::collections::HashSet::new();
     match neurons.into_iter().find(|neuron| !seen.insert(*neuron)) {
         None => Ok(()),
-        Some(twice) => Err(Error::Name {
-            what: "neuron",
-            text: twice.to_string(),
-            problem: "is given twice; give it once, with the product of the factors".into(),
-        }),
+        Some(twice) => {
+            Err(Error::Name { what: "neuron", text: twice.to_string(), problem: "is given twice; give it once".into() })
+        }
     }
 }
 

@@ -5,7 +5,7 @@ code=0
 last=
 for file; do
   case $file in */*) folder=${file%/*} ;; *) folder=. ;; esac
-  weights=("$folder"/*.safetensors "$folder"/*.safetensors.index.json)
+  weights=("$folder"/*.{safetensors,safetensors.index.json,bin,pt,pth,pkl,ckpt})
   if [ "$folder" != "$last" ] && [ ${#weights[@]} -gt 0 ]; then
     last=$folder
     printf '%s:\n' "$folder"

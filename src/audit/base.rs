@@ -2,7 +2,7 @@
 
 use super::place;
 use crate::checkpoint::Checkpoint;
-use crate::compare::{Compared, Limits, Verdict};
+use crate::compare::{Compared, Limits, Placed, Verdict};
 use crate::error::Count;
 use crate::finding::Seen;
 use crate::rules::{Rules, Thresholds};
@@ -42,6 +42,10 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
             format!("the ranking has nothing to do with that of {base}, it shares {overlap}; {without}"),
         ),
     };
+    let message = match &compared.base.partial {
+        Some(partial) => format!("{message} ({partial})"),
+        None => message,
+    };
     let location = masked.neurons.first().map(|n| place::of_neuron(n, checkpoint)).unwrap_or_default();
     let evidence = json!({"base": compared.base, "verdict": compared.verdict, "damage": masked.damage,
         "controls": masked.controls, "neurons": compared.location.neurons, "overlap": compared.location.overlap,
@@ -50,14 +54,19 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
 
     let thresholds = |rule: &str| rules.get(rule).map(|r| r.thresholds).unwrap_or_default();
     if let Some(least) = thresholds("base-neuron-changed").ratio {
-        for placed in &compared.location.neurons {
-            let Some(ratio) = placed.importance_ratio.filter(|r| *r < least || *r > 1.0 / least) else { continue };
+        let compared_too = |placed: &&Placed| compared.importance_not_compared.is_none() && placed.base_rank.is_some();
+        for placed in compared.location.neurons.iter().filter(compared_too) {
+            let moves = match placed.importance_ratio {
+                Some(ratio) if ratio >= least && ratio <= 1.0 / least => continue,
+                Some(ratio) => format!("{ratio:.3} times as much as in {base}"),
+                None => format!("beyond all numbers, which it does not in {base}"),
+            };
             seen.push(Seen {
                 rule: "base-neuron-changed",
                 location: place::of_neuron(&placed.neuron, checkpoint),
-                message: format!("{} moves {ratio:.3} times as much as in {base}", placed.neuron.short()),
-                evidence: json!({"neuron": placed.neuron, "importance_ratio": ratio, "base_rank": placed.base_rank,
-                    "rank": placed.rank}),
+                message: format!("{} moves {moves}", placed.neuron.short()),
+                evidence: json!({"neuron": placed.neuron, "importance_ratio": placed.importance_ratio,
+                    "base_rank": placed.base_rank, "rank": placed.rank}),
             });
         }
     }

@@ -4,9 +4,7 @@ use super::place;
 use crate::checkpoint::Checkpoint;
 use crate::error::Count;
 use crate::finding::Seen;
-use crate::integrity::lint::Location;
 use crate::monitor::{Checked, DEFAULT_ALPHA};
-use crate::neuron::{Neuron, Site};
 use crate::rules::Rules;
 use serde_json::json;
 
@@ -19,16 +17,12 @@ pub fn alpha(rules: &Rules) -> f64 {
 }
 
 pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
-    let at = |site: &Site, channel: Option<usize>| -> Location {
-        let neuron = channel.map(|channel| Neuron { site: site.clone(), channel });
-        neuron.map_or(place::whole(checkpoint), |n| place::of_neuron(&n, checkpoint))
-    };
     let mut seen = Vec::new();
     if let Some(first) = checked.not_finite.first() {
         let sites = Count(checked.not_finite.len(), "site", "sites");
         seen.push(Seen {
             rule: "activations-not-finite",
-            location: at(&first.site, None),
+            location: place::whole(checkpoint),
             message: format!("{sites} with NaN or infinities where the baseline has none, {} first", first.site),
             evidence: json!({"sites": &checked.not_finite[..checked.not_finite.len().min(LISTED)]}),
         });
@@ -43,10 +37,10 @@ pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
         let times = first.median / first.baseline_median;
         format!(", {} first: its {} is {times:.3} times the usual", first.site, first.statistic.as_str())
     });
-    let channel = first.and_then(|first| first.baseline_channel).map(|(channel, _)| channel);
     seen.push(Seen {
         rule: "activations-outside",
-        location: first.map_or(place::whole(checkpoint), |first| at(&first.site, channel)),
+        // The cause is at the first site or anywhere before it.
+        location: place::whole(checkpoint),
         message: format!(
             "{outside} of {prompts} outside the baseline (by chance {:.1e}) at {sites}{told}",
             checked.p_value

@@ -13,11 +13,20 @@ use crate::files;
 use crate::progress::Progress;
 use crate::rules::Rules;
 use crate::tool::Tool;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// The place of one result.
 pub struct Cache {
     path: PathBuf,
+    key: String,
+    wanted: Wanted,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept<T> {
+    key: String,
+    ran: T,
 }
 
 impl Cache {
@@ -50,19 +59,27 @@ impl Cache {
         let names = format!("{:?} {:?}", checkpoint.name(), run.base);
         let model = checkpoint.sha256()?;
         let key = serde_json::json!([tool, model, run.text, settings, names, base, watched]);
-        let folder = files::user_cache("scan")?;
-        Ok(Cache { path: folder.join(sha256_hex(key.to_string().as_bytes())).with_extension("json") })
+        let key = sha256_hex(key.to_string().as_bytes());
+        Ok(Cache { path: files::user_cache("scan")?.join(&key).with_extension("json"), key, wanted })
     }
 
     /// What was kept, if it is whole.
     pub fn get(&self) -> Option<Ran> {
-        serde_json::from_slice(&files::read_regular(&self.path).ok()?).ok()
+        let kept: Kept<Ran> = serde_json::from_slice(&files::read_regular(&self.path).ok()?).ok()?;
+        (kept.key == self.key && kept.ran.holds(self.wanted)).then_some(kept.ran)
     }
 
     /// Keeps a result; one that cannot be kept will be computed again.
     pub fn put(&self, ran: &Ran) {
-        let kept = serde_json::to_vec(ran).map_err(|e| Error::input(e.to_string()));
-        if let Err(error) = kept.and_then(|bytes| files::write_whole(&self.path, &bytes)) {
+        let write = || {
+            if self.path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+                return Err(Error::file(&self.path, "is not a file; remove it"));
+            }
+            let bytes = serde_json::to_vec(&Kept { key: self.key.clone(), ran })
+                .map_err(|e| Error::file(&self.path, format!("cannot write JSON: {e}")))?;
+            files::write_whole(&self.path, &bytes)
+        };
+        if let Err(error) = write() {
             tracing::warn!("the result is not kept: {error}");
         }
     }

@@ -105,7 +105,15 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<(Ran, Observed)> {
     let checkpoint = place.open(name)?;
-    let cache = run.cache.then(|| Cache::of(&checkpoint, run, wanted, rules, progress)).transpose()?;
+    let cache = match run.cache.then(|| Cache::of(&checkpoint, run, wanted, rules, progress)) {
+        Some(Err(Error::Interrupted)) => return Err(Error::Interrupted),
+        Some(Err(error)) => {
+            tracing::warn!("the cache is not used: {error}");
+            None
+        }
+        Some(Ok(cache)) => Some(cache),
+        None => None,
+    };
     if let Some(ran) = cache.as_ref().and_then(Cache::get) {
         let seen = observe(&ran, &checkpoint, rules);
         return Ok((ran, seen));
@@ -147,34 +155,57 @@ fn measure(
         ..Ran::default()
     };
     if wanted.critical_set || wanted.base {
-        let of = if wanted.critical_set { Measurement::CriticalSet } else { Measurement::Base };
-        if let Some((located, whole)) = ran.tell(of, locate(&subject, run, progress))? {
-            if located.report.is_none() {
-                ran.failed.push((of, critical_set::NOT_FINITE.into()));
-            }
+        // Before the search: a mistake in the base should not have to wait for it.
+        let base = match run.base.as_ref().filter(|_| wanted.base) {
+            Some(name) => ran.tell(&[Measurement::Base], open_base(name, &subject, run, progress))?,
+            None => None,
+        };
+        let on_it: Vec<Measurement> = wanted.measurements().filter(|m| *m != Measurement::Baseline).collect();
+        if let Some((located, whole)) = ran.tell(&on_it, locate(&subject, run, progress))? {
             ran.located = wanted.critical_set.then_some(located);
-            if let (true, Some(name)) = (wanted.base, &run.base) {
-                let compared = compare(name, &subject, whole.as_ref(), run, rules, progress);
-                ran.compared = ran.tell(Measurement::Base, compared)?;
-                ran.failed.extend(uncompared(ran.compared.as_ref()));
+            match (whole, base) {
+                (None, _) => ran.fail(&on_it, critical_set::NOT_FINITE),
+                (Some(whole), Some(base)) => {
+                    let compared = compare::compare(&base, &subject, &whole, &base::limits(rules), progress);
+                    ran.compared = ran.tell(&[Measurement::Base], compared)?;
+                    ran.failed.extend(uncompared(ran.compared.as_ref()));
+                }
+                (Some(_), None) => {}
             }
         }
     }
     if let (true, Some(watch)) = (wanted.baseline, &run.baseline) {
         let checked = check(&subject, watch, rules, progress);
-        ran.checked = ran.tell(Measurement::Baseline, checked)?;
+        ran.checked = ran.tell(&[Measurement::Baseline], checked)?;
     }
     Ok((ran, subject.model.into_checkpoint()))
 }
 
 impl Ran {
-    fn tell<T>(&mut self, measurement: Measurement, found: Result<T>) -> Result<Option<T>> {
+    /// Whether all that is wanted is there.
+    pub fn holds(&self, wanted: Wanted) -> bool {
+        let located = self.located.as_ref().is_some_and(|located| located.report.is_some());
+        (located || !wanted.critical_set)
+            && (self.compared.is_some() || !wanted.base)
+            && (self.checked.is_some() || !wanted.baseline)
+    }
+
+    /// Takes what was found, or notes why these measurements could not be made.
+    fn tell<T>(&mut self, measurements: &[Measurement], found: Result<T>) -> Result<Option<T>> {
         match found {
             Ok(found) => Ok(Some(found)),
             Err(Error::Interrupted) => Err(Error::Interrupted),
             Err(error) => {
-                self.failed.push((measurement, error.to_string()));
+                self.fail(measurements, &error.to_string());
                 Ok(None)
+            }
+        }
+    }
+
+    fn fail(&mut self, measurements: &[Measurement], why: &str) {
+        for measurement in measurements {
+            if self.failed.iter().all(|(failed, _)| failed != measurement) {
+                self.failed.push((*measurement, why.into()));
             }
         }
     }
@@ -194,17 +225,10 @@ fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Loca
     Ok((located, whole))
 }
 
-fn compare(
-    name: &BaseName,
-    subject: &Subject,
-    located: Option<&locate::Located>,
-    run: &Run,
-    rules: &Rules,
-    progress: &dyn Progress,
-) -> Result<Compared> {
-    let located = located.ok_or_else(|| Error::input(critical_set::NOT_FINITE))?;
+fn open_base(name: &BaseName, subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<Base> {
     let base = Base::open(name, &run.text, &run.model, &run.locate, progress)?;
-    compare::compare(&base, subject, located, &base::limits(rules), progress)
+    base.check_comparable(&subject.model)?;
+    Ok(base)
 }
 
 /// A base that was searched with other settings says nothing of importances; a published one never does.

@@ -2,16 +2,14 @@
 
 use super::published::Published;
 use crate::checkpoint::{Checkpoint, place};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::locate::{self, Report, ReportSettings, Settings, Subject};
 use crate::model::{self, Model, Recipe};
 use crate::neuron::Neuron;
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::path::PathBuf;
-
-/// Entries of the base's ranking that are compared.
-pub(super) const COMPARED: usize = 100;
 
 /// BASE as it is named on a command line.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +46,8 @@ pub struct BaseIdentity {
     pub config_sha256: Option<String>,
     /// What the tool says of where its figures come from; none where it measured them itself.
     pub published: Option<String>,
+    /// How much of its critical set is known, where that is not all: that it does not transfer then means little.
+    pub partial: Option<String>,
 }
 
 /// What a variant is compared with.
@@ -56,7 +56,7 @@ pub struct Base {
     pub identity: BaseIdentity,
     /// Its critical set, in order of its ranking; of a published one as much of the collapse prefix as is known.
     pub neurons: Vec<Neuron>,
-    /// Its ranking's first channels and their importance.
+    /// Its ranking's first channels, all of the critical set's among them, and their importance.
     pub(super) ranking: Vec<(Neuron, f64)>,
     /// How its ranking was made; none of a published one.
     pub(super) settings: Option<ReportSettings>,
@@ -102,6 +102,8 @@ impl Base {
                 architecture: None,
                 config_sha256: None,
                 published: Some(set.source.clone()),
+                partial: (set.prefix > set.ranking.len())
+                    .then(|| format!("the first {} of its {} entries are published", set.ranking.len(), set.prefix)),
             },
             neurons: set.collapse_prefix(),
             ranking: set.channels().iter().map(|e| (e.neuron.clone(), e.importance)).collect(),
@@ -115,17 +117,26 @@ impl Base {
     fn of_report(report: Report, source: &str, kind: &str, model: Option<Subject>) -> Result<Base> {
         let none = "has no critical set: masking never made it collapse, so that there is nothing to compare with";
         let set = report.critical_set.ok_or_else(|| Error::input(format!("the base {source} {none}")))?;
-        let mut ranking: Vec<(Neuron, f64)> = Vec::new();
-        let mut shapes = Vec::new();
+        let (mut ranking, mut shapes, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
         for ranked in report.ranking {
-            if ranking.len() == COMPARED {
-                break;
-            }
             // By the published counting a channel can be there more than once.
-            if ranking.iter().all(|(neuron, _)| *neuron != ranked.neuron) {
+            if seen.insert(ranked.neuron.clone()) {
                 shapes.extend(ranked.shape.map(|shape| (ranked.neuron.clone(), shape)));
                 ranking.push((ranked.neuron, ranked.importance));
             }
+        }
+        let unsound = |problem: &str| Err(Error::input(format!("the critical set of the base {source} {problem}")));
+        if set.neurons.is_empty() {
+            return unsound("has no neurons; locate it anew");
+        }
+        if set.neurons.iter().any(|neuron| !seen.contains(neuron)) {
+            return unsound("is not within its ranking; locate it anew");
+        }
+        if ranking.iter().any(|(_, importance)| !importance.is_finite() || *importance <= 0.0) {
+            return unsound("comes with a ranking by importances that are not above 0; locate it anew");
+        }
+        if !(report.base.nll_nats.is_finite() && report.base.nll_nats >= 0.0) {
+            return unsound("comes with a perplexity that is not a number of 1 or more; locate it anew");
         }
         Ok(Base {
             identity: BaseIdentity {
@@ -134,6 +145,7 @@ impl Base {
                 architecture: Some(report.model.architecture),
                 config_sha256: Some(report.model.config_sha256),
                 published: None,
+                partial: None,
             },
             neurons: set.neurons,
             ranking,
@@ -147,8 +159,8 @@ impl Base {
     /// Refuses a variant whose neurons are not the base's: names would mean something else in it.
     ///
     /// # Errors
-    /// The variant has other layers or other widths.
-    pub(super) fn check_comparable(&self, variant: &Model) -> Result<()> {
+    /// The variant is of another architecture, or has other layers or other widths.
+    pub fn check_comparable(&self, variant: &Model) -> Result<()> {
         let source = &self.identity.source;
         let cannot = |why: String| {
             let name = variant.checkpoint().name();
@@ -167,6 +179,10 @@ impl Base {
                 return Err(cannot(both));
             }
         }
+        let ours = variant.recipe().architecture;
+        if let Some(base) = self.identity.architecture.as_ref().filter(|base| *base != ours) {
+            return Err(cannot(format!("it is a {ours}, the base a {}", printable(base))));
+        }
         for (neuron, _) in &self.ranking {
             variant.check(neuron).map_err(|e| cannot(e.to_string()))?;
         }
@@ -184,10 +200,13 @@ impl Base {
     /// # Errors
     /// The ranking is on other sites: then not even ranks can be compared.
     pub(super) fn check_settings(&self, ours: &ReportSettings) -> Result<Option<String>> {
-        let Some(base) = &self.settings else {
-            return Ok(Some("published figures are of another text".into()));
-        };
         let source = &self.identity.source;
+        let Some(base) = &self.settings else {
+            return match ours.side.as_str() {
+                "out" => Ok(Some("published figures are of another text".into())),
+                side => Err(Error::input(format!("{source} was published of outputs, this is of --side {side}"))),
+            };
+        };
         let same = [
             ("side", &base.side, &ours.side),
             ("ranking", &base.ranking, &ours.ranking),
@@ -206,6 +225,7 @@ impl Base {
             ("--seed", base.seed != ours.seed),
             ("--dtype", base.dtype != ours.dtype),
             ("the text", base.text_sha256 != ours.text_sha256),
+            ("the tokens", base.tokens != ours.tokens),
         ];
         let differs: Vec<&str> = differs.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
         let not_same = || format!("the base {source} was searched with other settings: {}", differs.join(", "));

@@ -9,7 +9,7 @@ mod tests;
 
 pub use base::{Base, BaseIdentity, BaseName};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::locate::{Evaluator, Located, Report, ReportSettings, Subject};
 use crate::metrics;
 use crate::neuron::Neuron;
@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 
 /// Random sets that a critical set is held against.
 pub const CONTROLS: usize = 10;
+
+/// First channels of the base's ranking whose ranks are compared.
+const COMPARED: usize = 100;
 
 /// From where on a verdict holds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -196,6 +199,11 @@ pub fn compare(
     let report = &located.report;
     base.check_comparable(&variant.model)?;
     let importance_not_compared = base.check_settings(&report.settings)?;
+    if let Some(neuron) = base.neurons.iter().find(|neuron| !located.covers(&neuron.site)) {
+        let (source, sites) = (&base.identity.source, &report.settings.sites);
+        let problem = format!("{neuron} of the base {source} is on a site that --sites {sites} leaves out");
+        return Err(Error::input(problem));
+    }
     let location = locate_in(base, located, importance_not_compared.is_none());
     let base_on_variant = mask(variant, &base.neurons, report, "masking the base's set", progress)?;
     let variant_on_base = match (&base.model, &report.critical_set) {
@@ -204,7 +212,8 @@ pub fn compare(
         }
         _ => None,
     };
-    let same_text = base.settings.as_ref().is_some_and(|s| s.text_sha256 == report.settings.text_sha256);
+    let of_text = |s: &ReportSettings| (s.text_sha256.clone(), s.tokens);
+    let same_text = base.settings.as_ref().is_some_and(|s| of_text(s) == of_text(&report.settings));
     let nll_nats = base.nll_nats.filter(|_| same_text);
     Ok(Compared {
         base: base.identity.clone(),
@@ -244,7 +253,8 @@ fn locate_in(base: &Base, located: &Located, with_importance: bool) -> Location 
             importance_ratio: in_base.filter(|_| with_importance).and_then(ratio).filter(|r| r.is_finite()),
         }
     };
-    let ranks: Vec<Option<usize>> = base.ranking.iter().map(|(n, _)| located.rank(n).map(|(rank, _)| rank)).collect();
+    let first = base.ranking.iter().take(COMPARED);
+    let ranks: Vec<Option<usize>> = first.map(|(n, _)| located.rank(n).map(|(rank, _)| rank)).collect();
     let first = |k: usize| Overlap { k, shared: ranks[..k].iter().flatten().filter(|rank| **rank <= k).count() };
     let mut sizes: Vec<usize> = [1, 10, 100].into_iter().filter(|k| *k < ranks.len()).collect();
     sizes.push(ranks.len());

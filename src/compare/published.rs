@@ -82,15 +82,15 @@ impl Published {
     /// # Errors
     /// Nothing was published of such a model.
     pub fn find(name: &str) -> Result<Published> {
-        let wanted = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
-        match FILES.iter().find(|(name, _)| *name == wanted) {
-            Some((name, text)) => read(name, text),
-            None => Err(Error::Name {
-                what: "published critical set",
-                text: name.into(),
-                problem: "there is none of that name; `achilles-audit published` lists them".into(),
-            }),
-        }
+        let short = |name: &str| name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+        let file = FILES.iter().find(|(file, _)| *file == short(name));
+        let set = file.map(|(file, text)| read(file, text)).transpose()?;
+        let same = |set: &Published| !name.contains('/') || name.eq_ignore_ascii_case(&set.model);
+        set.filter(same).ok_or_else(|| Error::Name {
+            what: "published critical set",
+            text: name.into(),
+            problem: "there is none of that name; `achilles-audit published` lists them".into(),
+        })
     }
 
     /// The distinct channels of the ranking, in its order.
@@ -137,6 +137,6 @@ mod tests {
     fn a_channel_that_is_there_twice_counts_once() {
         let set = Published::find("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B").unwrap();
         assert_eq!((set.prefix, set.collapse_prefix().len()), (3, 2));
-        assert!(Published::find("gpt-2").is_err());
+        assert!(Published::find("gpt-2").is_err() && Published::find("other/gemma-2b").is_err());
     }
 }

@@ -99,6 +99,10 @@ pub(super) struct Channels {
 }
 
 impl Channels {
+    pub fn covers(&self, site: &Site) -> bool {
+        self.order.contains_key(site)
+    }
+
     /// The channel's rank among all of them, from 1, and its importance; none where that is not finite or it is not one
     /// of them.
     pub fn rank(&self, neuron: &Neuron) -> Option<(usize, f64)> {

@@ -17,7 +17,7 @@ pub use subject::Subject;
 
 use crate::error::{Error, Result};
 use crate::metrics;
-use crate::neuron::{Neuron, Side};
+use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
 use crate::text::MIN_STABLE_TOKENS;
 use std::time::Instant;
@@ -100,6 +100,11 @@ pub struct Located {
 }
 
 impl Located {
+    /// Whether the site's channels were ranked.
+    pub fn covers(&self, site: &Site) -> bool {
+        self.channels.covers(site)
+    }
+
     /// The neuron's rank among all channels, from 1, and its importance; none where that is not finite or the neuron is
     /// on none of the sites that were ranked.
     pub fn rank(&self, neuron: &Neuron) -> Option<(usize, f64)> {

@@ -77,20 +77,19 @@ impl ChatTemplate {
                     special_tokens.insert(name, text);
                 }
             }
-            inside = match config.chat_template {
-                None => None,
-                Some(Templates::One(template)) => Some(template),
-                Some(Templates::Named(all)) => {
-                    let default = all.into_iter().find(|named| named.name == "default");
-                    let none = || Error::file(&config_path, format!("has no chat template named default{RAW}"));
-                    Some(default.ok_or_else(none)?.template)
-                }
-            };
+            inside = config.chat_template;
         }
         let file = root.join("chat_template.jinja");
-        let (path, template) = match file.exists() {
-            true => (file.clone(), Some(read_text(&file)?)),
-            false => (config_path, inside),
+        let (path, template) = match (file.exists(), inside) {
+            (true, _) => (file.clone(), Some(read_text(&file)?)),
+            (false, None) => (config_path, None),
+            (false, Some(Templates::One(template))) => (config_path, Some(template)),
+            (false, Some(Templates::Named(all))) => {
+                let default = all.into_iter().find(|named| named.name == "default");
+                let none = || Error::file(&config_path, format!("has no chat template named default{RAW}"));
+                let template = default.ok_or_else(none)?.template;
+                (config_path, Some(template))
+            }
         };
         match template {
             Some(template) if template.len() > LONGEST => {

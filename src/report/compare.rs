@@ -17,6 +17,9 @@ pub fn comparison(result: &Comparison) -> String {
     if let Some(source) = &base.published {
         let _ = writeln!(out, "from {source}");
     }
+    if let Some(partial) = &base.partial {
+        let _ = writeln!(out, "{partial}: that they do not transfer means little");
+    }
     let header =
         ["variant", "perplexity", "verdict", "base's set on it", "random sets", "its set on base", "shared", "ρ"];
     let mut rows = table(&header);

@@ -1,7 +1,7 @@
 //! From a rule file to rules: what it says, held against the rules there are.
 
 use super::file::{self, RuleFile, RuleText, Step, WaiverText};
-use super::{Measurement, Rule, Rules, Thresholds, Waiver, WhenNotExamined, known};
+use super::{Measurement, Rule, Rules, Waiver, WhenNotExamined, known};
 use crate::finding::Severity;
 use crate::integrity::lint::Check;
 use globset::Glob;
@@ -102,13 +102,16 @@ fn change(below: &mut Rule, rule: &RuleText, text: &str) -> Result<(), String> {
             let path = [Step::Value("thresholds"), Step::Value(name)];
             return Err(at(&path, format!("{name} is {value}, expected a finite number above 0")));
         }
-        if ["share", "ratio", "alpha"].contains(&name) && value > 1.0 {
-            let path = [Step::Value("thresholds"), Step::Value(name)];
+        let path = [Step::Value("thresholds"), Step::Value(name)];
+        if ["share", "ratio"].contains(&name) && value > 1.0 {
             return Err(at(&path, format!("{name} is {value}, expected a number above 0 and at most 1")));
+        }
+        if name == "alpha" && value >= 1.0 {
+            return Err(at(&path, format!("alpha is {value}, expected a probability between 0 and 1")));
         }
         *slot = Some(value);
     }
-    below.thresholds = Thresholds { ..thresholds };
+    below.thresholds = thresholds;
     below.severity = rule.severity.map_or(below.severity, |level| level.severity());
     if let Some(why) = &rule.why {
         below.why.clone_from(why);

@@ -118,6 +118,10 @@ fn mistakes_are_told_with_line_and_column() {
             "line 4, column 27: rules.critical-set-small.thresholds.neurons: neurons is -1, expected a finite number above 0",
         ),
         (
+            "rules:\n  activations-outside:\n    thresholds: {alpha: 1}".into(),
+            "line 4, column 25: rules.activations-outside.thresholds.alpha: alpha is 1, expected a probability between 0 and 1",
+        ),
+        (
             "rules:\n  base-neuron-changed:\n    thresholds: {ratio: 1.5}".into(),
             "line 4, column 25: rules.base-neuron-changed.thresholds.ratio: ratio is 1.5, expected a number above 0 and at most 1",
         ),

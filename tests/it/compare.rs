@@ -140,6 +140,11 @@ fn other_settings_leave_importances_uncompared_and_other_sites_are_refused() {
     // A gate that would have to judge them says so.
     let (code, _, told) = scan(&place, "{model}", &["--base={in}/base.json", "--alpha=4"]);
     assert!(code == 2 && told.contains("not examined: base: ") && told.contains("--alpha"), "{code}: {told}");
+    // What fails for one measurement is told of all that hang on it.
+    let (code, result, _) = scan(&place, "{model}", &["--base={in}/base.json", "--sites=model.zzz.*"]);
+    let left: Vec<&str> =
+        result["not_examined"].as_array().unwrap().iter().map(|l| l["measurement"].as_str().unwrap()).collect();
+    assert_eq!((code, left), (2, vec!["critical-set", "base"]));
     for (other, expected) in [("--side=in", "use --side out"), ("--sites=linear", "use --sites reference")] {
         let (code, _, told) = run(&place, &["compare", "{in}/base.json", "{model}", other]);
         assert!(code == 2 && told.contains(expected), "{told}");
@@ -157,7 +162,23 @@ fn a_base_that_cannot_be_compared_is_one_line_and_exit_code_2() {
     for file in ["qwen2/config.json", "qwen2/model.safetensors", "tokenizer.json"] {
         std::fs::copy(fixtures.join(file), other.join(Path::new(file).file_name().unwrap())).unwrap();
     }
-    let rows: [(&str, &str, &str); 7] = [
+    let saved: Value = serde_json::from_slice(&std::fs::read(input(&place, "base.json")).unwrap()).unwrap();
+    let changed = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut document = saved.clone();
+        change(&mut document);
+        std::fs::write(input(&place, name), document.to_string()).unwrap();
+    };
+    changed("none.json", &|d| d["critical_set"]["neurons"] = serde_json::json!([]));
+    changed("apart.json", &|d| d["ranking"] = serde_json::json!([]));
+    changed("zero.json", &|d| d["ranking"][0]["importance"] = 0.into());
+    changed("nll.json", &|d| d["base"]["nll_nats"] = (-1e308).into());
+    changed("kind.json", &|d| d["model"]["architecture"] = "Qwen2ForCausalLM".into());
+    let rows: [(&str, &str, &str); 12] = [
+        ("{in}/none.json", "{model}", "has no neurons"),
+        ("{in}/apart.json", "{model}", "is not within its ranking"),
+        ("{in}/zero.json", "{model}", "importances that are not above 0"),
+        ("{in}/nll.json", "{model}", "a perplexity that is not a number of 1 or more"),
+        ("{in}/kind.json", "{model}", "it is a LlamaForCausalLM, the base a Qwen2ForCausalLM"),
         ("published:gpt-2", "{model}", "`achilles-audit published` lists them"),
         ("published:gemma-7b", "{model}", "cannot be compared with the base AI-ModelScope/gemma-7b"),
         ("{in}/nowhere.json", "{model}", "nowhere.json"),
@@ -246,11 +267,31 @@ fn the_cache_answers_for_the_same_bytes_and_settings_only() {
     std::fs::write(&weights, bytes).unwrap();
     std::fs::File::options().write(true).open(&weights).unwrap().set_modified(times).unwrap();
     assert_eq!(architecture(&asked), "LlamaForCausalLM");
-    // Broken ones are computed again.
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        std::fs::write(entry.unwrap().path(), "{").unwrap();
+    // Broken ones are computed again, and so are those that lack what is wanted.
+    let hollow = |text: &str| {
+        let mut kept: Value = serde_json::from_str(text).unwrap();
+        kept["ran"] = serde_json::json!({"architecture": "Hollow", "config_sha256": "x"});
+        kept.to_string()
+    };
+    for change in [hollow, |_: &str| "{".to_owned()] {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(path, change(&text)).unwrap();
+        }
+        assert_eq!(architecture(&asked), "LlamaForCausalLM");
+        let (_, result, _) = scan(&place, "{model}", &asked);
+        assert!(result["critical_set"].is_object() && result["base"].is_object());
     }
-    assert_eq!(architecture(&asked), "LlamaForCausalLM");
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_is_told_and_left() {
+    let place = place();
+    std::fs::write(input(&place, "../.cache"), "a file").unwrap();
+    let (code, result, told) = scan(&place, "{model}", &["--cache"]);
+    assert_eq!((code, result["verdict"].as_str()), (0, Some("pass")));
+    assert!(told.contains("the cache is not used"), "{told}");
 }
 
 #[test]

@@ -18,10 +18,14 @@ pub fn run(options: &Compare, progress: &dyn Progress) -> Result<ExitCode> {
     let limits = audit::base_limits(&Rules::find(&options.rules)?);
     let (settings, compute) = (locate::settings(&options.search)?, locate::model_settings(&options.compute));
     let text = locate::text(&options.text)?;
+    // A mistake in a name should not have to wait for a search.
+    let open = |name: &String| Checkpoint::open(name, progress);
+    let checkpoints = options.variants.iter().map(open).collect::<Result<Vec<_>>>()?;
     let base = Base::open(&BaseName::of(&options.base), &text, &compute, &settings, progress)?;
     let mut variants = Vec::new();
-    for name in &options.variants {
-        let subject = Subject::load(Checkpoint::open(name, progress)?, &text, &compute, progress)?;
+    for checkpoint in checkpoints {
+        let subject = Subject::load(checkpoint, &text, &compute, progress)?;
+        base.check_comparable(&subject.model)?;
         let located = search(&subject, &settings, progress)?;
         let compared = compare::compare(&base, &subject, &located, &limits, progress)?;
         variants.push(Variant { located: located.report, compared });
