@@ -36,7 +36,8 @@ pub enum ProgressChoice {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Audit a checkpoint before release: may it ship? Files, critical set, fingerprint, signature, judged by rules
+    /// Audit a checkpoint before release: may it ship? Files, critical set, base model, activations, fingerprint and
+    /// signature, judged by rules
     #[command(after_help = "\
 Exit code: 0 nothing speaks against it; 1 a finding does (by the rules: from a warning on); 2 nothing that was examined
 does, but not everything that should was, or the job could not be done. The form of the report makes no difference.")]
