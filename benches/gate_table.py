@@ -1,6 +1,6 @@
 """What scan's --base, --fingerprint and --baseline say of a model, its fine-tunes, and lesions of all of them.
 
-Prints README's table. Fingerprint and baseline are each model's own, taken before anything was done to it; those of the
+Prints the rows of README's table. Fingerprint and baseline are each model's own, taken before anything was done to it; those of the
 noisy copy and of the re-initialised model are the base's. Nothing else that scan measures is counted.
 
     pip install torch transformers
@@ -56,9 +56,11 @@ def noisy(source, out):
     torch.manual_seed(0)
     shutil.copytree(source, out)
     for path in out.glob("*.safetensors"):
-        tensors = {n: t + 0.01 * t.std() * torch.randn_like(t) for n, t in ((n, t.float()) for n, t in load_file(path).items())}
-        dtypes = {n: t.dtype for n, t in load_file(path).items()}
-        save_file({n: t.to(dtypes[n]).contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
+        noisy = {}
+        for name, tensor in load_file(path).items():
+            wide = tensor.float()
+            noisy[name] = (wide + 0.01 * wide.std() * torch.randn_like(wide)).to(tensor.dtype)
+        save_file(noisy, path, metadata={"format": "pt"})
 
 
 def initialised(source, out):
@@ -85,11 +87,13 @@ def row(label, model, known):
     cells = []
     for column in ("base", "fingerprint", "baseline"):
         findings = [f for f in result["findings"] if measurement[f["id"]] == column and f["severity"] != "note"]
-        cells.append(", ".join(dict.fromkeys(f["id"] for f in findings)) or "-")
+        cells.append(", ".join(f"`{rule}`" for rule in dict.fromkeys(f["id"] for f in findings)) or "-")
+    if cells[1] != "-":
+        cells[1] = "changed"
     base = result["base"]
-    masked, ratios = base["transfer"]["base_on_variant"]["damage"], [n["importance_ratio"] for n in base["location"]["neurons"]]
-    shown = [f"{base['verdict']}, {masked:.2f}, {'/'.join('-' if r is None else f'{r:.2f}' for r in ratios)}"]
-    print("| " + " | ".join([label, *shown, *cells]) + " |", flush=True)
+    ratios = "/".join(f"{n['importance_ratio']:.2f}" for n in base["location"]["neurons"])
+    damage = base["transfer"]["base_on_variant"]["damage"]
+    print("| " + " | ".join([label, base["verdict"], f"{damage:.2f}", ratios, *cells]) + " |", flush=True)
 
 
 work = options.work
@@ -99,18 +103,24 @@ prompts = docstrings()
 (work / "recorded.txt").write_text("\n".join(prompts[:200]))
 (work / "others.txt").write_text("\n".join(prompts[200:300]))
 (work / "base.json").write_text(tool("locate", options.base, "--samples", options.samples, "--format", "json"))
-print("| model | verdict, damage of the base's set, importance / base's | `--base` | `--fingerprint` | `--baseline` |")
-print("|---|---|---|---|---|", flush=True)
+print("| model | verdict | damage of the base's set | importance beside the base's | `--base` | `--fingerprint` | `--baseline` |")
+print("|---|---|---|---|---|---|---|", flush=True)
+lesions = [
+    ("critical neuron zeroed", options.neuron, 0),
+    ("critical neuron × 0.3", options.neuron, 0.3),
+    ("critical neuron × 0.5", options.neuron, 0.5),
+    ("innocent neuron zeroed", options.innocent, 0),
+]
 for name, model in [("base", options.base), *((Path(f).name, f) for f in options.fine_tunes)]:
     prepare(name, model)
     row(name, model, name)
-    for what, neuron, beta in [("zeroed", options.neuron, 0), ("× 0.3", options.neuron, 0.3), ("× 0.5", options.neuron, 0.5), ("zeroed", options.innocent, 0)]:
+    for what, neuron, beta in lesions:
         lesioned = work / "lesioned"
         tool("patch", model, "-o", lesioned, "--neuron", neuron, "--beta", beta)
         # The receipt would give it away.
         for receipt in lesioned.glob("achilles-patch.*"):
             receipt.unlink()
-        row(f"{name}, {'innocent' if neuron == options.innocent else 'critical'} neuron {what}", lesioned, name)
+        row(f"{name}, {what}", lesioned, name)
         shutil.rmtree(lesioned)
 for label, make in [("base, noise of 1 % of each tensor's deviation", noisy), ("re-initialised", initialised)]:
     made = work / "made"

@@ -2,22 +2,21 @@
 
 use super::place;
 use crate::checkpoint::Checkpoint;
-use crate::compare::{Compared, Limits, Placed, Verdict};
+use crate::compare::{Compared, Limits, Verdict};
 use crate::error::Count;
 use crate::finding::Seen;
-use crate::rules::{Rules, Thresholds};
+use crate::rules::Rules;
 use serde_json::json;
 
 /// The thresholds of the rules on bases.
 pub fn limits(rules: &Rules) -> Limits {
-    let of = |rule: &str| rules.get(rule).map_or(Thresholds::default(), |r| r.thresholds);
     // A threshold that is not set is never reached.
     let never = |threshold: Option<f64>| threshold.unwrap_or(f64::INFINITY);
     Limits {
-        damage: never(of("base-set-shared").damage),
-        rank: of("base-set-location-only").rank.unwrap_or(0.0),
-        set_share: never(of("base-set-location-only").share),
-        ranking_share: never(of("base-set-moved").share),
+        damage: never(rules.thresholds("base-set-shared").damage),
+        rank: rules.thresholds("base-set-location-only").rank.unwrap_or(0.0),
+        set_share: never(rules.thresholds("base-set-location-only").share),
+        ranking_share: never(rules.thresholds("base-set-moved").share),
     }
 }
 
@@ -52,10 +51,9 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
         "spearman": compared.location.spearman});
     let mut seen = vec![Seen { rule, location, message, evidence }];
 
-    let thresholds = |rule: &str| rules.get(rule).map(|r| r.thresholds).unwrap_or_default();
-    if let Some(least) = thresholds("base-neuron-changed").ratio {
-        let compared_too = |placed: &&Placed| compared.importance_not_compared.is_none() && placed.base_rank.is_some();
-        for placed in compared.location.neurons.iter().filter(compared_too) {
+    let least = rules.thresholds("base-neuron-changed").ratio.filter(|_| compared.importance_not_compared.is_none());
+    if let Some(least) = least {
+        for placed in &compared.location.neurons {
             let moves = match placed.importance_ratio {
                 Some(ratio) if ratio >= least && ratio <= 1.0 / least => continue,
                 Some(ratio) => format!("{ratio:.3} times as much as in {base}"),
@@ -70,7 +68,7 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
             });
         }
     }
-    let limit = thresholds("worse-than-base").damage;
+    let limit = rules.thresholds("worse-than-base").damage;
     if let Some(damage) = compared.damage.filter(|damage| limit.is_some_and(|limit| *damage >= limit)) {
         seen.push(Seen {
             rule: "worse-than-base",

@@ -13,7 +13,7 @@ const LISTED: usize = 20;
 
 /// The probability of a false alarm that the rules ask for.
 pub fn alpha(rules: &Rules) -> f64 {
-    rules.get("activations-outside").and_then(|rule| rule.thresholds.alpha).unwrap_or(DEFAULT_ALPHA)
+    rules.thresholds("activations-outside").alpha.unwrap_or(DEFAULT_ALPHA)
 }
 
 pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {

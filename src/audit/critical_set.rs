@@ -13,7 +13,6 @@ pub const NOT_FINITE: &str = "the model's own perplexity is not a number, so tha
 
 pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
     let whole = place::whole(checkpoint);
-    let thresholds = |rule: &str| rules.get(rule).map(|r| r.thresholds).unwrap_or_default();
     let (tokens, dtype) = (located.tokens, &located.dtype);
     let Some(report) = &located.report else {
         return vec![Seen {
@@ -25,7 +24,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     };
     let mut seen = Vec::new();
     let perplexity = report.base.perplexity;
-    if thresholds("base-perplexity-high").perplexity.is_some_and(|limit| perplexity >= limit) {
+    if rules.thresholds("base-perplexity-high").perplexity.is_some_and(|limit| perplexity >= limit) {
         seen.push(Seen {
             rule: "base-perplexity-high",
             location: whole.clone(),
@@ -44,7 +43,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
         });
         return seen;
     };
-    let limits = thresholds("critical-set-small");
+    let limits = rules.thresholds("critical-set-small");
     let small = limits.neurons.is_some_and(|most| set.neurons.len() as f64 <= most);
     let damaging = limits.damage.is_some_and(|least| set.damage >= least);
     if small && damaging {

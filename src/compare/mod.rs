@@ -139,8 +139,8 @@ pub struct Location {
 pub struct Placed {
     /// The neuron.
     pub neuron: Neuron,
-    /// Its rank in the base, from 1; none where the base's known ranking lacks it.
-    pub base_rank: Option<usize>,
+    /// Its rank in the base, from 1.
+    pub base_rank: usize,
     /// Its rank among all channels of the variant, from 1; none where its importance there is not finite.
     pub rank: Option<usize>,
     /// Its importance in the variant over that in the base; none where these cannot be compared.
@@ -242,24 +242,25 @@ fn verdict(base_on_variant: &Masked, location: &Location, limits: &Limits) -> Ve
 }
 
 fn locate_in(base: &Base, located: &Located, with_importance: bool) -> Location {
-    let placed = |neuron: &Neuron| {
-        let in_base = base.ranking.iter().position(|(n, _)| n == neuron);
+    let placed = |(at, (neuron, importance)): (usize, &(Neuron, f64))| {
         let in_variant = located.rank(neuron);
-        let ratio = |at: usize| in_variant.map(|(_, importance)| importance / base.ranking[at].1);
+        let ratio = in_variant.filter(|_| with_importance).map(|(_, ours)| ours / importance);
         Placed {
             neuron: neuron.clone(),
-            base_rank: in_base.map(|at| at + 1),
+            base_rank: at + 1,
             rank: in_variant.map(|(rank, _)| rank),
-            importance_ratio: in_base.filter(|_| with_importance).and_then(ratio).filter(|r| r.is_finite()),
+            importance_ratio: ratio.filter(|r| r.is_finite()),
         }
     };
+    // A base's set is within its ranking, in that order.
+    let of_set = base.ranking.iter().enumerate().filter(|(_, (neuron, _))| base.neurons.contains(neuron));
     let first = base.ranking.iter().take(COMPARED);
     let ranks: Vec<Option<usize>> = first.map(|(n, _)| located.rank(n).map(|(rank, _)| rank)).collect();
     let first = |k: usize| Overlap { k, shared: ranks[..k].iter().flatten().filter(|rank| **rank <= k).count() };
     let mut sizes: Vec<usize> = [1, 10, 100].into_iter().filter(|k| *k < ranks.len()).collect();
     sizes.push(ranks.len());
     Location {
-        neurons: base.neurons.iter().map(placed).collect(),
+        neurons: of_set.map(placed).collect(),
         overlap: sizes.into_iter().map(first).collect(),
         spearman: spearman(&ranks),
     }

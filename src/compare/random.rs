@@ -5,7 +5,6 @@ use crate::locate::{ReportSettings, SiteSelection};
 use crate::model::Model;
 use crate::neuron::{Neuron, Side};
 use rand::{RngExt, SeedableRng};
-
 use rand_chacha::ChaCha20Rng;
 
 /// Streams of the seed from here on are not those of noisy samples.

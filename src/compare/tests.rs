@@ -7,7 +7,7 @@ fn masked(damage: f64, controls: &[f64]) -> Masked {
 fn location(ranks: &[Option<usize>], shared: usize) -> Location {
     let placed = |rank: &Option<usize>| Placed {
         neuron: "L1.mlp.down_proj:out:3".parse().unwrap(),
-        base_rank: Some(1),
+        base_rank: 1,
         rank: *rank,
         importance_ratio: None,
     };
@@ -58,4 +58,22 @@ fn bases_are_told_apart_by_their_names() {
     assert_eq!(of("published:gemma-2b"), BaseName::Published("gemma-2b".into()));
     assert_eq!(of("a/base.json"), BaseName::CriticalSet("a/base.json".into()));
     assert_eq!(of("org/name@main"), BaseName::Model("org/name@main".into()));
+}
+
+#[test]
+fn a_published_set_may_be_known_in_part() {
+    let partial = |name: &str| {
+        Base::open(
+            &BaseName::Published(name.into()),
+            "",
+            &Default::default(),
+            &Default::default(),
+            &crate::progress::Silent,
+        )
+        .unwrap()
+        .identity
+        .partial
+    };
+    assert_eq!(partial("phi-3-mini-4k-instruct").unwrap(), "the first 10 of its 13 entries are published");
+    assert_eq!(partial("gemma-7b"), None);
 }

@@ -33,20 +33,12 @@ pub const RECEIPT: &str = "achilles-patch.json";
 /// The name of the file with the original bytes, in the order of the receipt's edits.
 pub const UNDO: &str = "achilles-patch.undo";
 
-/// The critical neurons of a `critical-set.json`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CriticalNeurons {
-    /// In the order of the ranking.
-    pub neurons: Vec<Neuron>,
-    /// What they were located in, as its config names it, where the document says so.
-    pub architecture: Option<String>,
-}
-
-/// Reads a `critical-set.json`.
+/// The critical neurons of a `critical-set.json`, in the order of the ranking, for a model of `architecture`.
 ///
 /// # Errors
-/// It cannot be read, is not such a document, or holds no critical set.
-pub fn critical_neurons(path: &Path) -> Result<CriticalNeurons> {
+/// It cannot be read, is not such a document, says that it was located in another architecture, or holds no critical
+/// set.
+pub fn critical_neurons(path: &Path, architecture: &str) -> Result<Vec<Neuron>> {
     const SCHEMA: &str = "achilles-audit/critical-set/v1";
     #[derive(serde::Deserialize)]
     struct Document {
@@ -69,7 +61,10 @@ pub fn critical_neurons(path: &Path) -> Result<CriticalNeurons> {
     if document.schema != SCHEMA {
         return Err(not_one(format!("has the schema {:?}", document.schema)));
     }
+    if let Some(other) = document.model.map(|model| model.architecture).filter(|other| other != architecture) {
+        let problem = format!("is the critical set of a {other:?}, expected one of a {architecture}");
+        return Err(Error::file(path, format!("{problem}; locate it in this model")));
+    }
     let none = "holds no critical set, as nothing collapsed when it was located; name neurons with --neuron";
-    let set = document.critical_set.ok_or_else(|| Error::file(path, none))?;
-    Ok(CriticalNeurons { neurons: set.neurons, architecture: document.model.map(|model| model.architecture) })
+    Ok(document.critical_set.ok_or_else(|| Error::file(path, none))?.neurons)
 }

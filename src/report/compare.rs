@@ -96,7 +96,13 @@ fn add_neurons(rows: &mut comfy_table::Table, variant: &str, compared: &Compared
     let rank = |rank: Option<usize>| rank.map_or("-".into(), |rank| rank.to_string());
     for placed in compared.location.neurons.iter().take(SHOWN) {
         let ratio = placed.importance_ratio.map_or("-".into(), |ratio| format!("{ratio:.3}"));
-        rows.add_row(vec![placed.neuron.short(), variant.to_owned(), rank(placed.rank), rank(placed.base_rank), ratio]);
+        rows.add_row(vec![
+            placed.neuron.short(),
+            variant.to_owned(),
+            rank(placed.rank),
+            placed.base_rank.to_string(),
+            ratio,
+        ]);
     }
 }
 

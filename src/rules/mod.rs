@@ -223,6 +223,11 @@ impl Rules {
         self.rules.iter().find(|r| r.id == id)
     }
 
+    /// The thresholds of the rule of this id.
+    pub fn thresholds(&self, id: &str) -> Thresholds {
+        self.get(id).map(|rule| rule.thresholds).unwrap_or_default()
+    }
+
     /// What to say of an id that no rule has.
     pub fn unknown(&self, id: &str) -> String {
         check::unknown(id, &self.rules)

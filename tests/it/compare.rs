@@ -283,6 +283,14 @@ fn the_cache_answers_for_the_same_bytes_and_settings_only() {
         let (_, result, _) = scan(&place, "{model}", &asked);
         assert!(result["critical_set"].is_object() && result["base"].is_object());
     }
+    // What is not a file is neither read nor replaced.
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+    }
+    let (code, _, told) = scan(&place, "{model}", &asked);
+    assert!(code == 0 && told.contains("the result is not kept"), "{code}: {told}");
 }
 
 #[test]

@@ -473,3 +473,19 @@ fn what_is_missing_is_named_with_all_choices() {
         assert!(output.status.code() == Some(2) && choices.iter().all(|c| error.contains(c)), "{error}");
     }
 }
+
+#[test]
+fn a_critical_set_of_another_architecture_is_refused() {
+    let place = Place::new();
+    let set = r#"{"schema": "achilles-audit/critical-set/v1", "model": {"architecture": "Qwen2ForCausalLM"},
+        "critical_set": {"neurons": ["model.layers.1.mlp.down_proj:out:3"]}}"#;
+    std::fs::write(place.out().join("other.json"), set).unwrap();
+    let before = place.snapshot();
+    for to in [["patch", "-o={out}/p"], ["patch", "--in-place"], ["vault", "-o={out}/v"]] {
+        let output = place.run(&[to[0], "{model}", to[1], "--critical={out}/other.json"]);
+        let error = text(&output.stderr);
+        assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+        assert!(error.contains("is the critical set of a \"Qwen2ForCausalLM\""), "{error}");
+        assert!(place.snapshot() == before, "{to:?}");
+    }
+}

@@ -613,24 +613,11 @@ pub struct NeuronArgs {
 }
 
 impl NeuronArgs {
-    /// The neurons, from where they are named.
-    pub fn read(&self) -> achilles_audit::Result<Vec<Neuron>> {
+    /// The neurons, from where they are named, in a model of `architecture`.
+    pub fn read(&self, architecture: &str) -> achilles_audit::Result<Vec<Neuron>> {
         match &self.critical {
-            Some(path) => Ok(achilles_audit::patch::critical_neurons(path)?.neurons),
+            Some(path) => achilles_audit::patch::critical_neurons(path, architecture),
             None => Ok(self.neuron.clone()),
-        }
-    }
-
-    /// The neurons, from where they are named; a critical set has to be one of `architecture`.
-    pub fn read_for(&self, architecture: &str) -> achilles_audit::Result<Vec<Neuron>> {
-        let Some(path) = &self.critical else { return Ok(self.neuron.clone()) };
-        let critical = achilles_audit::patch::critical_neurons(path)?;
-        match critical.architecture {
-            Some(other) if other != architecture => {
-                let problem = format!("is the critical set of a {other:?}, expected one of a {architecture}");
-                Err(achilles_audit::Error::file(path, format!("{problem}; locate it in this model")))
-            }
-            _ => Ok(critical.neurons),
         }
     }
 }

@@ -18,10 +18,6 @@ pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
         return verify(patched, original, progress);
     }
     let Some(model) = &options.model else { return Err(Error::input("no MODEL to patch")) };
-    let neurons = match &options.critical {
-        Some(path) => patch::critical_neurons(path)?.neurons,
-        None => options.neuron.clone(),
-    };
     let settings = Settings { link: options.link, digests: options.digests };
     if options.in_place && !options.dry_run {
         let Source::Directory(root) = Source::find(model)? else {
@@ -32,12 +28,12 @@ pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
         if folder.rolled_back() {
             stderr::line(&format!("{model}: an unfinished run was found, its bytes were put back first"));
         }
-        let (_, plan) = plan(options, model, &neurons, progress)?;
+        let (_, plan) = plan(options, model, progress)?;
         patch::check_in_place(&plan)?;
         print(options, &plan)?;
         return done(&plan, &root, &patch::in_place(&folder, &plan, settings)?);
     }
-    let (checkpoint, plan) = plan(options, model, &neurons, progress)?;
+    let (checkpoint, plan) = plan(options, model, progress)?;
     match &options.output {
         Some(out) => patch::check_to_folder(&plan, out)?,
         None if options.in_place => patch::check_in_place(&plan)?,
@@ -52,9 +48,13 @@ pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
     }
 }
 
-fn plan(options: &Patch, model: &str, neurons: &[Neuron], progress: &dyn Progress) -> Result<(Checkpoint, Plan)> {
+fn plan(options: &Patch, model: &str, progress: &dyn Progress) -> Result<(Checkpoint, Plan)> {
     let checkpoint = Checkpoint::open(model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
+    let neurons = match &options.critical {
+        Some(path) => patch::critical_neurons(path, recipe.architecture)?,
+        None => options.neuron.clone(),
+    };
     let asked = |action: &dyn Fn(usize) -> Action| -> Vec<Intervention> {
         let one = |(at, neuron): (usize, &Neuron)| Intervention { neuron: neuron.clone(), action: action(at) };
         neurons.iter().enumerate().map(one).collect()
@@ -67,7 +67,7 @@ fn plan(options: &Patch, model: &str, neurons: &[Neuron], progress: &dyn Progres
     Plan::new(&checkpoint, &recipe, &asked(&|_| Action::Set(0.0)))?;
     let Subject { model: opened, text, .. } = locate::open(&options.model_args(model), &options.text, progress)?;
     progress.begin("means", recipe.layers.len() as u64, "layers");
-    let means = metrics::means(&opened, &text.ids, neurons, progress)?;
+    let means = metrics::means(&opened, &text.ids, &neurons, progress)?;
     progress.end();
     let plan = Plan::new(&checkpoint, &recipe, &asked(&|at| Action::Set(means[at])))?;
     Ok((checkpoint, plan))

@@ -24,7 +24,7 @@ pub fn run(options: &Probe, progress: &dyn Progress) -> Result<ExitCode> {
     // The weights come last: a mistake should not have to wait for them.
     let checkpoint = Checkpoint::open(&options.model.model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
-    let neurons = options.neurons.read_for(recipe.architecture)?;
+    let neurons = options.neurons.read(recipe.architecture)?;
     let tokenizer = Tokenizer::of(&checkpoint)?;
     let template = if options.no_chat_template { None } else { ChatTemplate::of(&checkpoint)? };
     let prompts = Prompts::new(questions, &checkpoint, &tokenizer, template.as_ref())?;

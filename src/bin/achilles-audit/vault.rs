@@ -12,10 +12,10 @@ use achilles_audit::{Result, report};
 use std::process::ExitCode;
 
 pub fn keep(options: &Vault, progress: &dyn Progress) -> Result<ExitCode> {
-    let neurons = options.neurons.read()?;
     vault::check_out(&options.output)?;
     let checkpoint = Checkpoint::open(&options.model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
+    let neurons = options.neurons.read(recipe.architecture)?;
     let plan = Plan::new(&checkpoint, &recipe, &neurons.into_iter().map(Intervention::zero).collect::<Vec<_>>())?;
     let index = vault::keep(&checkpoint, &plan, &options.output)?;
     let bytes: u64 = plan.edits.iter().map(|edit| edit.span.bytes()).sum();
