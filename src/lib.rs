@@ -9,6 +9,7 @@ pub mod compare;
 pub mod error;
 pub mod files;
 pub mod finding;
+mod glob;
 pub mod integrity;
 pub mod locate;
 pub mod metrics;

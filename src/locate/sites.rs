@@ -96,8 +96,6 @@ impl SiteSelection {
     }
 }
 
-/// A set of one: a glob alone panics where its regular expression is too large.
 fn glob_matcher(glob: &str) -> Result<globset::GlobSet> {
-    let bad = |e: globset::Error| Error::Name { what: "sites", text: glob.into(), problem: e.kind().to_string() };
-    globset::Glob::new(glob).and_then(|glob| globset::GlobSetBuilder::new().add(glob).build()).map_err(bad)
+    crate::glob::set(&[glob]).map_err(|problem| Error::Name { what: "sites", text: glob.into(), problem })
 }

@@ -37,7 +37,8 @@ impl Tokenizer {
 
     pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, String> {
         self.check_patterns(text)?;
-        let encoding = self.tokenizer.encode(text, add_special_tokens).map_err(|e| format!("failed on the text: {e}"))?;
+        let encoding =
+            self.tokenizer.encode(text, add_special_tokens).map_err(|e| format!("failed on the text: {e}"))?;
         let (found, most) = (encoding.len(), text.len() * IDS_PER_BYTE + MORE_IDS);
         if found > most {
             return Err(format!("makes {found} tokens of {} bytes of text, expected at most {most}", text.len()));
@@ -60,7 +61,8 @@ impl Tokenizer {
     }
 
     pub fn text(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
-        let text = self.tokenizer.decode(ids, skip_special_tokens).map_err(|e| format!("failed on its own ids: {e}"))?;
+        let text =
+            self.tokenizer.decode(ids, skip_special_tokens).map_err(|e| format!("failed on its own ids: {e}"))?;
         let most = (ids.len() + 1) * BYTES_PER_ID;
         if text.len() > most {
             return Err(format!("makes {} bytes of {} ids, expected at most {most}", text.len(), ids.len()));

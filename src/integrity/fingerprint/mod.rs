@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 pub use cache::Cache;
 use cache::Key;
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 pub use lines::{Line, Statistics};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -168,12 +168,7 @@ pub fn take(
 const ALWAYS_IGNORED: [&str; 2] = [".git", ".cache/huggingface"];
 
 fn globs(patterns: &[String]) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let glob = Glob::new(pattern).map_err(|e| Error::input(format!("glob {pattern:?}: {}", e.kind())))?;
-        set.add(glob);
-    }
-    set.build().map_err(|e| Error::input(format!("globs: {e}")))
+    crate::glob::set(patterns).map_err(|problem| Error::input(format!("what the fingerprint covers: {problem}")))
 }
 
 impl Fingerprint {

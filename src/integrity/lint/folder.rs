@@ -2,6 +2,7 @@
 
 use super::check::Check;
 use super::observation::{Found, Location};
+use crate::checkpoint::walk::{DEEPEST, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
@@ -23,10 +24,6 @@ impl File {
     }
 }
 
-/// More than any checkpoint holds: what is larger is not examined rather than examined in part.
-const MOST_ENTRIES: usize = 100_000;
-const DEEPEST: usize = 32;
-
 /// All files in the folder and the folders in it, in order of name. Folders named `.git` are left out.
 pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     let canonical = std::fs::canonicalize(root).map_err(Error::io(root))?;
@@ -39,9 +36,7 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             let path = entry.map_err(Error::io(&folder))?.path();
             entries += 1;
             if entries > MOST_ENTRIES || depth > DEEPEST {
-                let problem =
-                    format!("holds over {MOST_ENTRIES} files or {DEEPEST} levels of folders; not a checkpoint's");
-                return Err(Error::file(root, problem));
+                return Err(too_many(root));
             }
             let base = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = format!("{prefix}{base}");

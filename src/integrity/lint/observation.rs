@@ -81,17 +81,29 @@ impl fmt::Display for Location {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub observations: Vec<Observation>,
-    counts: HashMap<(Check, String), u64>,
+    counts: HashMap<(Check, String), Count>,
+}
+
+/// Observations of one check in one file.
+#[derive(Debug, Default)]
+struct Count {
+    seen: u64,
+    kept: u64,
 }
 
 impl Found {
     /// Observations of one check in one file that are kept.
     pub const KEPT: u64 = 100;
+    /// Observations that are kept in all; beyond them only counted, and not by file: there may be as many files.
+    pub const KEPT_IN_ALL: usize = 5000;
 
     pub fn add(&mut self, check: Check, location: Location, message: impl Into<String>, evidence: serde_json::Value) {
-        let count = self.counts.entry((check, location.file.clone())).or_default();
-        *count += 1;
-        if *count <= Found::KEPT {
+        let full = self.observations.len() >= Found::KEPT_IN_ALL;
+        let file = if full { String::new() } else { location.file.clone() };
+        let count = self.counts.entry((check, file)).or_default();
+        count.seen += 1;
+        if !full && count.kept < Found::KEPT {
+            count.kept += 1;
             self.observations.push(Observation { check, location, message: message.into(), evidence });
         }
     }
@@ -103,7 +115,7 @@ impl Found {
 
     /// What was kept, by file and check, and how many were not.
     pub fn finish(mut self) -> (Vec<Observation>, u64) {
-        let dropped = self.counts.values().map(|n| n.saturating_sub(Found::KEPT)).sum();
+        let dropped = self.counts.values().map(|count| count.seen - count.kept).sum();
         self.observations.sort_by(|a, b| (&a.location.file, a.check).cmp(&(&b.location.file, b.check)));
         (self.observations, dropped)
     }

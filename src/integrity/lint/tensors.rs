@@ -66,7 +66,8 @@ fn with_expected(expected: Expected, model: &[&Shard], config: &File, found: &mu
     for (name, place) in &tensors {
         by_name.insert(stand_alone(name), *place);
     }
-    let malformed: BTreeSet<String> = model.iter().flat_map(|s| &s.malformed).map(|name| stand_alone(name)).collect();
+    let malformed: BTreeSet<String> =
+        model.iter().flat_map(|s| s.malformed.iter()).map(|name| stand_alone(name)).collect();
     let mut missing = Vec::new();
     let mut asked = 0;
     for (name, shape) in (expected.tensors)() {
