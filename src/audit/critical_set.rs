@@ -8,9 +8,6 @@ use crate::finding::Seen;
 use crate::rules::Rules;
 use serde_json::json;
 
-/// Why nothing is known of a model whose perplexity is not a number.
-pub const NOT_FINITE: &str = "the model's own perplexity is not a number, so that no damage can be told";
-
 pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
     let whole = place::whole(checkpoint);
     let (tokens, dtype) = (located.tokens, &located.dtype);

@@ -7,8 +7,10 @@ pub mod hub;
 pub mod index;
 mod loose;
 pub mod map;
+pub mod names;
 pub mod place;
 pub mod source;
+pub mod stand_in;
 pub mod tensors;
 pub mod walk;
 
@@ -17,11 +19,13 @@ use crate::files;
 use crate::progress::Progress;
 pub use config::ConfigFile;
 use map::MappedFile;
+use names::Names;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 pub use source::Source;
+use stand_in::StandIn;
 use std::path::{Path, PathBuf};
 pub use tensors::Tensors;
 
@@ -59,12 +63,15 @@ impl Checkpoint {
             return Err(Error::file(root, problem));
         }
         let config = ConfigFile::read(&config_path)?;
-        let tensors = Tensors::open_directory(root)?.as_text_model();
+        let tensors = Tensors::open_directory(root)?.named(&Names::of(&config))?;
         let tokenizer = root.join("tokenizer.json");
         let tokenizer_json = match tokenizer.exists() {
             true => Some(files::read_text(&tokenizer)?),
             false => None,
         };
+        if let Some(stand_in) = tokenizer_json.as_ref().and_then(|text| StandIn::of_text(text.as_bytes())) {
+            return Err(Error::file(&tokenizer, stand_in.to_string()));
+        }
         Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json, tensors })
     }
 
@@ -157,6 +164,10 @@ impl Checkpoint {
     /// Its tensors.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
+    }
+
+    pub(crate) fn tensors_mut(&mut self) -> &mut Tensors {
+        &mut self.tensors
     }
 }
 

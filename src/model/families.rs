@@ -37,7 +37,7 @@ const FAMILIES: &[Family] = &[
 ];
 
 /// Configs whose `text_config` is a family's: `model_type` and architecture of the whole. Its text model is named as if
-/// it stood alone (see [`Tensors::as_text_model`](crate::checkpoint::Tensors::as_text_model)).
+/// it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
 const NESTED: &[(&str, &str)] = &[("gemma3", "Gemma3ForConditionalGeneration")];
 
 /// Keys of a whole config that concern what is not its text model.

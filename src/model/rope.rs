@@ -227,6 +227,11 @@ fn scaled(c: &Reader, r: &Reader, theta: f64, partial: bool) -> Result<Settings>
 }
 
 impl Rope {
+    /// Channels of each head that are rotated.
+    pub fn rotated(&self) -> usize {
+        self.dim
+    }
+
     /// A rotary embedding of the first `dim` channels of each head.
     pub fn new(settings: Settings, dim: usize) -> Rope {
         Rope { settings, dim, turns_wide: false }
