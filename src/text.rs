@@ -6,6 +6,8 @@ use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::sync::Arc;
 
+mod spelling;
+
 /// The reference text: the one that the published critical sets were found on.
 pub const REFERENCE_TEXT: &str = "Later reviews were more positive. In just over 29 minutes, Bookends is stunning in \
 its vision of a bewildered America in search of itself, said AllMusic writer Thom Jurek, who gave it five stars out of \
@@ -51,7 +53,7 @@ impl Tokenizer {
     /// `tokenizer(text)`.
     ///
     /// # Errors
-    /// The tokenizer fails.
+    /// The tokenizer fails, or makes another text of this one.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(text, true)
     }
@@ -59,14 +61,30 @@ impl Tokenizer {
     /// The ids of a text that spells its special tokens itself, as a chat template's does: none are added.
     ///
     /// # Errors
-    /// The tokenizer fails.
+    /// As [`Tokenizer::ids`].
     pub fn ids_as_spelled(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(text, false)
     }
 
     fn encoded(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on the text: {e}"));
-        Ok(guarded(|| self.0.encode(text, add_special_tokens))?.map_err(failed)?.get_ids().to_vec())
+        let (ids, departure) = guarded(|| {
+            let plain = self.0.encode(text, false)?;
+            let ids = match add_special_tokens {
+                true => self.0.post_process(plain.clone(), None, true)?.get_ids().to_vec(),
+                false => plain.get_ids().to_vec(),
+            };
+            let departure = spelling::departure(&self.0, text, plain.get_ids(), &ids);
+            Ok((ids, departure))
+        })?
+        .map_err(failed)?;
+        match departure {
+            None => Ok(ids),
+            Some(departure) => Err(Error::input(format!(
+                "tokenizer.json makes another text of the given one, on which the model is not to be judged: it \
+                 {departure}; compare it with the tokenizer of the model's base, or give another text"
+            ))),
+        }
     }
 
     /// The text of ids, without that of special tokens.
@@ -93,7 +111,7 @@ impl Tokenizer {
     /// [`Tokenizer::ids`] of a text that a perplexity can be computed of.
     ///
     /// # Errors
-    /// The text is empty or too short to have a perplexity (two tokens), or the tokenizer fails.
+    /// The text is empty or too short to have a perplexity (two tokens), or as [`Tokenizer::ids`].
     pub fn encode(&self, text: &str) -> Result<Encoded> {
         if text.trim().is_empty() {
             return Err(Error::input("the text is empty; give at least a sentence with --text or --text-file"));
