@@ -8,6 +8,7 @@ pub mod index;
 mod loose;
 pub mod map;
 pub mod place;
+pub mod python_json;
 pub mod source;
 pub mod tensors;
 pub mod walk;

@@ -44,6 +44,7 @@ checks! {
     LeftoverFile "leftover-file" "A work file of a run that was stopped is not part of the checkpoint and may hold weights."
     FileUnreadable "file-unreadable" "What cannot be read cannot be examined."
     JsonInvalid "json-invalid" "A JSON file that strict readers refuse may still be read, in their own way, by others."
+    JsonNonstandard "json-nonstandard" "Some readers take what is not quite JSON, as Python writes it, and some refuse it."
     JsonDuplicateKey "json-duplicate-key" "Readers disagree on which of two equal keys counts."
     ConfigMissing "config-missing" "Without config.json nothing can load the weights, and nothing says what they should be."
     ConfigInvalid "config-invalid" "A config.json that is not a JSON object cannot be loaded."
