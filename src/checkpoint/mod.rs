@@ -9,6 +9,7 @@ mod loose;
 pub mod map;
 pub mod names;
 pub mod place;
+pub mod python_json;
 pub mod source;
 pub mod stand_in;
 pub mod tensors;
