@@ -8,6 +8,7 @@ pub mod index;
 mod loose;
 pub mod map;
 pub mod place;
+pub mod snapshot;
 pub mod source;
 pub mod tensors;
 pub mod walk;

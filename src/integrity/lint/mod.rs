@@ -9,6 +9,7 @@ mod header;
 mod index;
 mod json;
 mod observation;
+mod pickle;
 mod template;
 mod tensors;
 #[cfg(test)]
@@ -75,6 +76,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
         return Err(Error::file(root, problem));
     }
     contents::examine(&files, &mut found);
+    contents::blobs(&files, &mut found, progress)?;
     let shards = header::read(&files, &mut found);
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
