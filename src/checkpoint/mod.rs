@@ -10,6 +10,7 @@ pub mod map;
 pub mod names;
 pub mod place;
 pub mod python_json;
+pub mod snapshot;
 pub mod source;
 pub mod stand_in;
 pub mod tensors;

@@ -10,6 +10,7 @@ mod header;
 mod index;
 mod json;
 mod observation;
+mod pickle;
 mod template;
 mod tensors;
 #[cfg(test)]
@@ -73,6 +74,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     }
     downloads::examine(&files, &mut found);
     contents::examine(&files, &mut found);
+    contents::blobs(&files, &mut found, progress)?;
     let shards = header::read(&files, &mut found);
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
