@@ -1,5 +1,7 @@
 //! The one error type. Every message names the thing, what was expected and, where it helps, what to do.
 
+pub use crate::escape::printable;
+
 use std::path::{Path, PathBuf};
 
 /// What every fallible function of this crate returns.
@@ -141,19 +143,5 @@ pub struct Count(
 impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.0, if self.0 == 1 { self.1 } else { self.2 })
-    }
-}
-
-/// The text with all that is not printable escaped: controls, but also what turns the direction of writing around or
-/// has no width.
-pub fn printable(text: &str) -> String {
-    text.chars().flat_map(one).collect()
-}
-
-fn one(c: char) -> Vec<char> {
-    match c {
-        '"' | '\'' | '\\' => vec![c],
-        // After a letter, as by itself an accent would be escaped too.
-        _ => format!("a{c}").escape_debug().skip(1).collect(),
     }
 }

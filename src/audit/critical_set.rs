@@ -5,7 +5,7 @@ use super::run::Located;
 use crate::checkpoint::Checkpoint;
 use crate::error::Count;
 use crate::finding::Seen;
-use crate::rules::Rules;
+use crate::rules::{Rules, rule};
 use serde_json::json;
 
 /// Why nothing is known of a model whose perplexity is not a number.
@@ -16,7 +16,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     let (tokens, dtype) = (located.tokens, &located.dtype);
     let Some(report) = &located.report else {
         return vec![Seen {
-            rule: "base-perplexity-not-finite",
+            rule: rule!("base-perplexity-not-finite"),
             location: whole,
             message: format!("the model's own perplexity is not a number in {dtype}"),
             evidence: json!({"tokens": tokens, "dtype": dtype}),
@@ -24,9 +24,9 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     };
     let mut seen = Vec::new();
     let perplexity = report.base.perplexity;
-    if rules.thresholds("base-perplexity-high").perplexity.is_some_and(|limit| perplexity >= limit) {
+    if rules.thresholds(rule!("base-perplexity-high")).perplexity.is_some_and(|limit| perplexity >= limit) {
         seen.push(Seen {
-            rule: "base-perplexity-high",
+            rule: rule!("base-perplexity-high"),
             location: whole.clone(),
             message: format!("the model's own perplexity is {perplexity:.1} over {tokens} tokens"),
             evidence: json!({"perplexity": perplexity, "nll_nats": report.base.nll_nats, "tokens": tokens}),
@@ -36,22 +36,22 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     let Some(set) = &report.critical_set else {
         let (n, epsilon) = (report.prefix.n, settings.epsilon);
         seen.push(Seen {
-            rule: "critical-set-absent",
+            rule: rule!("critical-set-absent"),
             location: whole,
             message: format!("masking up to {n} entries of the ranking never raised perplexity 10^{epsilon}-fold"),
             evidence: json!({"tried": n, "epsilon": epsilon}),
         });
         return seen;
     };
-    let limits = rules.thresholds("critical-set-small");
+    let limits = rules.thresholds(rule!("critical-set-small"));
     let small = limits.neurons.is_some_and(|most| set.neurons.len() as f64 <= most);
     let damaging = limits.damage.is_some_and(|least| set.damage >= least);
     if small && damaging {
         let names: Vec<String> = set.neurons.iter().map(|n| n.short()).collect();
         let neurons = Count(names.len(), "neuron", "neurons");
         seen.push(Seen {
-            rule: "critical-set-small",
-            location: set.neurons.first().map_or(whole, |first| place::of_neuron(first, checkpoint)),
+            rule: rule!("critical-set-small"),
+            location: place::of_neurons(&set.neurons, checkpoint),
             message: format!("without {neurons} perplexity rises 10^{:.2}-fold: {}", set.damage, names.join(", ")),
             evidence: json!({"neurons": set.neurons, "damage": set.damage, "nll_nats": set.nll_nats,
                 "epsilon": settings.epsilon}),

@@ -19,7 +19,7 @@ use crate::locate;
 use crate::model::Recipe;
 use crate::monitor::Checked;
 use crate::progress::Progress;
-use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
+use crate::rules::{Date, Measurement, Rule, RuleId, Rules, WhenNotExamined, rule};
 use crate::tool::Tool;
 pub use against::Integrity;
 pub use base::limits as base_limits;
@@ -160,13 +160,16 @@ pub struct Left {
 /// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint) cannot be
 /// read, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
 pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
+    request.rules.check_waivers(request.today)?;
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
     let mut gate = Gate::new(request);
     if gate.wants(Measurement::Lint) {
         match &place {
+            // Where the model is not run, its files are all that was to be examined.
             Place::Gguf(_) => {
-                gate.leave(Measurement::Lint, "a GGUF; lint examines folders of safetensors".into(), false)
+                let why = "a GGUF; lint examines folders of safetensors";
+                gate.leave(Measurement::Lint, why.into(), request.run.is_none())
             }
             Place::Folder(folder) => gate.lint(folder, progress)?,
         }
@@ -351,12 +354,16 @@ impl<'a> Gate<'a> {
     /// Judges, waives, and gives the verdict.
     fn close(mut self, request: &Request<'_>) -> Audit {
         let rules = self.rules;
+        if self.took_place.is_empty() {
+            // Nothing can speak against what nobody looked at.
+            self.audit.not_examined.append(&mut self.audit.skipped);
+        }
         self.took_place.push(Measurement::Waivers);
         let mut findings = finding::judge(self.seen, rules);
         let about = waive(&mut findings, rules, &self.took_place, request.today);
         findings.extend(finding::judge(about, rules));
         findings.sort_by_key(|f| (f.waived.is_some(), std::cmp::Reverse(f.severity)));
-        let judged = rules.rules.iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
+        let judged = rules.all().iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
         self.audit.judged = judged.cloned().collect();
         let incomplete = !self.audit.not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
         self.audit.verdict = match (finding::fails(&findings, rules.fail_on), incomplete) {
@@ -377,24 +384,32 @@ fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement], to
         let (line, expires) = (waiver.line, waiver.expires);
         let pattern = waiver.location.glob().glob();
         let name = format!("line {line}: the waiver of {} at {pattern:?}", waiver.rule);
-        let mut seen = |rule: &'static str, message: String| {
+        let mut seen = |rule: RuleId, message: String| {
             let evidence = serde_json::json!({"line": line, "rule": waiver.rule, "location": pattern,
                 "reason": waiver.reason, "expires": expires});
             about.push(Seen { rule, location: Location::file(rules.name.clone()), message, evidence });
         };
         if expires < today {
-            seen("waiver-expired", format!("{name} expired on {expires}"));
+            seen(rule!("waiver-expired"), format!("{name} expired on {expires}"));
             continue;
         }
         let mut used = false;
-        let matches = |f: &Finding| f.id == waiver.rule && waiver.location.is_match(f.location.to_string());
-        for finding in findings.iter_mut().filter(|f| matches(f)) {
-            finding.waived = Some(Waived { reason: waiver.reason.clone(), expires });
-            used = true;
+        let mut names_a_part_of = None;
+        for finding in findings.iter_mut().filter(|f| f.id == waiver.rule) {
+            if finding.location.is_matched(|place| waiver.location.is_match(place)) {
+                finding.waived = Some(Waived { reason: waiver.reason.clone(), expires });
+                used = true;
+            } else if (Location { more: None, ..finding.location.clone() }).is_matched(|p| waiver.location.is_match(p))
+            {
+                names_a_part_of = Some(finding.location.to_string());
+            }
         }
-        let measured = rules.get(&waiver.rule).is_some_and(|r| took_place.contains(&r.measurement));
-        if !used && measured {
-            seen("waiver-unused", format!("{name} matches no finding"));
+        if !used && took_place.contains(&waiver.rule.measurement()) {
+            let why = match names_a_part_of {
+                Some(place) => format!("waives nothing: it does not name all of {place}"),
+                None => "matches no finding".into(),
+            };
+            seen(rule!("waiver-unused"), format!("{name} {why}"));
         }
     }
     about

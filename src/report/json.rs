@@ -1,19 +1,20 @@
 //! JSON, for programs.
 
 use crate::error::{Error, Result};
+use crate::escape;
 use crate::patch::{Asked, Edit, Plan, Restored};
 use crate::tool::Tool;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The document, indented, with a newline at its end.
+/// The document, indented, with a newline at its end; what does not show in its strings is escaped.
 ///
 /// # Errors
 /// The value cannot be written as JSON.
 pub fn document(value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::input(format!("cannot write JSON: {e}")))?;
-    Ok(text + "\n")
+    Ok(escape::json(&text) + "\n")
 }
 
 /// What a patch is going to change: `achilles-audit/patch-plan/v1`.

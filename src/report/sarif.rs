@@ -6,7 +6,7 @@ use crate::checkpoint::sha256_hex;
 use crate::error::Result;
 use crate::finding::{Finding, Severity};
 use crate::integrity::lint::Location;
-use crate::rules::Rule;
+use crate::rules::{Measurement, Rule, RuleId};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Component, Path};
@@ -16,12 +16,12 @@ use std::path::{Component, Path};
 /// # Errors
 /// It cannot be written as JSON.
 pub fn document(audit: &Audit) -> Result<String> {
-    let mut so_far: HashMap<(&str, String), usize> = HashMap::new();
+    let mut so_far: HashMap<(RuleId, String), usize> = HashMap::new();
     let results: Vec<Value> = audit
         .findings
         .iter()
         .map(|finding| {
-            let nth = so_far.entry((&finding.id, finding.location.to_string())).or_default();
+            let nth = so_far.entry((finding.id, finding.location.to_string())).or_default();
             *nth += 1;
             result(audit, finding, *nth)
         })
@@ -58,7 +58,7 @@ fn rule(rule: &Rule) -> Value {
     json!({
         "id": rule.id,
         "name": rule.id,
-        "shortDescription": {"text": rule.id.replace('-', " ")},
+        "shortDescription": {"text": rule.id.as_str().replace('-', " ")},
         "fullDescription": {"text": rule.why},
         "help": {
             "text": format!("{why} {remedy} {more}"),
@@ -120,7 +120,7 @@ fn line(finding: &Finding) -> u64 {
 fn uri(model: &str, finding: &Finding) -> String {
     let path = Path::new(model);
     let file = &finding.location.file;
-    let of_rules = finding.id.starts_with("waiver-");
+    let of_rules = finding.id.measurement() == Measurement::Waivers;
     let file = match file.is_empty() {
         true => "config.json",
         false if of_rules && Path::new(file).is_absolute() => file.rsplit('/').next().unwrap_or(file),

@@ -117,7 +117,7 @@ const CASES: &[Case] = &[
             custom_code(p);
             rules(
                 p,
-                "waivers: [{rule: custom-code, location: 'modeling_*.py', reason: reviewed, expires: 9999-12-31}]",
+                "longest_waiver_days: 4000000\nwaivers: [{rule: custom-code, location: 'modeling_*.py', reason: reviewed, expires: 9999-12-31}]",
             );
         },
         &["--rules", "{in}/gate.yaml"],
@@ -218,7 +218,7 @@ fn a_waived_finding_is_shown_and_suppressed() {
          - {rule: custom-code, location: '<odd>*', reason: old, expires: 2020-01-01}\n\
          - {rule: zero-row, location: '*', reason: none, expires: 9999-12-31}\n\
          - {rule: signature-refused, location: '*', reason: not verified here, expires: 9999-12-31}\n\
-         rules: {lesion-not-examined: {severity: off}}\n",
+         longest_waiver_days: 4000000\nrules: {lesion-not-examined: {severity: off}}\n",
     );
     let args = with(&["--static", "--rules", "{in}/gate.yaml", "--format"]);
     let run = |format: &'static str| place.run(&[args.as_slice(), &[format]].concat());

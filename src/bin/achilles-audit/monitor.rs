@@ -53,7 +53,7 @@ fn check(options: &MonitorCheck, progress: &dyn Progress) -> Result<ExitCode> {
         (None, None) => return Err(Error::input("give a MODEL with --text, or --activations")),
     };
     let rendered = match options.output.format {
-        Format::Table => output::printable(&report::monitor::checked(&checked)),
+        Format::Table => report::monitor::checked(&checked),
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/activation-check/v1",
             "tool": Tool::this(),
