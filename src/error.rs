@@ -145,3 +145,34 @@ impl std::fmt::Display for Count {
         write!(f, "{} {}", self.0, if self.0 == 1 { self.1 } else { self.2 })
     }
 }
+
+/// Prints a number for people: with so many decimals, a huge one as `3.0e37`.
+#[derive(Debug, Clone, Copy)]
+pub struct Figure(
+    /// The number.
+    pub f64,
+    /// How many decimals.
+    pub usize,
+);
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.abs() {
+            huge if (1e9..f64::INFINITY).contains(&huge) => write!(f, "{:.1e}", self.0),
+            _ => write!(f, "{:.*}", self.1, self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Figure;
+
+    #[test]
+    fn huge_numbers_are_short() {
+        let said = |value, decimals| Figure(value, decimals).to_string();
+        assert_eq!((said(3e37, 4), said(-2.96e9, 1)), ("3.0e37".into(), "-3.0e9".into()));
+        assert_eq!((said(999_999_999.0, 0), said(0.12345, 3)), ("999999999".into(), "0.123".into()));
+        assert_eq!((said(f64::INFINITY, 2), said(f64::NAN, 2)), ("inf".into(), "NaN".into()));
+    }
+}

@@ -12,13 +12,13 @@ use crate::integrity::verify;
 use crate::progress::Progress;
 use crate::rules::rule;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The comparison with a fingerprint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Integrity {
     /// The fingerprint's file.
-    pub fingerprint: PathBuf,
+    pub fingerprint: String,
     /// Every byte of every file is as it was.
     pub intact: bool,
     /// Every tensor is as it was, wherever it lies.
@@ -90,7 +90,7 @@ pub fn fingerprint(
         seen.push(Seen { rule, location, message: short(difference), evidence });
     }
     let result = Integrity {
-        fingerprint: path.to_owned(),
+        fingerprint: path.to_string_lossy().into_owned(),
         intact: found.intact,
         same_tensors: found.same_tensors,
         files: found.files,

@@ -3,7 +3,7 @@
 use super::place;
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Compared, Limits, Verdict};
-use crate::error::Count;
+use crate::error::{Count, Figure};
 use crate::finding::Seen;
 use crate::rules::{Rules, rule};
 use serde_json::json;
@@ -60,7 +60,7 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
         for placed in &compared.location.neurons {
             let moves = match placed.importance_ratio {
                 Some(ratio) if ratio >= least && ratio <= 1.0 / least => continue,
-                Some(ratio) => format!("{ratio:.3} times as much as in {base}"),
+                Some(ratio) => format!("{} times as much as in {base}", Figure(ratio, 3)),
                 None => format!("beyond all numbers, which it does not in {base}"),
             };
             seen.push(Seen {

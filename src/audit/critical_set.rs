@@ -3,7 +3,7 @@
 use super::place;
 use super::run::Located;
 use crate::checkpoint::Checkpoint;
-use crate::error::Count;
+use crate::error::{Count, Figure};
 use crate::finding::Seen;
 use crate::rules::{Rules, rule};
 use serde_json::json;
@@ -28,7 +28,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
         seen.push(Seen {
             rule: rule!("base-perplexity-high"),
             location: whole.clone(),
-            message: format!("the model's own perplexity is {perplexity:.1} over {tokens} tokens"),
+            message: format!("the model's own perplexity is {} over {tokens} tokens", Figure(perplexity, 1)),
             evidence: json!({"perplexity": perplexity, "nll_nats": report.base.nll_nats, "tokens": tokens}),
         });
     }

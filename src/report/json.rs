@@ -45,7 +45,7 @@ pub fn restored(restored: &Restored, folder: &Path, dry_run: bool) -> Value {
     json!({
         "schema": "achilles-audit/restore/v1",
         "tool": Tool::this(),
-        "folder": folder,
+        "folder": folder.to_string_lossy(),
         "dry_run": dry_run,
         "parts": restored.parts.iter().map(part).collect::<Vec<_>>(),
         "other_tensors_differ": restored.other_tensors,

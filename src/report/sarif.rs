@@ -4,6 +4,7 @@
 use crate::audit::{Audit, Left};
 use crate::checkpoint::sha256_hex;
 use crate::error::Result;
+use crate::escape::printable;
 use crate::finding::{Finding, Severity};
 use crate::integrity::lint::Location;
 use crate::rules::{Measurement, Rule, RuleId};
@@ -71,7 +72,12 @@ fn rule(rule: &Rule) -> Value {
 
 fn notification(left: &Left) -> Value {
     let text = format!("not examined: {}: {}", left.measurement.as_str(), left.why);
-    json!({"level": "error", "message": {"text": text}, "descriptor": {"id": left.measurement}})
+    json!({"level": "error", "message": message(&text), "descriptor": {"id": left.measurement}})
+}
+
+/// Text with what a checkpoint says of itself in it. `[text](where to)` would be a link in it (SARIF 2.1.0, 3.11.6).
+fn message(text: &str) -> Value {
+    json!({"text": printable(text).replace("](", "\\](")})
 }
 
 fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
@@ -82,7 +88,7 @@ fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
             "artifactLocation": {"uri": uri(&audit.model.source, finding)},
             "region": {"startLine": line(finding)},
         },
-        "message": {"text": place},
+        "message": message(&place),
     });
     if let Some(tensor) = &finding.location.tensor {
         let whole = Location { file: String::new(), ..finding.location.clone() }.to_string();
@@ -93,7 +99,7 @@ fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
     let mut result = json!({
         "ruleId": finding.id,
         "level": finding.severity,
-        "message": {"text": finding.message},
+        "message": message(&finding.message),
         "locations": [location],
         "partialFingerprints": {"achillesAudit/v1": identity},
         // What nothing suppresses says so: some results here do.

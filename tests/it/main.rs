@@ -8,6 +8,7 @@ mod command_line;
 mod compare;
 #[cfg(unix)]
 mod contrib;
+mod escape;
 #[cfg(target_os = "linux")]
 mod faults;
 mod gate;
