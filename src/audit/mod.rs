@@ -7,19 +7,20 @@ mod cache;
 mod critical_set;
 mod place;
 mod run;
+mod waive;
 
 use crate::checkpoint::ConfigFile;
 use crate::compare::Compared;
 use crate::error::{Error, Result};
-use crate::finding::{self, Finding, Seen, Severity, Waived};
+use crate::finding::{self, Finding, Seen, Severity};
 use crate::integrity::lesion;
-use crate::integrity::lint::{self, Examined, Expected, Location};
+use crate::integrity::lint::{self, Examined, Expected};
 use crate::integrity::signature::{self, Trust};
 use crate::locate;
 use crate::model::Recipe;
 use crate::monitor::Checked;
 use crate::progress::Progress;
-use crate::rules::{Date, Measurement, Rule, RuleId, Rules, WhenNotExamined, rule};
+use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
 use crate::tool::Tool;
 pub use against::Integrity;
 pub use base::limits as base_limits;
@@ -28,6 +29,7 @@ use run::Wanted;
 pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use waive::waive;
 
 /// What to audit, and against what.
 #[derive(Debug)]
@@ -160,7 +162,6 @@ pub struct Left {
 /// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint) cannot be
 /// read, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
 pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
-    request.rules.check_waivers(request.today)?;
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
     let mut gate = Gate::new(request);
@@ -374,43 +375,4 @@ impl<'a> Gate<'a> {
         self.audit.findings = findings;
         self.audit
     }
-}
-
-/// Marks what is waived; what is to be said of the waivers themselves comes back. A waiver of what was not measured may
-/// yet be needed.
-fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement], today: Date) -> Vec<Seen> {
-    let mut about = Vec::new();
-    for waiver in &rules.waivers {
-        let (line, expires) = (waiver.line, waiver.expires);
-        let pattern = waiver.location.glob().glob();
-        let name = format!("line {line}: the waiver of {} at {pattern:?}", waiver.rule);
-        let mut seen = |rule: RuleId, message: String| {
-            let evidence = serde_json::json!({"line": line, "rule": waiver.rule, "location": pattern,
-                "reason": waiver.reason, "expires": expires});
-            about.push(Seen { rule, location: Location::file(rules.name.clone()), message, evidence });
-        };
-        if expires < today {
-            seen(rule!("waiver-expired"), format!("{name} expired on {expires}"));
-            continue;
-        }
-        let mut used = false;
-        let mut names_a_part_of = None;
-        for finding in findings.iter_mut().filter(|f| f.id == waiver.rule) {
-            if finding.location.is_matched(|place| waiver.location.is_match(place)) {
-                finding.waived = Some(Waived { reason: waiver.reason.clone(), expires });
-                used = true;
-            } else if (Location { more: None, ..finding.location.clone() }).is_matched(|p| waiver.location.is_match(p))
-            {
-                names_a_part_of = Some(finding.location.to_string());
-            }
-        }
-        if !used && took_place.contains(&waiver.rule.measurement()) {
-            let why = match names_a_part_of {
-                Some(place) => format!("waives nothing: it does not name all of {place}"),
-                None => "matches no finding".into(),
-            };
-            seen(rule!("waiver-unused"), format!("{name} {why}"));
-        }
-    }
-    about
 }

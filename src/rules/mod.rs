@@ -76,7 +76,7 @@ pub struct Rules {
     pub not_examined: WhenNotExamined,
     /// What has to be measured.
     pub require: Vec<Measurement>,
-    /// How many days ahead a waiver may expire.
+    /// How many days ahead a waiver may expire; one that expires later waives nothing.
     pub longest_waiver_days: u32,
     /// What is let pass.
     pub waivers: Vec<Waiver>,
@@ -239,20 +239,6 @@ impl Rules {
         self.rule(id).thresholds
     }
 
-    /// Fails where a waiver would hold for longer than this file allows.
-    ///
-    /// # Errors
-    /// One expires too late.
-    pub fn check_waivers(&self, today: Date) -> Result<()> {
-        let most = i64::from(self.longest_waiver_days);
-        let too_long = |waiver: &&Waiver| waiver.expires.days_after(today) > most;
-        self.waivers.iter().find(too_long).map_or(Ok(()), |waiver| {
-            let (line, rule, days) = (waiver.line, waiver.rule, waiver.expires.days_after(today));
-            let problem = format!("line {line}: the waiver of {rule} expires in {days} days, expected at most {most}");
-            Err(Error::file(&self.name, format!("{problem}; give an earlier day, or set longest_waiver_days")))
-        })
-    }
-
     /// Whether any rule needs this measurement.
     pub fn judges(&self, measurement: Measurement) -> bool {
         self.rules.iter().any(|r| r.measurement == measurement && r.severity.is_some())
@@ -260,7 +246,7 @@ impl Rules {
 }
 
 /// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 29] = [
+const OTHER_RULES: [(&str, Measurement); 30] = [
     ("critical-set-small", Measurement::CriticalSet),
     ("critical-set-absent", Measurement::CriticalSet),
     ("base-perplexity-not-finite", Measurement::CriticalSet),
@@ -289,5 +275,6 @@ const OTHER_RULES: [(&str, Measurement); 29] = [
     ("activations-outside", Measurement::Baseline),
     ("activations-not-finite", Measurement::Baseline),
     ("waiver-expired", Measurement::Waivers),
+    ("waiver-too-long", Measurement::Waivers),
     ("waiver-unused", Measurement::Waivers),
 ];

@@ -261,22 +261,6 @@ fn the_schema_agrees() {
     }
 }
 
-#[test]
-fn waivers_hold_for_a_year_unless_the_file_says_otherwise() {
-    let waiver = |expires: &str| format!("waivers: [{{rule: zero-row, location: '*', reason: x, expires: {expires}}}]");
-    let today = "2027-01-31".parse().unwrap();
-    assert!(parse(&waiver("2028-01-31")).check_waivers(today).is_ok());
-    assert!(parse(&waiver("2020-01-31")).check_waivers(today).is_ok());
-    let told = parse(&waiver("2028-02-02")).check_waivers(today).unwrap_err().to_string();
-    let expected = "gate.yaml: line 2: the waiver of zero-row expires in 367 days, expected at most 366; give an earlier \
-                    day, or set longest_waiver_days";
-    assert_eq!(told, expected);
-    let longer = format!("longest_waiver_days: 367\n{}", waiver("2028-02-02"));
-    assert!(parse(&longer).check_waivers(today).is_ok());
-    let shorter = format!("longest_waiver_days: 30\n{}", waiver("2027-03-03"));
-    assert!(parse(&shorter).check_waivers(today).is_err());
-}
-
 /// Whoever tells of something by a rule gets that rule's words and severity.
 #[test]
 fn every_rule_is_found_by_its_id_and_has_a_reason() {
