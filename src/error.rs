@@ -1,5 +1,7 @@
 //! The one error type. Every message names the thing, what was expected and, where it helps, what to do.
 
+pub use crate::escape::printable;
+
 use std::path::{Path, PathBuf};
 
 /// What every fallible function of this crate returns.
@@ -129,14 +131,14 @@ impl std::fmt::Display for Bytes {
 
 /// Prints a number for people: `0.25`, `3.0e37`; never more digits than there are in it.
 #[derive(Debug, Clone, Copy)]
-pub struct Figure(
+pub struct Number(
     /// The number.
     pub f64,
 );
 
-impl std::fmt::Display for Figure {
+impl std::fmt::Display for Number {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Figure(value) = *self;
+        let Number(value) = *self;
         let magnitude = value.abs();
         if value.is_finite() && value != 0.0 && !(1e-4..1e6).contains(&magnitude) {
             write!(f, "{value:.1e}")
@@ -163,16 +165,33 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// The text with all that is not printable escaped: controls, but also what turns the direction of writing around or
-/// has no width.
-pub fn printable(text: &str) -> String {
-    text.chars().flat_map(one).collect()
+/// Prints a number for people: with so many decimals, a huge one as `3.0e37`.
+#[derive(Debug, Clone, Copy)]
+pub struct Figure(
+    /// The number.
+    pub f64,
+    /// How many decimals.
+    pub usize,
+);
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.abs() {
+            huge if (1e9..f64::INFINITY).contains(&huge) => write!(f, "{:.1e}", self.0),
+            _ => write!(f, "{:.*}", self.1, self.0),
+        }
+    }
 }
 
-fn one(c: char) -> Vec<char> {
-    match c {
-        '"' | '\'' | '\\' => vec![c],
-        // After a letter, as by itself an accent would be escaped too.
-        _ => format!("a{c}").escape_debug().skip(1).collect(),
+#[cfg(test)]
+mod tests {
+    use super::Figure;
+
+    #[test]
+    fn huge_numbers_are_short() {
+        let said = |value, decimals| Figure(value, decimals).to_string();
+        assert_eq!((said(3e37, 4), said(-2.96e9, 1)), ("3.0e37".into(), "-3.0e9".into()));
+        assert_eq!((said(999_999_999.0, 0), said(0.12345, 3)), ("999999999".into(), "0.123".into()));
+        assert_eq!((said(f64::INFINITY, 2), said(f64::NAN, 2)), ("inf".into(), "NaN".into()));
     }
 }

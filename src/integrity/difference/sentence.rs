@@ -2,7 +2,7 @@
 
 use super::{Difference, LineChange, Pattern, TensorChange};
 use crate::checkpoint::place::Axis;
-use crate::error::{Figure, printable};
+use crate::error::{Number, printable};
 use std::fmt::{self, Write};
 
 impl fmt::Display for Difference {
@@ -103,7 +103,7 @@ fn factor(beta: f64) -> String {
         return "0".to_owned();
     }
     if beta.abs() >= 1e6 {
-        return Figure(beta).to_string();
+        return Number(beta).to_string();
     }
     let digits = (2 - beta.abs().log10().floor() as i32).clamp(0, 12) as usize;
     let text = format!("{beta:.digits$}");

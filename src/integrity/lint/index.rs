@@ -7,7 +7,7 @@ use super::observation::{Found, Location};
 use crate::checkpoint::index::{INDEX, Index, Unindexed, is_plain_shard};
 use crate::checkpoint::stand_in::{StandIn, unfinished};
 use crate::checkpoint::tensors::SINGLE;
-use crate::error::Figure;
+use crate::error::Number;
 use crate::files;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,7 +214,7 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
     if let Some(total) = index.total_size
         && total != bytes as f64
     {
-        let said = if total < 1e18 { total.to_string() } else { Figure(total).to_string() };
+        let said = if total < 1e18 { total.to_string() } else { Number(total).to_string() };
         let message = format!("total_size is {said}, the tensors have {bytes} bytes");
         found.add(Check::IndexTotalSize, at(), message, json!({"total_size": total, "found": bytes}));
     }

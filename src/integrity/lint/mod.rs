@@ -19,7 +19,7 @@ mod values;
 
 pub use check::Check;
 pub use contents::json as examine_json;
-pub use observation::{Location, Observation};
+pub use observation::{Location, More, Observation};
 
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};

@@ -2,7 +2,7 @@
 
 mod folder;
 
-use super::{Check, Expected, Lint, Location, lint};
+use super::{Check, Expected, Lint, Location, More, lint};
 use crate::Result;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::place::Axis;
@@ -482,9 +482,9 @@ fn places_and_counts_are_exact() {
     let start = (8 + shard.text().len() + shard.range(DOWN).start) as u64;
     let at = || Location::file("model.safetensors").tensor(DOWN);
     let expected = [
-        (Check::Nan, at().at(Axis::Row, 1).byte(start + 4 * (columns as u64 + 2)), 2),
+        (Check::Nan, at().at(Axis::Row, 1).byte(start + 4 * (columns as u64 + 2)).and(More::InTensor(1)), 2),
         (Check::ZeroRow, at().at(Axis::Row, rows as u64 - 1), 1),
-        (Check::ZeroColumn, at().at(Axis::Column, 0), 2),
+        (Check::ZeroColumn, at().at(Axis::Column, 0).and(More::Lines(vec![4])), 2),
     ];
     assert_eq!(seen.len(), expected.len(), "{seen:?}");
     for (seen, (check, location, count)) in seen.iter().zip(expected) {
@@ -520,7 +520,14 @@ fn a_flood_of_problems_is_cut_short_and_counted() {
     let folder = Folder::whole();
     folder.shard(|s| (0..250).for_each(|n| s.push(&format!("extra.{n}"), "F32", &[0], &[])));
     let seen = run(folder.0.path());
-    assert_eq!((seen.observations.len(), seen.not_listed), (100, 150));
+    assert_eq!((seen.observations.len(), seen.not_listed), (101, 150));
+    // What is not listed is told of, and judged as what is.
+    let last = seen.observations.last().unwrap();
+    assert_eq!(last.check, seen.observations[0].check);
+    assert_eq!(
+        (last.location.to_string(), &last.evidence["count"]),
+        ("model.safetensors: (150 not listed)".into(), &json!(250))
+    );
 }
 
 #[cfg(unix)]
