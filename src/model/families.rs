@@ -180,6 +180,10 @@ fn gemma2(c: &Reader) -> Result<Recipe> {
     recipe.attention.softcap = softcap(c, "attn_logit_softcapping", Some(50.0))?;
     recipe.logit_softcap = softcap(c, "final_logit_softcapping", Some(30.0))?;
     let window = window(c, &GEMMA2)?;
+    // The first configs have it twice; the class reads the other.
+    if c.usize_opt("sliding_window_size")?.is_some_and(|size| Some(size) != window) {
+        return Err(c.wrong("sliding_window_size", "the same as sliding_window, which transformers goes by"));
+    }
     let slides = layer_types(c, &recipe)?.unwrap_or_else(|| (0..recipe.layers.len()).map(|i| i % 2 == 0).collect());
     window_where(c, &mut recipe, window, &slides)?;
     Ok(recipe)
@@ -312,3 +316,6 @@ fn gemma_with_four_norms(c: &Reader, class: &Class) -> Result<Recipe> {
     recipe.attention.scale = 1.0 / scalar.sqrt();
     Ok(recipe)
 }
+
+#[cfg(test)]
+mod tests;
