@@ -127,6 +127,25 @@ impl std::fmt::Display for Bytes {
     }
 }
 
+/// Prints a number for people: `0.25`, `3.0e37`; never more digits than there are in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Figure(
+    /// The number.
+    pub f64,
+);
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Figure(value) = *self;
+        let magnitude = value.abs();
+        if value.is_finite() && value != 0.0 && !(1e-4..1e6).contains(&magnitude) {
+            write!(f, "{value:.1e}")
+        } else {
+            write!(f, "{value}")
+        }
+    }
+}
+
 /// Prints a count of things for people: `1 edit`, `2 edits`.
 #[derive(Debug, Clone, Copy)]
 pub struct Count(

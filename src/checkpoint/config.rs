@@ -1,5 +1,6 @@
 //! config.json, in the forms that transformers 4 and transformers 5 write.
 
+use super::stand_in::StandIn;
 use super::{python_json, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files;
@@ -22,7 +23,11 @@ impl ConfigFile {
     /// # Errors
     /// It cannot be read or is not a JSON object.
     pub fn read(path: &Path) -> Result<ConfigFile> {
-        ConfigFile::parse(path, &files::read_text(path)?)
+        let text = files::read_text(path)?;
+        match StandIn::of_text(text.as_bytes()) {
+            Some(stand_in) => Err(Error::file(path, stand_in.to_string())),
+            None => ConfigFile::parse(path, &text),
+        }
     }
 
     /// Reads a config.json's text, be it as Python writes it; `path` is for messages.

@@ -43,8 +43,7 @@ const FAMILIES: &[Family] = &[
 ];
 
 /// Configs whose `text_config` is a family's: `model_type` of the whole and of the text, whether that says it or not. Its
-/// text model is named as if it stood alone (see
-/// [`Tensors::as_text_model`](crate::checkpoint::Tensors::as_text_model)).
+/// text model is named as if it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
 const NESTED: &[(&str, &str)] = &[("gemma3", "gemma3_text")];
 
 /// Keys of a whole config that concern what is not its text model.

@@ -108,6 +108,11 @@ pub struct Table {
 }
 
 impl Rope {
+    /// Channels of each head that are rotated.
+    pub fn rotated(&self) -> usize {
+        self.dim
+    }
+
     /// A rotary embedding of heads of `head_dim` channels.
     pub fn new(settings: Settings, head_dim: usize) -> Rope {
         let dim = (head_dim as f64 * settings.partial_rotary_factor) as usize;

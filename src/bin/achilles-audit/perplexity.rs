@@ -30,7 +30,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
     progress.begin("perplexity", (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
     let nlls = metrics::nlls(&model, &rows, progress)?;
     progress.end();
-    let base = metrics::base(nlls[0], options.model.compute.dtype.as_str())?;
+    let base = metrics::base(nlls[0], || metrics::not_finite(&model))?;
     if nlls.get(1).is_some_and(|nll| !nll.is_finite()) {
         let (dtype, beta) = (options.model.compute.dtype.as_str(), options.beta.unwrap_or(0.0));
         let problem =
