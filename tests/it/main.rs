@@ -22,6 +22,7 @@ mod oms;
 mod parity;
 mod patch;
 mod probe;
+mod published;
 mod readme;
 mod second_opinion;
 mod shell;

@@ -112,6 +112,11 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::LeftoverFile, ".achilles-audit-x1", None, |f| f.write(".achilles-audit-x1", b"")),
     (Check::LeftoverFile, "achilles-patch.json.partial", None, |f| f.write("achilles-patch.json.partial", b"")),
     (Check::JsonInvalid, "generation_config.json", None, |f| f.write("generation_config.json", b"{NaN}")),
+    (Check::JsonNonstandard, "config.json", None, |f| {
+        let text = fs::read_to_string(f.path("config.json")).unwrap();
+        f.write("config.json", format!("\u{feff}{text}").as_bytes());
+    }),
+    (Check::JsonNonstandard, "preprocessor_config.json", None, |f| f.write("preprocessor_config.json", b"{\"a\": [0, Infinity]}")),
     (Check::JsonDuplicateKey, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"a": 1, "a": 1}"#)),
     (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", POINTER)),
     (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", b"")),
