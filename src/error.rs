@@ -127,7 +127,7 @@ impl std::fmt::Display for Bytes {
     }
 }
 
-/// Prints a number for people: `0.25`, `3.0e37`; never more digits than there are in it.
+/// Prints a number for people: `0.25`, `3.0e37`; below a million with as many digits after the point as are asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Figure(
     /// The number.
@@ -138,10 +138,11 @@ impl std::fmt::Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Figure(value) = *self;
         let magnitude = value.abs();
-        if value.is_finite() && value != 0.0 && !(1e-4..1e6).contains(&magnitude) {
-            write!(f, "{value:.1e}")
-        } else {
-            write!(f, "{value}")
+        match f.precision() {
+            _ if value.is_finite() && magnitude >= 1e6 => write!(f, "{value:.1e}"),
+            Some(digits) => write!(f, "{value:.digits$}"),
+            None if magnitude > 0.0 && magnitude < 1e-4 => write!(f, "{value:.1e}"),
+            None => write!(f, "{value}"),
         }
     }
 }
@@ -174,5 +175,17 @@ fn one(c: char) -> Vec<char> {
         '"' | '\'' | '\\' => vec![c],
         // After a letter, as by itself an accent would be escaped too.
         _ => format!("a{c}").escape_debug().skip(1).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Figure;
+
+    #[test]
+    fn large_numbers_are_powers_of_ten() {
+        let told = [0.0, 0.25, -1e-7, 999_999.0, 3e37, -3.3895e38, f64::NAN].map(|value| Figure(value).to_string());
+        assert_eq!(told, ["0", "0.25", "-1.0e-7", "999999", "3.0e37", "-3.4e38", "NaN"]);
+        assert_eq!([0.3, 1e-5, 3e37].map(|value| format!("{:.3}", Figure(value))), ["0.300", "0.000", "3.0e37"]);
     }
 }

@@ -227,6 +227,13 @@ pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
 /// A tensor is missing, has another shape than the config gives, or is not of a float dtype.
 pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     let root = tensors.root();
+    if let (None, Some(other)) = (tensors.iter().next(), tensors.unknown().first()) {
+        let problem = format!(
+            "holds none of the tensors that its config asks for, but others such as {other}: with a text_config loaders \
+             look for the text model under language_model"
+        );
+        return Err(Error::file(root, problem));
+    }
     // Before the names of all of them are made, as a config can ask for billions.
     let (least, found) = (recipe.fewest_tensors(), tensors.iter().count());
     if least > found {
@@ -251,13 +258,6 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
                            save_pretrained writes them";
             return Err(Error::tensor(root, tensors.stored_name(&fused), problem));
         }
-        if let (true, Some(other)) = (missing.len() == expected.len(), tensors.unknown().first()) {
-            let problem = format!(
-                "holds none of the tensors that its config asks for, and others such as {other}: with a text_config \
-                 loaders look for the text model under language_model"
-            );
-            return Err(Error::file(root, problem));
-        }
         let others = match &missing[1..] {
             [] => String::new(),
             others => format!(", and so are {}", listed(others)),
@@ -268,13 +268,13 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
         let Some(entry) = tensors.get(name) else { continue };
         if entry.shape != *shape {
             let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
-            return Err(Error::tensor(root, name, problem));
+            return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
         if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
             let quantized =
                 if entry.dtype.bitsize() <= 8 { "; quantized weights are not supported, use the original" } else { "" };
             let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{quantized}", entry.dtype);
-            return Err(Error::tensor(root, name, problem));
+            return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
     }
     let names: std::collections::HashSet<&str> = expected.iter().map(|(n, _)| n.as_str()).collect();

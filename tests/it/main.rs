@@ -21,6 +21,7 @@ mod patch;
 mod probe;
 mod readme;
 mod second_opinion;
+mod served;
 mod shell;
 mod smollm2;
 mod tiny;

@@ -2,7 +2,7 @@
 
 use super::{Report, SignKind, examine};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Figure, Result};
 use crate::integrity::lint::{Check, Location, Observation};
 use crate::progress::Progress;
 use serde_json::{Value, json};
@@ -46,7 +46,9 @@ impl Report {
                 SignKind::Opposite => "points the other way than its neighbours".to_owned(),
                 _ => format!(
                     "has the norm {:.3}, where its partners make expect {:.3}: about {:.2} times that",
-                    sign.statistic, sign.expected, sign.beta_estimate
+                    Figure(sign.statistic),
+                    Figure(sign.expected),
+                    Figure(sign.beta_estimate)
                 ),
             };
             let or = sign.or.as_ref().map(|n| format!(" (or {})", n.short())).unwrap_or_default();
