@@ -4,7 +4,7 @@ use super::ops::NormWeight;
 use super::recipe::{EMBEDDING, HEAD, Module, ModuleKind, Recipe, TIED_HEAD_DIFFERS};
 use crate::checkpoint::Tensors;
 use crate::checkpoint::tensors::{Entry, Values};
-use crate::error::{Error, Result};
+use crate::error::{Error, Figure, Result};
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -205,18 +205,23 @@ pub(crate) fn check_head(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     Err(Error::tensor(tensors.root(), tensors.stored_name(&head), problem))
 }
 
-/// The first weight that is NaN or infinite: its tensor and place, by the file's names. None where all are finite or
-/// one cannot be read.
+/// The first weight that makes arithmetic fail, NaN, infinite or beyond all reason: its tensor and place, by the file's
+/// names. None where there is none or one cannot be read.
 pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
     recipe.tensors().iter().find_map(|(name, shape)| {
         let rows = tensors.rows(name, 0..*shape.first()?).ok()?;
         let values = widen::<f64>(rows, vec![shape.iter().product()])?.ok()?.to_vec1::<f64>().ok()?;
-        let at = values.iter().position(|value| !value.is_finite())?;
+        // Sound weights are far below a million; the square of this is beyond f32.
+        let at = values.iter().position(|value| !value.is_finite() || value.abs() > 1e19)?;
         let place = match shape.as_slice() {
             &[_, columns] => format!("row {}, column {}", at / columns, at % columns),
             _ => format!("element {at}"),
         };
-        let what = if values[at].is_nan() { "NaN" } else { "an infinite value" };
+        let what = match values[at] {
+            value if value.is_nan() => "NaN".to_owned(),
+            value if value.is_infinite() => "an infinite value".to_owned(),
+            value => Figure(value).to_string(),
+        };
         Some(format!("{} holds {what}, at {place} first", tensors.stored_name(name)))
     })
 }

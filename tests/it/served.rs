@@ -349,7 +349,7 @@ fn fused_experts_and_other_names_are_one_line() {
 
 #[test]
 fn weights_that_are_no_numbers_are_named() {
-    for (value, what) in [(f32::NAN, "NaN"), (f32::INFINITY, "an infinite value")] {
+    for (value, what) in [(f32::NAN, "NaN"), (f32::INFINITY, "an infinite value"), (3.39e38, "3.4e38")] {
         let place = Place::new();
         change(&place, |tensors| {
             let up = tensor(tensors, "model.layers.1.mlp.up_proj.weight");
