@@ -56,7 +56,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
 /// What is to be said of the perplexity, which is a number.
 fn of_perplexity(base: &locate::Base, located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
     let (perplexity, nll_nats, tokens) = (base.perplexity, base.nll_nats, located.tokens);
-    let told = format!("the model's own perplexity is {} over {tokens} tokens", Figure(perplexity, 1));
+    let told = format!("the model's own perplexity is {:.1} over {tokens} tokens", Figure(perplexity));
     let evidence = json!({"perplexity": perplexity, "nll_nats": nll_nats, "tokens": tokens});
     let seen = |rule, message, evidence| Seen { rule, location: place::whole(checkpoint), message, evidence };
     let mut found = Vec::new();

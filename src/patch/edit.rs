@@ -5,7 +5,7 @@ use super::request::Request;
 use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Checkpoint, Tensors};
-use crate::error::{Error, Number, Result};
+use crate::error::{Error, Figure, Result};
 use crate::model::Recipe;
 use crate::model::check_head;
 use crate::model::recipe::Module;
@@ -317,7 +317,7 @@ impl TensorChanges {
                     }
                     let rounded = float.append(exact, &mut after);
                     if !rounded.is_finite() && value.is_finite() {
-                        let (place, value) = (place.in_file(stored_as), Number(value));
+                        let (place, value) = (place.in_file(stored_as), Figure(value));
                         let problem = format!("{place}: {value} would become {exact:e}, beyond {}", entry.dtype);
                         return Err(bad(format!("{problem}; use a smaller factor")));
                     }

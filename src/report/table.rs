@@ -126,7 +126,7 @@ pub fn restored(restored: &Restored, dry_run: bool) -> String {
 
 /// The first of some values.
 fn some(values: &[f64]) -> String {
-    let first: Vec<String> = values.iter().take(3).map(|v| Figure(*v, 4).to_string()).collect();
+    let first: Vec<String> = values.iter().take(3).map(|v| format!("{:.4}", Figure(*v))).collect();
     format!("{}{}", first.join(" "), if values.len() > 3 { " …" } else { "" })
 }
 

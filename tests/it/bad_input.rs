@@ -169,7 +169,7 @@ fn folders() -> Vec<Row> {
             write("model.safetensors", b"PK\x03\x04\x00\x00\x08\x08\x00\x00\x00\x00\x00\x00archive/data.pkl"),
             &["model.safetensors", "not a safetensors file"],
         ),
-        row("an empty weights file", write("model.safetensors", b""), &["model.safetensors", "truncated", "fetch"]),
+        row("an empty weights file", write("model.safetensors", b""), &["model.safetensors", "empty", "fetch"]),
         row("missing shard", shards("b.safetensors"), &["index.json", "b.safetensors", "missing", "fetch"]),
         row("shard above", shards("../x.safetensors"), &["index.json", "../x.safetensors", "expected a plain"]),
         row("shard by absolute path", shards("/x.safetensors"), &["index.json", "/x.safetensors", "expected a plain"]),

@@ -25,6 +25,7 @@ mod probe;
 mod published;
 mod readme;
 mod second_opinion;
+mod served;
 mod shell;
 mod smollm2;
 mod tiny;

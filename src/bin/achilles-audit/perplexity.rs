@@ -53,11 +53,11 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
                 "damage": damage})),
         }))?,
         Format::Table => {
-            let perplexity = |nll| Figure(metrics::perplexity(nll), 4);
-            let mut out = format!("perplexity {} ({base:.6} nats a token)\n", perplexity(base));
+            let perplexity = |nll| Figure(metrics::perplexity(nll));
+            let mut out = format!("perplexity {:.4} ({base:.6} nats a token)\n", perplexity(base));
             if let Some((nll, damage)) = changed {
                 let perplexity = perplexity(nll);
-                out += &format!("changed    {perplexity} ({nll:.6} nats a token), damage {damage:.4}\n");
+                out += &format!("changed    {perplexity:.4} ({nll:.6} nats a token), damage {damage:.4}\n");
             }
             out
         }
