@@ -18,13 +18,14 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 pub use config::ConfigFile;
+use hub::Origin;
 use map::MappedFile;
 use names::Names;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-pub use source::Source;
+pub use source::{Folder, Source};
 use stand_in::StandIn;
 use std::path::{Path, PathBuf};
 pub use tensors::Tensors;
@@ -34,6 +35,7 @@ pub use tensors::Tensors;
 pub struct Checkpoint {
     name: String,
     root: PathBuf,
+    origin: Option<Origin>,
     config: ConfigFile,
     tokenizer_json: Option<String>,
     tensors: Tensors,
@@ -46,16 +48,12 @@ impl Checkpoint {
     /// There is no such model, a file it needs is missing, or one breaks its format.
     pub fn open(model: &str, progress: &dyn Progress) -> Result<Checkpoint> {
         match Source::find(model)? {
-            Source::Directory(path) => Checkpoint::open_directory(model, &path),
             Source::Gguf(path) => Checkpoint::open_gguf(model, &path),
-            Source::Hub(id) => {
-                let folder = hub::fetch(&id, &hub::HubSettings::from_env()?, progress)?;
-                Checkpoint::open_directory(model, &folder)
-            }
+            source => Checkpoint::open_folder(model, &source.folder(progress)?),
         }
     }
 
-    pub(crate) fn open_directory(name: &str, root: &Path) -> Result<Checkpoint> {
+    pub(crate) fn open_folder(name: &str, Folder { path: root, origin }: &Folder) -> Result<Checkpoint> {
         let config_path = root.join("config.json");
         if !config_path.exists() {
             let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
@@ -72,7 +70,7 @@ impl Checkpoint {
         if let Some(stand_in) = tokenizer_json.as_ref().and_then(|text| StandIn::of_text(text.as_bytes())) {
             return Err(Error::file(&tokenizer, stand_in.to_string()));
         }
-        Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json, tensors })
+        Ok(Checkpoint { name: name.into(), root: root.into(), origin: origin.clone(), config, tokenizer_json, tensors })
     }
 
     pub(crate) fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
@@ -82,6 +80,7 @@ impl Checkpoint {
         Ok(Checkpoint {
             name: name.into(),
             root: path.into(),
+            origin: None,
             config,
             tokenizer_json,
             tensors: Tensors::from_gguf(gguf),
@@ -96,6 +95,11 @@ impl Checkpoint {
     /// The folder or the .gguf file.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Which commit of a hub repository it is, if it is one.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Its config.json, or what a GGUF's metadata say in that form.
