@@ -11,6 +11,7 @@ mod contrib;
 #[cfg(target_os = "linux")]
 mod faults;
 mod gate;
+mod hub;
 mod integrity;
 mod lint;
 mod monitor;
@@ -24,6 +25,7 @@ mod second_opinion;
 mod shell;
 mod smollm2;
 mod tiny;
+mod tokens;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.
 fn smollm2_folder() -> String {

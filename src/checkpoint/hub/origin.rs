@@ -59,10 +59,11 @@ impl Origin {
             let mut names: Vec<&str> = left.iter().take(NAMED).map(|file| file.path.as_str()).collect();
             names.extend((left.len() > NAMED).then_some("…"));
             why.push(format!(
-                "{} of the repository ({}) were not fetched; to have all examined, `hf download {repository} --revision \
+                "{} of the repository ({}) {} not fetched; to have all examined, `hf download {repository} --revision \
                  {commit} --local-dir DIR` and give DIR: {}",
                 Count(left.len(), "file", "files"),
                 Bytes(bytes),
+                if left.len() == 1 { "was" } else { "were" },
                 names.join(", ")
             ));
         }

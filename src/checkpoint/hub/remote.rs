@@ -230,7 +230,8 @@ impl<'a> Remote<'a> {
             }
             if part.bytes + read as u64 > size {
                 part.restart().map_err(Failure::Refused)?;
-                return Err(Failure::Unreachable("more arrives than the file has".into()));
+                let problem = format!("{file}: more arrives than its {size} bytes; it is not kept; check HF_ENDPOINT");
+                return Err(Failure::Refused(self.id.error(problem)));
             }
             part.append(&buffer[..read]).map_err(Failure::Refused)?;
             progress.advance(read as u64).map_err(Failure::Refused)?;

@@ -32,8 +32,16 @@ const LISTED: usize = 20;
 /// Scans all floating-point tensors of all files; how many bytes that were.
 pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
     let of = |shard: &'_ Shard<'_>| -> Vec<usize> {
+        // Each byte once, whatever tensors claim: a shared one is an error of its own.
+        let mut end = 0;
+        let owns = |t: &TensorEntry| {
+            let owns = t.bytes.start >= end;
+            end = end.max(t.bytes.end);
+            owns
+        };
+        let own: Vec<bool> = shard.header.tensors.iter().map(owns).collect();
         let readable = |t: &TensorEntry| Format::of(t.dtype).is_some() && t.bytes.end <= shard.file.bytes;
-        (0..shard.header.tensors.len()).filter(|at| readable(&shard.header.tensors[*at])).collect()
+        (0..own.len()).filter(|at| own[*at] && readable(&shard.header.tensors[*at])).collect()
     };
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
     let total = shards.iter().flat_map(|s| of(s).into_iter().map(|at| size(&s.header.tensors[at]))).sum();
