@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 /// What has to arrive while one's patience lasts.
-const BYTES: u64 = 2 << 20;
+const BYTES: u64 = 1 << 20;
 /// How many files can be asked for meanwhile.
-const FILES: u64 = 60;
+const FILES: u64 = 30;
 
 /// By when so many files of so many bytes in all have to be there.
 pub(super) fn deadline(patience: Duration, files: usize, bytes: u64) -> Instant {

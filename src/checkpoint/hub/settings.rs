@@ -17,7 +17,7 @@ pub struct HubSettings {
     pub token: Option<String>,
     /// Whether to use the cache alone.
     pub offline: bool,
-    /// How long to wait for anything small, and for each 2 MiB of what is large.
+    /// How long to wait for anything small, and for each MiB of what is large.
     pub patience: Duration,
 }
 
@@ -68,7 +68,7 @@ impl HubSettings {
             endpoint: text(&["HF_ENDPOINT"])?.unwrap_or_else(|| "https://huggingface.co".into()),
             token: token.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()),
             offline: is_true(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]),
-            patience: Duration::from_secs(60),
+            patience: Duration::from_secs(30),
         })
     }
 }

@@ -43,7 +43,7 @@ impl Hub {
             endpoint: self.endpoint.clone(),
             token: None,
             offline: false,
-            patience: Duration::from_secs(60),
+            patience: Duration::from_secs(30),
         }
     }
 
