@@ -165,6 +165,7 @@ pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -
             source: checkpoint.name().into(),
             architecture: model.recipe().architecture.into(),
             config_sha256: checkpoint.config().sha256().into(),
+            hub: checkpoint.origin().cloned(),
         },
         settings: ReportSettings::new(settings, model.arithmetic(), model.device_name(), text),
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },

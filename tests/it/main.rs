@@ -14,6 +14,7 @@ mod faults;
 #[cfg(unix)]
 mod folders;
 mod gate;
+mod hub;
 mod integrity;
 mod lint;
 mod monitor;

@@ -44,7 +44,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
             "schema": "achilles-audit/perplexity/v1",
             "tool": Tool::this(),
             "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
-                "config_sha256": model.checkpoint().config().sha256()},
+                "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin()},
             "settings": {"dtype": options.model.compute.dtype.as_str(), "device": model.device_name(), "tokens": tokens.len(),
                 "text_sha256": text.sha256,
                 "neurons": options.neuron, "beta": options.beta.unwrap_or(0.0)},
