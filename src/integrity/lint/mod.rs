@@ -5,6 +5,7 @@
 mod check;
 mod contents;
 mod folder;
+mod generation;
 mod header;
 mod index;
 mod json;
@@ -14,6 +15,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 mod values;
+mod vocabulary;
 
 pub use check::Check;
 pub use contents::json as examine_json;
@@ -78,6 +80,9 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     let shards = header::read(&files, &mut found);
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
+    let vocabulary = vocabulary::read(root, vocabulary::TOKENIZER);
+    vocabulary::compare(root, &model, vocabulary.as_ref(), &mut found);
+    generation::examine(root, vocabulary.as_ref(), &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
