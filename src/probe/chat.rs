@@ -7,7 +7,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The longest template, and the longest text that one may make, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -23,6 +23,29 @@ pub struct ChatTemplate {
     template: String,
     /// `bos_token`, `eos_token` and their like, with their texts.
     special_tokens: BTreeMap<&'static str, String>,
+    /// Templates may ask for the date.
+    on_any_day: bool,
+}
+
+/// What one side of a chat said.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    /// `user`, `assistant` or `system`.
+    pub role: &'static str,
+    /// What it said.
+    pub content: &'a str,
+    /// As a list of parts, one of them, as templates of models that see want it.
+    pub in_parts: bool,
+}
+
+impl Turn<'_> {
+    fn value(&self) -> Value {
+        let Turn { role, content, in_parts } = *self;
+        match in_parts {
+            false => context! { role, content },
+            true => context! { role, content => [context! { type => "text", text => content }] },
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -61,10 +84,26 @@ impl ChatTemplate {
     /// # Errors
     /// A file cannot be read or is malformed, or the template is absurdly long.
     pub fn of(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>> {
-        let config: Option<TokenizerConfig> = checkpoint.tokenizer_config()?;
+        ChatTemplate::find(checkpoint.root(), checkpoint.tokenizer_config()?)
+    }
+
+    /// As [`ChatTemplate::of`], of a folder whose other files may be of any kind.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::of`].
+    pub fn of_folder(root: &Path) -> Result<Option<ChatTemplate>> {
+        let path = root.join("tokenizer_config.json");
+        let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
+        let config = match path.exists() {
+            true => Some(serde_json::from_str(&read_text(&path)?).map_err(malformed)?),
+            false => None,
+        };
+        ChatTemplate::find(root, config)
+    }
+
+    fn find(root: &Path, config: Option<TokenizerConfig>) -> Result<Option<ChatTemplate>> {
         let mut special_tokens = BTreeMap::new();
         let mut inside = None;
-        let root = checkpoint.root();
         let config_path = if root.is_dir() { root.join("tokenizer_config.json") } else { root.to_owned() };
         if let Some(config) = config {
             for (name, token) in [
@@ -97,7 +136,7 @@ impl ChatTemplate {
                     format!("its chat template has {} bytes, expected at most {LONGEST}{RAW}", template.len());
                 Err(Error::file(path, problem))
             }
-            template => Ok(template.map(|template| ChatTemplate { path, template, special_tokens })),
+            template => Ok(template.map(|template| ChatTemplate { path, template, special_tokens, on_any_day: false })),
         }
     }
 
@@ -111,6 +150,16 @@ impl ChatTemplate {
         sha256_hex(self.template.as_bytes())
     }
 
+    /// The same with a date that is none: what is rendered stays the same from day to day and is for no model to read.
+    pub fn on_any_day(self) -> ChatTemplate {
+        ChatTemplate { on_any_day: true, ..self }
+    }
+
+    /// The template itself.
+    pub fn text(&self) -> &str {
+        &self.template
+    }
+
     /// A chat whose user said `message`, up to where the answer begins, special tokens spelled out. As transformers'
     /// `apply_chat_template(…, add_generation_prompt=True)`, but for `strftime_now`: templates that use it give another
     /// text each day, so it is not there.
@@ -118,15 +167,26 @@ impl ChatTemplate {
     /// # Errors
     /// The template is malformed, fails, or uses up too much time or memory.
     pub fn render(&self, message: &str) -> Result<String> {
+        self.render_chat(&[Turn { role: "user", content: message, in_parts: false }])
+    }
+
+    /// As [`ChatTemplate::render`], of any chat.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_chat(&self, turns: &[Turn<'_>]) -> Result<String> {
         let failed = |e: JinjaError| {
             let problem = e.to_string();
             let problem = problem.lines().next().unwrap_or_default();
             Error::file(&self.path, format!("its chat template fails: {problem}{RAW}"))
         };
-        let environment = environment().map_err(failed)?;
+        let mut environment = environment().map_err(failed)?;
+        if self.on_any_day {
+            environment.add_function("strftime_now", |format: String| format);
+        }
         let template = environment.template_from_named_str("chat template", &self.template).map_err(failed)?;
         let text = template.render(context! {
-            messages => [context! { role => "user", content => message }],
+            messages => turns.iter().map(Turn::value).collect::<Vec<Value>>(),
             add_generation_prompt => true,
             tools => (),
             documents => (),
@@ -166,7 +226,7 @@ mod tests {
 
     fn template(text: &str, special_tokens: &[(&'static str, &str)]) -> ChatTemplate {
         let special_tokens = special_tokens.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
-        ChatTemplate { path: "chat_template.jinja".into(), template: text.into(), special_tokens }
+        ChatTemplate { path: "chat_template.jinja".into(), template: text.into(), special_tokens, on_any_day: false }
     }
 
     #[test]

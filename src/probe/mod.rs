@@ -4,7 +4,7 @@
 mod chat;
 mod prompts;
 
-pub use chat::ChatTemplate;
+pub use chat::{ChatTemplate, Turn};
 pub use prompts::{Prompt, Prompts, QUESTIONS, Question};
 
 use crate::error::{Error, Result};

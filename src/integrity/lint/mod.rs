@@ -20,6 +20,7 @@ mod vocabulary;
 pub use check::Check;
 pub use contents::json as examine_json;
 pub use observation::{Location, Observation};
+pub use template::literals;
 
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};

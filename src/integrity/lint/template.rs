@@ -4,6 +4,8 @@
 //! its own sandbox refuses, and strings that become such names when adjacent ones are joined (`'__cla' ~ 'ss__'`,
 //! `['__', 'class', '__'] | join`). A name computed in other ways is not found.
 
+use std::collections::BTreeSet;
+
 /// A suspicious name in a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hit {
@@ -154,6 +156,23 @@ impl Hits {
 fn is_dunder(name: &str) -> bool {
     let inner = name.strip_prefix("__").and_then(|n| n.strip_suffix("__"));
     inner.is_some_and(|inner| !inner.is_empty() && inner.chars().all(|c| c.is_alphanumeric() || c == '_'))
+}
+
+/// Strings that a template holds, once each: those that are joined as they are and as one.
+pub fn literals(template: &str) -> BTreeSet<String> {
+    let (mut all, mut joined) = (BTreeSet::new(), String::new());
+    lex(template, &mut |_, token| match token {
+        Token::Text(text) => {
+            joined.push_str(&text);
+            all.insert(text);
+        }
+        Token::Other(c) if "~+()".contains(c) => {}
+        _ => {
+            all.insert(std::mem::take(&mut joined));
+        }
+    });
+    all.insert(joined);
+    all
 }
 
 /// Known names in a text, with their offsets.

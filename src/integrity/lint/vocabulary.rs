@@ -211,7 +211,8 @@ fn special(
 ) {
     for (name, key) in [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")] {
         let token = tokenizer_config.get(name);
-        let Some(token) = token.and_then(|t| t.as_str().or_else(|| t.get("content")?.as_str())).filter(|t| !t.is_empty())
+        let Some(token) =
+            token.and_then(|t| t.as_str().or_else(|| t.get("content")?.as_str())).filter(|t| !t.is_empty())
         else {
             continue;
         };
