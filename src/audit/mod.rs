@@ -7,6 +7,7 @@ mod cache;
 mod critical_set;
 mod place;
 mod run;
+mod template;
 mod waive;
 
 use crate::checkpoint::ConfigFile;
@@ -30,6 +31,7 @@ use run::Wanted;
 pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+pub use template::observe as observe_template;
 use waive::waive;
 
 /// What to audit, and against what.
@@ -286,7 +288,8 @@ impl<'a> Gate<'a> {
         let found = lint::lint(folder, &expected, progress)?;
         self.took_place.push(Measurement::Lint);
         let signs = lesion::observe(folder, progress)?;
-        self.seen.extend(found.observations.into_iter().chain(signs).map(Seen::from));
+        let template = template::observe(folder);
+        self.seen.extend(found.observations.into_iter().chain(template).chain(signs).map(Seen::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;
         self.audit.model.config_sha256 = found.config_sha256;

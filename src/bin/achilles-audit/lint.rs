@@ -19,7 +19,8 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     let rules = Rules::default_rules()?;
     let seen = lint::lint(&folder, &audit::expected, progress)?;
     let signs = lesion::observe(&folder, progress)?;
-    let findings = finding::judge(seen.observations.into_iter().chain(signs), &rules);
+    let findings =
+        finding::judge(seen.observations.into_iter().chain(audit::observe_template(&folder)).chain(signs), &rules);
     let not_examined = output::not_examined([&origin]);
     let fails = finding::fails(&findings, rules.fail_on);
     let rendered = match options.output.format {
