@@ -6,7 +6,6 @@ pub mod findings;
 pub mod html;
 pub mod json;
 pub mod junit;
-mod markup;
 pub mod monitor;
 pub mod probe;
 pub mod rules;

@@ -24,7 +24,7 @@ pub fn run(options: &Verify, progress: &dyn Progress) -> Result<ExitCode> {
             "schema": "achilles-audit/verification/v1",
             "tool": Tool::this(),
             "model": {"source": options.model},
-            "settings": {"fingerprint": options.fingerprint, "allow_resharding": options.allow_resharding,
+            "settings": {"fingerprint": options.fingerprint.to_string_lossy(), "allow_resharding": options.allow_resharding,
                 "listed_lines": difference::LISTED},
             "passed": passed,
             "result": found,
