@@ -37,8 +37,17 @@ pub fn below(root: &Path, file: &Path) -> Option<String> {
     parts.map(|parts| parts.join("/"))
 }
 
-/// Everything below `root` but folders, sorted by path (as strings); links are not followed. Of folders that `skip` names
-/// nothing is listed.
+/// Whether a path is a folder, and no link to one, that tools keep beside a model and no loader reads: version control,
+/// and what the hub's client notes of its downloads.
+pub fn is_left_out(root: &Path, path: &str) -> bool {
+    LEFT_OUT.contains(&path) && root.join(path).symlink_metadata().is_ok_and(|about| about.is_dir())
+}
+
+/// What [`is_left_out`] where it is a folder.
+pub const LEFT_OUT: [&str; 2] = [".git", ".cache/huggingface"];
+
+/// Everything below `root` but folders, sorted by path (as strings); links are not followed. What `skip` says of a path
+/// holds for all below it.
 ///
 /// # Errors
 /// A folder cannot be read.
@@ -50,13 +59,14 @@ pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
             let item = item.map_err(Error::io(&folder))?;
             let name = item.file_name();
             let path = format!("{prefix}{}", name.to_string_lossy());
+            if skip(&path) {
+                continue;
+            }
             let about = item.metadata().map_err(Error::io(item.path()))?;
             let (kind, bytes) = match about.file_type() {
                 _ if name.to_str().is_none() => (Kind::NotUtf8, 0),
                 t if t.is_dir() => {
-                    if !skip(&path) {
-                        folders.push((item.path(), format!("{path}/")));
-                    }
+                    folders.push((item.path(), format!("{path}/")));
                     continue;
                 }
                 t if t.is_symlink() => (Kind::Link, 0),
@@ -85,8 +95,7 @@ mod tests {
             std::fs::write(root.join(file), "123").unwrap();
         }
         let file = |path: &str| Entry { path: path.into(), kind: Kind::File, bytes: 3 };
-        // Only folders are left out: a file or a link of that name is not.
-        let skip = |path: &str| path == ".git" || path == "a";
+        let skip = |path: &str| path == ".git";
         assert_eq!(walk(root, &skip).unwrap(), ["a", "b-c/x", "b/x"].map(file));
         assert_eq!(walk(root, &|_| false).unwrap().len(), 4);
         assert!(walk(&root.join("a"), &|_| false).is_err());

@@ -170,14 +170,14 @@ fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<
     let ignore = globs(&settings.ignore)?;
     let snapshot = Snapshot::of(root);
     let own = except.and_then(|path| walk::below(root, path));
-    let left_out = |path: &str| ALWAYS_IGNORED.contains(&path) || ignore.is_match(path);
+    let left_out = |path: &str| ignore.is_match(path) || walk::is_left_out(root, path);
     let (mut found, mut problems) = (Vec::new(), Vec::new());
     for Entry { path, kind, bytes } in walk::walk(root, &left_out)? {
         let full = root.join(&path);
         let blob = snapshot.as_ref().filter(|_| kind == Kind::Link).and_then(|s| s.blob(&full));
         let is_file = kind == Kind::File || blob.is_some();
         // A worktree's `.git` is a file.
-        if ignore.is_match(&path) || is_file && (own.as_ref() == Some(&path) || path == ".git") {
+        if is_file && (own.as_ref() == Some(&path) || path == ".git") {
             continue;
         }
         let target = std::fs::metadata(&full);
@@ -205,9 +205,6 @@ fn read_link(link: &Path) -> Result<String> {
     let target = std::fs::read_link(link).map_err(Error::io(link))?;
     Ok(target.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/"))
 }
-
-/// Folders that tools keep beside a model and no loader reads.
-const ALWAYS_IGNORED: [&str; 2] = [".git", ".cache/huggingface"];
 
 fn globs(patterns: &[String]) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();

@@ -71,7 +71,11 @@ pub(super) fn blobs(all: &[File], found: &mut Found, progress: &dyn Progress) ->
 fn packed(file: &File, content: Option<Content>, all: &[File], found: &mut Found) {
     let lower = file.name.to_ascii_lowercase();
     let plain = COMPRESSED.iter().find_map(|end| lower.strip_suffix(end)).unwrap_or(&lower);
-    let named = PICKLES.iter().any(|end| plain.ends_with(end)) && !is_openvino(&lower, all);
+    if content.is_none() && is_openvino(&lower, all) {
+        let message = "holds the numbers of a conversion of the model (OpenVINO), which was not examined";
+        return found.say(Check::ConvertedModel, file.location(), message);
+    }
+    let named = PICKLES.iter().any(|end| plain.ends_with(end));
     let (check, message) = match content {
         Some(Content::Pickle(kind)) => (Check::PickleFile, format!("is {kind} by its content")),
         Some(Content::Packed(how)) if named => (Check::PickleFile, format!("is a pickle by its name, and {how}")),

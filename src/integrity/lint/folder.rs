@@ -3,6 +3,7 @@
 use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
+use crate::checkpoint::walk::LEFT_OUT;
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
@@ -30,13 +31,10 @@ impl File {
 const MOST_ENTRIES: usize = 100_000;
 const DEEPEST: usize = 32;
 
-/// Folders that tools keep beside a model and no loader reads: version control, and what the hub's client notes of its
-/// downloads.
-const LEFT_OUT: &[&str] = &[".git", ".cache/huggingface"];
 /// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
 const ENVIRONMENT: &str = ".venv";
 
-/// All files in the folder and the folders in it, in order of name, but those in [`LEFT_OUT`] and a virtual environment.
+/// All files in the folder and the folders in it, in order of name, but those that are always left out and a virtual environment.
 pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
     let mut files = Vec::new();
@@ -56,6 +54,8 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             let location = Location::file(&name);
             if let Some(what) = odd_characters(&base) {
                 found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, with {what}"));
+            } else if let Some(known) = resembles(&base) {
+                found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, which looks like {known}"));
             }
             let own = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
             let blob = links.snapshot.as_ref().filter(|_| own.is_symlink()).and_then(|s| s.blob(&path));
@@ -127,6 +127,31 @@ fn odd_characters(name: &str) -> Option<&'static str> {
     None
 }
 
+/// The file that loaders look for which a name differs from in a few characters that are not ASCII, as letters of other
+/// scripts and other dots.
+fn resembles(name: &str) -> Option<&'static str> {
+    const KNOWN: &[&str] = &[
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "adapter_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "README.md",
+    ];
+    let differ = |known: &str| name.chars().zip(known.chars()).filter(|(a, b)| a != b).count();
+    KNOWN.iter().copied().find(|known| {
+        let other = name.chars().filter(|c| !c.is_ascii()).count();
+        other > 0 && other * 2 < known.len() && name.chars().count() == known.len() && differ(known) == other
+    })
+}
+
 /// Where links may lead.
 struct Links {
     root: PathBuf,
@@ -173,9 +198,9 @@ fn adapter(files: &[File], found: &mut Found) {
 const ADAPTER: &str = "adapter_config.json";
 
 fn by_name(root: &Path, base: &str, prefix: &str, location: &Location, found: &mut Found) {
-    if base.starts_with(".achilles-audit-")
-        || base.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
-    {
+    let is_own = base.starts_with(".achilles-audit-")
+        || base.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n));
+    if is_own {
         found.say(Check::LeftoverFile, location.clone(), "was left by a run of this tool that was stopped; remove it");
     }
     if base.ends_with(".py") {
@@ -197,7 +222,6 @@ fn by_name(root: &Path, base: &str, prefix: &str, location: &Location, found: &m
         let message = "is a conversion of the model by its name, which was not examined";
         found.say(Check::ConvertedModel, location.clone(), message);
     }
-    let is_own = base.starts_with(".achilles-audit-") || base.ends_with(".json.partial");
     if ends(UNFINISHED) && !is_own {
         let message =
             "is what a download that did not come to its end leaves, by its name; remove it or fetch it again";

@@ -125,11 +125,17 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::OddFileName, "a\nb", None, |f| f.write("a\nb", b"")),
     (Check::OddFileName, "con\u{200b}fig.json", None, |f| f.write("con\u{200b}fig.json", b"{}")),
     (Check::OddFileName, "a/\u{202e}txt.exe", None, |f| f.write("a/\u{202e}txt.exe", b"")),
+    (Check::OddFileName, "config\u{2024}json", None, |f| f.write("config\u{2024}json", b"{}")),
+    (Check::OddFileName, "tok\u{435}nizer.json", None, |f| f.write("tok\u{435}nizer.json", b"{}")),
     (Check::HalfDownloaded, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"")),
     (Check::HalfDownloaded, "x.incomplete", None, |f| f.write("x.incomplete", b"")),
     (Check::OtherWeights, "model.GGUF", None, |f| f.write("model.GGUF", b"GGUF")),
     (Check::OtherWeights, "weights.npz", None, |f| f.write("weights.npz", b"")),
     (Check::ConvertedModel, "onnx/model.onnx", None, |f| f.write("onnx/model.onnx", b"")),
+    (Check::ConvertedModel, "openvino/openvino_model.bin", None, |f| {
+        f.write("openvino/openvino_model.bin", &[0; 64]);
+        f.write("openvino/openvino_model.xml", b"<net/>");
+    }),
     (Check::AdapterBeside, "adapter_config.json", None, |f| f.write("adapter_config.json", b"{}")),
     (Check::FolderNotExamined, ".venv", None, |f| f.write(".venv/x.py", b"")),
     (Check::LeftoverFile, ".achilles-audit-x1", None, |f| f.write(".achilles-audit-x1", b"")),
@@ -392,14 +398,13 @@ const PASSED: &[(&str, Break)] = &[
     ("emoji and Persian in names", |f| {
         f.write("notes \u{2764}\u{fe0f}.md", b"");
         f.write("\u{645}\u{6cc}\u{200c}\u{62e}.md", b"");
+        f.write("R\u{e9}sum\u{e9}.md", b"");
     }),
     ("what tools leave", |f| {
         f.write(".gitattributes", b"");
         f.write(".cache/huggingface/download/model.safetensors.incomplete", b"123");
         f.write(".github/workflows/x.yml", b"");
         f.write("assets/logo.png", b"\x89PNG\r\n\x1a\n");
-        f.write("openvino/openvino_model.bin", &[0; 64]);
-        f.write("openvino/openvino_model.xml", b"<net/>");
     }),
     ("prose in a template", |f| f.write("chat_template.jinja", b"Use __init__. {# x.__class__ #}{% raw %}{{ x.__class__ }}{% endraw %}")),
     ("a tokenizer's model and an empty template", |f| {
