@@ -55,7 +55,7 @@ impl Tokenizer {
     /// `tokenizer(text)`.
     ///
     /// # Errors
-    /// The tokenizer fails, makes far more of the text than its bytes, or takes more time or memory than they warrant.
+    /// The tokenizer fails, makes another text or far more of this one, or takes more time or memory than it warrants.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(text, true)
     }
@@ -101,7 +101,7 @@ impl Tokenizer {
     /// [`Tokenizer::ids`] of a text that a perplexity can be computed of.
     ///
     /// # Errors
-    /// The text is empty or too short to have a perplexity (two tokens), or the tokenizer fails.
+    /// The text is empty or too short to have a perplexity (two tokens), or as [`Tokenizer::ids`].
     pub fn encode(&self, text: &str) -> Result<Encoded> {
         if text.trim().is_empty() {
             return Err(Error::input("the text is empty; give at least a sentence with --text or --text-file"));

@@ -110,7 +110,10 @@ mod tests {
             let mut allowance = Allowance::default();
             allowance.extend(&Request::Tokenizer(" ".repeat(file).into()));
             allowance.extend(&Request::Ids { text: " ".repeat(text).into(), add_special_tokens: true });
-            assert!(allowance.cpu_s.round() > 1.5 * cpu_s && allowance.bytes > needed * 11 / 10, "{file}: {allowance:?}");
+            assert!(
+                allowance.cpu_s.round() > 1.5 * cpu_s && allowance.bytes > needed * 11 / 10,
+                "{file}: {allowance:?}"
+            );
             assert!(file > 5_000_000 || text > 1000 || (allowance.cpu_s < 1.5 && allowance.bytes < 190 * MIB));
         }
     }

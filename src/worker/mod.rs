@@ -12,11 +12,13 @@
 
 mod job;
 mod limits;
+mod spelling;
 mod template;
 mod tokenizer;
 
 pub(crate) use job::{Request, Response};
 pub(crate) use template::Chat;
+pub use template::Turn;
 
 use crate::error::{Error, Result};
 use job::Job;

@@ -1,5 +1,6 @@
 //! The tokenizers crate, and how much it may make of what it is given.
 
+use super::spelling;
 use fancy_regex::Regex;
 use serde::Serialize;
 use serde_json::Value;
@@ -37,13 +38,22 @@ impl Tokenizer {
 
     pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, String> {
         self.check_patterns(text)?;
-        let encoding =
-            self.tokenizer.encode(text, add_special_tokens).map_err(|e| format!("failed on the text: {e}"))?;
-        let (found, most) = (encoding.len(), text.len() * IDS_PER_BYTE + MORE_IDS);
+        let failed = |e: tokenizers::Error| format!("failed on the text: {e}");
+        let plain = self.tokenizer.encode(text, false).map_err(failed)?;
+        let (found, most) = (plain.len(), text.len() * IDS_PER_BYTE + MORE_IDS);
         if found > most {
             return Err(format!("makes {found} tokens of {} bytes of text, expected at most {most}", text.len()));
         }
-        Ok(encoding.get_ids().to_vec())
+        let all = match add_special_tokens {
+            true => self.tokenizer.post_process(plain.clone(), None, true).map_err(failed)?,
+            false => plain.clone(),
+        };
+        match spelling::departure(&self.tokenizer, text, plain.get_ids(), all.get_ids()) {
+            None => Ok(all.get_ids().to_vec()),
+            Some(departure) => Err(format!(
+                "makes another text of the given one, on which the model is not to be judged: it {departure}"
+            )),
+        }
     }
 
     /// A regular expression that backtracks without end is given up on, and the crate goes on as if it had found no more:

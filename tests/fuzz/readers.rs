@@ -170,7 +170,8 @@ fn signature(bytes: &[u8]) {
 const TOKENIZER: &[u8] = include_bytes!("../../fixtures/tokenizer.json");
 const BYTE_LEVEL: &[u8] = include_bytes!("tokenizer.json");
 const UNIGRAM: &[u8] = include_bytes!("unigram.json");
-const CHAT: &[u8] = b"{% macro turn(m) %}<|{{ m.role }}|>{{ m['content'] | trim }}{{ eos_token }}{% endmacro %}{{ bos_token }}\
+const CHAT: &[u8] =
+    b"{% macro turn(m) %}<|{{ m.role }}|>{{ m['content'] | trim }}{{ eos_token }}{% endmacro %}{{ bos_token }}\
 {% for m in messages %}{{ turn(m) }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}";
 const LOOPS: &[u8] = b"{% set ns = namespace(x='ab', l=[1, 'b', {'c': none}]) %}{% for i in range(9) %}{% set ns.x = ns.x * 2 ~ i %}\
 {% set ns.l = [ns.l, ns.l[0:1]] + [i] %}{% endfor %}{{ ns.x.center(40).replace('a', 'bb').split('b') | join('-') | upper | indent(3) }}\

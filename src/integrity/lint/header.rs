@@ -5,6 +5,7 @@ use super::folder::File;
 use super::observation::{Found, Location};
 use crate::checkpoint::header::{Header, HeaderError};
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::stand_in::StandIn;
 use crate::error::printable;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,6 +19,8 @@ pub(super) struct Shard<'a> {
     pub header: Arc<Header>,
     /// Tensors whose entry cannot be used, which are not in `header`.
     pub malformed: Arc<BTreeSet<String>>,
+    /// Tensors share bytes.
+    pub overlaps: bool,
     /// It is the file that another one is, by another name or a link: that one was read.
     pub again: bool,
 }
@@ -32,14 +35,19 @@ pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
         let first = identity(file).map(|identity| *firsts.entry(identity).or_insert(here));
         let shard = match first.and_then(|first| shards.get(first)) {
             None => shard(file, found),
-            Some(Shard { readable, header, malformed, .. }) => {
-                let (header, malformed) = (header.clone(), malformed.clone());
-                Shard { file, readable: *readable, header, malformed, again: true }
-            }
+            Some(first) => first.again(file),
         };
         shards.push(shard);
     }
     shards
+}
+
+impl<'a> Shard<'a> {
+    /// The same by another name.
+    fn again(&self, file: &'a File) -> Shard<'a> {
+        let (header, malformed) = (self.header.clone(), self.malformed.clone());
+        Shard { file, header, malformed, again: true, ..*self }
+    }
 }
 
 /// What tells one file from another, whatever its names, where the system says.
@@ -56,7 +64,14 @@ fn identity(_: &File) -> Option<(u64, u64)> {
 
 fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
     let header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
-    let mut shard = Shard { file, readable: false, header: Arc::new(header), malformed: Arc::default(), again: false };
+    let mut shard = Shard {
+        file,
+        readable: false,
+        header: Arc::new(header),
+        malformed: Arc::default(),
+        overlaps: false,
+        again: false,
+    };
     let map = match MappedFile::open(&file.path) {
         Ok(map) => map,
         Err(e) => {
@@ -64,8 +79,12 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
             return shard;
         }
     };
-    shard.readable = true;
     let bytes = map.bytes();
+    if let Some(stand_in) = StandIn::of_binary(bytes) {
+        found.say(Check::NotDownloaded, file.location(), printable(&stand_in.to_string()));
+        return shard;
+    }
+    shard.readable = true;
     let mut malformed = BTreeSet::new();
     let header = Header::examine(bytes, &mut |problem| {
         let (check, location) = place(&problem, file);
@@ -73,6 +92,7 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
         if matches!(check, Check::HeaderInvalid | Check::TensorOverflow | Check::TensorSize) {
             malformed.extend(location.tensor.clone());
         }
+        shard.overlaps |= check == Check::TensorOverlap;
         found.say(check, location, printable(&problem.to_string()));
     });
     (shard.header, shard.malformed) = (Arc::new(header), Arc::new(malformed));
