@@ -20,6 +20,8 @@ mod parity;
 mod patch;
 mod probe;
 mod readme;
+#[cfg(unix)]
+mod safe_hands;
 mod second_opinion;
 mod shell;
 mod smollm2;

@@ -8,6 +8,7 @@ mod stored;
 use crate::checkpoint::hex;
 use crate::checkpoint::walk::{self, Kind};
 use crate::error::{Error, Result};
+use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use cache::Cache;
 use cache::Key;
@@ -139,13 +140,21 @@ pub fn take(
         .map(|at| {
             let (path, bytes) = &paths[at];
             let full = root.join(path);
-            let key = cache.and_then(|_| Key::of(&full, path, &settings.row_digests));
-            if let Some(kept) = cache.zip(key.as_ref()).and_then(|(cache, key)| cache.get(key, path)) {
+            let file = files::open_regular(&full)?;
+            let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(&full));
+            let key = |stamp| Key::of(stamp, &full, path, &settings.row_digests);
+            if let Some((cache, now)) = cache.zip(stamp()?)
+                && let Some(kept) = key(now).and_then(|key| cache.get(&key, path))
+            {
                 return progress.advance(*bytes).map(|()| kept);
             }
-            let read = read::read(root, path, &digest_rows, progress)?;
-            if let Some((cache, key)) = cache.zip(key) {
-                cache.put(key, &full, &read);
+            let lasting = cache.and_then(|_| Stamp::lasting(&file));
+            let read = read::read(&file, &full, path, &digest_rows, progress)?;
+            if let (Some(cache), Some(lasting), None) = (cache, lasting, &read.problem)
+                && Some(&lasting) == stamp()?.as_ref()
+                && let Some(key) = key(lasting)
+            {
+                cache.put(key, &read);
             }
             Ok(read)
         })
