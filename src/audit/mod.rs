@@ -8,6 +8,7 @@ mod critical_set;
 mod place;
 mod run;
 mod template;
+mod unchanged;
 mod waive;
 
 use crate::checkpoint::ConfigFile;
@@ -15,6 +16,7 @@ use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
 use crate::error::{Error, Result};
 use crate::finding::{self, Finding, Seen, Severity};
+use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lesion;
 use crate::integrity::lint::{self, Examined, Expected};
 use crate::integrity::signature::{self, Trust};
@@ -32,6 +34,7 @@ pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 pub use template::observe as observe_template;
+use unchanged::Unchanged;
 use waive::waive;
 
 /// What to audit, and against what.
@@ -166,10 +169,25 @@ pub struct Left {
 ///
 /// # Errors
 /// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint) cannot be
-/// read, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
+/// read, a file of the model changed meanwhile, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
 pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
+    let unchanged = Unchanged::since_now(place.path())?;
+    let examined = examine(request, fingerprint, place, progress);
+    if !matches!(examined, Err(Error::Interrupted)) {
+        // Before anything that may have come of it.
+        unchanged.check()?;
+    }
+    examined
+}
+
+fn examine(
+    request: &Request<'_>,
+    fingerprint: Option<(&Path, Fingerprint)>,
+    place: Place,
+    progress: &dyn Progress,
+) -> Result<Audit> {
     let mut gate = Gate::new(request);
     if let Some(origin) = place.origin() {
         gate.origin(origin);

@@ -105,22 +105,27 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<(Ran, Observed)> {
     let checkpoint = place.open(name)?;
-    let cache = match run.cache.then(|| Cache::of(&checkpoint, run, wanted, rules, progress)) {
-        Some(Err(Error::Interrupted)) => return Err(Error::Interrupted),
-        Some(Err(error)) => {
+    let cached = |checkpoint: &Checkpoint| match Cache::of(checkpoint, run, wanted, rules, progress) {
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) => {
             tracing::warn!("the cache is not used: {error}");
-            None
+            Ok(None)
         }
-        Some(Ok(cache)) => Some(cache),
-        None => None,
+        Ok(cache) => Ok(Some(cache)),
     };
+    let cache = if run.cache { cached(&checkpoint)? } else { None };
     if let Some(ran) = cache.as_ref().and_then(Cache::get) {
         let seen = observe(&ran, &checkpoint, rules);
         return Ok((ran, seen));
     }
     let (ran, checkpoint) = measure(checkpoint, run, wanted, rules, progress)?;
-    if let Some(cache) = cache.filter(|_| ran.failed.is_empty()) {
-        cache.put(&ran);
+    if let Some(before) = cache.filter(|_| ran.failed.is_empty())
+        && let Some(cache) = cached(&checkpoint)?
+    {
+        match cache.is_still(&before) {
+            true => cache.put(&ran),
+            false => tracing::warn!("the result is not kept: files were written to a moment ago, or lie in memory"),
+        }
     }
     let seen = observe(&ran, &checkpoint, rules);
     Ok((ran, seen))

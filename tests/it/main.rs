@@ -25,6 +25,8 @@ mod patch;
 mod probe;
 mod published;
 mod readme;
+#[cfg(unix)]
+mod safe_hands;
 mod second_opinion;
 mod served;
 mod shell;
