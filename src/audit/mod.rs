@@ -3,6 +3,7 @@
 mod against;
 mod base;
 mod baseline;
+mod beside;
 mod cache;
 mod critical_set;
 mod place;
@@ -97,7 +98,7 @@ pub struct Audit {
 }
 
 /// Which model it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Model {
     /// As it was named on the command line.
     pub source: String,
@@ -105,6 +106,11 @@ pub struct Model {
     pub architecture: Option<String>,
     /// SHA-256 of its config.json, lower-case hex; none where it has none that can be read.
     pub config_sha256: Option<String>,
+    /// SHA-256 of its default chat template, lower-case hex; none where it has none that can be read.
+    pub chat_template_sha256: Option<String>,
+    /// The class that tokenizer_config.json names. Numbers of tokens are those of tokenizer.json as it is; transformers 5
+    /// builds some classes' tokenizers anew, from files of old Llama, Gemma and Qwen2 models, and may give others.
+    pub tokenizer_class: Option<String>,
 }
 
 /// What an audit judged by.
@@ -165,6 +171,8 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
     let mut gate = Gate::new(request);
+    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) =
+        template::identity(request.model, &place);
     if gate.wants(Measurement::Lint) {
         match &place {
             Place::Gguf(_) => {
@@ -223,7 +231,7 @@ impl<'a> Gate<'a> {
         let audit = Audit {
             schema: "achilles-audit/scan/v1",
             tool: Tool::this(),
-            model: Model { source: request.model.into(), architecture: None, config_sha256: None },
+            model: Model { source: request.model.into(), ..Model::default() },
             settings: Settings {
                 rules: rules.name.clone(),
                 rules_sha256: rules.sha256.clone(),
