@@ -33,7 +33,7 @@ pub fn table(audit: &Audit) -> String {
     left(&mut out, "skipped", &audit.skipped);
     let served = [
         ("chat template: sha256", &audit.model.chat_template_sha256),
-        ("tokenizer class", &audit.model.tokenizer_class),
+        ("tokenizer: class", &audit.model.tokenizer_class),
     ];
     for (name, value) in served {
         value.iter().for_each(|value| _ = writeln!(out, "{name} {}", short(value)));
