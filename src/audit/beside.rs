@@ -5,6 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::finding::Seen;
 use crate::integrity::lint::Location;
+use crate::rules::{RuleId, rule};
 use crate::probe::{ChatTemplate, QUESTIONS};
 use crate::text::{REFERENCE_TEXT, Tokenizer};
 use serde_json::{Map, Value, json};
@@ -37,7 +38,7 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
     if ours != theirs {
         let evidence = json!({"sha256": ours, "base_sha256": theirs});
         found.push(seen(
-            "base-template-changed",
+            rule!("base-template-changed"),
             "tokenizer_config.json",
             "the chat template is not that".into(),
             evidence,
@@ -48,7 +49,7 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
     let keys = differing(&ours, &theirs, |key| key != "transformers_version" && !key.starts_with('_'));
     if !keys.is_empty() {
         let message = format!("{} not as in generation_config.json", listed(&keys));
-        found.push(seen("base-generation-changed", "generation_config.json", message, json!({"keys": keys})));
+        found.push(seen(rule!("base-generation-changed", "generation_config.json", message, json!({"keys": keys})));
     }
     let special = |key: &str| {
         ["bos", "eos", "pad", "unk"]
@@ -60,13 +61,13 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
     keys.extend(differing(&ours, &theirs, special));
     if !keys.is_empty() {
         let message = format!("{} not as in the configs", listed(&keys));
-        found.push(seen("base-special-tokens-changed", "tokenizer_config.json", message, json!({"keys": keys})));
+        found.push(seen(rule!("base-special-tokens-changed", "tokenizer_config.json", message, json!({"keys": keys})));
     }
     Ok(found)
 }
 
 /// What is to be said of two tokenizers that are not the same file.
-fn tokenizers(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<(&'static str, String, Value)> {
+fn tokenizers(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<(RuleId, String, Value)> {
     let (ours, theirs) = (Tokenizer::of(model)?, Tokenizer::of(base)?);
     let questions = QUESTIONS.join(" ");
     let texts = [text, REFERENCE_TEXT, &questions];

@@ -12,6 +12,7 @@ use crate::files;
 use crate::integrity::lint::{Check, Location, Observation, literals};
 use crate::probe::{ChatTemplate, Turn};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -39,8 +40,8 @@ pub fn observe(folder: &Path) -> Vec<Observation> {
 pub fn identity(name: &str, place: &Place) -> (Option<String>, Option<String>) {
     let (template, config): (_, Option<Value>) = match place {
         Place::Folder(folder) => {
-            let config = files::read_text(&folder.join("tokenizer_config.json")).ok();
-            (ChatTemplate::of_folder(folder), config.and_then(|text| serde_json::from_str(&text).ok()))
+            let config = files::read_text(&folder.path.join("tokenizer_config.json")).ok();
+            (ChatTemplate::of_folder(&folder.path), config.and_then(|text| serde_json::from_str(&text).ok()))
         }
         Place::Gguf(_) => match place.open(name) {
             Ok(checkpoint) => (ChatTemplate::of(&checkpoint), checkpoint.tokenizer_config().ok().flatten()),
@@ -111,12 +112,12 @@ impl<'a> Tried<'a> {
     /// A chat of these turns, the user's first, as one text; else in a line what the problem is.
     fn chat(&self, contents: &[&str]) -> Result<String, String> {
         let turn = |(at, content)| Turn {
-            role: if at % 2 == 0 { "user" } else { "assistant" },
-            content,
+            role: if at % 2 == 0 { "user".into() } else { "assistant".into() },
+            content: Cow::Borrowed(content),
             in_parts: self.parts,
         };
-        let turns: Vec<Turn> = contents.iter().copied().enumerate().map(turn).collect();
-        self.template.render_chat(&turns).map_err(|e| e.to_string())
+        let turns = contents.iter().copied().enumerate().map(turn).collect();
+        self.template.render_chat(turns).map_err(|e| e.to_string())
     }
 
     /// Which of the turns of a chat is missing. One that cannot be rendered has none: not all templates take several.

@@ -1,6 +1,7 @@
 //! What a variant is compared with: a model, or only what is known of one.
 
 use super::published::Published;
+use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{Checkpoint, place};
 use crate::error::{Error, Result, printable};
 use crate::locate::{self, Opened, Report, ReportSettings, Settings, Subject};
@@ -44,6 +45,9 @@ pub struct BaseIdentity {
     pub architecture: Option<String>,
     /// SHA-256 of its config.json; none of a published one.
     pub config_sha256: Option<String>,
+    /// Which commit of a hub repository it is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<Origin>,
     /// What the tool says of where its figures come from; none where it measured them itself.
     pub published: Option<String>,
     /// How much of its critical set is known, where that is not all: that it does not transfer then means little.
@@ -159,6 +163,7 @@ impl Base {
                 kind: "published".into(),
                 architecture: None,
                 config_sha256: None,
+                hub: None,
                 published: Some(set.source.clone()),
                 partial: (set.prefix > set.ranking.len())
                     .then(|| format!("the first {} of its {} entries are published", set.ranking.len(), set.prefix)),
@@ -202,6 +207,7 @@ impl Base {
                 kind: kind.into(),
                 architecture: Some(report.model.architecture),
                 config_sha256: Some(report.model.config_sha256),
+                hub: report.model.hub,
                 published: None,
                 partial: None,
             },

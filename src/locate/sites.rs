@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::recipe::ModuleKind;
 use crate::model::{Model, Recipe, SiteInfo};
-use crate::neuron::Side;
+use crate::neuron::{self, Side};
 use std::fmt;
 use std::str::FromStr;
 
@@ -105,7 +105,11 @@ impl SiteSelection {
     }
 }
 
-fn glob_matcher(glob: &str) -> Result<globset::GlobMatcher> {
+/// A set of one: a glob alone panics where its regular expression is too large.
+fn glob_matcher(glob: &str) -> Result<globset::GlobSet> {
     let bad = |e: globset::Error| Error::Name { what: "sites", text: glob.into(), problem: e.kind().to_string() };
-    Ok(globset::Glob::new(glob).map_err(bad)?.compile_matcher())
+    // Also by the names of a multimodal checkpoint's file, or a base model's.
+    let path = neuron::out_of_wrapper(glob).or_else(|| neuron::out_of_base_model(glob));
+    let glob = globset::Glob::new(path.as_deref().unwrap_or(glob));
+    glob.and_then(|glob| globset::GlobSetBuilder::new().add(glob).build()).map_err(bad)
 }
