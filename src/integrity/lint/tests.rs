@@ -98,7 +98,12 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"stop_strings": ["</s>", "e"]}"#)),
     (Check::ContextShort, "config.json", None, |f| f.write("tokenizer_config.json", br#"{"model_max_length": 512}"#)),
     (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| c["hidden_size"] = 2048.into())),
-    (Check::SpecialTokenUnknown, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"eos_token": "<|end|>"}"#)),
+    (Check::SpecialTokenUnknown, "tokenizer_config.json", None, |f| {
+        f.json("tokenizer.json", |t| t["model"]["vocab"] = json!({"a": 0}));
+        f.write("tokenizer_config.json", br#"{"eos_token": "<|end|>"}"#);
+    }),
+    (Check::TokenIdOutOfRange, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"pad_token": {"content": "[PAD]"}}"#)),
+    (Check::TokenizerInvalid, "tokenizer.json", None, |f| f.write("tokenizer.json", br#"{"model": {"type": "BPE", "vocab": 5}}"#)),
     (Check::SpecialTokenDiffers, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"eos_token": {"content": "x"}}"#)),
     (Check::CustomCode, "modeling_x.py", None, |f| f.write("modeling_x.py", b"")),
     (Check::CustomCode, "config.json", None, |f| {
