@@ -25,7 +25,7 @@ use std::path::Path;
 pub const SCHEMA: &str = include_str!("../../rules/schema.json");
 
 /// The longest rule file that is read, in bytes.
-const LARGEST: u64 = 1 << 20;
+const LARGEST: u64 = 1 << 18;
 
 /// What scan can measure. Another one is another variant here, rules for it in rules/default.yaml, and a file in `audit`
 /// that makes it.

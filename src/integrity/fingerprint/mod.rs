@@ -13,7 +13,7 @@ use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use cache::Cache;
 use cache::Key;
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 pub use lines::{Line, Statistics};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -225,12 +225,7 @@ fn read_link(link: &Path) -> Result<String> {
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let glob = Glob::new(pattern).map_err(|e| Error::input(format!("glob {pattern:?}: {}", e.kind())))?;
-        set.add(glob);
-    }
-    set.build().map_err(|e| Error::input(format!("globs: {e}")))
+    crate::glob::set(patterns).map_err(|problem| Error::input(format!("what the fingerprint covers: {problem}")))
 }
 
 impl Fingerprint {
