@@ -68,6 +68,9 @@ pub fn fingerprint(
             Difference::TensorMoved { name, after, .. } => {
                 ("fingerprint-tensor-moved", Location::file(after).tensor(name))
             }
+            Difference::FileLinked { path, .. } => ("fingerprint-file-linked", Location::file(path)),
+            Difference::FileDamaged { path, .. } => ("fingerprint-file-damaged", Location::file(path)),
+            Difference::TensorReplaced { name, .. } => ("fingerprint-tensor-changed", lay_in(name).tensor(name)),
             Difference::TensorChanged(change) => {
                 let place = lay_in(&change.name).tensor(&change.name);
                 let place = match change.lines.first() {
@@ -129,10 +132,19 @@ pub fn signature(
             DifferenceKind::Extra => "signature-file-extra",
             DifferenceKind::Changed => "signature-file-changed",
             DifferenceKind::Irregular => "signature-file-irregular",
+            DifferenceKind::LeftOut => "signature-weights-left-out",
         };
         let file = if difference.path == "." { String::new() } else { difference.path.clone() };
         let (location, message) = (Location::file(file), difference.problem.clone());
         seen.push(Seen { rule, location, message, evidence: serde_json::Value::Null });
+    }
+    for left in &report.left_out {
+        seen.push(Seen {
+            rule: "signature-left-out",
+            location: Location::file(&left.path),
+            message: left.why.as_str().to_owned(),
+            evidence: serde_json::to_value(left).unwrap_or_default(),
+        });
     }
     Ok(Measured { seen, not_examined: Vec::new(), result: report })
 }

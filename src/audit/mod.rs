@@ -168,7 +168,7 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let place = Place::find(request.model, progress)?;
     let mut gate = Gate::new(request);
     if let Some(origin) = place.origin() {
-        gate.origin(origin);
+        gate.origin(origin, place.path());
     }
     if gate.wants(Measurement::Lint) {
         match &place {
@@ -270,9 +270,11 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Tells which commit it is, and leaves what of the repository is not here.
-    fn origin(&mut self, origin: &Origin) {
-        for why in origin.not_examined(&|_| false) {
+    /// Tells which commit it is, and judges or leaves what of the repository is not in its snapshot.
+    fn origin(&mut self, origin: &Origin, snapshot: &Path) {
+        let by_name = lint::by_name(origin, snapshot);
+        self.seen.extend(by_name.observations.into_iter().map(Seen::from));
+        for why in origin.not_examined(by_name.unknown) {
             self.leave(Measurement::Lint, why, true);
         }
         self.audit.model.hub = Some(origin.clone());

@@ -28,8 +28,17 @@ pub enum Kind {
     NotUtf8,
 }
 
-/// Everything below `root` but folders, sorted by path (as strings); links are not followed. What `skip` says of a path
-/// holds for all below it.
+/// A file that lies below a folder: its path there; none where it lies elsewhere. It need not be there, and it may be a
+/// link: where it leads is not asked.
+pub fn below(root: &Path, file: &Path) -> Option<String> {
+    let parent = crate::files::parent(file).ok()?.canonicalize().ok()?;
+    let below = parent.strip_prefix(root.canonicalize().ok()?).ok()?.join(file.file_name()?);
+    let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
+    parts.map(|parts| parts.join("/"))
+}
+
+/// Everything below `root` but folders, sorted by path (as strings); links are not followed. Of folders that `skip` names
+/// nothing is listed.
 ///
 /// # Errors
 /// A folder cannot be read.
@@ -41,14 +50,13 @@ pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
             let item = item.map_err(Error::io(&folder))?;
             let name = item.file_name();
             let path = format!("{prefix}{}", name.to_string_lossy());
-            if skip(&path) {
-                continue;
-            }
             let about = item.metadata().map_err(Error::io(item.path()))?;
             let (kind, bytes) = match about.file_type() {
                 _ if name.to_str().is_none() => (Kind::NotUtf8, 0),
                 t if t.is_dir() => {
-                    folders.push((item.path(), format!("{path}/")));
+                    if !skip(&path) {
+                        folders.push((item.path(), format!("{path}/")));
+                    }
                     continue;
                 }
                 t if t.is_symlink() => (Kind::Link, 0),
@@ -77,7 +85,8 @@ mod tests {
             std::fs::write(root.join(file), "123").unwrap();
         }
         let file = |path: &str| Entry { path: path.into(), kind: Kind::File, bytes: 3 };
-        let skip = |path: &str| path == ".git";
+        // Only folders are left out: a file or a link of that name is not.
+        let skip = |path: &str| path == ".git" || path == "a";
         assert_eq!(walk(root, &skip).unwrap(), ["a", "b-c/x", "b/x"].map(file));
         assert_eq!(walk(root, &|_| false).unwrap().len(), 4);
         assert!(walk(&root.join("a"), &|_| false).is_err());

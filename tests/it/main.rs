@@ -10,6 +10,8 @@ mod compare;
 mod contrib;
 #[cfg(target_os = "linux")]
 mod faults;
+#[cfg(unix)]
+mod folders;
 mod gate;
 mod hub;
 mod integrity;

@@ -13,12 +13,13 @@ use std::time::Instant;
 pub fn run(options: &Fingerprint, progress: &dyn Progress) -> Result<ExitCode> {
     options.output.as_deref().map_or(Ok(()), files::check_writable)?;
     let Folder { path: root, origin } = Source::find(&options.model)?.folder(progress)?;
-    let settings = Settings { ignore: options.ignore.clone(), row_digests: options.row_digests.clone() };
+    let settings =
+        Settings { ignore: options.ignore.clone(), row_digests: options.row_digests.clone(), ..Settings::default() };
     let cache = options.cache.then(Cache::of_user).transpose()?;
     let started = Instant::now();
     let taken = fingerprint::take(&root, &settings, options.output.as_deref(), cache.as_ref(), progress)?;
-    if let Some((path, problem)) = taken.problems.first() {
-        let more = match taken.problems.len() - 1 {
+    if let Some((path, problem)) = taken.problems.iter().chain(&taken.damaged).next() {
+        let more = match taken.problems.len() + taken.damaged.len() - 1 {
             0 => String::new(),
             more => format!(" (and {more} more such files)"),
         };

@@ -18,9 +18,10 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     let Folder { path: folder, origin } = Source::find(&options.model)?.folder_at_hand(progress)?;
     let rules = Rules::default_rules()?;
     let seen = lint::lint(&folder, &audit::expected, progress)?;
+    let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();
     let signs = lesion::observe(&folder, progress)?;
-    let findings = finding::judge(seen.observations.into_iter().chain(signs), &rules);
-    let not_examined = output::not_examined([&origin]);
+    let findings = finding::judge(seen.observations.into_iter().chain(signs).chain(by_name.observations), &rules);
+    let not_examined = origin.as_ref().map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
     let fails = finding::fails(&findings, rules.fail_on);
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({

@@ -83,7 +83,7 @@ pub(super) fn read(
         columns: marked.columns,
         row_sha256: marked.row_sha256,
     });
-    let file = FileRecord { path: path.to_owned(), bytes: length, sha256 };
+    let file = FileRecord { path: path.to_owned(), bytes: length, sha256, link: None };
     Ok(FileRead { file, tensors: tensors.collect(), problem })
 }
 

@@ -36,6 +36,9 @@ pub(super) struct File {
     path: String,
     bytes: u64,
     sha256: String,
+    /// What it is a link to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,13 +147,13 @@ impl Fingerprint {
 
 impl From<&FileRecord> for File {
     fn from(f: &FileRecord) -> File {
-        File { path: f.path.clone(), bytes: f.bytes, sha256: hex(&f.sha256) }
+        File { path: f.path.clone(), bytes: f.bytes, sha256: hex(&f.sha256), link: f.link.clone() }
     }
 }
 
 impl File {
     pub(super) fn check(self) -> std::result::Result<FileRecord, String> {
-        Ok(FileRecord { sha256: digest(&self.sha256)?, path: self.path, bytes: self.bytes })
+        Ok(FileRecord { sha256: digest(&self.sha256)?, path: self.path, bytes: self.bytes, link: self.link })
     }
 }
 

@@ -9,7 +9,9 @@ mod folder;
 mod header;
 mod index;
 mod json;
+mod names;
 mod observation;
+mod pickle;
 mod template;
 mod tensors;
 #[cfg(test)]
@@ -18,6 +20,7 @@ mod values;
 
 pub use check::Check;
 pub use contents::json as examine_json;
+pub use names::{ByName, by_name};
 pub use observation::{Location, Observation};
 
 use crate::checkpoint::ConfigFile;
@@ -73,6 +76,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     }
     downloads::examine(&files, &mut found);
     contents::examine(&files, &mut found);
+    contents::blobs(&files, &mut found, progress)?;
     let shards = header::read(&files, &mut found);
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);

@@ -67,18 +67,48 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::PickleFile, "w.pt", None, |f| f.write("w.pt", b"")),
     (Check::PickleFile, "w.pkl", None, |f| f.write("w.pkl", b"cos\nsystem\n(S'true'\ntR.")),
     (Check::PickleFile, "w.CKPT", None, |f| f.write("w.CKPT", b"?")),
+    (Check::PickleFile, "x.dat", None, |f| f.write("x.dat", b"(dp0\nVstate\np1\nc__builtin__\nprint\np2\n(Vran\np3\ntp4\nRp5\ns.")),
+    (Check::PickleFile, "x.npy", None, |f| f.write("x.npy", b"\x93NUMPY\x01\0\x16\0{'descr': '|O', 'f': 1}\n")),
+    (Check::PickleFile, "w.pkl.gz", None, |f| f.write("w.pkl.gz", b"\x1f\x8b\x08\0")),
+    (Check::PackedFile, "data.gz", None, |f| f.write("data.gz", b"\x1f\x8b\x08\0")),
+    (Check::PackedFile, "assets.txt", None, |f| f.write("assets.txt", b"PK\x05\x06")),
+    (Check::NativeCode, "x/y.so", None, |f| f.write("x/y.so", b"")),
+    (Check::NativeCode, "libx.so.1", None, |f| f.write("libx.so.1", b"")),
+    (Check::NativeCode, "model.engine", None, |f| f.write("model.engine", b"")),
+    (Check::KerasFile, "weights", None, |f| f.write("weights", b"\x89HDF\r\n\x1a\n")),
     (Check::KerasFile, "tf_model.h5", None, |f| f.write("tf_model.h5", b"\x89HDF")),
     (Check::CustomCode, "modeling_x.py", None, |f| f.write("modeling_x.py", b"")),
-    (Check::CustomCode, "config.json", None, |f| f.json("config.json", |c| c["auto_map"] = json!({"AutoModel": "m.M"}))),
-    (Check::CustomCode, "processor_config.json", None, |f| f.write("processor_config.json", br#"{"auto_map": {"A": "a.B"}}"#)),
+    (Check::CustomCode, "config.json", None, |f| {
+        f.json("config.json", |c| c["auto_map"] = json!({"AutoModel": "m.M"}));
+        f.write("m.py", b"");
+    }),
+    (Check::CustomCode, "sub/config.json", None, |f| {
+        f.write("sub/config.json", br#"{"auto_map": {"AutoTokenizer": [null, "m.M"]}}"#);
+        f.write("sub/m.py", b"");
+    }),
+    (Check::CustomCodeMissing, "config.json", None, |f| f.json("config.json", |c| c["auto_map"] = json!({"AutoModel": "m.M"}))),
+    (Check::CustomCodeMissing, "processor_config.json", None, |f| f.write("processor_config.json", br#"{"auto_map": {"A": "a.B"}}"#)),
+    (Check::CustomCodeRemote, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"auto_map": {"A": "org/name--a.B"}}"#)),
     (Check::TemplateDunder, "tokenizer_config.json", None, |f| template(f, json!("{{ x.__class__ }}"))),
     (Check::TemplateDunder, "tokenizer_config.json", None, |f| template(f, json!([{"name": "tool_use", "template": "{{ x['__cla' ~ 'ss__'] }}"}]))),
     (Check::TemplateDunder, "chat_template.jinja", None, |f| f.write("chat_template.jinja", br"{{ x['\x5f\x5fglobals\x5f\x5f'] }}")),
     (Check::TemplateDunder, "chat_template.json", None, |f| f.write("chat_template.json", br#"{"chat_template": "{{ x.__init__ }}"}"#)),
     (Check::TemplateDunder, "additional_chat_templates/a.jinja", None, |f| f.write("additional_chat_templates/a.jinja", b"{{ x.__init__ }}")),
     (Check::TemplateAttr, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{{ x | attr(y) }}")),
+    (Check::TemplateDunder, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{% set u='_'*2 %}{{ ''[u~'class'~u] }}")),
+    (Check::TemplateComputed, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{{ x[y ~ 'a'] }}")),
+    (Check::TemplateLoads, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{% include 'x' %}")),
     (Check::LesionReceipt, "achilles-patch.json", None, |f| f.write("achilles-patch.json", b"{}")),
     (Check::OddFileName, "a\nb", None, |f| f.write("a\nb", b"")),
+    (Check::OddFileName, "con\u{200b}fig.json", None, |f| f.write("con\u{200b}fig.json", b"{}")),
+    (Check::OddFileName, "a/\u{202e}txt.exe", None, |f| f.write("a/\u{202e}txt.exe", b"")),
+    (Check::HalfDownloaded, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"")),
+    (Check::HalfDownloaded, "x.incomplete", None, |f| f.write("x.incomplete", b"")),
+    (Check::OtherWeights, "model.GGUF", None, |f| f.write("model.GGUF", b"GGUF")),
+    (Check::OtherWeights, "weights.npz", None, |f| f.write("weights.npz", b"")),
+    (Check::ConvertedModel, "onnx/model.onnx", None, |f| f.write("onnx/model.onnx", b"")),
+    (Check::AdapterBeside, "adapter_config.json", None, |f| f.write("adapter_config.json", b"{}")),
+    (Check::FolderNotExamined, ".venv", None, |f| f.write(".venv/x.py", b"")),
     (Check::LeftoverFile, ".achilles-audit-x1", None, |f| f.write(".achilles-audit-x1", b"")),
     (Check::LeftoverFile, "achilles-patch.json.partial", None, |f| f.write("achilles-patch.json.partial", b"")),
     (Check::JsonInvalid, "generation_config.json", None, |f| f.write("generation_config.json", b"{NaN}")),
@@ -230,6 +260,15 @@ const TRIPPED_UNIX: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::SpecialFile, "device.json", None, |f| link("/dev/zero", f.path("device.json"))),
     (Check::LinkOutside, "notes.txt", None, |f| link("/etc/hostname", f.path("notes.txt"))),
     (Check::LinkOutside, "elsewhere", None, |f| link("/usr/lib", f.path("elsewhere"))),
+    (Check::LinkHidden, "custom_generate", None, |f| {
+        f.write(".git/x/generate.py", b"");
+        link(".git/x", f.path("custom_generate"));
+    }),
+    (Check::LinkHidden, "sub/x.jinja", None, |f| {
+        f.write(".hidden/x.jinja", b"");
+        f.write("sub/y", b"");
+        link("../.hidden/x.jinja", f.path("sub/x.jinja"));
+    }),
     (Check::DanglingLink, "gone.json", None, |f| link("nothing", f.path("gone.json"))),
     (Check::DanglingLink, "loop", None, |f| link("loop", f.path("loop"))),
     (Check::FileUnreadable, "huge.json", None, |f| {
@@ -259,8 +298,8 @@ fn every_check_is_tripped() {
         assert!(seen.iter().any(|o| o.check == *check && is_it(&o.location)), "{check}: {seen:#?}");
         tripped.insert(*check);
     }
-    // Signs of a lesion are not lint's own: see `integrity::lesion`.
-    tripped.extend([Check::LesionSign, Check::LesionHint, Check::LesionNotExamined]);
+    // Signs of a lesion are not lint's own: see `integrity::lesion`. A blob needs a cache around the folder: see below.
+    tripped.extend([Check::BlobDigest, Check::LesionSign, Check::LesionHint, Check::LesionNotExamined]);
     let untested: Vec<&Check> = Check::ALL.iter().filter(|c| !tripped.contains(c)).collect();
     assert!(untested.is_empty() || cfg!(not(unix)), "{untested:?}");
 }
@@ -304,7 +343,20 @@ const PASSED: &[(&str, Break)] = &[
         let tensors = std::mem::take(&mut s.header);
         s.header = tensors.into_iter().map(|(name, t)| (name.strip_prefix("model.").unwrap_or(&name).to_owned(), t)).collect();
     })),
-    ("what the hub's client has not finished yet", |f| f.write(".cache/huggingface/download/model.safetensors.incomplete", b"x")),
+    ("other text", |f| f.write("vocab.txt", b"I\nam\n(a\nlist.\n")),
+    ("emoji and Persian in names", |f| {
+        f.write("notes \u{2764}\u{fe0f}.md", b"");
+        f.write("\u{645}\u{6cc}\u{200c}\u{62e}.md", b"");
+    }),
+    ("what tools leave", |f| {
+        f.write(".gitattributes", b"");
+        f.write(".cache/huggingface/download/model.safetensors.incomplete", b"123");
+        f.write(".github/workflows/x.yml", b"");
+        f.write("assets/logo.png", b"\x89PNG\r\n\x1a\n");
+        f.write("openvino/openvino_model.bin", &[0; 64]);
+        f.write("openvino/openvino_model.xml", b"<net/>");
+    }),
+    ("prose in a template", |f| f.write("chat_template.jinja", b"Use __init__. {# x.__class__ #}{% raw %}{{ x.__class__ }}{% endraw %}")),
     ("git's own files", |f| f.write(".git/x.bin", b"\x80\x02}q\x00.")),
 ];
 
@@ -496,6 +548,28 @@ fn the_hubs_cache_is_no_link_outside() {
     }
     let seen: Vec<Check> = run(&elsewhere.join("0123")).observations.iter().map(|o| o.check).collect();
     assert_eq!(seen, [Check::LinkOutside; 3]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_blob_that_is_not_what_its_name_says_is_told() {
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--org--name");
+    let (blobs, snapshot) = (repository.join("blobs"), repository.join("snapshots/0123"));
+    fs::create_dir_all(&blobs).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    let folder = Folder::whole();
+    let weights = fs::read(folder.path("model.safetensors")).unwrap();
+    let name = crate::checkpoint::sha256_hex(&weights);
+    fs::write(blobs.join(&name), weights).unwrap();
+    link(Path::new("../../blobs").join(&name), snapshot.join("model.safetensors"));
+    fs::copy(folder.path("config.json"), snapshot.join("config.json")).unwrap();
+    assert_eq!(run(&snapshot).observations, []);
+    let mut weights = fs::read(blobs.join(&name)).unwrap();
+    *weights.last_mut().unwrap() ^= 1;
+    fs::write(blobs.join(&name), weights).unwrap();
+    let seen: Vec<Check> = run(&snapshot).observations.iter().map(|o| o.check).collect();
+    assert_eq!(seen, [Check::BlobDigest]);
 }
 
 #[test]
