@@ -12,7 +12,7 @@ use crate::neuron::{Action, Intervention, Neuron};
 use crate::tool::Tool;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 
