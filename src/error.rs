@@ -129,6 +129,26 @@ impl std::fmt::Display for Bytes {
     }
 }
 
+/// Prints a number for people: `0.25`, `3.0e37`; below a million with as many digits after the point as are asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Figure(
+    /// The number.
+    pub f64,
+);
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Figure(value) = *self;
+        let magnitude = value.abs();
+        match f.precision() {
+            _ if value.is_finite() && magnitude >= 1e6 => write!(f, "{value:.1e}"),
+            Some(digits) => write!(f, "{value:.digits$}"),
+            None if magnitude > 0.0 && magnitude < 1e-4 => write!(f, "{value:.1e}"),
+            None => write!(f, "{value}"),
+        }
+    }
+}
+
 /// Prints a count of things for people: `1 edit`, `2 edits`.
 #[derive(Debug, Clone, Copy)]
 pub struct Count(
@@ -146,33 +166,14 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// Prints a number for people: with so many decimals, a huge one as `3.0e37`.
-#[derive(Debug, Clone, Copy)]
-pub struct Figure(
-    /// The number.
-    pub f64,
-    /// How many decimals.
-    pub usize,
-);
-
-impl std::fmt::Display for Figure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.abs() {
-            huge if (1e9..f64::INFINITY).contains(&huge) => write!(f, "{:.1e}", self.0),
-            _ => write!(f, "{:.*}", self.1, self.0),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Figure;
 
     #[test]
-    fn huge_numbers_are_short() {
-        let said = |value, decimals| Figure(value, decimals).to_string();
-        assert_eq!((said(3e37, 4), said(-2.96e9, 1)), ("3.0e37".into(), "-3.0e9".into()));
-        assert_eq!((said(999_999_999.0, 0), said(0.12345, 3)), ("999999999".into(), "0.123".into()));
-        assert_eq!((said(f64::INFINITY, 2), said(f64::NAN, 2)), ("inf".into(), "NaN".into()));
+    fn large_numbers_are_powers_of_ten() {
+        let told = [0.0, 0.25, -1e-7, 999_999.0, 3e37, -3.3895e38, f64::NAN].map(|value| Figure(value).to_string());
+        assert_eq!(told, ["0", "0.25", "-1.0e-7", "999999", "3.0e37", "-3.4e38", "NaN"]);
+        assert_eq!([0.3, 1e-5, 3e37].map(|value| format!("{:.3}", Figure(value))), ["0.300", "0.000", "3.0e37"]);
     }
 }

@@ -60,7 +60,7 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
         for placed in &compared.location.neurons {
             let moves = match placed.importance_ratio {
                 Some(ratio) if ratio >= least && ratio <= 1.0 / least => continue,
-                Some(ratio) => format!("{} times as much as in {base}", Figure(ratio, 3)),
+                Some(ratio) => format!("{:.3} times as much as in {base}", Figure(ratio)),
                 None => format!("beyond all numbers, which it does not in {base}"),
             };
             seen.push(Seen {

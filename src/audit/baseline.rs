@@ -34,8 +34,8 @@ pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
     let sites = Count(checked.outside.len(), "site", "sites");
     let first = checked.outside.first();
     let told = first.map_or(String::new(), |first| {
-        let times = Figure(first.median / first.baseline_median, 3);
-        format!(", {} first: its {} is {times} times the usual", first.site, first.statistic.as_str())
+        let times = Figure(first.median / first.baseline_median);
+        format!(", {} first: its {} is {times:.3} times the usual", first.site, first.statistic.as_str())
     });
     seen.push(Seen {
         rule: rule!("activations-outside"),

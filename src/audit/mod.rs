@@ -200,8 +200,7 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
 /// # Errors
 /// The config is not understood.
 pub fn expected(config: &ConfigFile) -> Result<Expected> {
-    let recipe = Recipe::read(config)?;
-    Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
+    Recipe::read(config).map(Expected)
 }
 
 /// What a measurement saw, and what it could not see.

@@ -164,7 +164,7 @@ fn measure(
         if let Some((located, whole)) = ran.tell(&on_it, locate(&subject, run, progress))? {
             ran.located = wanted.critical_set.then_some(located);
             match (whole, base) {
-                (None, _) => ran.fail(&on_it, critical_set::NOT_FINITE),
+                (None, _) => ran.fail(&on_it, &metrics::not_finite(&subject.model)),
                 (Some(whole), Some(base)) => {
                     let compared = compare::compare(&base, &subject, &whole, &base::limits(rules), progress);
                     ran.compared = ran.tell(&[Measurement::Base], compared)?;

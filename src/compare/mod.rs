@@ -299,7 +299,7 @@ fn mask(
     sets.extend(random::sets(&subject.model, &report.settings, neurons, CONTROLS)?);
     let mut evaluator = Evaluator::new(&subject.model, subject.text.ids.clone(), progress);
     let nlls = evaluator.nlls(stage, &sets)?;
-    let base = metrics::base(nlls[0], &report.settings.dtype)?;
+    let base = metrics::base(nlls[0], || metrics::not_finite(&subject.model))?;
     let damages: Vec<f64> = nlls[1..].iter().map(|nll| metrics::damage(*nll, base)).collect();
     Ok(Masked { neurons: neurons.to_vec(), damage: damages[0], controls: damages[1..].to_vec() })
 }

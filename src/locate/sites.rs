@@ -96,7 +96,8 @@ impl SiteSelection {
     }
 }
 
-fn glob_matcher(glob: &str) -> Result<globset::GlobMatcher> {
+/// A set of one: a glob alone panics where its regular expression is too large.
+fn glob_matcher(glob: &str) -> Result<globset::GlobSet> {
     let bad = |e: globset::Error| Error::Name { what: "sites", text: glob.into(), problem: e.kind().to_string() };
-    Ok(globset::Glob::new(glob).map_err(bad)?.compile_matcher())
+    globset::Glob::new(glob).and_then(|glob| globset::GlobSetBuilder::new().add(glob).build()).map_err(bad)
 }

@@ -62,6 +62,11 @@ impl Request<'_> {
         refused(self.neuron, problem)
     }
 
+    /// Whether a norm of queries or keys, head by head, has one head only, so that its weight is that head's own.
+    fn is_of_one_head(&self, module: &Module) -> bool {
+        module.outputs == self.recipe.attention.head_dim
+    }
+
     /// The module that the neuron is a channel of.
     fn module(&self) -> Result<Module> {
         let path = self.neuron.site.module.as_str();
@@ -119,7 +124,9 @@ impl Request<'_> {
                 ),
             }),
             (ModuleKind::Norm { .. }, Side::Out)
-                if self.recipe.attention.qk_norm == QkNorm::PerHead && attention().is_some() =>
+                if self.recipe.attention.qk_norm == QkNorm::PerHead
+                    && attention().is_some()
+                    && !self.is_of_one_head(module) =>
             {
                 Some(format!(
                     "one weight serves this channel of all heads; the nearest is {}, the same channel of this head \

@@ -6,6 +6,7 @@ use super::folder::{self, Folder};
 use super::receipt::{Receipt, State};
 use super::vault::{Vault, rest_sha256};
 use super::{RECEIPT, UNDO, apply};
+use crate::checkpoint::names::Names;
 use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::{Tensors, sha256_hex};
 use crate::error::{Error, Result};
@@ -42,6 +43,8 @@ pub struct RestoredPart {
     pub neurons: Vec<Neuron>,
     /// What it is.
     pub place: Place,
+    /// What the file calls the tensor.
+    pub stored_as: String,
     /// The shard's file name.
     pub file: String,
     /// Its bytes.
@@ -138,7 +141,7 @@ struct Work {
 
 impl Work {
     fn new(root: &Path, vault: &Vault) -> Result<Work> {
-        let tensors = Tensors::open_directory(root)?.as_text_model();
+        let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
         let mut edits = Vec::new();
         let mut rests = BTreeMap::new();
         for (part, kept) in vault.parts() {
@@ -182,6 +185,7 @@ impl Work {
         let parts = edits.iter().map(|edit| RestoredPart {
             neurons: edit.neurons.clone(),
             place: edit.place.clone(),
+            stored_as: edit.stored_as.clone(),
             file: edit.file.clone(),
             bytes: edit.span.bytes(),
             changed_bytes: edit.changed_bytes(),

@@ -96,7 +96,7 @@ pub fn published(sets: &[Published]) -> String {
 fn add_neurons(rows: &mut comfy_table::Table, variant: &str, compared: &Compared) {
     let rank = |rank: Option<usize>| rank.map_or("-".into(), |rank| rank.to_string());
     for placed in compared.location.neurons.iter().take(SHOWN) {
-        let ratio = placed.importance_ratio.map_or("-".into(), |ratio| Figure(ratio, 3).to_string());
+        let ratio = placed.importance_ratio.map_or("-".into(), |ratio| format!("{:.3}", Figure(ratio)));
         rows.add_row(vec![
             placed.neuron.short(),
             variant.to_owned(),

@@ -38,7 +38,7 @@ pub fn patch_plan(plan: &Plan) -> Value {
 /// What restoring from a vault did to `folder`: `achilles-audit/restore/v1`.
 pub fn restored(restored: &Restored, folder: &Path, dry_run: bool) -> Value {
     let part = |part: &crate::patch::RestoredPart| {
-        json!({"neurons": part.neurons, "tensor": part.place.tensor, "shape": part.place.shape,
+        json!({"neurons": part.neurons, "tensor": part.stored_as, "shape": part.place.shape,
             "axis": part.place.axis, "index": part.place.index, "file": part.file, "bytes": part.bytes,
             "changed_bytes": part.changed_bytes})
     };

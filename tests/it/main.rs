@@ -25,6 +25,7 @@ mod second_opinion;
 mod shell;
 mod smollm2;
 mod tiny;
+mod tokens;
 mod waivers;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.

@@ -31,7 +31,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
     progress.begin("perplexity", (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
     let nlls = metrics::nlls(&model, &rows, progress)?;
     progress.end();
-    let base = metrics::base(nlls[0], options.model.compute.dtype.as_str())?;
+    let base = metrics::base(nlls[0], || metrics::not_finite(&model))?;
     if nlls.get(1).is_some_and(|nll| !nll.is_finite()) {
         let (dtype, beta) = (options.model.compute.dtype.as_str(), options.beta.unwrap_or(0.0));
         let problem =
@@ -53,7 +53,10 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
                 "damage": damage})),
         }))?,
         Format::Table => {
-            let perplexity = |nll| Figure(metrics::perplexity(nll), 4);
+            let perplexity = |nll| match metrics::perplexity(nll) {
+                huge if huge >= 1e9 => Figure(huge).to_string(),
+                perplexity => format!("{perplexity:.4}"),
+            };
             let mut out = format!("perplexity {} ({base:.6} nats a token)\n", perplexity(base));
             if let Some((nll, damage)) = changed {
                 let perplexity = perplexity(nll);

@@ -2,7 +2,7 @@
 
 use super::{Difference, LineChange, Pattern, TensorChange};
 use crate::checkpoint::place::Axis;
-use crate::error::printable;
+use crate::error::{Figure, printable};
 use std::fmt::{self, Write};
 
 impl fmt::Display for Difference {
@@ -82,6 +82,9 @@ fn line(change: &TensorChange, line: &LineChange) -> String {
 fn factor(beta: f64) -> String {
     if beta == 0.0 {
         return "0".to_owned();
+    }
+    if beta.abs() >= 1e6 {
+        return Figure(beta).to_string();
     }
     let digits = (2 - beta.abs().log10().floor() as i32).clamp(0, 12) as usize;
     let text = format!("{beta:.digits$}");

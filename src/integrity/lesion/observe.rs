@@ -51,10 +51,10 @@ impl Report {
             let what = match sign.kind {
                 SignKind::Opposite => "points the other way than its neighbours".to_owned(),
                 _ => format!(
-                    "has the norm {}, where its partners make expect {}: about {} times that",
-                    Figure(sign.statistic, 3),
-                    Figure(sign.expected, 3),
-                    Figure(sign.beta_estimate, 2)
+                    "has the norm {:.3}, where its partners make expect {:.3}: about {:.2} times that",
+                    Figure(sign.statistic),
+                    Figure(sign.expected),
+                    Figure(sign.beta_estimate)
                 ),
             };
             let or = sign.or.as_ref().map(|n| format!(" (or {})", n.short())).unwrap_or_default();

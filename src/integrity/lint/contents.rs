@@ -6,6 +6,7 @@ use super::observation::{Found, Location, Observation};
 use super::{json, template};
 use crate::checkpoint::index::INDEX;
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files;
 use serde_json::json;
@@ -111,8 +112,21 @@ fn of_json(name: &str, bytes: &[u8], found: &mut Found) {
         Ok(facts) => facts,
         // Other checks tell of a config or an index that is not valid.
         Err(_) if ["config.json", INDEX].contains(&name) => return,
-        Err(e) => return found.say(Check::JsonInvalid, at(), format!("is not valid JSON: {e}")),
+        Err(e) => {
+            return match StandIn::of_text(bytes) {
+                Some(stand_in) => found.say(Check::NotDownloaded, at(), stand_in.to_string()),
+                None => found.say(Check::JsonInvalid, at(), format!("is not valid JSON: {e}")),
+            };
+        }
     };
+    if facts.departure.byte_order_mark {
+        let message = "begins with a byte order mark, at which transformers stops; save it without one";
+        found.say(Check::JsonNonstandard, at(), message);
+    }
+    if facts.departure.not_finite {
+        let message = "holds Infinity or NaN, which is not JSON; Python reads it";
+        found.say(Check::JsonNonstandard, at(), message);
+    }
     for key in &facts.duplicates {
         found.say(Check::JsonDuplicateKey, at(), format!("has the key {key:?} twice"));
     }

@@ -24,12 +24,25 @@ const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
 const NORM: &str = "model.norm.weight";
 
 fn expected(config: &ConfigFile) -> Result<Expected> {
-    let recipe = Recipe::read(config)?;
-    Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
+    Recipe::read(config).map(Expected)
 }
 
 fn run(root: &Path) -> Lint {
     lint(root, &expected, &Silent).unwrap()
+}
+
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+
+/// Takes the index away and keeps these shards, named as transformers names them.
+fn numbered(folder: &Folder, kept: &[&str]) {
+    fs::remove_file(folder.path(INDEX)).unwrap();
+    for (at, shard) in [FIRST, SECOND].iter().enumerate() {
+        match kept.contains(shard) {
+            true => fs::rename(folder.path(shard), folder.path(&format!("model-{:05}-of-00002.safetensors", at + 1)))
+                .unwrap(),
+            false => fs::remove_file(folder.path(shard)).unwrap(),
+        }
+    }
 }
 
 /// Rows and columns of [`DOWN`].
@@ -70,6 +83,15 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::LeftoverFile, "achilles-patch.json.partial", None, |f| f.write("achilles-patch.json.partial", b"")),
     (Check::JsonInvalid, "generation_config.json", None, |f| f.write("generation_config.json", b"{NaN}")),
     (Check::JsonDuplicateKey, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"a": 1, "a": 1}"#)),
+    (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", POINTER)),
+    (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", b"")),
+    (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", b"Entry not found")),
+    (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", &[0; 5000])),
+    (Check::NotDownloaded, "config.json", None, |f| f.write("config.json", b"<!doctype html><html>")),
+    (Check::NotDownloaded, "tokenizer.json", None, |f| f.write("tokenizer.json", POINTER)),
+    (Check::NotDownloaded, "model.Q4_0.gguf", None, |f| f.write("model.Q4_0.gguf", POINTER)),
+    (Check::UnfinishedDownload, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"x")),
+    (Check::UnfinishedDownload, "a/tokenizer.json.part", None, |f| f.write("a/tokenizer.json.part", b"x")),
     (Check::ConfigMissing, "", None, |f| fs::remove_file(f.path("config.json")).unwrap()),
     (Check::ConfigInvalid, "config.json", None, |f| f.write("config.json", b"[]")),
     (Check::ConfigUnknown, "config.json", None, |f| f.json("config.json", |c| c["model_type"] = "novel".into())),
@@ -110,9 +132,28 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::TrailingBytes, "model.safetensors", None, |f| f.shard(|s| s.data.push(0))),
     (Check::UnalignedData, "model.safetensors", None, |f| f.header(|h| h + " ")),
     (Check::NoFormat, "model.safetensors", None, |f| f.shard(|s| { s.header.shift_remove("__metadata__"); })),
+    (Check::TensorClash, "model.safetensors", Some("norm.weight"), |f| f.shard(|s| s.push("norm.weight", "F32", &[40], &[1; 160]))),
+    (Check::TiedHeadDiffers, "model.safetensors", Some("lm_head.weight"), |f| f.json("config.json", |c| c["tie_word_embeddings"] = true.into())),
+    (Check::TiedHeadStored, "model.safetensors", Some("lm_head.weight"), |f| {
+        f.json("config.json", |c| c["tie_word_embeddings"] = true.into());
+        f.shard(|s| {
+            let embedding = s.data[s.range("model.embed_tokens.weight")].to_vec();
+            let head = s.range("lm_head.weight");
+            s.data[head].copy_from_slice(&embedding);
+        });
+    }),
+    (Check::TiedHeadStored, "model.safetensors", Some("lm_head.weight"), |f| {
+        f.json("config.json", |c| c["tie_word_embeddings"] = true.into());
+        f.shard(|s| s.remove("model.embed_tokens.weight"));
+    }),
     (Check::TensorMissing, "config.json", Some(DOWN), |f| f.shard(|s| s.remove(DOWN))),
     (Check::TensorMissing, "config.json", None, |f| f.json("config.json", |c| c["num_hidden_layers"] = 9_999.into())),
     (Check::TensorExtra, "model.safetensors", Some("extra.weight"), |f| f.shard(|s| s.push("extra.weight", "F32", &[1], &[0; 4]))),
+    // Of another layer than there are, of another size, of a part that the config has not, under another's prefix.
+    (Check::TensorExtra, "model.safetensors", Some("model.layers.3.self_attn.rotary_emb.inv_freq"), |f| f.shard(|s| s.push("model.layers.3.self_attn.rotary_emb.inv_freq", "F32", &[5], &[1; 20]))),
+    (Check::TensorExtra, "model.safetensors", Some("model.layers.0.self_attn.rotary_emb.inv_freq"), |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[6], &[1; 24]))),
+    (Check::TensorExtra, "model.safetensors", Some("vision_tower.x.weight"), |f| f.shard(|s| s.push("vision_tower.x.weight", "F32", &[1], &[1; 4]))),
+    (Check::TensorExtra, "model.safetensors", Some("model.language_model.norm.weight"), |f| f.shard(|s| s.push("model.language_model.norm.weight", "F32", &[40], &[1; 160]))),
     (Check::TensorShape, "model.safetensors", Some(DOWN), |f| {
         let (rows, columns) = down_shape(f);
         f.entry(DOWN, "shape", json!([columns, rows]));
@@ -131,6 +172,10 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         let (rows, columns) = down_shape(f);
         f.values(DOWN, 0..rows * columns, -0.0);
     }),
+    (Check::ZeroTensor, "model.safetensors", Some(NORM), |f| f.values(NORM, 0..40, -0.0)),
+    (Check::ZeroTensor, "model.safetensors", Some("x.weight_packed"), |f| f.shard(|s| s.push("x.weight_packed", "I32", &[2, 4], &[0; 32]))),
+    (Check::ZeroTensor, "model.safetensors", Some("x.weight"), |f| f.shard(|s| s.push("x.weight", "U8", &[4, 4], &[0; 16]))),
+    (Check::ZeroTensor, "model.safetensors", Some("x.weight"), |f| f.shard(|s| s.push("x.weight", "F8_E4M3", &[4, 4], &[0; 16]))),
     (Check::ZeroRow, "model.safetensors", Some(DOWN), |f| {
         let (_, columns) = down_shape(f);
         f.values(DOWN, 2 * columns..3 * columns, 0.0);
@@ -150,6 +195,10 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
 const TRIPPED_SHARDED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::IndexInvalid, INDEX, None, |f| f.write(INDEX, b"{}")),
     (Check::IndexInvalid, INDEX, None, |f| f.write(INDEX, br#"{"weight_map": {}}"#)),
+    (Check::NotDownloaded, INDEX, None, |f| f.write(INDEX, POINTER)),
+    (Check::NotDownloaded, FIRST, None, |f| f.write(FIRST, POINTER)),
+    (Check::IndexMissing, "", None, |f| numbered(f, &[FIRST, SECOND])),
+    (Check::IndexShardMissing, "", None, |f| numbered(f, &[FIRST])),
     (Check::IndexDuplicate, INDEX, Some(NORM), |f| {
         let text = fs::read_to_string(f.path(INDEX)).unwrap();
         f.write(INDEX, text.replace(r#""weight_map":{"#, r#""weight_map":{"model.norm.weight":"model-2.safetensors","#).as_bytes());
@@ -231,7 +280,31 @@ const PASSED: &[(&str, Break)] = &[
     }),
     ("the largest values", |f| f.values(DOWN, [1, 2], f32::MAX)),
     ("a zero in a norm", |f| f.values(NORM, [1], 0.0)),
-    ("the buffer of old transformers", |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[1], &[0, 0, 0, 1]))),
+    ("the buffer of old transformers", |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[5], &[1; 20]))),
+    ("a bias, a zero point and indices of zeros", |f| {
+        f.json("config.json", |c| c["attention_bias"] = true.into());
+        f.shard(|s| {
+            for layer in 0..3 {
+                for (module, width) in [("q", 40), ("k", 20), ("v", 20), ("o", 40)] {
+                    s.push(&format!("model.layers.{layer}.self_attn.{module}_proj.bias"), "F32", &[width], &vec![0; 4 * width]);
+                }
+            }
+        });
+    }),
+    ("norms of another dtype than the rest", |f| f.shard(|s| {
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            for layer in 0..3 {
+                let name = format!("model.layers.{layer}.{name}.weight");
+                s.remove(&name);
+                s.push(&name, "BF16", &[40], &[0x3f; 80]);
+            }
+        }
+    })),
+    ("a base model's names", |f| f.shard(|s| {
+        let tensors = std::mem::take(&mut s.header);
+        s.header = tensors.into_iter().map(|(name, t)| (name.strip_prefix("model.").unwrap_or(&name).to_owned(), t)).collect();
+    })),
+    ("what the hub's client has not finished yet", |f| f.write(".cache/huggingface/download/model.safetensors.incomplete", b"x")),
     ("git's own files", |f| f.write(".git/x.bin", b"\x80\x02}q\x00.")),
 ];
 
@@ -257,6 +330,9 @@ fn every_family_is_clean() {
             let folder = Folder::whole();
             fs::copy(&config, folder.path("config.json")).unwrap();
             fs::copy(fixture.join("model.safetensors"), folder.path("model.safetensors")).unwrap();
+            if config.ends_with("config.nested.json") {
+                wrap(&folder, "model.language_model.");
+            }
             let seen = run(folder.0.path());
             let rules = crate::rules::Rules::default_rules().unwrap();
             let bad: Vec<_> =
@@ -269,28 +345,77 @@ fn every_family_is_clean() {
     assert!(families >= 20, "{families}");
 }
 
+/// Puts a text model's tensors where a wrapper keeps them.
+fn wrap(folder: &Folder, prefix: &str) {
+    folder.shard(|s| {
+        let tensors = std::mem::take(&mut s.header);
+        s.header = tensors.into_iter().map(|(name, entry)| (name.replacen("model.", prefix, 1), entry)).collect();
+    });
+}
+
 /// A text model within a multimodal checkpoint: names are those of the whole, towers are others' business.
 #[test]
 fn a_nested_text_model_is_compared_under_its_own_names() {
-    let folder = Folder::whole();
-    folder.shard(|s| {
-        let tensors = std::mem::take(&mut s.header);
-        for (name, entry) in tensors {
-            let new = match name.strip_prefix("model.") {
-                Some(rest) => format!("language_model.model.{rest}"),
-                None if name == "lm_head.weight" => "language_model.lm_head.weight".into(),
-                None => name,
-            };
-            s.header.insert(new, entry);
-        }
-        s.push("vision_tower.weight", "F32", &[1], &[0; 4]);
-    });
-    assert_eq!(run(folder.0.path()).observations, []);
-    let norm = "language_model.model.norm.weight";
-    folder.shard(|s| s.remove(norm));
-    let seen = run(folder.0.path()).observations;
-    assert_eq!(seen.len(), 1, "{seen:?}");
-    assert_eq!((seen[0].check, seen[0].location.tensor.as_deref()), (Check::TensorMissing, Some(NORM)));
+    let folder = || {
+        let folder = Folder::whole();
+        let fixture = Path::new(FIXTURES).join("gemma3");
+        fs::copy(fixture.join("config.nested.json"), folder.path("config.json")).unwrap();
+        fs::copy(fixture.join("model.safetensors"), folder.path("model.safetensors")).unwrap();
+        folder
+    };
+    let told = |folder: &Folder| -> Vec<(Check, Option<String>)> {
+        run(folder.0.path()).observations.into_iter().map(|o| (o.check, o.location.tensor)).collect()
+    };
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let folder = folder();
+        wrap(&folder, prefix);
+        folder.shard(|s| s.push("vision_tower.weight", "F32", &[1], &[1; 4]));
+        assert_eq!(told(&folder), []);
+        // A family that multiplies by 1 + w: zeros are as good as any, −1 is not.
+        let norm = format!("{prefix}norm.weight");
+        folder.values(&norm, 0..36, 0.0);
+        assert_eq!(told(&folder), []);
+        folder.values(&norm, 0..36, -1.0);
+        assert_eq!(told(&folder), [(Check::ZeroTensor, Some(norm.clone()))]);
+        folder.shard(|s| s.remove(&norm));
+        assert_eq!(told(&folder), [(Check::TensorMissing, Some(NORM.into()))]);
+        // The same weight by the other version's name.
+        let [one, other] = ["language_model.model.norm.weight", "model.language_model.norm.weight"];
+        folder.shard(|s| [one, other].iter().for_each(|name| s.push(name, "F32", &[36], &[1; 144])));
+        assert_eq!(told(&folder), [(Check::TensorClash, Some(other.into()))]);
+    }
+    // As a text model alone would be named, where no loader looks.
+    let seen: BTreeSet<Check> = told(&folder()).into_iter().map(|(check, _)| check).collect();
+    assert_eq!(seen, BTreeSet::from([Check::TensorMissing, Check::TensorExtra]));
+}
+
+#[test]
+fn a_mix_of_dtypes_names_the_fewer_where_there_are_fewer() {
+    let to_bf16 = |layers: &[usize]| {
+        let folder = Folder::whole();
+        let names: Vec<String> = layers.iter().map(|l| format!("model.layers.{l}.mlp.down_proj.weight")).collect();
+        let (rows, columns) = down_shape(&folder);
+        // A fourth of that role, so that two and two are possible.
+        folder.shard(|s| {
+            s.push("model.layers.3.mlp.down_proj.weight", "F32", &[rows, columns], &vec![0x3c; rows * columns * 4]);
+            for name in &names {
+                s.remove(name);
+                s.push(name, "BF16", &[rows, columns], &vec![0x3c; rows * columns * 2]);
+            }
+        });
+        let seen = run(folder.0.path()).observations.into_iter().filter(|o| o.check == Check::DtypeMix);
+        seen.map(|o| (o.location.tensor.unwrap(), o.message)).collect::<Vec<_>>()
+    };
+    let role = "model.layers.N.mlp.down_proj.weight";
+    let fewer = to_bf16(&[2]);
+    assert_eq!(fewer.len(), 1);
+    assert_eq!(
+        fewer[0],
+        ("model.layers.2.mlp.down_proj.weight".into(), format!("is BF16, 3 of its peers ({role}) are F32"))
+    );
+    let even = to_bf16(&[1, 2]);
+    assert_eq!(even.len(), 1);
+    assert_eq!(even[0].1, format!("is one of 4 tensors ({role}) of several dtypes: 2 BF16, 2 F32"));
 }
 
 #[test]
@@ -329,8 +454,12 @@ fn all_problems_are_told_at_once() {
     second.data.push(0);
     folder.write(SECOND, &file(&second.text(), &second.data));
     let seen: BTreeSet<Check> = run(folder.0.path()).observations.iter().map(|o| o.check).collect();
-    for check in [Check::HeaderTooLong, Check::TemplateDunder, Check::TrailingBytes, Check::Nan, Check::TensorMissing] {
+    for check in [Check::NotDownloaded, Check::TemplateDunder, Check::TrailingBytes, Check::Nan] {
         assert!(seen.contains(&check), "{check}: {seen:?}");
+    }
+    // What follows from a file that cannot be read is not told again.
+    for check in [Check::TensorMissing, Check::HeaderTooLong, Check::IndexTensorMissing, Check::IndexTotalSize] {
+        assert!(!seen.contains(&check), "{check}: {seen:?}");
     }
 }
 

@@ -1,4 +1,5 @@
-//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros.
+//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros. Of other tensors, whether
+//! weights are nothing but zeros.
 //!
 //! Pieces of some MiB are read into buffers by all cores, so that memory stays small whatever the checkpoint's size,
 //! and looked at as whole numbers: a float without its sign bit orders like one.
@@ -33,8 +34,16 @@ const KEPT: usize = 4096;
 /// Scans all floating-point tensors of all files; how many bytes that were.
 pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
     let of = |shard: &'_ Shard<'_>| -> Vec<usize> {
+        // Each byte once, whatever tensors claim: a shared one is an error of its own.
+        let mut end = 0;
+        let owns = |t: &TensorEntry| {
+            let owns = t.bytes.start >= end;
+            end = end.max(t.bytes.end);
+            owns
+        };
+        let own: Vec<bool> = shard.header.tensors.iter().map(owns).collect();
         let readable = |t: &TensorEntry| Format::of(t.dtype).is_some() && t.bytes.end <= shard.file.bytes;
-        (0..shard.header.tensors.len()).filter(|at| readable(&shard.header.tensors[*at])).collect()
+        (0..own.len()).filter(|at| own[*at] && readable(&shard.header.tensors[*at])).collect()
     };
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
     let total = shards.iter().flat_map(|s| of(s).into_iter().map(|at| size(&s.header.tensors[at]))).sum();
@@ -55,7 +64,42 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
         run(&batch, found, progress)?;
     }
     progress.end();
+    for shard in shards {
+        let packed = shard.header.tensors.iter().filter(|t| is_packed_weight(t) && t.bytes.end <= shard.file.bytes);
+        for tensor in packed {
+            if only_zeros(shard, tensor)? {
+                let message = format!("all bytes of {:?} {} are zero", tensor.shape, tensor.dtype);
+                found.say(Check::ZeroTensor, shard.file.location().tensor(&tensor.name), message);
+            }
+        }
+    }
     Ok(total)
+}
+
+/// Whether a tensor holds a matrix's weights in a type that is no float's; zero points, scales and indices of packed
+/// formats may well be zero.
+fn is_packed_weight(tensor: &TensorEntry) -> bool {
+    let name = tensor.name.rsplit('.').next().unwrap_or_default();
+    let is_weight = ["weight", "qweight", "weight_packed", "weight_quantized"].contains(&name)
+        || name.ends_with("_proj")
+        || name.ends_with("_blocks");
+    is_weight && Format::of(tensor.dtype).is_none() && tensor.shape.len() >= 2 && tensor.bytes.end > tensor.bytes.start
+}
+
+/// Reads up to the first byte that is not zero.
+fn only_zeros(shard: &Shard, tensor: &TensorEntry) -> Result<bool> {
+    let path = &shard.file.path;
+    let mut file = files::open_regular(path)?;
+    file.seek(SeekFrom::Start(tensor.bytes.start)).map_err(Error::io(path))?;
+    let mut bytes = file.take(tensor.bytes.end - tensor.bytes.start);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match bytes.read(&mut buffer).map_err(Error::io(path))? {
+            0 => return Ok(true),
+            read if buffer[..read].iter().any(|b| *b != 0) => return Ok(false),
+            _ => {}
+        }
+    }
 }
 
 /// One tensor.
@@ -177,6 +221,10 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
     let rows = job.rows;
     let is_embedding = EMBEDDINGS.iter().any(|end| job.tensor.name.ends_with(end));
     if !seen.any {
+        // RoBERTa and its kin have one kind of token and zero its embedding.
+        if job.tensor.name.ends_with("token_type_embeddings.weight") {
+            return;
+        }
         return found.say(Check::ZeroTensor, at, format!("all of {shape:?} is zero"));
     }
     let columns: Vec<u64> = (0..).zip(&seen.columns).filter(|(_, any)| !**any).map(|(column, _)| column).collect();
