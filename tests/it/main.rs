@@ -11,6 +11,8 @@ mod contrib;
 mod escape;
 #[cfg(target_os = "linux")]
 mod faults;
+#[cfg(unix)]
+mod field;
 mod gate;
 mod integrity;
 mod lint;
