@@ -53,7 +53,6 @@ checks! {
     DanglingLink "dangling-link" "A link to nothing is a file that is missing."
     BlobDigest "blob-digest" "A file of the hub's cache whose bytes are not what its name says was damaged or replaced."
     OddFileName "odd-file-name" "Control, invisible or bidirectional characters in a file name mislead whoever reads it."
-    HalfDownloaded "half-downloaded" "A part of a file is no part of a checkpoint, and the whole may be missing."
     OtherWeights "other-weights" "Some loaders take weights of another form that lies beside; they were not examined."
     FolderNotExamined "folder-not-examined" "Folders that tools keep for themselves are left out; nothing of the model should lie there."
     ConvertedModel "converted-model" "A conversion of the model need not be the same model; it was not examined."

@@ -16,9 +16,13 @@ const HUB: &str = ".cache/huggingface/";
 /// What a checkpoint's files end in.
 const ENDS: &[&str] = &[".safetensors", ".gguf", ".bin", ".json", ".model", ".jinja", ".txt"];
 
+/// Endings that nothing else has.
+const CERTAIN: &[&str] = &[".incomplete", ".aria2", ".crdownload", ".opdownload"];
+
 pub(super) fn examine(all: &[File], found: &mut Found) {
     for file in all.iter().filter(|file| !file.name.starts_with(HUB)) {
-        let whole = unfinished(&file.name).filter(|whole| ENDS.iter().any(|end| whole.ends_with(end)));
+        let ends = |ends: &[&str], name: &str| ends.iter().any(|end| name.ends_with(end));
+        let whole = unfinished(&file.name).filter(|whole| ends(ENDS, whole) || ends(CERTAIN, &file.name));
         if let Some(whole) = whole {
             let beside = match all.iter().any(|other| other.name == whole) {
                 true => format!("; {whole:?} lies beside it and may not be whole"),

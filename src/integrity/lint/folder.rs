@@ -222,11 +222,6 @@ fn by_name(root: &Path, base: &str, prefix: &str, location: &Location, found: &m
         let message = "is a conversion of the model by its name, which was not examined";
         found.say(Check::ConvertedModel, location.clone(), message);
     }
-    if ends(UNFINISHED) && !is_own {
-        let message =
-            "is what a download that did not come to its end leaves, by its name; remove it or fetch it again";
-        found.say(Check::HalfDownloaded, location.clone(), message);
-    }
     if base == RECEIPT && prefix.is_empty() {
         receipt(root, location, found);
     }
@@ -264,10 +259,6 @@ const CONVERTED: &[&str] = &[
     ".pte",
     ".litertlm",
 ];
-/// How browsers and download managers, and the hub's client, call what is not all there yet.
-const UNFINISHED: &[&str] =
-    &[".incomplete", ".aria2", ".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut", ".filepart"];
-
 /// Whether a file is named as weights that are not examined.
 pub(super) fn is_other_weights(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
