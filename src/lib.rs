@@ -7,6 +7,7 @@ pub mod audit;
 pub mod checkpoint;
 pub mod compare;
 pub mod error;
+pub mod escape;
 pub mod files;
 pub mod finding;
 pub mod integrity;
@@ -22,6 +23,7 @@ pub mod report;
 pub mod rules;
 pub mod text;
 pub mod tool;
+pub mod worker;
 
 pub use error::{Error, Result};
 

@@ -75,14 +75,20 @@ pub fn nlls(model: &Model, rows: &[Row], progress: &dyn Progress) -> Result<Vec<
 /// The NLL of the text with nothing done to it.
 ///
 /// # Errors
-/// As [`nlls`]; also where it is not a number: then nothing can be compared with it.
-pub fn base(nll: f64, dtype: &str) -> Result<f64> {
-    if nll.is_finite() {
-        return Ok(nll);
+/// It is not a number, as `why` explains (see [`not_finite`]): then nothing can be compared with it.
+pub fn base(nll: f64, why: impl FnOnce() -> String) -> Result<f64> {
+    if nll.is_finite() { Ok(nll) } else { Err(Error::input(why())) }
+}
+
+/// Why a model's perplexity is not a number.
+pub fn not_finite(model: &Model) -> String {
+    let dtype = model.arithmetic().as_str();
+    match model.not_finite() {
+        Some(weight) => format!("the model's own perplexity is not a number, as {weight}"),
+        None => {
+            format!("the model's own perplexity is not a number: the arithmetic overflows {dtype}; use a wider --dtype")
+        }
     }
-    Err(Error::input(format!(
-        "the model's own perplexity is not a number in {dtype}; use --dtype f32, or look for NaN in the weights"
-    )))
 }
 
 /// The mean of each neuron over the positions of a text.

@@ -8,7 +8,26 @@ use std::sync::Arc;
 /// Where the decoder layers of a checkpoint start, and what `L11.…` is short for.
 const LAYERS: &str = "model.layers.";
 
-/// The checkpoint's own dotted path of a module, such as `model.layers.11.mlp.down_proj`.
+/// What files of multimodal checkpoints put before their text model's paths (transformers 4 and 5).
+const WRAPPERS: [&str; 3] = ["language_model.model.", "model.language_model.", "language_model."];
+
+/// The path that a module or tensor of a multimodal checkpoint's text model has where that stands alone:
+/// `language_model.model.norm` is `model.norm`. None where `path` is no such path.
+pub(crate) fn out_of_wrapper(path: &str) -> Option<String> {
+    let head = path.strip_prefix("language_model.").filter(|rest| rest.split('.').next() == Some("lm_head"));
+    let rest = || WRAPPERS.iter().find_map(|wrapper| path.strip_prefix(wrapper));
+    head.map(str::to_owned).or_else(|| rest().map(|rest| format!("model.{rest}")))
+}
+
+/// The path within a causal model of what a base model's file calls `layers.3.…`, `embed_tokens.…` or `norm.…`. None
+/// where `path` is no such path.
+pub(crate) fn out_of_base_model(path: &str) -> Option<String> {
+    let first = path.split('.').next();
+    first.filter(|first| ["layers", "embed_tokens", "norm"].contains(first)).map(|_| format!("model.{path}"))
+}
+
+/// The path of a module, such as `model.layers.11.mlp.down_proj`: the checkpoint's own, or, of a multimodal one, that of
+/// its text model alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModulePath(Arc<str>);
 
@@ -49,7 +68,8 @@ impl fmt::Display for ModulePath {
 impl FromStr for ModulePath {
     type Err = Error;
 
-    /// Reads `model.layers.11.mlp.down_proj` or `L11.mlp.down_proj`.
+    /// Reads `model.layers.11.mlp.down_proj` or `L11.mlp.down_proj`; also what a multimodal checkpoint's file or a base
+    /// model's calls it, `language_model.model.layers.11.mlp.down_proj` or `layers.11.mlp.down_proj`.
     fn from_str(text: &str) -> Result<Self> {
         let bad = || Error::Name {
             what: "module",
@@ -60,12 +80,13 @@ impl FromStr for ModulePath {
         if !text.split('.').all(|part| !part.is_empty() && part.chars().all(named)) {
             return Err(bad());
         }
-        let expanded = text.strip_prefix('L').and_then(|rest| {
-            let (layer, rest) = rest.split_once('.')?;
+        let short = || {
+            let (layer, rest) = text.strip_prefix('L')?.split_once('.')?;
             let layer: usize = layer.parse().ok()?;
             Some(format!("{LAYERS}{layer}.{rest}"))
-        });
-        Ok(ModulePath(expanded.unwrap_or_else(|| text.to_owned()).into()))
+        };
+        let path = short().or_else(|| out_of_wrapper(text)).or_else(|| out_of_base_model(text));
+        Ok(ModulePath(path.unwrap_or_else(|| text.to_owned()).into()))
     }
 }
 
@@ -250,7 +271,13 @@ mod tests {
             prop_assert_eq!(neuron.short().parse::<Neuron>().unwrap(), neuron.clone());
             prop_assert_eq!(neuron.site.module.layer(), Some(layer));
             let json = serde_json::to_string(&neuron).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Neuron>(&json).unwrap(), neuron);
+            prop_assert_eq!(&serde_json::from_str::<Neuron>(&json).unwrap(), &neuron);
+            // What files of wrappers and of base models call it.
+            let path = neuron.to_string();
+            for prefix in ["language_model.model.", "model.language_model.", "language_model.", ""] {
+                let stored = path.replacen("model.", prefix, 1);
+                prop_assert_eq!(&stored.parse::<Neuron>().unwrap(), &neuron, "{}", stored);
+            }
         }
     }
 
@@ -258,6 +285,24 @@ mod tests {
     fn a_module_outside_the_layers_keeps_its_name() {
         let norm: ModulePath = "model.norm".parse().unwrap();
         assert_eq!((norm.layer(), norm.short().as_str(), norm.in_layer()), (None, "model.norm", "model.norm"));
+    }
+
+    #[test]
+    fn a_wrappers_names_are_those_of_its_text_model() {
+        let path = |text: &str| text.parse::<ModulePath>().unwrap().to_string();
+        for (stored, alone) in [
+            ("language_model.lm_head", "lm_head"),
+            ("language_model.model.embed_tokens", "model.embed_tokens"),
+            ("model.language_model.norm", "model.norm"),
+            ("norm", "model.norm"),
+            ("embed_tokens", "model.embed_tokens"),
+            ("model.vision_tower.layers.0.norm", "model.vision_tower.layers.0.norm"),
+            ("norms.0", "norms.0"),
+            ("lm_head", "lm_head"),
+        ] {
+            assert_eq!(path(stored), alone);
+            assert_eq!(path(&path(stored)), alone);
+        }
     }
 
     #[test]

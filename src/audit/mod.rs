@@ -7,15 +7,18 @@ mod cache;
 mod critical_set;
 mod place;
 mod run;
+mod template;
 mod unchanged;
+mod waive;
 
 use crate::checkpoint::ConfigFile;
+use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
 use crate::error::{Error, Result};
-use crate::finding::{self, Finding, Seen, Severity, Waived};
+use crate::finding::{self, Finding, Seen, Severity};
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lesion;
-use crate::integrity::lint::{self, Examined, Expected, Location};
+use crate::integrity::lint::{self, Examined, Expected};
 use crate::integrity::signature::{self, Trust};
 use crate::locate;
 use crate::model::Recipe;
@@ -30,7 +33,9 @@ use run::Wanted;
 pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+pub use template::observe as observe_template;
 use unchanged::Unchanged;
+use waive::waive;
 
 /// What to audit, and against what.
 #[derive(Debug)]
@@ -106,6 +111,9 @@ pub struct Model {
     pub architecture: Option<String>,
     /// SHA-256 of its config.json, lower-case hex; none where it has none that can be read.
     pub config_sha256: Option<String>,
+    /// Which commit of a hub repository it was, and what of it was not fetched; none where it is no such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<Origin>,
 }
 
 /// What an audit judged by.
@@ -181,12 +189,17 @@ fn examine(
     progress: &dyn Progress,
 ) -> Result<Audit> {
     let mut gate = Gate::new(request);
+    if let Some(origin) = place.origin() {
+        gate.origin(origin);
+    }
     if gate.wants(Measurement::Lint) {
         match &place {
+            // Where the model is not run, its files are all that was to be examined.
             Place::Gguf(_) => {
-                gate.leave(Measurement::Lint, "a GGUF; lint examines folders of safetensors".into(), false)
+                let why = "a GGUF; lint examines folders of safetensors";
+                gate.leave(Measurement::Lint, why.into(), request.run.is_none())
             }
-            Place::Folder(folder) => gate.lint(folder, progress)?,
+            Place::Folder(folder) => gate.lint(&folder.path, progress)?,
         }
     }
     gate.run(request, &place, progress)?;
@@ -214,8 +227,7 @@ fn examine(
 /// # Errors
 /// The config is not understood.
 pub fn expected(config: &ConfigFile) -> Result<Expected> {
-    let recipe = Recipe::read(config)?;
-    Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
+    Recipe::read(config).map(Expected)
 }
 
 /// What a measurement saw, and what it could not see.
@@ -239,7 +251,7 @@ impl<'a> Gate<'a> {
         let audit = Audit {
             schema: "achilles-audit/scan/v1",
             tool: Tool::this(),
-            model: Model { source: request.model.into(), architecture: None, config_sha256: None },
+            model: Model { source: request.model.into(), architecture: None, config_sha256: None, hub: None },
             settings: Settings {
                 rules: rules.name.clone(),
                 rules_sha256: rules.sha256.clone(),
@@ -282,11 +294,20 @@ impl<'a> Gate<'a> {
         }
     }
 
+    /// Tells which commit it is, and leaves what of the repository is not here.
+    fn origin(&mut self, origin: &Origin) {
+        for why in origin.not_examined(&|_| false) {
+            self.leave(Measurement::Lint, why, true);
+        }
+        self.audit.model.hub = Some(origin.clone());
+    }
+
     fn lint(&mut self, folder: &Path, progress: &dyn Progress) -> Result<()> {
         let found = lint::lint(folder, &expected, progress)?;
         self.took_place.push(Measurement::Lint);
         let signs = lesion::observe(folder, progress)?;
-        self.seen.extend(found.observations.into_iter().chain(signs).map(Seen::from));
+        let template = template::observe(folder);
+        self.seen.extend(found.observations.into_iter().chain(template).chain(signs).map(Seen::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;
         self.audit.model.config_sha256 = found.config_sha256;
@@ -369,12 +390,16 @@ impl<'a> Gate<'a> {
     /// Judges, waives, and gives the verdict.
     fn close(mut self, request: &Request<'_>) -> Audit {
         let rules = self.rules;
+        if self.took_place.is_empty() && self.audit.not_examined.is_empty() {
+            // Nothing can speak against what nobody looked at.
+            self.audit.not_examined.append(&mut self.audit.skipped);
+        }
         self.took_place.push(Measurement::Waivers);
         let mut findings = finding::judge(self.seen, rules);
         let about = waive(&mut findings, rules, &self.took_place, request.today);
         findings.extend(finding::judge(about, rules));
         findings.sort_by_key(|f| (f.waived.is_some(), std::cmp::Reverse(f.severity)));
-        let judged = rules.rules.iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
+        let judged = rules.all().iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
         self.audit.judged = judged.cloned().collect();
         let incomplete = !self.audit.not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
         self.audit.verdict = match (finding::fails(&findings, rules.fail_on), incomplete) {
@@ -385,35 +410,4 @@ impl<'a> Gate<'a> {
         self.audit.findings = findings;
         self.audit
     }
-}
-
-/// Marks what is waived; what is to be said of the waivers themselves comes back. A waiver of what was not measured may
-/// yet be needed.
-fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement], today: Date) -> Vec<Seen> {
-    let mut about = Vec::new();
-    for waiver in &rules.waivers {
-        let (line, expires) = (waiver.line, waiver.expires);
-        let pattern = waiver.location.glob().glob();
-        let name = format!("line {line}: the waiver of {} at {pattern:?}", waiver.rule);
-        let mut seen = |rule: &'static str, message: String| {
-            let evidence = serde_json::json!({"line": line, "rule": waiver.rule, "location": pattern,
-                "reason": waiver.reason, "expires": expires});
-            about.push(Seen { rule, location: Location::file(rules.name.clone()), message, evidence });
-        };
-        if expires < today {
-            seen("waiver-expired", format!("{name} expired on {expires}"));
-            continue;
-        }
-        let mut used = false;
-        let matches = |f: &Finding| f.id == waiver.rule && waiver.location.is_match(f.location.to_string());
-        for finding in findings.iter_mut().filter(|f| matches(f)) {
-            finding.waived = Some(Waived { reason: waiver.reason.clone(), expires });
-            used = true;
-        }
-        let measured = rules.get(&waiver.rule).is_some_and(|r| took_place.contains(&r.measurement));
-        if !used && measured {
-            seen("waiver-unused", format!("{name} matches no finding"));
-        }
-    }
-    about
 }

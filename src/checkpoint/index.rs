@@ -135,6 +135,55 @@ pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(weight_map)
 }
 
+/// Shards in a folder without an index, by their names: `model-00002-of-00003.safetensors`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unindexed {
+    /// There are none, or they are of several sets.
+    None,
+    /// All of a set.
+    Whole(Vec<String>),
+    /// A set that lacks these.
+    Lacking(Vec<String>),
+}
+
+impl Unindexed {
+    /// Of a folder that holds files of these names.
+    pub fn of<'a>(names: impl Iterator<Item = &'a str>) -> Unindexed {
+        let shards: BTreeMap<&str, Shard> = names.filter_map(|name| Some((name, Shard::of(name)?))).collect();
+        let Some(first) = shards.values().next() else { return Unindexed::None };
+        if shards.values().any(|s| (s.stem, s.count) != (first.stem, first.count)) {
+            return Unindexed::None;
+        }
+        let name = |number| format!("{}-{number:05}-of-{:05}.safetensors", first.stem, first.count);
+        let all = (1..=first.count).map(name);
+        // Their number is that of a name: a hostile one is not to be counted to.
+        let missing: Vec<String> = all.filter(|name| !shards.contains_key(name.as_str())).take(LISTED).collect();
+        if missing.is_empty() {
+            return Unindexed::Whole(shards.into_keys().map(str::to_owned).collect());
+        }
+        Unindexed::Lacking(missing)
+    }
+}
+
+/// Missing shards that are named at most.
+const LISTED: usize = 3;
+
+/// What the name of a shard says.
+struct Shard<'a> {
+    stem: &'a str,
+    count: usize,
+}
+
+impl Shard<'_> {
+    fn of(name: &str) -> Option<Shard<'_>> {
+        let digits = |text: &str| (text.len() == 5).then(|| text.parse::<usize>().ok()).flatten();
+        let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+        let (stem, number) = rest.rsplit_once('-')?;
+        let (number, count) = (digits(number)?, digits(count)?);
+        (is_plain_shard(name) && (1..=count).contains(&number)).then_some(Shard { stem, count })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +206,24 @@ mod tests {
         }
         let many = r#""":"","#.repeat(MOST_TENSORS);
         assert!(Index::parse(&format!(r#"{{"weight_map":{{{many}"":""}}}}"#)).is_err());
+    }
+
+    #[test]
+    fn shards_without_an_index_are_counted_by_their_names() {
+        let of = |names: &[&str]| Unindexed::of(names.iter().copied());
+        let [first, second] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+        assert_eq!(of(&["config.json", second, first]), Unindexed::Whole(vec![first.into(), second.into()]));
+        assert_eq!(of(&[second]), Unindexed::Lacking(vec![first.into()]));
+        let Unindexed::Lacking(missing) = of(&["model-99999-of-99999.safetensors"]) else { panic!() };
+        assert_eq!((missing.len(), missing[0].as_str()), (LISTED, "model-00001-of-99999.safetensors"));
+        let others = [
+            "model-1-of-2.safetensors",
+            "model-00003-of-00002.safetensors",
+            "x.safetensors",
+            ".a-00001-of-00001.safetensors",
+        ];
+        assert_eq!(of(&others), Unindexed::None);
+        assert_eq!(of(&[first, "other-00001-of-00001.safetensors"]), Unindexed::None);
     }
 
     #[test]

@@ -7,8 +7,12 @@ pub mod hub;
 pub mod index;
 mod loose;
 pub mod map;
+pub mod names;
 pub mod place;
+pub mod python_json;
+pub mod snapshot;
 pub mod source;
+pub mod stand_in;
 pub mod tensors;
 pub mod walk;
 
@@ -16,13 +20,17 @@ use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use config::ConfigFile;
+use hub::Origin;
 use map::MappedFile;
+use names::Names;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-pub use source::Source;
+pub use source::{Folder, Source};
+use stand_in::StandIn;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 pub use tensors::Tensors;
 
 /// An opened checkpoint. Opening reads headers only; tensor values stay in the map until they are asked for.
@@ -30,8 +38,10 @@ pub use tensors::Tensors;
 pub struct Checkpoint {
     name: String,
     root: PathBuf,
+    origin: Option<Origin>,
     config: ConfigFile,
-    tokenizer_json: Option<String>,
+    /// Read when it is first asked for: what does without it is not to fail for it.
+    tokenizer_json: OnceLock<String>,
     tensors: Tensors,
 }
 
@@ -42,16 +52,12 @@ impl Checkpoint {
     /// There is no such model, a file it needs is missing, or one breaks its format.
     pub fn open(model: &str, progress: &dyn Progress) -> Result<Checkpoint> {
         match Source::find(model)? {
-            Source::Directory(path) => Checkpoint::open_directory(model, &path),
             Source::Gguf(path) => Checkpoint::open_gguf(model, &path),
-            Source::Hub(id) => {
-                let folder = hub::fetch(&id, &hub::HubSettings::from_env()?, progress)?;
-                Checkpoint::open_directory(model, &folder)
-            }
+            source => Checkpoint::open_folder(model, &source.folder(progress)?),
         }
     }
 
-    pub(crate) fn open_directory(name: &str, root: &Path) -> Result<Checkpoint> {
+    pub(crate) fn open_folder(name: &str, Folder { path: root, origin }: &Folder) -> Result<Checkpoint> {
         let config_path = root.join("config.json");
         if !config_path.exists() {
             let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
@@ -59,22 +65,19 @@ impl Checkpoint {
             return Err(Error::file(root, problem));
         }
         let config = ConfigFile::read(&config_path)?;
-        let tensors = Tensors::open_directory(root)?.as_text_model();
-        let tokenizer = root.join("tokenizer.json");
-        let tokenizer_json = match tokenizer.exists() {
-            true => Some(files::read_text(&tokenizer)?),
-            false => None,
-        };
-        Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json, tensors })
+        let tensors = Tensors::open_directory(root)?.named(&Names::of(&config))?;
+        let (name, origin) = (name.into(), origin.clone());
+        Ok(Checkpoint { name, root: root.into(), origin, config, tokenizer_json: OnceLock::new(), tensors })
     }
 
     pub(crate) fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
         let gguf = gguf::GgufCheckpoint::open(path)?;
         let config = ConfigFile::from_map(path, gguf.config().clone());
-        let tokenizer_json = Some(gguf.tokenizer_json()?.to_string());
+        let tokenizer_json = gguf.tokenizer_json()?.to_string().into();
         Ok(Checkpoint {
             name: name.into(),
             root: path.into(),
+            origin: None,
             config,
             tokenizer_json,
             tensors: Tensors::from_gguf(gguf),
@@ -91,6 +94,11 @@ impl Checkpoint {
         &self.root
     }
 
+    /// Which commit of a hub repository it is, if it is one.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
     /// Its config.json, or what a GGUF's metadata say in that form.
     pub fn config(&self) -> &ConfigFile {
         &self.config
@@ -99,11 +107,22 @@ impl Checkpoint {
     /// Its tokenizer.json.
     ///
     /// # Errors
-    /// It has none.
+    /// It has none, or it cannot be read.
     pub fn tokenizer_json(&self) -> Result<&str> {
-        let problem = "no tokenizer.json in this folder; write it with transformers: \
-                       AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
-        self.tokenizer_json.as_deref().ok_or_else(|| Error::file(&self.root, problem))
+        if let Some(json) = self.tokenizer_json.get() {
+            return Ok(json);
+        }
+        let path = self.root.join("tokenizer.json");
+        if !path.exists() {
+            let problem = "no tokenizer.json in this folder; write it with transformers: \
+                           AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
+            return Err(Error::file(&self.root, problem));
+        }
+        let json = files::read_text(&path)?;
+        if let Some(stand_in) = StandIn::of_text(json.as_bytes()) {
+            return Err(Error::file(&path, stand_in.to_string()));
+        }
+        Ok(self.tokenizer_json.get_or_init(|| json))
     }
 
     /// SHA-256 over all that its answers depend on: every byte of the weights' files, the config and the tokenizer.
@@ -159,13 +178,21 @@ impl Checkpoint {
         if !path.exists() {
             return Ok(None);
         }
+        let text = files::read_text(&path)?;
+        if let Some(stand_in) = StandIn::of_text(text.as_bytes()) {
+            return Err(Error::file(&path, stand_in.to_string()));
+        }
         let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
-        serde_json::from_str(&files::read_text(&path)?).map(Some).map_err(malformed)
+        serde_json::from_str(&text).map(Some).map_err(malformed)
     }
 
     /// Its tensors.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
+    }
+
+    pub(crate) fn tensors_mut(&mut self) -> &mut Tensors {
+        &mut self.tensors
     }
 }
 

@@ -30,7 +30,7 @@ impl Place {
 }
 
 /// How a neuron lies in its tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Axis {
     /// One row of a [out, in] matrix: an output channel.
@@ -52,9 +52,16 @@ impl Axis {
     }
 }
 
+impl Place {
+    /// In words, by the name that the file has for the tensor.
+    pub fn in_file(&self, stored_as: &str) -> String {
+        format!("{} {} of {stored_as} {:?}", self.axis.as_str(), self.index, self.shape)
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} of {} {:?}", self.axis.as_str(), self.index, self.tensor, self.shape)
+        f.write_str(&self.in_file(&self.tensor))
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::gguf::GgufCheckpoint;
 use super::header::Header;
-use super::index::{INDEX, read_index};
+use super::index::{INDEX, Unindexed, read_index};
 use super::map::MappedFile;
+use super::names::{Meaning, Names};
+use super::stand_in::{StandIn, unfinished};
 use crate::error::{Error, Result};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
@@ -13,14 +15,13 @@ use std::path::{Path, PathBuf};
 /// The file name of a checkpoint that is one file.
 pub const SINGLE: &str = "model.safetensors";
 
-/// Where multimodal checkpoints keep their text model (transformers 4 and 5).
-const TEXT_MODELS: &[&str] = &["language_model.model.", "model.language_model."];
-
 /// All tensors of a checkpoint by name.
 #[derive(Debug)]
 pub struct Tensors {
     root: PathBuf,
     entries: BTreeMap<String, Entry>,
+    /// Names of tensors that no part of the config's model has: see [`Tensors::named`].
+    unknown: Vec<String>,
     backing: Backing,
 }
 
@@ -37,7 +38,7 @@ pub struct Entry {
     pub dtype: Dtype,
     /// The shape, outermost dimension first.
     pub shape: Vec<usize>,
-    /// Its name in the file, where that is another: see [`Tensors::as_text_model`].
+    /// Its name in the file, where that is another: see [`Tensors::named`].
     pub stored_as: Option<String>,
     /// Index of the shard in [`Tensors::files`], and the absolute byte range within it; none for a GGUF, whose tensors
     /// are not stored as they are read.
@@ -60,7 +61,7 @@ pub enum Values<'a> {
 
 impl Tensors {
     /// Opens the safetensors of a model folder: `model.safetensors`, else the shards that the index names, as
-    /// transformers does.
+    /// transformers does, else numbered shards that are all there, as vLLM does.
     ///
     /// # Errors
     /// There are none, a shard is missing, or a header breaks the format.
@@ -71,7 +72,7 @@ impl Tensors {
             return Tensors::open_files(root, vec![single]);
         }
         if !index.exists() {
-            return Err(Error::file(root, what_to_do_without_safetensors(root)));
+            return Tensors::open_unindexed(root);
         }
         let weight_map = read_index(&index)?;
         let mut shards: Vec<&String> = weight_map.values().collect();
@@ -97,11 +98,26 @@ impl Tensors {
         Ok(tensors)
     }
 
+    fn open_unindexed(root: &Path) -> Result<Tensors> {
+        let names = names_in(root);
+        match Unindexed::of(names.iter().map(String::as_str)) {
+            Unindexed::Whole(shards) => Tensors::open_files(root, shards.iter().map(|s| root.join(s)).collect()),
+            Unindexed::Lacking(missing) => {
+                let problem = format!("the shard {} is missing; fetch the checkpoint again", missing.join(", "));
+                Err(Error::file(root, problem))
+            }
+            Unindexed::None => Err(Error::file(root, what_to_do_without_safetensors(&names))),
+        }
+    }
+
     fn open_files(root: &Path, paths: Vec<PathBuf>) -> Result<Tensors> {
         let mut entries = BTreeMap::new();
         let mut files = Vec::with_capacity(paths.len());
         for (at, path) in paths.iter().enumerate() {
             let file = MappedFile::open(path)?;
+            if let Some(stand_in) = StandIn::of_binary(file.bytes()) {
+                return Err(Error::file(path, stand_in.to_string()));
+            }
             let header = Header::read(file.bytes()).map_err(|problem| Error::Header { path: path.clone(), problem })?;
             files.push(file);
             for t in header.tensors {
@@ -112,7 +128,7 @@ impl Tensors {
                 }
             }
         }
-        Ok(Tensors { root: root.into(), entries, backing: Backing::Safetensors(files) })
+        Ok(Tensors { root: root.into(), entries, unknown: Vec::new(), backing: Backing::Safetensors(files) })
     }
 
     /// The tensors of a GGUF under their Hugging Face names.
@@ -123,22 +139,62 @@ impl Tensors {
                 (name.to_owned(), Entry { dtype: Dtype::F32, shape: shape.to_vec(), stored_as: None, place: None })
             })
             .collect();
-        Tensors { root: gguf.path().to_owned(), entries, backing: Backing::Gguf(Box::new(gguf)) }
+        let (root, backing) = (gguf.path().to_owned(), Backing::Gguf(Box::new(gguf)));
+        Tensors { root, entries, unknown: Vec::new(), backing }
     }
 
-    /// Names the tensors of a multimodal checkpoint's text model as those of a text model alone:
-    /// `language_model.model.norm.weight` becomes `model.norm.weight`. Without such tensors nothing changes.
-    pub fn as_text_model(mut self) -> Tensors {
-        let Some(prefix) = text_model_prefix(|name| self.entries.contains_key(name)) else { return self };
-        let renamed = |name: &str| name_in_text_model(prefix, name);
-        self.entries = std::mem::take(&mut self.entries)
-            .into_iter()
-            .map(|(name, entry)| match renamed(&name) {
-                Some(new) => (new, Entry { stored_as: Some(name), ..entry }),
-                None => (name, entry),
-            })
-            .collect();
-        self
+    /// Names the tensors as those of a text model alone (`language_model.model.norm.weight` of a multimodal checkpoint
+    /// becomes `model.norm.weight`) and keeps only these.
+    ///
+    /// # Errors
+    /// Two stored tensors end at one name.
+    pub fn named(mut self, names: &Names) -> Result<Tensors> {
+        for (stored, entry) in std::mem::take(&mut self.entries) {
+            let name = match names.meaning(&stored) {
+                Meaning::Text(name) => name,
+                Meaning::OtherPart => continue,
+                Meaning::Unknown => {
+                    self.unknown.push(stored);
+                    continue;
+                }
+            };
+            let first = self.entries.get(&name).map(|first| first.stored_as.as_deref().unwrap_or(&name));
+            if let Some(first) = first {
+                let problem =
+                    format!("is the same weight as {first}: loaders differ in which of the two they take; remove one");
+                return Err(Error::tensor(&self.root, stored, problem));
+            }
+            let stored_as = (name != stored).then_some(stored);
+            self.entries.insert(name, Entry { stored_as, ..entry });
+        }
+        Ok(self)
+    }
+
+    /// Names of tensors, as stored, that no part of the model is known to have.
+    pub fn unknown(&self) -> &[String] {
+        &self.unknown
+    }
+
+    /// Takes the tensor `from` for `to` where only `from` is there: two names of one weight.
+    pub(crate) fn stand_for(&mut self, from: &str, to: &str) {
+        if self.entries.contains_key(to) || matches!(self.backing, Backing::Gguf(_)) {
+            return;
+        }
+        if let Some(entry) = self.entries.remove(from) {
+            let stored_as = entry.stored_as.clone().unwrap_or_else(|| from.to_owned());
+            self.entries.insert(to.to_owned(), Entry { stored_as: Some(stored_as), ..entry });
+        }
+    }
+
+    /// Whether two tensors have the same type, shape and bytes; none where one is not there or not stored as it is read.
+    pub(crate) fn same(&self, a: &str, b: &str) -> Option<bool> {
+        let (of_a, of_b) = (self.entries.get(a)?, self.entries.get(b)?);
+        let bytes = |entry: &Entry| {
+            let (file, range) = entry.place.as_ref()?;
+            self.files().get(*file)?.bytes().get(range.start as usize..range.end as usize)
+        };
+        let (bytes_a, bytes_b) = (bytes(of_a)?, bytes(of_b)?);
+        Some((of_a.dtype, &of_a.shape) == (of_b.dtype, &of_b.shape) && bytes_a == bytes_b)
     }
 
     /// The name of a tensor in the file.
@@ -202,24 +258,17 @@ impl Tensors {
     }
 }
 
-/// What the names of a multimodal checkpoint's text model begin with; none where it is a text model alone.
-pub fn text_model_prefix(has: impl Fn(&str) -> bool) -> Option<&'static str> {
-    TEXT_MODELS.iter().find(|p| has(&format!("{p}embed_tokens.weight"))).copied()
+/// The names of what lies in a folder, as far as they are text.
+fn names_in(root: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().into_string().ok()).collect()
 }
 
-/// The name that a tensor of the text model would have if that stood alone; none where it is not one of its tensors.
-pub fn name_in_text_model(prefix: &str, name: &str) -> Option<String> {
-    match name.strip_prefix(prefix) {
-        Some(rest) => Some(format!("model.{rest}")),
-        None => name.strip_prefix("language_model.lm_head.").map(|rest| format!("lm_head.{rest}")),
-    }
-}
-
-fn what_to_do_without_safetensors(root: &Path) -> String {
-    let names: Vec<String> = std::fs::read_dir(root)
-        .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
-        .unwrap_or_default();
+fn what_to_do_without_safetensors(names: &[String]) -> String {
     let with = |ends: &[&str]| names.iter().find(|n| ends.iter().any(|end| n.ends_with(end)));
+    if let Some(part) = names.iter().find(|n| unfinished(n).is_some_and(|whole| whole.ends_with(".safetensors"))) {
+        return format!("holds {part}, a download that was not finished, and no {SINGLE}; fetch the checkpoint again");
+    }
     if let Some(pickle) = with(&[".bin", ".pt", ".pth", ".pkl", ".ckpt"]) {
         return format!(
             "holds {pickle} but no {SINGLE}; pickle files can run code and are never read: convert with transformers' \
@@ -230,6 +279,9 @@ fn what_to_do_without_safetensors(root: &Path) -> String {
         return format!(
             "holds {gguf} but no {SINGLE}; give that file itself, or convert it with `achilles-audit import`"
         );
+    }
+    if let Some(other) = names.iter().find(|n| n.to_ascii_lowercase().ends_with(".safetensors")) {
+        return format!("holds {other}, and loaders look for {SINGLE} or for {INDEX} with its shards");
     }
     format!("no weights in this folder; expected {SINGLE} or {INDEX} with its shards")
 }

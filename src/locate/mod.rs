@@ -8,12 +8,12 @@ mod search;
 mod sites;
 mod subject;
 
-pub use critical_set::{CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset};
+pub use critical_set::{Base, CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset};
 pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
-pub use subject::Subject;
+pub use subject::{Opened, Subject};
 
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -132,15 +132,17 @@ pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -
     let keep = settings.max_neurons.max(REPORTED);
     let importance::Ranked { entries, channels } = importance::rank(model, tokens, &sites, settings, keep, progress)?;
     if entries.is_empty() {
-        return Err(Error::input(
-            "no channel has an importance that is finite, so there is nothing to search; use a smaller --alpha or --dtype f32",
-        ));
+        let why = match model.not_finite() {
+            Some(weight) => format!("as {weight}"),
+            None => "so there is nothing to search; use a smaller --alpha or --dtype f32".into(),
+        };
+        return Err(Error::input(format!("no channel has an importance that is finite, {why}")));
     }
     let importance_s = started.elapsed().as_secs_f64();
 
     let started = Instant::now();
     let mut evaluator = Evaluator::new(model, tokens.clone(), progress);
-    let prefix = search::search(&mut evaluator, &entries, settings, model.arithmetic().as_str())?;
+    let prefix = search::search(&mut evaluator, &entries, settings, &|| metrics::not_finite(model))?;
     let base_nll_nats = evaluator.nlls("masking prefixes", &[vec![]])?[0];
     let search_s = started.elapsed().as_secs_f64();
 
@@ -163,6 +165,7 @@ pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -
             source: checkpoint.name().into(),
             architecture: model.recipe().architecture.into(),
             config_sha256: checkpoint.config().sha256().into(),
+            hub: checkpoint.origin().cloned(),
         },
         settings: ReportSettings::new(settings, model.arithmetic(), model.device_name(), text),
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },

@@ -13,7 +13,13 @@ const MAX_BATCH: usize = 32;
 
 /// Tries prefixes of 1, 2, … entries (Δn = 1) and stops at the first with damage ≥ ε. The damage of prefixes is not
 /// monotone, so none is skipped; batches double, so at most as many are computed in vain as were needed.
-pub(super) fn search(evaluator: &mut Evaluator, entries: &[Entry], settings: &Settings, dtype: &str) -> Result<Prefix> {
+/// `why` explains a perplexity that is not a number.
+pub(super) fn search(
+    evaluator: &mut Evaluator,
+    entries: &[Entry],
+    settings: &Settings,
+    why: &dyn Fn() -> String,
+) -> Result<Prefix> {
     let longest = settings.max_neurons.min(entries.len());
     let mut curve_nll_nats = Vec::new();
     let mut batch = 1;
@@ -24,7 +30,7 @@ pub(super) fn search(evaluator: &mut Evaluator, entries: &[Entry], settings: &Se
         sets.extend((from + 1..=to).map(|n| members(entries, n)));
         let stage = format!("masking prefixes {} to {to}", from + 1);
         let mut nlls = evaluator.nlls(&stage, &sets)?.into_iter();
-        let base = metrics::base(nlls.next().unwrap_or(f64::NAN), dtype)?;
+        let base = metrics::base(nlls.next().unwrap_or(f64::NAN), why)?;
         for nll in nlls {
             curve_nll_nats.push(nll);
             if metrics::damage(nll, base) >= settings.epsilon {

@@ -3,15 +3,19 @@
 
 mod attention;
 mod batch;
+mod config_class;
+mod config_keys;
 mod decoder;
 mod device;
 mod families;
 mod hook;
+mod known_keys;
 mod layer;
 mod mlp;
 mod ops;
 pub mod recipe;
 pub mod rope;
+mod rope_config;
 mod weights;
 
 pub use batch::{Noise, Row};
@@ -20,6 +24,7 @@ pub use device::{Arithmetic, DeviceChoice, Settings};
 pub use hook::{Hook, NoHook, SiteInfo};
 pub use recipe::Recipe;
 pub use weights::Residency;
+pub(crate) use weights::check_head;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -31,7 +36,7 @@ use decoder::KeyValueCache;
 use hook::Tap;
 use layer::Layer;
 use ops::{NormWeight, RopeTable};
-use recipe::{EMBEDDING, FINAL_NORM, ModuleKind};
+use recipe::{EMBEDDING, FINAL_NORM, HEAD, ModuleKind};
 use std::collections::HashMap;
 use weights::{LayerWeights, Loader};
 
@@ -72,7 +77,16 @@ impl Model {
     ///
     /// # Errors
     /// A setting is not supported, a tensor is missing or has the wrong shape, or memory would not suffice.
-    pub fn new(checkpoint: Checkpoint, recipe: Recipe, settings: &Settings, progress: &dyn Progress) -> Result<Model> {
+    pub fn new(
+        mut checkpoint: Checkpoint,
+        recipe: Recipe,
+        settings: &Settings,
+        progress: &dyn Progress,
+    ) -> Result<Model> {
+        if recipe.tied {
+            // As in transformers, whichever of the two is there is both.
+            checkpoint.tensors_mut().stand_for(&format!("{HEAD}.weight"), &format!("{EMBEDDING}.weight"));
+        }
         weights::check(&recipe, checkpoint.tensors())?;
         let dtype = settings.arithmetic.dtype();
         let device = settings.device.open()?;
@@ -132,6 +146,11 @@ impl Model {
     /// The device it computes on: `cpu`, `cuda:0` or `metal`.
     pub fn device_name(&self) -> String {
         device::name(&self.device)
+    }
+
+    /// The first weight that makes arithmetic fail (NaN, infinite or beyond all reason), in words; none where there is none.
+    pub fn not_finite(&self) -> Option<String> {
+        weights::not_finite(&self.recipe, self.checkpoint.tensors())
     }
 
     /// Every site that hooks can see, layer by layer.
@@ -414,7 +433,11 @@ impl Model {
     }
 }
 
-fn sites_of(recipe: &Recipe) -> Result<Vec<SiteInfo>> {
+/// Every site that hooks can see in a model of this recipe, layer by layer.
+///
+/// # Errors
+/// A module has a name that is none.
+pub fn sites_of(recipe: &Recipe) -> Result<Vec<SiteInfo>> {
     let mut sites = Vec::new();
     for module in recipe.modules() {
         for (side, channels) in [(Side::In, module.inputs), (Side::Out, module.outputs)] {

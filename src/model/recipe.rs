@@ -234,6 +234,9 @@ pub const EMBEDDING: &str = "model.embed_tokens";
 pub const FINAL_NORM: &str = "model.norm";
 /// The tensor of an untied head.
 pub const HEAD: &str = "lm_head";
+/// What becomes of a head in the file that differs from the embedding, where the config says that the two are one.
+pub const TIED_HEAD_DIFFERS: &str = "by tie_word_embeddings the two are one, but transformers 5 computes with the head, \
+    transformers 4 and vLLM with the embedding; set tie_word_embeddings to false or remove the head";
 
 impl Recipe {
     /// The recipe that `config` describes.
@@ -373,6 +376,27 @@ impl Recipe {
             all.push((format!("{HEAD}.weight"), vec![self.vocab_size, self.hidden_size]));
         }
         all
+    }
+
+    /// Whether a tensor is the buffer of rotary frequencies that old versions of transformers saved and nothing reads.
+    pub fn is_rotary_buffer(&self, name: &str, shape: &[usize]) -> bool {
+        let in_layer = || {
+            let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+            let plan = layer.parse::<usize>().ok().and_then(|layer| self.layers.get(layer))?;
+            (rest == "self_attn.rotary_emb.inv_freq").then_some(plan.rope)
+        };
+        let rope = (name == "model.rotary_emb.inv_freq").then_some(0).or_else(in_layer);
+        rope.and_then(|rope| self.ropes.get(rope)).is_some_and(|rope| shape == [rope.rotated() / 2])
+    }
+
+    /// The first tensor that holds all experts of a layer, if a file has such tensors; `has` tells whether it has one.
+    pub fn fused_experts(&self, has: impl Fn(&str) -> bool) -> Option<String> {
+        self.layers.iter().enumerate().find_map(|(layer, plan)| {
+            let Mlp::Experts(experts) = plan.mlp else { return None };
+            let start = format!("model.layers.{layer}.{}.experts", experts.module);
+            let names = ["gate_up_proj", "gate_up_proj.weight", "down_proj"].map(|end| format!("{start}.{end}"));
+            names.into_iter().find(|name| has(name))
+        })
     }
 
     /// The tensor that holds the head's weights, [vocabulary, hidden].

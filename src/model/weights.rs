@@ -1,10 +1,10 @@
 //! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
 
 use super::ops::NormWeight;
-use super::recipe::{Module, ModuleKind, Recipe};
+use super::recipe::{EMBEDDING, HEAD, Module, ModuleKind, Recipe, TIED_HEAD_DIFFERS};
 use crate::checkpoint::Tensors;
-use crate::checkpoint::tensors::Values;
-use crate::error::{Error, Result};
+use crate::checkpoint::tensors::{Entry, Values};
+use crate::error::{Error, Figure, Result};
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -181,10 +181,6 @@ fn widen<T: WithDType>(values: Values<'_>, shape: Vec<usize>) -> Option<candle_c
     Some(Tensor::from_vec(data, shape, &Device::Cpu))
 }
 
-/// Where a multimodal checkpoint keeps what is not its text model.
-const OTHER_MODELS: &[&str] =
-    &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
-
 /// Names that are listed at most.
 const LISTED: usize = 50;
 
@@ -195,12 +191,54 @@ fn listed(names: &[&str]) -> String {
     if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
+/// Refuses a head in the file that differs from the embedding where the config says that the two are one: what would be
+/// computed is a guess.
+///
+/// # Errors
+/// There is one.
+pub(crate) fn check_head(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
+    let (embedding, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
+    if !recipe.tied || tensors.same(&embedding, &head) != Some(false) {
+        return Ok(());
+    }
+    let problem = format!("differs from {}: {TIED_HEAD_DIFFERS}", tensors.stored_name(&embedding));
+    Err(Error::tensor(tensors.root(), tensors.stored_name(&head), problem))
+}
+
+/// The first weight that makes arithmetic fail, NaN, infinite or beyond all reason: its tensor and place, by the file's
+/// names. None where there is none or one cannot be read.
+pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
+    recipe.tensors().iter().find_map(|(name, shape)| {
+        let rows = tensors.rows(name, 0..*shape.first()?).ok()?;
+        let values = widen::<f64>(rows, vec![shape.iter().product()])?.ok()?.to_vec1::<f64>().ok()?;
+        // Sound weights are far below a million; the square of this is beyond f32.
+        let at = values.iter().position(|value| !value.is_finite() || value.abs() > 1e19)?;
+        let place = match shape.as_slice() {
+            &[_, columns] => format!("row {}, column {}", at / columns, at % columns),
+            _ => format!("element {at}"),
+        };
+        let what = match values[at] {
+            value if value.is_nan() => "NaN".to_owned(),
+            value if value.is_infinite() => "an infinite value".to_owned(),
+            value => Figure(value).to_string(),
+        };
+        Some(format!("{} holds {what}, at {place} first", tensors.stored_name(name)))
+    })
+}
+
 /// Compares the checkpoint's tensors with those the recipe reads.
 ///
 /// # Errors
 /// A tensor is missing, has another shape than the config gives, or is not of a float dtype.
 pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     let root = tensors.root();
+    if let (None, Some(other)) = (tensors.iter().next(), tensors.unknown().first()) {
+        let problem = format!(
+            "holds none of the tensors that its config asks for, but others such as {other}: with a text_config loaders \
+             look for the text model under language_model"
+        );
+        return Err(Error::file(root, problem));
+    }
     // Before the names of all of them are made, as a config can ask for billions.
     let (least, found) = (recipe.fewest_tensors(), tensors.iter().count());
     if least > found {
@@ -208,6 +246,7 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
             format!("holds {found} tensors, its config asks for at least {least}; the two do not belong together");
         return Err(Error::file(root, problem));
     }
+    check_head(recipe, tensors)?;
     let expected = recipe.tensors();
     let missing: Vec<&str> =
         expected.iter().filter(|(n, _)| tensors.get(n).is_none()).map(|(n, _)| n.as_str()).collect();
@@ -219,6 +258,11 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
         ));
     }
     if let Some(first) = missing.first() {
+        if let Some(fused) = recipe.fused_experts(|name| tensors.get(name).is_some()) {
+            let problem = "holds all experts of a layer, expected a tensor for each expert, as transformers' \
+                           save_pretrained writes them";
+            return Err(Error::tensor(root, tensors.stored_name(&fused), problem));
+        }
         let others = match &missing[1..] {
             [] => String::new(),
             others => format!(", and so are {}", listed(others)),
@@ -229,23 +273,23 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
         let Some(entry) = tensors.get(name) else { continue };
         if entry.shape != *shape {
             let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
-            return Err(Error::tensor(root, name, problem));
+            return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
         if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
             let quantized =
                 if entry.dtype.bitsize() <= 8 { "; quantized weights are not supported, use the original" } else { "" };
             let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{quantized}", entry.dtype);
-            return Err(Error::tensor(root, name, problem));
+            return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
     }
     let names: std::collections::HashSet<&str> = expected.iter().map(|(n, _)| n.as_str()).collect();
-    // Published Llama checkpoints carry the buffer that old transformers saved.
-    let other = |name: &str| OTHER_MODELS.iter().any(|prefix| name.starts_with(prefix));
-    let extra: Vec<&str> = tensors
-        .iter()
-        .map(|(n, _)| n)
-        .filter(|n| !names.contains(n) && !n.ends_with("rotary_emb.inv_freq") && !other(n))
-        .collect();
+    // Published Llama checkpoints carry the buffer that old transformers saved; a tied head is the embedding's equal.
+    let used = |name: &str, entry: &Entry| {
+        let is_head = recipe.tied && name.strip_suffix(".weight") == Some(HEAD);
+        names.contains(name) || is_head || recipe.is_rotary_buffer(name, &entry.shape)
+    };
+    let extra: Vec<&str> = tensors.iter().filter(|(name, entry)| !used(name, entry)).map(|(name, _)| name).collect();
+    let extra: Vec<&str> = extra.into_iter().chain(tensors.unknown().iter().map(String::as_str)).collect();
     if !extra.is_empty() {
         tracing::warn!(
             "{}: {} tensors are not used by {}: {}",

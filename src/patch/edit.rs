@@ -6,8 +6,9 @@ use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Checkpoint, Tensors};
-use crate::error::{Error, Result};
+use crate::error::{Error, Figure, Result};
 use crate::model::Recipe;
+use crate::model::check_head;
 use crate::model::recipe::Module;
 use crate::neuron::{self, Action, Intervention, Neuron};
 use safetensors::Dtype;
@@ -103,6 +104,7 @@ impl Plan {
         let mut interventions = interventions.to_vec();
         interventions.sort_by(|a, b| a.neuron.cmp(&b.neuron));
         neuron::check_distinct(interventions.iter().map(|i| &i.neuron))?;
+        check_head(recipe, tensors)?;
         let modules: BTreeMap<String, Module> = recipe.modules().into_iter().map(|m| (m.path.clone(), m)).collect();
         let mut changes = Changes::default();
         for intervention in &interventions {
@@ -310,7 +312,8 @@ impl Changes {
 
 impl TensorChanges {
     fn edits(&self, tensors: &Tensors, name: &str, before: Before, to: &mut Vec<Edit>, cost: &mut Cost) -> Result<()> {
-        let bad = |problem: String| Error::tensor(tensors.root(), name, problem);
+        let stored_as = tensors.stored_name(name);
+        let bad = |problem: String| Error::tensor(tensors.root(), stored_as, problem);
         let missing = || bad("is not where its header says".into());
         let entry = tensors.get(name).ok_or_else(missing)?;
         let float = Float::of(entry.dtype).ok_or_else(missing)?;
@@ -340,13 +343,14 @@ impl TensorChanges {
                     }
                     let rounded = float.append(exact, &mut after);
                     if !rounded.is_finite() && value.is_finite() {
+                        let (place, value) = (place.in_file(stored_as), Figure(value));
                         let problem = format!("{place}: {value} would become {exact:e}, beyond {}", entry.dtype);
                         return Err(bad(format!("{problem}; use a smaller factor")));
                     }
                     let error = (rounded - exact).abs() / (exact + offset).abs();
                     if error > cost.rounding.worst_relative {
                         cost.rounding.worst_relative = error;
-                        cost.rounding.tensor = Some(name.to_owned());
+                        cost.rounding.tensor = Some(stored_as.to_owned());
                     }
                     if change.scales() && value + offset != 0.0 {
                         cost.scaled += 1;
@@ -358,7 +362,7 @@ impl TensorChanges {
                     neurons: neurons.clone(),
                     place,
                     dtype: entry.dtype,
-                    stored_as: tensors.stored_name(name).to_owned(),
+                    stored_as: stored_as.to_owned(),
                     file: file_name(file.path()),
                     span,
                     before,

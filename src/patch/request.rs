@@ -52,6 +52,11 @@ impl Request<'_> {
         refused(self.neuron, problem)
     }
 
+    /// Whether a norm of queries or keys, head by head, has one head only, so that its weight is that head's own.
+    fn is_of_one_head(&self, module: &Module) -> bool {
+        module.outputs == self.recipe.attention.head_dim
+    }
+
     /// The module that the neuron is a channel of.
     fn module(&self) -> Result<Module> {
         let path = self.neuron.site.module.as_str();
@@ -109,7 +114,9 @@ impl Request<'_> {
                 ),
             }),
             (ModuleKind::Norm { .. }, Side::Out)
-                if self.recipe.attention.qk_norm == QkNorm::PerHead && attention().is_some() =>
+                if self.recipe.attention.qk_norm == QkNorm::PerHead
+                    && attention().is_some()
+                    && !self.is_of_one_head(module) =>
             {
                 Some(format!(
                     "one weight serves this channel of all heads; the nearest is {}, the same channel of this head \
@@ -164,6 +171,7 @@ impl Request<'_> {
                 };
                 return Err(Error::tensor(root, name, problem));
             };
+            let name = self.tensors.stored_name(&name);
             if entry.shape != shape {
                 let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
                 return Err(Error::tensor(root, name, problem));

@@ -7,6 +7,7 @@ use super::receipt::{Receipt, State};
 use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};
 use super::{RECEIPT, UNDO, apply, believe};
+use crate::checkpoint::names::Names;
 use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::{Tensors, sha256_hex};
 use crate::error::{Error, Result};
@@ -44,6 +45,8 @@ pub struct RestoredPart {
     pub neurons: Vec<Neuron>,
     /// What it is.
     pub place: Place,
+    /// What the file calls the tensor.
+    pub stored_as: String,
     /// The shard's file name.
     pub file: String,
     /// Its bytes.
@@ -137,7 +140,7 @@ struct Work {
 
 impl Work {
     fn new(root: &Path, vault: &Vault) -> Result<Work> {
-        let tensors = Tensors::open_directory(root)?.as_text_model();
+        let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
         let mut edits = Vec::new();
         let mut rests = BTreeMap::new();
         for (part, kept) in vault.parts() {
@@ -181,6 +184,7 @@ impl Work {
         let parts = edits.iter().map(|edit| RestoredPart {
             neurons: edit.neurons.clone(),
             place: edit.place.clone(),
+            stored_as: edit.stored_as.clone(),
             file: edit.file.clone(),
             bytes: edit.span.bytes(),
             changed_bytes: edit.changed_bytes(),

@@ -3,26 +3,24 @@
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
+use crate::worker::{Chat, Request, Response, Turn, Worker};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The longest template, and the longest text that one may make, in bytes.
+/// The longest template, in bytes.
 const LONGEST: usize = 1 << 20;
-/// What a template may use up: one unit for an instruction, and for each 64 bytes it makes on the way.
-const FUEL: u64 = 1_000_000;
-/// How deep macros may call each other.
-const DEEPEST: usize = 50;
 
-/// A checkpoint's chat template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A checkpoint's chat template. It is run by a [`worker`](crate::worker).
+#[derive(Debug)]
 pub struct ChatTemplate {
     path: PathBuf,
     template: String,
     /// `bos_token`, `eos_token` and their like, with their texts.
     special_tokens: BTreeMap<&'static str, String>,
+    worker: Worker,
+    /// Templates may ask for the date.
+    on_any_day: bool,
 }
 
 #[derive(Deserialize)]
@@ -61,10 +59,26 @@ impl ChatTemplate {
     /// # Errors
     /// A file cannot be read or is malformed, or the template is absurdly long.
     pub fn of(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>> {
-        let config: Option<TokenizerConfig> = checkpoint.tokenizer_config()?;
+        ChatTemplate::find(checkpoint.root(), checkpoint.tokenizer_config()?)
+    }
+
+    /// As [`ChatTemplate::of`], of a folder whose other files may be of any kind.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::of`].
+    pub fn of_folder(root: &Path) -> Result<Option<ChatTemplate>> {
+        let path = root.join("tokenizer_config.json");
+        let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
+        let config = match path.exists() {
+            true => Some(serde_json::from_str(&read_text(&path)?).map_err(malformed)?),
+            false => None,
+        };
+        ChatTemplate::find(root, config)
+    }
+
+    fn find(root: &Path, config: Option<TokenizerConfig>) -> Result<Option<ChatTemplate>> {
         let mut special_tokens = BTreeMap::new();
         let mut inside = None;
-        let root = checkpoint.root();
         let config_path = if root.is_dir() { root.join("tokenizer_config.json") } else { root.to_owned() };
         if let Some(config) = config {
             for (name, token) in [
@@ -86,7 +100,7 @@ impl ChatTemplate {
             (false, Some(Templates::One(template))) => (config_path, Some(template)),
             (false, Some(Templates::Named(all))) => {
                 let default = all.into_iter().find(|named| named.name == "default");
-                let none = || Error::file(&config_path, format!("has no chat template named default{RAW}"));
+                let none = || Error::file(&config_path, format!("has no chat template named default; {RAW}"));
                 let template = default.ok_or_else(none)?.template;
                 (config_path, Some(template))
             }
@@ -94,11 +108,16 @@ impl ChatTemplate {
         match template {
             Some(template) if template.len() > LONGEST => {
                 let problem =
-                    format!("its chat template has {} bytes, expected at most {LONGEST}{RAW}", template.len());
+                    format!("its chat template has {} bytes, expected at most {LONGEST}; {RAW}", template.len());
                 Err(Error::file(path, problem))
             }
-            template => Ok(template.map(|template| ChatTemplate { path, template, special_tokens })),
+            template => Ok(template.map(|template| ChatTemplate::new(path, template, special_tokens))),
         }
+    }
+
+    fn new(path: PathBuf, template: String, special_tokens: BTreeMap<&'static str, String>) -> ChatTemplate {
+        let worker = Worker::new(&path, RAW);
+        ChatTemplate { path, template, special_tokens, worker, on_any_day: false }
     }
 
     /// The name of the file that holds it.
@@ -111,6 +130,16 @@ impl ChatTemplate {
         sha256_hex(self.template.as_bytes())
     }
 
+    /// The same with a date that is none: what is rendered stays the same from day to day and is for no model to read.
+    pub fn on_any_day(self) -> ChatTemplate {
+        ChatTemplate { on_any_day: true, ..self }
+    }
+
+    /// The template itself.
+    pub fn text(&self) -> &str {
+        &self.template
+    }
+
     /// A chat whose user said `message`, up to where the answer begins, special tokens spelled out. As transformers'
     /// `apply_chat_template(…, add_generation_prompt=True)`, but for `strftime_now`: templates that use it give another
     /// text each day, so it is not there.
@@ -118,45 +147,27 @@ impl ChatTemplate {
     /// # Errors
     /// The template is malformed, fails, or uses up too much time or memory.
     pub fn render(&self, message: &str) -> Result<String> {
-        let failed = |e: JinjaError| {
-            let problem = e.to_string();
-            let problem = problem.lines().next().unwrap_or_default();
-            Error::file(&self.path, format!("its chat template fails: {problem}{RAW}"))
-        };
-        let environment = environment().map_err(failed)?;
-        let template = environment.template_from_named_str("chat template", &self.template).map_err(failed)?;
-        let text = template.render(context! {
-            messages => [context! { role => "user", content => message }],
-            add_generation_prompt => true,
-            tools => (),
-            documents => (),
-            ..Value::from_pairs(self.special_tokens.iter().map(|(name, text)| (*name, text.as_str())))
-        });
-        let text = text.map_err(failed)?;
-        match text.len() {
-            0..=LONGEST => Ok(text),
-            bytes => {
-                let problem = format!("its chat template made {bytes} bytes, expected at most {LONGEST}{RAW}");
-                Err(Error::file(&self.path, problem))
-            }
+        let content = message.into();
+        self.render_chat(vec![Turn { role: "user".into(), content, in_parts: false }])
+    }
+
+    /// As [`ChatTemplate::render`], of any chat.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_chat(&self, turns: Vec<Turn<'_>>) -> Result<String> {
+        let special_tokens = self.special_tokens.iter().map(|(name, text)| ((*name).into(), text.into())).collect();
+        let template = (&self.template).into();
+        let chat = Chat { template, special_tokens, turns, on_any_day: self.on_any_day };
+        match self.worker.ask(&Request::Render(chat))? {
+            Response::Text(text) => Ok(text),
+            other => Err(self.worker.astray(&other)),
         }
     }
 }
 
 /// What to do without a template.
-const RAW: &str = "; use --no-chat-template to give the prompts as they are";
-
-/// Set up as transformers sets up Jinja, with limits and without a way to other templates.
-fn environment<'a>() -> std::result::Result<Environment<'a>, JinjaError> {
-    let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    let raise = |problem: String| Err::<String, _>(JinjaError::new(ErrorKind::InvalidOperation, problem));
-    environment.add_function("raise_exception", raise);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(DEEPEST);
-    Ok(environment)
-}
+const RAW: &str = "use --no-chat-template to give the prompts as they are";
 
 #[cfg(test)]
 mod tests {
@@ -166,7 +177,7 @@ mod tests {
 
     fn template(text: &str, special_tokens: &[(&'static str, &str)]) -> ChatTemplate {
         let special_tokens = special_tokens.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
-        ChatTemplate { path: "chat_template.jinja".into(), template: text.into(), special_tokens }
+        ChatTemplate::new("chat_template.jinja".into(), text.into(), special_tokens)
     }
 
     #[test]

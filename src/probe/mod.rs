@@ -4,6 +4,7 @@
 mod chat;
 mod prompts;
 
+pub use crate::worker::Turn;
 pub use chat::ChatTemplate;
 pub use prompts::{Prompt, Prompts, QUESTIONS, Question};
 
@@ -169,12 +170,12 @@ fn numbers(model: &Model, logits: &Tensor, masked: usize) -> Result<Vec<f64>> {
         return Ok(logits);
     }
     let dtype = model.arithmetic().as_str();
-    Err(Error::input(match masked {
-        0 => format!(
-            "the model's logits are not all numbers in {dtype}; use --dtype f32, or look for NaN in the weights"
-        ),
-        n => format!(
-            "with {n} masked the logits are not all numbers: the arithmetic overflows {dtype}; use a wider --dtype"
-        ),
+    let whose = match masked {
+        0 => "the model's logits are".to_owned(),
+        n => format!("with {n} masked the logits are"),
+    };
+    Err(Error::input(match model.not_finite() {
+        Some(weight) => format!("{whose} not all numbers, as {weight}"),
+        None => format!("{whose} not all numbers: the arithmetic overflows {dtype}; use a wider --dtype"),
     }))
 }

@@ -1,19 +1,20 @@
 //! JSON, for programs.
 
 use crate::error::{Error, Result};
+use crate::escape;
 use crate::patch::{Asked, Edit, Plan, Restored};
 use crate::tool::Tool;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The document, indented, with a newline at its end.
+/// The document, indented, with a newline at its end; what does not show in its strings is escaped.
 ///
 /// # Errors
 /// The value cannot be written as JSON.
 pub fn document(value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::input(format!("cannot write JSON: {e}")))?;
-    Ok(text + "\n")
+    Ok(escape::json(&text) + "\n")
 }
 
 /// What a patch is going to change: `achilles-audit/patch-plan/v1`.
@@ -37,14 +38,14 @@ pub fn patch_plan(plan: &Plan) -> Value {
 /// What restoring from a vault did to `folder`: `achilles-audit/restore/v1`.
 pub fn restored(restored: &Restored, folder: &Path, dry_run: bool) -> Value {
     let part = |part: &crate::patch::RestoredPart| {
-        json!({"neurons": part.neurons, "tensor": part.place.tensor, "shape": part.place.shape,
+        json!({"neurons": part.neurons, "tensor": part.stored_as, "shape": part.place.shape,
             "axis": part.place.axis, "index": part.place.index, "file": part.file, "bytes": part.bytes,
             "changed_bytes": part.changed_bytes})
     };
     json!({
         "schema": "achilles-audit/restore/v1",
         "tool": Tool::this(),
-        "folder": folder,
+        "folder": folder.to_string_lossy(),
         "dry_run": dry_run,
         "parts": restored.parts.iter().map(part).collect::<Vec<_>>(),
         "other_tensors_differ": restored.other_tensors,

@@ -1,6 +1,6 @@
 //! A summary for people.
 
-use crate::error::{Bytes, Count};
+use crate::error::{Bytes, Count, Figure};
 use crate::locate::{RankedNeuron, Report, Subset};
 use crate::metrics::{damage, perplexity};
 use crate::patch::{Edit, Plan, Restored};
@@ -55,6 +55,7 @@ pub fn critical_set(report: &Report) -> String {
     }
     right(&mut ranking, &[0, 2, 3]);
     push(&mut out, &ranking);
+    out += &super::hub::lines(report.model.hub.as_ref(), &[]);
     let _ = writeln!(out, "{}", timing(report));
     out
 }
@@ -67,7 +68,14 @@ pub fn patch_plan(plan: &Plan) -> String {
         let neurons: Vec<String> = edit.neurons.iter().map(crate::neuron::Neuron::short).collect();
         let bytes = edit.span.bytes().to_string();
         let (before, after) = (some(&edit.values_before()), some(&edit.values_after()));
-        edits.add_row(vec![neurons.join(", "), edit.place.to_string(), edit.file.clone(), bytes, before, after]);
+        edits.add_row(vec![
+            neurons.join(", "),
+            edit.place.in_file(&edit.stored_as),
+            edit.file.clone(),
+            bytes,
+            before,
+            after,
+        ]);
     }
     right(&mut edits, &[3]);
     push(&mut out, &edits);
@@ -102,7 +110,7 @@ pub fn restored(restored: &Restored, dry_run: bool) -> String {
     for part in parts {
         let neurons: Vec<String> = part.neurons.iter().map(crate::neuron::Neuron::short).collect();
         let (bytes, changed) = (part.bytes.to_string(), part.changed_bytes.to_string());
-        shown.add_row(vec![neurons.join(", "), part.place.to_string(), part.file.clone(), bytes, changed]);
+        shown.add_row(vec![neurons.join(", "), part.place.in_file(&part.stored_as), part.file.clone(), bytes, changed]);
     }
     right(&mut shown, &[3, 4]);
     push(&mut out, &shown);
@@ -119,7 +127,7 @@ pub fn restored(restored: &Restored, dry_run: bool) -> String {
 
 /// The first of some values.
 fn some(values: &[f64]) -> String {
-    let first: Vec<String> = values.iter().take(3).map(|v| format!("{v:.4}")).collect();
+    let first: Vec<String> = values.iter().take(3).map(|v| format!("{:.4}", Figure(*v))).collect();
     format!("{}{}", first.join(" "), if values.len() > 3 { " …" } else { "" })
 }
 

@@ -23,14 +23,19 @@ mod vault;
 mod verify;
 mod verify_signature;
 
-use achilles_audit::text::GUARDED_THREAD;
-use achilles_audit::{Error, Result};
+use achilles_audit::{Error, Result, worker};
 use args::{Args, Command};
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    if let Some(code) = worker::serve_if_asked() {
+        return code;
+    }
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return shell::usage(error),
+    };
     tracing_subscriber::fmt()
         .with_writer(|| stderr::Escaping)
         .with_ansi(false)
@@ -41,14 +46,14 @@ fn main() -> ExitCode {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         // The library turns these into errors.
-        if std::thread::current().name() != Some(GUARDED_THREAD) {
+        if std::thread::current().name() != Some(worker::GUARDED_THREAD) {
             usual(panic);
         }
     }));
     match run(args) {
         Ok(code) => code,
         Err(error) => {
-            stderr::line(&format!("achilles-audit: {error}"));
+            stderr::line(&error.to_string());
             ExitCode::from(if matches!(error, Error::Interrupted) { 130 } else { 2 })
         }
     }

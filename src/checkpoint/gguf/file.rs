@@ -3,6 +3,7 @@
 use super::dequantize::dequantize;
 use super::header::{Array, Cursor, Header, TensorInfo, Value, ValueType};
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use std::fmt::Display;
 use std::ops::Range;
@@ -22,6 +23,9 @@ impl GgufFile {
     /// It cannot be read or breaks the format.
     pub fn open(path: &Path) -> Result<GgufFile> {
         let map = MappedFile::open(path)?;
+        if let Some(stand_in) = StandIn::of_binary(map.bytes()) {
+            return Err(Error::file(path, stand_in.to_string()));
+        }
         let header = Header::read(map.bytes()).map_err(|problem| Error::file(path, problem))?;
         Ok(GgufFile { map, header })
     }

@@ -5,6 +5,7 @@ use super::folder::File;
 use super::observation::{Found, Location};
 use crate::checkpoint::header::{Header, HeaderError};
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::stand_in::StandIn;
 use crate::error::printable;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,8 +36,12 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
             return shard;
         }
     };
-    shard.readable = true;
     let bytes = map.bytes();
+    if let Some(stand_in) = StandIn::of_binary(bytes) {
+        found.say(Check::NotDownloaded, file.location(), printable(&stand_in.to_string()));
+        return shard;
+    }
+    shard.readable = true;
     shard.header = Header::examine(bytes, &mut |problem| {
         let (check, location) = place(&problem, file);
         shard.readable &= !is_fatal(&problem);

@@ -4,24 +4,48 @@ use super::check::Check;
 use super::folder::File;
 use super::header::Shard;
 use super::observation::{Found, Location};
-use crate::checkpoint::index::{INDEX, Index, is_plain_shard};
+use crate::checkpoint::index::{INDEX, Index, Unindexed, is_plain_shard};
+use crate::checkpoint::stand_in::{StandIn, unfinished};
 use crate::checkpoint::tensors::SINGLE;
+use crate::error::Figure;
 use crate::files;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The files that transformers would load.
+/// The files that loaders take the weights from.
+pub(super) struct Model<'s, 'f> {
+    pub shards: Vec<&'s Shard<'f>>,
+    pub lost: Lost,
+}
+
+/// The tensors of files that are missing or cannot be read: enough was said of these files.
+pub(super) enum Lost {
+    /// By the index.
+    Tensors(BTreeSet<String>),
+    /// Any, as there is no index.
+    Any,
+}
+
+impl Lost {
+    pub fn nothing(&self) -> bool {
+        matches!(self, Lost::Tensors(names) if names.is_empty())
+    }
+}
+
+/// Finds the files that loaders take the weights from.
 pub(super) fn compare<'s, 'f>(
     root: &Path,
     all: &'f [File],
     shards: &'s [Shard<'f>],
     found: &mut Found,
-) -> Vec<&'s Shard<'f>> {
-    let index = all.iter().find(|f| f.name == INDEX).and_then(|file| read(file, found));
+) -> Model<'s, 'f> {
+    let index_file = all.iter().find(|f| f.name == INDEX);
+    let index = index_file.and_then(|file| read(file, found));
     let single = shards.iter().find(|s| s.file.name == SINGLE);
     let listed = index.as_ref().map(|index| against_shards(root, index, shards, found)).unwrap_or_default();
     let here: Vec<&Shard> = shards.iter().filter(|s| !s.file.name.contains('/')).collect();
+    let mut lost = Lost::Tensors(BTreeSet::new());
     let model: Vec<&Shard> = match (single, &index) {
         (Some(single), index) => {
             if index.is_some() {
@@ -30,13 +54,41 @@ pub(super) fn compare<'s, 'f>(
             }
             vec![single]
         }
-        (None, Some(_)) => here.iter().copied().filter(|s| listed.contains(s.file.name.as_str())).collect(),
+        (None, Some(index)) => {
+            lost = Lost::Tensors(of_unreadable(index, &here));
+            here.iter().copied().filter(|s| listed.contains(s.file.name.as_str())).collect()
+        }
         (None, None) => {
-            let message = format!("neither {SINGLE} nor a readable {INDEX} is there");
-            found.say(Check::WeightsMissing, Location::default(), message);
+            let names = here.iter().map(|s| s.file.name.as_str());
+            match (index_file, Unindexed::of(names)) {
+                // Of an index that cannot be read enough was said.
+                (Some(_), _) => lost = Lost::Any,
+                (None, Unindexed::None) => {
+                    lost = Lost::Any;
+                    if is_told_of(&root.join(SINGLE)) {
+                        return Model { shards: Vec::new(), lost };
+                    }
+                    found.say(Check::WeightsMissing, Location::default(), without_weights(all));
+                }
+                (None, Unindexed::Lacking(missing)) => {
+                    lost = Lost::Any;
+                    let message = format!("{} is missing, by the names of the other shards", missing.join(", "));
+                    found.add(Check::IndexShardMissing, Location::default(), message, json!({"first": missing}));
+                }
+                (None, Unindexed::Whole(names)) => {
+                    let message = format!(
+                        "all {} shards are here, but no {INDEX}: vLLM loads them, transformers does not without it",
+                        names.len()
+                    );
+                    found.say(Check::IndexMissing, Location::default(), message);
+                }
+            }
             here.iter().copied().filter(|s| !is_consolidated(&s.file.name)).collect()
         }
     };
+    if index.is_none() && model.iter().any(|s| !s.readable) {
+        lost = Lost::Any;
+    }
     let taken: BTreeSet<&str> = model.iter().map(|s| s.file.name.as_str()).collect();
     let known = |s: &&Shard| taken.contains(s.file.name.as_str()) || listed.contains(s.file.name.as_str());
     for shard in here.iter().copied().filter(|s| !known(s)) {
@@ -47,7 +99,35 @@ pub(super) fn compare<'s, 'f>(
         found.say(check, shard.file.location(), message);
     }
     in_two(&model, found);
-    model
+    Model { shards: model, lost }
+}
+
+/// Whether a link that leads nowhere, a pipe or a device lies there: it has a finding of its own.
+fn is_told_of(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// What is to be said where there are no weights that loaders would take.
+fn without_weights(all: &[File]) -> String {
+    let here = all.iter().map(|f| f.name.as_str()).filter(|name| !name.contains('/'));
+    let is_weights = |name: &str| name.to_ascii_lowercase().ends_with(".safetensors");
+    let instead = here.clone().find(|name| unfinished(name).is_some_and(is_weights)).map_or_else(
+        || {
+            here.clone()
+                .find(|name| is_weights(name))
+                .map(|other| format!("{other:?}, which is no name that loaders look for"))
+        },
+        |part| Some(format!("{part:?}, a download that was not finished")),
+    );
+    let beside = instead.map(|instead| format!("; there is {instead}")).unwrap_or_default();
+    format!("neither {SINGLE} nor {INDEX} is there{beside}")
+}
+
+/// The tensors that an index puts into files that are missing or cannot be read.
+fn of_unreadable(index: &Index, here: &[&Shard]) -> BTreeSet<String> {
+    let readable: BTreeSet<&str> = here.iter().filter(|s| s.readable).map(|s| s.file.name.as_str()).collect();
+    let lost = index.weight_map.iter().filter(|(_, shard)| !readable.contains(shard.as_str()));
+    lost.map(|(name, _)| name.clone()).collect()
 }
 
 fn is_consolidated(name: &str) -> bool {
@@ -56,6 +136,10 @@ fn is_consolidated(name: &str) -> bool {
 
 fn read(file: &File, found: &mut Found) -> Option<Index> {
     let read = files::read_text(&file.path).map_err(|e| e.to_string());
+    if let Some(stand_in) = read.as_ref().ok().and_then(|text| StandIn::of_text(text.as_bytes())) {
+        found.say(Check::NotDownloaded, file.location(), stand_in.to_string());
+        return None;
+    }
     match read.and_then(|text| Index::parse(&text).map_err(|e| e.to_string())) {
         Ok(index) if index.weight_map.is_empty() => {
             found.say(Check::IndexInvalid, file.location(), "weight_map is empty");
@@ -87,12 +171,8 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
         if !is_plain_shard(shard) {
             let message = format!("names the shard {shard:?}, expected a plain *.safetensors file name; not followed");
             found.say(Check::IndexShardPath, at().tensor(name), message);
-        } else if !here.contains_key(shard.as_str()) {
-            let message = match root.join(shard).symlink_metadata() {
-                Ok(_) => format!("names the shard {shard}, which is no file that can be read"),
-                Err(_) => format!("names the shard {shard}, which is missing"),
-            };
-            found.say(Check::IndexShardMissing, at(), message);
+        } else if !here.contains_key(shard.as_str()) && !is_told_of(&root.join(shard)) {
+            found.say(Check::IndexShardMissing, at(), format!("names the shard {shard}, which is missing"));
         }
     }
     // Where each tensor is, of the shards that the index lists first.
@@ -130,11 +210,16 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
             found.say(Check::IndexTensorUnlisted, shard.file.location().tensor(&tensor.name), message);
         }
     }
+    // The sizes of shards that are missing or cannot be read are not known.
+    if listed.iter().any(|shard| here.get(shard).is_none_or(|s| !s.readable)) {
+        return listed;
+    }
     let bytes: u64 = inside.iter().flat_map(|s| &s.header.tensors).map(|t| t.bytes.end - t.bytes.start).sum();
     if let Some(total) = index.total_size
         && total != bytes as f64
     {
-        let message = format!("total_size is {total}, the tensors have {bytes} bytes");
+        let said = if total < 1e18 { total.to_string() } else { Figure(total).to_string() };
+        let message = format!("total_size is {said}, the tensors have {bytes} bytes");
         found.add(Check::IndexTotalSize, at(), message, json!({"total_size": total, "found": bytes}));
     }
     listed

@@ -4,23 +4,29 @@
 
 mod check;
 mod contents;
+mod downloads;
 mod folder;
+mod generation;
 mod header;
 mod index;
 mod json;
 mod observation;
+mod pickle;
 mod template;
 mod tensors;
 #[cfg(test)]
 mod tests;
 mod values;
+mod vocabulary;
 
 pub use check::Check;
 pub use contents::json as examine_json;
-pub use observation::{Location, Observation};
+pub use observation::{Location, More, Observation};
+pub use template::literals;
 
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};
+use crate::model::Recipe;
 use crate::progress::Progress;
 use observation::Found;
 use serde::Serialize;
@@ -52,13 +58,8 @@ pub struct Examined {
     pub value_bytes: u64,
 }
 
-/// The tensors that a config asks for. They are named as those of a text model alone.
-pub struct Expected {
-    /// A lower bound of their number, known before the names of all of them are made: a config can ask for billions.
-    pub at_least: usize,
-    /// Name and shape of each.
-    pub tensors: Box<dyn FnOnce() -> Vec<(String, Vec<usize>)>>,
-}
+/// What a config asks for.
+pub struct Expected(pub Recipe);
 
 /// Examines a checkpoint's folder. `expected` says what a config asks for, or why it cannot (such as that the
 /// architecture is not known): lint itself knows no architectures.
@@ -74,10 +75,15 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
         let problem = "holds neither config.json nor *.safetensors; expected a model folder in Hugging Face form";
         return Err(Error::file(root, problem));
     }
+    downloads::examine(&files, &mut found);
     contents::examine(&files, &mut found);
+    contents::blobs(&files, &mut found, progress)?;
     let shards = header::read(&files, &mut found);
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
+    let vocabulary = vocabulary::read(root, vocabulary::TOKENIZER);
+    vocabulary::compare(root, &model.shards, vocabulary.as_ref(), &mut found);
+    generation::examine(root, vocabulary.as_ref(), &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,

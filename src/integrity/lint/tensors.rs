@@ -4,37 +4,41 @@ use super::Expected;
 use super::check::Check;
 use super::folder::File;
 use super::header::Shard;
+use super::index::{Lost, Model};
 use super::observation::{Found, Location};
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
-use crate::checkpoint::tensors::{name_in_text_model, text_model_prefix};
+use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::names::{Meaning, Names};
+use crate::checkpoint::stand_in::StandIn;
 use crate::error::Result;
+use crate::files;
+use crate::integrity::layout::Layout;
+use crate::model::recipe::{EMBEDDING, HEAD, ModuleKind, NormStyle, Recipe, TIED_HEAD_DIFFERS};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Compares the model's tensors with its config; SHA-256 of that.
 pub(super) fn compare(
     root: &Path,
     files: &[File],
-    model: &[&Shard],
+    model: &Model,
     expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
     found: &mut Found,
 ) -> Option<String> {
-    dtype_mix(model, found);
+    dtype_mix(&model.shards, found);
     let Some(file) = files.iter().find(|f| f.name == "config.json") else {
         found.say(Check::ConfigMissing, Location::default(), "holds no config.json");
         return None;
     };
-    let config = match ConfigFile::read(&root.join(&file.name)) {
-        Ok(config) => config,
-        Err(e) => {
-            found.say(Check::ConfigInvalid, file.location(), format!("cannot be read: {e}"));
-            return None;
-        }
-    };
+    let config = config(&root.join(&file.name), file, found)?;
+    let names = Names::of(&config);
+    let stored = Stored::of(&names, &model.shards, found);
     match expected(&config) {
-        Ok(expected) => with_expected(expected, model, file, found),
+        Ok(Expected(recipe)) => {
+            Comparison { recipe: &recipe, names: &names, model, config: file }.compare(stored, found);
+        }
         Err(e) => {
             let message = format!("the tensors were not compared with it: {e}");
             found.say(Check::ConfigUnknown, file.location(), message);
@@ -43,49 +47,198 @@ pub(super) fn compare(
     Some(config.sha256().to_owned())
 }
 
-fn with_expected(expected: Expected, model: &[&Shard], config: &File, found: &mut Found) {
-    let mut tensors: HashMap<&str, (&Shard, &TensorEntry)> = HashMap::new();
-    for shard in model {
-        for tensor in &shard.header.tensors {
-            tensors.entry(&tensor.name).or_insert((shard, tensor));
-        }
-    }
-    let have = tensors.len();
-    if expected.at_least > have.max(1).saturating_mul(100) {
-        let message = format!("the config asks for {} tensors or more, {have} are there", expected.at_least);
-        return found.say(Check::TensorMissing, config.location(), message);
-    }
-    let prefix = text_model_prefix(|name| tensors.contains_key(name));
-    let mut by_name: BTreeMap<String, (&Shard, &TensorEntry)> = BTreeMap::new();
-    let stand_alone = |name: &str| prefix.and_then(|p| name_in_text_model(p, name)).unwrap_or_else(|| name.to_owned());
-    for (name, place) in &tensors {
-        by_name.insert(stand_alone(name), *place);
-    }
-    let malformed: BTreeSet<String> = model.iter().flat_map(|s| &s.malformed).map(|name| stand_alone(name)).collect();
-    let mut missing = Vec::new();
-    let mut asked = 0;
-    for (name, shape) in (expected.tensors)() {
-        asked += 1;
-        let Some((shard, tensor)) = by_name.remove(&name) else {
-            if !malformed.contains(&name) {
-                missing.push((name, shape));
+fn config(path: &Path, file: &File, found: &mut Found) -> Option<ConfigFile> {
+    match ConfigFile::read(path) {
+        Ok(config) => Some(config),
+        Err(e) => {
+            let text = files::read_regular(path).ok();
+            match text.and_then(|text| StandIn::of_text(&text)) {
+                Some(stand_in) => found.say(Check::NotDownloaded, file.location(), stand_in.to_string()),
+                None => found.say(Check::ConfigInvalid, file.location(), format!("cannot be read: {e}")),
             }
-            continue;
-        };
-        if tensor.shape != shape {
-            let message = format!("has shape {:?}, the config gives {shape:?}", tensor.shape);
-            let evidence = json!({"expected": shape, "found": tensor.shape});
-            found.add(Check::TensorShape, shard.file.location().tensor(&tensor.name), message, evidence);
+            None
         }
     }
-    tell_missing(missing, asked, config, found);
-    let harmless =
-        |name: &str| name.ends_with("rotary_emb.inv_freq") || OTHER_MODELS.iter().any(|p| name.starts_with(p));
-    for (shard, tensor) in by_name.into_values().filter(|(_, t)| !harmless(&t.name)) {
-        let message =
-            format!("has shape {:?} and dtype {}, and the config has no use for it", tensor.shape, tensor.dtype);
-        found.say(Check::TensorExtra, shard.file.location().tensor(&tensor.name), message);
+}
+
+/// Layers and experts of the largest models published, some times over, where as many tensors are not there: the names of
+/// more would only take memory.
+const MOST_EXPECTED: usize = 30_000;
+
+/// A tensor and the file that holds it.
+type Place<'a> = (&'a Shard<'a>, &'a TensorEntry);
+
+/// The model's tensors.
+struct Stored<'a> {
+    /// Those of the text model, by their names in a text model alone.
+    text: BTreeMap<String, Place<'a>>,
+    /// Those that no part of the model has.
+    unknown: Vec<Place<'a>>,
+}
+
+impl<'a> Stored<'a> {
+    fn of(names: &Names, shards: &[&'a Shard<'a>], found: &mut Found) -> Stored<'a> {
+        let mut stored = Stored { text: BTreeMap::new(), unknown: Vec::new() };
+        let mut seen = BTreeSet::new();
+        for shard in shards {
+            // The same name in two places has findings of its own.
+            for tensor in shard.header.tensors.iter().filter(|t| seen.insert(t.name.as_str())) {
+                match names.meaning(&tensor.name) {
+                    Meaning::OtherPart => {}
+                    Meaning::Unknown => stored.unknown.push((shard, tensor)),
+                    Meaning::Text(name) => match stored.text.get(&name) {
+                        None => {
+                            stored.text.insert(name, (shard, tensor));
+                        }
+                        Some((_, first)) => {
+                            let message = format!("is the same weight as {}, {name} to loaders", first.name);
+                            let evidence = json!({"other": first.name, "weight": name});
+                            found.add(Check::TensorClash, at(shard, tensor), message, evidence);
+                        }
+                    },
+                }
+            }
+        }
+        stored
     }
+}
+
+fn at(shard: &Shard, tensor: &TensorEntry) -> Location {
+    shard.file.location().tensor(&tensor.name)
+}
+
+/// What tensors are held against.
+struct Comparison<'a> {
+    recipe: &'a Recipe,
+    names: &'a Names,
+    model: &'a Model<'a, 'a>,
+    config: &'a File,
+}
+
+impl Comparison<'_> {
+    fn compare(&self, stored: Stored, found: &mut Found) {
+        let (recipe, config, lost) = (self.recipe, self.config, &self.model.lost);
+        let Stored { mut text, unknown } = stored;
+        // Before the names of all of them are made, as a config can ask for billions.
+        let (least, have) = (recipe.fewest_tensors(), text.len());
+        let most = have.max(1).saturating_mul(100).min(MOST_EXPECTED.max(have));
+        if least > most {
+            if lost.nothing() {
+                let message = format!("the config asks for {least} tensors or more, {have} are there");
+                found.say(Check::TensorMissing, config.location(), message);
+            }
+            return;
+        }
+        if recipe.tied {
+            tied_head(&mut text, found);
+        }
+        self.norms(&text, found);
+        let fused = recipe.fused_experts(|name| text.contains_key(name));
+        if let Some(name) = &fused {
+            let message = format!("the experts are fused ({name}) and were not compared with it");
+            found.say(Check::ConfigUnknown, config.location(), message);
+        }
+        let is_fused = |name: &str| fused.is_some() && name.contains(".experts.");
+        let malformed = self.model.shards.iter().flat_map(|s| &s.malformed);
+        // Of these enough was said; of all, where there is no index.
+        let told: Option<BTreeSet<String>> = match lost {
+            Lost::Any => None,
+            Lost::Tensors(names) => Some(names.iter().chain(malformed).filter_map(|n| self.text_name(n)).collect()),
+        };
+        let mut missing = Vec::new();
+        let mut asked = 0;
+        for (name, shape) in recipe.tensors() {
+            asked += 1;
+            let Some((shard, tensor)) = text.remove(&name) else {
+                if !is_fused(&name) && told.as_ref().is_some_and(|told| !told.contains(&name)) {
+                    missing.push((name, shape));
+                }
+                continue;
+            };
+            if tensor.shape != shape {
+                let message = format!("has shape {:?}, the config gives {shape:?}", tensor.shape);
+                let evidence = json!({"shape": tensor.shape, "expected": shape});
+                found.add(Check::TensorShape, at(shard, tensor), message, evidence);
+            }
+        }
+        tell_missing(missing, asked, config, found);
+        text.retain(|name, (_, tensor)| !is_fused(name) && !recipe.is_rotary_buffer(name, &tensor.shape));
+        for (shard, tensor) in text.into_values().chain(unknown) {
+            let message =
+                format!("has shape {:?} and dtype {}, and the config has no use for it", tensor.shape, tensor.dtype);
+            found.say(Check::TensorExtra, at(shard, tensor), message);
+        }
+    }
+
+    fn text_name(&self, stored: &str) -> Option<String> {
+        match self.names.meaning(stored) {
+            Meaning::Text(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Norms that let nothing through.
+    fn norms(&self, text: &BTreeMap<String, Place>, found: &mut Found) {
+        let (nothing, factor) = match self.recipe.norm.style {
+            NormStyle::OnePlusWeightThenRound => (-1.0, "1 + w"),
+            _ => (0.0, "w"),
+        };
+        let modules = self.recipe.modules();
+        let norms = modules.iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
+        for module in norms {
+            let Some((shard, tensor)) = text.get(&format!("{}.weight", module.path)) else { continue };
+            let values = values(shard, tensor);
+            if !values.is_empty() && values.iter().all(|value| *value == nothing) {
+                let message = format!(
+                    "all of {:?} is {nothing}, and this norm multiplies by {factor}: nothing comes through",
+                    tensor.shape
+                );
+                found.add(Check::ZeroTensor, at(shard, tensor), message, json!({"value": nothing}));
+            }
+        }
+    }
+}
+
+/// The values of a tensor; none where they cannot be read.
+fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
+    let mut values = Vec::new();
+    let layout = Layout::of(tensor.dtype, &tensor.shape);
+    if let (Some(map), Some(layout)) = (MappedFile::open(&shard.file.path).ok(), layout)
+        && let Some(bytes) = bytes(&map, tensor)
+    {
+        layout.values(bytes, &mut values);
+    }
+    values
+}
+
+fn bytes<'m>(map: &'m MappedFile, tensor: &TensorEntry) -> Option<&'m [u8]> {
+    map.bytes().get(tensor.bytes.start as usize..tensor.bytes.end as usize)
+}
+
+/// A head in the file of a model whose head is the embedding; from here on the embedding alone.
+fn tied_head(text: &mut BTreeMap<String, Place>, found: &mut Found) {
+    let (embedding, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
+    let Some((shard, tensor)) = text.remove(&head) else { return };
+    let Some(of_embedding) = text.get(&embedding) else {
+        let message = "stands for the embedding, which is tied to it: transformers 5 takes it for that, others do not";
+        found.say(Check::TiedHeadStored, at(shard, tensor), message);
+        text.insert(embedding, (shard, tensor));
+        return;
+    };
+    if is_same((shard, tensor), *of_embedding) {
+        let message = format!("is the same as {}, to which it is tied", of_embedding.1.name);
+        return found.say(Check::TiedHeadStored, at(shard, tensor), message);
+    }
+    let message = format!("differs from {}: {TIED_HEAD_DIFFERS}", of_embedding.1.name);
+    found.say(Check::TiedHeadDiffers, at(shard, tensor), message);
+}
+
+fn is_same(a: Place, b: Place) -> bool {
+    let maps = (MappedFile::open(&a.0.file.path), MappedFile::open(&b.0.file.path));
+    let (Ok(map_a), Ok(map_b)) = maps else { return false };
+    let kind = |t: &TensorEntry| (t.dtype, t.shape.clone());
+    let (bytes_a, bytes_b) = (bytes(&map_a, a.1), bytes(&map_b, b.1));
+    kind(a.1) == kind(b.1) && bytes_a.is_some() && bytes_a == bytes_b
 }
 
 /// Tensors that are not there; of many (a lost shard) the first few.
@@ -105,13 +258,10 @@ fn tell_missing(mut missing: Vec<(String, Vec<usize>)>, asked: usize, config: &F
     }
 }
 
-/// Where a multimodal checkpoint keeps what is not its text model.
-const OTHER_MODELS: &[&str] =
-    &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."];
-
-/// Tensors of another dtype than most of those that have their name in other layers (or experts).
+/// Tensors of another dtype than most of those that have their name in other layers (or experts); where there is no most,
+/// the mix itself.
 fn dtype_mix(model: &[&Shard], found: &mut Found) {
-    type ByDtype<'a> = BTreeMap<String, Vec<(&'a Shard<'a>, &'a TensorEntry)>>;
+    type ByDtype<'a> = BTreeMap<String, Vec<Place<'a>>>;
     let mut roles: BTreeMap<String, ByDtype> = BTreeMap::new();
     for shard in model {
         for tensor in &shard.header.tensors {
@@ -120,11 +270,21 @@ fn dtype_mix(model: &[&Shard], found: &mut Found) {
         }
     }
     for (role, dtypes) in roles.iter().filter(|(_, dtypes)| dtypes.len() > 1) {
-        let Some((usual, peers)) = dtypes.iter().max_by_key(|(_, tensors)| tensors.len()) else { continue };
+        let all: usize = dtypes.values().map(Vec::len).sum();
+        let usual = dtypes.iter().find(|(_, tensors)| 2 * tensors.len() > all);
+        let Some((usual, peers)) = usual else {
+            let counts: Vec<String> = dtypes.iter().map(|(dtype, of)| format!("{} {dtype}", of.len())).collect();
+            let first = dtypes.values().flatten().min_by_key(|(_, tensor)| &tensor.name);
+            if let Some((shard, tensor)) = first {
+                let message = format!("is one of {all} tensors ({role}) of several dtypes: {}", counts.join(", "));
+                found.add(Check::DtypeMix, at(shard, tensor), message, json!({"dtypes": counts}));
+            }
+            continue;
+        };
         for (shard, tensor) in dtypes.iter().filter(|(dtype, _)| *dtype != usual).flat_map(|(_, tensors)| tensors) {
             let message = format!("is {}, {} of its peers ({role}) are {usual}", tensor.dtype, peers.len());
             let evidence = json!({"dtype": tensor.dtype.to_string(), "peers": usual, "peers_count": peers.len()});
-            found.add(Check::DtypeMix, shard.file.location().tensor(&tensor.name), message, evidence);
+            found.add(Check::DtypeMix, at(shard, tensor), message, evidence);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod folder;
 
-use super::{Check, Expected, Lint, Location, lint};
+use super::{Check, Expected, Lint, Location, More, lint};
 use crate::Result;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::place::Axis;
@@ -24,12 +24,25 @@ const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
 const NORM: &str = "model.norm.weight";
 
 fn expected(config: &ConfigFile) -> Result<Expected> {
-    let recipe = Recipe::read(config)?;
-    Ok(Expected { at_least: recipe.fewest_tensors(), tensors: Box::new(move || recipe.tensors()) })
+    Recipe::read(config).map(Expected)
 }
 
 fn run(root: &Path) -> Lint {
     lint(root, &expected, &Silent).unwrap()
+}
+
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+
+/// Takes the index away and keeps these shards, named as transformers names them.
+fn numbered(folder: &Folder, kept: &[&str]) {
+    fs::remove_file(folder.path(INDEX)).unwrap();
+    for (at, shard) in [FIRST, SECOND].iter().enumerate() {
+        match kept.contains(shard) {
+            true => fs::rename(folder.path(shard), folder.path(&format!("model-{:05}-of-00002.safetensors", at + 1)))
+                .unwrap(),
+            false => fs::remove_file(folder.path(shard)).unwrap(),
+        }
+    }
 }
 
 /// Rows and columns of [`DOWN`].
@@ -54,22 +67,97 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::PickleFile, "w.pt", None, |f| f.write("w.pt", b"")),
     (Check::PickleFile, "w.pkl", None, |f| f.write("w.pkl", b"cos\nsystem\n(S'true'\ntR.")),
     (Check::PickleFile, "w.CKPT", None, |f| f.write("w.CKPT", b"?")),
+    (Check::PickleFile, "x.dat", None, |f| f.write("x.dat", b"(dp0\nVstate\np1\nc__builtin__\nprint\np2\n(Vran\np3\ntp4\nRp5\ns.")),
+    (Check::PickleFile, "x.npy", None, |f| f.write("x.npy", b"\x93NUMPY\x01\0\x16\0{'descr': '|O', 'f': 1}\n")),
+    (Check::PickleFile, "w.pkl.gz", None, |f| f.write("w.pkl.gz", b"\x1f\x8b\x08\0")),
+    (Check::PackedFile, "data.gz", None, |f| f.write("data.gz", b"\x1f\x8b\x08\0")),
+    (Check::PackedFile, "assets.txt", None, |f| f.write("assets.txt", b"PK\x05\x06")),
+    (Check::NativeCode, "x/y.so", None, |f| f.write("x/y.so", b"")),
+    (Check::NativeCode, "libx.so.1", None, |f| f.write("libx.so.1", b"")),
+    (Check::NativeCode, "model.engine", None, |f| f.write("model.engine", b"")),
+    (Check::KerasFile, "weights", None, |f| f.write("weights", b"\x89HDF\r\n\x1a\n")),
     (Check::KerasFile, "tf_model.h5", None, |f| f.write("tf_model.h5", b"\x89HDF")),
+    (Check::TokenBeyondEmbedding, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 97, "content": "<x>"}]))),
+    (Check::TokenBeyondEmbedding, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["model"]["vocab"]["z"] = 100_000.into())),
+    (Check::TokenIdOutOfRange, "config.json", None, |f| f.json("config.json", |c| c["eos_token_id"] = 99_999.into())),
+    (Check::TokenIdOutOfRange, "config.json", None, |f| f.json("config.json", |c| c["pad_token_id"] = 97.into())),
+    (Check::TokenIdOutOfRange, "config.json", None, |f| f.json("config.json", |c| c["bos_token_id"] = (-2).into())),
+    (Check::TokenIdOutOfRange, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [2, 97]}"#)),
+    (Check::VocabularyMismatch, "tokenizer.json", None, |f| {
+        f.json("config.json", |c| c["vocab_size"] = 32_000.into());
+        fs::remove_file(f.path("model.safetensors")).unwrap();
+    }),
+    (Check::EosOrdinaryToken, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [66, 70]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 1}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_length": 2}"#)),
+    (Check::GenerationSilenced, "config.json", None, |f| f.json("config.json", |c| c["max_length"] = 2.into())),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"suppress_tokens": [5, 2]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"bad_words_ids": [[5], [2]]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"min_new_tokens": 100000}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"repetition_penalty": 1e4}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"stop_strings": ["</s>", "e"]}"#)),
+    (Check::ContextShort, "config.json", None, |f| f.write("tokenizer_config.json", br#"{"model_max_length": 512}"#)),
+    (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| c["hidden_size"] = 2048.into())),
+    (Check::SpecialTokenUnknown, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"eos_token": "<|end|>"}"#)),
+    (Check::SpecialTokenDiffers, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"eos_token": {"content": "x"}}"#)),
     (Check::CustomCode, "modeling_x.py", None, |f| f.write("modeling_x.py", b"")),
-    (Check::CustomCode, "config.json", None, |f| f.json("config.json", |c| c["auto_map"] = json!({"AutoModel": "m.M"}))),
-    (Check::CustomCode, "processor_config.json", None, |f| f.write("processor_config.json", br#"{"auto_map": {"A": "a.B"}}"#)),
+    (Check::CustomCode, "config.json", None, |f| {
+        f.json("config.json", |c| c["auto_map"] = json!({"AutoModel": "m.M"}));
+        f.write("m.py", b"");
+    }),
+    (Check::CustomCode, "sub/config.json", None, |f| {
+        f.write("sub/config.json", br#"{"auto_map": {"AutoTokenizer": [null, "m.M"]}}"#);
+        f.write("sub/m.py", b"");
+    }),
+    (Check::CustomCodeMissing, "config.json", None, |f| f.json("config.json", |c| c["auto_map"] = json!({"AutoModel": "m.M"}))),
+    (Check::CustomCodeMissing, "processor_config.json", None, |f| f.write("processor_config.json", br#"{"auto_map": {"A": "a.B"}}"#)),
+    (Check::CustomCodeRemote, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"auto_map": {"A": "org/name--a.B"}}"#)),
     (Check::TemplateDunder, "tokenizer_config.json", None, |f| template(f, json!("{{ x.__class__ }}"))),
     (Check::TemplateDunder, "tokenizer_config.json", None, |f| template(f, json!([{"name": "tool_use", "template": "{{ x['__cla' ~ 'ss__'] }}"}]))),
     (Check::TemplateDunder, "chat_template.jinja", None, |f| f.write("chat_template.jinja", br"{{ x['\x5f\x5fglobals\x5f\x5f'] }}")),
     (Check::TemplateDunder, "chat_template.json", None, |f| f.write("chat_template.json", br#"{"chat_template": "{{ x.__init__ }}"}"#)),
     (Check::TemplateDunder, "additional_chat_templates/a.jinja", None, |f| f.write("additional_chat_templates/a.jinja", b"{{ x.__init__ }}")),
     (Check::TemplateAttr, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{{ x | attr(y) }}")),
+    (Check::TemplateDunder, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{% set u='_'*2 %}{{ ''[u~'class'~u] }}")),
+    (Check::TemplateComputed, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{{ x[y ~ 'a'] }}")),
+    (Check::TemplateLoads, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{% include 'x' %}")),
     (Check::LesionReceipt, "achilles-patch.json", None, |f| f.write("achilles-patch.json", b"{}")),
     (Check::OddFileName, "a\nb", None, |f| f.write("a\nb", b"")),
+    (Check::OddFileName, "con\u{200b}fig.json", None, |f| f.write("con\u{200b}fig.json", b"{}")),
+    (Check::OddFileName, "a/\u{202e}txt.exe", None, |f| f.write("a/\u{202e}txt.exe", b"")),
+    (Check::OddFileName, "config\u{2024}json", None, |f| f.write("config\u{2024}json", b"{}")),
+    (Check::OddFileName, "tok\u{435}nizer.json", None, |f| f.write("tok\u{435}nizer.json", b"{}")),
+    (Check::HalfDownloaded, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"")),
+    (Check::HalfDownloaded, "x.incomplete", None, |f| f.write("x.incomplete", b"")),
+    (Check::OtherWeights, "model.GGUF", None, |f| f.write("model.GGUF", b"GGUF")),
+    (Check::OtherWeights, "weights.npz", None, |f| f.write("weights.npz", b"")),
+    (Check::ConvertedModel, "onnx/model.onnx", None, |f| f.write("onnx/model.onnx", b"")),
+    (Check::ConvertedModel, "openvino/openvino_model.bin", None, |f| {
+        f.write("openvino/openvino_model.bin", &[0; 64]);
+        f.write("openvino/openvino_model.xml", b"<net/>");
+    }),
+    (Check::AdapterBeside, "adapter_config.json", None, |f| f.write("adapter_config.json", b"{}")),
+    (Check::FolderNotExamined, ".venv", None, |f| f.write(".venv/x.py", b"")),
     (Check::LeftoverFile, ".achilles-audit-x1", None, |f| f.write(".achilles-audit-x1", b"")),
     (Check::LeftoverFile, "achilles-patch.json.partial", None, |f| f.write("achilles-patch.json.partial", b"")),
     (Check::JsonInvalid, "generation_config.json", None, |f| f.write("generation_config.json", b"{NaN}")),
+    (Check::JsonNonstandard, "config.json", None, |f| {
+        let text = fs::read_to_string(f.path("config.json")).unwrap();
+        f.write("config.json", format!("\u{feff}{text}").as_bytes());
+    }),
+    (Check::JsonNonstandard, "preprocessor_config.json", None, |f| f.write("preprocessor_config.json", b"{\"a\": [0, Infinity]}")),
     (Check::JsonDuplicateKey, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"a": 1, "a": 1}"#)),
+    (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", POINTER)),
+    (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", b"")),
+    (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", b"Entry not found")),
+    (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", &[0; 5000])),
+    (Check::NotDownloaded, "config.json", None, |f| f.write("config.json", b"<!doctype html><html>")),
+    (Check::NotDownloaded, "tokenizer.json", None, |f| f.write("tokenizer.json", POINTER)),
+    (Check::NotDownloaded, "model.Q4_0.gguf", None, |f| f.write("model.Q4_0.gguf", POINTER)),
+    (Check::NotDownloaded, "tokenizer.model", None, |f| f.write("tokenizer.model", b"")),
+    (Check::NotDownloaded, "chat_template.jinja", None, |f| f.write("chat_template.jinja", POINTER)),
+    (Check::UnfinishedDownload, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"x")),
+    (Check::UnfinishedDownload, "a/tokenizer.json.part", None, |f| f.write("a/tokenizer.json.part", b"x")),
     (Check::ConfigMissing, "", None, |f| fs::remove_file(f.path("config.json")).unwrap()),
     (Check::ConfigInvalid, "config.json", None, |f| f.write("config.json", b"[]")),
     (Check::ConfigUnknown, "config.json", None, |f| f.json("config.json", |c| c["model_type"] = "novel".into())),
@@ -110,9 +198,28 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::TrailingBytes, "model.safetensors", None, |f| f.shard(|s| s.data.push(0))),
     (Check::UnalignedData, "model.safetensors", None, |f| f.header(|h| h + " ")),
     (Check::NoFormat, "model.safetensors", None, |f| f.shard(|s| { s.header.shift_remove("__metadata__"); })),
+    (Check::TensorClash, "model.safetensors", Some("norm.weight"), |f| f.shard(|s| s.push("norm.weight", "F32", &[40], &[1; 160]))),
+    (Check::TiedHeadDiffers, "model.safetensors", Some("lm_head.weight"), |f| f.json("config.json", |c| c["tie_word_embeddings"] = true.into())),
+    (Check::TiedHeadStored, "model.safetensors", Some("lm_head.weight"), |f| {
+        f.json("config.json", |c| c["tie_word_embeddings"] = true.into());
+        f.shard(|s| {
+            let embedding = s.data[s.range("model.embed_tokens.weight")].to_vec();
+            let head = s.range("lm_head.weight");
+            s.data[head].copy_from_slice(&embedding);
+        });
+    }),
+    (Check::TiedHeadStored, "model.safetensors", Some("lm_head.weight"), |f| {
+        f.json("config.json", |c| c["tie_word_embeddings"] = true.into());
+        f.shard(|s| s.remove("model.embed_tokens.weight"));
+    }),
     (Check::TensorMissing, "config.json", Some(DOWN), |f| f.shard(|s| s.remove(DOWN))),
     (Check::TensorMissing, "config.json", None, |f| f.json("config.json", |c| c["num_hidden_layers"] = 9_999.into())),
     (Check::TensorExtra, "model.safetensors", Some("extra.weight"), |f| f.shard(|s| s.push("extra.weight", "F32", &[1], &[0; 4]))),
+    // Of another layer than there are, of another size, of a part that the config has not, under another's prefix.
+    (Check::TensorExtra, "model.safetensors", Some("model.layers.3.self_attn.rotary_emb.inv_freq"), |f| f.shard(|s| s.push("model.layers.3.self_attn.rotary_emb.inv_freq", "F32", &[5], &[1; 20]))),
+    (Check::TensorExtra, "model.safetensors", Some("model.layers.0.self_attn.rotary_emb.inv_freq"), |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[6], &[1; 24]))),
+    (Check::TensorExtra, "model.safetensors", Some("vision_tower.x.weight"), |f| f.shard(|s| s.push("vision_tower.x.weight", "F32", &[1], &[1; 4]))),
+    (Check::TensorExtra, "model.safetensors", Some("model.language_model.norm.weight"), |f| f.shard(|s| s.push("model.language_model.norm.weight", "F32", &[40], &[1; 160]))),
     (Check::TensorShape, "model.safetensors", Some(DOWN), |f| {
         let (rows, columns) = down_shape(f);
         f.entry(DOWN, "shape", json!([columns, rows]));
@@ -131,6 +238,10 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         let (rows, columns) = down_shape(f);
         f.values(DOWN, 0..rows * columns, -0.0);
     }),
+    (Check::ZeroTensor, "model.safetensors", Some(NORM), |f| f.values(NORM, 0..40, -0.0)),
+    (Check::ZeroTensor, "model.safetensors", Some("x.weight_packed"), |f| f.shard(|s| s.push("x.weight_packed", "I32", &[2, 4], &[0; 32]))),
+    (Check::ZeroTensor, "model.safetensors", Some("x.weight"), |f| f.shard(|s| s.push("x.weight", "U8", &[4, 4], &[0; 16]))),
+    (Check::ZeroTensor, "model.safetensors", Some("x.weight"), |f| f.shard(|s| s.push("x.weight", "F8_E4M3", &[4, 4], &[0; 16]))),
     (Check::ZeroRow, "model.safetensors", Some(DOWN), |f| {
         let (_, columns) = down_shape(f);
         f.values(DOWN, 2 * columns..3 * columns, 0.0);
@@ -150,6 +261,10 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
 const TRIPPED_SHARDED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::IndexInvalid, INDEX, None, |f| f.write(INDEX, b"{}")),
     (Check::IndexInvalid, INDEX, None, |f| f.write(INDEX, br#"{"weight_map": {}}"#)),
+    (Check::NotDownloaded, INDEX, None, |f| f.write(INDEX, POINTER)),
+    (Check::NotDownloaded, FIRST, None, |f| f.write(FIRST, POINTER)),
+    (Check::IndexMissing, "", None, |f| numbered(f, &[FIRST, SECOND])),
+    (Check::IndexShardMissing, "", None, |f| numbered(f, &[FIRST])),
     (Check::IndexDuplicate, INDEX, Some(NORM), |f| {
         let text = fs::read_to_string(f.path(INDEX)).unwrap();
         f.write(INDEX, text.replace(r#""weight_map":{"#, r#""weight_map":{"model.norm.weight":"model-2.safetensors","#).as_bytes());
@@ -181,6 +296,15 @@ const TRIPPED_UNIX: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::SpecialFile, "device.json", None, |f| link("/dev/zero", f.path("device.json"))),
     (Check::LinkOutside, "notes.txt", None, |f| link("/etc/hostname", f.path("notes.txt"))),
     (Check::LinkOutside, "elsewhere", None, |f| link("/usr/lib", f.path("elsewhere"))),
+    (Check::LinkHidden, "custom_generate", None, |f| {
+        f.write(".git/x/generate.py", b"");
+        link(".git/x", f.path("custom_generate"));
+    }),
+    (Check::LinkHidden, "sub/x.jinja", None, |f| {
+        f.write(".hidden/x.jinja", b"");
+        f.write("sub/y", b"");
+        link("../.hidden/x.jinja", f.path("sub/x.jinja"));
+    }),
     (Check::DanglingLink, "gone.json", None, |f| link("nothing", f.path("gone.json"))),
     (Check::DanglingLink, "loop", None, |f| link("loop", f.path("loop"))),
     (Check::FileUnreadable, "huge.json", None, |f| {
@@ -210,8 +334,11 @@ fn every_check_is_tripped() {
         assert!(seen.iter().any(|o| o.check == *check && is_it(&o.location)), "{check}: {seen:#?}");
         tripped.insert(*check);
     }
-    // Signs of a lesion are not lint's own: see `integrity::lesion`.
-    tripped.extend([Check::LesionSign, Check::LesionHint, Check::LesionNotExamined]);
+    // Signs of a lesion and what templates do are not lint's own: see `integrity::lesion` and `audit::template`. A blob
+    // needs a cache around the folder: see below.
+    tripped.extend([Check::BlobDigest, Check::LesionSign, Check::LesionHint, Check::LesionNotExamined]);
+    tripped.extend([Check::TemplateDropsText, Check::TemplateDependsOnText, Check::TemplateAddsText]);
+    tripped.insert(Check::TemplateNotTried);
     let untested: Vec<&Check> = Check::ALL.iter().filter(|c| !tripped.contains(c)).collect();
     assert!(untested.is_empty() || cfg!(not(unix)), "{untested:?}");
 }
@@ -222,7 +349,19 @@ const PASSED: &[(&str, Break)] = &[
     ("as it is", |_| {}),
     ("a readme, licence and a folder of others", |f| { f.write("README.md", b"# cat\n"); f.write("onnx/LICENSE", b"cat\nsat\n."); }),
     ("a plain template", |f| template(f, json!("{% for m in messages %}{{ m.content ~ '__' }}{% endfor %}"))),
-    ("a token called auto_map", |f| f.json("tokenizer.json", |t| t["model"]["vocab"]["auto_map"] = 9_999.into())),
+    ("a token called auto_map", |f| f.json("tokenizer.json", |t| t["model"]["vocab"]["auto_map"] = 96.into())),
+    ("tokens and settings as people publish them", |f| {
+        f.json("config.json", |c| (c["pad_token_id"], c["eos_token_id"]) = ((-1).into(), json!([2, 3])));
+        f.json("tokenizer.json", |t| {
+            t["model"]["vocab"].as_object_mut().unwrap().remove("\n");
+            t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}, {"id": 97, "content": "<image_soft_token>"}]);
+        });
+        f.write("generation_config.json", br#"{"bos_token_id": null, "eos_token_id": [96, 0], "pad_token_id": null, "max_new_tokens": 2048,
+            "max_length": 4096, "min_length": 0, "repetition_penalty": 1.05, "temperature": 0.6, "suppress_tokens": [1, 2],
+            "stop_strings": ["<|end|>", "\n\n"], "no_repeat_ngram_size": 0}"#);
+        f.write("tokenizer_config.json", br#"{"bos_token": null, "eos_token": {"content": "<|end|>"}, "pad_token": "",
+            "model_max_length": 1000000000000000019884624838656}"#);
+    }),
     ("a header padded with spaces", |f| f.header(|h| h + "        ")),
     ("one denormal value", |f| f.values(DOWN, [1], 1e-40)),
     ("a row with one value", |f| {
@@ -231,7 +370,47 @@ const PASSED: &[(&str, Break)] = &[
     }),
     ("the largest values", |f| f.values(DOWN, [1, 2], f32::MAX)),
     ("a zero in a norm", |f| f.values(NORM, [1], 0.0)),
-    ("the buffer of old transformers", |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[1], &[0, 0, 0, 1]))),
+    ("the buffer of old transformers", |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[5], &[1; 20]))),
+    ("biases of zeros", |f| {
+        f.json("config.json", |c| c["attention_bias"] = true.into());
+        f.shard(|s| {
+            for layer in 0..3 {
+                for (module, width) in [("q", 40), ("k", 20), ("v", 20), ("o", 40)] {
+                    s.push(&format!("model.layers.{layer}.self_attn.{module}_proj.bias"), "F32", &[width], &vec![0; 4 * width]);
+                }
+            }
+        });
+    }),
+    ("norms of another dtype than the rest", |f| f.shard(|s| {
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            for layer in 0..3 {
+                let name = format!("model.layers.{layer}.{name}.weight");
+                s.remove(&name);
+                s.push(&name, "BF16", &[40], &[0x3f; 80]);
+            }
+        }
+    })),
+    ("a base model's names", |f| f.shard(|s| {
+        let tensors = std::mem::take(&mut s.header);
+        s.header = tensors.into_iter().map(|(name, t)| (name.strip_prefix("model.").unwrap_or(&name).to_owned(), t)).collect();
+    })),
+    ("other text", |f| f.write("vocab.txt", b"I\nam\n(a\nlist.\n")),
+    ("emoji and Persian in names", |f| {
+        f.write("notes \u{2764}\u{fe0f}.md", b"");
+        f.write("\u{645}\u{6cc}\u{200c}\u{62e}.md", b"");
+        f.write("R\u{e9}sum\u{e9}.md", b"");
+    }),
+    ("what tools leave", |f| {
+        f.write(".gitattributes", b"");
+        f.write(".cache/huggingface/download/model.safetensors.incomplete", b"123");
+        f.write(".github/workflows/x.yml", b"");
+        f.write("assets/logo.png", b"\x89PNG\r\n\x1a\n");
+    }),
+    ("prose in a template", |f| f.write("chat_template.jinja", b"Use __init__. {# x.__class__ #}{% raw %}{{ x.__class__ }}{% endraw %}")),
+    ("a tokenizer's model and an empty template", |f| {
+        f.write("tokenizer.model", b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02");
+        f.write("chat_template.jinja", b"");
+    }),
     ("git's own files", |f| f.write(".git/x.bin", b"\x80\x02}q\x00.")),
 ];
 
@@ -257,6 +436,9 @@ fn every_family_is_clean() {
             let folder = Folder::whole();
             fs::copy(&config, folder.path("config.json")).unwrap();
             fs::copy(fixture.join("model.safetensors"), folder.path("model.safetensors")).unwrap();
+            if config.ends_with("config.nested.json") {
+                wrap(&folder, "model.language_model.");
+            }
             let seen = run(folder.0.path());
             let rules = crate::rules::Rules::default_rules().unwrap();
             let bad: Vec<_> =
@@ -269,28 +451,77 @@ fn every_family_is_clean() {
     assert!(families >= 20, "{families}");
 }
 
+/// Puts a text model's tensors where a wrapper keeps them.
+fn wrap(folder: &Folder, prefix: &str) {
+    folder.shard(|s| {
+        let tensors = std::mem::take(&mut s.header);
+        s.header = tensors.into_iter().map(|(name, entry)| (name.replacen("model.", prefix, 1), entry)).collect();
+    });
+}
+
 /// A text model within a multimodal checkpoint: names are those of the whole, towers are others' business.
 #[test]
 fn a_nested_text_model_is_compared_under_its_own_names() {
-    let folder = Folder::whole();
-    folder.shard(|s| {
-        let tensors = std::mem::take(&mut s.header);
-        for (name, entry) in tensors {
-            let new = match name.strip_prefix("model.") {
-                Some(rest) => format!("language_model.model.{rest}"),
-                None if name == "lm_head.weight" => "language_model.lm_head.weight".into(),
-                None => name,
-            };
-            s.header.insert(new, entry);
-        }
-        s.push("vision_tower.weight", "F32", &[1], &[0; 4]);
-    });
-    assert_eq!(run(folder.0.path()).observations, []);
-    let norm = "language_model.model.norm.weight";
-    folder.shard(|s| s.remove(norm));
-    let seen = run(folder.0.path()).observations;
-    assert_eq!(seen.len(), 1, "{seen:?}");
-    assert_eq!((seen[0].check, seen[0].location.tensor.as_deref()), (Check::TensorMissing, Some(NORM)));
+    let folder = || {
+        let folder = Folder::whole();
+        let fixture = Path::new(FIXTURES).join("gemma3");
+        fs::copy(fixture.join("config.nested.json"), folder.path("config.json")).unwrap();
+        fs::copy(fixture.join("model.safetensors"), folder.path("model.safetensors")).unwrap();
+        folder
+    };
+    let told = |folder: &Folder| -> Vec<(Check, Option<String>)> {
+        run(folder.0.path()).observations.into_iter().map(|o| (o.check, o.location.tensor)).collect()
+    };
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let folder = folder();
+        wrap(&folder, prefix);
+        folder.shard(|s| s.push("vision_tower.weight", "F32", &[1], &[1; 4]));
+        assert_eq!(told(&folder), []);
+        // A family that multiplies by 1 + w: zeros are as good as any, −1 is not.
+        let norm = format!("{prefix}norm.weight");
+        folder.values(&norm, 0..36, 0.0);
+        assert_eq!(told(&folder), []);
+        folder.values(&norm, 0..36, -1.0);
+        assert_eq!(told(&folder), [(Check::ZeroTensor, Some(norm.clone()))]);
+        folder.shard(|s| s.remove(&norm));
+        assert_eq!(told(&folder), [(Check::TensorMissing, Some(NORM.into()))]);
+        // The same weight by the other version's name.
+        let [one, other] = ["language_model.model.norm.weight", "model.language_model.norm.weight"];
+        folder.shard(|s| [one, other].iter().for_each(|name| s.push(name, "F32", &[36], &[1; 144])));
+        assert_eq!(told(&folder), [(Check::TensorClash, Some(other.into()))]);
+    }
+    // As a text model alone would be named, where no loader looks.
+    let seen: BTreeSet<Check> = told(&folder()).into_iter().map(|(check, _)| check).collect();
+    assert_eq!(seen, BTreeSet::from([Check::TensorMissing, Check::TensorExtra]));
+}
+
+#[test]
+fn a_mix_of_dtypes_names_the_fewer_where_there_are_fewer() {
+    let to_bf16 = |layers: &[usize]| {
+        let folder = Folder::whole();
+        let names: Vec<String> = layers.iter().map(|l| format!("model.layers.{l}.mlp.down_proj.weight")).collect();
+        let (rows, columns) = down_shape(&folder);
+        // A fourth of that role, so that two and two are possible.
+        folder.shard(|s| {
+            s.push("model.layers.3.mlp.down_proj.weight", "F32", &[rows, columns], &vec![0x3c; rows * columns * 4]);
+            for name in &names {
+                s.remove(name);
+                s.push(name, "BF16", &[rows, columns], &vec![0x3c; rows * columns * 2]);
+            }
+        });
+        let seen = run(folder.0.path()).observations.into_iter().filter(|o| o.check == Check::DtypeMix);
+        seen.map(|o| (o.location.tensor.unwrap(), o.message)).collect::<Vec<_>>()
+    };
+    let role = "model.layers.N.mlp.down_proj.weight";
+    let fewer = to_bf16(&[2]);
+    assert_eq!(fewer.len(), 1);
+    assert_eq!(
+        fewer[0],
+        ("model.layers.2.mlp.down_proj.weight".into(), format!("is BF16, 3 of its peers ({role}) are F32"))
+    );
+    let even = to_bf16(&[1, 2]);
+    assert_eq!(even.len(), 1);
+    assert_eq!(even[0].1, format!("is one of 4 tensors ({role}) of several dtypes: 2 BF16, 2 F32"));
 }
 
 #[test]
@@ -305,9 +536,9 @@ fn places_and_counts_are_exact() {
     let start = (8 + shard.text().len() + shard.range(DOWN).start) as u64;
     let at = || Location::file("model.safetensors").tensor(DOWN);
     let expected = [
-        (Check::Nan, at().at(Axis::Row, 1).byte(start + 4 * (columns as u64 + 2)), 2),
+        (Check::Nan, at().at(Axis::Row, 1).byte(start + 4 * (columns as u64 + 2)).and(More::InTensor(1)), 2),
         (Check::ZeroRow, at().at(Axis::Row, rows as u64 - 1), 1),
-        (Check::ZeroColumn, at().at(Axis::Column, 0), 2),
+        (Check::ZeroColumn, at().at(Axis::Column, 0).and(More::Lines(vec![4])), 2),
     ];
     assert_eq!(seen.len(), expected.len(), "{seen:?}");
     for (seen, (check, location, count)) in seen.iter().zip(expected) {
@@ -329,8 +560,12 @@ fn all_problems_are_told_at_once() {
     second.data.push(0);
     folder.write(SECOND, &file(&second.text(), &second.data));
     let seen: BTreeSet<Check> = run(folder.0.path()).observations.iter().map(|o| o.check).collect();
-    for check in [Check::HeaderTooLong, Check::TemplateDunder, Check::TrailingBytes, Check::Nan, Check::TensorMissing] {
+    for check in [Check::NotDownloaded, Check::TemplateDunder, Check::TrailingBytes, Check::Nan] {
         assert!(seen.contains(&check), "{check}: {seen:?}");
+    }
+    // What follows from a file that cannot be read is not told again.
+    for check in [Check::TensorMissing, Check::HeaderTooLong, Check::IndexTensorMissing, Check::IndexTotalSize] {
+        assert!(!seen.contains(&check), "{check}: {seen:?}");
     }
 }
 
@@ -339,7 +574,14 @@ fn a_flood_of_problems_is_cut_short_and_counted() {
     let folder = Folder::whole();
     folder.shard(|s| (0..250).for_each(|n| s.push(&format!("extra.{n}"), "F32", &[0], &[])));
     let seen = run(folder.0.path());
-    assert_eq!((seen.observations.len(), seen.not_listed), (100, 150));
+    assert_eq!((seen.observations.len(), seen.not_listed), (101, 150));
+    // What is not listed is told of, and judged as what is.
+    let last = seen.observations.last().unwrap();
+    assert_eq!(last.check, seen.observations[0].check);
+    assert_eq!(
+        (last.location.to_string(), &last.evidence["count"]),
+        ("model.safetensors: (150 not listed)".into(), &json!(250))
+    );
 }
 
 #[cfg(unix)]
@@ -369,9 +611,54 @@ fn the_hubs_cache_is_no_link_outside() {
     assert_eq!(seen, [Check::LinkOutside; 3]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_blob_that_is_not_what_its_name_says_is_told() {
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--org--name");
+    let (blobs, snapshot) = (repository.join("blobs"), repository.join("snapshots/0123"));
+    fs::create_dir_all(&blobs).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    let folder = Folder::whole();
+    let weights = fs::read(folder.path("model.safetensors")).unwrap();
+    let name = crate::checkpoint::sha256_hex(&weights);
+    fs::write(blobs.join(&name), weights).unwrap();
+    link(Path::new("../../blobs").join(&name), snapshot.join("model.safetensors"));
+    fs::copy(folder.path("config.json"), snapshot.join("config.json")).unwrap();
+    assert_eq!(run(&snapshot).observations, []);
+    let mut weights = fs::read(blobs.join(&name)).unwrap();
+    *weights.last_mut().unwrap() ^= 1;
+    fs::write(blobs.join(&name), weights).unwrap();
+    let seen: Vec<Check> = run(&snapshot).observations.iter().map(|o| o.check).collect();
+    assert_eq!(seen, [Check::BlobDigest]);
+}
+
 #[test]
 fn what_is_no_checkpoint_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     assert!(lint(empty.path(), &expected, &Silent).unwrap_err().to_string().contains("holds neither config.json"));
     assert!(lint(&empty.path().join("gone"), &expected, &Silent).is_err());
+}
+
+/// Of packed formats much may be zero; here only that nothing is told of that.
+#[test]
+fn zeros_that_packed_formats_and_others_have_are_no_dead_matrices() {
+    let folder = Folder::whole();
+    folder.shard(|s| {
+        for (name, dtype, shape, bytes) in [
+            ("x.qzeros", "I32", &[4, 2][..], 32),
+            ("x.g_idx", "I32", &[8], 32),
+            ("x.weight_zero_point", "I8", &[4, 1], 4),
+            ("y.weight_zero_point", "BF16", &[4, 2], 16),
+            ("x.zeros", "F16", &[4, 2], 16),
+            ("x.gate_up_proj_bias", "BF16", &[4, 2], 16),
+            ("x.token_type_ids", "I64", &[1, 4], 32),
+            ("embeddings.token_type_embeddings.weight", "F32", &[2, 2], 16),
+            ("x.k_scale", "F32", &[1], 4),
+        ] {
+            s.push(&format!("{}.{name}", s.data.len()), dtype, shape, &vec![0; bytes]);
+        }
+    });
+    let seen: BTreeSet<Check> = run(folder.0.path()).observations.iter().map(|o| o.check).collect();
+    assert_eq!(seen, BTreeSet::from([Check::TensorExtra, Check::UnalignedData]));
 }

@@ -1,4 +1,5 @@
-//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros.
+//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros. Of other tensors, whether
+//! weights are nothing but zeros.
 //!
 //! Pieces of some MiB are read into buffers by all cores, so that memory stays small whatever the checkpoint's size,
 //! and looked at as whole numbers: a float without its sign bit orders like one.
@@ -7,7 +8,7 @@ mod bits;
 
 use super::check::Check;
 use super::header::Shard;
-use super::observation::{Found, Location};
+use super::observation::{Found, Location, More};
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::place::Axis;
 use crate::error::{Error, Result};
@@ -27,12 +28,22 @@ const BATCH: u64 = 256 << 20;
 const LONGEST_ROW: u64 = 1 << 20;
 /// Rows or columns that evidence lists.
 const LISTED: usize = 20;
+/// Rows or columns that a place knows by their numbers, for waivers; if there are more, it is the tensor's.
+const KEPT: usize = 4096;
 
 /// Scans all floating-point tensors of all files; how many bytes that were.
 pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
     let of = |shard: &'_ Shard<'_>| -> Vec<usize> {
+        // Each byte once, whatever tensors claim: a shared one is an error of its own.
+        let mut end = 0;
+        let owns = |t: &TensorEntry| {
+            let owns = t.bytes.start >= end;
+            end = end.max(t.bytes.end);
+            owns
+        };
+        let own: Vec<bool> = shard.header.tensors.iter().map(owns).collect();
         let readable = |t: &TensorEntry| Format::of(t.dtype).is_some() && t.bytes.end <= shard.file.bytes;
-        (0..shard.header.tensors.len()).filter(|at| readable(&shard.header.tensors[*at])).collect()
+        (0..own.len()).filter(|at| own[*at] && readable(&shard.header.tensors[*at])).collect()
     };
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
     let total = shards.iter().flat_map(|s| of(s).into_iter().map(|at| size(&s.header.tensors[at]))).sum();
@@ -53,7 +64,42 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
         run(&batch, found, progress)?;
     }
     progress.end();
+    for shard in shards {
+        let packed = shard.header.tensors.iter().filter(|t| is_packed_weight(t) && t.bytes.end <= shard.file.bytes);
+        for tensor in packed {
+            if only_zeros(shard, tensor)? {
+                let message = format!("all bytes of {:?} {} are zero", tensor.shape, tensor.dtype);
+                found.say(Check::ZeroTensor, shard.file.location().tensor(&tensor.name), message);
+            }
+        }
+    }
     Ok(total)
+}
+
+/// Whether a tensor holds a matrix's weights in a type that is no float's; zero points, scales and indices of packed
+/// formats may well be zero.
+fn is_packed_weight(tensor: &TensorEntry) -> bool {
+    let name = tensor.name.rsplit('.').next().unwrap_or_default();
+    let is_weight = ["weight", "qweight", "weight_packed", "weight_quantized"].contains(&name)
+        || name.ends_with("_proj")
+        || name.ends_with("_blocks");
+    is_weight && Format::of(tensor.dtype).is_none() && tensor.shape.len() >= 2 && tensor.bytes.end > tensor.bytes.start
+}
+
+/// Reads up to the first byte that is not zero.
+fn only_zeros(shard: &Shard, tensor: &TensorEntry) -> Result<bool> {
+    let path = &shard.file.path;
+    let mut file = files::open_regular(path)?;
+    file.seek(SeekFrom::Start(tensor.bytes.start)).map_err(Error::io(path))?;
+    let mut bytes = file.take(tensor.bytes.end - tensor.bytes.start);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match bytes.read(&mut buffer).map_err(Error::io(path))? {
+            0 => return Ok(true),
+            read if buffer[..read].iter().any(|b| *b != 0) => return Ok(false),
+            _ => {}
+        }
+    }
 }
 
 /// One tensor.
@@ -149,7 +195,7 @@ fn tell(job: &Job, found: &mut Found) {
         if let Some(first) = count.first {
             let message = format!("{} of {elements} values are {what}, the first at {}", count.count, position(first));
             let evidence = json!({"count": count.count, "elements": elements, "first_element": first});
-            found.add(check, element(first), message, evidence);
+            found.add(check, element(first).and(More::InTensor(count.count - 1)), message, evidence);
         }
     }
     if let Some(first) = seen.denormal.first {
@@ -158,7 +204,7 @@ fn tell(job: &Job, found: &mut Found) {
             let message = format!("{count} of {elements} values are denormal, the first at {}", position(first));
             found.add(
                 Check::Denormal,
-                element(first),
+                element(first).and(More::InTensor(count - 1)),
                 message,
                 json!({"count": count, "elements": elements, "share": share}),
             );
@@ -174,6 +220,9 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
     }
     let rows = job.rows;
     let is_embedding = EMBEDDINGS.iter().any(|end| job.tensor.name.ends_with(end));
+    if may_be_zero(&job.tensor.name) {
+        return;
+    }
     if !seen.any {
         return found.say(Check::ZeroTensor, at, format!("all of {shape:?} is zero"));
     }
@@ -182,9 +231,10 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
         (Axis::Row, seen.zero_rows, seen.first_zero_rows.clone(), rows),
         (Axis::Column, columns.len() as u64, columns, seen.columns.len() as u64),
     ];
-    for (axis, count, mut listed, of) in lines {
-        let Some(first) = listed.first().copied() else { continue };
-        listed.truncate(LISTED);
+    for (axis, count, lines, of) in lines {
+        let Some((first, after)) = lines.split_first() else { continue };
+        let place = at.clone().at(axis, *first).and_lines(after.iter().take(KEPT).copied().collect(), count);
+        let listed = &lines[..lines.len().min(LISTED)];
         let check = match axis {
             Axis::Row if is_embedding => Check::ZeroEmbedding,
             Axis::Row => Check::ZeroRow,
@@ -197,8 +247,15 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
             1 => format!("{name} {first} of {shape:?} is all zero"),
             _ => format!("{count} of {of} {name}s of {shape:?} are all zero: {list}{more}"),
         };
-        found.add(check, at.clone().at(axis, first), message, json!({"count": count, "of": of, "indices": listed}));
+        found.add(check, place, message, json!({"count": count, "of": of, "indices": listed}));
     }
+}
+
+/// Whether zeros are nothing unusual in a matrix of that name: the biases of all experts, a quantizer's zero points, and
+/// the embedding of RoBERTa's one kind of token.
+fn may_be_zero(name: &str) -> bool {
+    const ENDS: &[&str] = &["bias", "zero_point", "zeros", "_zp", "token_type_embeddings.weight"];
+    ENDS.iter().any(|end| name.ends_with(end))
 }
 
 /// Tensors whose rows belong to tokens.

@@ -1,0 +1,113 @@
+//! What the names in a file mean by its config: weights of the text model, or of a part that text never goes through.
+
+use super::ConfigFile;
+use crate::error::Result;
+use crate::neuron::{out_of_base_model, out_of_wrapper};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// How a checkpoint's files name its tensors.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// The config nests the text model's: its tensors lie under a prefix.
+    wraps: bool,
+    /// What else the config describes, by the module that holds it.
+    other_parts: Vec<&'static str>,
+}
+
+/// What a stored tensor is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// One of the text model, by the name that it has where that stands alone.
+    Text(String),
+    /// One of another part of the model that the config describes.
+    OtherPart,
+    /// The config knows of no part that it could belong to.
+    Unknown,
+}
+
+/// Keys of a wrapper's config, and the modules that hold what they describe.
+const OTHER_PARTS: &[(&str, &[&str])] = &[("vision_config", &["vision_tower", "multi_modal_projector"])];
+
+impl Names {
+    /// As the config has it.
+    pub fn of(config: &ConfigFile) -> Names {
+        Names::of_map(config.map())
+    }
+
+    fn of_map(config: &Map<String, Value>) -> Names {
+        let has = |key: &str| config.get(key).is_some_and(Value::is_object);
+        if !has("text_config") {
+            return Names::default();
+        }
+        let there = OTHER_PARTS.iter().filter(|(key, _)| has(key));
+        Names { wraps: true, other_parts: there.flat_map(|(_, modules)| *modules).copied().collect() }
+    }
+
+    /// As a folder's config.json has it; without one, those of a text model.
+    ///
+    /// # Errors
+    /// There is one that cannot be read.
+    pub fn of_folder(root: &Path) -> Result<Names> {
+        let config = root.join("config.json");
+        if config.exists() { Ok(Names::of(&ConfigFile::read(&config)?)) } else { Ok(Names::default()) }
+    }
+
+    /// What a tensor of that name is. As in transformers, a text model's own file may leave out `model.`, a wrapper's
+    /// has a prefix for its text model.
+    pub fn meaning(&self, stored: &str) -> Meaning {
+        if !self.wraps {
+            return Meaning::Text(out_of_base_model(stored).unwrap_or_else(|| stored.to_owned()));
+        }
+        let module = stored.strip_prefix("model.").unwrap_or(stored).split('.').next().unwrap_or_default();
+        match out_of_wrapper(stored) {
+            Some(name) => Meaning::Text(name),
+            None if stored.starts_with("lm_head.") => Meaning::Text(stored.to_owned()),
+            None if self.other_parts.contains(&module) => Meaning::OtherPart,
+            None => Meaning::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_mean_what_the_config_has_a_part_for() {
+        let names = |config: Value| Names::of_map(config.as_object().unwrap());
+        let text = |name: &str| Meaning::Text(name.to_owned());
+        let plain = names(json!({"vision_config": {}, "text_config": null}));
+        let wrapper = names(json!({"text_config": {}, "vision_config": {}}));
+        let blind = names(json!({"text_config": {}}));
+        for (stored, in_plain, in_wrapper, in_blind) in [
+            ("model.norm.weight", text("model.norm.weight"), Meaning::Unknown, Meaning::Unknown),
+            ("norm.weight", text("model.norm.weight"), Meaning::Unknown, Meaning::Unknown),
+            ("lm_head.weight", text("lm_head.weight"), text("lm_head.weight"), text("lm_head.weight")),
+            (
+                "model.language_model.norm.weight",
+                text("model.language_model.norm.weight"),
+                text("model.norm.weight"),
+                text("model.norm.weight"),
+            ),
+            (
+                "language_model.lm_head.weight",
+                text("language_model.lm_head.weight"),
+                text("lm_head.weight"),
+                text("lm_head.weight"),
+            ),
+            ("vision_tower.x.weight", text("vision_tower.x.weight"), Meaning::OtherPart, Meaning::Unknown),
+            (
+                "model.multi_modal_projector.x",
+                text("model.multi_modal_projector.x"),
+                Meaning::OtherPart,
+                Meaning::Unknown,
+            ),
+        ] {
+            assert_eq!(plain.meaning(stored), in_plain, "{stored}");
+            assert_eq!(wrapper.meaning(stored), in_wrapper, "{stored}");
+            assert_eq!(blind.meaning(stored), in_blind, "{stored}");
+        }
+    }
+}
