@@ -144,7 +144,9 @@ impl std::fmt::Display for Figure {
         match f.precision() {
             Some(_) if (1e9..f64::INFINITY).contains(&magnitude) => write!(f, "{value:.1e}"),
             Some(digits) => write!(f, "{value:.digits$}"),
-            None if magnitude.is_finite() && magnitude > 0.0 && !(1e-4..1e6).contains(&magnitude) => write!(f, "{value:.1e}"),
+            None if magnitude.is_finite() && magnitude > 0.0 && !(1e-4..1e6).contains(&magnitude) => {
+                write!(f, "{value:.1e}")
+            }
             None => write!(f, "{value}"),
         }
     }

@@ -3,6 +3,7 @@
 mod against;
 mod base;
 mod baseline;
+mod beside;
 mod cache;
 mod critical_set;
 mod place;
@@ -103,7 +104,7 @@ pub struct Audit {
 }
 
 /// Which model it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Model {
     /// As it was named on the command line.
     pub source: String,
@@ -111,6 +112,11 @@ pub struct Model {
     pub architecture: Option<String>,
     /// SHA-256 of its config.json, lower-case hex; none where it has none that can be read.
     pub config_sha256: Option<String>,
+    /// SHA-256 of its default chat template, lower-case hex; none where it has none that can be read.
+    pub chat_template_sha256: Option<String>,
+    /// The class that tokenizer_config.json names. Numbers of tokens are those of tokenizer.json as it is; transformers 5
+    /// builds some classes' tokenizers anew, from files of old Llama, Gemma and Qwen2 models, and may give others.
+    pub tokenizer_class: Option<String>,
     /// Which commit of a hub repository it was, and what of it was not fetched; none where it is no such.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hub: Option<Origin>,
@@ -189,6 +195,8 @@ fn examine(
     progress: &dyn Progress,
 ) -> Result<Audit> {
     let mut gate = Gate::new(request);
+    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) =
+        template::identity(request.model, &place);
     if let Some(origin) = place.origin() {
         gate.origin(origin);
     }
@@ -251,7 +259,7 @@ impl<'a> Gate<'a> {
         let audit = Audit {
             schema: "achilles-audit/scan/v1",
             tool: Tool::this(),
-            model: Model { source: request.model.into(), architecture: None, config_sha256: None, hub: None },
+            model: Model { source: request.model.into(), ..Model::default() },
             settings: Settings {
                 rules: rules.name.clone(),
                 rules_sha256: rules.sha256.clone(),

@@ -193,7 +193,10 @@ fn every_document_of_a_model_tells_its_commit() {
     assert_eq!(code, 0, "{told}");
     for at in ["/base/hub", "/variants/0/located/model/hub"] {
         let origin = found.pointer(at).unwrap();
-        assert_eq!((&origin["commit"], &origin["not_fetched"][0]["path"]), (&COMMIT.into(), &"pytorch_model.bin".into()));
+        assert_eq!(
+            (&origin["commit"], &origin["not_fetched"][0]["path"]),
+            (&COMMIT.into(), &"pytorch_model.bin".into())
+        );
     }
     for args in [
         &["locate", "org/tiny", "--samples=2", "--max-neurons=2", "--format=json", "--text", TEXT][..],
@@ -209,7 +212,9 @@ fn hostile_repositories_are_one_line_and_nothing_is_written() {
     let place = Place::new();
     let hub = hub(&place, &[]);
     let before = place.snapshot();
-    for name in ["../../../../out/x.json", "/tmp/x.json", "a\\..\\x", "a\u{1b}]0;x\u{7}", "CONFIG.JSON", "config.json/x"] {
+    for name in
+        ["../../../../out/x.json", "/tmp/x.json", "a\\..\\x", "a\u{1b}]0;x\u{7}", "CONFIG.JSON", "config.json/x"]
+    {
         hub.set(|s| _ = s.files.insert(name.into(), b"{}".to_vec()));
         let (code, _, told) = run(&place, &hub, &SCAN);
         assert_eq!((code, told.lines().count()), (2, 1), "{name}: {told}");

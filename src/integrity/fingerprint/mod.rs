@@ -13,7 +13,7 @@ use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use cache::Cache;
 use cache::Key;
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 pub use lines::{Line, Statistics};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -124,31 +124,11 @@ pub fn take(
         .into_par_iter()
         .with_max_len(1)
         .map(|listed| {
-            let Listed { path, bytes, link, blob } = listed;
-            let full = root.join(path);
-            let file = files::open_regular(&full)?;
-            let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(&full));
-            let key = |stamp| Key::of(stamp, &full, path, &settings.row_digests);
-            let kept = match cache.zip(stamp()?) {
-                Some((cache, now)) => key(now).and_then(|key| cache.get(&key, path)),
-                None => None,
-            };
-            let mut read = match kept {
-                Some(kept) => progress.advance(*bytes).map(|()| kept)?,
-                None => {
-                    let lasting = cache.and_then(|_| Stamp::lasting(&file));
-                    let read = read::read(&file, &full, path, &digest_rows, progress)?;
-                    if let (Some(cache), Some(lasting), None) = (cache, lasting, &read.problem)
-                        && Some(&lasting) == stamp()?.as_ref()
-                        && let Some(key) = key(lasting)
-                    {
-                        cache.put(key, &read);
-                    }
-                    read
-                }
-            };
-            read.file.link.clone_from(link);
-            let damage = blob.as_ref().map_or(Ok(None), |blob| blob.damage(Some(&read.file.sha256)))?;
+            let full = root.join(&listed.path);
+            let kept = cache.map(|cache| (cache, settings.row_digests.as_slice()));
+            let mut read = read_or_known(&full, listed, kept, &digest_rows, progress)?;
+            read.file.link.clone_from(&listed.link);
+            let damage = listed.blob.as_ref().map_or(Ok(None), |blob| blob.damage(Some(&read.file.sha256)))?;
             Ok((read, damage))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -166,6 +146,33 @@ pub fn take(
     tensors.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
     let settings = Settings { links: true, ..settings.clone() };
     Ok(Taken { fingerprint: Fingerprint { settings, files, tensors }, problems, damaged })
+}
+
+/// Reads a file, unless it is known: `cache` says of what the digests of rows are, too.
+fn read_or_known(
+    full: &Path,
+    Listed { path, bytes, .. }: &Listed,
+    cache: Option<(&Cache, &[String])>,
+    digest_rows: &(dyn Fn(&str) -> bool + Sync),
+    progress: &dyn Progress,
+) -> Result<read::FileRead> {
+    let file = files::open_regular(full)?;
+    let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(full));
+    let key = |stamp, row_digests| Key::of(stamp, full, path, row_digests);
+    if let Some(((cache, row_digests), now)) = cache.zip(stamp()?)
+        && let Some(kept) = key(now, row_digests).and_then(|key| cache.get(&key, path))
+    {
+        return progress.advance(*bytes).map(|()| kept);
+    }
+    let lasting = cache.and_then(|_| Stamp::lasting(&file));
+    let read = read::read(&file, full, path, digest_rows, progress)?;
+    if let (Some((cache, row_digests)), Some(lasting), None) = (cache, lasting, &read.problem)
+        && Some(&lasting) == stamp()?.as_ref()
+        && let Some(key) = key(lasting, row_digests)
+    {
+        cache.put(key, &read);
+    }
+    Ok(read)
 }
 
 /// A file that is to be read, or a link to one.
@@ -218,12 +225,7 @@ fn read_link(link: &Path) -> Result<String> {
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let glob = Glob::new(pattern).map_err(|e| Error::input(format!("glob {pattern:?}: {}", e.kind())))?;
-        set.add(glob);
-    }
-    set.build().map_err(|e| Error::input(format!("globs: {e}")))
+    crate::glob::set(patterns).map_err(|problem| Error::input(format!("what the fingerprint covers: {problem}")))
 }
 
 impl Fingerprint {

@@ -3,7 +3,7 @@
 use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
-use crate::checkpoint::walk::LEFT_OUT;
+use crate::checkpoint::walk::{DEEPEST, LEFT_OUT, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
@@ -22,14 +22,15 @@ pub(super) struct File {
 }
 
 impl File {
+    /// Its name without the folders that it lies in.
+    pub fn base(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or_default()
+    }
+
     pub fn location(&self) -> Location {
         Location::file(&self.name)
     }
 }
-
-/// More than any checkpoint holds: what is larger is not examined rather than examined in part.
-const MOST_ENTRIES: usize = 100_000;
-const DEEPEST: usize = 32;
 
 /// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
 const ENVIRONMENT: &str = ".venv";
@@ -45,9 +46,7 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             let path = entry.map_err(Error::io(&folder))?.path();
             entries += 1;
             if entries > MOST_ENTRIES || depth > DEEPEST {
-                let problem =
-                    format!("holds over {MOST_ENTRIES} files or {DEEPEST} levels of folders; not a checkpoint's");
-                return Err(Error::file(root, problem));
+                return Err(too_many(root));
             }
             let base = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = format!("{prefix}{base}");
@@ -198,38 +197,14 @@ fn adapter(files: &[File], found: &mut Found) {
 const ADAPTER: &str = "adapter_config.json";
 
 fn by_name(root: &Path, base: &str, prefix: &str, location: &Location, found: &mut Found) {
-    let is_own = base.starts_with(".achilles-audit-")
-        || base.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n));
-    if is_own {
-        found.say(Check::LeftoverFile, location.clone(), "was left by a run of this tool that was stopped; remove it");
-    }
-    if base.ends_with(".py") {
-        found.say(Check::CustomCode, location.clone(), "is Python code");
-    }
-    let lower = base.to_ascii_lowercase();
-    let ends = |ends: &[&str]| ends.iter().any(|end| lower.ends_with(end));
-    if is_keras(base) {
-        found.say(Check::KerasFile, location.clone(), "is a Keras or HDF5 model by its name");
-    }
-    if ends(NATIVE) || lower.contains(".so.") {
-        found.say(Check::NativeCode, location.clone(), "is compiled code by its name");
-    }
-    if is_other_weights(base) {
-        let message = "holds weights by its name, in a form that is not examined here";
-        found.say(Check::OtherWeights, location.clone(), message);
-    }
-    if ends(CONVERTED) {
-        let message = "is a conversion of the model by its name, which was not examined";
-        found.say(Check::ConvertedModel, location.clone(), message);
-    }
-    if ends(UNFINISHED) && !is_own {
-        let message =
-            "is what a download that did not come to its end leaves, by its name; remove it or fetch it again";
-        found.say(Check::HalfDownloaded, location.clone(), message);
-    }
     if base == RECEIPT && prefix.is_empty() {
         receipt(root, location, found);
     }
+}
+
+/// Whether a file is named as what a run of this tool leaves where it is stopped.
+pub(super) fn is_leftover(name: &str) -> bool {
+    name.starts_with(".achilles-audit-") || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
 }
 
 fn receipt(root: &Path, location: &Location, found: &mut Found) {
@@ -264,10 +239,6 @@ const CONVERTED: &[&str] = &[
     ".pte",
     ".litertlm",
 ];
-/// How browsers and download managers, and the hub's client, call what is not all there yet.
-const UNFINISHED: &[&str] =
-    &[".incomplete", ".aria2", ".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut", ".filepart"];
-
 /// Whether a file is named as weights that are not examined.
 pub(super) fn is_other_weights(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
