@@ -198,7 +198,7 @@ fn examine(
     (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) =
         template::identity(request.model, &place);
     if let Some(origin) = place.origin() {
-        gate.origin(origin);
+        gate.origin(origin, place.path());
     }
     if gate.wants(Measurement::Lint) {
         match &place {
@@ -302,9 +302,11 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Tells which commit it is, and leaves what of the repository is not here.
-    fn origin(&mut self, origin: &Origin) {
-        for why in origin.not_examined(&|_| false) {
+    /// Tells which commit it is, and judges or leaves what of the repository is not in its snapshot.
+    fn origin(&mut self, origin: &Origin, snapshot: &Path) {
+        let by_name = lint::by_name(origin, snapshot);
+        self.seen.extend(by_name.observations.into_iter().map(Seen::from));
+        for why in origin.not_examined(by_name.unknown) {
             self.leave(Measurement::Lint, why, true);
         }
         self.audit.model.hub = Some(origin.clone());

@@ -3,6 +3,7 @@
 use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
+use crate::checkpoint::stand_in::unfinished;
 use crate::checkpoint::walk::{DEEPEST, LEFT_OUT, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
@@ -22,11 +23,6 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Its name without the folders that it lies in.
-    pub fn base(&self) -> &str {
-        self.name.rsplit('/').next().unwrap_or_default()
-    }
-
     pub fn location(&self) -> Location {
         Location::file(&self.name)
     }
@@ -51,11 +47,7 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             let base = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = format!("{prefix}{base}");
             let location = Location::file(&name);
-            if let Some(what) = odd_characters(&base) {
-                found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, with {what}"));
-            } else if let Some(known) = resembles(&base) {
-                found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, which looks like {known}"));
-            }
+            odd_name(&base, &location, found);
             let own = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
             let blob = links.snapshot.as_ref().filter(|_| own.is_symlink()).and_then(|s| s.blob(&path));
             if own.is_symlink() && blob.is_none() && !links.follow(&path, &location, found) {
@@ -63,7 +55,10 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             }
             let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
             if metadata.is_file() {
-                by_name(root, &base, &prefix, &location, found);
+                by_name(&location, found);
+                if name == RECEIPT {
+                    receipt(root, &location, found);
+                }
                 files.push(File { name, path, bytes: metadata.len(), blob });
             } else if metadata.is_dir() {
                 // A folder behind a link is either met on its own or not part of the checkpoint.
@@ -84,6 +79,15 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     files.sort_by(|a, b| a.name.cmp(&b.name));
     adapter(&files, found);
     Ok(files)
+}
+
+/// Tells of a name that is not what it looks like.
+pub(super) fn odd_name(base: &str, location: &Location, found: &mut Found) {
+    if let Some(what) = odd_characters(base) {
+        found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, with {what}"));
+    } else if let Some(known) = resembles(base) {
+        found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, which looks like {known}"));
+    }
 }
 
 /// What a name holds that a listing of it does not show as it is.
@@ -196,14 +200,38 @@ fn adapter(files: &[File], found: &mut Found) {
 /// What makes a folder one of an adapter.
 const ADAPTER: &str = "adapter_config.json";
 
-fn by_name(root: &Path, base: &str, prefix: &str, location: &Location, found: &mut Found) {
-    if base == RECEIPT && prefix.is_empty() {
-        receipt(root, location, found);
+/// Tells what a file's name alone says of it.
+pub(super) fn by_name(location: &Location, found: &mut Found) {
+    let base = location.file.rsplit('/').next().unwrap_or_default();
+    if is_leftover(base) {
+        found.say(Check::LeftoverFile, location.clone(), "was left by a run of this tool that was stopped; remove it");
+    } else if unfinished(base).is_some() {
+        let message = "is what a download leaves that was not finished, by its name; remove it or fetch it again";
+        found.say(Check::UnfinishedDownload, location.clone(), message);
+    }
+    if base.ends_with(".py") {
+        found.say(Check::CustomCode, location.clone(), "is Python code");
+    }
+    let lower = base.to_ascii_lowercase();
+    let ends = |ends: &[&str]| ends.iter().any(|end| lower.ends_with(end));
+    if is_keras(base) {
+        found.say(Check::KerasFile, location.clone(), "is a Keras or HDF5 model by its name");
+    }
+    if ends(NATIVE) || lower.contains(".so.") {
+        found.say(Check::NativeCode, location.clone(), "is compiled code by its name");
+    }
+    if is_other_weights(base) {
+        let message = "holds weights by its name, in a form that is not examined here";
+        found.say(Check::OtherWeights, location.clone(), message);
+    }
+    if ends(CONVERTED) {
+        let message = "is a conversion of the model by its name, which was not examined";
+        found.say(Check::ConvertedModel, location.clone(), message);
     }
 }
 
 /// Whether a file is named as what a run of this tool leaves where it is stopped.
-pub(super) fn is_leftover(name: &str) -> bool {
+fn is_leftover(name: &str) -> bool {
     name.starts_with(".achilles-audit-") || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
 }
 

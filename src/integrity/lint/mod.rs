@@ -10,6 +10,7 @@ mod generation;
 mod header;
 mod index;
 mod json;
+mod names;
 mod observation;
 mod pickle;
 mod template;
@@ -21,6 +22,7 @@ mod vocabulary;
 
 pub use check::Check;
 pub use contents::json as examine_json;
+pub use names::{ByName, by_name};
 pub use observation::{Location, More, Observation};
 pub use template::literals;
 
