@@ -1,5 +1,7 @@
 //! The one error type. Every message names the thing, what was expected and, where it helps, what to do.
 
+pub use crate::escape::printable;
+
 use std::path::{Path, PathBuf};
 
 /// What every fallible function of this crate returns.
@@ -127,7 +129,8 @@ impl std::fmt::Display for Bytes {
     }
 }
 
-/// Prints a number for people: `0.25`, `3.0e37`; never more digits than there are in it.
+/// Prints a number for people: `0.25`, `3.0e37`; with a precision, as many digits after the
+/// point, but for numbers of more than nine before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Figure(
     /// The number.
@@ -138,10 +141,13 @@ impl std::fmt::Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Figure(value) = *self;
         let magnitude = value.abs();
-        if value.is_finite() && value != 0.0 && !(1e-4..1e6).contains(&magnitude) {
-            write!(f, "{value:.1e}")
-        } else {
-            write!(f, "{value}")
+        match f.precision() {
+            Some(_) if (1e9..f64::INFINITY).contains(&magnitude) => write!(f, "{value:.1e}"),
+            Some(digits) => write!(f, "{value:.digits$}"),
+            None if magnitude.is_finite() && magnitude > 0.0 && !(1e-4..1e6).contains(&magnitude) => {
+                write!(f, "{value:.1e}")
+            }
+            None => write!(f, "{value}"),
         }
     }
 }
@@ -163,16 +169,15 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// The text with all that is not printable escaped: controls, but also what turns the direction of writing around or
-/// has no width.
-pub fn printable(text: &str) -> String {
-    text.chars().flat_map(one).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::Figure;
 
-fn one(c: char) -> Vec<char> {
-    match c {
-        '"' | '\'' | '\\' => vec![c],
-        // After a letter, as by itself an accent would be escaped too.
-        _ => format!("a{c}").escape_debug().skip(1).collect(),
+    #[test]
+    fn large_numbers_are_powers_of_ten() {
+        let told = [0.0, 0.25, -1e-7, 999_999.0, 3e37, -3.3895e38, f64::NAN].map(|value| Figure(value).to_string());
+        assert_eq!(told, ["0", "0.25", "-1.0e-7", "999999", "3.0e37", "-3.4e38", "NaN"]);
+        assert_eq!([0.3, 1e-5, 3e37].map(|value| format!("{:.3}", Figure(value))), ["0.300", "0.000", "3.0e37"]);
+        assert_eq!(format!("{:.0}", Figure(999_999_999.0)), "999999999");
     }
 }

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod checkpoint;
 pub mod compare;
 pub mod error;
+pub mod escape;
 pub mod files;
 pub mod finding;
 pub mod integrity;

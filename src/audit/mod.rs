@@ -7,14 +7,15 @@ mod cache;
 mod critical_set;
 mod place;
 mod run;
+mod waive;
 
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
 use crate::error::{Error, Result};
-use crate::finding::{self, Finding, Seen, Severity, Waived};
+use crate::finding::{self, Finding, Seen, Severity};
 use crate::integrity::lesion;
-use crate::integrity::lint::{self, Examined, Expected, Location};
+use crate::integrity::lint::{self, Examined, Expected};
 use crate::integrity::signature::{self, Trust};
 use crate::locate;
 use crate::model::Recipe;
@@ -29,6 +30,7 @@ use run::Wanted;
 pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use waive::waive;
 
 /// What to audit, and against what.
 #[derive(Debug)]
@@ -172,8 +174,10 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     }
     if gate.wants(Measurement::Lint) {
         match &place {
+            // Where the model is not run, its files are all that was to be examined.
             Place::Gguf(_) => {
-                gate.leave(Measurement::Lint, "a GGUF; lint examines folders of safetensors".into(), false)
+                let why = "a GGUF; lint examines folders of safetensors";
+                gate.leave(Measurement::Lint, why.into(), request.run.is_none())
             }
             Place::Folder(folder) => gate.lint(&folder.path, progress)?,
         }
@@ -367,12 +371,16 @@ impl<'a> Gate<'a> {
     /// Judges, waives, and gives the verdict.
     fn close(mut self, request: &Request<'_>) -> Audit {
         let rules = self.rules;
+        if self.took_place.is_empty() && self.audit.not_examined.is_empty() {
+            // Nothing can speak against what nobody looked at.
+            self.audit.not_examined.append(&mut self.audit.skipped);
+        }
         self.took_place.push(Measurement::Waivers);
         let mut findings = finding::judge(self.seen, rules);
         let about = waive(&mut findings, rules, &self.took_place, request.today);
         findings.extend(finding::judge(about, rules));
         findings.sort_by_key(|f| (f.waived.is_some(), std::cmp::Reverse(f.severity)));
-        let judged = rules.rules.iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
+        let judged = rules.all().iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
         self.audit.judged = judged.cloned().collect();
         let incomplete = !self.audit.not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
         self.audit.verdict = match (finding::fails(&findings, rules.fail_on), incomplete) {
@@ -383,35 +391,4 @@ impl<'a> Gate<'a> {
         self.audit.findings = findings;
         self.audit
     }
-}
-
-/// Marks what is waived; what is to be said of the waivers themselves comes back. A waiver of what was not measured may
-/// yet be needed.
-fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement], today: Date) -> Vec<Seen> {
-    let mut about = Vec::new();
-    for waiver in &rules.waivers {
-        let (line, expires) = (waiver.line, waiver.expires);
-        let pattern = waiver.location.glob().glob();
-        let name = format!("line {line}: the waiver of {} at {pattern:?}", waiver.rule);
-        let mut seen = |rule: &'static str, message: String| {
-            let evidence = serde_json::json!({"line": line, "rule": waiver.rule, "location": pattern,
-                "reason": waiver.reason, "expires": expires});
-            about.push(Seen { rule, location: Location::file(rules.name.clone()), message, evidence });
-        };
-        if expires < today {
-            seen("waiver-expired", format!("{name} expired on {expires}"));
-            continue;
-        }
-        let mut used = false;
-        let matches = |f: &Finding| f.id == waiver.rule && waiver.location.is_match(f.location.to_string());
-        for finding in findings.iter_mut().filter(|f| matches(f)) {
-            finding.waived = Some(Waived { reason: waiver.reason.clone(), expires });
-            used = true;
-        }
-        let measured = rules.get(&waiver.rule).is_some_and(|r| took_place.contains(&r.measurement));
-        if !used && measured {
-            seen("waiver-unused", format!("{name} matches no finding"));
-        }
-    }
-    about
 }

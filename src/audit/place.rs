@@ -3,7 +3,7 @@
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{Checkpoint, Folder, Source, place};
 use crate::error::{Error, Result};
-use crate::integrity::lint::Location;
+use crate::integrity::lint::{Location, More};
 use crate::neuron::Neuron;
 use crate::progress::Progress;
 use std::path::{Path, PathBuf};
@@ -68,6 +68,12 @@ pub fn of_neuron(neuron: &Neuron, checkpoint: &Checkpoint) -> Location {
     let file = shard.and_then(|(at, _)| tensors.files().get(*at));
     let file = file.map_or(whole(checkpoint).file, |f| name_of(f.path()));
     Location::file(file).tensor(tensors.stored_name(&part.tensor)).at(part.axis, part.index as u64)
+}
+
+/// As [`of_neuron`] of the first of them, and the others.
+pub fn of_neurons(neurons: &[Neuron], checkpoint: &Checkpoint) -> Location {
+    let first = neurons.first().map_or_else(|| whole(checkpoint), |first| of_neuron(first, checkpoint));
+    first.and(More::InFile(neurons.len().saturating_sub(1) as u64))
 }
 
 fn name_of(path: &Path) -> String {

@@ -170,8 +170,12 @@ impl Checkpoint {
         if !path.exists() {
             return Ok(None);
         }
+        let text = files::read_text(&path)?;
+        if let Some(stand_in) = StandIn::of_text(text.as_bytes()) {
+            return Err(Error::file(&path, stand_in.to_string()));
+        }
         let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
-        serde_json::from_str(&files::read_text(&path)?).map(Some).map_err(malformed)
+        serde_json::from_str(&text).map(Some).map_err(malformed)
     }
 
     /// Its tensors.

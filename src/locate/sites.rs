@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::recipe::ModuleKind;
 use crate::model::{Model, SiteInfo};
-use crate::neuron::Side;
+use crate::neuron::{self, Side};
 use std::fmt;
 use std::str::FromStr;
 
@@ -99,5 +99,8 @@ impl SiteSelection {
 /// A set of one: a glob alone panics where its regular expression is too large.
 fn glob_matcher(glob: &str) -> Result<globset::GlobSet> {
     let bad = |e: globset::Error| Error::Name { what: "sites", text: glob.into(), problem: e.kind().to_string() };
-    globset::Glob::new(glob).and_then(|glob| globset::GlobSetBuilder::new().add(glob).build()).map_err(bad)
+    // Also by the names of a multimodal checkpoint's file, or a base model's.
+    let path = neuron::out_of_wrapper(glob).or_else(|| neuron::out_of_base_model(glob));
+    let glob = globset::Glob::new(path.as_deref().unwrap_or(glob));
+    glob.and_then(|glob| globset::GlobSetBuilder::new().add(glob).build()).map_err(bad)
 }

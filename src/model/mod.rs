@@ -148,7 +148,7 @@ impl Model {
         device::name(&self.device)
     }
 
-    /// The first weight that is NaN or infinite, in words; none where all are finite.
+    /// The first weight that makes arithmetic fail (NaN, infinite or beyond all reason), in words; none where there is none.
     pub fn not_finite(&self) -> Option<String> {
         weights::not_finite(&self.recipe, self.checkpoint.tensors())
     }

@@ -5,6 +5,7 @@ use super::hub;
 use super::table::{number, push, right, table};
 use crate::compare::published::Published;
 use crate::compare::{Compared, Comparison, Masked, Overlap};
+use crate::error::Figure;
 use crate::neuron::Neuron;
 use std::fmt::Write;
 
@@ -50,7 +51,7 @@ pub fn comparison(result: &Comparison) -> String {
     for variant in &result.variants {
         if let Some(why) = &variant.compared.importance_not_compared {
             let name = short(&variant.located.model.source);
-            let _ = writeln!(out, "{name}: importances are not compared: {}", short(why));
+            let _ = writeln!(out, "variant {name}: importances are not compared: {}", short(why));
         }
     }
     out += &hub::lines(base.hub.as_ref(), &[]);
@@ -100,7 +101,7 @@ pub fn published(sets: &[Published]) -> String {
 fn add_neurons(rows: &mut comfy_table::Table, variant: &str, compared: &Compared) {
     let rank = |rank: Option<usize>| rank.map_or("-".into(), |rank| rank.to_string());
     for placed in compared.location.neurons.iter().take(SHOWN) {
-        let ratio = placed.importance_ratio.map_or("-".into(), |ratio| format!("{ratio:.3}"));
+        let ratio = placed.importance_ratio.map_or("-".into(), |ratio| format!("{:.3}", Figure(ratio)));
         rows.add_row(vec![
             placed.neuron.short(),
             variant.to_owned(),

@@ -7,7 +7,6 @@ pub mod html;
 pub mod hub;
 pub mod json;
 pub mod junit;
-mod markup;
 pub mod monitor;
 pub mod probe;
 pub mod rules;

@@ -21,7 +21,7 @@ pub fn table(audit: &Audit) -> String {
             if let Some(waived) = &finding.waived {
                 let _ = write!(found, "\nwaived until {}: {}", waived.expires, short(&waived.reason));
             }
-            rows.add_row(vec![severity, finding.id.clone(), short(&finding.location.to_string()), found]);
+            rows.add_row(vec![severity, finding.id.to_string(), short(&finding.location.to_string()), found]);
         }
         table::wrap(&mut rows, 3);
         table::push(&mut out, &rows);

@@ -1,6 +1,6 @@
 //! A summary for people.
 
-use crate::error::{Bytes, Count};
+use crate::error::{Bytes, Count, Figure};
 use crate::locate::{RankedNeuron, Report, Subset};
 use crate::metrics::{damage, perplexity};
 use crate::patch::{Edit, Plan, Restored};
@@ -127,7 +127,7 @@ pub fn restored(restored: &Restored, dry_run: bool) -> String {
 
 /// The first of some values.
 fn some(values: &[f64]) -> String {
-    let first: Vec<String> = values.iter().take(3).map(|v| format!("{v:.4}")).collect();
+    let first: Vec<String> = values.iter().take(3).map(|v| format!("{:.4}", Figure(*v))).collect();
     format!("{}{}", first.join(" "), if values.len() > 3 { " …" } else { "" })
 }
 

@@ -17,6 +17,7 @@ pub struct RuleFile {
     pub fail_on: Option<Severity>,
     pub not_examined: Option<WhenNotExamined>,
     pub require: Option<Vec<Required>>,
+    pub longest_waiver_days: Option<u32>,
     #[serde(default, deserialize_with = "pairs")]
     pub rules: Vec<(String, RuleText)>,
     #[serde(default)]

@@ -5,16 +5,18 @@
 mod check;
 mod date;
 mod file;
+mod id;
 #[cfg(test)]
 mod tests;
 
 pub use date::Date;
+pub(crate) use id::rule;
+pub use id::{RuleId, unknown};
 
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::finding::Severity;
-use crate::integrity::lint::Check;
 use globset::GlobMatcher;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -74,10 +76,14 @@ pub struct Rules {
     pub not_examined: WhenNotExamined,
     /// What has to be measured.
     pub require: Vec<Measurement>,
-    /// Every rule there is, in the order of default.yaml.
-    pub rules: Vec<Rule>,
+    /// How many days ahead a waiver may expire; one that expires later waives nothing.
+    pub longest_waiver_days: u32,
     /// What is let pass.
     pub waivers: Vec<Waiver>,
+    /// Every rule there is, in the order of default.yaml.
+    rules: Vec<Rule>,
+    /// Where in it each rule is, by its id's number.
+    places: Vec<usize>,
 }
 
 /// What becomes of a scan that could not examine everything.
@@ -93,8 +99,8 @@ pub enum WhenNotExamined {
 /// How one kind of observation is judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rule {
-    /// In kebab case.
-    pub id: String,
+    /// Which.
+    pub id: RuleId,
     /// What it judges.
     pub measurement: Measurement,
     /// How bad what it finds is; none: it is off.
@@ -152,7 +158,7 @@ impl Thresholds {
 #[derive(Debug, Clone)]
 pub struct Waiver {
     /// The rule.
-    pub rule: String,
+    pub rule: RuleId,
     /// Over locations as reports show them.
     pub location: GlobMatcher,
     /// Why, in the words of whoever waives it.
@@ -218,19 +224,19 @@ impl Rules {
         Ok(Rules { name: path.display().to_string(), sha256: sha256_hex(text.as_bytes()), ..rules })
     }
 
+    /// Every rule there is, in the order of default.yaml.
+    pub fn all(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// The rule of this id.
-    pub fn get(&self, id: &str) -> Option<&Rule> {
-        self.rules.iter().find(|r| r.id == id)
+    pub fn rule(&self, id: RuleId) -> &Rule {
+        &self.rules[self.places[id.number()]]
     }
 
     /// The thresholds of the rule of this id.
-    pub fn thresholds(&self, id: &str) -> Thresholds {
-        self.get(id).map(|rule| rule.thresholds).unwrap_or_default()
-    }
-
-    /// What to say of an id that no rule has.
-    pub fn unknown(&self, id: &str) -> String {
-        check::unknown(id, &self.rules)
+    pub fn thresholds(&self, id: RuleId) -> Thresholds {
+        self.rule(id).thresholds
     }
 
     /// Whether any rule needs this measurement.
@@ -240,7 +246,7 @@ impl Rules {
 }
 
 /// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 34] = [
+const OTHER_RULES: [(&str, Measurement); 35] = [
     ("critical-set-small", Measurement::CriticalSet),
     ("critical-set-absent", Measurement::CriticalSet),
     ("base-perplexity-not-finite", Measurement::CriticalSet),
@@ -274,10 +280,6 @@ const OTHER_RULES: [(&str, Measurement); 34] = [
     ("activations-outside", Measurement::Baseline),
     ("activations-not-finite", Measurement::Baseline),
     ("waiver-expired", Measurement::Waivers),
+    ("waiver-too-long", Measurement::Waivers),
     ("waiver-unused", Measurement::Waivers),
 ];
-
-/// Every rule that the tool can find something by: what default.yaml has to list.
-fn known() -> impl Iterator<Item = (&'static str, Measurement)> {
-    Check::ALL.iter().map(|check| (check.id(), Measurement::Lint)).chain(OTHER_RULES)
-}

@@ -8,6 +8,7 @@ mod command_line;
 mod compare;
 #[cfg(unix)]
 mod contrib;
+mod escape;
 #[cfg(target_os = "linux")]
 mod faults;
 #[cfg(unix)]
@@ -22,12 +23,15 @@ mod oms;
 mod parity;
 mod patch;
 mod probe;
+mod published;
 mod readme;
 mod second_opinion;
+mod served;
 mod shell;
 mod smollm2;
 mod tiny;
 mod tokens;
+mod waivers;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.
 fn smollm2_folder() -> String {

@@ -32,7 +32,7 @@ pub fn run(options: &Compare, progress: &dyn Progress) -> Result<ExitCode> {
     }
     let result = Comparison::new(&base, limits, variants);
     let rendered = match options.output.format {
-        Format::Table => output::printable(&report::compare::comparison(&result)),
+        Format::Table => report::compare::comparison(&result),
         Format::Json => report::json::document(&result)?,
     };
     output::write(&options.output, &rendered)?;
@@ -43,7 +43,7 @@ pub fn published(options: &OutputArgs) -> Result<ExitCode> {
     output::check(options)?;
     let sets = Published::all()?;
     let rendered = match options.format {
-        Format::Table => output::printable(&report::compare::published(&sets)),
+        Format::Table => report::compare::published(&sets),
         Format::Json => report::json::document(
             &json!({"schema": "achilles-audit/published/v1", "tool": Tool::this(), "sets": sets}),
         )?,

@@ -6,7 +6,7 @@ use achilles_audit::checkpoint::{Folder, Source, hex};
 use achilles_audit::error::Bytes;
 use achilles_audit::integrity::fingerprint::{self, Cache, Settings};
 use achilles_audit::progress::Progress;
-use achilles_audit::{Error, Result, files, report};
+use achilles_audit::{Error, Result, escape, files, report};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -29,7 +29,7 @@ pub fn run(options: &Fingerprint, progress: &dyn Progress) -> Result<ExitCode> {
     let text = found.to_json(&options.model, origin.as_ref())?;
     match &options.output {
         Some(path) => files::write_whole(path, text.as_bytes())?,
-        None => output::print(&text)?,
+        None => output::print(&escape::json(&text))?,
     }
     let bytes: u64 = found.files.iter().map(|f| f.bytes).sum();
     let seconds = started.elapsed().as_secs_f64();

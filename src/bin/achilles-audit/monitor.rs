@@ -11,7 +11,7 @@ use achilles_audit::text::Tokenizer;
 use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, files, report};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub fn run(command: &Monitor, progress: &dyn Progress) -> Result<ExitCode> {
@@ -53,12 +53,13 @@ fn check(options: &MonitorCheck, progress: &dyn Progress) -> Result<ExitCode> {
         (None, None) => return Err(Error::input("give a MODEL with --text, or --activations")),
     };
     let rendered = match options.output.format {
-        Format::Table => output::printable(&report::monitor::checked(&checked)),
+        Format::Table => report::monitor::checked(&checked),
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/activation-check/v1",
             "tool": Tool::this(),
             "model": model,
-            "settings": {"alpha": options.alpha, "activations": options.activations, "baseline": options.baseline,
+            "settings": {"alpha": options.alpha, "activations": options.activations.as_deref().map(Path::to_string_lossy),
+                "baseline": options.baseline.to_string_lossy(),
                 "baseline_sha256": sha256_hex(&files::read_regular(&options.baseline)?)},
             "baseline": {"model": baseline.model, "settings": baseline.settings},
             "result": checked,

@@ -27,7 +27,7 @@ pub fn run(options: &Verify, progress: &dyn Progress) -> Result<ExitCode> {
             "schema": "achilles-audit/verification/v1",
             "tool": Tool::this(),
             "model": {"source": options.model, "hub": origin},
-            "settings": {"fingerprint": options.fingerprint, "allow_resharding": options.allow_resharding,
+            "settings": {"fingerprint": options.fingerprint.to_string_lossy(), "allow_resharding": options.allow_resharding,
                 "listed_lines": difference::LISTED},
             "passed": passed,
             "not_examined": not_examined,

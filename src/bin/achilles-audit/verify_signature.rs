@@ -3,7 +3,7 @@
 use crate::args::{Format, VerifySignature};
 use crate::output;
 use achilles_audit::error::Bytes;
-use achilles_audit::error::printable;
+use achilles_audit::escape::printable;
 use achilles_audit::integrity::signature::{self, PublicKey, Report, Roots, Trust, Verdict};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Result, report};
@@ -34,16 +34,16 @@ fn lines(found: &Report) -> String {
     let signer = found.signer.as_deref().unwrap_or("nobody");
     let (model, signature) = (&found.model.source, &found.model.signature);
     lines.push(match (found.verdict, &found.refusal) {
-        (Verdict::Verified, _) => format!("{model}: verified: {files} files, {bytes} signed by {signer}"),
+        (Verdict::Verified, _) => format!("model {model}: verified: {files} files, {bytes} signed by {signer}"),
         (Verdict::Differs, _) => {
             format!(
-                "{model}: NOT VERIFIED: {differences} differences from what {signer} signed; {files} files are intact"
+                "model {model}: NOT VERIFIED: {differences} differences from what {signer} signed; {files} files are intact"
             )
         }
         (Verdict::Refused, refusal) => {
-            format!("{signature}: NOT VERIFIED: {}", refusal.as_deref().unwrap_or("the signature is not accepted"))
+            format!("signature {signature}: NOT VERIFIED: {}", refusal.as_deref().unwrap_or("the signature is not accepted"))
         }
     });
-    // Names are the checkpoint's: they must not forge a line.
+    // A name must not forge a line.
     lines.iter().map(|line| printable(line) + "\n").collect()
 }

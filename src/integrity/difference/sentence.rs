@@ -102,7 +102,7 @@ fn factor(beta: f64) -> String {
     if beta == 0.0 {
         return "0".to_owned();
     }
-    if beta.abs() >= 1e6 {
+    if !(1e-9..1e6).contains(&beta.abs()) {
         return Figure(beta).to_string();
     }
     let digits = (2 - beta.abs().log10().floor() as i32).clamp(0, 12) as usize;

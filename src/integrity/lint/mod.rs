@@ -21,7 +21,7 @@ mod values;
 pub use check::Check;
 pub use contents::json as examine_json;
 pub use names::{ByName, by_name};
-pub use observation::{Location, Observation};
+pub use observation::{Location, More, Observation};
 
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};

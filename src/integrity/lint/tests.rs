@@ -2,7 +2,7 @@
 
 mod folder;
 
-use super::{Check, Expected, Lint, Location, lint};
+use super::{Check, Expected, Lint, Location, More, lint};
 use crate::Result;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::place::Axis;
@@ -112,6 +112,11 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::LeftoverFile, ".achilles-audit-x1", None, |f| f.write(".achilles-audit-x1", b"")),
     (Check::LeftoverFile, "achilles-patch.json.partial", None, |f| f.write("achilles-patch.json.partial", b"")),
     (Check::JsonInvalid, "generation_config.json", None, |f| f.write("generation_config.json", b"{NaN}")),
+    (Check::JsonNonstandard, "config.json", None, |f| {
+        let text = fs::read_to_string(f.path("config.json")).unwrap();
+        f.write("config.json", format!("\u{feff}{text}").as_bytes());
+    }),
+    (Check::JsonNonstandard, "preprocessor_config.json", None, |f| f.write("preprocessor_config.json", b"{\"a\": [0, Infinity]}")),
     (Check::JsonDuplicateKey, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"a": 1, "a": 1}"#)),
     (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", POINTER)),
     (Check::NotDownloaded, "model.safetensors", None, |f| f.write("model.safetensors", b"")),
@@ -120,6 +125,8 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::NotDownloaded, "config.json", None, |f| f.write("config.json", b"<!doctype html><html>")),
     (Check::NotDownloaded, "tokenizer.json", None, |f| f.write("tokenizer.json", POINTER)),
     (Check::NotDownloaded, "model.Q4_0.gguf", None, |f| f.write("model.Q4_0.gguf", POINTER)),
+    (Check::NotDownloaded, "tokenizer.model", None, |f| f.write("tokenizer.model", b"")),
+    (Check::NotDownloaded, "chat_template.jinja", None, |f| f.write("chat_template.jinja", POINTER)),
     (Check::UnfinishedDownload, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"x")),
     (Check::UnfinishedDownload, "a/tokenizer.json.part", None, |f| f.write("a/tokenizer.json.part", b"x")),
     (Check::ConfigMissing, "", None, |f| fs::remove_file(f.path("config.json")).unwrap()),
@@ -320,7 +327,7 @@ const PASSED: &[(&str, Break)] = &[
     ("the largest values", |f| f.values(DOWN, [1, 2], f32::MAX)),
     ("a zero in a norm", |f| f.values(NORM, [1], 0.0)),
     ("the buffer of old transformers", |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[5], &[1; 20]))),
-    ("a bias, a zero point and indices of zeros", |f| {
+    ("biases of zeros", |f| {
         f.json("config.json", |c| c["attention_bias"] = true.into());
         f.shard(|s| {
             for layer in 0..3 {
@@ -357,6 +364,10 @@ const PASSED: &[(&str, Break)] = &[
         f.write("openvino/openvino_model.xml", b"<net/>");
     }),
     ("prose in a template", |f| f.write("chat_template.jinja", b"Use __init__. {# x.__class__ #}{% raw %}{{ x.__class__ }}{% endraw %}")),
+    ("a tokenizer's model and an empty template", |f| {
+        f.write("tokenizer.model", b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02");
+        f.write("chat_template.jinja", b"");
+    }),
     ("git's own files", |f| f.write(".git/x.bin", b"\x80\x02}q\x00.")),
 ];
 
@@ -482,9 +493,9 @@ fn places_and_counts_are_exact() {
     let start = (8 + shard.text().len() + shard.range(DOWN).start) as u64;
     let at = || Location::file("model.safetensors").tensor(DOWN);
     let expected = [
-        (Check::Nan, at().at(Axis::Row, 1).byte(start + 4 * (columns as u64 + 2)), 2),
+        (Check::Nan, at().at(Axis::Row, 1).byte(start + 4 * (columns as u64 + 2)).and(More::InTensor(1)), 2),
         (Check::ZeroRow, at().at(Axis::Row, rows as u64 - 1), 1),
-        (Check::ZeroColumn, at().at(Axis::Column, 0), 2),
+        (Check::ZeroColumn, at().at(Axis::Column, 0).and(More::Lines(vec![4])), 2),
     ];
     assert_eq!(seen.len(), expected.len(), "{seen:?}");
     for (seen, (check, location, count)) in seen.iter().zip(expected) {
@@ -520,7 +531,14 @@ fn a_flood_of_problems_is_cut_short_and_counted() {
     let folder = Folder::whole();
     folder.shard(|s| (0..250).for_each(|n| s.push(&format!("extra.{n}"), "F32", &[0], &[])));
     let seen = run(folder.0.path());
-    assert_eq!((seen.observations.len(), seen.not_listed), (100, 150));
+    assert_eq!((seen.observations.len(), seen.not_listed), (101, 150));
+    // What is not listed is told of, and judged as what is.
+    let last = seen.observations.last().unwrap();
+    assert_eq!(last.check, seen.observations[0].check);
+    assert_eq!(
+        (last.location.to_string(), &last.evidence["count"]),
+        ("model.safetensors: (150 not listed)".into(), &json!(250))
+    );
 }
 
 #[cfg(unix)]
@@ -577,4 +595,27 @@ fn what_is_no_checkpoint_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     assert!(lint(empty.path(), &expected, &Silent).unwrap_err().to_string().contains("holds neither config.json"));
     assert!(lint(&empty.path().join("gone"), &expected, &Silent).is_err());
+}
+
+/// Of packed formats much may be zero; here only that nothing is told of that.
+#[test]
+fn zeros_that_packed_formats_and_others_have_are_no_dead_matrices() {
+    let folder = Folder::whole();
+    folder.shard(|s| {
+        for (name, dtype, shape, bytes) in [
+            ("x.qzeros", "I32", &[4, 2][..], 32),
+            ("x.g_idx", "I32", &[8], 32),
+            ("x.weight_zero_point", "I8", &[4, 1], 4),
+            ("y.weight_zero_point", "BF16", &[4, 2], 16),
+            ("x.zeros", "F16", &[4, 2], 16),
+            ("x.gate_up_proj_bias", "BF16", &[4, 2], 16),
+            ("x.token_type_ids", "I64", &[1, 4], 32),
+            ("embeddings.token_type_embeddings.weight", "F32", &[2, 2], 16),
+            ("x.k_scale", "F32", &[1], 4),
+        ] {
+            s.push(&format!("{}.{name}", s.data.len()), dtype, shape, &vec![0; bytes]);
+        }
+    });
+    let seen: BTreeSet<Check> = run(folder.0.path()).observations.iter().map(|o| o.check).collect();
+    assert_eq!(seen, BTreeSet::from([Check::TensorExtra, Check::UnalignedData]));
 }

@@ -8,7 +8,7 @@ mod bits;
 
 use super::check::Check;
 use super::header::Shard;
-use super::observation::{Found, Location};
+use super::observation::{Found, Location, More};
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::place::Axis;
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ const BATCH: u64 = 256 << 20;
 const LONGEST_ROW: u64 = 1 << 20;
 /// Rows or columns that evidence lists.
 const LISTED: usize = 20;
+/// Rows or columns that a place knows by their numbers, for waivers; if there are more, it is the tensor's.
+const KEPT: usize = 4096;
 
 /// Scans all floating-point tensors of all files; how many bytes that were.
 pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
@@ -193,7 +195,7 @@ fn tell(job: &Job, found: &mut Found) {
         if let Some(first) = count.first {
             let message = format!("{} of {elements} values are {what}, the first at {}", count.count, position(first));
             let evidence = json!({"count": count.count, "elements": elements, "first_element": first});
-            found.add(check, element(first), message, evidence);
+            found.add(check, element(first).and(More::InTensor(count.count - 1)), message, evidence);
         }
     }
     if let Some(first) = seen.denormal.first {
@@ -202,7 +204,7 @@ fn tell(job: &Job, found: &mut Found) {
             let message = format!("{count} of {elements} values are denormal, the first at {}", position(first));
             found.add(
                 Check::Denormal,
-                element(first),
+                element(first).and(More::InTensor(count - 1)),
                 message,
                 json!({"count": count, "elements": elements, "share": share}),
             );
@@ -218,11 +220,10 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
     }
     let rows = job.rows;
     let is_embedding = EMBEDDINGS.iter().any(|end| job.tensor.name.ends_with(end));
+    if may_be_zero(&job.tensor.name) {
+        return;
+    }
     if !seen.any {
-        // RoBERTa and its kin have one kind of token and zero its embedding.
-        if job.tensor.name.ends_with("token_type_embeddings.weight") {
-            return;
-        }
         return found.say(Check::ZeroTensor, at, format!("all of {shape:?} is zero"));
     }
     let columns: Vec<u64> = (0..).zip(&seen.columns).filter(|(_, any)| !**any).map(|(column, _)| column).collect();
@@ -230,9 +231,10 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
         (Axis::Row, seen.zero_rows, seen.first_zero_rows.clone(), rows),
         (Axis::Column, columns.len() as u64, columns, seen.columns.len() as u64),
     ];
-    for (axis, count, mut listed, of) in lines {
-        let Some(first) = listed.first().copied() else { continue };
-        listed.truncate(LISTED);
+    for (axis, count, lines, of) in lines {
+        let Some((first, after)) = lines.split_first() else { continue };
+        let place = at.clone().at(axis, *first).and_lines(after.iter().take(KEPT).copied().collect(), count);
+        let listed = &lines[..lines.len().min(LISTED)];
         let check = match axis {
             Axis::Row if is_embedding => Check::ZeroEmbedding,
             Axis::Row => Check::ZeroRow,
@@ -245,8 +247,15 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
             1 => format!("{name} {first} of {shape:?} is all zero"),
             _ => format!("{count} of {of} {name}s of {shape:?} are all zero: {list}{more}"),
         };
-        found.add(check, at.clone().at(axis, first), message, json!({"count": count, "of": of, "indices": listed}));
+        found.add(check, place, message, json!({"count": count, "of": of, "indices": listed}));
     }
+}
+
+/// Whether zeros are nothing unusual in a matrix of that name: the biases of all experts, a quantizer's zero points, and
+/// the embedding of RoBERTa's one kind of token.
+fn may_be_zero(name: &str) -> bool {
+    const ENDS: &[&str] = &["bias", "zero_point", "zeros", "_zp", "token_type_embeddings.weight"];
+    ENDS.iter().any(|end| name.ends_with(end))
 }
 
 /// Tensors whose rows belong to tokens.
