@@ -37,26 +37,46 @@ pub fn below(root: &Path, file: &Path) -> Option<String> {
     parts.map(|parts| parts.join("/"))
 }
 
-/// Everything below `root` but folders, sorted by path (as strings); links are not followed. Of folders that `skip` names
-/// nothing is listed.
+/// Whether a path is a folder, and no link to one, that tools keep beside a model and no loader reads: version control,
+/// and what the hub's client notes of its downloads.
+pub fn is_left_out(root: &Path, path: &str) -> bool {
+    LEFT_OUT.contains(&path) && root.join(path).symlink_metadata().is_ok_and(|about| about.is_dir())
+}
+
+/// What [`is_left_out`] where it is a folder.
+pub const LEFT_OUT: [&str; 2] = [".git", ".cache/huggingface"];
+
+/// More than any checkpoint holds: a folder that holds more is not taken for one.
+pub const MOST_ENTRIES: usize = 20_000;
+/// Levels of folders below the one that is walked.
+pub const DEEPEST: usize = 32;
+
+/// Everything below `root` but folders, sorted by path (as strings); links are not followed. What `skip` says of a path
+/// holds for all below it.
 ///
 /// # Errors
-/// A folder cannot be read.
+/// A folder cannot be read, or it holds more than a checkpoint does.
 pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
-    let mut folders = vec![(root.to_owned(), String::new())];
-    while let Some((folder, prefix)) = folders.pop() {
+    let mut entries = 0;
+    let mut folders = vec![(root.to_owned(), String::new(), 0)];
+    while let Some((folder, prefix, depth)) = folders.pop() {
         for item in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
             let item = item.map_err(Error::io(&folder))?;
+            entries += 1;
+            if entries > MOST_ENTRIES || depth > DEEPEST {
+                return Err(too_many(root));
+            }
             let name = item.file_name();
             let path = format!("{prefix}{}", name.to_string_lossy());
+            if skip(&path) {
+                continue;
+            }
             let about = item.metadata().map_err(Error::io(item.path()))?;
             let (kind, bytes) = match about.file_type() {
                 _ if name.to_str().is_none() => (Kind::NotUtf8, 0),
                 t if t.is_dir() => {
-                    if !skip(&path) {
-                        folders.push((item.path(), format!("{path}/")));
-                    }
+                    folders.push((item.path(), format!("{path}/"), depth + 1));
                     continue;
                 }
                 t if t.is_symlink() => (Kind::Link, 0),
@@ -68,6 +88,11 @@ pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
+}
+
+/// What is said of a folder that is no checkpoint's for all that lies in it.
+pub fn too_many(root: &Path) -> Error {
+    Error::file(root, format!("holds over {MOST_ENTRIES} files or {DEEPEST} levels of folders; not a checkpoint's"))
 }
 
 #[cfg(test)]
@@ -85,8 +110,7 @@ mod tests {
             std::fs::write(root.join(file), "123").unwrap();
         }
         let file = |path: &str| Entry { path: path.into(), kind: Kind::File, bytes: 3 };
-        // Only folders are left out: a file or a link of that name is not.
-        let skip = |path: &str| path == ".git" || path == "a";
+        let skip = |path: &str| path == ".git";
         assert_eq!(walk(root, &skip).unwrap(), ["a", "b-c/x", "b/x"].map(file));
         assert_eq!(walk(root, &|_| false).unwrap().len(), 4);
         assert!(walk(&root.join("a"), &|_| false).is_err());

@@ -76,12 +76,11 @@ pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
 /// Files other than the weights that were read and their index, which the tensors stand for. Weights that other loaders
 /// may read instead are files.
 fn compare_files((a, a_tensors): (&Path, &Tensors), (b, b_tensors): (&Path, &Tensors)) -> Result<Vec<Difference>> {
-    let skip = |path: &str| [".git", ".cache/huggingface"].contains(&path);
     let of = |root: &Path, tensors: &Tensors| -> Result<BTreeMap<String, Kind>> {
         let read: Vec<&Path> = tensors.files().iter().map(|file| file.path()).collect();
         let by_index = !read.contains(&root.join(SINGLE).as_path());
         let stood_for = |path: &str| read.contains(&root.join(path).as_path()) || by_index && path == INDEX;
-        let entries = walk::walk(root, &skip)?.into_iter();
+        let entries = walk::walk(root, &|path| walk::is_left_out(root, path))?.into_iter();
         Ok(entries.filter(|e| !stood_for(&e.path)).map(|e| (e.path, e.kind)).collect())
     };
     let (old, new) = (of(a, a_tensors)?, of(b, b_tensors)?);

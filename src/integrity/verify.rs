@@ -1,6 +1,7 @@
 //! Holds a checkpoint against a fingerprint.
 
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
+use super::factor;
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
 use super::layout::Layout;
 use crate::checkpoint::index::{INDEX, Index};
@@ -48,7 +49,9 @@ pub fn verify(
     // The fingerprint's own file may have been there, empty, when it was taken.
     let own = own.and_then(|own| walk::below(root, own));
     let loadable = is_loadable(root, &taken.fingerprint);
-    Ok(Verification { loadable, ..compare(before, &taken, Norms::of(root), own.as_deref()) })
+    let mut found = Verification { loadable, ..compare(before, &taken, Norms::of(root), own.as_deref()) };
+    factor::confirm(root, before, &taken.fingerprint, &mut found.differences);
+    Ok(found)
 }
 
 impl Verification {
@@ -279,8 +282,8 @@ fn change(old: &TensorRecord, new: &TensorRecord, norms: Norms) -> TensorChange 
     }
 }
 
-/// The factor between a line and what it was: norm and largest element have to agree on it, up to the rounding of the
-/// element type.
+/// The factor that there may be between a line and what it was: norm and largest element have to agree on it, up to the
+/// rounding of the element type.
 fn beta(before: Line, after: Line, rounding: f64) -> Option<f64> {
     if before.is_zero() {
         return None;

@@ -13,7 +13,7 @@ pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
-pub use subject::Subject;
+pub use subject::{Opened, Subject};
 
 use crate::error::{Error, Result};
 use crate::metrics;

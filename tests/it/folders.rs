@@ -211,6 +211,23 @@ fn replaced_tensors_are_told_and_no_factor_is_made_up() {
     }
 }
 
+/// A row with other values whose norm and largest element happen to be −1 times what they were: the columns tell.
+#[test]
+fn a_replaced_row_is_no_multiple() {
+    let place = Place::new();
+    let told = both(&place, &mut |name, values| {
+        if name == UP[0] {
+            // Columns 0 to 39 of row 2, in the opposite order and with the opposite sign.
+            let row = &mut values[80..120];
+            row.reverse();
+            row.iter_mut().for_each(|v| *v = -*v);
+        }
+    });
+    for told in told {
+        assert!(told.contains("row 2 of model.layers.0.mlp.up_proj.weight: changed ("), "{told}");
+    }
+}
+
 #[test]
 fn swapped_tensors_are_told_as_swapped() {
     let place = Place::new();

@@ -20,7 +20,9 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     let seen = lint::lint(&folder, &audit::expected, progress)?;
     let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();
     let signs = lesion::observe(&folder, progress)?;
-    let findings = finding::judge(seen.observations.into_iter().chain(signs).chain(by_name.observations), &rules);
+    let template = audit::observe_template(&folder);
+    let observations = seen.observations.into_iter().chain(template).chain(signs).chain(by_name.observations);
+    let findings = finding::judge(observations, &rules);
     let not_examined = origin.as_ref().map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
     let fails = finding::fails(&findings, rules.fail_on);
     let rendered = match options.output.format {

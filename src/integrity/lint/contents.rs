@@ -72,7 +72,11 @@ pub(super) fn blobs(all: &[File], found: &mut Found, progress: &dyn Progress) ->
 fn packed(file: &File, content: Option<Content>, all: &[File], found: &mut Found) {
     let lower = file.name.to_ascii_lowercase();
     let is_here = |name: &str| all.iter().any(|file| file.name == name);
-    let named = is_pickle_name(&file.name) && !is_openvino(&file.name, &is_here);
+    if content.is_none() && is_openvino(&file.name, &is_here) {
+        let message = "holds the numbers of a conversion of the model (OpenVINO), which was not examined";
+        return found.say(Check::ConvertedModel, file.location(), message);
+    }
+    let named = is_pickle_name(&file.name);
     let (check, message) = match content {
         Some(Content::Pickle(kind)) => (Check::PickleFile, format!("is {kind} by its content")),
         Some(Content::Packed(how)) if named => (Check::PickleFile, format!("is a pickle by its name, and {how}")),

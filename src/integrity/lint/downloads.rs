@@ -2,7 +2,7 @@
 //! tokenizer models and templates.
 
 use super::check::Check;
-use super::folder::File;
+use super::folder::{File, is_leftover};
 use super::observation::Found;
 use crate::checkpoint::stand_in::{StandIn, unfinished};
 use crate::error::printable;
@@ -13,13 +13,9 @@ use std::io::Read;
 /// Where the hub's client keeps what it has not finished; it takes it up again by itself.
 const HUB: &str = ".cache/huggingface/";
 
-/// What a checkpoint's files end in.
-const ENDS: &[&str] = &[".safetensors", ".gguf", ".bin", ".json", ".model", ".jinja", ".txt"];
-
 pub(super) fn examine(all: &[File], found: &mut Found) {
     for file in all.iter().filter(|file| !file.name.starts_with(HUB)) {
-        let whole = unfinished(&file.name).filter(|whole| ENDS.iter().any(|end| whole.ends_with(end)));
-        if let Some(whole) = whole {
+        if let Some(whole) = unfinished(&file.name).filter(|_| !is_leftover(file.base())) {
             let beside = match all.iter().any(|other| other.name == whole) {
                 true => format!("; {whole:?} lies beside it and may not be whole"),
                 false => String::new(),

@@ -3,6 +3,7 @@
 use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
+use crate::checkpoint::walk::{DEEPEST, LEFT_OUT, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
@@ -21,22 +22,20 @@ pub(super) struct File {
 }
 
 impl File {
+    /// Its name without the folders that it lies in.
+    pub fn base(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or_default()
+    }
+
     pub fn location(&self) -> Location {
         Location::file(&self.name)
     }
 }
 
-/// More than any checkpoint holds: what is larger is not examined rather than examined in part.
-const MOST_ENTRIES: usize = 100_000;
-const DEEPEST: usize = 32;
-
-/// Folders that tools keep beside a model and no loader reads: version control, and what the hub's client notes of its
-/// downloads.
-const LEFT_OUT: &[&str] = &[".git", ".cache/huggingface"];
 /// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
 const ENVIRONMENT: &str = ".venv";
 
-/// All files in the folder and the folders in it, in order of name, but those in [`LEFT_OUT`] and a virtual environment.
+/// All files in the folder and the folders in it, in order of name, but those that are always left out and a virtual environment.
 pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
     let mut files = Vec::new();
@@ -47,9 +46,7 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             let path = entry.map_err(Error::io(&folder))?.path();
             entries += 1;
             if entries > MOST_ENTRIES || depth > DEEPEST {
-                let problem =
-                    format!("holds over {MOST_ENTRIES} files or {DEEPEST} levels of folders; not a checkpoint's");
-                return Err(Error::file(root, problem));
+                return Err(too_many(root));
             }
             let base = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = format!("{prefix}{base}");
@@ -92,6 +89,8 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
 pub(super) fn odd_name(base: &str, location: &Location, found: &mut Found) {
     if let Some(what) = odd_characters(base) {
         found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, with {what}"));
+    } else if let Some(known) = resembles(base) {
+        found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, which looks like {known}"));
     }
 }
 
@@ -133,6 +132,31 @@ fn odd_characters(name: &str) -> Option<&'static str> {
         before = c;
     }
     None
+}
+
+/// The file that loaders look for which a name differs from in a few characters that are not ASCII, as letters of other
+/// scripts and other dots.
+fn resembles(name: &str) -> Option<&'static str> {
+    const KNOWN: &[&str] = &[
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "adapter_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "README.md",
+    ];
+    let differ = |known: &str| name.chars().zip(known.chars()).filter(|(a, b)| a != b).count();
+    KNOWN.iter().copied().find(|known| {
+        let other = name.chars().filter(|c| !c.is_ascii()).count();
+        other > 0 && other * 2 < known.len() && name.chars().count() == known.len() && differ(known) == other
+    })
 }
 
 /// Where links may lead.
@@ -183,9 +207,7 @@ const ADAPTER: &str = "adapter_config.json";
 /// Tells what a file's name alone says of it.
 pub(super) fn by_name(location: &Location, found: &mut Found) {
     let base = location.file.rsplit('/').next().unwrap_or_default();
-    if base.starts_with(".achilles-audit-")
-        || base.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
-    {
+    if is_leftover(base) {
         found.say(Check::LeftoverFile, location.clone(), "was left by a run of this tool that was stopped; remove it");
     }
     if base.ends_with(".py") {
@@ -207,12 +229,11 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
         let message = "is a conversion of the model by its name, which was not examined";
         found.say(Check::ConvertedModel, location.clone(), message);
     }
-    let is_own = base.starts_with(".achilles-audit-") || base.ends_with(".json.partial");
-    if ends(UNFINISHED) && !is_own {
-        let message =
-            "is what a download that did not come to its end leaves, by its name; remove it or fetch it again";
-        found.say(Check::HalfDownloaded, location.clone(), message);
-    }
+}
+
+/// Whether a file is named as what a run of this tool leaves where it is stopped.
+pub(super) fn is_leftover(name: &str) -> bool {
+    name.starts_with(".achilles-audit-") || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
 }
 
 fn receipt(root: &Path, location: &Location, found: &mut Found) {
@@ -247,10 +268,6 @@ const CONVERTED: &[&str] = &[
     ".pte",
     ".litertlm",
 ];
-/// How browsers and download managers, and the hub's client, call what is not all there yet.
-const UNFINISHED: &[&str] =
-    &[".incomplete", ".aria2", ".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut", ".filepart"];
-
 /// Whether a file is named as weights that are not examined.
 pub(super) fn is_other_weights(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();

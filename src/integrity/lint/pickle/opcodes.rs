@@ -16,7 +16,8 @@ pub(super) fn is_pickle(bytes: &[u8], whole: bool) -> bool {
     while let Some((opcode, after)) = rest.split_first() {
         let Some((argument, after)) = argument(*opcode, after) else {
             // The argument goes on past the window, or is none.
-            return count >= FEWEST && !whole && is_long(*opcode) || announced && count > 2;
+            let goes_on = !whole && (is_long(*opcode) || after.len() < 256);
+            return count >= FEWEST && goes_on || announced && count > 2;
         };
         if machine.run(*opcode, argument).is_none() {
             return announced && count > 2;
@@ -200,6 +201,7 @@ mod tests {
         }
         let long = [&b"(lp0\n"[..], &b"I1\na".repeat(100)].concat();
         assert!(is_pickle(&long, false));
+        assert!(is_pickle(&long[..long.len() - 2], false));
         let long_string = [&b"(dp0\nVa\np1\nV"[..], &[b'x'; 1000]].concat();
         assert!(is_pickle(&long_string, false));
     }

@@ -10,7 +10,7 @@ mod made;
 
 use lex::{Token, lex};
 use made::Made;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// A suspicious piece of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +93,23 @@ const BY_ATTRIBUTE: &[&str] =
     &["map", "selectattr", "rejectattr", "sort", "groupby", "sum", "unique", "min", "max", "getattr"];
 /// The value of a variable that is longer is not followed.
 const LONGEST: usize = 200;
+
+/// Strings that a template holds, once each: those that are joined as they are and as one.
+pub fn literals(template: &str) -> BTreeSet<String> {
+    let (mut all, mut joined) = (BTreeSet::new(), String::new());
+    lex(template, &mut |_, token| match token {
+        Token::Text(text) => {
+            joined.push_str(&text);
+            all.insert(text);
+        }
+        Token::Other(c) if "~+()".contains(c) => {}
+        _ => {
+            all.insert(std::mem::take(&mut joined));
+        }
+    });
+    all.insert(joined);
+    all
+}
 
 /// Every suspicious piece, in order; of very many the first hundred that are met.
 pub(super) fn examine(template: &str) -> Vec<Hit> {
