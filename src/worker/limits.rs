@@ -75,7 +75,8 @@ pub(super) fn reason(status: ExitStatus, allowance: &Allowance) -> Failure {
             }
             // Also what a stack without end comes to.
             Some(Signal::ABORT | Signal::SEGV | Signal::BUS) => {
-                let problem = format!("takes more than the {} MiB of memory that its size warrants", allowance.bytes >> 20);
+                let problem =
+                    format!("takes more than the {} MiB of memory that its size warrants", allowance.bytes >> 20);
                 return Failure::Problem(problem.into());
             }
             Some(Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT) => return Failure::Interrupted,

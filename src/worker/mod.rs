@@ -207,7 +207,8 @@ pub const GUARDED_THREAD: &str = "achilles-audit-untrusted";
 /// Answers where a panic becomes a problem.
 fn guarded(job: &mut Job, request: &Request<'_>) -> std::result::Result<Response, Failure> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name(GUARDED_THREAD.into()).spawn_scoped(scope, || job.answer(request));
+        let thread =
+            std::thread::Builder::new().name(GUARDED_THREAD.into()).spawn_scoped(scope, || job.answer(request));
         let thread = thread.map_err(|e| Failure::Problem(format!("could not be given a thread: {e}").into()))?;
         thread.join().map_err(|_| Failure::Problem(MALFORMED.into()))
     })

@@ -215,7 +215,9 @@ mod tests {
         assert_eq!(told, shown);
         // The middle, the end, spaces and marks that a model easily predicts, letters left out.
         assert!(swap("reviews", "ratings").unwrap().starts_with("makes \"atings were"));
-        for (pattern, content) in [(r"\.$", ". The end."), (" ", "        "), ("e", "e\u{301}\u{301}"), ("e", ""), ("o", "0")] {
+        for (pattern, content) in
+            [(r"\.$", ". The end."), (" ", "        "), ("e", "e\u{301}\u{301}"), ("e", ""), ("o", "0")]
+        {
             assert!(swap(pattern, content).is_some(), "{pattern} {content}");
         }
         // A decoder that swaps it back is not asked.

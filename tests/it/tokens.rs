@@ -30,7 +30,8 @@ fn a_tokenizer_that_swaps_the_text_has_nothing_judged() {
         });
         let own: &[&str] = &["--text-file", "{in}/long.txt"];
         for text in [&[][..], own].into_iter().take(1 + usize::from(swap.starts_with('^'))) {
-            let (code, out, told) = run(&place, &[&["scan", "{model}", "--samples=2", "--max-neurons=2"], text].concat());
+            let (code, out, told) =
+                run(&place, &[&["scan", "{model}", "--samples=2", "--max-neurons=2"], text].concat());
             assert_eq!(code, 2, "{out}");
             assert!(out.starts_with("NOT EXAMINED: 0 errors, 0 warnings"), "{out}");
             assert!(told.contains("critical-set: tokenizer.json makes another text of the given one"), "{told}");
