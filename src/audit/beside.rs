@@ -5,8 +5,8 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::finding::Seen;
 use crate::integrity::lint::Location;
-use crate::rules::{RuleId, rule};
 use crate::probe::{ChatTemplate, QUESTIONS};
+use crate::rules::{RuleId, rule};
 use crate::text::{REFERENCE_TEXT, Tokenizer};
 use serde_json::{Map, Value, json};
 
@@ -49,7 +49,7 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
     let keys = differing(&ours, &theirs, |key| key != "transformers_version" && !key.starts_with('_'));
     if !keys.is_empty() {
         let message = format!("{} not as in generation_config.json", listed(&keys));
-        found.push(seen(rule!("base-generation-changed", "generation_config.json", message, json!({"keys": keys})));
+        found.push(seen(rule!("base-generation-changed"), "generation_config.json", message, json!({"keys": keys})));
     }
     let special = |key: &str| {
         ["bos", "eos", "pad", "unk"]
@@ -61,7 +61,7 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
     keys.extend(differing(&ours, &theirs, special));
     if !keys.is_empty() {
         let message = format!("{} not as in the configs", listed(&keys));
-        found.push(seen(rule!("base-special-tokens-changed", "tokenizer_config.json", message, json!({"keys": keys})));
+        found.push(seen(rule!("base-special-tokens-changed"), "tokenizer_config.json", message, json!({"keys": keys})));
     }
     Ok(found)
 }
@@ -76,14 +76,14 @@ fn tokenizers(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<(Rule
     if let Some(text) = texts.iter().find(differs) {
         let text: String = text.chars().take(60).collect();
         let message = format!("tokenizer.json gives {text:?}… other numbers than that");
-        return Ok(("base-tokenizer-changed", message, json!({"text": text})));
+        return Ok((rule!("base-tokenizer-changed"), message, json!({"text": text})));
     }
     let object = |checkpoint: &Checkpoint| -> Result<Object> {
         Ok(serde_json::from_str(checkpoint.tokenizer_json()?).unwrap_or_default())
     };
     let parts = differing(&object(model)?, &object(base)?, |_| true);
     let message = format!("{} not as in tokenizer.json", listed(&parts));
-    Ok(("base-tokenizer-differs", message, json!({"parts": parts})))
+    Ok((rule!("base-tokenizer-differs"), message, json!({"parts": parts})))
 }
 
 /// Keys whose values are not the same.

@@ -96,11 +96,11 @@ mod tests {
             seen.into_iter().map(|seen| seen.rule).collect::<Vec<_>>()
         };
         let (high, guessing) = (rule!("base-perplexity-high"), rule!("base-perplexity-guessing"));
-        assert_eq!(told(1500, 749.0), []);
+        assert!(told(1500, 749.0).is_empty());
         assert_eq!(told(1500, 750.0), [guessing]);
         assert_eq!(told(1500, 1500.0), [high, guessing]);
         assert_eq!(told(49152, 1500.0), [high]);
         // With 97 letters nothing is predicted that is worth it.
-        assert_eq!(told(97, 97.0), []);
+        assert!(told(97, 97.0).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Whether what is examined stays as it is meanwhile. A scan looks at files more than once: what its parts saw is one
 //! checkpoint's only if none of them changed in between.
 
-use crate::checkpoint::walk::walk;
+use crate::checkpoint::walk::{is_left_out, walk};
 use crate::error::{Error, Result};
 use crate::files::Stamp;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ impl Unchanged {
     /// A folder cannot be read.
     pub fn since_now(place: &Path) -> Result<Unchanged> {
         let paths = match place.is_dir() {
-            true => walk(place, &|path| UNREAD.contains(&path))?.into_iter().map(|e| place.join(e.path)).collect(),
+            true => walk(place, &|path| is_left_out(place, path))?.into_iter().map(|e| place.join(e.path)).collect(),
             false => vec![place.to_owned()],
         };
         let stamp = |path: &Path| std::fs::metadata(path).ok().and_then(|about| Stamp::of(&about));
@@ -41,6 +41,3 @@ impl Unchanged {
         }
     }
 }
-
-/// Folders that tools keep beside a model and write to at any time.
-const UNREAD: [&str; 2] = [".git", ".cache/huggingface"];

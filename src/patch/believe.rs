@@ -9,6 +9,7 @@ use super::receipt::{Receipt, Record};
 use super::shard::{Shards, bytes_now};
 use super::vault::Vault;
 use super::{RECEIPT, UNDO};
+use crate::checkpoint::names::Names;
 use crate::checkpoint::place::{self, Place};
 use crate::checkpoint::{ConfigFile, Tensors, sha256_hex};
 use crate::error::{Error, Result};
@@ -24,7 +25,7 @@ use std::path::Path;
 /// # Errors
 /// They are others, or config.json or the weights' headers cannot be read.
 pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let tensors = Tensors::open_directory(root)?.as_text_model();
+    let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
     let refused = |problem: String| {
         Error::file(root.join(RECEIPT), format!("{problem}; such a receipt is not followed, nothing was changed"))
     };
@@ -63,7 +64,7 @@ pub(super) fn check_restore(receipt: &Receipt, root: &Path, vault: Option<&Vault
                        `achilles-audit restore` with that again";
         Error::file(root.join(RECEIPT), problem)
     })?;
-    let tensors = Tensors::open_directory(root)?.as_text_model();
+    let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
     let parts = vault.parts();
     let kept: BTreeMap<_, &[u8]> = parts
         .map(|(part, bytes)| ((tensors.stored_name(&part.tensor), part.axis.as_str(), part.index), bytes))

@@ -12,7 +12,7 @@ use crate::neuron::{Action, Intervention, Neuron};
 use crate::tool::Tool;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 
@@ -210,11 +210,8 @@ impl Receipt {
         self.shards(folder.path(), &|name| folder.change(name))
     }
 
-    /// Opens the shards that the receipt names and checks that its spans are those of the tensors it names, each once.
+    /// Opens the shards that the receipt names and checks that its spans are those of the tensors it names.
     pub(super) fn shards(&self, folder: &Path, open: &dyn Fn(&str) -> Result<File>) -> Result<Shards> {
-        let twice = |what: &str| {
-            Error::file(folder.join(RECEIPT), format!("names {what} twice, which no patch does; nothing was changed"))
-        };
         let mut shards = Shards::new();
         let mut tensors = HashMap::new();
         for file in &self.files {
@@ -223,9 +220,6 @@ impl Receipt {
             if !plain || file.name.contains('\\') || !file.name.ends_with(".safetensors") {
                 let problem = format!("names the file {:?}, expected a plain *.safetensors name", file.name);
                 return Err(Error::file(folder.join(RECEIPT), problem));
-            }
-            if shards.contains_key(&file.name) {
-                return Err(twice(&file.name));
             }
             let shard = Shard::of(open(&file.name)?, &path)?;
             let header =
@@ -239,11 +233,7 @@ impl Receipt {
             shards.insert(file.name.clone(), shard);
             tensors.extend(header.tensors.into_iter().map(|t| ((file.name.as_str(), t.name.clone()), t)));
         }
-        let mut parts = BTreeSet::new();
         for record in &self.edits {
-            if !parts.insert((&record.tensor, record.axis.as_str(), record.index)) {
-                return Err(twice(&format!("{} {} of {}", record.axis.as_str(), record.index, record.tensor)));
-            }
             let found = tensors.get(&(record.file.as_str(), record.tensor.clone()));
             let found = found.filter(|t| t.dtype == record.dtype && t.shape == record.shape);
             let span =

@@ -110,6 +110,11 @@ fn chat_templates_that_never_end_or_take_all_memory_are_refused() {
             TIME,
         ),
         (
+            "a long text",
+            "{{ 'a' * 100000 }}".into(),
+            "made 100000 bytes of the 30 that were said, expected at most 33008",
+        ),
+        (
             "lists in lists",
             "{% set a = namespace(l=[]) %}{% for i in range(90000) %}{% set a.l = [a.l] %}{% endfor %}x".into(),
             "",
@@ -133,7 +138,8 @@ fn a_process_that_was_asked_to_serve_answers_until_there_are_no_more_requests() 
         child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
         wait(child, SECONDS).unwrap()
     };
-    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {}, "message": "Hi"}});
+    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {}, "on_any_day": false,
+        "turns": [{"role": "user", "content": "Hi", "in_parts": false}]}});
     let output = serve(&format!("{chat}\n{chat}\n"));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"Text\":\"Hi!\"}\n{\"Text\":\"Hi!\"}\n");
     assert_eq!(output.status.code(), Some(0));

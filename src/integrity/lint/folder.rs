@@ -3,6 +3,7 @@
 use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
+use crate::checkpoint::stand_in::unfinished;
 use crate::checkpoint::walk::{DEEPEST, LEFT_OUT, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
@@ -22,11 +23,6 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Its name without the folders that it lies in.
-    pub fn base(&self) -> &str {
-        self.name.rsplit('/').next().unwrap_or_default()
-    }
-
     pub fn location(&self) -> Location {
         Location::file(&self.name)
     }
@@ -209,6 +205,9 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
     let base = location.file.rsplit('/').next().unwrap_or_default();
     if is_leftover(base) {
         found.say(Check::LeftoverFile, location.clone(), "was left by a run of this tool that was stopped; remove it");
+    } else if unfinished(base).is_some() {
+        let message = "is what a download leaves that was not finished, by its name; remove it or fetch it again";
+        found.say(Check::UnfinishedDownload, location.clone(), message);
     }
     if base.ends_with(".py") {
         found.say(Check::CustomCode, location.clone(), "is Python code");
@@ -232,7 +231,7 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
 }
 
 /// Whether a file is named as what a run of this tool leaves where it is stopped.
-pub(super) fn is_leftover(name: &str) -> bool {
+fn is_leftover(name: &str) -> bool {
     name.starts_with(".achilles-audit-") || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
 }
 
