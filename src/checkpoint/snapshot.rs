@@ -1,6 +1,7 @@
 //! A snapshot in the Hugging Face cache (`models--org--name/snapshots/COMMIT`): its files are links to blobs, and each
 //! blob is named by its content.
 
+use super::hex;
 use super::hub::content::ContentName;
 use crate::error::{Error, Result};
 use crate::files;
@@ -42,18 +43,18 @@ impl Blob {
     /// # Errors
     /// It cannot be read.
     pub fn damage(&self, sha256: Option<&[u8; 32]>) -> Result<Option<String>> {
-        let name = self.path.file_name().and_then(|name| name.to_str()).and_then(ContentName::parse);
+        let name = self.path.file_name().and_then(|name| ContentName::parse(name.to_str()?));
         let Some(name) = name else { return Ok(None) };
-        let found = match sha256 {
-            Some(digest) if name.is_sha256() => ContentName::sha256(digest),
-            _ => {
+        let known = sha256.and_then(|digest| ContentName::parse(&hex(digest)));
+        let found = match known.filter(|known| known.as_str().len() == name.as_str().len()) {
+            Some(known) => known,
+            None => {
                 let file = files::open_regular(&self.path)?;
                 let bytes = file.metadata().map_err(Error::io(&self.path))?.len();
-                name.likewise(bytes, file).map_err(Error::io(&self.path))?
+                name.alike(bytes, file).map_err(Error::io(&self.path))?
             }
         };
-        let (kind, is, called) = (name.kind(), found.as_str(), name.as_str());
-        let problem = || format!("{kind} of its bytes is {is}, the Hugging Face cache calls them {called}");
+        let problem = || format!("its bytes are those of {found}, and the Hugging Face cache calls them {name}");
         Ok((found != name).then(problem))
     }
 }

@@ -20,9 +20,9 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     let seen = lint::lint(&folder, &audit::expected, progress)?;
     let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();
     let signs = lesion::observe(&folder, progress)?;
-    let template = audit::observe_template(&folder);
-    let observations = seen.observations.into_iter().chain(template).chain(signs).chain(by_name.observations);
-    let findings = finding::judge(observations, &rules);
+    let templates = audit::observe_template(&folder);
+    let seen_all = seen.observations.into_iter().chain(templates).chain(signs).chain(by_name.observations);
+    let findings = finding::judge(seen_all, &rules);
     let not_examined = origin.as_ref().map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
     let fails = finding::fails(&findings, rules.fail_on);
     let rendered = match options.output.format {

@@ -1,6 +1,5 @@
 //! What a file's content is called: by Git, or by its SHA-256. The hub and its cache name files so.
 
-use crate::checkpoint::hex;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -22,28 +21,21 @@ impl ContentName {
         &self.0
     }
 
-    /// A SHA-256 as a name.
-    pub fn sha256(digest: &[u8; 32]) -> ContentName {
-        ContentName(hex(digest))
-    }
-
-    /// Whether it is a SHA-256.
-    pub fn is_sha256(&self) -> bool {
-        self.0.len() == 64
-    }
-
-    /// Which digest it is.
-    pub fn kind(&self) -> &'static str {
-        if self.is_sha256() { "SHA-256" } else { "git SHA-1" }
-    }
-
-    /// What these bytes, `size` in all, are called in the way that this name was made.
+    /// Whether these bytes, `size` in all, have this name.
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn likewise(&self, size: u64, mut content: impl Read) -> io::Result<ContentName> {
+    pub fn names(&self, size: u64, content: impl Read) -> io::Result<bool> {
+        Ok(self.alike(size, content)? == *self)
+    }
+
+    /// The name of these bytes, `size` in all, made in the way that this one was.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn alike(&self, size: u64, mut content: impl Read) -> io::Result<ContentName> {
         let mut naming = self.naming(size);
-        let mut buffer = vec![0; 1 << 20];
+        let mut buffer = vec![0; 64 << 10];
         loop {
             match content.read(&mut buffer)? {
                 0 => return Ok(naming.finish()),
@@ -52,18 +44,19 @@ impl ContentName {
         }
     }
 
-    /// As [`likewise`](ContentName::likewise), of bytes that come one after the other.
+    /// Names a content of `size` bytes in the way that this name was made.
     pub(super) fn naming(&self, size: u64) -> Naming {
-        match self.is_sha256() {
-            false => Naming::Git(Sha1::new_with_prefix(format!("blob {size}\0"))),
-            true => Naming::Sha256(Sha256::new()),
+        match self.0.len() {
+            40 => Naming::Git(Sha1::new_with_prefix(format!("blob {size}\0"))),
+            _ => Naming::Sha256(Sha256::new()),
         }
     }
 }
 
 impl fmt::Display for ContentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind(), self.0)
+        let kind = if self.0.len() == 40 { "git SHA-1" } else { "SHA-256" };
+        write!(f, "{kind} {}", self.0)
     }
 }
 
@@ -84,8 +77,8 @@ impl Naming {
 
     pub(super) fn finish(self) -> ContentName {
         ContentName(match self {
-            Naming::Git(hash) => hex(&hash.finalize()),
-            Naming::Sha256(hash) => hex(&hash.finalize()),
+            Naming::Git(hash) => crate::checkpoint::hex(&hash.finalize()),
+            Naming::Sha256(hash) => crate::checkpoint::hex(&hash.finalize()),
         })
     }
 }
@@ -102,8 +95,8 @@ mod tests {
             "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
         ] {
             let name = ContentName::parse(name).unwrap();
-            assert_eq!(name.likewise(6, &b"hello\n"[..]).unwrap(), name);
-            assert_ne!(name.likewise(6, &b"hallo\n"[..]).unwrap(), name);
+            assert!(name.names(6, &b"hello\n"[..]).unwrap());
+            assert!(!name.names(6, &b"hallo\n"[..]).unwrap());
         }
         for other in ["", "x", "ce013625030ba8dba906f756967f9e9ca394464", "../../../../../../../../../../../../../abc"]
         {

@@ -25,7 +25,7 @@ pub fn by_name<'a>(origin: &'a Origin, root: &Path) -> ByName<'a> {
         let location = Location::file(&file.path);
         let before = found.observations.len();
         folder::by_name(&location, &mut found);
-        if let Some(whole) = unfinished(&file.path) {
+        if let Some(whole) = unfinished(&file.path).filter(|_| found.observations.len() == before) {
             let message = format!("is what a download of {whole:?} leaves that was not finished; it was not fetched");
             found.say(Check::UnfinishedDownload, location.clone(), message);
         }
