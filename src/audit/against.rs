@@ -76,6 +76,9 @@ pub fn fingerprint(
             Difference::TensorMoved { name, after, .. } => {
                 (rule!("fingerprint-tensor-moved"), Location::file(after).tensor(name))
             }
+            Difference::FileLinked { path, .. } => (rule!("fingerprint-file-linked"), Location::file(path)),
+            Difference::FileDamaged { path, .. } => (rule!("fingerprint-file-damaged"), Location::file(path)),
+            Difference::TensorReplaced { name, .. } => (rule!("fingerprint-tensor-changed"), lay_in(name).tensor(name)),
             Difference::TensorChanged(change) => {
                 let place = lay_in(&change.name).tensor(&change.name);
                 let changed = |axis| if axis == Axis::Column { change.columns_changed } else { change.rows_changed };
@@ -138,10 +141,19 @@ pub fn signature(
             DifferenceKind::Extra => rule!("signature-file-extra"),
             DifferenceKind::Changed => rule!("signature-file-changed"),
             DifferenceKind::Irregular => rule!("signature-file-irregular"),
+            DifferenceKind::LeftOut => rule!("signature-weights-left-out"),
         };
         let file = if difference.path == "." { String::new() } else { difference.path.clone() };
         let (location, message) = (Location::file(file), difference.problem.clone());
         seen.push(Seen { rule, location, message, evidence: serde_json::Value::Null });
+    }
+    for left in &report.left_out {
+        seen.push(Seen {
+            rule: rule!("signature-left-out"),
+            location: Location::file(&left.path),
+            message: left.why.as_str().to_owned(),
+            evidence: serde_json::to_value(left).unwrap_or_default(),
+        });
     }
     Ok(Measured { seen, not_examined: Vec::new(), result: report })
 }

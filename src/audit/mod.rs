@@ -7,9 +7,11 @@ mod cache;
 mod critical_set;
 mod place;
 mod run;
+mod template;
 mod waive;
 
 use crate::checkpoint::ConfigFile;
+use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
 use crate::error::{Error, Result};
 use crate::finding::{self, Finding, Seen, Severity};
@@ -29,6 +31,7 @@ use run::Wanted;
 pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+pub use template::observe as observe_template;
 use waive::waive;
 
 /// What to audit, and against what.
@@ -105,6 +108,9 @@ pub struct Model {
     pub architecture: Option<String>,
     /// SHA-256 of its config.json, lower-case hex; none where it has none that can be read.
     pub config_sha256: Option<String>,
+    /// Which commit of a hub repository it was, and what of it was not fetched; none where it is no such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<Origin>,
 }
 
 /// What an audit judged by.
@@ -165,6 +171,9 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
     let mut gate = Gate::new(request);
+    if let Some(origin) = place.origin() {
+        gate.origin(origin);
+    }
     if gate.wants(Measurement::Lint) {
         match &place {
             // Where the model is not run, its files are all that was to be examined.
@@ -172,7 +181,7 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
                 let why = "a GGUF; lint examines folders of safetensors";
                 gate.leave(Measurement::Lint, why.into(), request.run.is_none())
             }
-            Place::Folder(folder) => gate.lint(folder, progress)?,
+            Place::Folder(folder) => gate.lint(&folder.path, progress)?,
         }
     }
     gate.run(request, &place, progress)?;
@@ -224,7 +233,7 @@ impl<'a> Gate<'a> {
         let audit = Audit {
             schema: "achilles-audit/scan/v1",
             tool: Tool::this(),
-            model: Model { source: request.model.into(), architecture: None, config_sha256: None },
+            model: Model { source: request.model.into(), architecture: None, config_sha256: None, hub: None },
             settings: Settings {
                 rules: rules.name.clone(),
                 rules_sha256: rules.sha256.clone(),
@@ -267,11 +276,20 @@ impl<'a> Gate<'a> {
         }
     }
 
+    /// Tells which commit it is, and leaves what of the repository is not here.
+    fn origin(&mut self, origin: &Origin) {
+        for why in origin.not_examined(&|_| false) {
+            self.leave(Measurement::Lint, why, true);
+        }
+        self.audit.model.hub = Some(origin.clone());
+    }
+
     fn lint(&mut self, folder: &Path, progress: &dyn Progress) -> Result<()> {
         let found = lint::lint(folder, &expected, progress)?;
         self.took_place.push(Measurement::Lint);
         let signs = lesion::observe(folder, progress)?;
-        self.seen.extend(found.observations.into_iter().chain(signs).map(Seen::from));
+        let template = template::observe(folder);
+        self.seen.extend(found.observations.into_iter().chain(template).chain(signs).map(Seen::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;
         self.audit.model.config_sha256 = found.config_sha256;

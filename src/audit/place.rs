@@ -1,6 +1,7 @@
 //! Where a checkpoint lies, and where in it a neuron does.
 
-use crate::checkpoint::{Checkpoint, Source, place};
+use crate::checkpoint::hub::Origin;
+use crate::checkpoint::{Checkpoint, Folder, Source, place};
 use crate::error::{Error, Result};
 use crate::integrity::lint::{Location, More};
 use crate::neuron::Neuron;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Where a checkpoint's files lie.
 pub enum Place {
-    Folder(PathBuf),
+    Folder(Folder),
     Gguf(PathBuf),
 }
 
@@ -17,26 +18,35 @@ impl Place {
     pub fn find(model: &str, progress: &dyn Progress) -> Result<Place> {
         Ok(match Source::find(model)? {
             Source::Gguf(path) => Place::Gguf(path),
-            source => Place::Folder(source.folder(progress)?),
+            source => Place::Folder(source.folder_at_hand(progress)?),
         })
     }
 
     pub fn path(&self) -> &Path {
         match self {
-            Place::Folder(path) | Place::Gguf(path) => path,
+            Place::Folder(folder) => &folder.path,
+            Place::Gguf(path) => path,
+        }
+    }
+
+    /// Which commit of a hub repository it is, if it is one.
+    pub fn origin(&self) -> Option<&Origin> {
+        match self {
+            Place::Folder(folder) => folder.origin.as_ref(),
+            Place::Gguf(_) => None,
         }
     }
 
     pub fn folder(&self) -> Result<&Path> {
         match self {
-            Place::Folder(folder) => Ok(folder),
+            Place::Folder(folder) => Ok(&folder.path),
             Place::Gguf(path) => Err(Error::file(path, "is a GGUF; fingerprints are of model folders")),
         }
     }
 
     pub fn open(&self, name: &str) -> Result<Checkpoint> {
         match self {
-            Place::Folder(folder) => Checkpoint::open_directory(name, folder),
+            Place::Folder(folder) => Checkpoint::open_folder(name, folder),
             Place::Gguf(path) => Checkpoint::open_gguf(name, path),
         }
     }

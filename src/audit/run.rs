@@ -4,10 +4,10 @@ use super::cache::Cache;
 use super::place::Place;
 use super::{base, baseline, critical_set};
 use crate::checkpoint::Checkpoint;
-use crate::compare::{self, Base, BaseName, Compared};
+use crate::compare::{self, BaseName, Compared, Unsearched};
 use crate::error::{Error, Result};
 use crate::finding::Seen;
-use crate::locate::{self, Report, Subject};
+use crate::locate::{self, Opened, Report, Subject};
 use crate::metrics;
 use crate::model::{self, Row};
 use crate::monitor::{self, Baseline, Checked, Prompts};
@@ -147,17 +147,26 @@ fn measure(
     rules: &Rules,
     progress: &dyn Progress,
 ) -> Result<(Ran, Checkpoint)> {
-    let subject = Subject::load(checkpoint, &run.text, &run.model, progress)?;
-    let checkpoint = subject.model.checkpoint();
+    let opened = Opened::new(checkpoint, &run.text)?;
     let mut ran = Ran {
-        architecture: subject.model.recipe().architecture.into(),
-        config_sha256: checkpoint.config().sha256().into(),
+        architecture: opened.recipe.architecture.into(),
+        config_sha256: opened.checkpoint.config().sha256().into(),
         ..Ran::default()
     };
+    // A mistake in what the model is held against should not have to wait for the search.
+    let base = match run.base.as_ref().filter(|_| wanted.base) {
+        Some(name) => ran.tell(&[Measurement::Base], open_base(name, &opened, run, progress))?,
+        None => None,
+    };
+    let watch = run.baseline.as_ref().filter(|_| wanted.baseline);
+    let watched = match watch {
+        Some(watch) => ran.tell(&[Measurement::Baseline], prompts(watch, &opened.checkpoint))?,
+        None => None,
+    };
+    let subject = opened.load(&run.model, progress)?;
     if wanted.critical_set || wanted.base {
-        // Before the search: a mistake in the base should not have to wait for it.
-        let base = match run.base.as_ref().filter(|_| wanted.base) {
-            Some(name) => ran.tell(&[Measurement::Base], open_base(name, &subject, run, progress))?,
+        let base = match base {
+            Some(base) => ran.tell(&[Measurement::Base], base.search(&run.model, &run.locate, progress))?,
             None => None,
         };
         let on_it: Vec<Measurement> = wanted.measurements().filter(|m| *m != Measurement::Baseline).collect();
@@ -174,8 +183,9 @@ fn measure(
             }
         }
     }
-    if let (true, Some(watch)) = (wanted.baseline, &run.baseline) {
-        let checked = check(&subject, watch, rules, progress);
+    if let (Some(watch), Some(prompts)) = (watch, watched) {
+        let alpha = baseline::alpha(rules);
+        let checked = monitor::check_model(&subject.model, &watch.baseline, &prompts, alpha, progress);
         ran.checked = ran.tell(&[Measurement::Baseline], checked)?;
     }
     Ok((ran, subject.model.into_checkpoint()))
@@ -225,20 +235,18 @@ fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Loca
     Ok((located, whole))
 }
 
-fn open_base(name: &BaseName, subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<Base> {
-    let base = Base::open(name, &run.text, &run.model, &run.locate, progress)?;
-    base.check_comparable(&subject.model)?;
+fn open_base(name: &BaseName, variant: &Opened, run: &Run, progress: &dyn Progress) -> Result<Unsearched> {
+    let base = Unsearched::open(name, &run.text, progress)?;
+    base.check(variant, &run.locate)?;
     Ok(base)
+}
+
+fn prompts(watch: &Watch, checkpoint: &Checkpoint) -> Result<Prompts> {
+    Prompts::read(&watch.prompts, &Tokenizer::of(checkpoint)?, watch.baseline.settings.max_tokens)
 }
 
 /// A base that was searched with other settings says nothing of importances; a published one never does.
 fn uncompared(compared: Option<&Compared>) -> Option<(Measurement, String)> {
     let compared = compared.filter(|c| c.base.published.is_none())?;
     Some((Measurement::Base, compared.importance_not_compared.clone()?))
-}
-
-fn check(subject: &Subject, watch: &Watch, rules: &Rules, progress: &dyn Progress) -> Result<Checked> {
-    let tokenizer = Tokenizer::of(subject.model.checkpoint())?;
-    let prompts = Prompts::read(&watch.prompts, &tokenizer, watch.baseline.settings.max_tokens)?;
-    monitor::check_model(&subject.model, &watch.baseline, &prompts, baseline::alpha(rules), progress)
 }

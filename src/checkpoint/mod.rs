@@ -10,6 +10,7 @@ pub mod map;
 pub mod names;
 pub mod place;
 pub mod python_json;
+pub mod snapshot;
 pub mod source;
 pub mod stand_in;
 pub mod tensors;
@@ -19,13 +20,14 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 pub use config::ConfigFile;
+use hub::Origin;
 use map::MappedFile;
 use names::Names;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-pub use source::Source;
+pub use source::{Folder, Source};
 use stand_in::StandIn;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -36,6 +38,7 @@ pub use tensors::Tensors;
 pub struct Checkpoint {
     name: String,
     root: PathBuf,
+    origin: Option<Origin>,
     config: ConfigFile,
     /// Read when it is first asked for: what does without it is not to fail for it.
     tokenizer_json: OnceLock<String>,
@@ -49,16 +52,12 @@ impl Checkpoint {
     /// There is no such model, a file it needs is missing, or one breaks its format.
     pub fn open(model: &str, progress: &dyn Progress) -> Result<Checkpoint> {
         match Source::find(model)? {
-            Source::Directory(path) => Checkpoint::open_directory(model, &path),
             Source::Gguf(path) => Checkpoint::open_gguf(model, &path),
-            Source::Hub(id) => {
-                let folder = hub::fetch(&id, &hub::HubSettings::from_env()?, progress)?;
-                Checkpoint::open_directory(model, &folder)
-            }
+            source => Checkpoint::open_folder(model, &source.folder(progress)?),
         }
     }
 
-    pub(crate) fn open_directory(name: &str, root: &Path) -> Result<Checkpoint> {
+    pub(crate) fn open_folder(name: &str, Folder { path: root, origin }: &Folder) -> Result<Checkpoint> {
         let config_path = root.join("config.json");
         if !config_path.exists() {
             let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
@@ -67,7 +66,8 @@ impl Checkpoint {
         }
         let config = ConfigFile::read(&config_path)?;
         let tensors = Tensors::open_directory(root)?.named(&Names::of(&config))?;
-        Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json: OnceLock::new(), tensors })
+        let (name, origin) = (name.into(), origin.clone());
+        Ok(Checkpoint { name, root: root.into(), origin, config, tokenizer_json: OnceLock::new(), tensors })
     }
 
     pub(crate) fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
@@ -77,6 +77,7 @@ impl Checkpoint {
         Ok(Checkpoint {
             name: name.into(),
             root: path.into(),
+            origin: None,
             config,
             tokenizer_json,
             tensors: Tensors::from_gguf(gguf),
@@ -91,6 +92,11 @@ impl Checkpoint {
     /// The folder or the .gguf file.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Which commit of a hub repository it is, if it is one.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Its config.json, or what a GGUF's metadata say in that form.
@@ -163,8 +169,12 @@ impl Checkpoint {
         if !path.exists() {
             return Ok(None);
         }
+        let text = files::read_text(&path)?;
+        if let Some(stand_in) = StandIn::of_text(text.as_bytes()) {
+            return Err(Error::file(&path, stand_in.to_string()));
+        }
         let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
-        serde_json::from_str(&files::read_text(&path)?).map(Some).map_err(malformed)
+        serde_json::from_str(&text).map(Some).map_err(malformed)
     }
 
     /// Its tensors.

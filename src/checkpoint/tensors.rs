@@ -160,10 +160,8 @@ impl Tensors {
             };
             let first = self.entries.get(&name).map(|first| first.stored_as.as_deref().unwrap_or(&name));
             if let Some(first) = first {
-                let problem = format!(
-                    "is the same weight as {first} ({name}): loaders differ in which of the two they \
-                                       take; remove one"
-                );
+                let problem =
+                    format!("is the same weight as {first}: loaders differ in which of the two they take; remove one");
                 return Err(Error::tensor(&self.root, stored, problem));
             }
             let stored_as = (name != stored).then_some(stored);
@@ -275,7 +273,7 @@ fn what_to_do_without_safetensors(names: &[String]) -> String {
         );
     }
     if let Some(other) = names.iter().find(|n| n.to_ascii_lowercase().ends_with(".safetensors")) {
-        return format!("holds {other}, which loaders look for as {SINGLE} (or as shards with {INDEX}); rename it");
+        return format!("holds {other}, and loaders look for {SINGLE} or for {INDEX} with its shards");
     }
     format!("no weights in this folder; expected {SINGLE} or {INDEX} with its shards")
 }

@@ -28,6 +28,24 @@ pub enum Kind {
     NotUtf8,
 }
 
+/// A file that lies below a folder: its path there; none where it lies elsewhere. It need not be there, and it may be a
+/// link: where it leads is not asked.
+pub fn below(root: &Path, file: &Path) -> Option<String> {
+    let parent = crate::files::parent(file).ok()?.canonicalize().ok()?;
+    let below = parent.strip_prefix(root.canonicalize().ok()?).ok()?.join(file.file_name()?);
+    let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
+    parts.map(|parts| parts.join("/"))
+}
+
+/// Whether a path is a folder, and no link to one, that tools keep beside a model and no loader reads: version control,
+/// and what the hub's client notes of its downloads.
+pub fn is_left_out(root: &Path, path: &str) -> bool {
+    LEFT_OUT.contains(&path) && root.join(path).symlink_metadata().is_ok_and(|about| about.is_dir())
+}
+
+/// What [`is_left_out`] where it is a folder.
+pub const LEFT_OUT: [&str; 2] = [".git", ".cache/huggingface"];
+
 /// Everything below `root` but folders, sorted by path (as strings); links are not followed. What `skip` says of a path
 /// holds for all below it.
 ///

@@ -151,7 +151,8 @@ pub(super) fn rank(
     model.trace(&rows, &mut hook, progress)?;
     hook.reduce()?;
     progress.end();
-    if hook.overflowed > 0 {
+    // With NaN in the weights there is no perplexity either, and an error that says so.
+    if hook.overflowed > 0 && model.not_finite().is_none() {
         tracing::warn!(
             "{} entries have values that are not finite and are left out of the ranking; use a smaller --alpha or --dtype f32",
             hook.overflowed

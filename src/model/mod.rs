@@ -148,7 +148,7 @@ impl Model {
         device::name(&self.device)
     }
 
-    /// The first weight that is NaN or infinite, in words; none where all are finite.
+    /// The first weight that makes arithmetic fail (NaN, infinite or beyond all reason), in words; none where there is none.
     pub fn not_finite(&self) -> Option<String> {
         weights::not_finite(&self.recipe, self.checkpoint.tensors())
     }
@@ -433,7 +433,11 @@ impl Model {
     }
 }
 
-fn sites_of(recipe: &Recipe) -> Result<Vec<SiteInfo>> {
+/// Every site that hooks can see in a model of this recipe, layer by layer.
+///
+/// # Errors
+/// A module has a name that is none.
+pub fn sites_of(recipe: &Recipe) -> Result<Vec<SiteInfo>> {
     let mut sites = Vec::new();
     for module in recipe.modules() {
         for (side, channels) in [(Side::In, module.inputs), (Side::Out, module.outputs)] {

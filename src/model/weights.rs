@@ -4,7 +4,7 @@ use super::ops::NormWeight;
 use super::recipe::{EMBEDDING, HEAD, Module, ModuleKind, Recipe, TIED_HEAD_DIFFERS};
 use crate::checkpoint::Tensors;
 use crate::checkpoint::tensors::{Entry, Values};
-use crate::error::{Error, Result};
+use crate::error::{Error, Figure, Result};
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -205,18 +205,23 @@ pub(crate) fn check_head(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     Err(Error::tensor(tensors.root(), tensors.stored_name(&head), problem))
 }
 
-/// The first weight that is NaN or infinite: its tensor and place, by the file's names. None where all are finite or
-/// one cannot be read.
+/// The first weight that makes arithmetic fail, NaN, infinite or beyond all reason: its tensor and place, by the file's
+/// names. None where there is none or one cannot be read.
 pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
     recipe.tensors().iter().find_map(|(name, shape)| {
         let rows = tensors.rows(name, 0..*shape.first()?).ok()?;
         let values = widen::<f64>(rows, vec![shape.iter().product()])?.ok()?.to_vec1::<f64>().ok()?;
-        let at = values.iter().position(|value| !value.is_finite())?;
+        // Sound weights are far below a million; the square of this is beyond f32.
+        let at = values.iter().position(|value| !value.is_finite() || value.abs() > 1e19)?;
         let place = match shape.as_slice() {
             &[_, columns] => format!("row {}, column {}", at / columns, at % columns),
             _ => format!("element {at}"),
         };
-        let what = if values[at].is_nan() { "NaN" } else { "an infinite value" };
+        let what = match values[at] {
+            value if value.is_nan() => "NaN".to_owned(),
+            value if value.is_infinite() => "an infinite value".to_owned(),
+            value => Figure(value).to_string(),
+        };
         Some(format!("{} holds {what}, at {place} first", tensors.stored_name(name)))
     })
 }
@@ -227,6 +232,13 @@ pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
 /// A tensor is missing, has another shape than the config gives, or is not of a float dtype.
 pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     let root = tensors.root();
+    if let (None, Some(other)) = (tensors.iter().next(), tensors.unknown().first()) {
+        let problem = format!(
+            "holds none of the tensors that its config asks for, but others such as {other}: with a text_config loaders \
+             look for the text model under language_model"
+        );
+        return Err(Error::file(root, problem));
+    }
     // Before the names of all of them are made, as a config can ask for billions.
     let (least, found) = (recipe.fewest_tensors(), tensors.iter().count());
     if least > found {
@@ -251,13 +263,6 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
                            save_pretrained writes them";
             return Err(Error::tensor(root, tensors.stored_name(&fused), problem));
         }
-        if let (true, Some(other)) = (missing.len() == expected.len(), tensors.unknown().first()) {
-            let problem = format!(
-                "holds none of the tensors that its config asks for, and others such as {other}: with a text_config \
-                 loaders look for the text model under language_model"
-            );
-            return Err(Error::file(root, problem));
-        }
         let others = match &missing[1..] {
             [] => String::new(),
             others => format!(", and so are {}", listed(others)),
@@ -268,13 +273,13 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
         let Some(entry) = tensors.get(name) else { continue };
         if entry.shape != *shape {
             let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
-            return Err(Error::tensor(root, name, problem));
+            return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
         if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
             let quantized =
                 if entry.dtype.bitsize() <= 8 { "; quantized weights are not supported, use the original" } else { "" };
             let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{quantized}", entry.dtype);
-            return Err(Error::tensor(root, name, problem));
+            return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
     }
     let names: std::collections::HashSet<&str> = expected.iter().map(|(n, _)| n.as_str()).collect();

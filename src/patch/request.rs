@@ -181,6 +181,7 @@ impl Request<'_> {
                 };
                 return Err(Error::tensor(root, name, problem));
             };
+            let name = self.tensors.stored_name(&name);
             if entry.shape != shape {
                 let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
                 return Err(Error::tensor(root, name, problem));

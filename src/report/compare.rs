@@ -1,6 +1,7 @@
 //! What comparing with a base found, for people.
 
 use super::findings::short;
+use super::hub;
 use super::table::{number, push, right, table};
 use crate::compare::published::Published;
 use crate::compare::{Compared, Comparison, Masked, Overlap};
@@ -52,6 +53,10 @@ pub fn comparison(result: &Comparison) -> String {
             let name = short(&variant.located.model.source);
             let _ = writeln!(out, "variant {name}: importances are not compared: {}", short(why));
         }
+    }
+    out += &hub::lines(base.hub.as_ref(), &[]);
+    for variant in &result.variants {
+        out += &hub::lines(variant.located.model.hub.as_ref(), &[]);
     }
     out + "base's set on it, random sets (the worst of 10), its set on base: perplexity when masked; \
            shared: how many of the first n neurons of both rankings are the same\n"

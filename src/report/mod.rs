@@ -4,6 +4,7 @@ pub mod compare;
 pub mod differences;
 pub mod findings;
 pub mod html;
+pub mod hub;
 pub mod json;
 pub mod junit;
 pub mod monitor;

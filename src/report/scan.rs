@@ -29,6 +29,7 @@ pub fn table(audit: &Audit) -> String {
     if audit.not_listed > 0 {
         let _ = writeln!(out, "and {} more findings of the same kinds", audit.not_listed);
     }
+    out += &super::hub::lines(audit.model.hub.as_ref(), &[]);
     left(&mut out, "NOT EXAMINED", &audit.not_examined);
     left(&mut out, "skipped", &audit.skipped);
     if let Some(e) = &audit.lint {

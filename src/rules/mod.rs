@@ -246,7 +246,7 @@ impl Rules {
 }
 
 /// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 31] = [
+const OTHER_RULES: [(&str, Measurement); 35] = [
     ("critical-set-small", Measurement::CriticalSet),
     ("critical-set-absent", Measurement::CriticalSet),
     ("base-perplexity-not-finite", Measurement::CriticalSet),
@@ -255,6 +255,8 @@ const OTHER_RULES: [(&str, Measurement); 31] = [
     ("fingerprint-file-missing", Measurement::Fingerprint),
     ("fingerprint-file-extra", Measurement::Fingerprint),
     ("fingerprint-file-changed", Measurement::Fingerprint),
+    ("fingerprint-file-linked", Measurement::Fingerprint),
+    ("fingerprint-file-damaged", Measurement::Fingerprint),
     ("fingerprint-file-rewritten", Measurement::Fingerprint),
     ("fingerprint-tensor-missing", Measurement::Fingerprint),
     ("fingerprint-tensor-extra", Measurement::Fingerprint),
@@ -267,6 +269,8 @@ const OTHER_RULES: [(&str, Measurement); 31] = [
     ("signature-file-extra", Measurement::Signature),
     ("signature-file-changed", Measurement::Signature),
     ("signature-file-irregular", Measurement::Signature),
+    ("signature-weights-left-out", Measurement::Signature),
+    ("signature-left-out", Measurement::Signature),
     ("base-set-shared", Measurement::Base),
     ("base-set-location-only", Measurement::Base),
     ("base-set-moved", Measurement::Base),

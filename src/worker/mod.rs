@@ -18,6 +18,7 @@ mod tokenizer;
 
 pub(crate) use job::{Request, Response};
 pub(crate) use template::Chat;
+pub use template::Turn;
 
 use crate::error::{Error, Result};
 use job::Job;

@@ -13,13 +13,36 @@ const FUEL: u64 = 1_000_000;
 /// How deep macros may call each other.
 const DEEPEST: usize = 50;
 
-/// A chat of one message, and the template that makes a text of it.
+/// What one side of a chat said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Turn<'a> {
+    /// `user`, `assistant` or `system`.
+    pub role: Cow<'a, str>,
+    /// What it said.
+    pub content: Cow<'a, str>,
+    /// As a list of parts, one of them, as templates of models that see want it.
+    pub in_parts: bool,
+}
+
+impl Turn<'_> {
+    fn value(&self) -> Value {
+        let (role, content) = (self.role.as_ref(), self.content.as_ref());
+        match self.in_parts {
+            false => context! { role, content },
+            true => context! { role, content => [context! { type => "text", text => content }] },
+        }
+    }
+}
+
+/// A chat, and the template that makes a text of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Chat<'a> {
     pub template: Cow<'a, str>,
     /// `bos_token`, `eos_token` and their like, with their texts.
     pub special_tokens: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
-    pub message: Cow<'a, str>,
+    pub turns: Vec<Turn<'a>>,
+    /// The date may be asked for, and is none.
+    pub on_any_day: bool,
 }
 
 impl Chat<'_> {
@@ -33,10 +56,13 @@ impl Chat<'_> {
     }
 
     fn rendered(&self) -> Result<String, Error> {
-        let environment = environment()?;
+        let mut environment = environment()?;
+        if self.on_any_day {
+            environment.add_function("strftime_now", |format: String| format);
+        }
         let template = environment.template_from_named_str("chat template", &self.template)?;
         template.render(context! {
-            messages => [context! { role => "user", content => self.message.as_ref() }],
+            messages => self.turns.iter().map(Turn::value).collect::<Vec<Value>>(),
             add_generation_prompt => true,
             tools => (),
             documents => (),

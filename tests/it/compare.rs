@@ -144,7 +144,7 @@ fn other_settings_leave_importances_uncompared_and_other_sites_are_refused() {
     let (code, result, _) = scan(&place, "{model}", &["--base={in}/base.json", "--sites=model.zzz.*"]);
     let left: Vec<&str> =
         result["not_examined"].as_array().unwrap().iter().map(|l| l["measurement"].as_str().unwrap()).collect();
-    assert_eq!((code, left), (2, vec!["critical-set", "base"]));
+    assert_eq!((code, left), (2, vec!["base", "critical-set"]));
     for (other, expected) in [("--side=in", "use --side out"), ("--sites=linear", "use --sites reference")] {
         let (code, _, told) = run(&place, &["compare", "{in}/base.json", "{model}", other]);
         assert!(code == 2 && told.contains(expected), "{told}");
@@ -198,6 +198,45 @@ fn a_base_that_cannot_be_compared_is_one_line_and_exit_code_2() {
     }
     let (code, _, told) = scan(&place, "{model}", &["--static", "--base={in}/base.json"]);
     assert!(code == 2 && told.contains("--base"), "{told}");
+}
+
+#[test]
+fn nothing_is_computed_before_all_configs_are_read() {
+    let place = place();
+    let variant = |name: &str, file: &str, change: &dyn Fn(&mut Value)| {
+        let folder = input(&place, name);
+        std::fs::create_dir(&folder).unwrap();
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::copy(place.model().join(file), folder.join(file)).unwrap();
+        }
+        let mut json: Value = serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(folder.join(file), json.to_string()).unwrap();
+    };
+    variant("config", "config.json", &|c| c["hidden_act"] = "tanhshrink".into());
+    variant("layers", "config.json", &|c| c["num_hidden_layers"] = 2.into());
+    variant("tokenizer", "tokenizer.json", &|t| t["model"]["type"] = "None".into());
+    located(&place);
+    let rows = [
+        ("{model}", "{in}/config", "", "hidden_act"),
+        ("{model}", "{in}/layers", "", "cannot be compared with the base"),
+        ("{model}", "{in}/tokenizer", "", "is not a tokenizer"),
+        ("{in}/tokenizer", "{model}", "", "is not a tokenizer"),
+        ("{in}/base.json", "{model}", "--side=in", "use --side out"),
+        ("published:gemma-7b", "{model}", "--side=in", ""),
+    ];
+    for (base, variant, option, expected) in rows {
+        let options: Vec<&str> = ["--progress=json", option].into_iter().filter(|o| !o.is_empty()).collect();
+        let (code, _, told) = run(&place, &[&["compare", base, "{model}", variant], options.as_slice()].concat());
+        assert!(code == 2 && told.contains(expected), "{base} {variant}: {told}");
+        let computed = told.lines().find(|line| line.contains("\"stage\""));
+        assert_eq!(computed, None, "{base} {variant}");
+        if variant == "{in}/config" || variant == "{in}/tokenizer" {
+            let (code, _, told) = scan(&place, "{model}", &["--base", variant, "--progress=json"]);
+            let before = told.lines().take_while(|line| !line.contains("not examined")).count();
+            assert!(code == 2 && told.contains(expected) && before > 0, "{variant}: {told}");
+        }
+    }
 }
 
 #[test]

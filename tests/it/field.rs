@@ -37,7 +37,8 @@ struct LeftOut {
 
 #[test]
 fn every_fault_is_told_and_nothing_sound_is_called_one() {
-    let table: Table = serde_yaml::from_str(&std::fs::read_to_string(Path::new(FIELD).join("expected.yaml")).unwrap()).unwrap();
+    let table: Table =
+        serde_yaml::from_str(&std::fs::read_to_string(Path::new(FIELD).join("expected.yaml")).unwrap()).unwrap();
     assert!(table.left_out.iter().all(|left| !left.kind.is_empty() && !left.why.is_empty()));
     let place = Place::new();
     let field = place.out().join("field");
@@ -68,7 +69,8 @@ impl Row {
         }
         let missing = self.rules.iter().filter(|rule| !found.contains(rule));
         problems.extend(missing.map(|rule| format!("{found:?}, expected {rule}")));
-        problems.extend(self.says.iter().filter(|text| !said.contains(*text)).map(|text| format!("does not say {text:?}")));
+        problems
+            .extend(self.says.iter().filter(|text| !said.contains(*text)).map(|text| format!("does not say {text:?}")));
         problems.extend(self.says_not.iter().filter(|text| said.contains(*text)).map(|text| format!("says {text:?}")));
         let command = self.command.as_deref().unwrap_or("lint");
         (!problems.is_empty()).then(|| format!("{} ({command}): {}", self.case, problems.join("; ")))
@@ -89,7 +91,8 @@ fn unlisted(field: &Path, table: &Table) -> Vec<String> {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     };
     let groups = names(field).into_iter();
-    let built = groups.flat_map(|group| names(&field.join(&group)).into_iter().map(move |case| format!("{group}/{case}")));
+    let built =
+        groups.flat_map(|group| names(&field.join(&group)).into_iter().map(move |case| format!("{group}/{case}")));
     let listed = |case: &String| {
         let of_it = |row: &Row| row.case == *case || row.case.starts_with(&format!("{case}/"));
         case == "hubcache/source" || table.cases.iter().any(of_it)

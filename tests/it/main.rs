@@ -13,7 +13,10 @@ mod escape;
 mod faults;
 #[cfg(unix)]
 mod field;
+#[cfg(unix)]
+mod folders;
 mod gate;
+mod hub;
 mod integrity;
 mod lint;
 mod monitor;
@@ -22,8 +25,10 @@ mod oms;
 mod parity;
 mod patch;
 mod probe;
+mod published;
 mod readme;
 mod second_opinion;
+mod served;
 mod shell;
 mod smollm2;
 mod tiny;

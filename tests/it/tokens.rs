@@ -64,3 +64,28 @@ fn signs_of_a_lesion_need_no_tokenizer() {
     std::fs::create_dir(&path).unwrap();
     assert_eq!(signs(), before);
 }
+
+#[test]
+fn tokens_that_do_not_go_together_fail_the_gate() {
+    for (file, key, value, rule, severity) in [
+        (
+            "tokenizer.json",
+            "added_tokens",
+            json!([{"id": 97, "content": "<extra>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true}]),
+            "token-beyond-embedding",
+            "error",
+        ),
+        ("config.json", "eos_token_id", json!(99_999), "token-id-out-of-range", "error"),
+        ("generation_config.json", "max_new_tokens", json!(1), "generation-silenced", "warning"),
+        ("generation_config.json", "eos_token_id", json!([66, 70]), "eos-ordinary-token", "warning"),
+        ("tokenizer_config.json", "model_max_length", json!(8192), "context-short", "warning"),
+    ] {
+        let place = Place::new();
+        change(&place, file, |json| json[key] = value);
+        let (code, out, told) = run(&place, &["scan", "{model}", "--static", "--format=json"]);
+        let found: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {told}"));
+        let first = &found["findings"][0];
+        assert_eq!((code, &first["id"], &first["severity"]), (1, &json!(rule), &json!(severity)), "{found}");
+    }
+}

@@ -279,9 +279,14 @@ pub struct ScanTrustArgs {
     /// Accept a signature by this public key, in PEM
     #[arg(long, value_name = "FILE", requires = "signature")]
     pub key: Option<PathBuf>,
-    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now
+    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now. Revocation and
+    /// transparency logs are not asked, and the time of the signature is not known
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "key")]
     pub cert_roots: Vec<PathBuf>,
+    /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
+    /// address, URI or DNS name among its alternative names
+    #[arg(long, value_name = "NAME", requires = "cert_roots")]
+    pub identity: Option<String>,
     /// Accept files that are not signed
     #[arg(long, requires = "signature")]
     pub ignore_unsigned_files: bool,
@@ -570,9 +575,14 @@ pub struct Sign {
     /// Sign pieces of so many bytes instead of whole files
     #[arg(long, value_name = "BYTES")]
     pub shard_size: Option<u64>,
+    /// Leave out this file or folder of the model (.git, .gitattributes, .github, .gitignore and .cache/huggingface
+    /// always are); the signature says so, and no weights can be left out; can be given several times
+    #[arg(long, value_name = "PATH")]
+    pub ignore: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("trusted").args(["key", "cert_roots"]).required(true))]
 pub struct VerifySignature {
     /// A folder or a file
     pub model: PathBuf,
@@ -590,14 +600,19 @@ pub struct VerifySignature {
 
 /// Whose signature is accepted.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(skip)]
 pub struct TrustArgs {
     /// Accept a signature by this public key, in PEM
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM
+    /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM. Revocation and
+    /// transparency logs are not asked, and the time of the signature is not known
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub cert_roots: Vec<PathBuf>,
+    /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
+    /// address, URI or DNS name among its alternative names
+    #[arg(long, value_name = "NAME", conflicts_with = "key", requires = "cert_roots")]
+    pub identity: Option<String>,
 }
 
 /// Which neurons.

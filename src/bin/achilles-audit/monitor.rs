@@ -46,7 +46,7 @@ fn check(options: &MonitorCheck, progress: &dyn Progress) -> Result<ExitCode> {
                 open(model, &options.compute, &options.text, baseline.settings.max_tokens, progress)?;
             let checked = monitor::check_model(&model, &baseline, &prompts, options.alpha, progress)?;
             let identity = json!({"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
-                "config_sha256": model.checkpoint().config().sha256(), "dtype": model.arithmetic().as_str(),
+                "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin(), "dtype": model.arithmetic().as_str(),
                 "device": model.device_name(), "text_sha256": prompts.sha256});
             (Some(identity), checked)
         }

@@ -3,9 +3,11 @@
 //! to do.
 
 use crate::args::OutputArgs;
+use achilles_audit::checkpoint::hub::Origin;
 use achilles_audit::{Error, Result, escape, files};
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 
 /// Writes a rendered result to where the user wants it.
 pub fn write(to: &OutputArgs, text: &str) -> Result<()> {
@@ -33,6 +35,20 @@ pub fn print_as_it_is(text: &str) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(Error::io("standard output")),
     }
+}
+
+/// What of checkpoints from the hub was not examined, where every file counts.
+pub fn not_examined<'a>(origins: impl IntoIterator<Item = &'a Option<Origin>>) -> Vec<String> {
+    origins.into_iter().flatten().flat_map(|origin| origin.not_examined(&|_| false)).collect()
+}
+
+/// 1 where the answer is no, 2 where it is yes but not everything was examined.
+pub fn exit_code(yes: bool, not_examined: &[String]) -> ExitCode {
+    ExitCode::from(match (yes, not_examined) {
+        (false, _) => 1,
+        (true, []) => 0,
+        (true, _) => 2,
+    })
 }
 
 /// Fails before the work rather than after it where the result could not be written.

@@ -44,7 +44,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
             "schema": "achilles-audit/perplexity/v1",
             "tool": Tool::this(),
             "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
-                "config_sha256": model.checkpoint().config().sha256()},
+                "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin()},
             "settings": {"dtype": options.model.compute.dtype.as_str(), "device": model.device_name(), "tokens": tokens.len(),
                 "text_sha256": text.sha256,
                 "neurons": options.neuron, "beta": options.beta.unwrap_or(0.0)},
@@ -53,14 +53,11 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
                 "damage": damage})),
         }))?,
         Format::Table => {
-            let perplexity = |nll| match metrics::perplexity(nll) {
-                huge if huge >= 1e9 => Figure(huge).to_string(),
-                perplexity => format!("{perplexity:.4}"),
-            };
-            let mut out = format!("perplexity {} ({base:.6} nats a token)\n", perplexity(base));
+            let perplexity = |nll| Figure(metrics::perplexity(nll));
+            let mut out = format!("perplexity {:.4} ({base:.6} nats a token)\n", perplexity(base));
             if let Some((nll, damage)) = changed {
                 let perplexity = perplexity(nll);
-                out += &format!("changed    {perplexity} ({nll:.6} nats a token), damage {damage:.4}\n");
+                out += &format!("changed    {perplexity:.4} ({nll:.6} nats a token), damage {damage:.4}\n");
             }
             out
         }

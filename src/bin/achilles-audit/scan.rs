@@ -18,7 +18,7 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
     let trust = match (&options.trust.key, options.trust.cert_roots.as_slice()) {
         (Some(key), _) => Some(Trust::Key(PublicKey::read(key)?)),
         (None, []) => None,
-        (None, roots) => Some(Trust::Roots(Roots::read(roots)?)),
+        (None, roots) => Some(Trust::Roots(Roots::read(roots)?.with_identity(options.trust.identity.clone()))),
     };
     let request = Request {
         model: &options.model.model,

@@ -14,7 +14,7 @@ pub fn run(options: &VerifySignature, progress: &dyn Progress) -> Result<ExitCod
     let place = options.signature.clone().unwrap_or_else(|| signature::default_path(&options.model));
     let trust = match &options.trust.key {
         Some(key) => Trust::Key(PublicKey::read(key)?),
-        None => Trust::Roots(Roots::read(&options.trust.cert_roots)?),
+        None => Trust::Roots(Roots::read(&options.trust.cert_roots)?.with_identity(options.trust.identity.clone())),
     };
     let found = signature::verify(&options.model, &place, &trust, options.ignore_unsigned_files, progress)?;
     let text = match options.output.format {
@@ -25,10 +25,11 @@ pub fn run(options: &VerifySignature, progress: &dyn Progress) -> Result<ExitCod
     Ok(ExitCode::from(u8::from(found.verdict != Verdict::Verified)))
 }
 
-/// One line for each difference, and one with the answer.
+/// One line for each difference and for each thing that is not vouched for, and one with the answer.
 fn lines(found: &Report) -> String {
     let mut lines: Vec<String> =
         found.differences.iter().map(|d| format!("{} {}: {}", d.kind.as_str(), d.path, d.problem)).collect();
+    lines.extend(found.left_out.iter().map(|left| format!("not vouched for {}: {}", left.path, left.why.as_str())));
     let (files, bytes, differences) = (found.files, Bytes(found.bytes), found.differences.len());
     let signer = found.signer.as_deref().unwrap_or("nobody");
     let (model, signature) = (&found.model.source, &found.model.signature);

@@ -4,6 +4,7 @@ use super::lines::Marker;
 use super::{FileRecord, TensorRecord};
 use crate::checkpoint::header::{Header, TensorEntry};
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::integrity::layout::Layout;
@@ -83,7 +84,7 @@ pub(super) fn read(
         columns: marked.columns,
         row_sha256: marked.row_sha256,
     });
-    let file = FileRecord { path: path.to_owned(), bytes: length, sha256 };
+    let file = FileRecord { path: path.to_owned(), bytes: length, sha256, link: None };
     Ok(FileRead { file, tensors: tensors.collect(), problem })
 }
 
@@ -98,6 +99,9 @@ fn header(path: &Path, length: u64) -> std::result::Result<Vec<TensorEntry>, Str
         return Err("is empty, expected a safetensors file".into());
     }
     let map = MappedFile::open(path).map_err(|e| e.to_string())?;
+    if let Some(stand_in) = StandIn::of_binary(map.bytes()) {
+        return Err(stand_in.to_string());
+    }
     Header::read(map.bytes()).map(|header| header.tensors).map_err(|e| e.to_string())
 }
 

@@ -65,6 +65,9 @@ pub(super) fn compare<'s, 'f>(
                 (Some(_), _) => lost = Lost::Any,
                 (None, Unindexed::None) => {
                     lost = Lost::Any;
+                    if is_told_of(&root.join(SINGLE)) {
+                        return Model { shards: Vec::new(), lost };
+                    }
                     found.say(Check::WeightsMissing, Location::default(), without_weights(all));
                 }
                 (None, Unindexed::Lacking(missing)) => {
@@ -97,6 +100,11 @@ pub(super) fn compare<'s, 'f>(
     }
     in_two(&model, found);
     Model { shards: model, lost }
+}
+
+/// Whether a link that leads nowhere, a pipe or a device lies there: it has a finding of its own.
+fn is_told_of(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// What is to be said where there are no weights that loaders would take.
@@ -163,12 +171,8 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
         if !is_plain_shard(shard) {
             let message = format!("names the shard {shard:?}, expected a plain *.safetensors file name; not followed");
             found.say(Check::IndexShardPath, at().tensor(name), message);
-        } else if !here.contains_key(shard.as_str()) {
-            let message = match root.join(shard).symlink_metadata() {
-                Ok(_) => format!("names the shard {shard}, which is no file that can be read"),
-                Err(_) => format!("names the shard {shard}, which is missing"),
-            };
-            found.say(Check::IndexShardMissing, at(), message);
+        } else if !here.contains_key(shard.as_str()) && !is_told_of(&root.join(shard)) {
+            found.say(Check::IndexShardMissing, at(), format!("names the shard {shard}, which is missing"));
         }
     }
     // Where each tensor is, of the shards that the index lists first.

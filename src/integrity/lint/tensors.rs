@@ -91,7 +91,7 @@ impl<'a> Stored<'a> {
                             stored.text.insert(name, (shard, tensor));
                         }
                         Some((_, first)) => {
-                            let message = format!("is the same weight as {}: {name}", first.name);
+                            let message = format!("is the same weight as {}, {name} to loaders", first.name);
                             let evidence = json!({"other": first.name, "weight": name});
                             found.add(Check::TensorClash, at(shard, tensor), message, evidence);
                         }
