@@ -141,6 +141,10 @@ fn of_json(name: &str, bytes: &[u8], is_there: &dyn Fn(&str) -> bool, found: &mu
     for (path, text) in &facts.templates {
         of_template(text, at(), path, found);
     }
+    if facts.not_kept > 0 {
+        let message = "texts below auto_map or chat_template were not examined: there are too many of them";
+        found.say(Check::FileUnreadable, at(), format!("{} {message}", facts.not_kept));
+    }
 }
 
 /// Code that an `auto_map` names: `module.Class` of this folder, or `org/name--module.Class` of another repository.
