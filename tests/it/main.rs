@@ -14,6 +14,8 @@ mod escape;
 #[cfg(target_os = "linux")]
 mod faults;
 #[cfg(unix)]
+mod field;
+#[cfg(unix)]
 mod folders;
 mod gate;
 mod hub;
@@ -27,6 +29,8 @@ mod patch;
 mod probe;
 mod published;
 mod readme;
+#[cfg(unix)]
+mod safe_hands;
 mod second_opinion;
 mod served;
 mod shell;

@@ -3,7 +3,7 @@
 //! hf-hub 0.5 is not used: its download sends the token on to the host of a redirect, knows no timeout, cannot be
 //! stopped, and neither checks the length of what arrives nor its hash.
 
-use super::cache::Blobs;
+use super::cache::{Blobs, is_commit};
 use super::content::ContentName;
 use super::listing::{LARGEST_LISTING, Listed, Listing};
 use super::part::Part;
@@ -18,8 +18,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 const CONNECT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(20);
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(20);
 /// How often a request is tried without a byte of progress.
 const ATTEMPTS: u32 = 3;
 const REDIRECTS: u32 = 5;
@@ -77,7 +76,7 @@ impl<'a> Remote<'a> {
             .user_agent(concat!("achilles-audit/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(CONNECT))
             .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(ANSWER))
+            .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE));
         if after.is_some_and(|rest| rest.starts_with("127.0.0.1") || rest.starts_with("localhost")) {
             config = config.proxy(None);
@@ -114,7 +113,11 @@ impl<'a> Remote<'a> {
         if text.len() as u64 > LARGEST_LISTING {
             return Err(odd(format!("its list of files is longer than {}", Bytes(LARGEST_LISTING))));
         }
-        Listing::parse(&text).map_err(odd)
+        let listing = Listing::parse(&text).map_err(odd)?;
+        if is_commit(self.id.revision()) && listing.commit != self.id.revision() {
+            return Err(odd(format!("it names commit {}", listing.commit)));
+        }
+        Ok(listing)
     }
 
     /// Asks for a file's size and digest, and holds what the list says of it against them.

@@ -130,7 +130,7 @@ fn of_unreadable(index: &Index, here: &[&Shard]) -> BTreeSet<String> {
     lost.map(|(name, _)| name.clone()).collect()
 }
 
-fn is_consolidated(name: &str) -> bool {
+pub(super) fn is_consolidated(name: &str) -> bool {
     name.starts_with("consolidated")
 }
 
