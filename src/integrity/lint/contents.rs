@@ -14,17 +14,19 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use rayon::prelude::*;
 use serde_json::json;
+use std::collections::HashSet;
 
 /// Larger text is not a chat template or a config: it would only take time.
 const LARGEST_TEXT: u64 = 256 << 20;
 
 pub(super) fn examine(all: &[File], found: &mut Found) {
+    let names: HashSet<&str> = all.iter().map(|file| file.name.as_str()).collect();
     for file in all {
         let told = |e: Error, found: &mut Found| {
             found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
         };
         match pickle::recognize(&file.path) {
-            Ok(content) => packed(file, content, all, found),
+            Ok(content) => packed(file, content, &names, found),
             Err(e) => {
                 told(e, found);
                 continue;
@@ -38,7 +40,7 @@ pub(super) fn examine(all: &[File], found: &mut Found) {
             found.say(Check::FileUnreadable, file.location(), format!("has {} bytes and was not examined", file.bytes));
             continue;
         }
-        let is_there = |name: &str| all.iter().any(|file| file.name == name);
+        let is_there = |name: &str| names.contains(name);
         match MappedFile::open(&file.path) {
             Err(e) => told(e, found),
             Ok(map) if is_json => of_json(&file.name, map.bytes(), &is_there, found),
@@ -68,10 +70,10 @@ pub(super) fn blobs(all: &[File], found: &mut Found, progress: &dyn Progress) ->
 }
 
 /// What a file may hold that runs, by its content and by its name.
-fn packed(file: &File, content: Option<Content>, all: &[File], found: &mut Found) {
+fn packed(file: &File, content: Option<Content>, names: &HashSet<&str>, found: &mut Found) {
     let lower = file.name.to_ascii_lowercase();
     let plain = COMPRESSED.iter().find_map(|end| lower.strip_suffix(end)).unwrap_or(&lower);
-    if content.is_none() && is_openvino(&lower, all) {
+    if content.is_none() && is_openvino(&file.name, names) {
         let message = "holds the numbers of a conversion of the model (OpenVINO), which was not examined";
         return found.say(Check::ConvertedModel, file.location(), message);
     }
@@ -102,9 +104,8 @@ const PICKLES: &[&str] = &[".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".
 const COMPRESSED: &[&str] = &[".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".zip", ".lzma"];
 
 /// OpenVINO keeps plain numbers in NAME.bin and what they mean in NAME.xml.
-fn is_openvino(lower: &str, all: &[File]) -> bool {
-    let description = lower.strip_suffix(".bin").map(|stem| format!("{stem}.xml"));
-    description.is_some_and(|xml| all.iter().any(|file| file.name.to_ascii_lowercase() == xml))
+fn is_openvino(name: &str, names: &HashSet<&str>) -> bool {
+    name.strip_suffix(".bin").is_some_and(|stem| names.contains(format!("{stem}.xml").as_str()))
 }
 
 /// Examines a JSON file's bytes as lint does: duplicate keys, `auto_map`, chat templates.
