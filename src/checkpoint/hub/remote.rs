@@ -175,7 +175,7 @@ impl<'a> Remote<'a> {
         let url = self.url(commit, file);
         let mut part = Part::claim(blobs, content, *size)?;
         progress.advance(part.bytes)?;
-        let until = until.min(self.deadline(1, size - part.bytes));
+        let until = until.min(self.deadline(1, size.saturating_sub(part.bytes)));
         let mut pace = Pace::new(self.patience, part.bytes);
         let (mut failures, mut most) = (0, part.bytes);
         while part.bytes != *size {
