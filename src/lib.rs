@@ -10,6 +10,7 @@ pub mod error;
 pub mod escape;
 pub mod files;
 pub mod finding;
+mod glob;
 pub mod integrity;
 pub mod locate;
 pub mod metrics;

@@ -73,3 +73,34 @@ fn of_perplexity(base: &locate::Base, located: &Located, checkpoint: &Checkpoint
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_guesses_is_told_by_its_vocabulary() {
+        let rules = Rules::default_rules().unwrap();
+        let located = Located { tokens: 9, dtype: "f32".into(), report: None };
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
+        std::fs::copy(format!("{fixture}/model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+        let config = std::fs::read(format!("{fixture}/config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        let mut told = |vocabulary: usize, perplexity: f64| {
+            config["vocab_size"] = vocabulary.into();
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let checkpoint = Checkpoint::open(folder.path().to_str().unwrap(), &crate::progress::Silent).unwrap();
+            let base = locate::Base { nll_nats: perplexity.ln(), perplexity };
+            let seen = of_perplexity(&base, &located, &checkpoint, &rules);
+            seen.into_iter().map(|seen| seen.rule).collect::<Vec<_>>()
+        };
+        let (high, guessing) = (rule!("base-perplexity-high"), rule!("base-perplexity-guessing"));
+        assert!(told(1500, 749.0).is_empty());
+        assert_eq!(told(1500, 750.0), [guessing]);
+        assert_eq!(told(1500, 1500.0), [high, guessing]);
+        assert_eq!(told(49152, 1500.0), [high]);
+        // With 97 letters nothing is predicted that is worth it.
+        assert!(told(97, 97.0).is_empty());
+    }
+}

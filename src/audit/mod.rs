@@ -3,11 +3,13 @@
 mod against;
 mod base;
 mod baseline;
+mod beside;
 mod cache;
 mod critical_set;
 mod place;
 mod run;
 mod template;
+mod unchanged;
 mod waive;
 
 use crate::checkpoint::ConfigFile;
@@ -15,6 +17,7 @@ use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
 use crate::error::{Error, Result};
 use crate::finding::{self, Finding, Seen, Severity};
+use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lesion;
 use crate::integrity::lint::{self, Examined, Expected};
 use crate::integrity::signature::{self, Trust};
@@ -32,6 +35,7 @@ pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 pub use template::observe as observe_template;
+use unchanged::Unchanged;
 use waive::waive;
 
 /// What to audit, and against what.
@@ -100,7 +104,7 @@ pub struct Audit {
 }
 
 /// Which model it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Model {
     /// As it was named on the command line.
     pub source: String,
@@ -108,6 +112,11 @@ pub struct Model {
     pub architecture: Option<String>,
     /// SHA-256 of its config.json, lower-case hex; none where it has none that can be read.
     pub config_sha256: Option<String>,
+    /// SHA-256 of its default chat template, lower-case hex; none where it has none that can be read.
+    pub chat_template_sha256: Option<String>,
+    /// The class that tokenizer_config.json names. Numbers of tokens are those of tokenizer.json as it is; transformers 5
+    /// builds some classes' tokenizers anew, from files of old Llama, Gemma and Qwen2 models, and may give others.
+    pub tokenizer_class: Option<String>,
     /// Which commit of a hub repository it was, and what of it was not fetched; none where it is no such.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hub: Option<Origin>,
@@ -166,13 +175,30 @@ pub struct Left {
 ///
 /// # Errors
 /// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint) cannot be
-/// read, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
+/// read, a file of the model changed meanwhile, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
 pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
+    let unchanged = Unchanged::since_now(place.path())?;
+    let examined = examine(request, fingerprint, place, progress);
+    if !matches!(examined, Err(Error::Interrupted)) {
+        // Before anything that may have come of it.
+        unchanged.check()?;
+    }
+    examined
+}
+
+fn examine(
+    request: &Request<'_>,
+    fingerprint: Option<(&Path, Fingerprint)>,
+    place: Place,
+    progress: &dyn Progress,
+) -> Result<Audit> {
     let mut gate = Gate::new(request);
+    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) =
+        template::identity(request.model, &place);
     if let Some(origin) = place.origin() {
-        gate.origin(origin);
+        gate.origin(origin, place.path());
     }
     if gate.wants(Measurement::Lint) {
         match &place {
@@ -233,7 +259,7 @@ impl<'a> Gate<'a> {
         let audit = Audit {
             schema: "achilles-audit/scan/v1",
             tool: Tool::this(),
-            model: Model { source: request.model.into(), architecture: None, config_sha256: None, hub: None },
+            model: Model { source: request.model.into(), ..Model::default() },
             settings: Settings {
                 rules: rules.name.clone(),
                 rules_sha256: rules.sha256.clone(),
@@ -276,9 +302,11 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Tells which commit it is, and leaves what of the repository is not here.
-    fn origin(&mut self, origin: &Origin) {
-        for why in origin.not_examined(&|_| false) {
+    /// Tells which commit it is, and judges or leaves what of the repository is not in its snapshot.
+    fn origin(&mut self, origin: &Origin, snapshot: &Path) {
+        let by_name = lint::by_name(origin, snapshot);
+        self.seen.extend(by_name.observations.into_iter().map(Seen::from));
+        for why in origin.not_examined(by_name.unknown) {
             self.leave(Measurement::Lint, why, true);
         }
         self.audit.model.hub = Some(origin.clone());

@@ -2,7 +2,7 @@
 
 use super::cache::Cache;
 use super::place::Place;
-use super::{base, baseline, critical_set};
+use super::{base, baseline, beside, critical_set};
 use crate::checkpoint::Checkpoint;
 use crate::compare::{self, BaseName, Compared, Unsearched};
 use crate::error::{Error, Result};
@@ -105,24 +105,37 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<(Ran, Observed)> {
     let checkpoint = place.open(name)?;
-    let cache = match run.cache.then(|| Cache::of(&checkpoint, run, wanted, rules, progress)) {
-        Some(Err(Error::Interrupted)) => return Err(Error::Interrupted),
-        Some(Err(error)) => {
+    let cached = |checkpoint: &Checkpoint| match Cache::of(checkpoint, run, wanted, rules, progress) {
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) => {
             tracing::warn!("the cache is not used: {error}");
-            None
+            Ok(None)
         }
-        Some(Ok(cache)) => Some(cache),
-        None => None,
+        Ok(cache) => Ok(Some(cache)),
     };
-    if let Some(ran) = cache.as_ref().and_then(Cache::get) {
-        let seen = observe(&ran, &checkpoint, rules);
-        return Ok((ran, seen));
+    let cache = if run.cache { cached(&checkpoint)? } else { None };
+    let (mut ran, checkpoint) = match cache.as_ref().and_then(Cache::get) {
+        Some(ran) => (ran, checkpoint),
+        None => {
+            let (ran, checkpoint) = measure(checkpoint, run, wanted, rules, progress)?;
+            if let Some(before) = cache.filter(|_| ran.failed.is_empty())
+                && let Some(cache) = cached(&checkpoint)?
+            {
+                match cache.is_still(&before) {
+                    true => cache.put(&ran),
+                    false => {
+                        tracing::warn!("the result is not kept: files were written to a moment ago, or lie in memory")
+                    }
+                }
+            }
+            (ran, checkpoint)
+        }
+    };
+    let mut seen = observe(&ran, &checkpoint, rules);
+    if let (Some(BaseName::Model(base)), true) = (&run.base, ran.compared.is_some()) {
+        let differs = Checkpoint::open(base, progress).and_then(|base| beside::observe(&checkpoint, &base, &run.text));
+        seen.extend(ran.tell(&[Measurement::Base], differs)?.map(|seen| (Measurement::Base, seen)));
     }
-    let (ran, checkpoint) = measure(checkpoint, run, wanted, rules, progress)?;
-    if let Some(cache) = cache.filter(|_| ran.failed.is_empty()) {
-        cache.put(&ran);
-    }
-    let seen = observe(&ran, &checkpoint, rules);
     Ok((ran, seen))
 }
 

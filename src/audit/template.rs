@@ -7,6 +7,8 @@
 //! on tools and documents, and templates of other names; a system prompt that is ignored is let be, as published
 //! templates do it.
 
+use super::place::Place;
+use crate::files;
 use crate::integrity::lint::{Check, Location, Observation, literals};
 use crate::probe::{ChatTemplate, Turn};
 use serde_json::{Value, json};
@@ -31,6 +33,23 @@ pub fn observe(folder: &Path) -> Vec<Observation> {
             vec![observation(Check::TemplateNotTried, "tokenizer_config.json", error.to_string(), Value::Null)]
         }
     }
+}
+
+/// The default template's SHA-256, and which class of tokenizers the checkpoint names; none of what it lacks or what
+/// cannot be read, which others tell of.
+pub fn identity(name: &str, place: &Place) -> (Option<String>, Option<String>) {
+    let (template, config): (_, Option<Value>) = match place {
+        Place::Folder(folder) => {
+            let config = files::read_text(&folder.path.join("tokenizer_config.json")).ok();
+            (ChatTemplate::of_folder(&folder.path), config.and_then(|text| serde_json::from_str(&text).ok()))
+        }
+        Place::Gguf(_) => match place.open(name) {
+            Ok(checkpoint) => (ChatTemplate::of(&checkpoint), checkpoint.tokenizer_config().ok().flatten()),
+            Err(_) => return (None, None),
+        },
+    };
+    let class = config.and_then(|config| Some(config.get("tokenizer_class")?.as_str()?.to_owned()));
+    (template.ok().flatten().map(|template| template.sha256()), class)
 }
 
 fn observation(check: Check, file: &str, message: String, evidence: Value) -> Observation {

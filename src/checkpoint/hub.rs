@@ -13,6 +13,7 @@ mod settings;
 mod tests;
 
 use super::index::{INDEX, read_index};
+use super::pickle::is_pickle_name;
 use super::tensors::SINGLE;
 use crate::error::{Bytes, Error, Result};
 use crate::progress::Progress;
@@ -29,6 +30,8 @@ const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 /// No config, tokenizer or index is larger.
 const LARGEST_NEEDED: u64 = 256 << 20;
+/// Where the hub's client keeps notes of its own: lint does not look into it.
+const NOTES: &str = ".cache/huggingface/";
 /// How many small files are fetched, and how many bytes of them.
 const MOST_SMALL: (usize, u64) = (1_000, 512 << 20);
 
@@ -120,7 +123,8 @@ fn from_cache(id: &HubId, cache: &RepoCache, state: State) -> std::result::Resul
     Ok(Snapshot { folder, origin: Origin { repository, revision, commit, state, not_fetched: Vec::new() } })
 }
 
-/// What is wanted besides the weights: what a checkpoint needs, and every file that is small and no pickle. An error
+/// What is wanted besides the weights: what a checkpoint needs, and every file that is small and no pickle, as
+/// those are never read. An error
 /// where it is no checkpoint that can be audited.
 fn small_files(id: &HubId, listing: &Listing) -> Result<Vec<String>> {
     let has = |file: &str| listing.files.contains_key(file);
@@ -140,7 +144,10 @@ fn small_files(id: &HubId, listing: &Listing) -> Result<Vec<String>> {
     let mut files: Vec<String> = [CONFIG, TOKENIZER, INDEX].into_iter().filter(|f| has(f)).map(str::to_owned).collect();
     let (mut count, mut bytes) = (0, 0);
     for (file, listed) in &listing.files {
-        let Some(size) = listed.size.filter(|size| *size <= SMALL && !is_pickle(file)) else { continue };
+        let Some(size) = listed.size.filter(|size| *size <= SMALL && !is_pickle_name(file) && !file.starts_with(NOTES))
+        else {
+            continue;
+        };
         if [CONFIG, TOKENIZER, INDEX, SINGLE].contains(&file.as_str()) {
             continue;
         }
@@ -152,12 +159,6 @@ fn small_files(id: &HubId, listing: &Listing) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// By its name: what is never read need not be fetched.
-fn is_pickle(file: &str) -> bool {
-    let file = file.to_ascii_lowercase();
-    [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"].iter().any(|end| file.ends_with(end))
-}
-
 fn no_weights(listing: &Listing) -> String {
     let find = |wanted: &dyn Fn(&str) -> bool| listing.files.keys().find(|file| wanted(file));
     if let Some(gguf) = find(&|f| f.ends_with(".gguf")) {
@@ -165,7 +166,7 @@ fn no_weights(listing: &Listing) -> String {
             "holds GGUF files but no {SINGLE} or {INDEX}; download one ({gguf}) and give its path, or turn it into a \
              checkpoint with `achilles-audit import FILE.gguf -o DIR`"
         )
-    } else if let Some(pickle) = find(&is_pickle) {
+    } else if let Some(pickle) = find(&is_pickle_name) {
         format!(
             "has no safetensors, only pickle ({pickle}), which can run code and is never read; look for a revision \
              with safetensors (often refs/pr/N), or convert it with transformers: save_pretrained(DIR)"

@@ -8,6 +8,7 @@ pub mod index;
 mod loose;
 pub mod map;
 pub mod names;
+pub mod pickle;
 pub mod place;
 pub mod python_json;
 pub mod snapshot;
@@ -17,7 +18,7 @@ pub mod tensors;
 pub mod walk;
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use config::ConfigFile;
 use hub::Origin;
@@ -128,14 +129,23 @@ impl Checkpoint {
     /// SHA-256 over all that its answers depend on: every byte of the weights' files, the config and the tokenizer.
     ///
     /// # Errors
-    /// It has no tokenizer, or a GGUF cannot be read again.
+    /// It has no tokenizer.
     pub fn sha256(&self) -> Result<String> {
-        let gguf = self.root.is_file().then(|| MappedFile::open(&self.root)).transpose()?;
-        let files = self.tensors.files().par_iter().chain(gguf.par_iter());
+        let files = self.tensors.mapped().par_iter();
         let mut digests: Vec<[u8; 32]> = files.map(|file| Sha256::digest(file.bytes()).into()).collect();
         digests.push(Sha256::digest(self.config.sha256()).into());
         digests.push(Sha256::digest(self.tokenizer_json()?).into());
         Ok(sha256_hex(digests.as_flattened()))
+    }
+
+    /// Stamps of the weights' files that every change from here on will change; none where that cannot be promised, or one
+    /// changed since it was opened.
+    pub fn stamps(&self) -> Option<Vec<Stamp>> {
+        let stamp = |file: &MappedFile| {
+            let stamp = Stamp::lasting(&files::open_regular(file.path()).ok()?);
+            stamp.filter(|now| file.opened() == Some(now))
+        };
+        self.tensors.mapped().iter().map(stamp).collect()
     }
 
     /// Its generation_config.json, or what a GGUF's metadata say in that form, as far as `T` reads it; none where there

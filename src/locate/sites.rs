@@ -105,11 +105,9 @@ impl SiteSelection {
     }
 }
 
-/// A set of one: a glob alone panics where its regular expression is too large.
 fn glob_matcher(glob: &str) -> Result<globset::GlobSet> {
-    let bad = |e: globset::Error| Error::Name { what: "sites", text: glob.into(), problem: e.kind().to_string() };
     // Also by the names of a multimodal checkpoint's file, or a base model's.
     let path = neuron::out_of_wrapper(glob).or_else(|| neuron::out_of_base_model(glob));
-    let glob = globset::Glob::new(path.as_deref().unwrap_or(glob));
-    glob.and_then(|glob| globset::GlobSetBuilder::new().add(glob).build()).map_err(bad)
+    let set = crate::glob::set(&[path.as_deref().unwrap_or(glob)]);
+    set.map_err(|problem| Error::Name { what: "sites", text: glob.into(), problem })
 }

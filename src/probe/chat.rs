@@ -115,7 +115,8 @@ impl ChatTemplate {
         }
     }
 
-    fn new(path: PathBuf, template: String, special_tokens: BTreeMap<&'static str, String>) -> ChatTemplate {
+    /// A template's text, and the texts of `bos_token`, `eos_token` and their like; `path` is for messages.
+    pub fn new(path: PathBuf, template: String, special_tokens: BTreeMap<&'static str, String>) -> ChatTemplate {
         let worker = Worker::new(&path, RAW);
         ChatTemplate { path, template, special_tokens, worker, on_any_day: false }
     }

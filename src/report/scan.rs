@@ -32,6 +32,13 @@ pub fn table(audit: &Audit) -> String {
     out += &super::hub::lines(audit.model.hub.as_ref(), &[]);
     left(&mut out, "NOT EXAMINED", &audit.not_examined);
     left(&mut out, "skipped", &audit.skipped);
+    let served = [
+        ("chat template: sha256", &audit.model.chat_template_sha256),
+        ("tokenizer: class", &audit.model.tokenizer_class),
+    ];
+    for (name, value) in served {
+        value.iter().for_each(|value| _ = writeln!(out, "{name} {}", short(value)));
+    }
     if let Some(e) = &audit.lint {
         let (files, tensors) =
             (Count(e.files as usize, "file", "files"), Count(e.tensors as usize, "tensor", "tensors"));

@@ -3,7 +3,7 @@
 use super::file::{self, RuleFile, RuleText, Step, WaiverText};
 use super::{Measurement, Rule, RuleId, Rules, Waiver, WhenNotExamined, unknown};
 use crate::finding::Severity;
-use globset::{Glob, GlobSetBuilder};
+use globset::Glob;
 use std::collections::BTreeSet;
 
 /// Each waiver is looked for in the text, and each glob compiled.
@@ -147,10 +147,9 @@ fn checked(waiver: &WaiverText, at: usize, text: &str) -> Result<Waiver, String>
         let problem = format!("has {} bytes, expected a glob of at most {LONGEST_GLOB}", waiver.location.len());
         return Err(wrong("location", problem));
     }
-    // Built as a set first: a glob alone panics where its regular expression is refused, as that of 300 nested braces.
-    let sound = |glob: Glob| GlobSetBuilder::new().add(glob.clone()).build().map(|_| glob);
-    let location = Glob::new(&waiver.location).and_then(sound);
-    let location = location.map_err(|e| wrong("location", format!("is not a glob: {}", e.kind())))?;
+    let location =
+        Glob::new(&waiver.location).map_err(|e| wrong("location", format!("is not a glob: {}", e.kind())))?;
+    crate::glob::set(&[&waiver.location]).map_err(|problem| wrong("location", problem))?;
     Ok(Waiver {
         rule,
         location: location.compile_matcher(),

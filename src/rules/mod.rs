@@ -25,7 +25,7 @@ use std::path::Path;
 pub const SCHEMA: &str = include_str!("../../rules/schema.json");
 
 /// The longest rule file that is read, in bytes.
-const LARGEST: u64 = 1 << 20;
+const LARGEST: u64 = 1 << 18;
 
 /// What scan can measure. Another one is another variant here, rules for it in rules/default.yaml, and a file in `audit`
 /// that makes it.
@@ -246,7 +246,7 @@ impl Rules {
 }
 
 /// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 35] = [
+const OTHER_RULES: [(&str, Measurement); 40] = [
     ("critical-set-small", Measurement::CriticalSet),
     ("critical-set-absent", Measurement::CriticalSet),
     ("base-perplexity-not-finite", Measurement::CriticalSet),
@@ -276,6 +276,11 @@ const OTHER_RULES: [(&str, Measurement); 35] = [
     ("base-set-moved", Measurement::Base),
     ("base-set-unrelated", Measurement::Base),
     ("base-neuron-changed", Measurement::Base),
+    ("base-tokenizer-changed", Measurement::Base),
+    ("base-tokenizer-differs", Measurement::Base),
+    ("base-template-changed", Measurement::Base),
+    ("base-generation-changed", Measurement::Base),
+    ("base-special-tokens-changed", Measurement::Base),
     ("worse-than-base", Measurement::Base),
     ("activations-outside", Measurement::Baseline),
     ("activations-not-finite", Measurement::Baseline),

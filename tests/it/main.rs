@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod bad_input;
+#[cfg(target_os = "linux")]
+mod bombs;
 mod command_line;
 mod compare;
 #[cfg(unix)]
@@ -27,6 +29,8 @@ mod patch;
 mod probe;
 mod published;
 mod readme;
+#[cfg(unix)]
+mod safe_hands;
 mod second_opinion;
 mod served;
 mod shell;

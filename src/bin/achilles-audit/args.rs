@@ -250,7 +250,7 @@ pub struct Scan {
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "baseline")]
     pub prompts: Vec<PathBuf>,
     /// Keep what running the model gives in the user's cache, and take it from there while no byte and no setting that
-    /// it depends on has changed
+    /// it depends on has changed: all bytes are digested for that. What lies in the cache is believed
     #[arg(long)]
     pub cache: bool,
     /// Hold the checkpoint against this fingerprint
@@ -520,7 +520,8 @@ pub struct Fingerprint {
     /// Tensors whose rows get SHA-256 digests of their own, by a glob over names; can be given several times
     #[arg(long, value_name = "GLOB", default_value = "*down_proj*")]
     pub row_digests: Vec<String>,
-    /// Take what is known of files whose size, time and inode are as when they were last read
+    /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
+    /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
     #[arg(long)]
     pub cache: bool,
 }
@@ -534,7 +535,8 @@ pub struct Verify {
     /// Pass a checkpoint whose tensors are the same but lie in other weight files
     #[arg(long)]
     pub allow_resharding: bool,
-    /// Take what is known of files whose size, time and inode are as when they were last read
+    /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
+    /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
     #[arg(long)]
     pub cache: bool,
     #[command(flatten)]

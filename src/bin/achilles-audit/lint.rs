@@ -18,10 +18,12 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     let Folder { path: folder, origin } = Source::find(&options.model)?.folder_at_hand(progress)?;
     let rules = Rules::default_rules()?;
     let seen = lint::lint(&folder, &audit::expected, progress)?;
+    let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();
     let signs = lesion::observe(&folder, progress)?;
-    let findings =
-        finding::judge(seen.observations.into_iter().chain(audit::observe_template(&folder)).chain(signs), &rules);
-    let not_examined = output::not_examined([&origin]);
+    let templates = audit::observe_template(&folder);
+    let seen_all = seen.observations.into_iter().chain(templates).chain(signs).chain(by_name.observations);
+    let findings = finding::judge(seen_all, &rules);
+    let not_examined = origin.as_ref().map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
     let fails = finding::fails(&findings, rules.fail_on);
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({

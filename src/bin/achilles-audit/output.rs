@@ -39,7 +39,7 @@ pub fn print_as_it_is(text: &str) -> Result<()> {
 
 /// What of checkpoints from the hub was not examined, where every file counts.
 pub fn not_examined<'a>(origins: impl IntoIterator<Item = &'a Option<Origin>>) -> Vec<String> {
-    origins.into_iter().flatten().flat_map(|origin| origin.not_examined(&|_| false)).collect()
+    origins.into_iter().flatten().flat_map(|origin| origin.not_examined(&origin.not_fetched)).collect()
 }
 
 /// 1 where the answer is no, 2 where it is yes but not everything was examined.

@@ -41,9 +41,8 @@ pub struct NotFetched {
 }
 
 impl Origin {
-    /// Why the repository as a whole was not examined, a sentence each; `judged` says of which files that were not
-    /// fetched the name alone tells enough.
-    pub fn not_examined(&self, judged: &dyn Fn(&str) -> bool) -> Vec<String> {
+    /// Why the repository as a whole was not examined, a sentence each; `left` are the files that nobody looked at.
+    pub fn not_examined<'a>(&self, left: impl IntoIterator<Item = &'a NotFetched>) -> Vec<String> {
         let Origin { repository, revision, commit, .. } = self;
         let mut why = Vec::new();
         if let State::Unreachable(reason) = &self.state {
@@ -52,7 +51,7 @@ impl Origin {
                  what else is in it, is not known; set HF_HUB_OFFLINE=1 to examine what the cache has of it"
             ));
         }
-        let left: Vec<&NotFetched> = self.not_fetched.iter().filter(|file| !judged(&file.path)).collect();
+        let left: Vec<&NotFetched> = left.into_iter().collect();
         if !left.is_empty() {
             const NAMED: usize = 10;
             let bytes = left.iter().filter_map(|file| file.bytes).fold(0, u64::saturating_add);

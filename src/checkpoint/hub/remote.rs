@@ -18,8 +18,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 const CONNECT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(20);
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(20);
 /// How often a request is tried without a byte of progress.
 const ATTEMPTS: u32 = 3;
 const REDIRECTS: u32 = 5;
@@ -77,7 +76,7 @@ impl<'a> Remote<'a> {
             .user_agent(concat!("achilles-audit/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(CONNECT))
             .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(ANSWER))
+            .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE));
         if after.is_some_and(|rest| rest.starts_with("127.0.0.1") || rest.starts_with("localhost")) {
             config = config.proxy(None);

@@ -239,7 +239,7 @@ fn unreachable_is_told_quickly_or_the_cache_serves() {
         let stale = fetch(&id, &settings, &Silent).unwrap();
         assert_eq!((&stale.folder, &*stale.origin.commit), (&folder, COMMIT));
         assert!(matches!(stale.origin.state, State::Unreachable(_)));
-        let told = stale.origin.not_examined(&|_| true).concat();
+        let told = stale.origin.not_examined([]).concat();
         assert!(told.starts_with("the hub cannot be reached (http") && told.contains(COMMIT), "{told}");
         let problem = stale.current().unwrap_err().to_string();
         assert!(problem.contains("cannot reach the hub") && problem.contains(COMMIT), "{problem}");

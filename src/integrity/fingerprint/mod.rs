@@ -9,10 +9,11 @@ use crate::checkpoint::hex;
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::walk::{self, Entry, Kind};
 use crate::error::{Error, Result};
+use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use cache::Cache;
 use cache::Key;
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 pub use lines::{Line, Statistics};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -123,21 +124,11 @@ pub fn take(
         .into_par_iter()
         .with_max_len(1)
         .map(|listed| {
-            let Listed { path, bytes, link, blob } = listed;
-            let full = root.join(path);
-            let key = cache.and_then(|_| Key::of(&full, path, &settings.row_digests));
-            let mut read = match cache.zip(key.as_ref()).and_then(|(cache, key)| cache.get(key, path)) {
-                Some(kept) => progress.advance(*bytes).map(|()| kept)?,
-                None => {
-                    let read = read::read(root, path, &digest_rows, progress)?;
-                    if let Some((cache, key)) = cache.zip(key) {
-                        cache.put(key, &full, &read);
-                    }
-                    read
-                }
-            };
-            read.file.link.clone_from(link);
-            let damage = blob.as_ref().map_or(Ok(None), |blob| blob.damage(Some(&read.file.sha256)))?;
+            let full = root.join(&listed.path);
+            let kept = cache.map(|cache| (cache, settings.row_digests.as_slice()));
+            let mut read = read_or_known(&full, listed, kept, &digest_rows, progress)?;
+            read.file.link.clone_from(&listed.link);
+            let damage = listed.blob.as_ref().map_or(Ok(None), |blob| blob.damage(Some(&read.file.sha256)))?;
             Ok((read, damage))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -157,6 +148,33 @@ pub fn take(
     Ok(Taken { fingerprint: Fingerprint { settings, files, tensors }, problems, damaged })
 }
 
+/// Reads a file, unless it is known: `cache` says of what the digests of rows are, too.
+fn read_or_known(
+    full: &Path,
+    Listed { path, bytes, .. }: &Listed,
+    cache: Option<(&Cache, &[String])>,
+    digest_rows: &(dyn Fn(&str) -> bool + Sync),
+    progress: &dyn Progress,
+) -> Result<read::FileRead> {
+    let file = files::open_regular(full)?;
+    let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(full));
+    let key = |stamp, row_digests| Key::of(stamp, full, path, row_digests);
+    if let Some(((cache, row_digests), now)) = cache.zip(stamp()?)
+        && let Some(kept) = key(now, row_digests).and_then(|key| cache.get(&key, path))
+    {
+        return progress.advance(*bytes).map(|()| kept);
+    }
+    let lasting = cache.and_then(|_| Stamp::lasting(&file));
+    let read = read::read(&file, full, path, digest_rows, progress)?;
+    if let (Some((cache, row_digests)), Some(lasting), None) = (cache, lasting, &read.problem)
+        && Some(&lasting) == stamp()?.as_ref()
+        && let Some(key) = key(lasting, row_digests)
+    {
+        cache.put(key, &read);
+    }
+    Ok(read)
+}
+
 /// A file that is to be read, or a link to one.
 struct Listed {
     path: String,
@@ -165,8 +183,11 @@ struct Listed {
     blob: Option<Blob>,
 }
 
+/// Paths, and what is wrong with each.
+type Problems = Vec<(String, String)>;
+
 /// The files to read, and the paths that cannot be, with the reason.
-fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<Listed>, Vec<(String, String)>)> {
+fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {
     let ignore = globs(&settings.ignore)?;
     let snapshot = Snapshot::of(root);
     let own = except.and_then(|path| walk::below(root, path));
@@ -207,12 +228,7 @@ fn read_link(link: &Path) -> Result<String> {
 }
 
 fn globs(patterns: &[String]) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let glob = Glob::new(pattern).map_err(|e| Error::input(format!("glob {pattern:?}: {}", e.kind())))?;
-        set.add(glob);
-    }
-    set.build().map_err(|e| Error::input(format!("globs: {e}")))
+    crate::glob::set(patterns).map_err(|problem| Error::input(format!("what the fingerprint covers: {problem}")))
 }
 
 impl Fingerprint {

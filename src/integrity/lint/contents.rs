@@ -8,6 +8,7 @@ use super::pickle::{self, Content};
 use super::template::{self, HitKind};
 use crate::checkpoint::index::INDEX;
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::pickle::is_pickle_name;
 use crate::checkpoint::snapshot::Blob;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
@@ -70,12 +71,12 @@ pub(super) fn blobs(all: &[File], found: &mut Found, progress: &dyn Progress) ->
 /// What a file may hold that runs, by its content and by its name.
 fn packed(file: &File, content: Option<Content>, all: &[File], found: &mut Found) {
     let lower = file.name.to_ascii_lowercase();
-    let plain = COMPRESSED.iter().find_map(|end| lower.strip_suffix(end)).unwrap_or(&lower);
-    if content.is_none() && is_openvino(&lower, all) {
+    let is_here = |name: &str| all.iter().any(|file| file.name == name);
+    if content.is_none() && is_openvino(&file.name, &is_here) {
         let message = "holds the numbers of a conversion of the model (OpenVINO), which was not examined";
         return found.say(Check::ConvertedModel, file.location(), message);
     }
-    let named = PICKLES.iter().any(|end| plain.ends_with(end));
+    let named = is_pickle_name(&file.name);
     let (check, message) = match content {
         Some(Content::Pickle(kind)) => (Check::PickleFile, format!("is {kind} by its content")),
         Some(Content::Packed(how)) if named => (Check::PickleFile, format!("is a pickle by its name, and {how}")),
@@ -97,14 +98,9 @@ fn packed(file: &File, content: Option<Content>, all: &[File], found: &mut Found
     found.add(check, file.location(), message, json!({"content": content}));
 }
 
-/// What pickles are called.
-const PICKLES: &[&str] = &[".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".pt2", ".ptl"];
-const COMPRESSED: &[&str] = &[".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".zip", ".lzma"];
-
 /// OpenVINO keeps plain numbers in NAME.bin and what they mean in NAME.xml.
-fn is_openvino(lower: &str, all: &[File]) -> bool {
-    let description = lower.strip_suffix(".bin").map(|stem| format!("{stem}.xml"));
-    description.is_some_and(|xml| all.iter().any(|file| file.name.to_ascii_lowercase() == xml))
+pub(super) fn is_openvino(name: &str, is_here: &dyn Fn(&str) -> bool) -> bool {
+    name.strip_suffix(".bin").is_some_and(|stem| is_here(&format!("{stem}.xml")))
 }
 
 /// Examines a JSON file's bytes as lint does: duplicate keys, `auto_map`, chat templates.

@@ -3,7 +3,8 @@
 use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
-use crate::checkpoint::walk::LEFT_OUT;
+use crate::checkpoint::stand_in::unfinished;
+use crate::checkpoint::walk::{DEEPEST, LEFT_OUT, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
@@ -27,10 +28,6 @@ impl File {
     }
 }
 
-/// More than any checkpoint holds: what is larger is not examined rather than examined in part.
-const MOST_ENTRIES: usize = 100_000;
-const DEEPEST: usize = 32;
-
 /// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
 const ENVIRONMENT: &str = ".venv";
 
@@ -45,18 +42,12 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             let path = entry.map_err(Error::io(&folder))?.path();
             entries += 1;
             if entries > MOST_ENTRIES || depth > DEEPEST {
-                let problem =
-                    format!("holds over {MOST_ENTRIES} files or {DEEPEST} levels of folders; not a checkpoint's");
-                return Err(Error::file(root, problem));
+                return Err(too_many(root));
             }
             let base = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = format!("{prefix}{base}");
             let location = Location::file(&name);
-            if let Some(what) = odd_characters(&base) {
-                found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, with {what}"));
-            } else if let Some(known) = resembles(&base) {
-                found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, which looks like {known}"));
-            }
+            odd_name(&base, &location, found);
             let own = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
             let blob = links.snapshot.as_ref().filter(|_| own.is_symlink()).and_then(|s| s.blob(&path));
             if own.is_symlink() && blob.is_none() && !links.follow(&path, &location, found) {
@@ -64,7 +55,10 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             }
             let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
             if metadata.is_file() {
-                by_name(root, &base, &prefix, &location, found);
+                by_name(&location, found);
+                if name == RECEIPT {
+                    receipt(root, &location, found);
+                }
                 files.push(File { name, path, bytes: metadata.len(), blob });
             } else if metadata.is_dir() {
                 // A folder behind a link is either met on its own or not part of the checkpoint.
@@ -85,6 +79,15 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     files.sort_by(|a, b| a.name.cmp(&b.name));
     adapter(&files, found);
     Ok(files)
+}
+
+/// Tells of a name that is not what it looks like.
+pub(super) fn odd_name(base: &str, location: &Location, found: &mut Found) {
+    if let Some(what) = odd_characters(base) {
+        found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, with {what}"));
+    } else if let Some(known) = resembles(base) {
+        found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, which looks like {known}"));
+    }
 }
 
 /// What a name holds that a listing of it does not show as it is.
@@ -197,11 +200,14 @@ fn adapter(files: &[File], found: &mut Found) {
 /// What makes a folder one of an adapter.
 const ADAPTER: &str = "adapter_config.json";
 
-fn by_name(root: &Path, base: &str, prefix: &str, location: &Location, found: &mut Found) {
-    let is_own = base.starts_with(".achilles-audit-")
-        || base.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n));
-    if is_own {
+/// Tells what a file's name alone says of it.
+pub(super) fn by_name(location: &Location, found: &mut Found) {
+    let base = location.file.rsplit('/').next().unwrap_or_default();
+    if is_leftover(base) {
         found.say(Check::LeftoverFile, location.clone(), "was left by a run of this tool that was stopped; remove it");
+    } else if unfinished(base).is_some() {
+        let message = "is what a download leaves that was not finished, by its name; remove it or fetch it again";
+        found.say(Check::UnfinishedDownload, location.clone(), message);
     }
     if base.ends_with(".py") {
         found.say(Check::CustomCode, location.clone(), "is Python code");
@@ -222,14 +228,11 @@ fn by_name(root: &Path, base: &str, prefix: &str, location: &Location, found: &m
         let message = "is a conversion of the model by its name, which was not examined";
         found.say(Check::ConvertedModel, location.clone(), message);
     }
-    if ends(UNFINISHED) && !is_own {
-        let message =
-            "is what a download that did not come to its end leaves, by its name; remove it or fetch it again";
-        found.say(Check::HalfDownloaded, location.clone(), message);
-    }
-    if base == RECEIPT && prefix.is_empty() {
-        receipt(root, location, found);
-    }
+}
+
+/// Whether a file is named as what a run of this tool leaves where it is stopped.
+fn is_leftover(name: &str) -> bool {
+    name.starts_with(".achilles-audit-") || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
 }
 
 fn receipt(root: &Path, location: &Location, found: &mut Found) {
@@ -264,10 +267,6 @@ const CONVERTED: &[&str] = &[
     ".pte",
     ".litertlm",
 ];
-/// How browsers and download managers, and the hub's client, call what is not all there yet.
-const UNFINISHED: &[&str] =
-    &[".incomplete", ".aria2", ".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut", ".filepart"];
-
 /// Whether a file is named as weights that are not examined.
 pub(super) fn is_other_weights(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();

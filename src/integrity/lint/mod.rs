@@ -10,6 +10,7 @@ mod generation;
 mod header;
 mod index;
 mod json;
+mod names;
 mod observation;
 mod pickle;
 mod template;
@@ -21,6 +22,7 @@ mod vocabulary;
 
 pub use check::Check;
 pub use contents::json as examine_json;
+pub use names::{ByName, by_name};
 pub use observation::{Location, More, Observation};
 pub use template::literals;
 
@@ -81,7 +83,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     let shards = header::read(&files, &mut found);
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
-    let vocabulary = vocabulary::read(root, vocabulary::TOKENIZER);
+    let vocabulary = vocabulary::of_folder(root, &mut found);
     vocabulary::compare(root, &model.shards, vocabulary.as_ref(), &mut found);
     generation::examine(root, vocabulary.as_ref(), &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;

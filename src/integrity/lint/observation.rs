@@ -152,17 +152,29 @@ impl fmt::Display for Location {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub observations: Vec<Observation>,
-    counts: HashMap<(Check, String), u64>,
+    counts: HashMap<(Check, String), Count>,
+}
+
+/// Observations of one check in one file.
+#[derive(Debug, Default)]
+struct Count {
+    seen: u64,
+    kept: u64,
 }
 
 impl Found {
     /// Observations of one check in one file that are kept.
     pub const KEPT: u64 = 100;
+    /// Observations that are kept in all; beyond them only counted, and not by file: there may be as many files.
+    pub const KEPT_IN_ALL: usize = 5000;
 
     pub fn add(&mut self, check: Check, location: Location, message: impl Into<String>, evidence: serde_json::Value) {
-        let count = self.counts.entry((check, location.file.clone())).or_default();
-        *count += 1;
-        if *count <= Found::KEPT {
+        let full = self.observations.len() >= Found::KEPT_IN_ALL;
+        let file = if full { String::new() } else { location.file.clone() };
+        let count = self.counts.entry((check, file)).or_default();
+        count.seen += 1;
+        if !full && count.kept < Found::KEPT {
+            count.kept += 1;
             self.observations.push(Observation { check, location, message: message.into(), evidence });
         }
     }
@@ -174,16 +186,17 @@ impl Found {
 
     /// What was kept, by file and check, one more for those that were not, and how many these were.
     pub fn finish(mut self) -> (Vec<Observation>, u64) {
-        let dropped = self.counts.into_iter().filter(|(_, count)| *count > Found::KEPT);
+        let dropped = self.counts.into_iter().filter(|(_, count)| count.seen > count.kept);
         let mut not_listed = 0;
-        for ((check, file), count) in dropped {
-            let more = count - Found::KEPT;
+        for ((check, file), Count { seen, kept }) in dropped {
+            let more = seen - kept;
             not_listed += more;
+            let whole = if file.is_empty() { "all files" } else { "the file" };
             self.observations.push(Observation {
                 check,
                 location: Location::file(file).and(More::NotListed(more)),
-                message: format!("{more} more of this kind in the file, which are not listed"),
-                evidence: serde_json::json!({"count": count, "not_listed": more}),
+                message: format!("{more} more of this kind in {whole}, which are not listed"),
+                evidence: serde_json::json!({"count": seen, "not_listed": more}),
             });
         }
         self.observations.sort_by(|a, b| (&a.location.file, a.check).cmp(&(&b.location.file, b.check)));

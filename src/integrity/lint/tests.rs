@@ -98,7 +98,12 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"stop_strings": ["</s>", "e"]}"#)),
     (Check::ContextShort, "config.json", None, |f| f.write("tokenizer_config.json", br#"{"model_max_length": 512}"#)),
     (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| c["hidden_size"] = 2048.into())),
-    (Check::SpecialTokenUnknown, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"eos_token": "<|end|>"}"#)),
+    (Check::SpecialTokenUnknown, "tokenizer_config.json", None, |f| {
+        f.json("tokenizer.json", |t| t["model"]["vocab"] = json!({"a": 0}));
+        f.write("tokenizer_config.json", br#"{"eos_token": "<|end|>"}"#);
+    }),
+    (Check::TokenIdOutOfRange, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"pad_token": {"content": "[PAD]"}}"#)),
+    (Check::TokenizerInvalid, "tokenizer.json", None, |f| f.write("tokenizer.json", br#"{"model": {"type": "BPE", "vocab": 5}}"#)),
     (Check::SpecialTokenDiffers, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"eos_token": {"content": "x"}}"#)),
     (Check::CustomCode, "modeling_x.py", None, |f| f.write("modeling_x.py", b"")),
     (Check::CustomCode, "config.json", None, |f| {
@@ -127,8 +132,8 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::OddFileName, "a/\u{202e}txt.exe", None, |f| f.write("a/\u{202e}txt.exe", b"")),
     (Check::OddFileName, "config\u{2024}json", None, |f| f.write("config\u{2024}json", b"{}")),
     (Check::OddFileName, "tok\u{435}nizer.json", None, |f| f.write("tok\u{435}nizer.json", b"{}")),
-    (Check::HalfDownloaded, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"")),
-    (Check::HalfDownloaded, "x.incomplete", None, |f| f.write("x.incomplete", b"")),
+    (Check::UnfinishedDownload, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"")),
+    (Check::UnfinishedDownload, "0123456789abcdef.incomplete", None, |f| f.write("0123456789abcdef.incomplete", b"")),
     (Check::OtherWeights, "model.GGUF", None, |f| f.write("model.GGUF", b"GGUF")),
     (Check::OtherWeights, "weights.npz", None, |f| f.write("weights.npz", b"")),
     (Check::ConvertedModel, "onnx/model.onnx", None, |f| f.write("onnx/model.onnx", b"")),

@@ -46,9 +46,10 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
         (0..own.len()).filter(|at| own[*at] && readable(&shard.header.tensors[*at])).collect()
     };
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
-    let total = shards.iter().flat_map(|s| of(s).into_iter().map(|at| size(&s.header.tensors[at]))).sum();
+    let total =
+        shards.iter().filter(|s| !s.again).flat_map(|s| of(s).into_iter().map(|at| size(&s.header.tensors[at]))).sum();
     progress.begin("values", total, "bytes");
-    for shard in shards {
+    for shard in shards.iter().filter(|s| !s.again) {
         let mut batch: Vec<Job> = Vec::new();
         let mut bytes = 0;
         for at in of(shard) {

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-pub(super) const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER: &str = "tokenizer.json";
 pub(super) const GENERATION: &str = "generation_config.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
@@ -81,6 +81,11 @@ impl Vocabulary {
         self.model.vocab.0.iter().map(|(text, id)| (text.as_str(), *id)).chain(added)
     }
 
+    /// One more than the highest number.
+    fn end(&self) -> u64 {
+        self.all().map(|(_, id)| id.saturating_add(1)).max().unwrap_or(0)
+    }
+
     /// The number of a token, by its text.
     fn id(&self, token: &str) -> Option<u64> {
         self.all().find(|(text, _)| *text == token).map(|(_, id)| id)
@@ -107,6 +112,19 @@ fn is_ordinary(token: &str) -> bool {
     !token.is_empty() && !bracketed && !token.chars().all(|c| hidden(c) || (c.is_control() && !c.is_whitespace()))
 }
 
+/// The tokenizer's vocabulary. Others tell of a tokenizer.json that is no JSON.
+pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
+    let json: Value = read(root, TOKENIZER)?;
+    match serde_json::from_value(json) {
+        Ok(vocabulary) => Some(vocabulary),
+        Err(e) => {
+            let message = format!("is not a tokenizer, nothing was held against it: {e}");
+            found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);
+            None
+        }
+    }
+}
+
 /// Holds the tokenizer and the numbers that configs name against the embedding.
 pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabulary>, found: &mut Found) {
     let config = ConfigFile::read(&root.join("config.json")).ok();
@@ -118,11 +136,13 @@ pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabul
         .filter_map(|(f, m)| Some((f, m?)))
         .collect();
     let stated = config.and_then(|config| of_text(config).get("vocab_size")?.as_u64());
-    if let Some(rows) = rows(model).into_iter().chain(stated).min() {
+    let rows = rows(model).into_iter().chain(stated).min();
+    if let Some(rows) = rows {
         named.iter().for_each(|(file, map)| beyond(rows, file, map, found));
         vocabulary.iter().for_each(|vocabulary| size(rows, vocabulary, found));
     }
     if let (Some(vocabulary), Some(tokenizer_config)) = (vocabulary, &tokenizer_config) {
+        lacking(vocabulary, tokenizer_config, rows.unwrap_or(u64::MAX), found);
         special(vocabulary, tokenizer_config, &named, found);
     }
 }
@@ -185,7 +205,7 @@ fn size(rows: u64, vocabulary: &Vocabulary, found: &mut Found) {
     }
     // Embeddings are padded to round numbers, by a few hundred tokens or some hundredths.
     const FEWEST_LACKING: u64 = 1024;
-    let have = vocabulary.all().map(|(_, id)| id.saturating_add(1)).max().unwrap_or(0);
+    let have = vocabulary.end();
     let lacking = rows.saturating_sub(have);
     if lacking > FEWEST_LACKING && lacking > rows / 10 {
         let message =
@@ -200,6 +220,32 @@ fn is_of_other_input(token: &str) -> bool {
     token.starts_with('<')
         && token.ends_with('>')
         && ["image", "audio", "video"].iter().any(|input| token.contains(input))
+}
+
+/// Special tokens that tokenizer_config.json names and tokenizer.json does not have. Loaders add them, with the numbers
+/// that follow.
+fn lacking(vocabulary: &Vocabulary, tokenizer_config: &Map<String, Value>, rows: u64, found: &mut Found) {
+    let tokens = ["bos_token", "eos_token", "pad_token"].map(|name| (name, text(tokenizer_config, name)));
+    let mut lacking: Vec<&str> = Vec::new();
+    for (name, token) in tokens.into_iter().filter_map(|(name, token)| Some((name, token?))) {
+        if vocabulary.id(token).is_some() || lacking.contains(&token) {
+            continue;
+        }
+        let id = vocabulary.end().saturating_add(lacking.len() as u64);
+        lacking.push(token);
+        let (check, why) = match id >= rows {
+            true => (Check::TokenIdOutOfRange, format!("and the embedding's are 0 to {}", rows.saturating_sub(1))),
+            false => (Check::SpecialTokenUnknown, "which the weights never saw".into()),
+        };
+        let message = format!("{name} is {token:?}, which {TOKENIZER} does not have: loaders number it {id}, {why}");
+        found.add(check, Location::file(TOKENIZER_CONFIG), message, json!({"token": token, "id": id}));
+    }
+}
+
+/// The text of a special token, be it there alone or with how it is found.
+fn text<'a>(tokenizer_config: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    let token = tokenizer_config.get(name)?;
+    token.as_str().or_else(|| token.get("content")?.as_str()).filter(|text| !text.is_empty())
 }
 
 /// Holds the special tokens that tokenizer_config.json names against the numbers in the configs.

@@ -44,7 +44,7 @@ fn audit(verdict: Verdict) -> Audit {
     Audit {
         schema: "achilles-audit/scan/v1",
         tool: Tool::this(),
-        model: Model { source: "m".into(), architecture: None, config_sha256: None, hub: None },
+        model: Model { source: "m".into(), ..Model::default() },
         settings: Settings {
             rules: "default".into(),
             rules_sha256: "r".into(),
@@ -128,7 +128,14 @@ fn the_verdict_comes_first() {
 fn nothing_that_is_said_becomes_markup() {
     let mut audit = audit(Verdict::Fail);
     let hostile = || HOSTILE.to_owned();
-    audit.model = Model { source: hostile(), architecture: Some(hostile()), config_sha256: Some(hostile()), hub: None };
+    audit.model = Model {
+        source: hostile(),
+        architecture: Some(hostile()),
+        config_sha256: Some(hostile()),
+        chat_template_sha256: Some(hostile()),
+        hub: None,
+        tokenizer_class: Some(hostile()),
+    };
     audit.settings.rules = hostile();
     audit.settings.rules_sha256 = hostile();
     audit.judged[0].why = hostile();
