@@ -21,9 +21,9 @@ def build(d):
     st.folder(d / "layers-fewer", {**c, "num_hidden_layers": 1}, st.llama(c))
     st.folder(d / "vocabulary-larger", {**c, "vocab_size": 322}, st.llama(c))
     st.folder(d / "eos-out-of-range", {**c, "eos_token_id": 99999, "pad_token_id": 400})
-    # 2 and 3 are "!" and a quotation mark.
-    st.folder(d / "eos-covers-text", {**c, "eos_token_id": [1, 2, 3]})
-    st.folder(d / "pad-minus-one", {**c, "eos_token_id": [1], "pad_token_id": -1})
+    # 34 and 103 are a space and "e", 2 and 3 bytes that no text holds.
+    st.folder(d / "eos-covers-text", {**c, "eos_token_id": [1, 34, 103]})
+    st.folder(d / "eos-list", {**c, "eos_token_id": [1, 2, 3], "pad_token_id": -1})
 
 
 def dtypes(d, c):
