@@ -1,8 +1,12 @@
-//! Files that appear whole or not at all: written beside, synced, renamed.
+//! Files that somebody else may have put there, opened with care; and files that appear whole or not at all: written
+//! beside, synced, renamed.
+
+mod open;
 
 use crate::error::{Error, Result};
+pub use open::{open_regular, read_at_most, read_regular, read_text};
 use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The folder that a file is to lie in.
@@ -18,57 +22,6 @@ pub fn parent(path: &Path) -> Result<PathBuf> {
         return Err(Error::file(path, "the folder it is to lie in does not exist; create it first"));
     }
     Ok(parent.to_owned())
-}
-
-/// The largest file that is read whole, in bytes.
-const LARGEST_READ: u64 = 1 << 30;
-
-/// Opens a file of a checkpoint, which may be anything: looked at first, as opening a pipe would wait for a writer.
-///
-/// # Errors
-/// It is not a regular file, or the system refuses.
-pub fn open_regular(path: &Path) -> Result<File> {
-    if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
-        return Err(Error::file(path, "expected a file, found a folder, pipe or device"));
-    }
-    File::open(path).map_err(Error::io(path))
-}
-
-/// Reads a file of a checkpoint whole.
-///
-/// # Errors
-/// As [`open_regular`]; also where it is absurdly large.
-pub fn read_regular(path: &Path) -> Result<Vec<u8>> {
-    read_at_most(path, LARGEST_READ)
-}
-
-/// Reads a file whole that has no more than `largest` bytes.
-///
-/// # Errors
-/// As [`open_regular`]; also where it is larger.
-pub fn read_at_most(path: &Path, largest: u64) -> Result<Vec<u8>> {
-    let file = open_regular(path)?;
-    let length = file.metadata().map_err(Error::io(path))?.len();
-    let too_large = |length| Error::file(path, format!("has {length} bytes, expected at most {largest}"));
-    if length > largest {
-        return Err(too_large(length));
-    }
-    let mut bytes = Vec::with_capacity(length as usize);
-    // It may grow meanwhile.
-    file.take(largest + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    if bytes.len() as u64 > largest { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
-}
-
-/// Reads a text file of a checkpoint whole.
-///
-/// # Errors
-/// As [`read_regular`]; also where it is not UTF-8.
-pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = read_regular(path)?;
-    let not_text = |e: std::string::FromUtf8Error| {
-        Error::file(path, format!("is not UTF-8 (byte {}), expected text", e.utf8_error().valid_up_to()))
-    };
-    String::from_utf8(bytes).map_err(not_text)
 }
 
 /// A folder of the user's cache, `achilles-audit/NAME` in `$XDG_CACHE_HOME`, else in `~/.cache`; it is made where it is

@@ -22,6 +22,7 @@ pub mod report;
 pub mod rules;
 pub mod text;
 pub mod tool;
+pub mod worker;
 
 pub use error::{Error, Result};
 

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Count, Error, Result};
+use crate::worker::{Request, Response, Worker};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,33 +26,36 @@ pub struct Encoded {
     pub sha256: String,
 }
 
-/// A checkpoint's tokenizer.
+/// A checkpoint's tokenizer. It is input as the checkpoint is, and is run by a [`worker`](crate::worker).
 #[derive(Debug)]
-pub struct Tokenizer(tokenizers::Tokenizer);
+pub struct Tokenizer(Worker);
 
 impl Tokenizer {
     /// Reads the checkpoint's tokenizer.json.
     ///
     /// # Errors
-    /// It is not a tokenizer.
+    /// It is not a tokenizer, or takes more time or memory than its size warrants.
     pub fn of(checkpoint: &Checkpoint) -> Result<Tokenizer> {
-        let bad = |e: tokenizers::Error| {
-            let path = checkpoint.root().join("tokenizer.json");
-            Error::file(path, format!("is not a tokenizer: {}", e.to_string().lines().next().unwrap_or_default()))
-        };
-        let json = checkpoint.tokenizer_json()?;
-        let mut tokenizer: tokenizers::Tokenizer = guarded(|| json.parse())?.map_err(bad)?;
-        // A saved tokenizer may cut or pad; a text that is measured must be whole.
-        tokenizer.with_truncation(None).map_err(bad)?;
-        tokenizer.with_padding(None);
-        Ok(Tokenizer(tokenizer))
+        let root = checkpoint.root();
+        let path = if root.is_dir() { root.join("tokenizer.json") } else { root.to_owned() };
+        Tokenizer::parse(&path, checkpoint.tokenizer_json()?)
+    }
+
+    /// Reads a tokenizer.json's text; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::of`].
+    pub fn parse(path: &Path, json: &str) -> Result<Tokenizer> {
+        let worker = Worker::new(path, "fetch the checkpoint's tokenizer again from its publisher");
+        worker.ask(&Request::Tokenizer(json.into()))?;
+        Ok(Tokenizer(worker))
     }
 
     /// The ids of `text`, of any length, with the special tokens that the tokenizer adds by itself, as transformers'
     /// `tokenizer(text)`.
     ///
     /// # Errors
-    /// The tokenizer fails.
+    /// The tokenizer fails, makes another text or far more of this one, or takes more time or memory than it warrants.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(text, true)
     }
@@ -59,20 +63,22 @@ impl Tokenizer {
     /// The ids of a text that spells its special tokens itself, as a chat template's does: none are added.
     ///
     /// # Errors
-    /// The tokenizer fails.
+    /// As [`Tokenizer::ids`].
     pub fn ids_as_spelled(&self, text: &str) -> Result<Vec<u32>> {
         self.encoded(text, false)
     }
 
     fn encoded(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on the text: {e}"));
-        Ok(guarded(|| self.0.encode(text, add_special_tokens))?.map_err(failed)?.get_ids().to_vec())
+        match self.0.ask(&Request::Ids { text: text.into(), add_special_tokens })? {
+            Response::Ids(ids) => Ok(ids),
+            other => Err(self.0.astray(&other)),
+        }
     }
 
     /// The text of ids, without that of special tokens.
     ///
     /// # Errors
-    /// The tokenizer fails.
+    /// As [`Tokenizer::ids`].
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.decoded(ids, true)
     }
@@ -80,20 +86,22 @@ impl Tokenizer {
     /// The text of one id, be it a special token's.
     ///
     /// # Errors
-    /// The tokenizer fails.
+    /// As [`Tokenizer::ids`].
     pub fn decode_token(&self, id: u32) -> Result<String> {
         self.decoded(&[id], false)
     }
 
     fn decoded(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        let failed = |e: tokenizers::Error| Error::input(format!("the tokenizer failed on its own ids: {e}"));
-        guarded(|| self.0.decode(ids, skip_special_tokens))?.map_err(failed)
+        match self.0.ask(&Request::Text { ids: ids.into(), skip_special_tokens })? {
+            Response::Text(text) => Ok(text),
+            other => Err(self.0.astray(&other)),
+        }
     }
 
     /// [`Tokenizer::ids`] of a text that a perplexity can be computed of.
     ///
     /// # Errors
-    /// The text is empty or too short to have a perplexity (two tokens), or the tokenizer fails.
+    /// The text is empty or too short to have a perplexity (two tokens), or as [`Tokenizer::ids`].
     pub fn encode(&self, text: &str) -> Result<Encoded> {
         if text.trim().is_empty() {
             return Err(Error::input("the text is empty; give at least a sentence with --text or --text-file"));
@@ -106,18 +114,6 @@ impl Tokenizer {
         }
         Ok(Encoded { ids: ids.into(), sha256: sha256_hex(text.as_bytes()) })
     }
-}
-
-/// Threads of this name meet files that nobody has checked: whoever sets a panic hook may leave their panics to us.
-pub const GUARDED_THREAD: &str = "achilles-audit-tokenizer";
-
-/// Runs `f` where a panic of the tokenizers crate on a malformed tokenizer.json becomes an error.
-fn guarded<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T> {
-    let malformed = || Error::input("tokenizer.json is malformed: its parts contradict each other; fetch it again");
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name(GUARDED_THREAD.into()).spawn_scoped(scope, f);
-        thread.map_err(Error::io("a thread for the tokenizer"))?.join().map_err(|_| malformed())
-    })
 }
 
 /// Reads a file of one record a line: in a file called `.jsonl` JSON objects, of which `example` is one, else texts that

@@ -5,8 +5,13 @@ use super::run::Located;
 use crate::checkpoint::Checkpoint;
 use crate::error::Count;
 use crate::finding::Seen;
+use crate::locate;
+use crate::model::Recipe;
 use crate::rules::Rules;
 use serde_json::json;
+
+/// Models of fewer tokens than this are toys: with random weights too they are what somebody tries tools on.
+const FEWEST_TOKENS: usize = 1000;
 
 pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
     let whole = place::whole(checkpoint);
@@ -19,16 +24,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
             evidence: json!({"tokens": tokens, "dtype": dtype}),
         }];
     };
-    let mut seen = Vec::new();
-    let perplexity = report.base.perplexity;
-    if rules.thresholds("base-perplexity-high").perplexity.is_some_and(|limit| perplexity >= limit) {
-        seen.push(Seen {
-            rule: "base-perplexity-high",
-            location: whole.clone(),
-            message: format!("the model's own perplexity is {perplexity:.1} over {tokens} tokens"),
-            evidence: json!({"perplexity": perplexity, "nll_nats": report.base.nll_nats, "tokens": tokens}),
-        });
-    }
+    let mut seen = of_perplexity(&report.base, located, checkpoint, rules);
     let settings = &report.settings;
     let Some(set) = &report.critical_set else {
         let (n, epsilon) = (report.prefix.n, settings.epsilon);
@@ -55,4 +51,25 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
         });
     }
     seen
+}
+
+/// What is to be said of the perplexity, which is a number.
+fn of_perplexity(base: &locate::Base, located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
+    let (perplexity, nll_nats, tokens) = (base.perplexity, base.nll_nats, located.tokens);
+    let told = format!("the model's own perplexity is {perplexity:.1} over {tokens} tokens");
+    let evidence = json!({"perplexity": perplexity, "nll_nats": nll_nats, "tokens": tokens});
+    let seen = |rule, message, evidence| Seen { rule, location: place::whole(checkpoint), message, evidence };
+    let mut found = Vec::new();
+    if rules.thresholds("base-perplexity-high").perplexity.is_some_and(|limit| perplexity >= limit) {
+        found.push(seen("base-perplexity-high", told.clone(), evidence.clone()));
+    }
+    let vocabulary = Recipe::read(checkpoint.config()).map_or(0, |recipe| recipe.vocab_size);
+    let share = rules.thresholds("base-perplexity-guessing").share;
+    if vocabulary >= FEWEST_TOKENS && share.is_some_and(|share| perplexity >= share * vocabulary as f64) {
+        let message = format!("{told}; guessing among the {vocabulary} tokens of its vocabulary gives {vocabulary}");
+        let mut evidence = evidence;
+        evidence["vocabulary"] = vocabulary.into();
+        found.push(seen("base-perplexity-guessing", message, evidence));
+    }
+    found
 }

@@ -1,7 +1,7 @@
 //! config.json, in the forms that transformers 4 and transformers 5 write.
 
-use super::sha256_hex;
 use super::stand_in::StandIn;
+use super::{python_json, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files;
 use serde_json::{Map, Value};
@@ -30,7 +30,7 @@ impl ConfigFile {
         }
     }
 
-    /// Reads a config.json's text; `path` is for messages.
+    /// Reads a config.json's text, be it as Python writes it; `path` is for messages.
     ///
     /// # Errors
     /// It is not a JSON object, or holds far more values than a config does.
@@ -41,7 +41,7 @@ impl ConfigFile {
             return Err(Error::file(path, format!("holds over {MOST_VALUES} values; expected a model config")));
         }
         let not_config = |e| Error::file(path, format!("is not a model config: {e}"));
-        let map: Map<String, Value> = serde_json::from_str(text).map_err(not_config)?;
+        let map: Map<String, Value> = serde_json::from_str(&python_json::standard(text).0).map_err(not_config)?;
         Ok(ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map })
     }
 
@@ -95,6 +95,11 @@ impl<'a> Reader<'a> {
         (!value.is_null()).then_some(value)
     }
 
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
     /// Whether `key` is there, be it as `null`.
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
@@ -123,12 +128,27 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A positive integer that has to be there.
+    /// A non-negative integer, or `default` where the key is absent. `null` is not absent here: config classes take
+    /// it for a value, and stumble over it.
     ///
     /// # Errors
-    /// It is missing, zero or something else.
-    pub fn size(&self, key: &str) -> Result<usize> {
-        self.usize_opt(key)?.filter(|n| *n > 0).ok_or_else(|| self.wrong(key, "a positive whole number"))
+    /// It is something else.
+    pub fn usize_or(&self, key: &str, default: usize) -> Result<usize> {
+        match self.usize_opt(key)? {
+            None if self.has(key) => Err(self.wrong(key, "a whole number")),
+            n => Ok(n.unwrap_or(default)),
+        }
+    }
+
+    /// A positive integer, or `default` where the key is absent; not `null`.
+    ///
+    /// # Errors
+    /// It is zero or something else.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        match self.usize_or(key, default)? {
+            0 => Err(self.wrong(key, "a positive whole number")),
+            n => Ok(n),
+        }
     }
 
     /// A finite number, if there.
@@ -151,13 +171,26 @@ impl<'a> Reader<'a> {
         self.f64_opt(key)?.ok_or_else(|| self.wrong(key, "a number"))
     }
 
-    /// A truth value, or `default` where absent.
+    /// A finite number, or `default` where the key is absent; not `null`.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn f64_or(&self, key: &str, default: f64) -> Result<f64> {
+        match self.f64_opt(key)? {
+            None if self.has(key) => Err(self.wrong(key, "a number")),
+            n => Ok(n.unwrap_or(default)),
+        }
+    }
+
+    /// A truth value, or `default` where absent. `null` is false, as Python has it, where that is the default too.
     ///
     /// # Errors
     /// It is something else.
     pub fn bool_or(&self, key: &str, default: bool) -> Result<bool> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.wrong(key, "true or false"))
+        match self.get(key) {
+            None if !default || !self.has(key) => Ok(default),
+            value => value.and_then(Value::as_bool).ok_or_else(|| self.wrong(key, "true or false")),
+        }
     }
 
     /// A text, if there.
@@ -190,9 +223,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Keys with a value that nobody has asked for yet.
-    pub fn unused(&self) -> Vec<&'a str> {
+    pub fn unused(&self) -> Vec<(&'a str, &'a Value)> {
         let used = self.used.borrow();
-        self.map.iter().filter(|(k, v)| !v.is_null() && !used.contains(k.as_str())).map(|(k, _)| k.as_str()).collect()
+        let asked = |key: &str| used.contains(key);
+        self.map.iter().filter(|(k, v)| !v.is_null() && !asked(k)).map(|(k, v)| (k.as_str(), v)).collect()
     }
 }
 

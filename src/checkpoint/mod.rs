@@ -9,6 +9,7 @@ mod loose;
 pub mod map;
 pub mod names;
 pub mod place;
+pub mod python_json;
 pub mod source;
 pub mod stand_in;
 pub mod tensors;
@@ -27,6 +28,7 @@ use sha2::{Digest, Sha256};
 pub use source::Source;
 use stand_in::StandIn;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 pub use tensors::Tensors;
 
 /// An opened checkpoint. Opening reads headers only; tensor values stay in the map until they are asked for.
@@ -35,7 +37,8 @@ pub struct Checkpoint {
     name: String,
     root: PathBuf,
     config: ConfigFile,
-    tokenizer_json: Option<String>,
+    /// Read when it is first asked for: what does without it is not to fail for it.
+    tokenizer_json: OnceLock<String>,
     tensors: Tensors,
 }
 
@@ -64,21 +67,13 @@ impl Checkpoint {
         }
         let config = ConfigFile::read(&config_path)?;
         let tensors = Tensors::open_directory(root)?.named(&Names::of(&config))?;
-        let tokenizer = root.join("tokenizer.json");
-        let tokenizer_json = match tokenizer.exists() {
-            true => Some(files::read_text(&tokenizer)?),
-            false => None,
-        };
-        if let Some(stand_in) = tokenizer_json.as_ref().and_then(|text| StandIn::of_text(text.as_bytes())) {
-            return Err(Error::file(&tokenizer, stand_in.to_string()));
-        }
-        Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json, tensors })
+        Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json: OnceLock::new(), tensors })
     }
 
     pub(crate) fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
         let gguf = gguf::GgufCheckpoint::open(path)?;
         let config = ConfigFile::from_map(path, gguf.config().clone());
-        let tokenizer_json = Some(gguf.tokenizer_json()?.to_string());
+        let tokenizer_json = gguf.tokenizer_json()?.to_string().into();
         Ok(Checkpoint {
             name: name.into(),
             root: path.into(),
@@ -106,11 +101,22 @@ impl Checkpoint {
     /// Its tokenizer.json.
     ///
     /// # Errors
-    /// It has none.
+    /// It has none, or it cannot be read.
     pub fn tokenizer_json(&self) -> Result<&str> {
-        let problem = "no tokenizer.json in this folder; write it with transformers: \
-                       AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
-        self.tokenizer_json.as_deref().ok_or_else(|| Error::file(&self.root, problem))
+        if let Some(json) = self.tokenizer_json.get() {
+            return Ok(json);
+        }
+        let path = self.root.join("tokenizer.json");
+        if !path.exists() {
+            let problem = "no tokenizer.json in this folder; write it with transformers: \
+                           AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
+            return Err(Error::file(&self.root, problem));
+        }
+        let json = files::read_text(&path)?;
+        if let Some(stand_in) = StandIn::of_text(json.as_bytes()) {
+            return Err(Error::file(&path, stand_in.to_string()));
+        }
+        Ok(self.tokenizer_json.get_or_init(|| json))
     }
 
     /// SHA-256 over all that its answers depend on: every byte of the weights' files, the config and the tokenizer.

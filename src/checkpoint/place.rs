@@ -18,7 +18,7 @@ pub struct Place {
 }
 
 /// How a neuron lies in its tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Axis {
     /// One row of a [out, in] matrix: an output channel.

@@ -8,7 +8,7 @@ mod search;
 mod sites;
 mod subject;
 
-pub use critical_set::{CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset};
+pub use critical_set::{Base, CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset};
 pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};

@@ -96,9 +96,11 @@ impl SiteSelection {
     }
 }
 
-fn glob_matcher(glob: &str) -> Result<globset::GlobMatcher> {
+/// A set of one: a glob alone panics where its regular expression is too large.
+fn glob_matcher(glob: &str) -> Result<globset::GlobSet> {
     let bad = |e: globset::Error| Error::Name { what: "sites", text: glob.into(), problem: e.kind().to_string() };
     // Also by the names of a multimodal checkpoint's file, or a base model's.
     let path = neuron::out_of_wrapper(glob).or_else(|| neuron::out_of_base_model(glob));
-    Ok(globset::Glob::new(path.as_deref().unwrap_or(glob)).map_err(bad)?.compile_matcher())
+    let glob = globset::Glob::new(path.as_deref().unwrap_or(glob));
+    glob.and_then(|glob| globset::GlobSetBuilder::new().add(glob).build()).map_err(bad)
 }

@@ -1,13 +1,19 @@
 //! The families this tool knows: how each one's config.json becomes a [`Recipe`].
 //!
 //! To add one: write its function, list it in [`FAMILIES`], and make its fixture (fixtures/families.py). A function
-//! starts from [`plain`] and changes what differs; a config key that nothing asks for is refused, so every key that
-//! changes the arithmetic has to be read or checked.
+//! starts from [`plain`] and changes what differs; a config key that nothing asks for is refused unless it cannot change
+//! anything, so every key that changes the arithmetic has to be read or checked.
 
-use super::recipe::{
-    Activation, Attention, Block, Experts, GATED, Gated, GatedNames, LayerPlan, Mlp, Norm, NormStyle, QkNorm, Recipe,
+use super::config_class::{
+    Class, GEMMA, GEMMA2, GEMMA3, LLAMA, MISTRAL, MIXTRAL, OLMO2, PHI3, QWEN2, QWEN3, QWEN3_MOE,
 };
-use super::rope::{self, Rope};
+use super::config_keys::{
+    activation_or, attention_bias, each_dense, experts, layer_types, plain, softcap, window, window_by_layer_types,
+    window_everywhere, without_rope,
+};
+use super::known_keys;
+use super::recipe::{Activation, Block, Experts, Gated, GatedNames, Mlp, NormStyle, QkNorm, Recipe};
+use super::rope_config::{self, RopeClass};
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::config::Reader;
 use crate::error::{Error, Result};
@@ -36,73 +42,43 @@ const FAMILIES: &[Family] = &[
     Family { model_type: "qwen3_moe", architecture: "Qwen3MoeForCausalLM", read: qwen3_moe },
 ];
 
-/// Configs whose `text_config` is a family's: `model_type` and architecture of the whole. Its text model is named as if
-/// it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
-const NESTED: &[(&str, &str)] = &[("gemma3", "Gemma3ForConditionalGeneration")];
+/// Configs whose `text_config` is a family's: `model_type` of the whole and of the text, whether that says it or not. Its
+/// text model is named as if it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
+const NESTED: &[(&str, &str)] = &[("gemma3", "gemma3_text")];
 
 /// Keys of a whole config that concern what is not its text model.
 const NOT_TEXT: &[&str] =
     &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "text_config", "vision_config"];
 
-/// Keys that say nothing about the arithmetic of a forward pass without dropout; nor do those that begin with `_`.
-const HARMLESS: &[&str] = &[
-    "architectures",
-    "attention_dropout",
-    "attn_implementation",
-    "auto_map",
-    "bos_token_id",
-    "cache_implementation",
-    "chunk_size_feed_forward",
-    "dtype",
-    "embd_pdrop",
-    "eos_token_id",
-    "id2label",
-    "initializer_range",
-    "label2id",
-    "max_position_embeddings",
-    "model_type",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
-    "pad_token_id",
-    "pretraining_tp",
-    "problem_type",
-    "resid_pdrop",
-    "return_dict",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "tokenizer_class",
-    "torch_dtype",
-    "transformers.js_config",
-    "transformers_version",
-    "unk_token_id",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_cache",
-];
-
 /// Reads the config with its family's function; see [`Recipe::read`].
 pub(super) fn read(config: &ConfigFile) -> Result<Recipe> {
     let whole = config.reader();
-    let text = match whole.str_opt("model_type")? {
-        Some(model_type) if NESTED.iter().any(|n| n.0 == model_type) => whole.object_opt("text_config")?,
-        _ => None,
-    };
-    if let Some(text) = text {
-        if !whole.bool_or("tie_word_embeddings", true)? {
-            return Err(whole.wrong("tie_word_embeddings", "true, as in the text model"));
-        }
-        refuse_unknown(config, &whole, NOT_TEXT)?;
-        return read_text(config, &text);
+    let model_type = whole.str_opt("model_type")?;
+    let nested = NESTED.iter().find(|n| model_type == Some(n.0));
+    let text = nested.map(|n| whole.object_opt("text_config").map(|text| (n.1, text))).transpose()?;
+    let Some((text_type, Some(text))) = text else { return read_text(config, &whole, None) };
+    if !whole.bool_or("tie_word_embeddings", true)? {
+        return Err(whole.wrong("tie_word_embeddings", "true, as in the text model"));
     }
-    read_text(config, &whole)
+    refuse_unknown(config, &whole, NOT_TEXT)?;
+    let recipe = read_text(config, &text, Some(text_type))?;
+    if !recipe.tied {
+        let expected =
+            "true: transformers 5 goes by the key outside of text_config and ties them, transformers 4 does not";
+        return Err(text.wrong("tie_word_embeddings", expected));
+    }
+    if recipe.logit_softcap.is_some() {
+        let expected = "null: transformers does not apply it in a model with images, other loaders do";
+        return Err(text.wrong("final_logit_softcapping", expected));
+    }
+    Ok(recipe)
 }
 
-fn read_text(config: &ConfigFile, c: &Reader) -> Result<Recipe> {
+/// Reads the config of a text model; `default` is its `model_type` where it does not say.
+fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<Recipe> {
     let architectures = c.get("architectures").and_then(|v| v.as_array());
     let architecture = architectures.and_then(|a| a.first()).and_then(|v| v.as_str());
-    let model_type = c.str_opt("model_type")?;
-    let Some(model_type) = model_type else {
+    let Some(model_type) = c.str_opt("model_type")?.or(default) else {
         return Err(c.wrong("model_type", "the name of a family, such as llama"));
     };
     let known = |f: &&Family| model_type == f.model_type && architecture.is_none_or(|a| a == f.architecture);
@@ -121,17 +97,17 @@ fn read_text(config: &ConfigFile, c: &Reader) -> Result<Recipe> {
         return Err(Error::file(config.path(), problem));
     }
     let recipe = Recipe { architecture: family.architecture, model_type: family.model_type, ..(family.read)(c)? };
-    if !recipe.ropes.iter().all(Rope::is_sound) {
-        return Err(c.wrong("rope_scaling", "as many short_factor and long_factor as there are rotated channel pairs"));
+    // transformers looks for it whatever the family.
+    if !c.bool_or("is_causal", true)? {
+        return Err(c.wrong("is_causal", "true, as in a causal language model"));
     }
     refuse_unknown(config, c, &[])?;
     Ok(recipe)
 }
 
-/// Refuses keys that have a value, are not known to be harmless, and that nobody has asked for.
+/// Refuses keys that may change the arithmetic and that nobody has asked for.
 fn refuse_unknown(config: &ConfigFile, c: &Reader, known: &[&str]) -> Result<()> {
-    let harmless = |key: &str| key.starts_with('_') || HARMLESS.contains(&key) || known.contains(&key);
-    let unknown: Vec<&str> = c.unused().into_iter().filter(|key| !harmless(key)).collect();
+    let unknown = known_keys::unknown(c, known);
     if unknown.is_empty() {
         return Ok(());
     }
@@ -144,7 +120,7 @@ fn refuse_unknown(config: &ConfigFile, c: &Reader, known: &[&str]) -> Result<()>
 
 /// Llama 2, 3, 3.1 to 3.3 and what was built on them (Touvron et al. 2023).
 fn llama(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults::default())?;
+    let mut recipe = plain(c, &LLAMA)?;
     (recipe.attention.qkv_bias, recipe.attention.o_bias) = attention_bias(c)?;
     let bias = c.bool_or("mlp_bias", false)?;
     each_dense(&mut recipe, |mlp| mlp.bias = bias);
@@ -153,39 +129,52 @@ fn llama(c: &Reader) -> Result<Recipe> {
 
 /// Mistral 7B (Jiang et al. 2023): Llama with a window, in all layers or in none.
 fn mistral(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults::default())?;
-    window_everywhere(c, &mut recipe, Some(4096))?;
+    let mut recipe = plain(c, &MISTRAL)?;
+    window_everywhere(c, &mut recipe, &MISTRAL)?;
     Ok(recipe)
 }
 
 /// Qwen 2 and 2.5: biases on q, k and v only; a window from some layer on, where the config asks for it.
 fn qwen2(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults::default())?;
+    let mut recipe = plain(c, &QWEN2)?;
     recipe.attention.qkv_bias = true;
-    window_by_layer_types(c, &mut recipe)?;
+    window_by_layer_types(c, &mut recipe, &QWEN2)?;
     Ok(recipe)
 }
 
 /// Qwen 3: queries and keys are normed head by head.
 fn qwen3(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults { head_dim: Some(128), ..Defaults::default() })?;
+    let mut recipe = plain(c, &QWEN3)?;
     (recipe.attention.qkv_bias, recipe.attention.o_bias) = attention_bias(c)?;
     recipe.attention.qk_norm = QkNorm::PerHead;
-    window_by_layer_types(c, &mut recipe)?;
+    window_by_layer_types(c, &mut recipe, &QWEN3)?;
     Ok(recipe)
 }
 
 /// Gemma: the embedding times √hidden, norms that multiply by 1 + w.
 fn gemma(c: &Reader) -> Result<Recipe> {
-    gemma_like(c, Some(10_000.0))
+    // The first configs say `gelu`; their authors compute its tanh approximation.
+    let act = match activation_or(c, "hidden_act", Activation::GeluTanh)? {
+        Activation::Gelu => Activation::GeluTanh,
+        other => other,
+    };
+    let mut recipe = gemma_like(c, &GEMMA, act)?;
+    recipe.ropes = vec![rope_config::read(c, &GEMMA.rope, recipe.attention.head_dim)?];
+    if c.get("hidden_activation").is_some() && activation_or(c, "hidden_activation", act)? != act {
+        let expected = "null, or what hidden_act says: transformers 5 goes by hidden_act, in which gelu is \
+                        gelu_pytorch_tanh, early versions of 4 by hidden_activation";
+        return Err(c.wrong("hidden_activation", expected));
+    }
+    Ok(recipe)
 }
 
 /// Gemma 2: four norms a layer, caps on scores and logits, a window in every other layer.
 fn gemma2(c: &Reader) -> Result<Recipe> {
-    let mut recipe = gemma_with_four_norms(c, Some(10_000.0))?;
-    recipe.attention.softcap = softcap(c, "attn_logit_softcapping", 50.0)?;
-    recipe.logit_softcap = softcap(c, "final_logit_softcapping", 30.0)?;
-    let window = window(c, Some(4096))?;
+    let mut recipe = gemma_with_four_norms(c, &GEMMA2)?;
+    recipe.ropes = vec![rope_config::read(c, &GEMMA2.rope, recipe.attention.head_dim)?];
+    recipe.attention.softcap = softcap(c, "attn_logit_softcapping", Some(50.0))?;
+    recipe.logit_softcap = softcap(c, "final_logit_softcapping", Some(30.0))?;
+    let window = window(c, &GEMMA2)?;
     let slides = layer_types(c, &recipe)?.unwrap_or_else(|| (0..recipe.layers.len()).map(|i| i % 2 == 0).collect());
     for (layer, slides) in recipe.layers.iter_mut().zip(slides) {
         layer.window = window.filter(|_| slides);
@@ -196,17 +185,16 @@ fn gemma2(c: &Reader) -> Result<Recipe> {
 /// Gemma 3's text model: as Gemma 2 with q/k norms for the caps on scores, and with a rotary embedding of their own for
 /// the layers with a window, five of six. Its authors keep `attn_logit_softcapping` in the config and do not apply it.
 fn gemma3(c: &Reader) -> Result<Recipe> {
-    let mut recipe = gemma_with_four_norms(c, None)?;
+    let mut recipe = gemma_with_four_norms(c, &GEMMA3)?;
     if c.get("attn_logit_softcapping").is_some() {
         return Err(c.wrong("attn_logit_softcapping", "null, as Gemma 3 has no cap on scores"));
     }
     recipe.attention.qk_norm = QkNorm::PerHead;
-    let (full, sliding) = rope::settings_of_both(c, 1_000_000.0, 10_000.0)?;
-    let dim = recipe.attention.head_dim;
-    recipe.ropes = vec![Rope::new(full, dim), Rope::new(sliding, dim)];
-    recipe.logit_softcap = c.f64_opt("final_logit_softcapping")?;
-    let window = window(c, Some(4096))?;
-    let pattern = c.usize_opt("sliding_window_pattern")?.unwrap_or(6).max(1);
+    let of_sliding = RopeClass { theta: 10_000.0, ..GEMMA3.rope };
+    recipe.ropes = rope_config::read_both(c, &GEMMA3.rope, &of_sliding, recipe.attention.head_dim)?.into();
+    recipe.logit_softcap = softcap(c, "final_logit_softcapping", None)?;
+    let window = window(c, &GEMMA3)?;
+    let pattern = c.size_or("sliding_window_pattern", 6)?;
     let by_pattern = || (0..recipe.layers.len()).map(|i| (i + 1) % pattern != 0).collect();
     let slides = layer_types(c, &recipe)?.unwrap_or_else(by_pattern);
     for (layer, slides) in recipe.layers.iter_mut().zip(slides) {
@@ -216,22 +204,21 @@ fn gemma3(c: &Reader) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// Phi-3 and 3.5: fused projections, longrope, perhaps a window, perhaps a part of each head rotated.
+/// Phi-3, 3.5 and 4-mini: fused projections, longrope, perhaps a window, perhaps a part of each head rotated.
 fn phi3(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults { partial_rotary: true, ..Defaults::default() })?;
+    let mut recipe = plain(c, &PHI3)?;
     recipe.attention.fused = true;
     recipe.block.dropouts = Some(("resid_attn_dropout", "resid_mlp_dropout"));
     each_dense(&mut recipe, |mlp| {
         mlp.names = GatedNames { gate_up: ("gate_up_proj", None), activation: "activation_fn", down: "down_proj" };
     });
-    window_everywhere(c, &mut recipe, None)?;
-    c.get("original_max_position_embeddings"); // of use to longrope only, and present without it
+    window_everywhere(c, &mut recipe, &PHI3)?;
     Ok(recipe)
 }
 
 /// OLMo 2: norms only on what attention and MLP add, and over all heads of queries and keys.
 fn olmo2(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults::default())?;
+    let mut recipe = plain(c, &OLMO2)?;
     (recipe.attention.qkv_bias, recipe.attention.o_bias) = attention_bias(c)?;
     recipe.attention.qk_norm = QkNorm::AllHeads;
     recipe.norm.style = NormStyle::WeightThenRound;
@@ -246,10 +233,10 @@ fn olmo2(c: &Reader) -> Result<Recipe> {
 
 /// Mixtral (Jiang et al. 2024): Mistral with a mixture of experts.
 fn mixtral(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults { rope_theta: Some(1_000_000.0), ..Defaults::default() })?;
-    window_everywhere(c, &mut recipe, None)?;
+    let mut recipe = plain(c, &MIXTRAL)?;
+    window_everywhere(c, &mut recipe, &MIXTRAL)?;
     let names = GatedNames { gate_up: ("w1", Some("w3")), activation: "act_fn", down: "w2" };
-    let (count, top_k) = experts(c, &["num_local_experts"])?;
+    let (count, top_k) = experts(c, 8, 2)?;
     for layer in &mut recipe.layers {
         if let Mlp::Dense(mlp) = layer.mlp {
             layer.mlp = Mlp::Experts(Experts {
@@ -267,20 +254,20 @@ fn mixtral(c: &Reader) -> Result<Recipe> {
 
 /// Qwen 3 mixtures: Qwen 3's attention; some layers stay dense.
 fn qwen3_moe(c: &Reader) -> Result<Recipe> {
-    let mut recipe = plain(c, Defaults::default())?;
+    let mut recipe = plain(c, &QWEN3_MOE)?;
     (recipe.attention.qkv_bias, recipe.attention.o_bias) = attention_bias(c)?;
     recipe.attention.qk_norm = QkNorm::PerHead;
     if c.bool_or("use_sliding_window", false)? {
-        window_everywhere(c, &mut recipe, Some(4096))?;
+        window_everywhere(c, &mut recipe, &QWEN3_MOE)?;
     } else {
         c.get("sliding_window");
     }
     c.get("max_window_layers");
-    let (count, top_k) = experts(c, &["num_experts", "num_local_experts"])?;
+    let (count, top_k) = experts(c, 128, 8)?;
     let normalize = c.bool_or("norm_topk_prob", false)?;
-    let step = c.usize_opt("decoder_sparse_step")?.unwrap_or(1).max(1);
+    let step = c.size_or("decoder_sparse_step", 1)?;
     let dense: Vec<f64> = c.f64s_opt("mlp_only_layers")?.unwrap_or_default();
-    let intermediate_size = c.size("moe_intermediate_size")?;
+    let intermediate_size = c.size_or("moe_intermediate_size", 768)?;
     for (index, layer) in recipe.layers.iter_mut().enumerate() {
         let sparse = !dense.contains(&(index as f64)) && (index + 1) % step == 0;
         if let (true, Mlp::Dense(mlp)) = (sparse, layer.mlp) {
@@ -291,97 +278,12 @@ fn qwen3_moe(c: &Reader) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// What a family's config class assumes where a key is absent.
-struct Defaults {
-    head_dim: Option<usize>,
-    rms_norm_eps: Option<f64>,
-    /// None where the family reads its rotary embeddings itself.
-    rope_theta: Option<f64>,
-    /// `partial_rotary_factor` is one of its keys.
-    partial_rotary: bool,
-    tied: bool,
-}
-
-impl Default for Defaults {
-    fn default() -> Self {
-        Defaults { head_dim: None, rms_norm_eps: None, rope_theta: Some(10_000.0), partial_rotary: false, tied: false }
-    }
-}
-
-/// The common case: norms before attention and MLP, separate projections without biases, one rotary embedding.
-fn plain(c: &Reader, defaults: Defaults) -> Result<Recipe> {
-    let hidden_size = c.size("hidden_size")?;
-    let heads = c.size("num_attention_heads")?;
-    let kv_heads = c.usize_opt("num_key_value_heads")?.unwrap_or(heads);
-    if kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(c.wrong("num_key_value_heads", &format!("a divisor of the {heads} attention heads")));
-    }
-    let head_dim = match c.usize_opt("head_dim")?.or(defaults.head_dim) {
-        Some(n) if n > 0 => n,
-        Some(_) => return Err(c.wrong("head_dim", "a positive whole number")),
-        None if hidden_size % heads == 0 => hidden_size / heads,
-        None => return Err(c.wrong("hidden_size", &format!("a multiple of the {heads} attention heads"))),
-    };
-    let epsilon = match (c.f64_opt("rms_norm_eps")?, defaults.rms_norm_eps) {
-        (Some(epsilon), _) | (None, Some(epsilon)) => epsilon,
-        (None, None) => return Err(c.wrong("rms_norm_eps", "a number")),
-    };
-    let rotated = rope::rotated_channels(c, head_dim, defaults.partial_rotary)?;
-    let activation = if c.get("hidden_act").is_some() { activation(c, "hidden_act")? } else { Activation::Silu };
-    let mlp = Gated { names: GATED, intermediate_size: c.size("intermediate_size")?, activation, bias: false };
-    let layers = c.size("num_hidden_layers")?;
-    const MOST_LAYERS: usize = 10_000;
-    if layers > MOST_LAYERS {
-        return Err(c.wrong("num_hidden_layers", &format!("at most {MOST_LAYERS}")));
-    }
-    Ok(Recipe {
-        architecture: "",
-        model_type: "",
-        vocab_size: c.size("vocab_size")?,
-        hidden_size,
-        embedding_multiplier: None,
-        norm: Norm { epsilon, style: NormStyle::RoundThenWeight },
-        block: Block {
-            before_attention: Some("input_layernorm"),
-            before_mlp: Some("post_attention_layernorm"),
-            ..Block::default()
-        },
-        attention: Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            fused: false,
-            qkv_bias: false,
-            o_bias: false,
-            qk_norm: QkNorm::None,
-            scale: 1.0 / (head_dim as f64).sqrt(),
-            softcap: None,
-        },
-        layers: vec![LayerPlan { window: None, rope: 0, mlp: Mlp::Dense(mlp) }; layers],
-        ropes: match defaults.rope_theta {
-            Some(theta) => vec![Rope::new(rope::settings(c, theta, defaults.partial_rotary)?, rotated)],
-            None => Vec::new(),
-        },
-        logit_softcap: None,
-        tied: c.bool_or("tie_word_embeddings", defaults.tied)?,
-    })
-}
-
 /// What all Gemmas share.
-fn gemma_like(c: &Reader, rope_theta: Option<f64>) -> Result<Recipe> {
-    let defaults =
-        Defaults { head_dim: Some(256), rms_norm_eps: Some(1e-6), rope_theta, tied: true, ..Defaults::default() };
-    let mut recipe = plain(c, defaults)?;
+fn gemma_like(c: &Reader, class: &Class, activation: Activation) -> Result<Recipe> {
+    let mut recipe = without_rope(c, class, activation)?;
     recipe.norm.style = NormStyle::OnePlusWeightThenRound;
     recipe.embedding_multiplier = Some((recipe.hidden_size as f64).sqrt());
     (recipe.attention.qkv_bias, recipe.attention.o_bias) = attention_bias(c)?;
-    // The first Gemma configs say `gelu`; their authors compute its tanh approximation.
-    let activation = match (c.str_opt("hidden_activation")?, c.str_opt("hidden_act")?) {
-        (Some(_), _) => activation(c, "hidden_activation")?,
-        (None, None | Some("gelu" | "gelu_pytorch_tanh")) => Activation::GeluTanh,
-        (None, Some(_)) => return Err(c.wrong("hidden_act", "gelu_pytorch_tanh")),
-    };
-    each_dense(&mut recipe, |mlp| mlp.activation = activation);
     if c.bool_or("use_bidirectional_attention", false)? {
         return Err(c.wrong("use_bidirectional_attention", "false, as in a causal language model"));
     }
@@ -389,8 +291,10 @@ fn gemma_like(c: &Reader, rope_theta: Option<f64>) -> Result<Recipe> {
 }
 
 /// What Gemma 2 and 3 share.
-fn gemma_with_four_norms(c: &Reader, rope_theta: Option<f64>) -> Result<Recipe> {
-    let mut recipe = gemma_like(c, rope_theta)?;
+fn gemma_with_four_norms(c: &Reader, class: &Class) -> Result<Recipe> {
+    c.get("hidden_act"); // which some of their configs have too, and no version of their classes goes by
+    let activation = activation_or(c, "hidden_activation", Activation::GeluTanh)?;
+    let mut recipe = gemma_like(c, class, activation)?;
     recipe.block = Block {
         before_attention: Some("input_layernorm"),
         after_attention: Some("post_attention_layernorm"),
@@ -398,105 +302,10 @@ fn gemma_with_four_norms(c: &Reader, rope_theta: Option<f64>) -> Result<Recipe> 
         after_mlp: Some("post_feedforward_layernorm"),
         dropouts: None,
     };
-    let scalar = c.f64_opt("query_pre_attn_scalar")?.unwrap_or(256.0);
+    let scalar = c.f64_or("query_pre_attn_scalar", 256.0)?;
     if scalar <= 0.0 {
         return Err(c.wrong("query_pre_attn_scalar", "a number above 0"));
     }
     recipe.attention.scale = 1.0 / scalar.sqrt();
     Ok(recipe)
-}
-
-/// `attention_bias`: q, k and v, and o.
-fn attention_bias(c: &Reader) -> Result<(bool, bool)> {
-    let bias = c.bool_or("attention_bias", false)?;
-    Ok((bias, bias))
-}
-
-fn each_dense(recipe: &mut Recipe, change: impl Fn(&mut Gated)) {
-    for layer in &mut recipe.layers {
-        if let Mlp::Dense(mlp) = &mut layer.mlp {
-            change(mlp);
-        }
-    }
-}
-
-/// A cap on scores or logits: `default` where the key is absent, none where it is null.
-fn softcap(c: &Reader, key: &str, default: f64) -> Result<Option<f64>> {
-    match c.f64_opt(key)? {
-        Some(cap) if cap > 0.0 => Ok(Some(cap)),
-        Some(_) => Err(c.wrong(key, "a number above 0, or null")),
-        None => Ok((!c.has(key)).then_some(default)),
-    }
-}
-
-/// `sliding_window`: `default` where the key is absent, none where it is null.
-fn window(c: &Reader, default: Option<usize>) -> Result<Option<usize>> {
-    match c.usize_opt("sliding_window")? {
-        Some(0) => Err(c.wrong("sliding_window", "a positive whole number, or null")),
-        Some(window) => Ok(Some(window)),
-        None => Ok(default.filter(|_| !c.has("sliding_window"))),
-    }
-}
-
-/// `sliding_window` for all layers, or for none.
-fn window_everywhere(c: &Reader, recipe: &mut Recipe, default: Option<usize>) -> Result<()> {
-    let window = window(c, default)?;
-    recipe.layers.iter_mut().for_each(|layer| layer.window = window);
-    Ok(())
-}
-
-/// Qwen's rule: `layer_types` where given, else layers from `max_window_layers` on, and none unless
-/// `use_sliding_window`.
-fn window_by_layer_types(c: &Reader, recipe: &mut Recipe) -> Result<()> {
-    let window = window(c, Some(4096))?;
-    let from = c.usize_opt("max_window_layers")?.unwrap_or(28);
-    let types = layer_types(c, recipe)?;
-    let used = c.bool_or("use_sliding_window", false)?;
-    for (index, layer) in recipe.layers.iter_mut().enumerate() {
-        let slides = types.as_ref().map_or(index >= from, |types| types[index]);
-        layer.window = window.filter(|_| used && slides);
-    }
-    Ok(())
-}
-
-/// Which layers have a window, by `layer_types` where that is given.
-fn layer_types(c: &Reader, recipe: &Recipe) -> Result<Option<Vec<bool>>> {
-    let Some(value) = c.get("layer_types") else { return Ok(None) };
-    let slides = |v: &serde_json::Value| match v.as_str() {
-        Some("sliding_attention") => Some(true),
-        Some("full_attention") => Some(false),
-        _ => None,
-    };
-    let types: Option<Vec<bool>> = value.as_array().and_then(|types| types.iter().map(slides).collect());
-    match types {
-        Some(types) if types.len() == recipe.layers.len() => Ok(Some(types)),
-        _ => {
-            let layers = recipe.layers.len();
-            Err(c.wrong("layer_types", &format!("{layers} times full_attention or sliding_attention")))
-        }
-    }
-}
-
-/// How many experts there are, and how many a position goes through.
-fn experts(c: &Reader, keys: &[&str]) -> Result<(usize, usize)> {
-    let mut count = None;
-    for key in keys {
-        count = count.or(c.usize_opt(key)?);
-    }
-    let count = count.filter(|n| *n > 0).ok_or_else(|| c.wrong(keys[0], "a positive whole number"))?;
-    let top_k = c.size("num_experts_per_tok")?;
-    if top_k > count {
-        return Err(c.wrong("num_experts_per_tok", &format!("at most the {count} experts")));
-    }
-    Ok((count, top_k))
-}
-
-/// The activation named by `key`.
-fn activation(c: &Reader, key: &str) -> Result<Activation> {
-    match c.str_opt(key)? {
-        Some("silu" | "swish") => Ok(Activation::Silu),
-        Some("gelu") => Ok(Activation::Gelu),
-        Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
-        _ => Err(c.wrong(key, "silu, gelu or gelu_pytorch_tanh")),
-    }
 }

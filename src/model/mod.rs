@@ -3,15 +3,19 @@
 
 mod attention;
 mod batch;
+mod config_class;
+mod config_keys;
 mod decoder;
 mod device;
 mod families;
 mod hook;
+mod known_keys;
 mod layer;
 mod mlp;
 mod ops;
 pub mod recipe;
 pub mod rope;
+mod rope_config;
 mod weights;
 
 pub use batch::{Noise, Row};

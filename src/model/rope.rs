@@ -1,8 +1,6 @@
 //! Rotary position embeddings (Su et al. 2021) and how they are stretched to longer texts, as transformers'
-//! modeling_rope_utils computes them.
+//! modeling_rope_utils computes them. `rope_config` reads them from a config.
 
-use crate::checkpoint::config::Reader;
-use crate::error::Result;
 use std::f64::consts::{PI, TAU};
 
 /// What a config says of a rotary embedding.
@@ -12,6 +10,8 @@ pub struct Settings {
     pub theta: f64,
     /// How they are changed.
     pub scaling: Scaling,
+    /// The share of each head's channels that is rotated: the first.
+    pub partial_rotary_factor: f64,
 }
 
 /// How the frequencies are changed to reach further than the model was trained for.
@@ -70,6 +70,20 @@ pub enum Scaling {
     },
 }
 
+impl Scaling {
+    /// What configs call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scaling::Default => "default",
+            Scaling::Linear { .. } => "linear",
+            Scaling::Dynamic { .. } => "dynamic",
+            Scaling::Yarn { .. } => "yarn",
+            Scaling::Llama3 { .. } => "llama3",
+            Scaling::LongRope { .. } => "longrope",
+        }
+    }
+}
+
 /// A rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
@@ -93,147 +107,15 @@ pub struct Table {
     pub turns_wide: bool,
 }
 
-/// Channels of a head that are rotated: all, or `partial_rotary_factor` of them where the family knows that key.
-///
-/// # Errors
-/// The factor is not one, or they are not even.
-pub fn rotated_channels(c: &Reader, head_dim: usize, partial: bool) -> Result<usize> {
-    if !head_dim.is_multiple_of(2) {
-        return Err(c.wrong("head_dim", "an even number, as rotary embeddings need"));
-    }
-    if !partial {
-        return Ok(head_dim);
-    }
-    let inner = c.object_opt("rope_parameters")?;
-    let inner = inner.map(|r| r.f64_opt("partial_rotary_factor")).transpose()?.flatten();
-    let factor = inner.or(c.f64_opt("partial_rotary_factor")?).unwrap_or(1.0);
-    let channels = (head_dim as f64 * factor) as usize;
-    if !(factor > 0.0 && factor <= 1.0) || channels == 0 || !channels.is_multiple_of(2) {
-        let expected = format!("a factor above 0 and up to 1 that gives an even share of the {head_dim} channels");
-        return Err(c.wrong("partial_rotary_factor", &expected));
-    }
-    Ok(channels)
-}
-
-/// Reads `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5).
-///
-/// # Errors
-/// A type of scaling that is not known, or one of its parameters is missing or not known.
-pub fn settings(c: &Reader, default_theta: f64, partial: bool) -> Result<Settings> {
-    let outer_theta = c.f64_opt("rope_theta")?;
-    let old = c.object_opt("rope_scaling")?;
-    let new = c.object_opt("rope_parameters")?;
-    match new.or(old) {
-        Some(r) => scaled(c, &r, outer_theta.unwrap_or(default_theta), partial),
-        None => Ok(Settings { theta: outer_theta.unwrap_or(default_theta), scaling: Scaling::Default }),
-    }
-}
-
-/// Reads the two rotary embeddings of a model that has one for its full and one for its sliding layers: nested
-/// `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` for the full ones and `rope_local_base_freq`
-/// for the sliding ones (transformers 4).
-///
-/// # Errors
-/// As [`settings`].
-pub fn settings_of_both(c: &Reader, full_theta: f64, sliding_theta: f64) -> Result<(Settings, Settings)> {
-    let local = c.f64_opt("rope_local_base_freq")?;
-    let Some(new) = c.object_opt("rope_parameters")? else {
-        let sliding = Settings { theta: local.unwrap_or(sliding_theta), scaling: Scaling::Default };
-        return Ok((settings(c, full_theta, false)?, sliding));
-    };
-    let of = |kind: &str, theta: f64| match new.object_opt(kind)? {
-        Some(r) => scaled(c, &r, theta, false),
-        None => Err(new.wrong(kind, "the rope parameters of these layers")),
-    };
-    let both = (of("full_attention", full_theta)?, of("sliding_attention", local.unwrap_or(sliding_theta))?);
-    match new.unused().first() {
-        None => Ok(both),
-        Some(key) => Err(new.wrong(key, "only full_attention and sliding_attention")),
-    }
-}
-
-/// Reads one object of rope parameters; `c` is the config around it.
-fn scaled(c: &Reader, r: &Reader, theta: f64, partial: bool) -> Result<Settings> {
-    let theta = r.f64_opt("rope_theta")?.unwrap_or(theta);
-    if theta <= 0.0 {
-        return Err(r.wrong("rope_theta", "a number above 0"));
-    }
-    let max_position = || c.f64("max_position_embeddings");
-    // A top-level key wins over the one inside, as transformers has it.
-    let outer_original = c.f64_opt("original_max_position_embeddings")?;
-    let original = || match outer_original.or(r.f64_opt("original_max_position_embeddings")?) {
-        Some(original) => Ok(original),
-        None => max_position(),
-    };
-    let new_name = r.str_opt("rope_type")?;
-    let old_name = r.str_opt("type")?;
-    // rotated_channels reads it where the family knows it; elsewhere a factor of 1 changes nothing.
-    if r.f64_opt("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) && !partial {
-        return Err(r.wrong("partial_rotary_factor", "no such key, or 1, for this architecture"));
-    }
-    let scaling = match new_name.or(old_name) {
-        None | Some("default") => Scaling::Default,
-        Some("linear") => Scaling::Linear { factor: r.f64("factor")? },
-        Some("dynamic") => Scaling::Dynamic { factor: r.f64("factor")?, max_position_embeddings: max_position()? },
-        Some("llama3") => Scaling::Llama3 {
-            factor: r.f64("factor")?,
-            low_freq_factor: r.f64("low_freq_factor")?,
-            high_freq_factor: r.f64("high_freq_factor")?,
-            original_max_position_embeddings: original()?,
-        },
-        Some("yarn") => {
-            let factor = r.f64("factor")?;
-            let mscale = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
-            let given = r.f64_opt("attention_factor")?;
-            let attention_factor = match (given, r.f64_opt("mscale")?, r.f64_opt("mscale_all_dim")?) {
-                (Some(given), _, _) => given,
-                (None, Some(m), Some(all)) if m != 0.0 && all != 0.0 => mscale(m) / mscale(all),
-                _ => mscale(1.0),
-            };
-            Scaling::Yarn {
-                factor,
-                original_max_position_embeddings: original()?,
-                beta_fast: r.f64_opt("beta_fast")?.unwrap_or(32.0),
-                beta_slow: r.f64_opt("beta_slow")?.unwrap_or(1.0),
-                truncate: r.bool_or("truncate", true)?,
-                attention_factor,
-            }
-        }
-        Some("longrope" | "su") => {
-            let factors = |key| r.f64s_opt(key)?.ok_or_else(|| r.wrong(key, "a list of numbers"));
-            let original = original()?;
-            let factor = match r.f64_opt("factor")? {
-                Some(factor) => factor,
-                None => max_position()? / original,
-            };
-            let derived = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
-            Scaling::LongRope {
-                short_factor: factors("short_factor")?,
-                long_factor: factors("long_factor")?,
-                original_max_position_embeddings: original,
-                attention_factor: r.f64_opt("attention_factor")?.unwrap_or(derived),
-            }
-        }
-        Some(_) => {
-            let key = if new_name.is_some() { "rope_type" } else { "type" };
-            return Err(r.wrong(key, "default, linear, dynamic, yarn, llama3 or longrope"));
-        }
-    };
-    match r.unused().first() {
-        // Old converters left it beside types that do not use it.
-        None | Some(&"original_max_position_embeddings") => Ok(Settings { theta, scaling }),
-        Some(key) => Err(r.wrong(key, "no such key for this rope_type")),
-    }
-}
-
 impl Rope {
     /// Channels of each head that are rotated.
     pub fn rotated(&self) -> usize {
         self.dim
     }
 
-    /// A rotary embedding of the first `dim` channels of each head.
-    pub fn new(settings: Settings, dim: usize) -> Rope {
+    /// A rotary embedding of heads of `head_dim` channels.
+    pub fn new(settings: Settings, head_dim: usize) -> Rope {
+        let dim = (head_dim as f64 * settings.partial_rotary_factor) as usize;
         Rope { settings, dim, turns_wide: false }
     }
 
@@ -270,7 +152,7 @@ impl Rope {
 
     /// Radians per position of each pair of channels, in a text of `positions` positions.
     fn frequencies(&self, positions: usize, round: &impl Fn(f64) -> f64) -> Vec<f64> {
-        let Settings { theta, scaling } = &self.settings;
+        let Settings { theta, scaling, .. } = &self.settings;
         let dim = self.dim as f64;
         let powers = |theta: f64| (0..self.dim / 2).map(move |i| round(theta.powf(round(2.0 * i as f64 / dim))));
         let plain = |theta: f64| powers(theta).map(|p| round(1.0 / p));

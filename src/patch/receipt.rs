@@ -11,7 +11,7 @@ use crate::neuron::{Action, Intervention, Neuron};
 use crate::tool::Tool;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 const SCHEMA: &str = "achilles-audit/patch/v1";
@@ -177,7 +177,19 @@ impl Receipt {
             let problem = format!("has the schema {:?}, expected {SCHEMA}", receipt.schema);
             return Err(Error::file(path, problem));
         }
-        Ok(receipt)
+        match receipt.repeated() {
+            Some(what) => Err(Error::file(path, format!("lists {what} twice, expected each change once"))),
+            None => Ok(receipt),
+        }
+    }
+
+    /// What is listed more than once: no patch does that, and each entry costs reading what it names.
+    fn repeated(&self) -> Option<String> {
+        let mut files = BTreeSet::new();
+        let mut edits = HashSet::new();
+        let file = self.files.iter().find(|f| !files.insert(&f.name)).map(|f| f.name.clone());
+        let edit = self.edits.iter().find(|r| !edits.insert((&r.file, &r.tensor, r.axis, r.index)));
+        file.or_else(|| edit.map(|r| format!("{} {} of {}", r.axis.as_str(), r.index, r.tensor)))
     }
 
     pub(super) fn json(&self) -> Result<Vec<u8>> {
@@ -190,7 +202,7 @@ impl Receipt {
     /// Opens the shards that the receipt names and checks that its spans are those of the tensors it names.
     pub(super) fn shards(&self, folder: &Path) -> Result<Shards> {
         let mut shards = Shards::new();
-        let mut headers = BTreeMap::new();
+        let mut tensors = HashMap::new();
         for file in &self.files {
             let path = folder.join(&file.name);
             let plain = Path::new(&file.name).file_name().is_some_and(|n| n == file.name.as_str());
@@ -207,12 +219,11 @@ impl Receipt {
                 ));
             }
             shards.insert(file.name.clone(), map);
-            headers.insert(file.name.as_str(), header);
+            tensors.extend(header.tensors.into_iter().map(|t| ((file.name.as_str(), t.name.clone()), t)));
         }
         for record in &self.edits {
-            let tensors = headers.get(record.file.as_str()).map(|h| h.tensors.as_slice()).unwrap_or_default();
-            let found = tensors.iter().find(|t| t.name == record.tensor && t.dtype == record.dtype);
-            let found = found.filter(|t| t.shape == record.shape);
+            let found = tensors.get(&(record.file.as_str(), record.tensor.clone()));
+            let found = found.filter(|t| t.dtype == record.dtype && t.shape == record.shape);
             let span =
                 found.and_then(|t| Span::within(record.axis, record.index, &record.shape, record.dtype, t.bytes.start));
             if span != Some(record.span) {

@@ -3,26 +3,22 @@
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
+use crate::worker::{Chat, Request, Response, Worker};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The longest template, and the longest text that one may make, in bytes.
+/// The longest template, in bytes.
 const LONGEST: usize = 1 << 20;
-/// What a template may use up: one unit for an instruction, and for each 64 bytes it makes on the way.
-const FUEL: u64 = 1_000_000;
-/// How deep macros may call each other.
-const DEEPEST: usize = 50;
 
-/// A checkpoint's chat template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A checkpoint's chat template. It is run by a [`worker`](crate::worker).
+#[derive(Debug)]
 pub struct ChatTemplate {
     path: PathBuf,
     template: String,
     /// `bos_token`, `eos_token` and their like, with their texts.
     special_tokens: BTreeMap<&'static str, String>,
+    worker: Worker,
 }
 
 #[derive(Deserialize)]
@@ -86,7 +82,7 @@ impl ChatTemplate {
             (false, Some(Templates::One(template))) => (config_path, Some(template)),
             (false, Some(Templates::Named(all))) => {
                 let default = all.into_iter().find(|named| named.name == "default");
-                let none = || Error::file(&config_path, format!("has no chat template named default{RAW}"));
+                let none = || Error::file(&config_path, format!("has no chat template named default; {RAW}"));
                 let template = default.ok_or_else(none)?.template;
                 (config_path, Some(template))
             }
@@ -94,11 +90,16 @@ impl ChatTemplate {
         match template {
             Some(template) if template.len() > LONGEST => {
                 let problem =
-                    format!("its chat template has {} bytes, expected at most {LONGEST}{RAW}", template.len());
+                    format!("its chat template has {} bytes, expected at most {LONGEST}; {RAW}", template.len());
                 Err(Error::file(path, problem))
             }
-            template => Ok(template.map(|template| ChatTemplate { path, template, special_tokens })),
+            template => Ok(template.map(|template| ChatTemplate::new(path, template, special_tokens))),
         }
+    }
+
+    fn new(path: PathBuf, template: String, special_tokens: BTreeMap<&'static str, String>) -> ChatTemplate {
+        let worker = Worker::new(&path, RAW);
+        ChatTemplate { path, template, special_tokens, worker }
     }
 
     /// The name of the file that holds it.
@@ -118,45 +119,17 @@ impl ChatTemplate {
     /// # Errors
     /// The template is malformed, fails, or uses up too much time or memory.
     pub fn render(&self, message: &str) -> Result<String> {
-        let failed = |e: JinjaError| {
-            let problem = e.to_string();
-            let problem = problem.lines().next().unwrap_or_default();
-            Error::file(&self.path, format!("its chat template fails: {problem}{RAW}"))
-        };
-        let environment = environment().map_err(failed)?;
-        let template = environment.template_from_named_str("chat template", &self.template).map_err(failed)?;
-        let text = template.render(context! {
-            messages => [context! { role => "user", content => message }],
-            add_generation_prompt => true,
-            tools => (),
-            documents => (),
-            ..Value::from_pairs(self.special_tokens.iter().map(|(name, text)| (*name, text.as_str())))
-        });
-        let text = text.map_err(failed)?;
-        match text.len() {
-            0..=LONGEST => Ok(text),
-            bytes => {
-                let problem = format!("its chat template made {bytes} bytes, expected at most {LONGEST}{RAW}");
-                Err(Error::file(&self.path, problem))
-            }
+        let special_tokens = self.special_tokens.iter().map(|(name, text)| ((*name).into(), text.into())).collect();
+        let chat = Chat { template: (&self.template).into(), special_tokens, message: message.into() };
+        match self.worker.ask(&Request::Render(chat))? {
+            Response::Text(text) => Ok(text),
+            other => Err(self.worker.astray(&other)),
         }
     }
 }
 
 /// What to do without a template.
-const RAW: &str = "; use --no-chat-template to give the prompts as they are";
-
-/// Set up as transformers sets up Jinja, with limits and without a way to other templates.
-fn environment<'a>() -> std::result::Result<Environment<'a>, JinjaError> {
-    let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    let raise = |problem: String| Err::<String, _>(JinjaError::new(ErrorKind::InvalidOperation, problem));
-    environment.add_function("raise_exception", raise);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(DEEPEST);
-    Ok(environment)
-}
+const RAW: &str = "use --no-chat-template to give the prompts as they are";
 
 #[cfg(test)]
 mod tests {
@@ -166,7 +139,7 @@ mod tests {
 
     fn template(text: &str, special_tokens: &[(&'static str, &str)]) -> ChatTemplate {
         let special_tokens = special_tokens.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
-        ChatTemplate { path: "chat_template.jinja".into(), template: text.into(), special_tokens }
+        ChatTemplate::new("chat_template.jinja".into(), text.into(), special_tokens)
     }
 
     #[test]

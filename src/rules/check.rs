@@ -4,8 +4,13 @@ use super::file::{self, RuleFile, RuleText, Step, WaiverText};
 use super::{Measurement, Rule, Rules, Waiver, WhenNotExamined, known};
 use crate::finding::Severity;
 use crate::integrity::lint::Check;
-use globset::Glob;
+use globset::{Glob, GlobSetBuilder};
 use std::collections::BTreeSet;
+
+/// Each waiver is looked for in the text, and each glob compiled.
+const MOST_WAIVERS: usize = 1000;
+/// A file's path and a tensor's name fit twice.
+const LONGEST_GLOB: usize = 4096;
 
 /// default.yaml: nothing is below it, so it says all.
 pub fn base(read: Result<RuleFile, String>, text: &str) -> Result<Rules, String> {
@@ -57,6 +62,10 @@ pub fn over(mut base: Rules, read: RuleFile, text: &str) -> Result<Rules, String
             Some(below) => change(below, rule, text)?,
             None => return Err(file::at(text, &key, unknown(id, &base.rules))),
         }
+    }
+    if read.waivers.len() > MOST_WAIVERS {
+        let problem = format!("{} waivers, expected at most {MOST_WAIVERS}: mend what they waive", read.waivers.len());
+        return Err(file::at(text, &[Step::Value("waivers")], problem));
     }
     for (at, waiver) in read.waivers.iter().enumerate() {
         base.waivers.push(checked(waiver, at, &base.rules, text)?);
@@ -133,8 +142,14 @@ fn checked(waiver: &WaiverText, at: usize, rules: &[Rule], text: &str) -> Result
     if waiver.reason.trim().is_empty() {
         return Err(wrong("reason", "is empty, expected why this is let pass".into()));
     }
-    let location =
-        Glob::new(&waiver.location).map_err(|e| wrong("location", format!("is not a glob: {}", e.kind())))?;
+    if waiver.location.len() > LONGEST_GLOB {
+        let problem = format!("has {} bytes, expected a glob of at most {LONGEST_GLOB}", waiver.location.len());
+        return Err(wrong("location", problem));
+    }
+    // Built as a set first: a glob alone panics where its regular expression is refused, as that of 300 nested braces.
+    let sound = |glob: Glob| GlobSetBuilder::new().add(glob.clone()).build().map(|_| glob);
+    let location = Glob::new(&waiver.location).and_then(sound);
+    let location = location.map_err(|e| wrong("location", format!("is not a glob: {}", e.kind())))?;
     Ok(Waiver {
         rule: waiver.rule.clone(),
         location: location.compile_matcher(),

@@ -240,11 +240,12 @@ impl Rules {
 }
 
 /// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 29] = [
+const OTHER_RULES: [(&str, Measurement); 30] = [
     ("critical-set-small", Measurement::CriticalSet),
     ("critical-set-absent", Measurement::CriticalSet),
     ("base-perplexity-not-finite", Measurement::CriticalSet),
     ("base-perplexity-high", Measurement::CriticalSet),
+    ("base-perplexity-guessing", Measurement::CriticalSet),
     ("fingerprint-file-missing", Measurement::Fingerprint),
     ("fingerprint-file-extra", Measurement::Fingerprint),
     ("fingerprint-file-changed", Measurement::Fingerprint),

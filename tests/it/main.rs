@@ -25,6 +25,7 @@ mod served;
 mod shell;
 mod smollm2;
 mod tiny;
+mod tokens;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.
 fn smollm2_folder() -> String {

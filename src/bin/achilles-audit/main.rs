@@ -23,13 +23,15 @@ mod vault;
 mod verify;
 mod verify_signature;
 
-use achilles_audit::text::GUARDED_THREAD;
-use achilles_audit::{Error, Result};
+use achilles_audit::{Error, Result, worker};
 use args::{Args, Command};
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = worker::serve_if_asked() {
+        return code;
+    }
     let args = Args::parse();
     tracing_subscriber::fmt()
         .with_writer(|| stderr::Escaping)
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         // The library turns these into errors.
-        if std::thread::current().name() != Some(GUARDED_THREAD) {
+        if std::thread::current().name() != Some(worker::GUARDED_THREAD) {
             usual(panic);
         }
     }));

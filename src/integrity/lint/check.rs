@@ -46,6 +46,7 @@ checks! {
     NotDownloaded "not-downloaded" "A pointer, a web page or nothing at all lies where the file should: it was never fetched."
     UnfinishedDownload "unfinished-download" "A download that was not finished leaves a file behind, and the one it is of may not be whole."
     JsonInvalid "json-invalid" "A JSON file that strict readers refuse may still be read, in their own way, by others."
+    JsonNonstandard "json-nonstandard" "Some readers take what is not quite JSON, as Python writes it, and some refuse it."
     JsonDuplicateKey "json-duplicate-key" "Readers disagree on which of two equal keys counts."
     ConfigMissing "config-missing" "Without config.json nothing can load the weights, and nothing says what they should be."
     ConfigInvalid "config-invalid" "A config.json that is not a JSON object cannot be loaded."

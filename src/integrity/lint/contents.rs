@@ -119,6 +119,14 @@ fn of_json(name: &str, bytes: &[u8], found: &mut Found) {
             };
         }
     };
+    if facts.departure.byte_order_mark {
+        let message = "begins with a byte order mark, at which transformers stops; save it without one";
+        found.say(Check::JsonNonstandard, at(), message);
+    }
+    if facts.departure.not_finite {
+        let message = "holds Infinity or NaN, which is not JSON; Python reads it";
+        found.say(Check::JsonNonstandard, at(), message);
+    }
     for key in &facts.duplicates {
         found.say(Check::JsonDuplicateKey, at(), format!("has the key {key:?} twice"));
     }

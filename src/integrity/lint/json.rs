@@ -1,5 +1,6 @@
 //! One walk over a JSON text that keeps only what lint asks of it.
 
+use crate::checkpoint::python_json::{self, Departure};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -15,12 +16,25 @@ pub(super) struct Facts {
     pub auto_map: Vec<String>,
     /// Text at or below a `chat_template`, with the path to it.
     pub templates: Vec<(String, String)>,
+    /// What of it is Python's way of writing JSON, not the standard's.
+    pub departure: Departure,
 }
 
 /// Of each kind this many are kept.
 const KEPT: usize = 100;
 
 pub(super) fn examine(bytes: &[u8]) -> Result<Facts, serde_json::Error> {
+    walk(bytes).or_else(|e| {
+        let (text, departure) = str::from_utf8(bytes).map(python_json::standard).unwrap_or_default();
+        if departure == Departure::default() {
+            return Err(e);
+        }
+        Ok(Facts { departure, ..walk(text.as_bytes())? })
+    })
+}
+
+/// As [`examine`], of JSON by the standard.
+fn walk(bytes: &[u8]) -> Result<Facts, serde_json::Error> {
     let mut walk = Walk { facts: Facts::default(), hasher: RandomState::new(), path: Vec::new() };
     let mut json = serde_json::Deserializer::from_slice(bytes);
     Step(&mut walk).deserialize(&mut json)?;
@@ -131,7 +145,10 @@ mod tests {
         let long = format!(r#"{{"chat_template":{{"{}":["a","b"]}}}}"#, "é".repeat(5_000));
         let cut = format!("chat_template.{}…", "é".repeat(100));
         assert_eq!(examine(long.as_bytes()).unwrap().templates, [pair(&cut, "a"), pair(&cut, "b")]);
-        for bad in [&b"{"[..], b"{} x", b"\xff", b""] {
+        let python = examine("\u{feff}{\"a\":[NaN,-Infinity],\"auto_map\":\"x.Y\"}".as_bytes()).unwrap();
+        assert_eq!(python.departure, Departure { byte_order_mark: true, not_finite: true });
+        assert_eq!(python.auto_map, ["x.Y"]);
+        for bad in [&b"{"[..], b"{} x", b"\xff", b"", b"{NaN:1}", b"[NaN"] {
             assert!(examine(bad).is_err());
         }
         let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();

@@ -1,0 +1,173 @@
+//! Keys that families share, read into a recipe or parts of it; where one is absent, the family's class says what it is.
+
+use super::config_class::Class;
+use super::recipe::{Activation, Attention, Block, GATED, Gated, LayerPlan, Mlp, Norm, NormStyle, QkNorm, Recipe};
+use super::rope_config;
+use crate::checkpoint::config::Reader;
+use crate::error::Result;
+
+/// The common case: norms before attention and MLP, separate projections without biases, one rotary embedding.
+pub(super) fn plain(c: &Reader, class: &Class) -> Result<Recipe> {
+    let recipe = without_rope(c, class, activation_or(c, "hidden_act", Activation::Silu)?)?;
+    let rope = rope_config::read(c, &class.rope, recipe.attention.head_dim)?;
+    Ok(Recipe { ropes: vec![rope], ..recipe })
+}
+
+/// [`plain`] with this activation, and with no rotary embedding yet.
+pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) -> Result<Recipe> {
+    let hidden_size = c.size_or("hidden_size", class.hidden_size)?;
+    let heads = c.size_or("num_attention_heads", class.heads)?;
+    let kv_heads = match c.usize_opt("num_key_value_heads")? {
+        Some(n) => n,
+        None if !c.has("num_key_value_heads") => class.kv_heads.unwrap_or(heads),
+        None if class.null_kv_heads => heads,
+        None => 0,
+    };
+    if kv_heads == 0 || heads % kv_heads != 0 {
+        return Err(c.wrong("num_key_value_heads", &format!("a divisor of the {heads} attention heads")));
+    }
+    let head_dim = match c.usize_opt("head_dim")? {
+        Some(n) => Some(n),
+        None if c.has("head_dim") && class.head_dim.is_some() => Some(0),
+        None => class.head_dim,
+    };
+    let head_dim = match head_dim {
+        Some(n) if n > 0 => n,
+        Some(_) => return Err(c.wrong("head_dim", "a positive whole number")),
+        None if hidden_size % heads == 0 => hidden_size / heads,
+        None => return Err(c.wrong("hidden_size", &format!("a multiple of the {heads} attention heads"))),
+    };
+    let intermediate_size = c.size_or("intermediate_size", class.intermediate_size)?;
+    let mlp = Gated { names: GATED, intermediate_size, activation, bias: false };
+    let layers = c.size_or("num_hidden_layers", class.layers)?;
+    const MOST_LAYERS: usize = 10_000;
+    if layers > MOST_LAYERS {
+        return Err(c.wrong("num_hidden_layers", &format!("at most {MOST_LAYERS}")));
+    }
+    Ok(Recipe {
+        architecture: "",
+        model_type: "",
+        vocab_size: c.size_or("vocab_size", class.vocab_size)?,
+        hidden_size,
+        embedding_multiplier: None,
+        norm: Norm { epsilon: c.f64_or("rms_norm_eps", class.rms_norm_eps)?, style: NormStyle::RoundThenWeight },
+        block: Block {
+            before_attention: Some("input_layernorm"),
+            before_mlp: Some("post_attention_layernorm"),
+            ..Block::default()
+        },
+        attention: Attention {
+            heads,
+            kv_heads,
+            head_dim,
+            fused: false,
+            qkv_bias: false,
+            o_bias: false,
+            qk_norm: QkNorm::None,
+            scale: 1.0 / (head_dim as f64).sqrt(),
+            softcap: None,
+        },
+        layers: vec![LayerPlan { window: None, rope: 0, mlp: Mlp::Dense(mlp) }; layers],
+        ropes: Vec::new(),
+        logit_softcap: None,
+        tied: c.bool_or("tie_word_embeddings", class.tied)?,
+    })
+}
+
+/// `attention_bias`: q, k and v, and o.
+pub(super) fn attention_bias(c: &Reader) -> Result<(bool, bool)> {
+    let bias = c.bool_or("attention_bias", false)?;
+    Ok((bias, bias))
+}
+
+pub(super) fn each_dense(recipe: &mut Recipe, change: impl Fn(&mut Gated)) {
+    for layer in &mut recipe.layers {
+        if let Mlp::Dense(mlp) = &mut layer.mlp {
+            change(mlp);
+        }
+    }
+}
+
+/// A cap on scores or logits: `default` where the key is absent, none where it is null.
+pub(super) fn softcap(c: &Reader, key: &str, default: Option<f64>) -> Result<Option<f64>> {
+    match c.f64_opt(key)? {
+        Some(cap) if cap > 0.0 => Ok(Some(cap)),
+        Some(_) => Err(c.wrong(key, "a number above 0, or null")),
+        None => Ok(default.filter(|_| !c.has(key))),
+    }
+}
+
+/// `sliding_window`: the class's where the key is absent, none where it is null.
+pub(super) fn window(c: &Reader, class: &Class) -> Result<Option<usize>> {
+    match c.usize_opt("sliding_window")? {
+        Some(0) => Err(c.wrong("sliding_window", "a positive whole number, or null")),
+        Some(window) => Ok(Some(window)),
+        None => Ok(class.window.filter(|_| !c.has("sliding_window"))),
+    }
+}
+
+/// `sliding_window` for all layers, or for none.
+pub(super) fn window_everywhere(c: &Reader, recipe: &mut Recipe, class: &Class) -> Result<()> {
+    let window = window(c, class)?;
+    recipe.layers.iter_mut().for_each(|layer| layer.window = window);
+    Ok(())
+}
+
+/// Qwen's rule: `layer_types` where given, else layers from `max_window_layers` on, and none unless
+/// `use_sliding_window`.
+pub(super) fn window_by_layer_types(c: &Reader, recipe: &mut Recipe, class: &Class) -> Result<()> {
+    let window = window(c, class)?;
+    let from = c.usize_or("max_window_layers", 28)?;
+    let types = layer_types(c, recipe)?;
+    let used = c.bool_or("use_sliding_window", false)?;
+    for (index, layer) in recipe.layers.iter_mut().enumerate() {
+        let slides = types.as_ref().map_or(index >= from, |types| types[index]);
+        layer.window = window.filter(|_| used && slides);
+    }
+    Ok(())
+}
+
+/// Which layers have a window, by `layer_types` where that is given.
+pub(super) fn layer_types(c: &Reader, recipe: &Recipe) -> Result<Option<Vec<bool>>> {
+    let Some(value) = c.get("layer_types") else { return Ok(None) };
+    let slides = |v: &serde_json::Value| match v.as_str() {
+        Some("sliding_attention") => Some(true),
+        Some("full_attention") => Some(false),
+        _ => None,
+    };
+    let types: Option<Vec<bool>> = value.as_array().and_then(|types| types.iter().map(slides).collect());
+    match types {
+        Some(types) if types.len() == recipe.layers.len() => Ok(Some(types)),
+        _ => {
+            let layers = recipe.layers.len();
+            Err(c.wrong("layer_types", &format!("{layers} times full_attention or sliding_attention")))
+        }
+    }
+}
+
+/// How many experts there are, and how many a position goes through; with what the class assumes of both.
+pub(super) fn experts(c: &Reader, default_count: usize, default_top_k: usize) -> Result<(usize, usize)> {
+    // Two names of one number.
+    let keys = ["num_local_experts", "num_experts"];
+    let given = keys.into_iter().find(|key| c.has(key)).unwrap_or(keys[0]);
+    let count = c.size_or(given, default_count)?;
+    if c.size_or(keys[1], count)? != count {
+        return Err(c.wrong(keys[1], &format!("{count}, as in {}", keys[0])));
+    }
+    let top_k = c.size_or("num_experts_per_tok", default_top_k)?;
+    if top_k > count {
+        return Err(c.wrong("num_experts_per_tok", &format!("at most the {count} experts")));
+    }
+    Ok((count, top_k))
+}
+
+/// The activation named by `key`, or `default` where the key is absent.
+pub(super) fn activation_or(c: &Reader, key: &str, default: Activation) -> Result<Activation> {
+    match c.str_opt(key)? {
+        None if !c.has(key) => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu") => Ok(Activation::Gelu),
+        Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
+        _ => Err(c.wrong(key, "silu, gelu or gelu_pytorch_tanh")),
+    }
+}

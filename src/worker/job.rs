@@ -1,0 +1,72 @@
+//! What is asked of the libraries that run what comes with a checkpoint.
+
+use super::template::Chat;
+use super::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// What is asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request<'a> {
+    /// Read this tokenizer.json, which what follows is asked of.
+    Tokenizer(Cow<'a, str>),
+    /// The ids of a text.
+    Ids { text: Cow<'a, str>, add_special_tokens: bool },
+    /// The text of ids.
+    Text { ids: Cow<'a, [u32]>, skip_special_tokens: bool },
+    /// The text of a chat.
+    Render(Chat<'a>),
+}
+
+/// What is answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Response {
+    /// The tokenizer is one.
+    Ready,
+    Ids(Vec<u32>),
+    Text(String),
+    /// Why there is no answer, in one line.
+    Failed(String),
+}
+
+impl Request<'_> {
+    /// Bytes of the file that is run, and of the text that it is run on.
+    pub fn bytes(&self) -> (u64, u64) {
+        let (file, text) = match self {
+            Request::Tokenizer(json) => (json.len(), 0),
+            Request::Ids { text, .. } => (0, text.len()),
+            Request::Text { ids, .. } => (0, size_of_val::<[u32]>(ids)),
+            Request::Render(chat) => (0, chat.message.len()),
+        };
+        (file as u64, text as u64)
+    }
+}
+
+/// What is there to answer with.
+#[derive(Debug, Default)]
+pub(crate) struct Job {
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Job {
+    pub fn answer(&mut self, request: &Request<'_>) -> Response {
+        let answered = match request {
+            Request::Tokenizer(json) => Tokenizer::read(json).map(|read| {
+                self.tokenizer = Some(read);
+                Response::Ready
+            }),
+            Request::Ids { text, add_special_tokens } => {
+                self.tokenizer().and_then(|t| t.ids(text, *add_special_tokens)).map(Response::Ids)
+            }
+            Request::Text { ids, skip_special_tokens } => {
+                self.tokenizer().and_then(|t| t.text(ids, *skip_special_tokens)).map(Response::Text)
+            }
+            Request::Render(chat) => chat.render().map(Response::Text),
+        };
+        answered.unwrap_or_else(|problem| Response::Failed(problem.lines().next().unwrap_or_default().to_owned()))
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer, String> {
+        self.tokenizer.as_ref().ok_or_else(|| "was not read yet".to_owned())
+    }
+}

@@ -1,0 +1,214 @@
+//! What comes with a checkpoint and is run rather than read, its tokenizer and its chat template, in a process of its
+//! own.
+//!
+//! A kilobyte of regular expressions, normalizers or Jinja can ask for hours and for all memory, and the libraries that
+//! run them cannot be told where to stop. So a child process does it, which the kernel ends where it takes more than its
+//! input can need ([`limits`]). The child is the same program, started with [`ARGUMENT`]: a program that uses this
+//! library calls [`serve_if_asked`] first thing in its `main`. One that does not gets the same answers from a thread of
+//! its own, without limits: it has to trust the checkpoints it opens.
+//!
+//! Linux limits memory and processor time, other Unixes processor time alone. Elsewhere the child only keeps a crash
+//! from being the program's.
+
+mod job;
+mod limits;
+mod spelling;
+mod template;
+mod tokenizer;
+
+pub(crate) use job::{Request, Response};
+pub(crate) use template::Chat;
+
+use crate::error::{Error, Result};
+use job::Job;
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// The only argument of a program that is to serve as a child.
+pub const ARGUMENT: &str = "--serve-untrusted";
+
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Answers requests until there are no more, where this process was started for that: then there is nothing else to do.
+/// Otherwise this program is what children are started from, from now on.
+#[must_use = "a process that has served is done"]
+pub fn serve_if_asked() -> Option<ExitCode> {
+    if std::env::args_os().skip(1).eq([OsStr::new(ARGUMENT)]) {
+        return Some(match serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(2),
+        });
+    }
+    // The program itself, also where its file was replaced meanwhile.
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        start_from(own);
+    } else if let Ok(program) = std::env::current_exe() {
+        start_from(program);
+    }
+    None
+}
+
+/// Children are started from `program`, which calls [`serve_if_asked`]. The first one named stays it.
+pub fn start_from(program: impl Into<PathBuf>) {
+    let _ = PROGRAM.set(program.into());
+}
+
+/// The child's side.
+fn serve() -> std::io::Result<()> {
+    let mut allowance = limits::Allowance::default();
+    let (mut job, mut output) = (Job::default(), std::io::stdout().lock());
+    allowance.apply();
+    let mut line = Vec::new();
+    let mut input = std::io::stdin().lock();
+    while input.read_until(b'\n', &mut line)? > 0 {
+        let request: Request = serde_json::from_slice(&line)?;
+        line = Vec::new();
+        allowance.extend(&request);
+        allowance.apply();
+        let mut answer = serde_json::to_vec(&job.answer(&request))?;
+        answer.push(b'\n');
+        output.write_all(&answer)?;
+        output.flush()?;
+    }
+    Ok(())
+}
+
+/// Answers requests about one file; the child starts with the first one.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// The file that is run; problems name it.
+    path: PathBuf,
+    /// What to do where that fails.
+    advice: &'static str,
+    place: Mutex<Option<Place>>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Child(Box<Process>),
+    Here(Box<Job>),
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// None once there are no more requests.
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    allowance: limits::Allowance,
+}
+
+/// Why there is no answer.
+enum Failure {
+    Interrupted,
+    Problem(Cow<'static, str>),
+}
+
+impl Worker {
+    pub fn new(path: impl Into<PathBuf>, advice: &'static str) -> Worker {
+        Worker { path: path.into(), advice, place: Mutex::new(None) }
+    }
+
+    /// The answer to a request.
+    ///
+    /// # Errors
+    /// The file is malformed or fails, or asks for more time or memory than its size warrants: then nothing more can be
+    /// asked.
+    pub fn ask(&self, request: &Request<'_>) -> Result<Response> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = match place.as_mut() {
+            Some(place) => place,
+            None => place.insert(Place::new()?),
+        };
+        let answer = match place {
+            Place::Child(process) => process.ask(request),
+            Place::Here(job) => guarded(job, request),
+        };
+        match answer {
+            Ok(Response::Failed(problem)) => Err(self.wrong(&problem)),
+            Ok(response) => Ok(response),
+            Err(Failure::Interrupted) => Err(Error::Interrupted),
+            Err(Failure::Problem(problem)) => Err(self.wrong(&problem)),
+        }
+    }
+
+    /// An answer to another question.
+    pub fn astray(&self, response: &Response) -> Error {
+        self.wrong(&format!("was answered for with {response:?}"))
+    }
+
+    fn wrong(&self, problem: &str) -> Error {
+        Error::file(&self.path, format!("{problem}; {}", self.advice))
+    }
+}
+
+impl Place {
+    fn new() -> Result<Place> {
+        let Some(program) = PROGRAM.get() else { return Ok(Place::Here(Box::default())) };
+        let mut command = Command::new(program);
+        command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(Error::io(program))?;
+        let no_pipe = || Error::file(program, "was started without pipes");
+        let requests = Some(child.stdin.take().ok_or_else(no_pipe)?);
+        let answers = BufReader::new(child.stdout.take().ok_or_else(no_pipe)?);
+        Ok(Place::Child(Box::new(Process { child, requests, answers, allowance: limits::Allowance::default() })))
+    }
+}
+
+impl Process {
+    fn ask(&mut self, request: &Request<'_>) -> std::result::Result<Response, Failure> {
+        self.allowance.extend(request);
+        match self.exchange(request) {
+            Ok(Some(response)) => Ok(response),
+            // It has ended: a broken pipe is no more than that.
+            Ok(None) | Err(_) => Err(self.end()),
+        }
+    }
+
+    fn exchange(&mut self, request: &Request<'_>) -> std::io::Result<Option<Response>> {
+        let Some(requests) = &mut self.requests else { return Ok(None) };
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        requests.write_all(&line)?;
+        requests.flush()?;
+        let mut answer = Vec::new();
+        self.answers.read_until(b'\n', &mut answer)?;
+        Ok(if answer.is_empty() { None } else { Some(serde_json::from_slice(&answer)?) })
+    }
+
+    fn end(&mut self) -> Failure {
+        self.requests = None;
+        match self.child.wait() {
+            Ok(status) => limits::reason(status, &self.allowance),
+            Err(e) => Failure::Problem(format!("was run in a process that was lost: {e}").into()),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It waits for requests: there is nothing to lose.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What is said of a file on which a library panics.
+const MALFORMED: &str = "is malformed: its parts contradict each other";
+
+/// Threads of this name meet files that nobody has checked: whoever sets a panic hook may leave their panics to us.
+pub const GUARDED_THREAD: &str = "achilles-audit-untrusted";
+
+/// Answers where a panic becomes a problem.
+fn guarded(job: &mut Job, request: &Request<'_>) -> std::result::Result<Response, Failure> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(GUARDED_THREAD.into()).spawn_scoped(scope, || job.answer(request));
+        let thread = thread.map_err(|e| Failure::Problem(format!("could not be given a thread: {e}").into()))?;
+        thread.join().map_err(|_| Failure::Problem(MALFORMED.into()))
+    })
+}
