@@ -123,9 +123,9 @@ pub fn run(
             {
                 match cache.is_still(&before) {
                     true => cache.put(&ran),
-                    false => tracing::warn!(
-                        "the result is not kept: files were written to a moment ago, or lie in memory"
-                    ),
+                    false => {
+                        tracing::warn!("the result is not kept: files were written to a moment ago, or lie in memory")
+                    }
                 }
             }
             (ran, checkpoint)
