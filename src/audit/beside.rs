@@ -5,8 +5,8 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::finding::Seen;
 use crate::integrity::lint::Location;
-use crate::rules::{RuleId, rule};
 use crate::probe::{ChatTemplate, QUESTIONS};
+use crate::rules::{RuleId, rule};
 use crate::text::{REFERENCE_TEXT, Tokenizer};
 use serde_json::{Map, Value, json};
 

@@ -104,9 +104,13 @@ pub fn fetch(id: &HubId, settings: &HubSettings, progress: &dyn Progress) -> Res
     let mut weights = weight_files(id, &store, &listing)?;
     weights.extend(tensors);
     fetch_missing(&store, &remote, &listing, "weights", weights.iter(), progress)?;
+    if let Some(extra) = store.extra(&|file| listing.files.contains_key(file))? {
+        let problem = "is no file of this commit; remove it, or set HF_HUB_CACHE to another cache";
+        return Err(Error::file(store.path().join(extra), problem));
+    }
     store.point_to(&listing.commit);
     let here: BTreeSet<&String> = small.iter().chain(&weights).collect();
-    let left = listing.files.iter().filter(|(file, _)| !here.contains(file));
+    let left = listing.files.iter().filter(|(file, listed)| !here.contains(file) && !store.has(file, listed));
     let origin = Origin {
         repository: id.repo().into(),
         revision: id.revision().into(),
@@ -213,11 +217,7 @@ fn fetch_missing<'a>(
 ) -> Result<()> {
     let unknown = Listed::default();
     let listed = |file: &str| listing.files.get(file).unwrap_or(&unknown);
-    let held = |file: &str| match listed(file) {
-        Listed { size: Some(size), content: Some(content) } => store.holds(file, content, *size),
-        _ => false,
-    };
-    let missing: Vec<&String> = files.filter(|file| !held(file)).collect();
+    let missing: Vec<&String> = files.filter(|file| !store.has(file, listed(file))).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -281,7 +281,7 @@ fn what_to_do_without_safetensors(names: &[String]) -> String {
         );
     }
     if let Some(other) = names.iter().find(|n| n.to_ascii_lowercase().ends_with(".safetensors")) {
-        return format!("holds {other}, and loaders look for {SINGLE} or for {INDEX} with its shards");
+        return format!("holds {other}, and transformers looks for {SINGLE} or for {INDEX} with its shards");
     }
     format!("no weights in this folder; expected {SINGLE} or {INDEX} with its shards")
 }

@@ -57,6 +57,7 @@ const HARMLESS: &[&str] = &[
     "seq_length",
     "task_specific_params",
     "tf_legacy_loss",
+    "tie_last_hidden_states",
     "tokenizer_class",
     "tokenizer_model_max_length",
     "tokenizer_padding_side",

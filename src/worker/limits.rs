@@ -17,8 +17,8 @@ const LEAST: Allowance = Allowance { cpu_s: 1.0, bytes: 64 << 20 };
 const SMALL_FILE: u64 = 5 << 20;
 const BYTES_PER_FILE_BYTE: u64 = 24;
 /// Beyond it some five times what published tokenizers take: vocabularies of 200,000 entries as BPE or Unigram.
-const CPU_S_PER_BYTE_BEYOND: f64 = 0.3e-6;
-const BYTES_PER_BYTE_BEYOND: u64 = 96;
+const CPU_S_PER_BYTE_BEYOND: f64 = 0.5e-6;
+const BYTES_PER_BYTE_BEYOND: u64 = 128;
 /// Some ten times what text takes.
 const CPU_S_PER_TEXT_BYTE: f64 = 4e-6;
 const BYTES_PER_TEXT_BYTE: u64 = 512;

@@ -31,6 +31,11 @@ fn refuses(what: &str, place: &Place, args: &[&str], says: &str) {
     assert!(told.lines().count() == 1 && told.contains(says), "{what}: {told}");
 }
 
+/// What lint wrote there: a pipe would fill up.
+fn report(place: &Place) -> Value {
+    serde_json::from_slice(&fs::read(place.out().join("report.json")).unwrap()).unwrap()
+}
+
 fn change(path: &Path, change: &dyn Fn(&mut Value)) {
     let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     change(&mut value);
@@ -101,13 +106,18 @@ fn chat_templates_that_never_end_or_take_all_memory_are_refused() {
         (
             "a deep list, compared",
             grown("[a.l, a.l]", "{% set b = a.l %}{{ [b] == [[a.l]] or [a.l, b] == [b, a.l] }}{{ a.l|string|length }}"),
-            TIME,
+            "warrants",
         ),
         ("a long list", grown("a.l + a.l", "{{ a.l|length }}"), "warrants"),
         (
             "a slice of a long text",
             "{% set x = 'a'*16000000 %}{% for i in range(90000) %}{% set y = x[15999998:] %}{% endfor %}".into(),
             TIME,
+        ),
+        (
+            "a long text",
+            "{{ 'a' * 100000 }}".into(),
+            "made 100000 bytes of the 30 that were said, expected at most 33008",
         ),
         (
             "lists in lists",
@@ -133,7 +143,8 @@ fn a_process_that_was_asked_to_serve_answers_until_there_are_no_more_requests() 
         child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
         wait(child, SECONDS).unwrap()
     };
-    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {}, "message": "Hi"}});
+    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {}, "on_any_day": false,
+        "turns": [{"role": "user", "content": "Hi", "in_parts": false}]}});
     let output = serve(&format!("{chat}\n{chat}\n"));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"Text\":\"Hi!\"}\n{\"Text\":\"Hi!\"}\n");
     assert_eq!(output.status.code(), Some(0));
@@ -153,9 +164,9 @@ fn what_tensors_share_is_read_once() {
     for i in 0..1000 {
         std::os::unix::fs::symlink("model.safetensors", place.model().join(format!("x{i}.safetensors"))).unwrap();
     }
-    let output = run(&place, &["lint", "{model}", "--format", "json"]);
+    let output = run(&place, &["lint", "{model}", "--format", "json", "-o", "{out}/report.json"]);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = report(&place);
     assert_eq!(report["examined"]["value_bytes"], data.len());
     let ids = report["findings"].as_array().unwrap().iter().map(|f| f["id"].as_str().unwrap());
     assert!(ids.clone().any(|id| id == "tensor-overlap") && ids.clone().any(|id| id == "stray-weights"));
@@ -256,9 +267,9 @@ fn reports_of_a_hundred_thousand_findings_are_bounded() {
     for i in 0..1000 {
         fs::write(place.model().join(format!("x{i}.safetensors")), &shard).unwrap();
     }
-    let output = run(&place, &["lint", "{model}", "--format", "json"]);
+    let output = run(&place, &["lint", "{model}", "--format", "json", "-o", "{out}/report.json"]);
     assert_eq!(output.status.code(), Some(1));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = report(&place);
     let (listed, more) = (report["findings"].as_array().unwrap().len(), report["not_listed"].as_u64().unwrap());
     assert!((5000..6000).contains(&listed) && more > 90_000, "{listed} and {more}");
 }

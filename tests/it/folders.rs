@@ -145,7 +145,7 @@ fn a_damaged_blob_is_an_error_everywhere() {
     // Even where the fingerprint is one of the damaged bytes.
     for fingerprint in ["{in}/f.json", "{in}/changed.json"] {
         let (code, told) = said(&place, &["verify", SNAPSHOT, fingerprint]);
-        let expected = "file model.safetensors: damaged: SHA-256 of its bytes is ";
+        let expected = "file model.safetensors: damaged: its bytes are those of SHA-256 ";
         assert!(code == 1 && told.contains(expected), "{told}");
     }
     let (code, told) = said(&place, &["fingerprint", SNAPSHOT]);

@@ -14,6 +14,8 @@ mod escape;
 #[cfg(target_os = "linux")]
 mod faults;
 #[cfg(unix)]
+mod field;
+#[cfg(unix)]
 mod folders;
 mod gate;
 mod hub;

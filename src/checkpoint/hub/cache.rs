@@ -4,14 +4,18 @@
 //! Others may write to a shared cache. So every folder below it is opened without following links and used through its
 //! descriptor, and so is every file that is written: see [`Store`].
 
+use super::super::walk;
 use super::content::ContentName;
+use super::listing::Listed;
 use super::{CONFIG, HubId, INDEX, SINGLE, TOKENIZER, shards_of};
 use crate::error::{Error, Result};
 use crate::files;
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncExt};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions};
-use std::fs::File;
+use std::collections::hash_map::RandomState;
+use std::fs::{self, File};
+use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -46,7 +50,7 @@ impl RepoCache {
         // A commit has no file in refs.
         let commit = self.noted().unwrap_or_else(|| self.revision.clone());
         let folder = self.snapshot(&commit);
-        if !is_commit(&commit) || !folder.is_dir() {
+        if !is_commit(&commit) || !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
             return Err(nothing());
         }
         let has = |file: &str| folder.join(file).is_file();
@@ -105,8 +109,9 @@ impl Store<'_> {
         &self.path
     }
 
-    /// Whether the snapshot has the file with this content: by a link to its blob, or where links cannot be, itself.
-    pub(super) fn holds(&self, file: &str, content: &ContentName, size: u64) -> bool {
+    /// Whether the snapshot has the file as it is listed: by a link to its blob, or where links cannot be, itself.
+    pub(super) fn has(&self, file: &str, listed: &Listed) -> bool {
+        let Listed { size: Some(size), content: Some(content) } = listed else { return false };
         let (folders, name) = split(file);
         let mut dir = None;
         for folder in folders {
@@ -117,8 +122,8 @@ impl Store<'_> {
         }
         let dir = dir.as_ref().unwrap_or(&self.snapshot);
         match dir.read_link_contents(name) {
-            Ok(target) => target == pointer(file, content) && self.blobs.holds(content, size),
-            Err(_) => is_content(dir, name, content, size, true),
+            Ok(target) => target == pointer(file, content) && self.blobs.holds(content, *size),
+            Err(_) => is_content(dir, name, content, *size, true),
         }
     }
 
@@ -131,13 +136,25 @@ impl Store<'_> {
             path.push(folder);
         }
         let dir = dir.as_ref().unwrap_or(&self.snapshot);
-        let beside = format!(".achilles-audit-{}", std::process::id());
-        let _ = dir.remove_file_or_symlink(&beside);
-        dir.symlink_file(pointer(file, content), &beside)
-            .and_then(|()| dir.rename(&beside, dir, name))
+        let beside = beside();
+        let placed = match self.repo.symlink_file(pointer(file, content), &beside) {
+            Ok(()) => self.repo.rename(&beside, dir, name),
             // No links here (Windows, some network disks): the file itself moves, as the Python tools do it.
-            .or_else(|_| self.blobs.dir.rename(content.as_str(), dir, name))
-            .map_err(Error::io(path.join(name)))
+            Err(_) => self.blobs.dir.rename(content.as_str(), dir, name),
+        };
+        placed.map_err(|error| {
+            let _ = self.repo.remove_file_or_symlink(&beside);
+            Error::io(path.join(name))(error)
+        })
+    }
+
+    /// What is in the snapshot and not among these files of the commit.
+    ///
+    /// # Errors
+    /// A folder of it cannot be read.
+    pub(super) fn extra(&self, is_listed: &dyn Fn(&str) -> bool) -> Result<Option<String>> {
+        let found = walk::walk(&self.path, &|_| false)?;
+        Ok(found.into_iter().map(|entry| entry.path).find(|path| !is_listed(path)))
     }
 
     /// Notes which commit the revision is, for those who come offline. A cache that cannot be written still serves.
@@ -159,12 +176,11 @@ impl Store<'_> {
             dir = inner(&dir, &path, folder)?;
             path.push(folder);
         }
-        let beside = format!(".achilles-audit-{}", std::process::id());
-        let _ = dir.remove_file_or_symlink(&beside);
-        let written = dir.open_with(&beside, OpenOptions::new().write(true).create_new(true));
+        let beside = beside();
+        let written = self.repo.open_with(&beside, OpenOptions::new().write(true).create_new(true));
         written
             .and_then(|mut file| file.write_all(commit.as_bytes()))
-            .and_then(|()| dir.rename(&beside, &dir, name))
+            .and_then(|()| self.repo.rename(&beside, &dir, name))
             .map_err(Error::io(path.join(name)))
     }
 }
@@ -228,6 +244,11 @@ fn belongs_to_us(found: &std::fs::Metadata) -> bool {
 #[cfg(not(unix))]
 fn belongs_to_us(_: &std::fs::Metadata) -> bool {
     true
+}
+
+/// A name that nobody else uses, for what then gets its place in one step.
+pub(super) fn beside() -> String {
+    format!(".achilles-audit-{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 /// The folder of this name, made where it is not there.

@@ -25,12 +25,20 @@ impl ContentName {
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn names(&self, size: u64, mut content: impl Read) -> io::Result<bool> {
+    pub fn names(&self, size: u64, content: impl Read) -> io::Result<bool> {
+        Ok(self.alike(size, content)? == *self)
+    }
+
+    /// The name of these bytes, `size` in all, made in the way that this one was.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn alike(&self, size: u64, mut content: impl Read) -> io::Result<ContentName> {
         let mut naming = self.naming(size);
         let mut buffer = vec![0; 64 << 10];
         loop {
             match content.read(&mut buffer)? {
-                0 => return Ok(naming.finish() == *self),
+                0 => return Ok(naming.finish()),
                 read => naming.update(&buffer[..read]),
             }
         }

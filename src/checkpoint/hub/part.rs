@@ -1,11 +1,10 @@
 //! A file on its way into the cache.
 
-use super::cache::{Blobs, is_ours};
+use super::cache::{Blobs, beside, is_ours};
 use super::content::{ContentName, Naming};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A download on its way, used only through its descriptor. Dropped unfinished, it is kept under a name by which the
 /// next one finds it.
@@ -25,9 +24,7 @@ impl<'a> Part<'a> {
     /// Goes on with what an earlier download left, where that is a file of the user's own and no longer than the whole.
     /// Renaming claims it: of two processes one gets it, and none writes into the other's.
     pub(super) fn claim(blobs: &'a Blobs, content: &'a ContentName, size: u64) -> Result<Part<'a>> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let own = format!("{}.{}-{number}.incomplete", content.as_str(), std::process::id());
+        let own = format!("{}{}.incomplete", content.as_str(), beside());
         let kept = format!("{}.achilles.incomplete", content.as_str());
         let claimed = match blobs.rename(&kept, &own) {
             Ok(()) => blobs.open_to_append(&own).ok().filter(|file| is_ours(file, size)),

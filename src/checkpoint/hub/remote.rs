@@ -3,7 +3,7 @@
 //! hf-hub 0.5 is not used: its download sends the token on to the host of a redirect, knows no timeout, cannot be
 //! stopped, and neither checks the length of what arrives nor its hash.
 
-use super::cache::Blobs;
+use super::cache::{Blobs, is_commit};
 use super::content::ContentName;
 use super::listing::{LARGEST_LISTING, Listed, Listing};
 use super::part::Part;
@@ -113,7 +113,11 @@ impl<'a> Remote<'a> {
         if text.len() as u64 > LARGEST_LISTING {
             return Err(odd(format!("its list of files is longer than {}", Bytes(LARGEST_LISTING))));
         }
-        Listing::parse(&text).map_err(odd)
+        let listing = Listing::parse(&text).map_err(odd)?;
+        if is_commit(self.id.revision()) && listing.commit != self.id.revision() {
+            return Err(odd(format!("it names commit {}", listing.commit)));
+        }
+        Ok(listing)
     }
 
     /// Asks for a file's size and digest, and holds what the list says of it against them.
@@ -171,7 +175,7 @@ impl<'a> Remote<'a> {
         let url = self.url(commit, file);
         let mut part = Part::claim(blobs, content, *size)?;
         progress.advance(part.bytes)?;
-        let until = until.min(self.deadline(1, size - part.bytes));
+        let until = until.min(self.deadline(1, size.saturating_sub(part.bytes)));
         let mut pace = Pace::new(self.patience, part.bytes);
         let (mut failures, mut most) = (0, part.bytes);
         while part.bytes != *size {

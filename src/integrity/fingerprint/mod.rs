@@ -183,8 +183,11 @@ struct Listed {
     blob: Option<Blob>,
 }
 
+/// Paths, and what is wrong with each.
+type Problems = Vec<(String, String)>;
+
 /// The files to read, and the paths that cannot be, with the reason.
-fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<Listed>, Vec<(String, String)>)> {
+fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {
     let ignore = globs(&settings.ignore)?;
     let snapshot = Snapshot::of(root);
     let own = except.and_then(|path| walk::below(root, path));

@@ -15,17 +15,19 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use rayon::prelude::*;
 use serde_json::json;
+use std::collections::HashSet;
 
 /// Larger text is not a chat template or a config: it would only take time.
 const LARGEST_TEXT: u64 = 256 << 20;
 
 pub(super) fn examine(all: &[File], found: &mut Found) {
+    let names: HashSet<&str> = all.iter().map(|file| file.name.as_str()).collect();
     for file in all {
         let told = |e: Error, found: &mut Found| {
             found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
         };
         match pickle::recognize(&file.path) {
-            Ok(content) => packed(file, content, all, found),
+            Ok(content) => packed(file, content, &names, found),
             Err(e) => {
                 told(e, found);
                 continue;
@@ -39,7 +41,7 @@ pub(super) fn examine(all: &[File], found: &mut Found) {
             found.say(Check::FileUnreadable, file.location(), format!("has {} bytes and was not examined", file.bytes));
             continue;
         }
-        let is_there = |name: &str| all.iter().any(|file| file.name == name);
+        let is_there = |name: &str| names.contains(name);
         match MappedFile::open(&file.path) {
             Err(e) => told(e, found),
             Ok(map) if is_json => of_json(&file.name, map.bytes(), &is_there, found),
@@ -69,9 +71,9 @@ pub(super) fn blobs(all: &[File], found: &mut Found, progress: &dyn Progress) ->
 }
 
 /// What a file may hold that runs, by its content and by its name.
-fn packed(file: &File, content: Option<Content>, all: &[File], found: &mut Found) {
+fn packed(file: &File, content: Option<Content>, names: &HashSet<&str>, found: &mut Found) {
     let lower = file.name.to_ascii_lowercase();
-    let is_here = |name: &str| all.iter().any(|file| file.name == name);
+    let is_here = |name: &str| names.contains(name);
     if content.is_none() && is_openvino(&file.name, &is_here) {
         let message = "holds the numbers of a conversion of the model (OpenVINO), which was not examined";
         return found.say(Check::ConvertedModel, file.location(), message);
@@ -140,6 +142,10 @@ fn of_json(name: &str, bytes: &[u8], is_there: &dyn Fn(&str) -> bool, found: &mu
     }
     for (path, text) in &facts.templates {
         of_template(text, at(), path, found);
+    }
+    if facts.not_kept > 0 {
+        let message = "texts below auto_map or chat_template were not examined: there are too many of them";
+        found.say(Check::FileUnreadable, at(), format!("{} {message}", facts.not_kept));
     }
 }
 

@@ -31,7 +31,8 @@ impl File {
 /// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
 const ENVIRONMENT: &str = ".venv";
 
-/// All files in the folder and the folders in it, in order of name, but those that are always left out and a virtual environment.
+/// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and in
+/// a virtual environment.
 pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
     let mut files = Vec::new();

@@ -7,7 +7,7 @@ use super::observation::{Found, Location};
 use crate::checkpoint::index::{INDEX, Index, Unindexed, is_plain_shard};
 use crate::checkpoint::stand_in::{StandIn, unfinished};
 use crate::checkpoint::tensors::SINGLE;
-use crate::error::Figure;
+use crate::error::{Count, Figure};
 use crate::files;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,30 +59,9 @@ pub(super) fn compare<'s, 'f>(
             here.iter().copied().filter(|s| listed.contains(s.file.name.as_str())).collect()
         }
         (None, None) => {
-            let names = here.iter().map(|s| s.file.name.as_str());
-            match (index_file, Unindexed::of(names)) {
-                // Of an index that cannot be read enough was said.
-                (Some(_), _) => lost = Lost::Any,
-                (None, Unindexed::None) => {
-                    lost = Lost::Any;
-                    if is_told_of(&root.join(SINGLE)) {
-                        return Model { shards: Vec::new(), lost };
-                    }
-                    found.say(Check::WeightsMissing, Location::default(), without_weights(all));
-                }
-                (None, Unindexed::Lacking(missing)) => {
-                    lost = Lost::Any;
-                    let message = format!("{} is missing, by the names of the other shards", missing.join(", "));
-                    found.add(Check::IndexShardMissing, Location::default(), message, json!({"first": missing}));
-                }
-                (None, Unindexed::Whole(names)) => {
-                    let message = format!(
-                        "all {} shards are here, but no {INDEX}: vLLM loads them, transformers does not without it",
-                        names.len()
-                    );
-                    found.say(Check::IndexMissing, Location::default(), message);
-                }
-            }
+            // Of an index that cannot be read enough was said.
+            let whole = index_file.is_none() && without_index(root, all, &here, found);
+            lost = if whole { lost } else { Lost::Any };
             here.iter().copied().filter(|s| !is_consolidated(&s.file.name)).collect()
         }
     };
@@ -107,20 +86,37 @@ fn is_told_of(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
+/// Tells what loaders make of a folder without an index and without [`SINGLE`]; whether it holds a whole set of shards.
+fn without_index(root: &Path, all: &[File], here: &[&Shard], found: &mut Found) -> bool {
+    match Unindexed::of(here.iter().map(|s| s.file.name.as_str())) {
+        Unindexed::Whole(names) => {
+            let shards = Count(names.len(), "shard", "shards");
+            let message = format!("holds {shards} and no {INDEX}: vLLM loads them, transformers does not");
+            found.say(Check::IndexMissing, Location::default(), message);
+            return true;
+        }
+        Unindexed::Lacking(missing) => {
+            let message = format!("{} is missing, by the names of the other shards", missing.join(", "));
+            found.add(Check::IndexShardMissing, Location::default(), message, json!({"first": missing}));
+        }
+        Unindexed::None if is_told_of(&root.join(SINGLE)) => {}
+        Unindexed::None => found.say(Check::WeightsMissing, Location::default(), without_weights(all)),
+    }
+    false
+}
+
 /// What is to be said where there are no weights that loaders would take.
 fn without_weights(all: &[File]) -> String {
-    let here = all.iter().map(|f| f.name.as_str()).filter(|name| !name.contains('/'));
     let is_weights = |name: &str| name.to_ascii_lowercase().ends_with(".safetensors");
-    let instead = here.clone().find(|name| unfinished(name).is_some_and(is_weights)).map_or_else(
-        || {
-            here.clone()
-                .find(|name| is_weights(name))
-                .map(|other| format!("{other:?}, which is no name that loaders look for"))
-        },
-        |part| Some(format!("{part:?}, a download that was not finished")),
-    );
-    let beside = instead.map(|instead| format!("; there is {instead}")).unwrap_or_default();
-    format!("neither {SINGLE} nor {INDEX} is there{beside}")
+    let find =
+        |is: &dyn Fn(&str) -> bool| all.iter().map(|f| f.name.as_str()).find(|name| !name.contains('/') && is(name));
+    let instead = match find(&|name| unfinished(name).is_some_and(is_weights)) {
+        Some(part) => format!("; {part:?} is a download that was not finished"),
+        None => {
+            find(&is_weights).map(|other| format!("; transformers does not look for {other:?}")).unwrap_or_default()
+        }
+    };
+    format!("neither {SINGLE} nor {INDEX} is there{instead}")
 }
 
 /// The tensors that an index puts into files that are missing or cannot be read.

@@ -5,6 +5,7 @@ use super::observation::{Found, Location, Observation};
 use super::{contents, folder, index};
 use crate::checkpoint::hub::{NotFetched, Origin};
 use crate::checkpoint::pickle::is_pickle_name;
+use crate::checkpoint::stand_in::unfinished;
 use std::path::Path;
 
 /// What the names of files tell.
@@ -24,6 +25,10 @@ pub fn by_name<'a>(origin: &'a Origin, root: &Path) -> ByName<'a> {
         let location = Location::file(&file.path);
         let before = found.observations.len();
         folder::by_name(&location, &mut found);
+        if let Some(whole) = unfinished(&file.path).filter(|_| found.observations.len() == before) {
+            let message = format!("is what a download of {whole:?} leaves that was not finished; it was not fetched");
+            found.say(Check::UnfinishedDownload, location.clone(), message);
+        }
         if let Some((check, message)) = told(&file.path, root) {
             found.say(check, location.clone(), message);
         }

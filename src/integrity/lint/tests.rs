@@ -133,7 +133,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::OddFileName, "config\u{2024}json", None, |f| f.write("config\u{2024}json", b"{}")),
     (Check::OddFileName, "tok\u{435}nizer.json", None, |f| f.write("tok\u{435}nizer.json", b"{}")),
     (Check::UnfinishedDownload, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"")),
-    (Check::UnfinishedDownload, "x.incomplete", None, |f| f.write("x.incomplete", b"")),
+    (Check::UnfinishedDownload, "0123456789abcdef.incomplete", None, |f| f.write("0123456789abcdef.incomplete", b"")),
     (Check::OtherWeights, "model.GGUF", None, |f| f.write("model.GGUF", b"GGUF")),
     (Check::OtherWeights, "weights.npz", None, |f| f.write("weights.npz", b"")),
     (Check::ConvertedModel, "onnx/model.onnx", None, |f| f.write("onnx/model.onnx", b"")),

@@ -33,27 +33,14 @@ const KEPT: usize = 4096;
 
 /// Scans all floating-point tensors of all files; how many bytes that were.
 pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
-    let of = |shard: &'_ Shard<'_>| -> Vec<usize> {
-        // Each byte once, whatever tensors claim: a shared one is an error of its own.
-        let mut end = 0;
-        let owns = |t: &TensorEntry| {
-            let owns = t.bytes.start >= end;
-            end = end.max(t.bytes.end);
-            owns
-        };
-        let own: Vec<bool> = shard.header.tensors.iter().map(owns).collect();
-        let readable = |t: &TensorEntry| Format::of(t.dtype).is_some() && t.bytes.end <= shard.file.bytes;
-        (0..own.len()).filter(|at| own[*at] && readable(&shard.header.tensors[*at])).collect()
-    };
+    let of = |shard| own(shard).filter(|t| Format::of(t.dtype).is_some());
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
-    let total =
-        shards.iter().filter(|s| !s.again).flat_map(|s| of(s).into_iter().map(|at| size(&s.header.tensors[at]))).sum();
+    let total = shards.iter().filter(|s| !s.again).flat_map(|shard| of(shard).map(size)).sum();
     progress.begin("values", total, "bytes");
     for shard in shards.iter().filter(|s| !s.again) {
         let mut batch: Vec<Job> = Vec::new();
         let mut bytes = 0;
-        for at in of(shard) {
-            let tensor = &shard.header.tensors[at];
+        for tensor in of(shard) {
             batch.extend(Job::new(shard, tensor));
             bytes += size(tensor);
             if bytes >= BATCH || batch.len() >= 4096 {
@@ -66,8 +53,7 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
     }
     progress.end();
     for shard in shards {
-        let packed = shard.header.tensors.iter().filter(|t| is_packed_weight(t) && t.bytes.end <= shard.file.bytes);
-        for tensor in packed {
+        for tensor in own(shard).filter(|t| is_packed_weight(t)) {
             if only_zeros(shard, tensor)? {
                 let message = format!("all bytes of {:?} {} are zero", tensor.shape, tensor.dtype);
                 found.say(Check::ZeroTensor, shard.file.location().tensor(&tensor.name), message);
@@ -75,6 +61,17 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
         }
     }
     Ok(total)
+}
+
+/// The tensors whose bytes are in the file and are no earlier tensor's. So each byte is read once, whatever tensors claim:
+/// a shared one is an error of its own.
+fn own<'s>(shard: &'s Shard) -> impl Iterator<Item = &'s TensorEntry> {
+    let mut end = 0;
+    shard.header.tensors.iter().filter(move |t| {
+        let owns = t.bytes.start >= end;
+        end = end.max(t.bytes.end);
+        owns && t.bytes.end <= shard.file.bytes
+    })
 }
 
 /// Whether a tensor holds a matrix's weights in a type that is no float's; zero points, scales and indices of packed

@@ -168,7 +168,8 @@ fn numbers_inside_and_outside_of_the_rope_object_agree_or_are_refused() {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
         "rope_scaling": yarn(json!({"original_max_position_embeddings": 16}))
     });
-    let words = ["rope_scaling", "yarn with rope_theta 10000", "default with rope_theta 1000000"];
+    let words =
+        ["rope_scaling", "yarn by 4 from 16 positions with rope_theta 10000", "default with rope_theta 1000000"];
     refused(&config("qwen2", added), &words);
     let theta = json!({"rope_theta": 700.0, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}});
     refused(&config("llama", theta), &["rope_theta", "700", "500", "transformers 5", "transformers 4"]);
@@ -241,6 +242,8 @@ fn gemma3_is_read_as_transformers_reads_it_or_not_at_all() {
     assert_eq!(recipe("gemma3_text", linear("rope_type")), recipe("gemma3_text", nested(full.clone())));
     let only_full = json!({"rope_parameters": {"full_attention": full, "sliding_attention": null}});
     assert_eq!(recipe("gemma3_text", only_full), recipe("gemma3_text", linear("rope_type")));
+    let by_type = json!({"type": "linear", "factor": 8.0, "rope_theta": 1e6});
+    assert_eq!(recipe("gemma3_text", nested(by_type)), recipe("gemma3_text", linear("rope_type")));
     refused(&config("gemma3_text", linear("type")), &["rope_scaling.type", "transformers 5", "transformers 4"]);
     let yarn = |more: Value| {
         let mut r = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
@@ -254,7 +257,7 @@ fn gemma3_is_read_as_transformers_reads_it_or_not_at_all() {
     refused(&config("gemma3_text", outside), &["transformers 5 computes with 16", "32"]);
     let mut both = nested(json!({"rope_type": "default"}));
     both["rope_scaling"] = json!({"rope_type": "linear", "factor": 8.0});
-    refused(&config("gemma3_text", both), &["linear with rope_theta 1000000", "default with rope_theta 1000000"]);
+    refused(&config("gemma3_text", both), &["linear by 8 with rope_theta 1000000", "default with rope_theta 1000000"]);
     let slides = json!({"sliding_window": null});
     refused(&config("gemma3_text", slides), &["sliding_window", "window in use"]);
 

@@ -44,6 +44,15 @@ fn hostile_lists_are_refused_and_nothing_is_written() {
 }
 
 #[test]
+fn another_commit_than_the_one_asked_for_is_refused() {
+    let hub = Hub::sharded();
+    let other = json!({"sha": "f".repeat(40), "siblings": []}).to_string();
+    hub.set(|s| s.list = Some(other.into_bytes()));
+    let problem = hub.refused(&format!("org/tiny@{COMMIT}"));
+    assert!(problem.contains(&format!("it names commit {}", "f".repeat(40))), "{problem}");
+}
+
+#[test]
 fn altered_bytes_are_not_kept() {
     for file in [CONFIG, SHARDS[0], "additional_chat_templates/tool use.jinja"] {
         let hub = Hub::sharded();
@@ -63,6 +72,23 @@ fn altered_bytes_are_not_kept() {
         assert!(kept.iter().all(|kept| names.iter().all(|name| !kept.ends_with(name))), "{kept:?}");
         hub.set(|s| s.bodies.clear());
         hub.fetch("org/tiny").unwrap();
+    }
+}
+
+#[test]
+fn a_snapshot_holds_no_more_than_its_commit() {
+    let hub = Hub::sharded();
+    let folder = hub.fetch("org/tiny").unwrap();
+    // What another tool fetched is no file that was left.
+    let left = sharded_files()["pytorch_model.bin"].clone();
+    fs::write(folder.join("pytorch_model.bin"), left).unwrap();
+    let found = fetch(&"org/tiny".parse().unwrap(), &hub.settings(), &Silent).unwrap();
+    assert_eq!(found.origin.not_fetched, []);
+    for planted in ["adapter_config.json", "additional_chat_templates/other.jinja"] {
+        fs::write(folder.join(planted), "{}").unwrap();
+        let problem = hub.refused("org/tiny");
+        assert!(problem.contains(planted) && problem.contains("is no file of this commit; remove it"), "{problem}");
+        fs::remove_file(folder.join(planted)).unwrap();
     }
 }
 

@@ -98,7 +98,7 @@ impl Machine {
             b'c' => is_global(argument).then(|| self.change(0, 1))?,
             b'i' => {
                 self.calls = true;
-                is_global(argument).then(|| self.to_mark(0, 1))?
+                is_global(argument).then(|| self.pop_mark(0, 1))?
             }
             b'N'
             | b'J'
@@ -124,12 +124,12 @@ impl Machine {
             b'.' | b'q' | b'r' | 0x94 | 0x98 => self.change(1, 1),
             b'2' => self.change(1, 2),
             b'0' => self.change(1, 0),
-            b'1' => self.to_mark(0, 0),
-            b't' | b'l' | b'd' | 0x91 => self.to_mark(0, 1),
-            b'e' | b'u' | 0x90 => self.to_mark(1, 1),
+            b'1' => self.pop_mark(0, 0),
+            b't' | b'l' | b'd' | 0x91 => self.pop_mark(0, 1),
+            b'e' | b'u' | 0x90 => self.pop_mark(1, 1),
             b'o' => {
                 self.calls = true;
-                self.to_mark(0, 1)
+                self.pop_mark(0, 1)
             }
             b'a' => self.change(2, 1),
             b's' => self.change(3, 1),
@@ -160,7 +160,7 @@ impl Machine {
     }
 
     /// Takes everything above the last mark and some values below it.
-    fn to_mark(&mut self, taken: usize, put: usize) -> Option<()> {
+    fn pop_mark(&mut self, taken: usize, put: usize) -> Option<()> {
         self.height = self.marks.pop()?;
         self.change(taken, put)
     }

@@ -91,6 +91,8 @@ const WORDS: &[&str] = &["in", "if", "else", "elif", "and", "or", "not", "is", "
 /// Filters that take the name of an attribute.
 const BY_ATTRIBUTE: &[&str] =
     &["map", "selectattr", "rejectattr", "sort", "groupby", "sum", "unique", "min", "max", "getattr"];
+/// Brackets within so many others are not told apart: Jinja gives up long before.
+const DEEPEST: usize = 1000;
 /// The value of a variable that is longer is not followed.
 const LONGEST: usize = 200;
 
@@ -132,6 +134,8 @@ struct Scan<'a> {
     known: Run,
     /// What the block and the brackets that are open in it hold so far, innermost last.
     open: Vec<Bracket>,
+    /// How many more are open within the innermost of them.
+    deeper: usize,
     statement: Statement<'a>,
     variables: HashMap<&'a str, Variable>,
 }
@@ -325,7 +329,10 @@ impl<'a> Scan<'a> {
                     ('(', Before::Name(name)) if BY_ATTRIBUTE.contains(&name) => Kind::Attribute,
                     _ => Kind::Part,
                 };
-                self.open.push(Bracket { kind, offset, made: Made::default() });
+                match self.open.len() < DEEPEST {
+                    true => self.open.push(Bracket { kind, offset, made: Made::default() }),
+                    false => self.deeper += 1,
+                }
             }
             ')' | ']' | '}' => self.close(),
             '=' if self.open.len() == 1 && matches!(self.statement.word, Some("set" | "with")) => {
@@ -336,6 +343,10 @@ impl<'a> Scan<'a> {
     }
 
     fn close(&mut self) {
+        if self.deeper > 0 {
+            self.deeper -= 1;
+            return;
+        }
         if self.open.len() < 2 {
             return;
         }
@@ -365,6 +376,7 @@ impl<'a> Scan<'a> {
             }
         }
         self.open.clear();
+        self.deeper = 0;
     }
 
     fn end_of_runs(&mut self) {
