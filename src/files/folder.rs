@@ -236,7 +236,7 @@ mod tests {
 
     fn text(file: Result<File>) -> std::result::Result<String, String> {
         let mut text = String::new();
-        file.map_err(|e| e.to_string())?.read_to_string(&mut text).unwrap();
+        file.map_err(|e| e.to_string())?.read_to_string(&mut text).map_err(|e| e.to_string())?;
         Ok(text)
     }
 

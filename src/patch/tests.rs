@@ -436,8 +436,8 @@ fn what_takes_the_place_of_what_was_checked_is_not_written_to() {
         in_place_with(&folder, &plan(&model, &wanted)?, SETTINGS, disk).map(drop)
     };
     let undo = |disk: &mut dyn Disk| unpatch_with(&model, disk).map(drop);
-    let runs: [(&BTreeMap<String, Vec<u8>>, &dyn Fn(&mut dyn Disk) -> Result<()>); 3] =
-        [(&before, &patch), (&patched, &undo), (&unfinished, &undo)];
+    type Run<'a> = &'a dyn Fn(&mut dyn Disk) -> Result<()>;
+    let runs: [(&BTreeMap<String, Vec<u8>>, Run); 3] = [(&before, &patch), (&patched, &undo), (&unfinished, &undo)];
     for (of, run) in runs {
         // Each of its files becomes a link; or the folder does.
         let files_swapped = || {
