@@ -218,7 +218,7 @@ fn changes_nothing(key: &str, value: &Value) -> bool {
     let has_word = |words: &[&str]| key.split(['_', '-', '.']).any(|word| words.contains(&word));
     let bare = AUXILIARIES.iter().find_map(|word| key.strip_prefix(word)).unwrap_or(&key);
     match value {
-        _ if key.contains("dropout") || key.ends_with("pdrop") => true,
+        _ if key.contains("dropout") || key.ends_with("pdrop") || has_word(&["loss"]) => true,
         Value::Bool(on) => !on && !has_word(NEGATIONS) && !ALWAYS_ON.contains(&bare),
         Value::Number(n) => n.as_f64() == Some(1.0) && !has_word(COUNTS),
         Value::Array(list) => list.is_empty(),
@@ -242,6 +242,7 @@ mod tests {
             ("logit_scale", json!(1.0)),
             ("hidden_dropout_prob", json!(0.1)),
             ("embd_pdrop", json!(0)),
+            ("router_z_loss", json!(0.001)),
             ("pruned_heads", json!({})),
             ("no_rope_layers", json!([])),
         ] {

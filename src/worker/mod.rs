@@ -32,6 +32,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// The only argument of a program that is to serve as a child.
 pub const ARGUMENT: &str = "--serve-untrusted";
 
+/// What a child sees of the environment: what the system needs to start a program.
+const ENVIRONMENT: &[&str] = &["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SystemRoot"];
+
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// Answers requests until there are no more, where this process was started for that: then there is nothing else to do.
@@ -152,6 +155,8 @@ impl Place {
     fn new() -> Result<Place> {
         let Some(program) = PROGRAM.get() else { return Ok(Place::Here(Box::default())) };
         let mut command = Command::new(program);
+        // What it runs is not to be trusted with tokens.
+        command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(Error::io(program))?;
         let no_pipe = || Error::file(program, "was started without pipes");
