@@ -82,7 +82,7 @@ const ODD: &[(&str, &[u8])] = &[
     ("original/consolidated.00.pth", b"\x80\x04\x95\x00"),
     ("data.txt", b"\x80\x04\x95\x06\x00\x00\x00\x00\x00\x00\x00]\x94K\x01a."),
     ("consolidated.safetensors", b"x"),
-    ("extra.safetensors", b"x"),
+    ("extra.safetensors", b"y"),
     ("chat_template.json", br#"{"chat_template": "{{ x.__class__.__mro__ }}"}"#),
     ("additional_chat_templates/tool.jinja", b"{{ x.__class__ }}"),
     ("achilles-patch.json", b"{}"),
