@@ -302,6 +302,7 @@ fn a_signature_is_verified() {
     assert_eq!(found["signature"]["verdict"], "verified");
     std::fs::write(place.model().join("README.md"), "new").unwrap();
     assert_eq!(ids(&json(&run(&place), 1)), ["signature-file-extra"]);
+    // What is let be is listed, and fails nothing.
     assert_eq!(ids(&json(&run_with(&place, &["--ignore-unsigned-files"]), 0)), ["signature-left-out"]);
     std::fs::remove_file(place.model().join("model.sig")).unwrap();
     let found = json(&run(&place), 2);
