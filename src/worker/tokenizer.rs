@@ -59,8 +59,8 @@ impl Tokenizer {
     /// A regular expression that backtracks without end is given up on, and the crate goes on as if it had found no more:
     /// other ids than any other program would give.
     fn check_patterns(&self, text: &str) -> Result<(), String> {
-        let end = (0..=CHECKED.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        let beginning = &text[..end];
+        let end = (0..=CHECKED.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+        let beginning = &text[..end.unwrap_or(0)];
         let gives_up = |pattern: &&Regex| pattern.find_iter(beginning).any(|found| found.is_err());
         match self.patterns.iter().find(gives_up) {
             Some(pattern) => {
