@@ -1,5 +1,7 @@
 //! The one error type. Every message names the thing, what was expected and, where it helps, what to do.
 
+pub use crate::escape::printable;
+
 use std::path::{Path, PathBuf};
 
 /// What every fallible function of this crate returns.
@@ -127,7 +129,8 @@ impl std::fmt::Display for Bytes {
     }
 }
 
-/// Prints a number for people: `0.25`, `3.0e37`; below a million with as many digits after the point as are asked for.
+/// Prints a number for people: `0.25`, `3.0e37`; with a precision, as many digits after the
+/// point, but for numbers of more than nine before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Figure(
     /// The number.
@@ -139,9 +142,11 @@ impl std::fmt::Display for Figure {
         let Figure(value) = *self;
         let magnitude = value.abs();
         match f.precision() {
-            _ if value.is_finite() && magnitude >= 1e6 => write!(f, "{value:.1e}"),
+            Some(_) if (1e9..f64::INFINITY).contains(&magnitude) => write!(f, "{value:.1e}"),
             Some(digits) => write!(f, "{value:.digits$}"),
-            None if magnitude > 0.0 && magnitude < 1e-4 => write!(f, "{value:.1e}"),
+            None if magnitude.is_finite() && magnitude > 0.0 && !(1e-4..1e6).contains(&magnitude) => {
+                write!(f, "{value:.1e}")
+            }
             None => write!(f, "{value}"),
         }
     }
@@ -164,20 +169,6 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// The text with all that is not printable escaped: controls, but also what turns the direction of writing around or
-/// has no width.
-pub fn printable(text: &str) -> String {
-    text.chars().flat_map(one).collect()
-}
-
-fn one(c: char) -> Vec<char> {
-    match c {
-        '"' | '\'' | '\\' => vec![c],
-        // After a letter, as by itself an accent would be escaped too.
-        _ => format!("a{c}").escape_debug().skip(1).collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Figure;
@@ -187,5 +178,6 @@ mod tests {
         let told = [0.0, 0.25, -1e-7, 999_999.0, 3e37, -3.3895e38, f64::NAN].map(|value| Figure(value).to_string());
         assert_eq!(told, ["0", "0.25", "-1.0e-7", "999999", "3.0e37", "-3.4e38", "NaN"]);
         assert_eq!([0.3, 1e-5, 3e37].map(|value| format!("{:.3}", Figure(value))), ["0.300", "0.000", "3.0e37"]);
+        assert_eq!(format!("{:.0}", Figure(999_999_999.0)), "999999999");
     }
 }

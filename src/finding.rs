@@ -1,7 +1,7 @@
 //! Measurements, judged: how bad what was seen is.
 
 use crate::integrity::lint::{Location, Observation};
-use crate::rules::{Date, Rules};
+use crate::rules::{Date, RuleId, Rules};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -37,8 +37,8 @@ impl fmt::Display for Severity {
 /// A rule's verdict on a measurement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
-    /// The rule, in kebab case.
-    pub id: String,
+    /// The rule.
+    pub id: RuleId,
     /// How bad it is.
     pub severity: Severity,
     /// Where it is.
@@ -66,8 +66,8 @@ pub struct Waived {
 /// Something that was measured and that a rule may judge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
-    /// The rule, in kebab case.
-    pub rule: &'static str,
+    /// The rule.
+    pub rule: RuleId,
     /// Where.
     pub location: Location,
     /// What, in a sentence.
@@ -78,16 +78,16 @@ pub struct Seen {
 
 impl From<Observation> for Seen {
     fn from(o: Observation) -> Seen {
-        Seen { rule: o.check.id(), location: o.location, message: o.message, evidence: o.evidence }
+        Seen { rule: o.check.into(), location: o.location, message: o.message, evidence: o.evidence }
     }
 }
 
 /// Judges what was seen; the worst come first. What is judged by a rule that is off is left out.
 pub fn judge(seen: impl IntoIterator<Item = impl Into<Seen>>, rules: &Rules) -> Vec<Finding> {
     let finding = |seen: Seen| {
-        let rule = rules.get(seen.rule)?;
+        let rule = rules.rule(seen.rule);
         Some(Finding {
-            id: rule.id.clone(),
+            id: rule.id,
             severity: rule.severity?,
             location: seen.location,
             message: seen.message,

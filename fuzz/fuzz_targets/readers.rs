@@ -5,7 +5,8 @@
 //! cargo +nightly fuzz run readers --sanitizer none -- -max_total_time=3600 -rss_limit_mb=512 -timeout=10
 //! ```
 //!
-//! The sanitizer finds nothing in safe code and costs half the speed. The seeds of `tests/fuzz/readers.rs` are written
+//! Tokenizers and chat templates run in a child process, as they do in the binary: `ACHILLES_AUDIT` names one that is built
+//! from the same sources. The sanitizer finds nothing in safe code and costs half the speed. The seeds of `tests/fuzz/readers.rs` are written
 //! into the corpus by the first run.
 
 #![no_main]
@@ -25,6 +26,8 @@ fuzz_target!(init: seed_corpus(), |input: &[u8]| -> Corpus {
 
 /// libFuzzer starts from the files of the corpus, where there are any.
 fn seed_corpus() {
+    let binary = std::env::var_os("ACHILLES_AUDIT").expect("ACHILLES_AUDIT, the binary that tokenizers run in");
+    achilles_audit::worker::start_from(binary);
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/readers");
     std::fs::create_dir_all(folder).expect(folder);
     for (choice, reader) in READERS.iter().enumerate() {

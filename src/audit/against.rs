@@ -1,6 +1,7 @@
 //! The checkpoint against what is known of it: its fingerprint, its signature.
 
 use super::Measured;
+use crate::checkpoint::place::Axis;
 use crate::error::Result;
 use crate::finding::Seen;
 use crate::integrity::difference::Difference;
@@ -9,14 +10,15 @@ use crate::integrity::lint::Location;
 use crate::integrity::signature::{self, DifferenceKind, Trust, Verdict};
 use crate::integrity::verify;
 use crate::progress::Progress;
+use crate::rules::rule;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The comparison with a fingerprint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Integrity {
     /// The fingerprint's file.
-    pub fingerprint: PathBuf,
+    pub fingerprint: String,
     /// Every byte of every file is as it was.
     pub intact: bool,
     /// Every tensor is as it was, wherever it lies.
@@ -55,33 +57,43 @@ pub fn fingerprint(
                 not_examined.push(format!("{}: {problem}", path.escape_debug()));
                 continue;
             }
-            Difference::FileMissing { path } => ("fingerprint-file-missing", Location::file(path)),
-            Difference::FileExtra { path } => ("fingerprint-file-extra", Location::file(path)),
+            Difference::FileMissing { path } => (rule!("fingerprint-file-missing"), Location::file(path)),
+            Difference::FileExtra { path } => (rule!("fingerprint-file-extra"), Location::file(path)),
             Difference::FileChanged { path, same_tensors: true, .. } => {
-                ("fingerprint-file-rewritten", Location::file(path))
+                (rule!("fingerprint-file-rewritten"), Location::file(path))
             }
-            Difference::FileChanged { path, .. } => ("fingerprint-file-changed", Location::file(path)),
-            Difference::TensorMissing { name } => ("fingerprint-tensor-missing", lay_in(name).tensor(name)),
-            Difference::TensorExtra { name, file } => ("fingerprint-tensor-extra", Location::file(file).tensor(name)),
-            Difference::TensorRenamed { before, after } => ("fingerprint-tensor-renamed", lay_in(before).tensor(after)),
-            Difference::TensorReshaped { name, .. } => ("fingerprint-tensor-reshaped", lay_in(name).tensor(name)),
+            Difference::FileChanged { path, .. } => (rule!("fingerprint-file-changed"), Location::file(path)),
+            Difference::TensorMissing { name } => (rule!("fingerprint-tensor-missing"), lay_in(name).tensor(name)),
+            Difference::TensorExtra { name, file } => {
+                (rule!("fingerprint-tensor-extra"), Location::file(file).tensor(name))
+            }
+            Difference::TensorRenamed { before, after } => {
+                (rule!("fingerprint-tensor-renamed"), lay_in(before).tensor(after))
+            }
+            Difference::TensorReshaped { name, .. } => {
+                (rule!("fingerprint-tensor-reshaped"), lay_in(name).tensor(name))
+            }
             Difference::TensorMoved { name, after, .. } => {
-                ("fingerprint-tensor-moved", Location::file(after).tensor(name))
+                (rule!("fingerprint-tensor-moved"), Location::file(after).tensor(name))
             }
+            Difference::FileLinked { path, .. } => (rule!("fingerprint-file-linked"), Location::file(path)),
+            Difference::FileDamaged { path, .. } => (rule!("fingerprint-file-damaged"), Location::file(path)),
+            Difference::TensorReplaced { name, .. } => (rule!("fingerprint-tensor-changed"), lay_in(name).tensor(name)),
             Difference::TensorChanged(change) => {
                 let place = lay_in(&change.name).tensor(&change.name);
-                let place = match change.lines.first() {
-                    Some(line) if change.lines.len() == 1 => place.at(line.axis, line.index as u64),
+                let changed = |axis| if axis == Axis::Column { change.columns_changed } else { change.rows_changed };
+                let place = match change.lines.as_slice() {
+                    [line] if changed(line.axis) == 1 => place.at(line.axis, line.index as u64),
                     _ => place,
                 };
-                ("fingerprint-tensor-changed", place)
+                (rule!("fingerprint-tensor-changed"), place)
             }
         };
         let evidence = serde_json::to_value(difference).unwrap_or_default();
         seen.push(Seen { rule, location, message: short(difference), evidence });
     }
     let result = Integrity {
-        fingerprint: path.to_owned(),
+        fingerprint: path.to_string_lossy().into_owned(),
         intact: found.intact,
         same_tensors: found.same_tensors,
         files: found.files,
@@ -117,7 +129,7 @@ pub fn signature(
         let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let message = format!("the signature is refused: {why}");
         seen.push(Seen {
-            rule: "signature-refused",
+            rule: rule!("signature-refused"),
             location: Location::file(name),
             message,
             evidence: serde_json::Value::Null,
@@ -125,14 +137,23 @@ pub fn signature(
     }
     for difference in &report.differences {
         let rule = match difference.kind {
-            DifferenceKind::Missing => "signature-file-missing",
-            DifferenceKind::Extra => "signature-file-extra",
-            DifferenceKind::Changed => "signature-file-changed",
-            DifferenceKind::Irregular => "signature-file-irregular",
+            DifferenceKind::Missing => rule!("signature-file-missing"),
+            DifferenceKind::Extra => rule!("signature-file-extra"),
+            DifferenceKind::Changed => rule!("signature-file-changed"),
+            DifferenceKind::Irregular => rule!("signature-file-irregular"),
+            DifferenceKind::LeftOut => rule!("signature-weights-left-out"),
         };
         let file = if difference.path == "." { String::new() } else { difference.path.clone() };
         let (location, message) = (Location::file(file), difference.problem.clone());
         seen.push(Seen { rule, location, message, evidence: serde_json::Value::Null });
+    }
+    for left in &report.left_out {
+        seen.push(Seen {
+            rule: rule!("signature-left-out"),
+            location: Location::file(&left.path),
+            message: left.why.as_str().to_owned(),
+            evidence: serde_json::to_value(left).unwrap_or_default(),
+        });
     }
     Ok(Measured { seen, not_examined: Vec::new(), result: report })
 }

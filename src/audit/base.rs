@@ -3,9 +3,9 @@
 use super::place;
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Compared, Limits, Verdict};
-use crate::error::Count;
+use crate::error::{Count, Figure};
 use crate::finding::Seen;
-use crate::rules::Rules;
+use crate::rules::{Rules, rule};
 use serde_json::json;
 
 /// The thresholds of the rules on bases.
@@ -13,10 +13,10 @@ pub fn limits(rules: &Rules) -> Limits {
     // A threshold that is not set is never reached.
     let never = |threshold: Option<f64>| threshold.unwrap_or(f64::INFINITY);
     Limits {
-        damage: never(rules.thresholds("base-set-shared").damage),
-        rank: rules.thresholds("base-set-location-only").rank.unwrap_or(0.0),
-        set_share: never(rules.thresholds("base-set-location-only").share),
-        ranking_share: never(rules.thresholds("base-set-moved").share),
+        damage: never(rules.thresholds(rule!("base-set-shared")).damage),
+        rank: rules.thresholds(rule!("base-set-location-only")).rank.unwrap_or(0.0),
+        set_share: never(rules.thresholds(rule!("base-set-location-only")).share),
+        ranking_share: never(rules.thresholds(rule!("base-set-moved")).share),
     }
 }
 
@@ -28,16 +28,19 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
     let overlap = overlap.map_or(String::new(), |o| format!("{} of its first {}", o.shared, o.k));
     let without = format!("without the base's {neurons} perplexity rises 10^{:.2}-fold", masked.damage);
     let (rule, message) = match compared.verdict {
-        Verdict::Shared => ("base-set-shared", format!("{without}, as in {base}: what cripples that cripples this")),
-        Verdict::SharedLocationOnly => {
-            ("base-set-location-only", format!("the base's {neurons} rank high as in {base}, but {without} only"))
+        Verdict::Shared => {
+            (rule!("base-set-shared"), format!("{without}, as in {base}: what cripples that cripples this"))
         }
+        Verdict::SharedLocationOnly => (
+            rule!("base-set-location-only"),
+            format!("the base's {neurons} rank high as in {base}, but {without} only"),
+        ),
         Verdict::Moved => (
-            "base-set-moved",
+            rule!("base-set-moved"),
             format!("the base's {neurons} matter no more as in {base}: {without}; the rankings share {overlap}"),
         ),
         Verdict::Unrelated => (
-            "base-set-unrelated",
+            rule!("base-set-unrelated"),
             format!("the ranking has nothing to do with that of {base}, it shares {overlap}; {without}"),
         ),
     };
@@ -45,22 +48,23 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
         Some(partial) => format!("{message} ({partial})"),
         None => message,
     };
-    let location = masked.neurons.first().map(|n| place::of_neuron(n, checkpoint)).unwrap_or_default();
+    let location = place::of_neurons(&masked.neurons, checkpoint);
     let evidence = json!({"base": compared.base, "verdict": compared.verdict, "damage": masked.damage,
         "controls": masked.controls, "neurons": compared.location.neurons, "overlap": compared.location.overlap,
         "spearman": compared.location.spearman});
     let mut seen = vec![Seen { rule, location, message, evidence }];
 
-    let least = rules.thresholds("base-neuron-changed").ratio.filter(|_| compared.importance_not_compared.is_none());
+    let least =
+        rules.thresholds(rule!("base-neuron-changed")).ratio.filter(|_| compared.importance_not_compared.is_none());
     if let Some(least) = least {
         for placed in &compared.location.neurons {
             let moves = match placed.importance_ratio {
                 Some(ratio) if ratio >= least && ratio <= 1.0 / least => continue,
-                Some(ratio) => format!("{ratio:.3} times as much as in {base}"),
+                Some(ratio) => format!("{:.3} times as much as in {base}", Figure(ratio)),
                 None => format!("beyond all numbers, which it does not in {base}"),
             };
             seen.push(Seen {
-                rule: "base-neuron-changed",
+                rule: rule!("base-neuron-changed"),
                 location: place::of_neuron(&placed.neuron, checkpoint),
                 message: format!("{} moves {moves}", placed.neuron.short()),
                 evidence: json!({"neuron": placed.neuron, "importance_ratio": placed.importance_ratio,
@@ -68,10 +72,10 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
             });
         }
     }
-    let limit = rules.thresholds("worse-than-base").damage;
+    let limit = rules.thresholds(rule!("worse-than-base")).damage;
     if let Some(damage) = compared.damage.filter(|damage| limit.is_some_and(|limit| *damage >= limit)) {
         seen.push(Seen {
-            rule: "worse-than-base",
+            rule: rule!("worse-than-base"),
             location: place::whole(checkpoint),
             message: format!("the model's perplexity is 10^{damage:.2} times that of {base} on the same text"),
             evidence: json!({"damage": damage}),

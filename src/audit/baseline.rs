@@ -2,10 +2,10 @@
 
 use super::place;
 use crate::checkpoint::Checkpoint;
-use crate::error::Count;
+use crate::error::{Count, Figure};
 use crate::finding::Seen;
 use crate::monitor::{Checked, DEFAULT_ALPHA};
-use crate::rules::Rules;
+use crate::rules::{Rules, rule};
 use serde_json::json;
 
 /// Sites that the evidence lists, of those that are outside.
@@ -13,7 +13,7 @@ const LISTED: usize = 20;
 
 /// The probability of a false alarm that the rules ask for.
 pub fn alpha(rules: &Rules) -> f64 {
-    rules.thresholds("activations-outside").alpha.unwrap_or(DEFAULT_ALPHA)
+    rules.thresholds(rule!("activations-outside")).alpha.unwrap_or(DEFAULT_ALPHA)
 }
 
 pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
@@ -21,7 +21,7 @@ pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
     if let Some(first) = checked.not_finite.first() {
         let sites = Count(checked.not_finite.len(), "site", "sites");
         seen.push(Seen {
-            rule: "activations-not-finite",
+            rule: rule!("activations-not-finite"),
             location: place::whole(checkpoint),
             message: format!("{sites} with NaN or infinities where the baseline has none, {} first", first.site),
             evidence: json!({"sites": &checked.not_finite[..checked.not_finite.len().min(LISTED)]}),
@@ -34,11 +34,11 @@ pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
     let sites = Count(checked.outside.len(), "site", "sites");
     let first = checked.outside.first();
     let told = first.map_or(String::new(), |first| {
-        let times = first.median / first.baseline_median;
+        let times = Figure(first.median / first.baseline_median);
         format!(", {} first: its {} is {times:.3} times the usual", first.site, first.statistic.as_str())
     });
     seen.push(Seen {
-        rule: "activations-outside",
+        rule: rule!("activations-outside"),
         // The cause is at the first site or anywhere before it.
         location: place::whole(checkpoint),
         message: format!(

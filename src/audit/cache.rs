@@ -1,7 +1,11 @@
 //! What running a model gave, kept: a second scan of the same bytes need not run it again.
 //!
 //! The key is a digest of every byte that the result depends on: the weights, the config, the tokenizer, the base, the
-//! baseline, the prompts, and all settings. Nothing is believed of times or sizes.
+//! baseline, the prompts, and all settings. Whether there is a result for it depends on nothing else, so nothing is
+//! believed of times or sizes there. A result is kept only if the digest is the same after the run as it was before it,
+//! and no time of a file tells that it was another in between (what such times can tell: see `files::Stamp`).
+//!
+//! What is trusted is the cache's folder: whoever can write to it can put any result there. It is the user's own.
 
 use super::base;
 use super::baseline;
@@ -9,7 +13,7 @@ use super::run::{Ran, Run, Wanted};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::compare::BaseName;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Stamp};
 use crate::progress::Progress;
 use crate::rules::Rules;
 use crate::tool::Tool;
@@ -21,6 +25,8 @@ pub struct Cache {
     path: PathBuf,
     key: String,
     wanted: Wanted,
+    /// Of the weights that the key is of; none where a change of some would not show.
+    stamps: Option<Vec<Stamp>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,8 +48,13 @@ impl Cache {
         progress: &dyn Progress,
     ) -> Result<Cache> {
         let file = |path: &Path| files::read_regular(path).map(|bytes| sha256_hex(&bytes));
+        let mut stamps = checkpoint.stamps();
         let base = match run.base.as_ref().filter(|_| wanted.base) {
-            Some(BaseName::Model(name)) => Checkpoint::open(name, progress)?.sha256()?,
+            Some(BaseName::Model(name)) => {
+                let base = Checkpoint::open(name, progress)?;
+                stamps = stamps.zip(base.stamps()).map(|(model, base)| [model, base].concat());
+                base.sha256()?
+            }
             Some(BaseName::CriticalSet(path)) => file(path)?,
             Some(BaseName::Published(name)) => name.clone(),
             None => String::new(),
@@ -60,7 +71,12 @@ impl Cache {
         let model = checkpoint.sha256()?;
         let key = serde_json::json!([tool, model, run.text, settings, names, base, watched]);
         let key = sha256_hex(key.to_string().as_bytes());
-        Ok(Cache { path: files::user_cache("scan")?.join(&key).with_extension("json"), key, wanted })
+        Ok(Cache { path: files::user_cache("scan")?.join(&key).with_extension("json"), key, wanted, stamps })
+    }
+
+    /// Whether all was the same when `before` was taken, and could not have been other in between.
+    pub fn is_still(&self, before: &Cache) -> bool {
+        self.key == before.key && self.stamps.is_some() && self.stamps == before.stamps
     }
 
     /// What was kept, if it is whole.

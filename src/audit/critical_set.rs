@@ -3,11 +3,11 @@
 use super::place;
 use super::run::Located;
 use crate::checkpoint::Checkpoint;
-use crate::error::Count;
+use crate::error::{Count, Figure};
 use crate::finding::Seen;
 use crate::locate;
 use crate::model::Recipe;
-use crate::rules::Rules;
+use crate::rules::{Rules, rule};
 use serde_json::json;
 
 /// Models of fewer tokens than this are toys: with random weights too they are what somebody tries tools on.
@@ -18,7 +18,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     let (tokens, dtype) = (located.tokens, &located.dtype);
     let Some(report) = &located.report else {
         return vec![Seen {
-            rule: "base-perplexity-not-finite",
+            rule: rule!("base-perplexity-not-finite"),
             location: whole,
             message: format!("the model's own perplexity is not a number in {dtype}"),
             evidence: json!({"tokens": tokens, "dtype": dtype}),
@@ -29,22 +29,22 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     let Some(set) = &report.critical_set else {
         let (n, epsilon) = (report.prefix.n, settings.epsilon);
         seen.push(Seen {
-            rule: "critical-set-absent",
+            rule: rule!("critical-set-absent"),
             location: whole,
             message: format!("masking up to {n} entries of the ranking never raised perplexity 10^{epsilon}-fold"),
             evidence: json!({"tried": n, "epsilon": epsilon}),
         });
         return seen;
     };
-    let limits = rules.thresholds("critical-set-small");
+    let limits = rules.thresholds(rule!("critical-set-small"));
     let small = limits.neurons.is_some_and(|most| set.neurons.len() as f64 <= most);
     let damaging = limits.damage.is_some_and(|least| set.damage >= least);
     if small && damaging {
         let names: Vec<String> = set.neurons.iter().map(|n| n.short()).collect();
         let neurons = Count(names.len(), "neuron", "neurons");
         seen.push(Seen {
-            rule: "critical-set-small",
-            location: set.neurons.first().map_or(whole, |first| place::of_neuron(first, checkpoint)),
+            rule: rule!("critical-set-small"),
+            location: place::of_neurons(&set.neurons, checkpoint),
             message: format!("without {neurons} perplexity rises 10^{:.2}-fold: {}", set.damage, names.join(", ")),
             evidence: json!({"neurons": set.neurons, "damage": set.damage, "nll_nats": set.nll_nats,
                 "epsilon": settings.epsilon}),
@@ -56,20 +56,51 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
 /// What is to be said of the perplexity, which is a number.
 fn of_perplexity(base: &locate::Base, located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
     let (perplexity, nll_nats, tokens) = (base.perplexity, base.nll_nats, located.tokens);
-    let told = format!("the model's own perplexity is {perplexity:.1} over {tokens} tokens");
+    let told = format!("the model's own perplexity is {:.1} over {tokens} tokens", Figure(perplexity));
     let evidence = json!({"perplexity": perplexity, "nll_nats": nll_nats, "tokens": tokens});
     let seen = |rule, message, evidence| Seen { rule, location: place::whole(checkpoint), message, evidence };
     let mut found = Vec::new();
-    if rules.thresholds("base-perplexity-high").perplexity.is_some_and(|limit| perplexity >= limit) {
-        found.push(seen("base-perplexity-high", told.clone(), evidence.clone()));
+    if rules.thresholds(rule!("base-perplexity-high")).perplexity.is_some_and(|limit| perplexity >= limit) {
+        found.push(seen(rule!("base-perplexity-high"), told.clone(), evidence.clone()));
     }
     let vocabulary = Recipe::read(checkpoint.config()).map_or(0, |recipe| recipe.vocab_size);
-    let share = rules.thresholds("base-perplexity-guessing").share;
+    let share = rules.thresholds(rule!("base-perplexity-guessing")).share;
     if vocabulary >= FEWEST_TOKENS && share.is_some_and(|share| perplexity >= share * vocabulary as f64) {
         let message = format!("{told}; guessing among the {vocabulary} tokens of its vocabulary gives {vocabulary}");
         let mut evidence = evidence;
         evidence["vocabulary"] = vocabulary.into();
-        found.push(seen("base-perplexity-guessing", message, evidence));
+        found.push(seen(rule!("base-perplexity-guessing"), message, evidence));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_guesses_is_told_by_its_vocabulary() {
+        let rules = Rules::default_rules().unwrap();
+        let located = Located { tokens: 9, dtype: "f32".into(), report: None };
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
+        std::fs::copy(format!("{fixture}/model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+        let config = std::fs::read(format!("{fixture}/config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        let mut told = |vocabulary: usize, perplexity: f64| {
+            config["vocab_size"] = vocabulary.into();
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let checkpoint = Checkpoint::open(folder.path().to_str().unwrap(), &crate::progress::Silent).unwrap();
+            let base = locate::Base { nll_nats: perplexity.ln(), perplexity };
+            let seen = of_perplexity(&base, &located, &checkpoint, &rules);
+            seen.into_iter().map(|seen| seen.rule).collect::<Vec<_>>()
+        };
+        let (high, guessing) = (rule!("base-perplexity-high"), rule!("base-perplexity-guessing"));
+        assert!(told(1500, 749.0).is_empty());
+        assert_eq!(told(1500, 750.0), [guessing]);
+        assert_eq!(told(1500, 1500.0), [high, guessing]);
+        assert_eq!(told(49152, 1500.0), [high]);
+        // With 97 letters nothing is predicted that is worth it.
+        assert!(told(97, 97.0).is_empty());
+    }
 }

@@ -3,17 +3,23 @@
 mod against;
 mod base;
 mod baseline;
+mod beside;
 mod cache;
 mod critical_set;
 mod place;
 mod run;
+mod template;
+mod unchanged;
+mod waive;
 
 use crate::checkpoint::ConfigFile;
+use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
 use crate::error::{Error, Result};
-use crate::finding::{self, Finding, Seen, Severity, Waived};
+use crate::finding::{self, Finding, Seen, Severity};
+use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lesion;
-use crate::integrity::lint::{self, Examined, Expected, Location};
+use crate::integrity::lint::{self, Examined, Expected};
 use crate::integrity::signature::{self, Trust};
 use crate::locate;
 use crate::model::Recipe;
@@ -28,6 +34,9 @@ use run::Wanted;
 pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+pub use template::observe as observe_template;
+use unchanged::Unchanged;
+use waive::waive;
 
 /// What to audit, and against what.
 #[derive(Debug)]
@@ -95,7 +104,7 @@ pub struct Audit {
 }
 
 /// Which model it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Model {
     /// As it was named on the command line.
     pub source: String,
@@ -103,6 +112,14 @@ pub struct Model {
     pub architecture: Option<String>,
     /// SHA-256 of its config.json, lower-case hex; none where it has none that can be read.
     pub config_sha256: Option<String>,
+    /// SHA-256 of its default chat template, lower-case hex; none where it has none that can be read.
+    pub chat_template_sha256: Option<String>,
+    /// The class that tokenizer_config.json names. Numbers of tokens are those of tokenizer.json as it is; transformers 5
+    /// builds some classes' tokenizers anew, from files of old Llama, Gemma and Qwen2 models, and may give others.
+    pub tokenizer_class: Option<String>,
+    /// Which commit of a hub repository it was, and what of it was not fetched; none where it is no such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<Origin>,
 }
 
 /// What an audit judged by.
@@ -158,17 +175,39 @@ pub struct Left {
 ///
 /// # Errors
 /// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint) cannot be
-/// read, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
+/// read, a file of the model changed meanwhile, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
 pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
+    let unchanged = Unchanged::since_now(place.path())?;
+    let examined = examine(request, fingerprint, place, progress);
+    if !matches!(examined, Err(Error::Interrupted)) {
+        // Before anything that may have come of it.
+        unchanged.check()?;
+    }
+    examined
+}
+
+fn examine(
+    request: &Request<'_>,
+    fingerprint: Option<(&Path, Fingerprint)>,
+    place: Place,
+    progress: &dyn Progress,
+) -> Result<Audit> {
     let mut gate = Gate::new(request);
+    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) =
+        template::identity(request.model, &place);
+    if let Some(origin) = place.origin() {
+        gate.origin(origin, place.path());
+    }
     if gate.wants(Measurement::Lint) {
         match &place {
+            // Where the model is not run, its files are all that was to be examined.
             Place::Gguf(_) => {
-                gate.leave(Measurement::Lint, "a GGUF; lint examines folders of safetensors".into(), false)
+                let why = "a GGUF; lint examines folders of safetensors";
+                gate.leave(Measurement::Lint, why.into(), request.run.is_none())
             }
-            Place::Folder(folder) => gate.lint(folder, progress)?,
+            Place::Folder(folder) => gate.lint(&folder.path, progress)?,
         }
     }
     gate.run(request, &place, progress)?;
@@ -220,7 +259,7 @@ impl<'a> Gate<'a> {
         let audit = Audit {
             schema: "achilles-audit/scan/v1",
             tool: Tool::this(),
-            model: Model { source: request.model.into(), architecture: None, config_sha256: None },
+            model: Model { source: request.model.into(), ..Model::default() },
             settings: Settings {
                 rules: rules.name.clone(),
                 rules_sha256: rules.sha256.clone(),
@@ -263,11 +302,22 @@ impl<'a> Gate<'a> {
         }
     }
 
+    /// Tells which commit it is, and judges or leaves what of the repository is not in its snapshot.
+    fn origin(&mut self, origin: &Origin, snapshot: &Path) {
+        let by_name = lint::by_name(origin, snapshot);
+        self.seen.extend(by_name.observations.into_iter().map(Seen::from));
+        for why in origin.not_examined(by_name.unknown) {
+            self.leave(Measurement::Lint, why, true);
+        }
+        self.audit.model.hub = Some(origin.clone());
+    }
+
     fn lint(&mut self, folder: &Path, progress: &dyn Progress) -> Result<()> {
         let found = lint::lint(folder, &expected, progress)?;
         self.took_place.push(Measurement::Lint);
         let signs = lesion::observe(folder, progress)?;
-        self.seen.extend(found.observations.into_iter().chain(signs).map(Seen::from));
+        let template = template::observe(folder);
+        self.seen.extend(found.observations.into_iter().chain(template).chain(signs).map(Seen::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;
         self.audit.model.config_sha256 = found.config_sha256;
@@ -350,12 +400,16 @@ impl<'a> Gate<'a> {
     /// Judges, waives, and gives the verdict.
     fn close(mut self, request: &Request<'_>) -> Audit {
         let rules = self.rules;
+        if self.took_place.is_empty() && self.audit.not_examined.is_empty() {
+            // Nothing can speak against what nobody looked at.
+            self.audit.not_examined.append(&mut self.audit.skipped);
+        }
         self.took_place.push(Measurement::Waivers);
         let mut findings = finding::judge(self.seen, rules);
         let about = waive(&mut findings, rules, &self.took_place, request.today);
         findings.extend(finding::judge(about, rules));
         findings.sort_by_key(|f| (f.waived.is_some(), std::cmp::Reverse(f.severity)));
-        let judged = rules.rules.iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
+        let judged = rules.all().iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
         self.audit.judged = judged.cloned().collect();
         let incomplete = !self.audit.not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
         self.audit.verdict = match (finding::fails(&findings, rules.fail_on), incomplete) {
@@ -366,35 +420,4 @@ impl<'a> Gate<'a> {
         self.audit.findings = findings;
         self.audit
     }
-}
-
-/// Marks what is waived; what is to be said of the waivers themselves comes back. A waiver of what was not measured may
-/// yet be needed.
-fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement], today: Date) -> Vec<Seen> {
-    let mut about = Vec::new();
-    for waiver in &rules.waivers {
-        let (line, expires) = (waiver.line, waiver.expires);
-        let pattern = waiver.location.glob().glob();
-        let name = format!("line {line}: the waiver of {} at {pattern:?}", waiver.rule);
-        let mut seen = |rule: &'static str, message: String| {
-            let evidence = serde_json::json!({"line": line, "rule": waiver.rule, "location": pattern,
-                "reason": waiver.reason, "expires": expires});
-            about.push(Seen { rule, location: Location::file(rules.name.clone()), message, evidence });
-        };
-        if expires < today {
-            seen("waiver-expired", format!("{name} expired on {expires}"));
-            continue;
-        }
-        let mut used = false;
-        let matches = |f: &Finding| f.id == waiver.rule && waiver.location.is_match(f.location.to_string());
-        for finding in findings.iter_mut().filter(|f| matches(f)) {
-            finding.waived = Some(Waived { reason: waiver.reason.clone(), expires });
-            used = true;
-        }
-        let measured = rules.get(&waiver.rule).is_some_and(|r| took_place.contains(&r.measurement));
-        if !used && measured {
-            seen("waiver-unused", format!("{name} matches no finding"));
-        }
-    }
-    about
 }

@@ -2,12 +2,12 @@
 
 use super::cache::Cache;
 use super::place::Place;
-use super::{base, baseline, critical_set};
+use super::{base, baseline, beside, critical_set};
 use crate::checkpoint::Checkpoint;
-use crate::compare::{self, Base, BaseName, Compared};
+use crate::compare::{self, BaseName, Compared, Unsearched};
 use crate::error::{Error, Result};
 use crate::finding::Seen;
-use crate::locate::{self, Report, Subject};
+use crate::locate::{self, Opened, Report, Subject};
 use crate::metrics;
 use crate::model::{self, Row};
 use crate::monitor::{self, Baseline, Checked, Prompts};
@@ -105,24 +105,37 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<(Ran, Observed)> {
     let checkpoint = place.open(name)?;
-    let cache = match run.cache.then(|| Cache::of(&checkpoint, run, wanted, rules, progress)) {
-        Some(Err(Error::Interrupted)) => return Err(Error::Interrupted),
-        Some(Err(error)) => {
+    let cached = |checkpoint: &Checkpoint| match Cache::of(checkpoint, run, wanted, rules, progress) {
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) => {
             tracing::warn!("the cache is not used: {error}");
-            None
+            Ok(None)
         }
-        Some(Ok(cache)) => Some(cache),
-        None => None,
+        Ok(cache) => Ok(Some(cache)),
     };
-    if let Some(ran) = cache.as_ref().and_then(Cache::get) {
-        let seen = observe(&ran, &checkpoint, rules);
-        return Ok((ran, seen));
+    let cache = if run.cache { cached(&checkpoint)? } else { None };
+    let (mut ran, checkpoint) = match cache.as_ref().and_then(Cache::get) {
+        Some(ran) => (ran, checkpoint),
+        None => {
+            let (ran, checkpoint) = measure(checkpoint, run, wanted, rules, progress)?;
+            if let Some(before) = cache.filter(|_| ran.failed.is_empty())
+                && let Some(cache) = cached(&checkpoint)?
+            {
+                match cache.is_still(&before) {
+                    true => cache.put(&ran),
+                    false => {
+                        tracing::warn!("the result is not kept: files were written to a moment ago, or lie in memory")
+                    }
+                }
+            }
+            (ran, checkpoint)
+        }
+    };
+    let mut seen = observe(&ran, &checkpoint, rules);
+    if let (Some(BaseName::Model(base)), true) = (&run.base, ran.compared.is_some()) {
+        let differs = Checkpoint::open(base, progress).and_then(|base| beside::observe(&checkpoint, &base, &run.text));
+        seen.extend(ran.tell(&[Measurement::Base], differs)?.map(|seen| (Measurement::Base, seen)));
     }
-    let (ran, checkpoint) = measure(checkpoint, run, wanted, rules, progress)?;
-    if let Some(cache) = cache.filter(|_| ran.failed.is_empty()) {
-        cache.put(&ran);
-    }
-    let seen = observe(&ran, &checkpoint, rules);
     Ok((ran, seen))
 }
 
@@ -147,17 +160,26 @@ fn measure(
     rules: &Rules,
     progress: &dyn Progress,
 ) -> Result<(Ran, Checkpoint)> {
-    let subject = Subject::load(checkpoint, &run.text, &run.model, progress)?;
-    let checkpoint = subject.model.checkpoint();
+    let opened = Opened::new(checkpoint, &run.text)?;
     let mut ran = Ran {
-        architecture: subject.model.recipe().architecture.into(),
-        config_sha256: checkpoint.config().sha256().into(),
+        architecture: opened.recipe.architecture.into(),
+        config_sha256: opened.checkpoint.config().sha256().into(),
         ..Ran::default()
     };
+    // A mistake in what the model is held against should not have to wait for the search.
+    let base = match run.base.as_ref().filter(|_| wanted.base) {
+        Some(name) => ran.tell(&[Measurement::Base], open_base(name, &opened, run, progress))?,
+        None => None,
+    };
+    let watch = run.baseline.as_ref().filter(|_| wanted.baseline);
+    let watched = match watch {
+        Some(watch) => ran.tell(&[Measurement::Baseline], prompts(watch, &opened.checkpoint))?,
+        None => None,
+    };
+    let subject = opened.load(&run.model, progress)?;
     if wanted.critical_set || wanted.base {
-        // Before the search: a mistake in the base should not have to wait for it.
-        let base = match run.base.as_ref().filter(|_| wanted.base) {
-            Some(name) => ran.tell(&[Measurement::Base], open_base(name, &subject, run, progress))?,
+        let base = match base {
+            Some(base) => ran.tell(&[Measurement::Base], base.search(&run.model, &run.locate, progress))?,
             None => None,
         };
         let on_it: Vec<Measurement> = wanted.measurements().filter(|m| *m != Measurement::Baseline).collect();
@@ -174,8 +196,9 @@ fn measure(
             }
         }
     }
-    if let (true, Some(watch)) = (wanted.baseline, &run.baseline) {
-        let checked = check(&subject, watch, rules, progress);
+    if let (Some(watch), Some(prompts)) = (watch, watched) {
+        let alpha = baseline::alpha(rules);
+        let checked = monitor::check_model(&subject.model, &watch.baseline, &prompts, alpha, progress);
         ran.checked = ran.tell(&[Measurement::Baseline], checked)?;
     }
     Ok((ran, subject.model.into_checkpoint()))
@@ -225,20 +248,18 @@ fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Loca
     Ok((located, whole))
 }
 
-fn open_base(name: &BaseName, subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<Base> {
-    let base = Base::open(name, &run.text, &run.model, &run.locate, progress)?;
-    base.check_comparable(&subject.model)?;
+fn open_base(name: &BaseName, variant: &Opened, run: &Run, progress: &dyn Progress) -> Result<Unsearched> {
+    let base = Unsearched::open(name, &run.text, progress)?;
+    base.check(variant, &run.locate)?;
     Ok(base)
+}
+
+fn prompts(watch: &Watch, checkpoint: &Checkpoint) -> Result<Prompts> {
+    Prompts::read(&watch.prompts, &Tokenizer::of(checkpoint)?, watch.baseline.settings.max_tokens)
 }
 
 /// A base that was searched with other settings says nothing of importances; a published one never does.
 fn uncompared(compared: Option<&Compared>) -> Option<(Measurement, String)> {
     let compared = compared.filter(|c| c.base.published.is_none())?;
     Some((Measurement::Base, compared.importance_not_compared.clone()?))
-}
-
-fn check(subject: &Subject, watch: &Watch, rules: &Rules, progress: &dyn Progress) -> Result<Checked> {
-    let tokenizer = Tokenizer::of(subject.model.checkpoint())?;
-    let prompts = Prompts::read(&watch.prompts, &tokenizer, watch.baseline.settings.max_tokens)?;
-    monitor::check_model(&subject.model, &watch.baseline, &prompts, baseline::alpha(rules), progress)
 }

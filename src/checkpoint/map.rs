@@ -1,14 +1,29 @@
 //! The one memory map, and the one `unsafe` block of the crate.
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Stamp};
+use std::fs::File;
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 
-/// A file mapped read-only.
+/// Files up to this size are read, not mapped: it costs as little, and they cannot become shorter while they are used.
+const READ_UP_TO: u64 = 1 << 20;
+
+/// A file's bytes, mapped read-only where they are many.
+///
+/// Somebody who writes to a mapped file meanwhile changes the bytes seen here; somebody who shortens it ends the process
+/// with SIGBUS, as it does every reader of mapped weights. No exit code 0 can come of that.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
-    map: memmap2::Mmap,
+    bytes: Bytes,
+    opened: Option<Stamp>,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Read(Vec<u8>),
+    Mapped(memmap2::Mmap),
 }
 
 impl MappedFile {
@@ -16,14 +31,28 @@ impl MappedFile {
     ///
     /// # Errors
     /// The file cannot be opened or is not a regular file.
-    #[allow(unsafe_code)]
     pub fn open(path: &Path) -> Result<MappedFile> {
-        let file = files::open_regular(path)?;
-        // SAFETY: the map is read-only and private to this value. The bytes are read as plain numbers of which every
-        // bit pattern is valid, so a writer that changes the file meanwhile can change results but not break memory
-        // safety; one that shortens it ends the process with SIGBUS, as it does for every reader of mapped weights.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-        Ok(MappedFile { path: path.to_owned(), map })
+        MappedFile::of(&files::open_regular(path)?, path)
+    }
+
+    /// Maps an open file, which then stands at its beginning; `path` is for messages.
+    ///
+    /// # Errors
+    /// The system refuses, or the file changes its size meanwhile.
+    #[allow(unsafe_code)]
+    pub fn of(mut file: &File, path: &Path) -> Result<MappedFile> {
+        let about = file.metadata().map_err(Error::io(path))?;
+        let bytes = if about.len() <= READ_UP_TO {
+            let bytes = files::read_open(file, path, READ_UP_TO)?;
+            file.rewind().map_err(Error::io(path))?;
+            Bytes::Read(bytes)
+        } else {
+            // SAFETY: the map is read-only and private to this value. The bytes are read as plain numbers of which every
+            // bit pattern is valid, so a writer that changes the file meanwhile can change results but not break memory
+            // safety; one that shortens it ends the process, see above.
+            Bytes::Mapped(unsafe { memmap2::Mmap::map(file) }.map_err(Error::io(path))?)
+        };
+        Ok(MappedFile { path: path.to_owned(), bytes, opened: Stamp::of(&about) })
     }
 
     /// Where the file lies.
@@ -31,8 +60,38 @@ impl MappedFile {
         &self.path
     }
 
+    /// What the file was when it was opened; none where the system does not tell.
+    pub fn opened(&self) -> Option<&Stamp> {
+        self.opened.as_ref()
+    }
+
     /// All bytes of the file.
     pub fn bytes(&self) -> &[u8] {
-        &self.map
+        match &self.bytes {
+            Bytes::Read(bytes) => bytes,
+            Bytes::Mapped(map) => map,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_file_that_becomes_shorter_is_still_there() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        for length in [0, 1, READ_UP_TO] {
+            let bytes = vec![7; length as usize];
+            std::fs::write(&path, &bytes).unwrap();
+            let (of, open) = (File::open(&path).unwrap(), MappedFile::open(&path).unwrap());
+            let map = MappedFile::of(&of, &path).unwrap();
+            std::fs::write(&path, "").unwrap();
+            assert!(map.bytes() == bytes && open.bytes() == bytes, "{length}");
+            assert_ne!(open.opened(), Stamp::of(&std::fs::metadata(&path).unwrap()).as_ref());
+        }
+        std::fs::write(&path, vec![7; READ_UP_TO as usize + 1]).unwrap();
+        assert!(matches!(MappedFile::open(&path).unwrap().bytes, Bytes::Mapped(_)));
     }
 }

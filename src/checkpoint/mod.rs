@@ -8,24 +8,27 @@ pub mod index;
 mod loose;
 pub mod map;
 pub mod names;
+pub mod pickle;
 pub mod place;
 pub mod python_json;
+pub mod snapshot;
 pub mod source;
 pub mod stand_in;
 pub mod tensors;
 pub mod walk;
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use config::ConfigFile;
+use hub::Origin;
 use map::MappedFile;
 use names::Names;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-pub use source::Source;
+pub use source::{Folder, Source};
 use stand_in::StandIn;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -36,6 +39,7 @@ pub use tensors::Tensors;
 pub struct Checkpoint {
     name: String,
     root: PathBuf,
+    origin: Option<Origin>,
     config: ConfigFile,
     /// Read when it is first asked for: what does without it is not to fail for it.
     tokenizer_json: OnceLock<String>,
@@ -49,16 +53,12 @@ impl Checkpoint {
     /// There is no such model, a file it needs is missing, or one breaks its format.
     pub fn open(model: &str, progress: &dyn Progress) -> Result<Checkpoint> {
         match Source::find(model)? {
-            Source::Directory(path) => Checkpoint::open_directory(model, &path),
             Source::Gguf(path) => Checkpoint::open_gguf(model, &path),
-            Source::Hub(id) => {
-                let folder = hub::fetch(&id, &hub::HubSettings::from_env()?, progress)?;
-                Checkpoint::open_directory(model, &folder)
-            }
+            source => Checkpoint::open_folder(model, &source.folder(progress)?),
         }
     }
 
-    pub(crate) fn open_directory(name: &str, root: &Path) -> Result<Checkpoint> {
+    pub(crate) fn open_folder(name: &str, Folder { path: root, origin }: &Folder) -> Result<Checkpoint> {
         let config_path = root.join("config.json");
         if !config_path.exists() {
             let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
@@ -67,7 +67,8 @@ impl Checkpoint {
         }
         let config = ConfigFile::read(&config_path)?;
         let tensors = Tensors::open_directory(root)?.named(&Names::of(&config))?;
-        Ok(Checkpoint { name: name.into(), root: root.into(), config, tokenizer_json: OnceLock::new(), tensors })
+        let (name, origin) = (name.into(), origin.clone());
+        Ok(Checkpoint { name, root: root.into(), origin, config, tokenizer_json: OnceLock::new(), tensors })
     }
 
     pub(crate) fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
@@ -77,6 +78,7 @@ impl Checkpoint {
         Ok(Checkpoint {
             name: name.into(),
             root: path.into(),
+            origin: None,
             config,
             tokenizer_json,
             tensors: Tensors::from_gguf(gguf),
@@ -91,6 +93,11 @@ impl Checkpoint {
     /// The folder or the .gguf file.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Which commit of a hub repository it is, if it is one.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Its config.json, or what a GGUF's metadata say in that form.
@@ -122,14 +129,23 @@ impl Checkpoint {
     /// SHA-256 over all that its answers depend on: every byte of the weights' files, the config and the tokenizer.
     ///
     /// # Errors
-    /// It has no tokenizer, or a GGUF cannot be read again.
+    /// It has no tokenizer.
     pub fn sha256(&self) -> Result<String> {
-        let gguf = self.root.is_file().then(|| MappedFile::open(&self.root)).transpose()?;
-        let files = self.tensors.files().par_iter().chain(gguf.par_iter());
+        let files = self.tensors.mapped().par_iter();
         let mut digests: Vec<[u8; 32]> = files.map(|file| Sha256::digest(file.bytes()).into()).collect();
         digests.push(Sha256::digest(self.config.sha256()).into());
         digests.push(Sha256::digest(self.tokenizer_json()?).into());
         Ok(sha256_hex(digests.as_flattened()))
+    }
+
+    /// Stamps of the weights' files that every change from here on will change; none where that cannot be promised, or one
+    /// changed since it was opened.
+    pub fn stamps(&self) -> Option<Vec<Stamp>> {
+        let stamp = |file: &MappedFile| {
+            let stamp = Stamp::lasting(&files::open_regular(file.path()).ok()?);
+            stamp.filter(|now| file.opened() == Some(now))
+        };
+        self.tensors.mapped().iter().map(stamp).collect()
     }
 
     /// Its generation_config.json, or what a GGUF's metadata say in that form, as far as `T` reads it; none where there

@@ -17,6 +17,18 @@ pub struct Place {
     pub index: usize,
 }
 
+impl Place {
+    /// Whether it is an element of a module's bias.
+    pub fn is_bias(&self) -> bool {
+        self.axis == Axis::Element && self.tensor.ends_with(".bias")
+    }
+
+    /// Whether it is an element of a norm's weight: no other weight is a vector.
+    pub fn is_norm(&self) -> bool {
+        self.axis == Axis::Element && !self.is_bias()
+    }
+}
+
 /// How a neuron lies in its tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,6 @@
 //! What MODEL on the command line means.
 
-use super::hub::{self, HubId};
+use super::hub::{self, HubId, HubSettings, Origin};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use std::path::{Path, PathBuf};
@@ -49,14 +49,41 @@ impl Source {
     /// The folder that holds the files, fetched where it is on the hub.
     ///
     /// # Errors
-    /// It is a GGUF, or cannot be fetched.
-    pub fn folder(&self, progress: &dyn Progress) -> Result<PathBuf> {
+    /// It is a GGUF, or cannot be fetched, or only an earlier commit of it is at hand.
+    pub fn folder(&self, progress: &dyn Progress) -> Result<Folder> {
         match self {
-            Source::Directory(path) => Ok(path.clone()),
-            Source::Hub(id) => hub::fetch(id, &hub::HubSettings::from_env()?, progress),
+            Source::Hub(id) => hub::fetch(id, &HubSettings::from_env()?, progress)?.current().map(Folder::from),
+            other => other.folder_at_hand(progress),
+        }
+    }
+
+    /// As [`folder`](Source::folder); where the hub cannot be reached, of the commit that the cache has, and its origin
+    /// says so. For those who tell what they did not examine.
+    ///
+    /// # Errors
+    /// It is a GGUF, or cannot be fetched.
+    pub fn folder_at_hand(&self, progress: &dyn Progress) -> Result<Folder> {
+        match self {
+            Source::Directory(path) => Ok(Folder { path: path.clone(), origin: None }),
+            Source::Hub(id) => hub::fetch(id, &HubSettings::from_env()?, progress).map(Folder::from),
             Source::Gguf(path) => {
                 Err(Error::file(path, "is a GGUF; expected a model folder: make one with `achilles-audit import`"))
             }
         }
+    }
+}
+
+/// A model folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Which commit of a hub repository it is, if it is one.
+    pub origin: Option<Origin>,
+}
+
+impl From<hub::Snapshot> for Folder {
+    fn from(snapshot: hub::Snapshot) -> Folder {
+        Folder { path: snapshot.folder, origin: Some(snapshot.origin) }
     }
 }

@@ -82,24 +82,18 @@ impl fmt::Display for StandIn {
 }
 
 /// What a download that is not finished is called, after the name that it will have.
-const UNFINISHED: &[&str] = &[
-    ".incomplete",
-    ".aria2",
-    ".part",
-    ".crdownload",
-    ".partial",
-    ".download",
-    ".opdownload",
-    ".filepart",
-    ".!ut",
-    ".tmp",
-];
+const UNFINISHED: &[&str] = &["incomplete", "aria2", "crdownload", "opdownload"];
+/// The same, where that name is one of a checkpoint's: other files are called so, too.
+const PERHAPS_UNFINISHED: &[&str] = &["part", "partial", "download", "filepart", "!ut", "tmp"];
+/// What a checkpoint's files end in.
+const ENDS: &[&str] = &[".safetensors", ".gguf", ".bin", ".json", ".model", ".jinja", ".txt"];
 
 /// The name that a file will have when its download is finished; none where `name` is not that of an unfinished one.
 pub fn unfinished(name: &str) -> Option<&str> {
-    let split = name.rsplit_once('.').map(|(whole, end)| (whole, end.to_ascii_lowercase()));
-    let (whole, end) = split.filter(|(whole, _)| !whole.is_empty())?;
-    UNFINISHED.iter().any(|known| known.strip_prefix('.') == Some(end.as_str())).then_some(whole)
+    let (whole, end) = name.rsplit_once('.').filter(|(whole, _)| !whole.is_empty())?;
+    let is = |known: &&str| end.eq_ignore_ascii_case(known);
+    let perhaps = PERHAPS_UNFINISHED.iter().any(|known| is(&known)) && ENDS.iter().any(|end| whole.ends_with(end));
+    (perhaps || UNFINISHED.iter().any(|known| is(&known))).then_some(whole)
 }
 
 #[cfg(test)]
@@ -139,6 +133,8 @@ mod tests {
             (".part", None),
             ("part", None),
             ("chapter.part1", None),
+            ("chapter.part", None),
+            ("0123456789abcdef.incomplete", Some("0123456789abcdef")),
         ] {
             assert_eq!(unfinished(name), whole, "{name}");
         }

@@ -225,6 +225,14 @@ impl Tensors {
         }
     }
 
+    /// All files that the values lie in.
+    pub fn mapped(&self) -> &[MappedFile] {
+        match &self.backing {
+            Backing::Safetensors(files) => files,
+            Backing::Gguf(gguf) => std::slice::from_ref(gguf.file().map()),
+        }
+    }
+
     /// The values of rows `rows` (of the first dimension; of the elements where there is one dimension only).
     ///
     /// # Errors

@@ -28,17 +28,45 @@ pub enum Kind {
     NotUtf8,
 }
 
+/// A file that lies below a folder: its path there; none where it lies elsewhere. It need not be there, and it may be a
+/// link: where it leads is not asked.
+pub fn below(root: &Path, file: &Path) -> Option<String> {
+    let parent = crate::files::parent(file).ok()?.canonicalize().ok()?;
+    let below = parent.strip_prefix(root.canonicalize().ok()?).ok()?.join(file.file_name()?);
+    let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
+    parts.map(|parts| parts.join("/"))
+}
+
+/// Whether a path is a folder, and no link to one, that tools keep beside a model and no loader reads: version control,
+/// and what the hub's client notes of its downloads.
+pub fn is_left_out(root: &Path, path: &str) -> bool {
+    LEFT_OUT.contains(&path) && root.join(path).symlink_metadata().is_ok_and(|about| about.is_dir())
+}
+
+/// What [`is_left_out`] where it is a folder.
+pub const LEFT_OUT: [&str; 2] = [".git", ".cache/huggingface"];
+
+/// More than any checkpoint holds: a folder that holds more is not taken for one.
+pub const MOST_ENTRIES: usize = 20_000;
+/// Levels of folders below the one that is walked.
+pub const DEEPEST: usize = 32;
+
 /// Everything below `root` but folders, sorted by path (as strings); links are not followed. What `skip` says of a path
 /// holds for all below it.
 ///
 /// # Errors
-/// A folder cannot be read.
+/// A folder cannot be read, or it holds more than a checkpoint does.
 pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
-    let mut folders = vec![(root.to_owned(), String::new())];
-    while let Some((folder, prefix)) = folders.pop() {
+    let mut entries = 0;
+    let mut folders = vec![(root.to_owned(), String::new(), 0)];
+    while let Some((folder, prefix, depth)) = folders.pop() {
         for item in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
             let item = item.map_err(Error::io(&folder))?;
+            entries += 1;
+            if entries > MOST_ENTRIES || depth > DEEPEST {
+                return Err(too_many(root));
+            }
             let name = item.file_name();
             let path = format!("{prefix}{}", name.to_string_lossy());
             if skip(&path) {
@@ -48,7 +76,7 @@ pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
             let (kind, bytes) = match about.file_type() {
                 _ if name.to_str().is_none() => (Kind::NotUtf8, 0),
                 t if t.is_dir() => {
-                    folders.push((item.path(), format!("{path}/")));
+                    folders.push((item.path(), format!("{path}/"), depth + 1));
                     continue;
                 }
                 t if t.is_symlink() => (Kind::Link, 0),
@@ -60,6 +88,11 @@ pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
+}
+
+/// What is said of a folder that is no checkpoint's for all that lies in it.
+pub fn too_many(root: &Path) -> Error {
+    Error::file(root, format!("holds over {MOST_ENTRIES} files or {DEEPEST} levels of folders; not a checkpoint's"))
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! What a variant is compared with: a model, or only what is known of one.
 
 use super::published::Published;
+use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{Checkpoint, place};
 use crate::error::{Error, Result, printable};
-use crate::locate::{self, Report, ReportSettings, Settings, Subject};
-use crate::model::{self, Model, Recipe};
-use crate::neuron::Neuron;
+use crate::locate::{self, Opened, Report, ReportSettings, Settings, Subject};
+use crate::model::{self, Recipe};
+use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -44,6 +45,9 @@ pub struct BaseIdentity {
     pub architecture: Option<String>,
     /// SHA-256 of its config.json; none of a published one.
     pub config_sha256: Option<String>,
+    /// Which commit of a hub repository it is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<Origin>,
     /// What the tool says of where its figures come from; none where it measured them itself.
     pub published: Option<String>,
     /// How much of its critical set is known, where that is not all: that it does not transfer then means little.
@@ -68,32 +72,90 @@ pub struct Base {
     pub(super) model: Option<Subject>,
 }
 
-impl Base {
-    /// Opens a base; a model is searched for its critical set on `text`.
+/// A base before anything is computed: its critical set is known, or yet to be searched for.
+pub enum Unsearched {
+    /// A model.
+    Model(String, Box<Opened>),
+    /// What is known of one.
+    Known(Box<Base>),
+}
+
+impl Unsearched {
+    /// Opens a base.
     ///
     /// # Errors
-    /// There is no such base, it cannot be read or computed, or it has no critical set.
-    pub fn open(
-        name: &BaseName,
-        text: &str,
-        compute: &model::Settings,
-        settings: &Settings,
-        progress: &dyn Progress,
-    ) -> Result<Base> {
+    /// There is no such base, it cannot be read or computed on this text, or it is known to have no critical set.
+    pub fn open(name: &BaseName, text: &str, progress: &dyn Progress) -> Result<Unsearched> {
+        let known = |base| Unsearched::Known(Box::new(base));
         match name {
-            BaseName::Published(name) => Ok(Base::of_published(&Published::find(name)?)),
+            BaseName::Published(name) => Ok(known(Base::of_published(&Published::find(name)?))),
             BaseName::CriticalSet(path) => {
                 let report = Report::read(path)?;
-                Base::of_report(report, &path.display().to_string(), "critical-set", None)
+                Base::of_report(report, &path.display().to_string(), "critical-set", None).map(known)
             }
             BaseName::Model(name) => {
-                let subject = Subject::load(Checkpoint::open(name, progress)?, text, compute, progress)?;
-                let report = locate::locate(&subject, settings, progress)?.report;
-                Base::of_report(report, name, "model", Some(subject))
+                let opened = Opened::new(Checkpoint::open(name, progress)?, text)?;
+                Ok(Unsearched::Model(name.clone(), Box::new(opened)))
             }
         }
     }
 
+    /// Refuses a variant that cannot be compared with the base once both were searched with these settings.
+    ///
+    /// # Errors
+    /// As [`Base::check_comparable`]; also where the settings leave out what is known of the base.
+    pub fn check(&self, variant: &Opened, settings: &Settings) -> Result<()> {
+        let Opened { checkpoint, recipe, .. } = variant;
+        match self {
+            Unsearched::Model(source, base) => same_sites(source, &base.recipe, recipe, checkpoint),
+            Unsearched::Known(base) => {
+                base.check_comparable(recipe, checkpoint)?;
+                base.check_options(settings.side.as_str(), settings.ranking.as_str(), &settings.sites.to_string())?;
+                let sites = model::sites_of(recipe)?;
+                let chosen = settings.sites.of(recipe, &sites, settings.side)?;
+                base.check_covered(&settings.sites.to_string(), |site| chosen.iter().any(|s| s.site == *site))
+            }
+        }
+    }
+
+    /// The base with its critical set, which a model is searched for.
+    ///
+    /// # Errors
+    /// The model cannot be computed, or it has no critical set.
+    pub fn search(self, compute: &model::Settings, settings: &Settings, progress: &dyn Progress) -> Result<Base> {
+        match self {
+            Unsearched::Known(base) => Ok(*base),
+            Unsearched::Model(name, opened) => {
+                let subject = opened.load(compute, progress)?;
+                let report = locate::locate(&subject, settings, progress)?.report;
+                Base::of_report(report, &name, "model", Some(subject))
+            }
+        }
+    }
+}
+
+/// Refuses a variant that does not have the base's modules in the base's widths.
+fn same_sites(source: &str, base: &Recipe, variant: &Recipe, checkpoint: &Checkpoint) -> Result<()> {
+    if model::sites_of(base)? == model::sites_of(variant)? {
+        return Ok(());
+    }
+    let shape = |r: &Recipe| format!("{} layers of width {} ({})", r.layers.len(), r.hidden_size, r.architecture);
+    let (ours, theirs) = (shape(base), shape(variant));
+    Err(not_comparable(
+        source,
+        checkpoint,
+        &match ours == theirs {
+            true => format!("both have {ours}, but not the same modules or widths"),
+            false => format!("it has {theirs}, the base {ours}"),
+        },
+    ))
+}
+
+fn not_comparable(source: &str, variant: &Checkpoint, why: &str) -> Error {
+    Error::input(format!("{} cannot be compared with the base {source}: {why}", variant.name()))
+}
+
+impl Base {
     fn of_published(set: &Published) -> Base {
         Base {
             identity: BaseIdentity {
@@ -101,6 +163,7 @@ impl Base {
                 kind: "published".into(),
                 architecture: None,
                 config_sha256: None,
+                hub: None,
                 published: Some(set.source.clone()),
                 partial: (set.prefix > set.ranking.len())
                     .then(|| format!("the first {} of its {} entries are published", set.ranking.len(), set.prefix)),
@@ -144,6 +207,7 @@ impl Base {
                 kind: kind.into(),
                 architecture: Some(report.model.architecture),
                 config_sha256: Some(report.model.config_sha256),
+                hub: report.model.hub,
                 published: None,
                 partial: None,
             },
@@ -160,34 +224,23 @@ impl Base {
     ///
     /// # Errors
     /// The variant is of another architecture, or has other layers or other widths.
-    pub fn check_comparable(&self, variant: &Model) -> Result<()> {
+    pub fn check_comparable(&self, variant: &Recipe, checkpoint: &Checkpoint) -> Result<()> {
         let source = &self.identity.source;
-        let cannot = |why: String| {
-            let name = variant.checkpoint().name();
-            Error::input(format!("{name} cannot be compared with the base {source}: {why}"))
-        };
+        let cannot = |why: String| not_comparable(source, checkpoint, &why);
         if let Some(Subject { model: base, .. }) = &self.model {
-            let (ours, theirs) = (base.recipe(), variant.recipe());
-            let shape =
-                |r: &Recipe| format!("{} layers of width {} ({})", r.layers.len(), r.hidden_size, r.architecture);
-            if base.sites() != variant.sites() {
-                let (ours, theirs) = (shape(ours), shape(theirs));
-                let both = match ours == theirs {
-                    true => format!("both have {ours}, but not the same modules or widths"),
-                    false => format!("it has {theirs}, the base {ours}"),
-                };
-                return Err(cannot(both));
-            }
+            same_sites(source, base.recipe(), variant, checkpoint)?;
         }
-        let ours = variant.recipe().architecture;
+        let ours = variant.architecture;
         if let Some(base) = self.identity.architecture.as_ref().filter(|base| *base != ours) {
             return Err(cannot(format!("it is a {ours}, the base a {}", printable(base))));
         }
-        for (neuron, _) in &self.ranking {
-            variant.check(neuron).map_err(|e| cannot(e.to_string()))?;
+        let sites = model::sites_of(variant)?;
+        let has = |neuron: &Neuron| sites.iter().any(|s| s.site == neuron.site && neuron.channel < s.channels);
+        if let Some((neuron, _)) = self.ranking.iter().find(|(neuron, _)| !has(neuron)) {
+            return Err(cannot(format!("it has no neuron {neuron}")));
         }
         for (neuron, shape) in &self.shapes {
-            let parts = place::parts(neuron, variant.checkpoint().tensors());
+            let parts = place::parts(neuron, checkpoint.tensors());
             if let Some(part) = parts.first().filter(|part| part.shape != *shape) {
                 return Err(cannot(format!("its {} is {:?}, the base's {shape:?}", part.tensor, part.shape)));
             }
@@ -195,23 +248,20 @@ impl Base {
         Ok(())
     }
 
-    /// What would have to be the same for importances to be compared and is not: none where all is.
+    /// Refuses a search on other sites than the base's: then not even ranks can be compared.
     ///
     /// # Errors
-    /// The ranking is on other sites: then not even ranks can be compared.
-    pub(super) fn check_settings(&self, ours: &ReportSettings) -> Result<Option<String>> {
+    /// It is one.
+    pub(super) fn check_options(&self, side: &str, ranking: &str, sites: &str) -> Result<()> {
         let source = &self.identity.source;
         let Some(base) = &self.settings else {
-            return match ours.side.as_str() {
-                "out" => Ok(Some("published figures are of another text".into())),
+            return match side {
+                "out" => Ok(()),
                 side => Err(Error::input(format!("{source} was published of outputs, this is of --side {side}"))),
             };
         };
-        let same = [
-            ("side", &base.side, &ours.side),
-            ("ranking", &base.ranking, &ours.ranking),
-            ("sites", &base.sites, &ours.sites),
-        ];
+        let same =
+            [("side", base.side.as_str(), side), ("ranking", &base.ranking, ranking), ("sites", &base.sites, sites)];
         for (flag, base, ours) in same {
             if base != ours {
                 return Err(Error::input(format!(
@@ -219,6 +269,28 @@ impl Base {
                 )));
             }
         }
+        Ok(())
+    }
+
+    /// Refuses a search that leaves out a site of the critical set.
+    ///
+    /// # Errors
+    /// It does.
+    pub(super) fn check_covered(&self, sites: &str, covers: impl Fn(&Site) -> bool) -> Result<()> {
+        match self.neurons.iter().find(|neuron| !covers(&neuron.site)) {
+            None => Ok(()),
+            Some(neuron) => {
+                let source = &self.identity.source;
+                let problem = format!("{neuron} of the base {source} is on a site that --sites {sites} leaves out");
+                Err(Error::input(problem))
+            }
+        }
+    }
+
+    /// What would have to be the same for importances to be compared and is not: none where all is.
+    pub(super) fn settings_differ(&self, ours: &ReportSettings) -> Option<String> {
+        let source = &self.identity.source;
+        let Some(base) = &self.settings else { return Some("published figures are of another text".into()) };
         let differs = [
             ("--alpha", base.alpha != ours.alpha),
             ("--samples", base.samples_used != ours.samples_used),
@@ -229,6 +301,6 @@ impl Base {
         ];
         let differs: Vec<&str> = differs.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
         let not_same = || format!("the base {source} was searched with other settings: {}", differs.join(", "));
-        Ok((!differs.is_empty()).then(not_same))
+        (!differs.is_empty()).then(not_same)
     }
 }

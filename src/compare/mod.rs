@@ -7,9 +7,9 @@ mod random;
 #[cfg(test)]
 mod tests;
 
-pub use base::{Base, BaseIdentity, BaseName};
+pub use base::{Base, BaseIdentity, BaseName, Unsearched};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::locate::{Evaluator, Located, Report, ReportSettings, Subject};
 use crate::metrics;
 use crate::neuron::Neuron;
@@ -197,13 +197,11 @@ pub fn compare(
     progress: &dyn Progress,
 ) -> Result<Compared> {
     let report = &located.report;
-    base.check_comparable(&variant.model)?;
-    let importance_not_compared = base.check_settings(&report.settings)?;
-    if let Some(neuron) = base.neurons.iter().find(|neuron| !located.covers(&neuron.site)) {
-        let (source, sites) = (&base.identity.source, &report.settings.sites);
-        let problem = format!("{neuron} of the base {source} is on a site that --sites {sites} leaves out");
-        return Err(Error::input(problem));
-    }
+    let ours = &report.settings;
+    base.check_comparable(variant.model.recipe(), variant.model.checkpoint())?;
+    base.check_options(&ours.side, &ours.ranking, &ours.sites)?;
+    base.check_covered(&ours.sites, |site| located.covers(site))?;
+    let importance_not_compared = base.settings_differ(ours);
     let location = locate_in(base, located, importance_not_compared.is_none());
     let base_on_variant = mask(variant, &base.neurons, report, "masking the base's set", progress)?;
     let variant_on_base = match (&base.model, &report.critical_set) {

@@ -63,16 +63,9 @@ fn bases_are_told_apart_by_their_names() {
 #[test]
 fn a_published_set_may_be_known_in_part() {
     let partial = |name: &str| {
-        Base::open(
-            &BaseName::Published(name.into()),
-            "",
-            &Default::default(),
-            &Default::default(),
-            &crate::progress::Silent,
-        )
-        .unwrap()
-        .identity
-        .partial
+        let base = Unsearched::open(&BaseName::Published(name.into()), "", &crate::progress::Silent).unwrap();
+        let searched = base.search(&Default::default(), &Default::default(), &crate::progress::Silent);
+        searched.unwrap().identity.partial
     };
     assert_eq!(partial("phi-3-mini-4k-instruct").unwrap(), "the first 10 of its 13 entries are published");
     assert_eq!(partial("gemma-7b"), None);

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// The largest file that is read whole, in bytes.
-const LARGEST_READ: u64 = 1 << 30;
+pub(crate) const LARGEST_READ: u64 = 1 << 30;
 
 /// Opens a file of a checkpoint, which may be anything, for reading. Links are followed.
 ///
@@ -41,7 +41,7 @@ pub(super) fn check_regular(file: &File, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn not_regular(path: &Path) -> Error {
+pub(super) fn not_regular(path: &Path) -> Error {
     Error::file(path, "expected a file, found a folder, pipe or device")
 }
 
@@ -116,11 +116,11 @@ pub fn read_regular(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`open_regular`]; also where it is larger, or changes its size meanwhile.
 pub fn read_at_most(path: &Path, largest: u64) -> Result<Vec<u8>> {
-    read_open(open_regular(path)?, path, largest)
+    read_open(&open_regular(path)?, path, largest)
 }
 
 /// Reads an open file from where it stands to its end; `path` is for messages.
-pub(super) fn read_open(file: File, path: &Path, largest: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_open(file: &File, path: &Path, largest: u64) -> Result<Vec<u8>> {
     let length = file.metadata().map_err(Error::io(path))?.len();
     if length > largest {
         return Err(Error::file(path, format!("has {length} bytes, expected at most {largest}")));
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn no_more_is_read_than_a_file_says_it_has() {
         let endless = File::open("/proc/self/maps").unwrap();
-        let error = read_open(endless, Path::new("x"), LARGEST_READ).unwrap_err().to_string();
+        let error = read_open(&endless, Path::new("x"), LARGEST_READ).unwrap_err().to_string();
         assert!(error.contains("changed its size while it was read"), "{error}");
     }
 

@@ -1,6 +1,6 @@
 //! In what two checkpoints differ, both at hand.
 
-use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron};
+use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
 use super::layout::Layout;
 use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
@@ -12,7 +12,7 @@ use crate::progress::Progress;
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 use std::path::Path;
 
@@ -55,30 +55,32 @@ pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
     let norms = Norms::of(b);
     let bytes = |e: &Entry| e.place.as_ref().map_or(0, |(_, range)| range.end - range.start);
     progress.begin("comparing", shared.iter().map(|(_, e)| bytes(e)).sum(), "bytes");
-    let changes = shared
+    let pairs =
+        shared.iter().map(|(name, entry)| Pair::of(&old, &new, name, entry)).collect::<Result<Vec<Pair<'_>>>>()?;
+    let changes = pairs
         .par_iter()
         .with_max_len(1)
-        .map(|(name, entry)| {
-            let change = compare(&Pair::of(&old, &new, name, entry)?, norms);
-            progress.advance(bytes(entry))?;
-            Ok(change)
+        .map(|pair| {
+            let change = compare(pair, norms);
+            progress.advance(bytes(pair.entry))?;
+            Ok(change.map(|change| (pair, change)))
         })
         .collect::<Result<Vec<_>>>()?;
     progress.end();
-    let changed = changes.iter().flatten().count();
-    differences.extend(changes.into_iter().flatten().map(Difference::TensorChanged));
+    let changes: Vec<(&Pair<'_>, TensorChange)> = changes.into_iter().flatten().collect();
+    let changed = changes.len();
+    differences.extend(replaced(changes));
     Ok(Diff { tensors: shared.len(), same_tensors: shared.len() - changed, differences })
 }
 
 /// Files other than the weights that were read and their index, which the tensors stand for. Weights that other loaders
 /// may read instead are files.
 fn compare_files((a, a_tensors): (&Path, &Tensors), (b, b_tensors): (&Path, &Tensors)) -> Result<Vec<Difference>> {
-    let skip = |path: &str| path == ".git" || path == ".cache/huggingface";
     let of = |root: &Path, tensors: &Tensors| -> Result<BTreeMap<String, Kind>> {
         let read: Vec<&Path> = tensors.files().iter().map(|file| file.path()).collect();
         let by_index = !read.contains(&root.join(SINGLE).as_path());
         let stood_for = |path: &str| read.contains(&root.join(path).as_path()) || by_index && path == INDEX;
-        let entries = walk::walk(root, &skip)?.into_iter();
+        let entries = walk::walk(root, &|path| walk::is_left_out(root, path))?.into_iter();
         Ok(entries.filter(|e| !stood_for(&e.path)).map(|e| (e.path, e.kind)).collect())
     };
     let (old, new) = (of(a, a_tensors)?, of(b, b_tensors)?);
@@ -138,6 +140,28 @@ fn same(a: &Path, b: &Path) -> Result<bool> {
             return Ok(false);
         }
     }
+}
+
+/// What became of changed tensors: some may hold what others of them held.
+fn replaced(changes: Vec<(&Pair<'_>, TensorChange)>) -> Vec<Difference> {
+    // Tensors that begin alike, so that few are compared whole.
+    fn start<'a>(entry: &Entry, bytes: &'a [u8]) -> (String, Vec<usize>, &'a [u8]) {
+        (entry.dtype.to_string(), entry.shape.clone(), &bytes[..bytes.len().min(4096)])
+    }
+    let mut held: HashMap<_, Vec<&Pair<'_>>> = HashMap::new();
+    for (pair, _) in &changes {
+        held.entry(start(pair.entry, pair.before)).or_default().push(pair);
+    }
+    let holder = |pair: &Pair<'_>| -> Option<&str> {
+        let alike = held.get(&start(pair.entry, pair.after))?;
+        alike.iter().find(|other| other.before == pair.after).map(|other| other.name)
+    };
+    let by: BTreeMap<&str, &str> = changes.iter().filter_map(|(pair, _)| Some((pair.name, holder(pair)?))).collect();
+    let tell = |(pair, change): (&Pair<'_>, TensorChange)| match by.get(pair.name) {
+        None => Some(Difference::TensorChanged(change)),
+        Some(other) => replaced_by(pair.name, other, by.get(other) == Some(&pair.name)),
+    };
+    changes.into_iter().filter_map(tell).collect()
 }
 
 /// One tensor of both checkpoints.
@@ -207,7 +231,7 @@ fn compare(pair: &Pair<'_>, norms: Norms) -> Option<TensorChange> {
     let told =
         |whole: Vec<usize>, of: usize| if whole.len() <= LISTED && whole.len() * 2 <= of { whole } else { Vec::new() };
     let (told_rows, told_columns) = match vector {
-        true => (if rows.len() <= LISTED { rows.clone() } else { Vec::new() }, Vec::new()),
+        true => (told(rows.clone(), layout.all_rows()), Vec::new()),
         false => (told(whole_rows, layout.all_rows()), told(whole_columns, layout.all_columns())),
     };
     let covered = counts.covered(pair, layout, &told_rows, &told_columns);
@@ -234,6 +258,7 @@ fn compare(pair: &Pair<'_>, norms: Norms) -> Option<TensorChange> {
         columns: if vector { 0 } else { layout.all_columns() },
         relative_norm: Some((counts.change / counts.norm).sqrt()).filter(|n| n.is_finite()),
         elements_changed: Some(counts.elements),
+        became_nan: counts.nan.1.saturating_sub(counts.nan.0),
         pattern,
         lines,
     })
@@ -248,12 +273,15 @@ struct Counts {
     change: f64,
     /// ‖before‖².
     norm: f64,
+    /// Values that are not a number, before and after.
+    nan: (u64, u64),
 }
 
 impl Counts {
     fn of(pair: &Pair<'_>, layout: Layout) -> Counts {
         let (rows, columns) = (layout.all_rows(), layout.all_columns());
-        let mut found = Counts { rows: vec![0; rows], columns: vec![0; columns], elements: 0, change: 0.0, norm: 0.0 };
+        let mut found =
+            Counts { rows: vec![0; rows], columns: vec![0; columns], elements: 0, change: 0.0, norm: 0.0, nan: (0, 0) };
         for row in 0..rows {
             let [a, b] = pair.row(layout, row);
             found.norm += a.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
@@ -263,6 +291,8 @@ impl Counts {
                 continue;
             }
             found.change += a.iter().zip(&b).map(|(a, b)| (f64::from(*b) - f64::from(*a)).powi(2)).sum::<f64>();
+            let nan = |values: &[f32]| values.iter().filter(|v| v.is_nan()).count() as u64;
+            found.nan = (found.nan.0 + nan(&a), found.nan.1 + nan(&b));
             let first = row / layout.rows * layout.columns;
             let elements = before.chunks_exact(layout.element).zip(after.chunks_exact(layout.element));
             for (column, (a, b)) in elements.enumerate() {
@@ -303,10 +333,11 @@ fn line_change(
     // Least squares; what is left has to be rounding: at most one a element.
     let factor = ab / aa;
     let left = a.iter().zip(b).map(|(a, b)| (f64::from(*b) - factor * f64::from(*a)).powi(2)).sum::<f64>();
-    let fits = aa > 0.0 && left.sqrt() <= (1.5 * layout.rounding() + 1e-7) * bb.sqrt();
+    let fits = aa > 0.0 && left.sqrt() <= (layout.rounding() + 1e-7) * bb.sqrt();
     let beta = match (axis, a.as_slice(), b.as_slice()) {
+        _ if !scaled => None,
         (Axis::Element, [a], [b]) => norms.beta(pair.name, (*a).into(), (*b).into()),
-        _ => (scaled && fits && (factor - 1.0).abs() > 3.0 * layout.rounding() + 1e-6).then_some(factor),
+        _ => (fits && (factor - 1.0).abs() > 3.0 * layout.rounding() + 1e-6).then_some(factor),
     };
     LineChange {
         axis,

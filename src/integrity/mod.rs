@@ -3,6 +3,7 @@
 
 pub mod diff;
 pub mod difference;
+mod factor;
 pub mod fingerprint;
 mod layout;
 pub mod lesion;

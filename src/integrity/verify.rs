@@ -1,11 +1,13 @@
 //! Holds a checkpoint against a fingerprint.
 
-use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron};
+use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
+use super::factor;
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
 use super::layout::Layout;
 use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
 use crate::checkpoint::tensors::{SINGLE, Tensors};
+use crate::checkpoint::walk;
 use crate::error::Result;
 use crate::files;
 use crate::progress::Progress;
@@ -45,12 +47,11 @@ pub fn verify(
 ) -> Result<Verification> {
     let taken = take(root, &before.settings, own, cache, progress)?;
     // The fingerprint's own file may have been there, empty, when it was taken.
-    let own = own.and_then(|own| own.canonicalize().ok());
-    let own = own.and_then(|own| {
-        before.files.iter().map(|f| &f.path).find(|p| root.join(p).canonicalize().ok().as_ref() == Some(&own))
-    });
+    let own = own.and_then(|own| walk::below(root, own));
     let loadable = is_loadable(root, &taken.fingerprint);
-    Ok(Verification { loadable, ..compare(before, &taken, Norms::of(root), own) })
+    let mut found = Verification { loadable, ..compare(before, &taken, Norms::of(root), own.as_deref()) };
+    factor::confirm(root, before, &taken.fingerprint, &mut found.differences);
+    Ok(found)
 }
 
 impl Verification {
@@ -69,14 +70,17 @@ impl Verification {
 }
 
 /// Compares what was read with what was.
-fn compare(before: &Fingerprint, taken: &Taken, norms: Norms, own: Option<&String>) -> Verification {
+fn compare(before: &Fingerprint, taken: &Taken, norms: Norms, own: Option<&str>) -> Verification {
     let after = &taken.fingerprint;
     let mut differences: Vec<Difference> = Vec::new();
     for (path, problem) in &taken.problems {
         differences.push(Difference::NotExamined { path: path.clone(), problem: problem.clone() });
     }
+    for (path, problem) in &taken.damaged {
+        differences.push(Difference::FileDamaged { path: path.clone(), problem: problem.clone() });
+    }
     compare_files(before, after, &taken.problems, &mut differences);
-    differences.retain(|d| !matches!(d, Difference::FileMissing { path } if Some(path) == own));
+    differences.retain(|d| !matches!(d, Difference::FileMissing { path } if Some(path.as_str()) == own));
     let same_files = differences.is_empty();
     let at = differences.len();
     tensors(before, after, norms, &mut differences);
@@ -124,6 +128,13 @@ fn compare_files(
     };
     let paths: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
     for path in paths {
+        if let (true, Some(a), Some(b)) = (before.settings.links, old.get(path), new.get(path))
+            && let Some(link) = b.link.as_ref().filter(|link| a.link.as_ref() != Some(link))
+        {
+            // A file in the place of a link is no less than it was.
+            let (was, is) = (a.link.clone(), link.clone());
+            found.push(Difference::FileLinked { path: path.into(), before: was, after: is });
+        }
         match (old.get(path), new.get(path)) {
             (Some(a), Some(b)) if a.sha256 != b.sha256 || a.bytes != b.bytes => {
                 let (was, is) = (tensors(before, path), tensors(after, path));
@@ -145,6 +156,7 @@ fn compare_files(
 
 fn tensors(before: &Fingerprint, after: &Fingerprint, norms: Norms, found: &mut Vec<Difference>) {
     let mut gone: Vec<&TensorRecord> = Vec::new();
+    let mut changed: Vec<(&TensorRecord, &TensorRecord)> = Vec::new();
     let mut unmatched: BTreeMap<&str, Vec<&TensorRecord>> = BTreeMap::new();
     for tensor in &after.tensors {
         unmatched.entry(&tensor.name).or_default().push(tensor);
@@ -162,15 +174,16 @@ fn tensors(before: &Fingerprint, after: &Fingerprint, norms: Norms, found: &mut 
             let (before, after) = ((old.dtype, old.shape.clone()), (new.dtype, new.shape.clone()));
             found.push(Difference::TensorReshaped { name: old.name.clone(), before, after });
         } else if old.sha256 != new.sha256 {
-            found.push(Difference::TensorChanged(change(old, new, norms)));
+            changed.push((old, new));
         } else if old.file != new.file {
             let (before, after) = (old.file.clone(), new.file.clone());
             found.push(Difference::TensorMoved { name: old.name.clone(), before, after });
         }
     }
+    let alike = |t: &TensorRecord| (t.sha256, format!("{:?}{:?}", t.dtype, t.shape));
+    found.extend(replaced(&changed, alike, norms));
     // By digest, type and shape: where several are alike the first is taken.
     let mut new: HashMap<([u8; 32], String), Vec<&TensorRecord>> = HashMap::new();
-    let alike = |t: &TensorRecord| (t.sha256, format!("{:?}{:?}", t.dtype, t.shape));
     for tensor in unmatched.into_values().flatten().rev() {
         new.entry(alike(tensor)).or_default().push(tensor);
     }
@@ -185,6 +198,22 @@ fn tensors(before: &Fingerprint, after: &Fingerprint, norms: Norms, found: &mut 
     let mut extra: Vec<&TensorRecord> = new.into_values().flatten().collect();
     extra.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
     found.extend(extra.iter().map(|t| Difference::TensorExtra { name: t.name.clone(), file: t.file.clone() }));
+}
+
+/// What became of changed tensors: some may hold what others of them held.
+fn replaced(
+    changed: &[(&TensorRecord, &TensorRecord)],
+    alike: impl Fn(&TensorRecord) -> ([u8; 32], String),
+    norms: Norms,
+) -> Vec<Difference> {
+    let held: HashMap<_, &str> = changed.iter().rev().map(|(old, _)| (alike(old), old.name.as_str())).collect();
+    let by: BTreeMap<&str, &str> =
+        changed.iter().filter_map(|(old, new)| Some((old.name.as_str(), *held.get(&alike(new))?))).collect();
+    let tell = |(old, new): &(&TensorRecord, &TensorRecord)| match by.get(old.name.as_str()) {
+        None => Some(Difference::TensorChanged(change(old, new, norms))),
+        Some(other) => replaced_by(&old.name, other, by.get(other) == Some(&old.name.as_str())),
+    };
+    changed.iter().filter_map(tell).collect()
 }
 
 /// Places a change by the marks of rows and columns.
@@ -211,8 +240,9 @@ fn change(old: &TensorRecord, new: &TensorRecord, norms: Norms) -> TensorChange 
             norm_before: a.norm.into(),
             norm_after: b.norm.into(),
             beta: match axis {
+                _ if !scaled => None,
                 Axis::Element => norms.beta(&old.name, a.extreme.into(), b.extreme.into()),
-                _ => scaled.then(|| beta(a, b, tolerance)).flatten(),
+                _ => beta(a, b, tolerance),
             },
         }
     };
@@ -223,16 +253,16 @@ fn change(old: &TensorRecord, new: &TensorRecord, norms: Norms) -> TensorChange 
         indices.iter().map(|at| line(axis, *at, scaled)).collect()
     };
     let (lines, pattern) = match (few_rows, few_columns) {
-        _ if vector && rows.len() <= LISTED => (listed(row_axis, &rows, true), Pattern::Lines),
+        _ if vector && few_rows => (listed(row_axis, &rows, true), Pattern::Lines),
         (true, true) => {
             ([listed(row_axis, &rows, false), listed(Axis::Column, &columns, false)].concat(), Pattern::Elements)
         }
         (true, false) if !vector => (listed(row_axis, &rows, true), Pattern::Lines),
         (false, true) => (listed(Axis::Column, &columns, true), Pattern::Lines),
         _ => {
-            let mut lines = listed(row_axis, &standing_out(&old.rows, &new.rows), true);
-            lines.extend(listed(Axis::Column, &standing_out(&old.columns, &new.columns), true));
-            lines.retain(|line| line.beta.is_some());
+            // Where all else changed too, what a line is a multiple of is not known.
+            let mut lines = listed(row_axis, &standing_out(&old.rows, &new.rows), false);
+            lines.extend(listed(Axis::Column, &standing_out(&old.columns, &new.columns), false));
             (lines, Pattern::Dense)
         }
     };
@@ -246,13 +276,14 @@ fn change(old: &TensorRecord, new: &TensorRecord, norms: Norms) -> TensorChange 
         columns: old.columns.len(),
         relative_norm: None,
         elements_changed: None,
+        became_nan: new.statistics.nan.saturating_sub(old.statistics.nan),
         pattern,
         lines,
     }
 }
 
-/// The factor between a line and what it was: norm and largest element have to agree on it, up to the rounding of the
-/// element type.
+/// The factor that there may be between a line and what it was: norm and largest element have to agree on it, up to the
+/// rounding of the element type.
 fn beta(before: Line, after: Line, rounding: f64) -> Option<f64> {
     if before.is_zero() {
         return None;
@@ -263,13 +294,14 @@ fn beta(before: Line, after: Line, rounding: f64) -> Option<f64> {
     let norms = f64::from(after.norm) / f64::from(before.norm);
     let extremes = f64::from(after.extreme) / f64::from(before.extreme);
     let apart = (extremes.abs() / norms - 1.0).abs();
-    let tolerance = 3.0 * rounding + 1e-6;
+    // One rounding of the largest element, and as much of the norm where a line is short.
+    let tolerance = 2.0 * rounding + 1e-6;
     // A factor of 1 explains no change.
     let is_one = (norms.copysign(extremes) - 1.0).abs() <= tolerance;
     (apart <= tolerance && !is_one).then(|| norms.copysign(extremes))
 }
 
-/// Lines whose norm or sign changed as none of the others' did: 20 times as much as the median's, and by 2 % or more.
+/// Lines whose norm changed as none of the others' did: 20 times as much as the median's, and by 2 % or more.
 fn standing_out(before: &[Line], after: &[Line]) -> Vec<usize> {
     let moved: Vec<f64> = before
         .iter()
@@ -277,7 +309,6 @@ fn standing_out(before: &[Line], after: &[Line]) -> Vec<usize> {
         .map(|(a, b)| match (a.is_zero(), b.is_zero()) {
             (true, _) => 0.0,
             (false, true) => f64::INFINITY,
-            _ if a.extreme == -b.extreme => f64::INFINITY,
             _ => (f64::from(b.norm) / f64::from(a.norm)).ln().abs(),
         })
         .collect();

@@ -1,6 +1,7 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
 use super::{Entry, Settings};
+use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{Tensors, place};
 use crate::error::{Error, Result};
 use crate::files;
@@ -46,6 +47,9 @@ pub struct ModelIdentity {
     pub architecture: String,
     /// SHA-256 of its config.json.
     pub config_sha256: String,
+    /// Which commit of a hub repository it is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<Origin>,
 }
 
 /// The settings, and what they met.

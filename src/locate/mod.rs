@@ -13,7 +13,7 @@ pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
-pub use subject::Subject;
+pub use subject::{Opened, Subject};
 
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -165,6 +165,7 @@ pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -
             source: checkpoint.name().into(),
             architecture: model.recipe().architecture.into(),
             config_sha256: checkpoint.config().sha256().into(),
+            hub: checkpoint.origin().cloned(),
         },
         settings: ReportSettings::new(settings, model.arithmetic(), model.device_name(), text),
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::recipe::ModuleKind;
-use crate::model::{Model, SiteInfo};
+use crate::model::{Model, Recipe, SiteInfo};
 use crate::neuron::{self, Side};
 use std::fmt;
 use std::str::FromStr;
@@ -56,6 +56,21 @@ impl SiteSelection {
     /// # Errors
     /// No module matches.
     pub fn select<'m>(&self, model: &'m Model, side: Side) -> Result<Vec<&'m SiteInfo>> {
+        let sites = self.of(model.recipe(), model.sites(), side)?;
+        let in_mlp = |s: &&SiteInfo| s.module.path.contains("mlp") || s.module.path.contains("moe");
+        if !sites.iter().any(in_mlp) && !matches!(self, SiteSelection::Glob(_)) {
+            tracing::warn!(
+                "sites {self} holds no MLP of this model, as in the published code; `--sites '*'` is all of it"
+            );
+        }
+        Ok(sites)
+    }
+
+    /// As [`SiteSelection::select`], of a recipe's [`sites_of`](crate::model::sites_of).
+    ///
+    /// # Errors
+    /// No module matches.
+    pub fn of<'m>(&self, recipe: &Recipe, sites: &'m [SiteInfo], side: Side) -> Result<Vec<&'m SiteInfo>> {
         let published = |path: &str| REFERENCE_NAMES.iter().any(|name| path.contains(name));
         let linear = |info: &SiteInfo| matches!(info.module.kind, ModuleKind::Linear { .. });
         let glob = match self {
@@ -74,33 +89,25 @@ impl SiteSelection {
                 }
             }
         };
-        let sites: Vec<&SiteInfo> = model.sites().iter().filter(|s| s.site.side == side && chosen(s)).collect();
+        let sites: Vec<&SiteInfo> = sites.iter().filter(|s| s.site.side == side && chosen(s)).collect();
         if sites.is_empty() {
             return Err(Error::Name {
                 what: "sites",
                 text: self.to_string(),
                 problem: format!(
                     "no module matches; expected reference, linear, down_proj or a glob over L0 to L{} with {}",
-                    model.recipe().layers.len() - 1,
-                    model.recipe().names_in_layers().join(", ")
+                    recipe.layers.len() - 1,
+                    recipe.names_in_layers().join(", ")
                 ),
             });
-        }
-        let in_mlp = |s: &&SiteInfo| s.module.path.contains("mlp") || s.module.path.contains("moe");
-        if !sites.iter().any(in_mlp) && !matches!(self, SiteSelection::Glob(_)) {
-            tracing::warn!(
-                "sites {self} holds no MLP of this model, as in the published code; `--sites '*'` is all of it"
-            );
         }
         Ok(sites)
     }
 }
 
-/// A set of one: a glob alone panics where its regular expression is too large.
 fn glob_matcher(glob: &str) -> Result<globset::GlobSet> {
-    let bad = |e: globset::Error| Error::Name { what: "sites", text: glob.into(), problem: e.kind().to_string() };
     // Also by the names of a multimodal checkpoint's file, or a base model's.
     let path = neuron::out_of_wrapper(glob).or_else(|| neuron::out_of_base_model(glob));
-    let glob = globset::Glob::new(path.as_deref().unwrap_or(glob));
-    glob.and_then(|glob| globset::GlobSetBuilder::new().add(glob).build()).map_err(bad)
+    let set = crate::glob::set(&[path.as_deref().unwrap_or(glob)]);
+    set.map_err(|problem| Error::Name { what: "sites", text: glob.into(), problem })
 }

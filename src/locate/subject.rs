@@ -18,16 +18,47 @@ pub struct Subject {
     pub load_s: f64,
 }
 
-impl Subject {
-    /// Loads a checkpoint. The text comes first: a mistake there should not have to wait for the weights.
+/// What of a model and the text is known before the weights are loaded: a mistake here should not have to wait for them.
+#[derive(Debug)]
+pub struct Opened {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Its recipe.
+    pub recipe: Recipe,
+    /// The text.
+    pub text: Encoded,
+    seconds: f64,
+}
+
+impl Opened {
+    /// Reads a checkpoint's config and has its tokenizer encode the text.
     ///
     /// # Errors
-    /// The config or the tokenizer is not understood, the text is too short, or as [`Model::new`].
-    pub fn load(checkpoint: Checkpoint, text: &str, settings: &Settings, progress: &dyn Progress) -> Result<Subject> {
+    /// The config or the tokenizer is not understood, or the text is too short.
+    pub fn new(checkpoint: Checkpoint, text: &str) -> Result<Opened> {
         let started = Instant::now();
         let recipe = Recipe::read(checkpoint.config())?;
         let text = Tokenizer::of(&checkpoint)?.encode(text)?;
-        let model = Model::new(checkpoint, recipe, settings, progress)?;
-        Ok(Subject { model, text, load_s: started.elapsed().as_secs_f64() })
+        Ok(Opened { checkpoint, recipe, text, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn load(self, settings: &Settings, progress: &dyn Progress) -> Result<Subject> {
+        let started = Instant::now();
+        let model = Model::new(self.checkpoint, self.recipe, settings, progress)?;
+        Ok(Subject { model, text: self.text, load_s: self.seconds + started.elapsed().as_secs_f64() })
+    }
+}
+
+impl Subject {
+    /// Opens and loads a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Opened::new`] and [`Opened::load`].
+    pub fn load(checkpoint: Checkpoint, text: &str, settings: &Settings, progress: &dyn Progress) -> Result<Subject> {
+        Opened::new(checkpoint, text)?.load(settings, progress)
     }
 }

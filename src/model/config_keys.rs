@@ -120,9 +120,20 @@ pub(super) fn window_by_layer_types(c: &Reader, recipe: &mut Recipe, class: &Cla
     let from = c.usize_or("max_window_layers", 28)?;
     let types = layer_types(c, recipe)?;
     let used = c.bool_or("use_sliding_window", false)?;
-    for (index, layer) in recipe.layers.iter_mut().enumerate() {
-        let slides = types.as_ref().map_or(index >= from, |types| types[index]);
-        layer.window = window.filter(|_| used && slides);
+    let window = window.filter(|_| used);
+    let slides =
+        types.unwrap_or_else(|| (0..recipe.layers.len()).map(|index| window.is_some() && index >= from).collect());
+    window_where(c, recipe, window, &slides)
+}
+
+/// The window in the layers that slide.
+pub(super) fn window_where(c: &Reader, recipe: &mut Recipe, window: Option<usize>, slides: &[bool]) -> Result<()> {
+    if window.is_none() && slides.contains(&true) {
+        let key = if c.get("sliding_window").is_some() { "use_sliding_window" } else { "sliding_window" };
+        return Err(c.wrong(key, "a window in use, as layers of sliding_attention need one"));
+    }
+    for (layer, slides) in recipe.layers.iter_mut().zip(slides) {
+        layer.window = window.filter(|_| *slides);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::config_class::{
 };
 use super::config_keys::{
     activation_or, attention_bias, each_dense, experts, layer_types, plain, softcap, window, window_by_layer_types,
-    window_everywhere, without_rope,
+    window_everywhere, window_where, without_rope,
 };
 use super::known_keys;
 use super::recipe::{Activation, Block, Experts, Gated, GatedNames, Mlp, NormStyle, QkNorm, Recipe};
@@ -60,6 +60,7 @@ pub(super) fn read(config: &ConfigFile) -> Result<Recipe> {
     if !whole.bool_or("tie_word_embeddings", true)? {
         return Err(whole.wrong("tie_word_embeddings", "true, as in the text model"));
     }
+    refuse_quantized(config, &whole)?;
     refuse_unknown(config, &whole, NOT_TEXT)?;
     let recipe = read_text(config, &text, Some(text_type))?;
     if !recipe.tied {
@@ -91,11 +92,7 @@ fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<R
         );
         return Err(Error::file(config.path(), problem));
     };
-    if let Some(quantization) = c.object_opt("quantization_config")? {
-        let method = quantization.str_opt("quant_method")?.unwrap_or("an unknown method");
-        let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
-        return Err(Error::file(config.path(), problem));
-    }
+    refuse_quantized(config, c)?;
     let recipe = Recipe { architecture: family.architecture, model_type: family.model_type, ..(family.read)(c)? };
     // transformers looks for it whatever the family.
     if !c.bool_or("is_causal", true)? {
@@ -103,6 +100,13 @@ fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<R
     }
     refuse_unknown(config, c, &[])?;
     Ok(recipe)
+}
+
+fn refuse_quantized(config: &ConfigFile, c: &Reader) -> Result<()> {
+    let Some(quantization) = c.object_opt("quantization_config")? else { return Ok(()) };
+    let method = quantization.str_opt("quant_method")?.unwrap_or("an unknown method");
+    let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
+    Err(Error::file(config.path(), problem))
 }
 
 /// Refuses keys that may change the arithmetic and that nobody has asked for.
@@ -175,10 +179,12 @@ fn gemma2(c: &Reader) -> Result<Recipe> {
     recipe.attention.softcap = softcap(c, "attn_logit_softcapping", Some(50.0))?;
     recipe.logit_softcap = softcap(c, "final_logit_softcapping", Some(30.0))?;
     let window = window(c, &GEMMA2)?;
-    let slides = layer_types(c, &recipe)?.unwrap_or_else(|| (0..recipe.layers.len()).map(|i| i % 2 == 0).collect());
-    for (layer, slides) in recipe.layers.iter_mut().zip(slides) {
-        layer.window = window.filter(|_| slides);
+    // The first configs have it twice; the class reads the other.
+    if c.usize_opt("sliding_window_size")?.is_some_and(|size| Some(size) != window) {
+        return Err(c.wrong("sliding_window_size", "the same as sliding_window, which transformers goes by"));
     }
+    let slides = layer_types(c, &recipe)?.unwrap_or_else(|| (0..recipe.layers.len()).map(|i| i % 2 == 0).collect());
+    window_where(c, &mut recipe, window, &slides)?;
     Ok(recipe)
 }
 
@@ -197,8 +203,8 @@ fn gemma3(c: &Reader) -> Result<Recipe> {
     let pattern = c.size_or("sliding_window_pattern", 6)?;
     let by_pattern = || (0..recipe.layers.len()).map(|i| (i + 1) % pattern != 0).collect();
     let slides = layer_types(c, &recipe)?.unwrap_or_else(by_pattern);
+    window_where(c, &mut recipe, window, &slides)?;
     for (layer, slides) in recipe.layers.iter_mut().zip(slides) {
-        layer.window = window.filter(|_| slides);
         layer.rope = usize::from(slides);
     }
     Ok(recipe)
@@ -309,3 +315,6 @@ fn gemma_with_four_norms(c: &Reader, class: &Class) -> Result<Recipe> {
     recipe.attention.scale = 1.0 / scalar.sqrt();
     Ok(recipe)
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,7 @@ const HARMLESS: &[&str] = &[
     "id2label",
     "initializer_range",
     "is_decoder",
+    "is_llama_config",
     "keys_to_ignore_at_inference",
     "label2id",
     "mask_token_id",

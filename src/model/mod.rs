@@ -433,7 +433,11 @@ impl Model {
     }
 }
 
-fn sites_of(recipe: &Recipe) -> Result<Vec<SiteInfo>> {
+/// Every site that hooks can see in a model of this recipe, layer by layer.
+///
+/// # Errors
+/// A module has a name that is none.
+pub fn sites_of(recipe: &Recipe) -> Result<Vec<SiteInfo>> {
     let mut sites = Vec::new();
     for module in recipe.modules() {
         for (side, channels) in [(Side::In, module.inputs), (Side::Out, module.outputs)] {

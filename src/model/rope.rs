@@ -2,6 +2,7 @@
 //! modeling_rope_utils computes them. `rope_config` reads them from a config.
 
 use std::f64::consts::{PI, TAU};
+use std::fmt;
 
 /// What a config says of a rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,16 +71,22 @@ pub enum Scaling {
     },
 }
 
-impl Scaling {
-    /// What configs call it.
-    pub fn name(&self) -> &'static str {
+/// Its type and what marks it out, for messages.
+impl fmt::Display for Scaling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Scaling::Default => "default",
-            Scaling::Linear { .. } => "linear",
-            Scaling::Dynamic { .. } => "dynamic",
-            Scaling::Yarn { .. } => "yarn",
-            Scaling::Llama3 { .. } => "llama3",
-            Scaling::LongRope { .. } => "longrope",
+            Scaling::Default => f.write_str("default"),
+            Scaling::Linear { factor } => write!(f, "linear by {factor}"),
+            Scaling::Dynamic { factor, .. } => write!(f, "dynamic by {factor}"),
+            Scaling::Yarn { factor, original_max_position_embeddings: original, .. } => {
+                write!(f, "yarn by {factor} from {original} positions")
+            }
+            Scaling::Llama3 { factor, original_max_position_embeddings: original, .. } => {
+                write!(f, "llama3 by {factor} from {original} positions")
+            }
+            Scaling::LongRope { original_max_position_embeddings: original, .. } => {
+                write!(f, "longrope from {original} positions")
+            }
         }
     }
 }

@@ -75,6 +75,11 @@ pub(super) fn read_both(c: &Reader, full: &RopeClass, sliding: &RopeClass, head_
     let of_full = match old {
         None => of_full,
         Some(old) => {
+            if !old.has("rope_type") && old.str_opt("type")?.is_some_and(|kind| kind != "default") {
+                let expected = "it to be called rope_type: transformers 5 overlooks `type` here and scales nothing, \
+                                transformers 4 obeys it";
+                return Err(old.wrong("type", expected));
+            }
             let scaled = full.scaled(&old)?;
             if new.is_some() { full.agreed(scaled, of_full)? } else { scaled }
         }
@@ -160,7 +165,6 @@ impl Place<'_, '_> {
 
     /// A number that stands in the object, or outside of it; transformers 5 takes the one inside, 4 the one outside.
     fn inside_or_outside(&self, r: &Reader, key: &str, outer_key: &str) -> Result<Option<f64>> {
-        let number = |r: &Reader, key: &str| if r.has(key) { r.f64_or(key, 0.0).map(Some) } else { Ok(None) };
         let inside = number(r, key)?;
         let outside = if inside.is_some() { self.c.f64_opt(outer_key)? } else { number(self.c, outer_key)? };
         match (inside, outside) {
@@ -178,11 +182,11 @@ impl Place<'_, '_> {
     /// Positions that the model was first trained on. Transformers 5 takes the number outside, but not under kinds of
     /// layers; `assumed_by_4` is what 4 takes where there is none inside.
     fn original(&self, r: &Reader, assumed_by_4: Option<f64>) -> Result<f64> {
-        let outside = match self.c.f64_opt(ORIGINAL)? {
+        let outside = match number(self.c, ORIGINAL)? {
             None if self.class.is_phi => Some(PHI_ORIGINAL),
             outside => outside,
         };
-        let inside = r.f64_opt(ORIGINAL)?;
+        let inside = number(r, ORIGINAL)?;
         let max = self.max_positions()?;
         match (inside.or(if self.nested { Some(max) } else { assumed_by_4 }), outside) {
             (Some(inside), Some(outside)) if inside != outside => {
@@ -212,11 +216,6 @@ impl Place<'_, '_> {
                 let expected =
                     format!("{old}, as `type` beside it has it: transformers 5 computes {new}, transformers 4 {old}");
                 Err(r.wrong("rope_type", &expected))
-            }
-            (None, Some(old)) if self.nested && old != "default" => {
-                let expected = "it to be called rope_type: transformers 5 overlooks `type` here and scales nothing, \
-                                transformers 4 obeys it";
-                Err(r.wrong("type", expected))
             }
             (new, old) => Ok(new.or(old).unwrap_or("default")),
         }
@@ -255,18 +254,19 @@ impl Place<'_, '_> {
             None => return Err(r.wrong("factor", "a number")),
         };
         // As Python's `or`: 0 is none.
-        let number = |key| Ok::<_, Error>(r.f64_opt(key)?.filter(|n| *n != 0.0));
+        let true_number = |key| Ok::<_, Error>(r.f64_opt(key)?.filter(|n| *n != 0.0));
         let mscale = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
-        let attention_factor = match (r.f64_opt("attention_factor")?, number("mscale")?, number("mscale_all_dim")?) {
-            (Some(given), _, _) => given,
-            (None, Some(m), Some(all)) => mscale(m) / mscale(all),
-            _ => mscale(1.0),
-        };
+        let attention_factor =
+            match (r.f64_opt("attention_factor")?, true_number("mscale")?, true_number("mscale_all_dim")?) {
+                (Some(given), _, _) => given,
+                (None, Some(m), Some(all)) => mscale(m) / mscale(all),
+                _ => mscale(1.0),
+            };
         Ok(Scaling::Yarn {
             factor,
             original_max_position_embeddings: original,
-            beta_fast: number("beta_fast")?.unwrap_or(32.0),
-            beta_slow: number("beta_slow")?.unwrap_or(1.0),
+            beta_fast: true_number("beta_fast")?.unwrap_or(32.0),
+            beta_slow: true_number("beta_slow")?.unwrap_or(1.0),
             truncate: self.truncate(r)?,
             attention_factor,
         })
@@ -303,7 +303,7 @@ impl Place<'_, '_> {
         if old == new {
             return Ok(old);
         }
-        let read = |s: &Settings| format!("{} with {} {}", s.scaling.name(), self.theta, s.theta);
+        let read = |s: &Settings| format!("{} with {} {}", s.scaling, self.theta, s.theta);
         let expected = format!(
             "one of it and {PARAMETERS}, which contradict each other: transformers computes {} by it, other loaders {} by \
              {PARAMETERS}; write all of it into one",
@@ -312,4 +312,9 @@ impl Place<'_, '_> {
         );
         Err(self.c.wrong(SCALING, &expected))
     }
+}
+
+/// A number, if the key is there; not `null`.
+fn number(r: &Reader, key: &str) -> Result<Option<f64>> {
+    if r.has(key) { r.f64_or(key, 0.0).map(Some) } else { Ok(None) }
 }

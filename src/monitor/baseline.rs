@@ -96,6 +96,7 @@ pub fn record(
             source: checkpoint.name().into(),
             architecture: model.recipe().architecture.into(),
             config_sha256: checkpoint.config().sha256().into(),
+            hub: checkpoint.origin().cloned(),
         },
         settings: BaselineSettings {
             dtype: model.arithmetic().as_str().into(),

@@ -1,19 +1,16 @@
 //! The two ways to write a plan: to a new folder, and in place with a journal.
 
 use super::disk::{Disk, System};
-use super::edit::{Edit, Plan};
+use super::edit::{Edit, Plan, file_name};
 use super::folder::{self, Folder};
 use super::receipt::{ChangedFile, Receipt, State, header_sha256, undo_bytes};
+use super::shard::{Pieces, Shard, Shards};
 use super::{RECEIPT, UNDO};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::files::NewFolder;
+use crate::files::{self, ModelFiles, NewFolder, OpenFolder};
 use crate::progress::Progress;
-use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +47,7 @@ pub(super) fn to_folder_with(
 ) -> Result<Receipt> {
     let _lock = folder::lock_shared(&plan.root)?;
     check_unpatched(plan)?;
+    let model = ModelFiles::of(&plan.root)?;
     let new = NewFolder::begin(out)?;
     let mut copies = Vec::new();
     let changed = plan.files();
@@ -57,35 +55,31 @@ pub(super) fn to_folder_with(
     let sizes = shards.iter().map(|p| std::fs::metadata(p).map(|m| m.len()).map_err(Error::io(p)));
     progress.begin("writing the checkpoint", sizes.sum::<Result<u64>>()?, "bytes");
     for name in carried(&plan.root)? {
-        copies.push(copy(&plan.root.join(&name), &new.path().join(&name))?);
+        files::copy(&model.open(&name)?, new.folder(), &name)?;
+        copies.push(name);
     }
     for from in shards {
-        let name = from.file_name().unwrap_or_default();
-        let to = new.path().join(name);
-        let changes = name.to_str().is_some_and(|name| changed.contains(name));
-        // A link to a link would lead nowhere once the hub's cache is cleaned.
-        let linked = settings.link
-            && !changes
-            && from
-                .canonicalize()
-                .and_then(|from| std::fs::hard_link(from, &to))
-                .map_err(Error::io(&to))
-                .map(|()| true)?;
-        if !linked {
-            copies.push(copy(from, &to)?);
+        let name = file_name(from);
+        let file = model.open(&name)?;
+        if settings.link && !changed.contains(name.as_str()) {
+            // The file itself: a link to a link would lead nowhere once the hub's cache is cleaned.
+            model.hard_link(&name, new.folder())?;
+        } else {
+            files::copy(&file, new.folder(), &name)?;
+            copies.push(name);
         }
-        progress.advance(std::fs::metadata(from).map_err(Error::io(from))?.len())?;
+        progress.advance(file.metadata().map_err(Error::io(from))?.len())?;
     }
-    let files = changed_files(plan, settings)?;
-    write_edits(new.path(), &plan.edits, disk)?;
+    let shards = open_shards(plan, new.folder())?;
+    let files = changed_files(plan, &shards, settings)?;
+    write_edits(new.folder(), shards, &plan.edits, disk)?;
     // Last: by now the system has long begun to write the first ones.
-    for path in &copies {
-        let file = std::fs::OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
-        disk.sync(&file, path)?;
+    for name in &copies {
+        disk.sync(&new.folder().change(name)?, &new.folder().path().join(name))?;
     }
     let receipt = Receipt::new(plan, files, State::Applied);
-    disk.write_whole(&new.path().join(UNDO), &undo_bytes(&plan.edits))?;
-    disk.write_whole(&new.path().join(RECEIPT), &receipt.json()?)?;
+    disk.write_whole(new.folder(), UNDO, &undo_bytes(&plan.edits))?;
+    disk.write_whole(new.folder(), RECEIPT, &receipt.json()?)?;
     new.finish()?;
     progress.end();
     Ok(receipt)
@@ -102,7 +96,7 @@ pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Rece
 
 pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, disk: &mut dyn Disk) -> Result<Receipt> {
     check_in_place(plan)?;
-    write_journalled(folder.root(), plan, settings, State::Applied, disk)
+    write_journalled(&folder.open, plan, settings, State::Applied, disk)
 }
 
 /// Whether a plan can be written where the checkpoint lies.
@@ -113,16 +107,19 @@ pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, di
 pub fn check_in_place(plan: &Plan) -> Result<()> {
     check_unpatched(plan)?;
     refuse_other_weights(&plan.root, plan)?;
-    plan.files().iter().try_for_each(|name| folder::check_own(&plan.root.join(name)))
+    open_shards(plan, &OpenFolder::open(&plan.root)?).map(drop)
 }
 
 /// Whether a plan can be written to the new folder `out`.
 ///
 /// # Errors
-/// As [`check_unpatched`]; also where `out` is there and is not an empty folder.
+/// As [`check_unpatched`]; also where `out` is there and is not an empty folder, or a file that would be copied is a link
+/// out of the checkpoint's folder.
 pub fn check_to_folder(plan: &Plan, out: &Path) -> Result<()> {
     check_unpatched(plan)?;
-    crate::files::check_new_folder(out)
+    files::check_new_folder(out)?;
+    let model = ModelFiles::of(&plan.root)?;
+    carried(&plan.root)?.iter().chain(&plan.shards).try_for_each(|name| model.open(name).map(drop))
 }
 
 /// Whether a plan begins from a checkpoint that is not patched: a receipt leads back to where its patch began, and
@@ -144,35 +141,41 @@ pub fn check_unpatched(plan: &Plan) -> Result<()> {
 
 /// Writes the edits between a journal, the receipt, that says they are unfinished, and one that says `done`.
 pub(super) fn write_journalled(
-    root: &Path,
+    folder: &OpenFolder,
     plan: &Plan,
     settings: Settings,
     done: State,
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
-    if root.join(UNDO).exists() {
+    if folder.holds(UNDO) {
         let problem = format!("is there without its {RECEIPT}; put that back, or move this file away");
-        return Err(Error::file(root.join(UNDO), problem));
+        return Err(Error::file(folder.path().join(UNDO), problem));
     }
-    let mut receipt = Receipt::new(plan, changed_files(plan, settings)?, State::Applying);
-    disk.write_whole(&root.join(RECEIPT), &receipt.json()?)?;
+    let shards = open_shards(plan, folder)?;
+    let mut receipt = Receipt::new(plan, changed_files(plan, &shards, settings)?, State::Applying);
+    disk.write_whole(folder, RECEIPT, &receipt.json()?)?;
     let written = disk
-        .write_whole(&root.join(UNDO), &undo_bytes(&plan.edits))
-        .and_then(|()| write_edits(root, &plan.edits, disk))
+        .write_whole(folder, UNDO, &undo_bytes(&plan.edits))
+        .and_then(|()| write_edits(folder, shards, &plan.edits, disk))
         .and_then(|()| {
             let done = Receipt { state: done, ..receipt.clone() };
-            disk.write_whole(&root.join(RECEIPT), &done.json()?)
+            disk.write_whole(folder, RECEIPT, &done.json()?)
         });
     if let Err(error) = written {
         // Where this fails too, the receipt still says that the edits are unfinished.
-        return Err(match folder::roll_back(root, &receipt, disk) {
-            Ok(()) => Error::file(root, format!("the bytes are as they were before, as writing failed: {error}")),
+        return Err(match folder::roll_back(folder, &receipt, &|_, _| Ok(()), disk) {
+            Ok(()) => {
+                Error::file(folder.path(), format!("the bytes are as they were before, as writing failed: {error}"))
+            }
             Err(_) => {
                 let problem = format!(
-                    "writing failed half-way: {error}; `achilles-audit unpatch` on the folder puts the bytes back as \
-                     they were before"
+                    "writing failed half-way: {error}; {} puts the bytes back as they were before",
+                    match done {
+                        State::Restored => "`achilles-audit restore` on the folder, with the same vault,",
+                        _ => "`achilles-audit unpatch` on the folder",
+                    }
                 );
-                Error::file(root, problem)
+                Error::file(folder.path(), problem)
             }
         });
     }
@@ -180,50 +183,15 @@ pub(super) fn write_journalled(
     Ok(receipt)
 }
 
-fn write_edits(root: &Path, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
+fn write_edits(folder: &OpenFolder, shards: Shards, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
     let edits: Vec<_> = edits.iter().map(|e| (e.file.as_str(), e.span, e.after.as_slice())).collect();
-    folder::write(root, &edits, disk)
+    folder::write(folder, shards, &edits, disk)
 }
 
-/// Copies a file, sharing its blocks where the file system can, and returns where to.
-fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
-    if !copy_at_once(from, to) {
-        super::disk::remove_if_there(to)?;
-        std::fs::copy(from, to).map_err(Error::io(to))?;
-    }
-    #[cfg(unix)]
-    {
-        // The hub's cache is read-only; the copy is to be edited.
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(to).map_err(Error::io(to))?.permissions().mode();
-        std::fs::set_permissions(to, PermissionsExt::from_mode(mode | 0o200)).map_err(Error::io(to))?;
-    }
-    Ok(to.to_owned())
-}
-
-/// Lets the system copy as `cp` does. std::fs::copy asks for 1 GiB at a time and is slower by a tenth with large files;
-/// it does what this cannot, such as from one file system to another. Either shares blocks where that can be.
-#[cfg(target_os = "linux")]
-fn copy_at_once(from: &Path, to: &Path) -> bool {
-    let copied = || -> std::io::Result<()> {
-        let (from, to) = (File::open(from)?, File::create(to)?);
-        to.set_permissions(from.metadata()?.permissions())?;
-        let all = from.metadata()?.len();
-        let mut done = 0;
-        while done < all {
-            match rustix::fs::copy_file_range(&from, None, &to, None, isize::MAX as usize)? {
-                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                some => done += some as u64,
-            }
-        }
-        Ok(())
-    };
-    copied().is_ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn copy_at_once(_: &Path, _: &Path) -> bool {
-    false
+/// Opens the files that change, in the folder where they do.
+fn open_shards(plan: &Plan, folder: &OpenFolder) -> Result<Shards> {
+    let open = |name: &str| Ok((name.to_owned(), Shard::of(folder.change(name)?, &folder.path().join(name))?));
+    plan.files().into_iter().map(open).collect()
 }
 
 /// The files beside the weights that loaders read, by name.
@@ -277,87 +245,26 @@ fn refuse_other_weights(root: &Path, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// The files that change, read once before anything is written.
-fn changed_files(plan: &Plan, settings: Settings) -> Result<Vec<ChangedFile>> {
-    let of = |name: &str| {
-        let path = plan.root.join(name);
-        let map = crate::checkpoint::map::MappedFile::open(&path)?;
-        let edits: Vec<&Edit> = plan.edits.iter().filter(|e| e.file == name).collect();
-        if edits.iter().any(|e| e.span.read(map.bytes()).as_ref() != Some(&e.before)) {
-            return Err(Error::file(&path, "was changed by someone else in the meantime; nothing was written"));
+/// What the receipt says of the files that change, read once before anything is written.
+fn changed_files(plan: &Plan, shards: &Shards, settings: Settings) -> Result<Vec<ChangedFile>> {
+    let of = |(name, shard): (&String, &Shard)| {
+        let edits: Vec<&Edit> = plan.edits.iter().filter(|e| e.file == *name).collect();
+        if edits.iter().any(|e| e.span.read(shard.bytes()).as_ref() != Some(&e.before)) {
+            let problem = "was changed by someone else in the meantime; nothing was written";
+            return Err(Error::file(plan.root.join(name), problem));
         }
         let (mut before, mut after) = (None, None);
         if settings.digests {
-            let pieces = Pieces::of(&edits);
-            let (old, new) = rayon::join(|| sha256_of(&path), || sha256_with(&path, &pieces));
-            (before, after) = (Some(old?), Some(new?));
+            let (old, new) = shard.sha256_before_and_after(&Pieces::of(&edits))?;
+            (before, after) = (Some(old), Some(new));
         }
         Ok(ChangedFile {
             name: name.to_owned(),
-            bytes: map.bytes().len() as u64,
-            header_sha256: header_sha256(map.bytes()),
+            bytes: shard.bytes().len() as u64,
+            header_sha256: header_sha256(shard.bytes()),
             sha256_before: before,
             sha256_after: after,
         })
     };
-    plan.files().into_iter().map(of).collect()
-}
-
-/// SHA-256 of a file.
-pub(super) fn sha256_of(path: &Path) -> Result<String> {
-    sha256_with(path, &Pieces::default())
-}
-
-/// SHA-256 of a file as it will be with other bytes at some offsets.
-fn sha256_with(path: &Path, pieces: &Pieces) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut hasher = Sha256::new();
-    let mut at = 0u64;
-    loop {
-        let count = file.read(&mut buffer).map_err(Error::io(path))?;
-        if count == 0 {
-            return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect());
-        }
-        pieces.lay_over(&mut buffer[..count], at);
-        hasher.update(&buffer[..count]);
-        at += count as u64;
-    }
-}
-
-/// What edits make of a file, by offset.
-#[derive(Debug, Default)]
-pub(super) struct Pieces<'a> {
-    pieces: BTreeMap<u64, &'a [u8]>,
-    longest: u64,
-}
-
-impl<'a> Pieces<'a> {
-    /// Of edits of one file.
-    pub fn of(edits: &[&'a Edit]) -> Pieces<'a> {
-        let mut of = Pieces::default();
-        for edit in edits {
-            of.longest = of.longest.max(edit.span.piece_bytes);
-            for (at, piece) in edit.span.offsets().zip(edit.after.chunks_exact(edit.span.piece_bytes as usize)) {
-                // Where a row and a column begin at one element, the row says more.
-                let known = of.pieces.entry(at).or_insert(piece);
-                if known.len() < piece.len() {
-                    *known = piece;
-                }
-            }
-        }
-        of
-    }
-
-    /// Writes what falls into `buffer`, the file's bytes from `at` on.
-    pub fn lay_over(&self, buffer: &mut [u8], at: u64) {
-        let end = at + buffer.len() as u64;
-        for (&offset, piece) in self.pieces.range(at.saturating_sub(self.longest)..end) {
-            let (from, to) = (offset.max(at), (offset + piece.len() as u64).min(end));
-            if from < to {
-                let piece = &piece[(from - offset) as usize..(to - offset) as usize];
-                buffer[(from - at) as usize..(to - at) as usize].copy_from_slice(piece);
-            }
-        }
-    }
+    shards.iter().map(of).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::number::Float;
 use super::request::Request;
+use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Checkpoint, Tensors};
@@ -9,7 +10,7 @@ use crate::error::{Error, Figure, Result};
 use crate::model::Recipe;
 use crate::model::check_head;
 use crate::model::recipe::Module;
-use crate::neuron::{self, Intervention, Neuron};
+use crate::neuron::{self, Action, Intervention, Neuron};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,18 +111,12 @@ impl Plan {
             let request = Request { recipe, modules: &modules, tensors, neuron: &intervention.neuron };
             request.add(intervention.action, &mut changes)?;
         }
-        let mut edits = Vec::new();
-        let mut cost = Cost { rounding: Rounding::none(), scaled: 0 };
-        for (name, of_tensor) in &changes.0 {
-            of_tensor.edits(tensors, name, &mut edits, &mut cost)?;
-        }
-        let Cost { rounding, scaled } = cost;
+        let (edits, Cost { rounding, scaled }) = changes.edits(tensors, &|_, span, file| span.read(file.bytes()))?;
         if scaled > 0 && rounding.to_zero == scaled {
             let problem = "every value would be rounded to 0: the factor is too small for the weights' dtype; to mask, \
                            use 0";
             return Err(Error::input(problem));
         }
-        edits.sort_by(|a: &Edit, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
         Ok(Plan {
             root: checkpoint.root().to_owned(),
             source: checkpoint.name().to_owned(),
@@ -215,7 +210,7 @@ impl Span {
 
 /// What becomes of one element, row or column.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Change {
+enum Change {
     /// v β.
     Scale(f64),
     /// (1 + v) β − 1.
@@ -253,7 +248,7 @@ impl Change {
 }
 
 /// What rounding costs, while it is counted.
-struct Cost {
+pub(super) struct Cost {
     rounding: Rounding,
     /// Values that are not 0 and are to be multiplied by something that is not.
     scaled: u64,
@@ -271,8 +266,38 @@ struct TensorChanges {
     elements: BTreeMap<usize, (Change, Vec<Neuron>)>,
 }
 
+/// Tells the bytes of a part that the edits begin from.
+pub(super) type Before<'a> = &'a dyn Fn(&Place, Span, &MappedFile) -> Option<Vec<u8>>;
+
 impl Changes {
-    pub fn add(&mut self, place: &Place, change: Change, neuron: &Neuron) {
+    /// Adds what `action` makes of everything that a factor on `neuron` multiplies. `one_plus`: norms multiply by 1 + w.
+    pub fn add(&mut self, neuron: &Neuron, action: Action, parts: &[Place], one_plus: bool) {
+        let factor = match action {
+            Action::Scale(beta) => beta,
+            Action::Zero | Action::Set(_) => 0.0,
+        };
+        for part in parts {
+            let change = match action {
+                Action::Set(value) if part.is_bias() => Change::Set(value),
+                _ if part.is_norm() && one_plus => Change::ScaleOnePlus(factor),
+                _ => Change::Scale(factor),
+            };
+            self.add_part(part, change, neuron);
+        }
+    }
+
+    /// The edits, by file and offset.
+    pub fn edits(&self, tensors: &Tensors, before: Before) -> Result<(Vec<Edit>, Cost)> {
+        let mut edits = Vec::new();
+        let mut cost = Cost { rounding: Rounding::none(), scaled: 0 };
+        for (name, of_tensor) in &self.0 {
+            of_tensor.edits(tensors, name, before, &mut edits, &mut cost)?;
+        }
+        edits.sort_by(|a: &Edit, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
+        Ok((edits, cost))
+    }
+
+    fn add_part(&mut self, place: &Place, change: Change, neuron: &Neuron) {
         let of_tensor = self.0.entry(place.tensor.clone()).or_default();
         let of_axis = match place.axis {
             Axis::Row => &mut of_tensor.rows,
@@ -286,7 +311,7 @@ impl Changes {
 }
 
 impl TensorChanges {
-    fn edits(&self, tensors: &Tensors, name: &str, to: &mut Vec<Edit>, cost: &mut Cost) -> Result<()> {
+    fn edits(&self, tensors: &Tensors, name: &str, before: Before, to: &mut Vec<Edit>, cost: &mut Cost) -> Result<()> {
         let stored_as = tensors.stored_name(name);
         let bad = |problem: String| Error::tensor(tensors.root(), stored_as, problem);
         let missing = || bad("is not where its header says".into());
@@ -299,7 +324,8 @@ impl TensorChanges {
             for (&index, (change, neurons)) in of_axis {
                 let place = Place { tensor: name.into(), shape: entry.shape.clone(), axis, index };
                 let span = Span::of(&place, entry).ok_or_else(missing)?;
-                let before = span.read(file.bytes()).ok_or_else(missing)?;
+                let before = before(&place, span, file).filter(|b| b.len() as u64 == span.bytes());
+                let before = before.ok_or_else(missing)?;
                 let mut after = Vec::with_capacity(before.len());
                 let stored = before.chunks_exact(float.size()).zip(float.read(&before));
                 for (at, (bytes, value)) in stored.enumerate() {

@@ -1,18 +1,21 @@
 //! A checkpoint's folder that is ours alone for now, and the way back.
 
 use super::disk::{self, Disk, System};
-use super::receipt::{Receipt, Shards, State};
-use super::{RECEIPT, UNDO};
+use super::receipt::{Receipt, State};
+use super::shard::Shards;
+use super::vault::Vault;
+use super::{RECEIPT, UNDO, believe};
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
-use crate::files;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::path::{Path, PathBuf};
+use crate::files::{self, OpenFolder};
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::Path;
 
 /// A folder that no other run patches while this value lives, and in which no patch is unfinished.
 #[derive(Debug)]
 pub struct Folder {
-    root: PathBuf,
+    pub(super) open: OpenFolder,
     _lock: File,
     rolled_back: bool,
 }
@@ -23,32 +26,40 @@ impl Folder {
     /// # Errors
     /// Another run holds the lock, or what an earlier run left cannot be rolled back.
     pub fn lock(root: &Path) -> Result<Folder> {
-        Folder::lock_with(root, &mut System)
+        Folder::lock_with(root, None, &mut System)
     }
 
-    pub(super) fn lock_with(root: &Path, disk: &mut dyn Disk) -> Result<Folder> {
+    /// As [`Folder::lock`]; only with its `vault` a restore that was stopped can be rolled back.
+    pub(super) fn lock_with(root: &Path, vault: Option<&Vault>, disk: &mut dyn Disk) -> Result<Folder> {
         let lock = open_lock(root)?;
         lock.try_lock().map_err(|e| locked(root, e))?;
+        let open = OpenFolder::open(root)?;
         for name in [RECEIPT, UNDO] {
-            disk::remove_if_there(&disk::partial(&root.join(name)))?;
+            open.remove_if_there(&disk::partial(name))?;
         }
-        let rolled_back = match Receipt::read(root)? {
+        let rolled_back = match Receipt::read_own(&open)? {
             Some(receipt) if receipt.state == State::Restored => {
-                forget(root, disk)?;
+                forget(&open, disk)?;
                 false
             }
             Some(receipt) if receipt.state != State::Applied => {
-                roll_back(root, &receipt, disk)?;
+                let believe = |shards: &Shards, undo: &[u8]| believe_unfinished(&receipt, root, vault, shards, undo);
+                roll_back(&open, &receipt, &believe, disk)?;
                 true
             }
             _ => false,
         };
-        Ok(Folder { root: root.into(), _lock: lock, rolled_back })
+        Ok(Folder { open, _lock: lock, rolled_back })
+    }
+
+    /// A folder that no other run changes while this value lives.
+    pub(super) fn to_read(root: &Path) -> Result<Folder> {
+        Ok(Folder { _lock: lock_shared(root)?, open: OpenFolder::open(root)?, rolled_back: false })
     }
 
     /// The folder.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.open.path()
     }
 
     /// Whether an unfinished patch or unpatch was found and the original bytes were put back.
@@ -115,15 +126,15 @@ pub fn unpatch(root: &Path) -> Result<Unpatched> {
 }
 
 pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched> {
-    let folder = Folder::lock_with(root, disk)?;
+    let folder = Folder::lock_with(root, None, disk)?;
     if folder.rolled_back {
         return Ok(Unpatched { receipt: None, config_changed: false });
     }
-    let Some(receipt) = Receipt::read(root)? else {
+    let open = &folder.open;
+    let Some(receipt) = Receipt::read_own(open)? else {
         return Err(Error::file(root, format!("holds no {RECEIPT}; there is nothing to undo")));
     };
-    let shards = receipt.shards(root)?;
-    check_own_files(root, &receipt)?;
+    let shards = receipt.shards_to_change(open)?;
     for record in &receipt.edits {
         if record.sha256_now(&shards).as_ref() != Some(&record.sha256_after) {
             let problem = format!(
@@ -134,61 +145,86 @@ pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched
             return Err(Error::tensor(root.join(&record.file), &record.tensor, problem));
         }
     }
-    for file in &receipt.files {
-        let path = root.join(&file.name);
+    for (file, shard) in receipt.files.iter().filter_map(|file| Some((file, shards.get(&file.name)?))) {
         if let Some(expected) = &file.sha256_after
-            && super::apply::sha256_of(&path)? != *expected
+            && shard.sha256()? != *expected
         {
             let problem =
                 format!("was changed since {RECEIPT} was written, outside of its edits; nothing was changed now");
-            return Err(Error::file(path, problem));
+            return Err(Error::file(root.join(&file.name), problem));
         }
     }
-    let undo = read_undo(root, &receipt)?.ok_or_else(|| {
+    let undo = read_undo(open, &receipt)?.ok_or_else(|| {
         Error::file(root, format!("{UNDO} is missing; without it only the original checkpoint can help"))
     })?;
-    drop(shards);
+    believe::check(&receipt, root, &undo)?;
     let config_changed = sha256_hex(&files::read_regular(&root.join("config.json"))?) != receipt.model.config_sha256;
-    Ok(Unpatched { receipt: Some(self::undo(root, receipt, &undo, disk)?), config_changed })
+    Ok(Unpatched { receipt: Some(self::undo(open, receipt, shards, &undo, disk)?), config_changed })
 }
 
 /// Puts `undo`, the original bytes that the receipt was written with, back and removes both files.
-pub(super) fn undo(root: &Path, mut receipt: Receipt, undo: &[u8], disk: &mut dyn Disk) -> Result<Receipt> {
-    if !matches!(read_undo(root, &receipt), Ok(Some(found)) if found == undo) {
-        disk.write_whole(&root.join(UNDO), undo)?;
+pub(super) fn undo(
+    folder: &OpenFolder,
+    mut receipt: Receipt,
+    shards: Shards,
+    undo: &[u8],
+    disk: &mut dyn Disk,
+) -> Result<Receipt> {
+    if !matches!(read_undo(folder, &receipt), Ok(Some(found)) if found == undo) {
+        disk.write_whole(folder, UNDO, undo)?;
     }
     receipt.state = State::Undoing;
-    disk.write_whole(&root.join(RECEIPT), &receipt.json()?)?;
-    let shards = receipt.shards(root)?;
-    put_back(root, &receipt, shards, undo, disk)?;
+    disk.write_whole(folder, RECEIPT, &receipt.json()?)?;
+    put_back(folder, &receipt, shards, undo, disk)?;
     receipt.state = State::Applied;
     Ok(receipt)
 }
 
-/// Puts the original bytes back after a run was stopped.
-pub(super) fn roll_back(root: &Path, receipt: &Receipt, disk: &mut dyn Disk) -> Result<()> {
-    let shards = receipt.shards(root)?;
-    match read_undo(root, receipt)? {
-        Some(undo) => put_back(root, receipt, shards, &undo, disk),
+/// Puts the original bytes back after a run was stopped, once `believe` agrees to them.
+pub(super) fn roll_back(
+    folder: &OpenFolder,
+    receipt: &Receipt,
+    believe: &dyn Fn(&Shards, &[u8]) -> Result<()>,
+    disk: &mut dyn Disk,
+) -> Result<()> {
+    let shards = receipt.shards_to_change(folder)?;
+    match read_undo(folder, receipt)? {
+        Some(undo) => {
+            believe(&shards, &undo)?;
+            put_back(folder, receipt, shards, &undo, disk)
+        }
         // The run was stopped before it wrote the undo file, or after it removed it: no byte is new.
         None if receipt.edits.iter().all(|r| r.sha256_now(&shards).as_ref() == Some(&r.sha256_before)) => {
-            disk.remove(&root.join(RECEIPT))
+            disk.remove(folder, RECEIPT)
         }
         None => {
             let problem =
                 format!("an unfinished patch cannot be rolled back as {UNDO} is missing; fetch the checkpoint again");
-            Err(Error::file(root, problem))
+            Err(Error::file(folder.path(), problem))
         }
     }
 }
 
+/// Refuses the journal of an unfinished run that does not follow from what was asked, or does not lead to what is there.
+fn believe_unfinished(
+    receipt: &Receipt,
+    root: &Path,
+    vault: Option<&Vault>,
+    shards: &Shards,
+    undo: &[u8],
+) -> Result<()> {
+    let new = match receipt.asked.is_empty() {
+        true => believe::check_restore(receipt, root, vault)?,
+        false => believe::check(receipt, root, undo)?,
+    };
+    believe::check_between(receipt, root, shards, undo, &new)
+}
+
 /// The original bytes; none where there is no undo file.
-pub(super) fn read_undo(root: &Path, receipt: &Receipt) -> Result<Option<Vec<u8>>> {
-    let path = root.join(UNDO);
-    if std::fs::symlink_metadata(&path).is_err() {
-        return Ok(None);
-    }
-    let bytes = files::read_regular(&path)?;
+pub(super) fn read_undo(folder: &OpenFolder, receipt: &Receipt) -> Result<Option<Vec<u8>>> {
+    let path = folder.path().join(UNDO);
+    let Some(file) = folder.read(UNDO)? else { return Ok(None) };
+    let bytes = files::read_open(&file, &path, files::LARGEST_READ)?;
     let needed: u64 = receipt.edits.iter().map(|r| r.span.bytes()).sum();
     if bytes.len() as u64 != needed || sha256_hex(&bytes) != receipt.undo.sha256 {
         return Err(Error::file(path, format!("is not the file that {RECEIPT} was written with; nothing was changed")));
@@ -196,70 +232,40 @@ pub(super) fn read_undo(root: &Path, receipt: &Receipt) -> Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
-fn put_back(root: &Path, receipt: &Receipt, shards: Shards, undo: &[u8], disk: &mut dyn Disk) -> Result<()> {
-    drop(shards);
-    let mut rest = undo;
-    let mut edits = Vec::new();
-    for record in &receipt.edits {
-        let (bytes, next) = rest.split_at(record.span.bytes() as usize);
-        rest = next;
-        if sha256_hex(bytes) != record.sha256_before {
-            return Err(Error::file(
-                root.join(UNDO),
-                format!("and {RECEIPT} contradict each other; nothing was changed"),
-            ));
-        }
-        edits.push((record.file.as_str(), record.span, bytes));
-    }
-    check_own_files(root, receipt)?;
-    write(root, &edits, disk)?;
-    forget(root, disk)
+fn put_back(folder: &OpenFolder, receipt: &Receipt, shards: Shards, undo: &[u8], disk: &mut dyn Disk) -> Result<()> {
+    let pieces = believe::pieces(receipt, folder.path(), undo)?;
+    let edits: Vec<_> = receipt.edits.iter().zip(pieces).map(|(r, bytes)| (r.file.as_str(), r.span, bytes)).collect();
+    write(folder, shards, &edits, disk)?;
+    forget(folder, disk)
 }
 
 /// Removes what nothing is left to be done with. Without its undo file a receipt whose bytes are the old ones is still
 /// understood, not the other way round.
-pub(super) fn forget(root: &Path, disk: &mut dyn Disk) -> Result<()> {
-    let undo = root.join(UNDO);
-    if std::fs::symlink_metadata(&undo).is_ok() {
-        disk.remove(&undo)?;
+pub(super) fn forget(folder: &OpenFolder, disk: &mut dyn Disk) -> Result<()> {
+    if folder.holds(UNDO) {
+        disk.remove(folder, UNDO)?;
     }
-    disk.remove(&root.join(RECEIPT))
+    disk.remove(folder, RECEIPT)
 }
 
 /// Writes spans, given in order of file, and syncs each file.
-pub(super) fn write(root: &Path, edits: &[(&str, super::Span, &[u8])], disk: &mut dyn Disk) -> Result<()> {
+pub(super) fn write(
+    folder: &OpenFolder,
+    shards: Shards,
+    edits: &[(&str, super::Span, &[u8])],
+    disk: &mut dyn Disk,
+) -> Result<()> {
+    // The maps go first: what they show would change.
+    let files: BTreeMap<String, File> = shards.into_iter().map(|(name, shard)| (name, shard.file)).collect();
     for of_file in edits.chunk_by(|a, b| a.0 == b.0) {
-        let path = root.join(of_file[0].0);
-        let mut file = OpenOptions::new().write(true).open(&path).map_err(Error::io(&path))?;
+        let path = folder.path().join(of_file[0].0);
+        let file = files.get(of_file[0].0).ok_or_else(|| Error::file(&path, "is not open to be changed"))?;
         for (_, span, bytes) in of_file {
             for (offset, piece) in span.offsets().zip(bytes.chunks_exact(span.piece_bytes as usize)) {
-                disk.write_at(&mut file, &path, offset, piece)?;
+                disk.write_at(file, &path, offset, piece)?;
             }
         }
-        disk.sync(&file, &path)?;
+        disk.sync(file, &path)?;
     }
     Ok(())
-}
-
-/// Refuses to write through links: what they lead to may be another checkpoint's.
-fn check_own_files(root: &Path, receipt: &Receipt) -> Result<()> {
-    receipt.files.iter().try_for_each(|file| check_own(&root.join(&file.name)))
-}
-
-/// As [`check_own_files`], for one.
-pub(super) fn check_own(path: &Path) -> Result<()> {
-    let metadata = std::fs::symlink_metadata(path).map_err(Error::io(path))?;
-    if !metadata.is_file() {
-        let problem = "is a link, such as those into the hub's cache, and what it leads to would change; work on a \
-                       copy (`patch -o` makes one)";
-        return Err(Error::file(path, problem));
-    }
-    #[cfg(unix)]
-    if std::os::unix::fs::MetadataExt::nlink(&metadata) > 1 {
-        let problem = "has other names (hard links), whose checkpoints would change too; work on a copy (`patch -o` \
-                       makes one)";
-        return Err(Error::file(path, problem));
-    }
-    // Found out before a journal is written, not after.
-    OpenOptions::new().write(true).open(path).map(drop).map_err(Error::io(path))
 }

@@ -2,6 +2,7 @@
 //! receipt, and two ways back: by the receipt, and by a vault of the original weights.
 
 mod apply;
+mod believe;
 mod disk;
 mod edit;
 mod folder;
@@ -11,6 +12,7 @@ mod request;
 mod restore;
 #[cfg(test)]
 mod restore_tests;
+mod shard;
 #[cfg(test)]
 mod tests;
 pub mod vault;

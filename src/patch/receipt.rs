@@ -1,17 +1,19 @@
 //! What a patch changed, enough to check it and to undo it.
 
 use super::edit::{Edit, Plan, Rounding, Span};
+use super::shard::{Shard, Shards, bytes_now};
 use super::{RECEIPT, UNDO};
 use crate::checkpoint::header::Header;
-use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::place::Axis;
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
+use crate::files::{self, OpenFolder};
 use crate::neuron::{Action, Intervention, Neuron};
 use crate::tool::Tool;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
 use std::path::Path;
 
 const SCHEMA: &str = "achilles-audit/patch/v1";
@@ -134,9 +136,6 @@ pub struct UndoFile {
     pub sha256: String,
 }
 
-/// The shards a receipt names, by name; the receipt is sound as to where its spans lie.
-pub(super) type Shards = BTreeMap<String, MappedFile>;
-
 impl Receipt {
     pub(super) fn new(plan: &Plan, files: Vec<ChangedFile>, state: State) -> Receipt {
         let undo = undo_bytes(&plan.edits);
@@ -163,7 +162,14 @@ impl Receipt {
         if std::fs::symlink_metadata(&path).is_err() {
             return Ok(None);
         }
-        Ok(Some(Receipt::parse(&path, &crate::files::read_regular(&path)?)?))
+        Ok(Some(Receipt::parse(&path, &files::read_regular(&path)?)?))
+    }
+
+    /// As [`Receipt::read`], in a folder that is to be changed: the receipt has to be a file of its own.
+    pub(super) fn read_own(folder: &OpenFolder) -> Result<Option<Receipt>> {
+        let path = folder.path().join(RECEIPT);
+        let Some(file) = folder.read(RECEIPT)? else { return Ok(None) };
+        Ok(Some(Receipt::parse(&path, &files::read_open(&file, &path, files::LARGEST_READ)?)?))
     }
 
     /// Reads a receipt's bytes; `path` is for messages.
@@ -199,8 +205,13 @@ impl Receipt {
         Ok(text)
     }
 
+    /// Opens the shards that the receipt names, to be changed.
+    pub(super) fn shards_to_change(&self, folder: &OpenFolder) -> Result<Shards> {
+        self.shards(folder.path(), &|name| folder.change(name))
+    }
+
     /// Opens the shards that the receipt names and checks that its spans are those of the tensors it names.
-    pub(super) fn shards(&self, folder: &Path) -> Result<Shards> {
+    pub(super) fn shards(&self, folder: &Path, open: &dyn Fn(&str) -> Result<File>) -> Result<Shards> {
         let mut shards = Shards::new();
         let mut tensors = HashMap::new();
         for file in &self.files {
@@ -210,15 +221,16 @@ impl Receipt {
                 let problem = format!("names the file {:?}, expected a plain *.safetensors name", file.name);
                 return Err(Error::file(folder.join(RECEIPT), problem));
             }
-            let map = MappedFile::open(&path)?;
-            let header = Header::read(map.bytes()).map_err(|problem| Error::Header { path: path.clone(), problem })?;
-            if map.bytes().len() as u64 != file.bytes || header_sha256(map.bytes()) != file.header_sha256 {
+            let shard = Shard::of(open(&file.name)?, &path)?;
+            let header =
+                Header::read(shard.bytes()).map_err(|problem| Error::Header { path: path.clone(), problem })?;
+            if shard.bytes().len() as u64 != file.bytes || header_sha256(shard.bytes()) != file.header_sha256 {
                 return Err(Error::file(
                     &path,
                     "has another header or size than the receipt says; nothing was changed",
                 ));
             }
-            shards.insert(file.name.clone(), map);
+            shards.insert(file.name.clone(), shard);
             tensors.extend(header.tensors.into_iter().map(|t| ((file.name.as_str(), t.name.clone()), t)));
         }
         for record in &self.edits {
@@ -245,6 +257,15 @@ impl Asked {
         };
         Asked { neuron: intervention.neuron.clone(), beta, set_to }
     }
+
+    /// None where it says nothing, or two things.
+    pub(super) fn action(&self) -> Option<Action> {
+        match (self.beta, self.set_to) {
+            (Some(beta), None) => Some(Action::Scale(beta)),
+            (None, Some(value)) => Some(Action::Set(value)),
+            _ => None,
+        }
+    }
 }
 
 impl Model {
@@ -258,7 +279,7 @@ impl Model {
 }
 
 impl Record {
-    fn of(edit: &Edit) -> Record {
+    pub(super) fn of(edit: &Edit) -> Record {
         Record {
             neurons: edit.neurons.clone(),
             tensor: edit.stored_as.clone(),
@@ -275,7 +296,7 @@ impl Record {
 
     /// SHA-256 of the bytes that are there now.
     pub(super) fn sha256_now(&self, shards: &Shards) -> Option<String> {
-        shards.get(&self.file).and_then(|map| self.span.read(map.bytes())).map(|bytes| sha256_hex(&bytes))
+        bytes_now(shards, &self.file, self.span).map(|bytes| sha256_hex(&bytes))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a neuron and an action ask of the weights, or why weights cannot express them.
 
-use super::edit::{Change, Changes};
+use super::edit::Changes;
 use super::number::Float;
 use crate::checkpoint::Tensors;
 use crate::checkpoint::place::{self, Place};
@@ -31,29 +31,19 @@ impl Request<'_> {
             return Err(self.refused("no tensor of this checkpoint holds it alone"));
         }
         let one_plus = self.recipe.norm.style == NormStyle::OnePlusWeightThenRound;
-        let is_norm = matches!(module.kind, ModuleKind::Norm { .. });
-        let is_bias = |part: &Place| part.tensor.ends_with(".bias");
-        let factor = match action {
-            Action::Zero => 0.0,
-            Action::Scale(beta) if beta.is_finite() => beta,
-            Action::Scale(beta) => return Err(Error::input(format!("beta is {beta}, expected a finite number"))),
+        match action {
+            Action::Scale(beta) if !beta.is_finite() => {
+                return Err(Error::input(format!("beta is {beta}, expected a finite number")));
+            }
             Action::Set(value) if !value.is_finite() => {
                 return Err(self.refused(format!("cannot be set to {value}, expected a finite number")));
             }
-            Action::Set(_) if !parts.iter().any(is_bias) => {
+            Action::Set(_) if !parts.iter().any(Place::is_bias) => {
                 let problem = "has no bias that could hold its mean; weights alone can mask it (no --mean) or scale it \
                                (--beta)";
                 return Err(self.refused(problem));
             }
-            Action::Set(_) => 0.0,
-        };
-        for part in &parts {
-            let change = match action {
-                Action::Set(value) if is_bias(part) => Change::Set(value),
-                _ if is_norm && one_plus => Change::ScaleOnePlus(factor),
-                _ => Change::Scale(factor),
-            };
-            changes.add(part, change, self.neuron);
+            _ => changes.add(self.neuron, action, &parts, one_plus),
         }
         Ok(())
     }

@@ -4,12 +4,14 @@ use super::disk::{Disk, System};
 use super::edit::{Edit, Plan, Rounding, Span, file_name};
 use super::folder::{self, Folder};
 use super::receipt::{Receipt, State};
+use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};
-use super::{RECEIPT, UNDO, apply};
+use super::{RECEIPT, UNDO, apply, believe};
 use crate::checkpoint::names::Names;
 use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::{Tensors, sha256_hex};
 use crate::error::{Error, Result};
+use crate::files::OpenFolder;
 use crate::neuron::Neuron;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -79,21 +81,18 @@ pub(super) fn restore_with(
     disk: &mut dyn Disk,
 ) -> Result<Restored> {
     let vault = Vault::read(vault)?;
-    let (_folder, _shared, rolled_back) = match settings.dry_run {
-        true => (None, Some(folder::lock_shared(root)?), false),
-        false => {
-            let folder = Folder::lock_with(root, disk)?;
-            let rolled_back = folder.rolled_back();
-            (Some(folder), None, rolled_back)
-        }
+    let locked = match settings.dry_run {
+        true => Folder::to_read(root)?,
+        false => Folder::lock_with(root, Some(&vault), disk)?,
     };
+    let folder = &locked.open;
     let work = Work::new(root, &vault)?;
-    let mut restored = Restored { rolled_back, ..work.restored.clone() };
+    let mut restored = Restored { rolled_back: locked.rolled_back(), ..work.restored.clone() };
     if restored.changed() == 0 {
         return Ok(restored);
     }
-    let undone = match Receipt::read(root)? {
-        Some(receipt) => Some(work.original_of(receipt, root)?),
+    let undone = match Receipt::read_own(folder)? {
+        Some(receipt) => Some(work.original_of(receipt, folder)?),
         None => None,
     };
     restored.patch_undone = undone.is_some();
@@ -104,13 +103,13 @@ pub(super) fn restore_with(
     }
     let shards = work.tensors.files().iter().map(|file| file_name(file.path())).collect();
     let changed: BTreeSet<&str> = work.edits.iter().filter(|e| e.before != e.after).map(|e| e.file.as_str()).collect();
-    changed.iter().try_for_each(|name| folder::check_own(&root.join(name)))?;
+    changed.iter().try_for_each(|name| folder.change(name).map(drop))?;
     if settings.dry_run {
         return Ok(restored);
     }
     let mut edits = work.edits;
-    if let Some((receipt, undo)) = undone {
-        folder::undo(root, receipt, &undo, disk)?;
+    if let Some((receipt, shards, undo)) = undone {
+        folder::undo(folder, receipt, shards, &undo, disk)?;
         edits = Work::new(root, &vault)?.edits;
     }
     edits.retain(|edit| edit.before != edit.after);
@@ -125,8 +124,8 @@ pub(super) fn restore_with(
             rounding: Rounding::none(),
             shards,
         };
-        apply::write_journalled(root, &plan, apply::Settings::default(), State::Restored, disk)?;
-        folder::forget(root, disk)?;
+        apply::write_journalled(folder, &plan, apply::Settings::default(), State::Restored, disk)?;
+        folder::forget(folder, disk)?;
     }
     Ok(restored)
 }
@@ -195,17 +194,16 @@ impl Work {
     }
 
     /// The original bytes of everything that the patch of `receipt` changed, where the vault holds enough of them.
-    fn original_of(&self, receipt: Receipt, root: &Path) -> Result<(Receipt, Vec<u8>)> {
-        let shards = receipt.shards(root)?;
+    fn original_of(&self, receipt: Receipt, folder: &OpenFolder) -> Result<(Receipt, Shards, Vec<u8>)> {
+        let shards = receipt.shards_to_change(folder)?;
         let mut undo = Vec::new();
         let mut kept = BTreeMap::new();
         for record in &receipt.edits {
             let pieces = kept.entry(record.file.as_str()).or_insert_with(|| {
                 let of_file: Vec<&Edit> = self.edits.iter().filter(|e| e.file == record.file).collect();
-                apply::Pieces::of(&of_file)
+                Pieces::of(&of_file)
             });
-            let mut original =
-                shards.get(&record.file).and_then(|map| record.span.read(map.bytes())).unwrap_or_default();
+            let mut original = bytes_now(&shards, &record.file, record.span).unwrap_or_default();
             let length = record.span.piece_bytes as usize;
             for (at, piece) in record.span.offsets().zip(original.chunks_exact_mut(length)) {
                 pieces.lay_over(piece, at);
@@ -215,11 +213,12 @@ impl Work {
                     "is patched, and the vault does not keep all that the patch changed; undo that with \
                      `achilles-audit unpatch` first, or, where {UNDO} is lost, move {RECEIPT} away"
                 );
-                return Err(Error::file(root, problem));
+                return Err(Error::file(folder.path(), problem));
             }
             undo.extend(original);
         }
-        Ok((receipt, undo))
+        believe::check(&receipt, folder.path(), &undo)?;
+        Ok((receipt, shards, undo))
     }
 }
 

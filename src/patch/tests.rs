@@ -6,6 +6,7 @@ use super::disk::{Disk, System};
 use super::folder::{Folder, unpatch_with};
 use super::*;
 use crate::checkpoint::Checkpoint;
+use crate::files::OpenFolder;
 use crate::model::Recipe;
 use crate::neuron::{Action, Intervention, Side, Site};
 use crate::progress::Silent;
@@ -202,7 +203,7 @@ impl Failing {
 }
 
 impl Disk for Failing {
-    fn write_at(&mut self, file: &mut File, path: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn write_at(&mut self, file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
         if let Err(error) = self.step(path) {
             System.write_at(file, path, offset, &bytes[..bytes.len() / 2])?;
             return Err(error);
@@ -215,14 +216,14 @@ impl Disk for Failing {
         System.sync(file, path)
     }
 
-    fn write_whole(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.step(path)?;
-        System.write_whole(path, bytes)
+    fn write_whole(&mut self, folder: &OpenFolder, name: &str, bytes: &[u8]) -> Result<()> {
+        self.step(folder.path())?;
+        System.write_whole(folder, name, bytes)
     }
 
-    fn remove(&mut self, path: &Path) -> Result<()> {
-        self.step(path)?;
-        System.remove(path)
+    fn remove(&mut self, folder: &OpenFolder, name: &str) -> Result<()> {
+        self.step(folder.path())?;
+        System.remove(folder, name)
     }
 }
 
@@ -266,7 +267,7 @@ fn a_patch_in_place_that_stops_anywhere_leaves_the_old_bytes_or_a_way_back() {
             stops += 1;
             if dead {
                 // The next run finishes the way back, even if it is stopped at every step once.
-                let finishes = |left| Folder::lock_with(&model, &mut Failing { left, dead }).is_ok();
+                let finishes = |left| Folder::lock_with(&model, None, &mut Failing { left, dead }).is_ok();
                 assert!((0..100).any(finishes), "stopped at step {left}, cannot go on");
             }
             assert!(files(&model) == before, "stopped at step {left}");
@@ -369,4 +370,98 @@ fn unpatch_refuses_what_is_not_as_the_receipt_says() {
     std::fs::write(model.join(UNDO), &after[UNDO]).unwrap();
     unpatch(&model).unwrap();
     assert!(unpatch(&model).unwrap_err().to_string().contains("nothing to undo"));
+}
+
+/// Somebody who can write to the folder, and puts something else in the place of what was just checked.
+#[cfg(unix)]
+struct Swapping<'a> {
+    swap: &'a dyn Fn(),
+    steps: usize,
+}
+
+#[cfg(unix)]
+impl Swapping<'_> {
+    fn step(&mut self) {
+        if self.steps == 0 {
+            (self.swap)();
+        }
+        self.steps = self.steps.wrapping_sub(1);
+    }
+}
+
+#[cfg(unix)]
+impl Disk for Swapping<'_> {
+    fn write_at(&mut self, file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.step();
+        System.write_at(file, path, offset, bytes)
+    }
+
+    fn sync(&mut self, file: &File, path: &Path) -> Result<()> {
+        System.sync(file, path)
+    }
+
+    fn write_whole(&mut self, folder: &OpenFolder, name: &str, bytes: &[u8]) -> Result<()> {
+        self.step();
+        System.write_whole(folder, name, bytes)
+    }
+
+    fn remove(&mut self, folder: &OpenFolder, name: &str) -> Result<()> {
+        self.step();
+        System.remove(folder, name)
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_takes_the_place_of_what_was_checked_is_not_written_to() {
+    use std::os::unix::fs::symlink;
+    let (place, model, wanted) = several();
+    let before = files(&model);
+    let victims = place.path().join("victims");
+    let put = |folder: &Path, files: &BTreeMap<String, Vec<u8>>| {
+        if folder.is_symlink() {
+            std::fs::remove_file(folder).unwrap();
+        }
+        let _ = std::fs::remove_dir_all(folder);
+        std::fs::create_dir(folder).unwrap();
+        files.iter().for_each(|(name, bytes)| std::fs::write(folder.join(name), bytes).unwrap());
+    };
+    in_place(&Folder::lock(&model).unwrap(), &plan(&model, &wanted).unwrap(), SETTINGS).unwrap();
+    let patched = files(&model);
+    let mut unfinished = patched.clone();
+    let journal = String::from_utf8(patched[RECEIPT].clone()).unwrap().replace("\"applied\"", "\"applying\"");
+    unfinished.insert(RECEIPT.into(), journal.into());
+    let patch = |disk: &mut dyn Disk| {
+        let folder = Folder::lock(&model)?;
+        in_place_with(&folder, &plan(&model, &wanted)?, SETTINGS, disk).map(drop)
+    };
+    let undo = |disk: &mut dyn Disk| unpatch_with(&model, disk).map(drop);
+    let runs: [(&BTreeMap<String, Vec<u8>>, &dyn Fn(&mut dyn Disk) -> Result<()>); 3] =
+        [(&before, &patch), (&patched, &undo), (&unfinished, &undo)];
+    for (of, run) in runs {
+        // Each of its files becomes a link; or the folder does.
+        let files_swapped = || {
+            for name in of.keys().filter(|name| **name != "config.json") {
+                let _ = std::fs::remove_file(model.join(name));
+                symlink(victims.join(name), model.join(name)).unwrap();
+            }
+        };
+        let folder_swapped = || {
+            std::fs::rename(&model, place.path().join("moved")).unwrap();
+            symlink(&victims, &model).unwrap();
+        };
+        let swaps: [&dyn Fn(); 2] = [&files_swapped, &folder_swapped];
+        for swap in swaps {
+            for steps in 0..4 {
+                put(&model, of);
+                put(&victims, &patched);
+                let _ = std::fs::remove_dir_all(place.path().join("moved"));
+                let _ = run(&mut Swapping { swap, steps });
+                assert!(files(&victims) == patched, "{steps} steps before");
+                if model.is_symlink() {
+                    std::fs::remove_file(&model).unwrap();
+                }
+            }
+        }
+    }
 }

@@ -108,11 +108,12 @@ pub fn check_out(out: &Path) -> Result<()> {
                        reach of what may damage the model";
         return Err(Error::file(out, problem));
     }
+    files::check_writable(out)?;
     if out.is_file() {
         let problem = "is there already and may be a vault that is still needed; choose another name or remove it";
         return Err(Error::file(out, problem));
     }
-    files::check_writable(out)
+    Ok(())
 }
 
 impl Part {

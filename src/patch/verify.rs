@@ -1,11 +1,12 @@
 //! Proves that a patched checkpoint differs from its original in the receipt's bytes only.
 
 use super::receipt::Receipt;
-use super::{RECEIPT, UNDO, apply, folder};
+use super::{RECEIPT, UNDO, apply, believe, folder};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::walk::walk;
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
+use crate::files::{self, OpenFolder};
 use crate::progress::{Progress, Silent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,14 +27,15 @@ pub struct Verified {
 /// Compares the patched folder with the original, file by file.
 ///
 /// # Errors
-/// There is no receipt, or a file cannot be read.
+/// There is no receipt, it is not one of a patch, a run was stopped half-way, or a file cannot be read.
 pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) -> Result<Verified> {
+    folder::check_settled(patched)?;
     let receipt = Receipt::read(patched)?
         .ok_or_else(|| Error::file(patched, format!("holds no {RECEIPT}; there is nothing to verify")))?;
-    receipt.shards(patched)?;
-    if folder::read_undo(patched, &receipt)?.is_none() {
-        return Err(Error::file(patched, format!("holds no {UNDO}: the patch cannot be undone")));
-    }
+    receipt.shards(patched, &|name| files::open_regular(&patched.join(name)))?;
+    let undo = folder::read_undo(&OpenFolder::open(patched)?, &receipt)?;
+    let undo = undo.ok_or_else(|| Error::file(patched, format!("holds no {UNDO}: the patch cannot be undone")))?;
+    believe::check(&receipt, patched, &undo)?;
     let changed = Checkpoint::open(&patched.to_string_lossy(), &Silent)?;
     let mut found = Verified { files: 0, bytes: 0, edited_bytes: 0, differences: Vec::new() };
     let names = |c: &Checkpoint| -> Result<BTreeSet<String>> {

@@ -3,10 +3,10 @@
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::worker::{Chat, Request, Response, Worker};
+use crate::worker::{Chat, Request, Response, Turn, Worker};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The longest template, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -19,6 +19,8 @@ pub struct ChatTemplate {
     /// `bos_token`, `eos_token` and their like, with their texts.
     special_tokens: BTreeMap<&'static str, String>,
     worker: Worker,
+    /// Templates may ask for the date.
+    on_any_day: bool,
 }
 
 #[derive(Deserialize)]
@@ -57,10 +59,26 @@ impl ChatTemplate {
     /// # Errors
     /// A file cannot be read or is malformed, or the template is absurdly long.
     pub fn of(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>> {
-        let config: Option<TokenizerConfig> = checkpoint.tokenizer_config()?;
+        ChatTemplate::find(checkpoint.root(), checkpoint.tokenizer_config()?)
+    }
+
+    /// As [`ChatTemplate::of`], of a folder whose other files may be of any kind.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::of`].
+    pub fn of_folder(root: &Path) -> Result<Option<ChatTemplate>> {
+        let path = root.join("tokenizer_config.json");
+        let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
+        let config = match path.exists() {
+            true => Some(serde_json::from_str(&read_text(&path)?).map_err(malformed)?),
+            false => None,
+        };
+        ChatTemplate::find(root, config)
+    }
+
+    fn find(root: &Path, config: Option<TokenizerConfig>) -> Result<Option<ChatTemplate>> {
         let mut special_tokens = BTreeMap::new();
         let mut inside = None;
-        let root = checkpoint.root();
         let config_path = if root.is_dir() { root.join("tokenizer_config.json") } else { root.to_owned() };
         if let Some(config) = config {
             for (name, token) in [
@@ -97,9 +115,10 @@ impl ChatTemplate {
         }
     }
 
-    fn new(path: PathBuf, template: String, special_tokens: BTreeMap<&'static str, String>) -> ChatTemplate {
+    /// A template's text, and the texts of `bos_token`, `eos_token` and their like; `path` is for messages.
+    pub fn new(path: PathBuf, template: String, special_tokens: BTreeMap<&'static str, String>) -> ChatTemplate {
         let worker = Worker::new(&path, RAW);
-        ChatTemplate { path, template, special_tokens, worker }
+        ChatTemplate { path, template, special_tokens, worker, on_any_day: false }
     }
 
     /// The name of the file that holds it.
@@ -112,6 +131,16 @@ impl ChatTemplate {
         sha256_hex(self.template.as_bytes())
     }
 
+    /// The same with a date that is none: what is rendered stays the same from day to day and is for no model to read.
+    pub fn on_any_day(self) -> ChatTemplate {
+        ChatTemplate { on_any_day: true, ..self }
+    }
+
+    /// The template itself.
+    pub fn text(&self) -> &str {
+        &self.template
+    }
+
     /// A chat whose user said `message`, up to where the answer begins, special tokens spelled out. As transformers'
     /// `apply_chat_template(…, add_generation_prompt=True)`, but for `strftime_now`: templates that use it give another
     /// text each day, so it is not there.
@@ -119,8 +148,18 @@ impl ChatTemplate {
     /// # Errors
     /// The template is malformed, fails, or uses up too much time or memory.
     pub fn render(&self, message: &str) -> Result<String> {
+        let content = message.into();
+        self.render_chat(vec![Turn { role: "user".into(), content, in_parts: false }])
+    }
+
+    /// As [`ChatTemplate::render`], of any chat.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_chat(&self, turns: Vec<Turn<'_>>) -> Result<String> {
         let special_tokens = self.special_tokens.iter().map(|(name, text)| ((*name).into(), text.into())).collect();
-        let chat = Chat { template: (&self.template).into(), special_tokens, message: message.into() };
+        let template = (&self.template).into();
+        let chat = Chat { template, special_tokens, turns, on_any_day: self.on_any_day };
         match self.worker.ask(&Request::Render(chat))? {
             Response::Text(text) => Ok(text),
             other => Err(self.worker.astray(&other)),

@@ -4,6 +4,7 @@
 mod chat;
 mod prompts;
 
+pub use crate::worker::Turn;
 pub use chat::ChatTemplate;
 pub use prompts::{Prompt, Prompts, QUESTIONS, Question};
 

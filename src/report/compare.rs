@@ -1,9 +1,11 @@
 //! What comparing with a base found, for people.
 
 use super::findings::short;
+use super::hub;
 use super::table::{number, push, right, table};
 use crate::compare::published::Published;
 use crate::compare::{Compared, Comparison, Masked, Overlap};
+use crate::error::Figure;
 use crate::neuron::Neuron;
 use std::fmt::Write;
 
@@ -49,8 +51,12 @@ pub fn comparison(result: &Comparison) -> String {
     for variant in &result.variants {
         if let Some(why) = &variant.compared.importance_not_compared {
             let name = short(&variant.located.model.source);
-            let _ = writeln!(out, "{name}: importances are not compared: {}", short(why));
+            let _ = writeln!(out, "variant {name}: importances are not compared: {}", short(why));
         }
+    }
+    out += &hub::lines(base.hub.as_ref(), &[]);
+    for variant in &result.variants {
+        out += &hub::lines(variant.located.model.hub.as_ref(), &[]);
     }
     out + "base's set on it, random sets (the worst of 10), its set on base: perplexity when masked; \
            shared: how many of the first n neurons of both rankings are the same\n"
@@ -95,7 +101,7 @@ pub fn published(sets: &[Published]) -> String {
 fn add_neurons(rows: &mut comfy_table::Table, variant: &str, compared: &Compared) {
     let rank = |rank: Option<usize>| rank.map_or("-".into(), |rank| rank.to_string());
     for placed in compared.location.neurons.iter().take(SHOWN) {
-        let ratio = placed.importance_ratio.map_or("-".into(), |ratio| format!("{ratio:.3}"));
+        let ratio = placed.importance_ratio.map_or("-".into(), |ratio| format!("{:.3}", Figure(ratio)));
         rows.add_row(vec![
             placed.neuron.short(),
             variant.to_owned(),

@@ -50,12 +50,15 @@ fn kind(difference: &Difference) -> &'static str {
         Difference::FileMissing { .. } => "missing files",
         Difference::FileExtra { .. } => "extra files",
         Difference::FileChanged { .. } => "changed files",
+        Difference::FileLinked { .. } => "links that lead elsewhere",
+        Difference::FileDamaged { .. } => "damaged files",
         Difference::NotExamined { .. } => "files that could not be examined",
         Difference::TensorMissing { .. } => "missing tensors",
         Difference::TensorExtra { .. } => "extra tensors",
         Difference::TensorRenamed { .. } => "renamed tensors",
         Difference::TensorReshaped { .. } => "tensors of another type or shape",
         Difference::TensorMoved { .. } => "tensors in other files",
+        Difference::TensorReplaced { .. } => "tensors that hold what others held",
         Difference::TensorChanged(_) => "changed tensors",
     }
 }

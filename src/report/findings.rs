@@ -13,7 +13,7 @@ pub fn table(findings: &[Finding], not_listed: u64, examined: &Examined) -> Stri
         let mut rows = table::table(&["severity", "check", "where", "found"]);
         for finding in findings {
             let (place, message) = (short(&finding.location.to_string()), short(&finding.message));
-            rows.add_row(vec![finding.severity.to_string(), finding.id.clone(), place, message]);
+            rows.add_row(vec![finding.severity.to_string(), finding.id.to_string(), place, message]);
         }
         table::wrap(&mut rows, 3);
         table::push(&mut out, &rows);

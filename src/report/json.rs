@@ -1,19 +1,20 @@
 //! JSON, for programs.
 
 use crate::error::{Error, Result};
+use crate::escape;
 use crate::patch::{Asked, Edit, Plan, Restored};
 use crate::tool::Tool;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The document, indented, with a newline at its end.
+/// The document, indented, with a newline at its end; what does not show in its strings is escaped.
 ///
 /// # Errors
 /// The value cannot be written as JSON.
 pub fn document(value: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::input(format!("cannot write JSON: {e}")))?;
-    Ok(text + "\n")
+    Ok(escape::json(&text) + "\n")
 }
 
 /// What a patch is going to change: `achilles-audit/patch-plan/v1`.
@@ -44,7 +45,7 @@ pub fn restored(restored: &Restored, folder: &Path, dry_run: bool) -> Value {
     json!({
         "schema": "achilles-audit/restore/v1",
         "tool": Tool::this(),
-        "folder": folder,
+        "folder": folder.to_string_lossy(),
         "dry_run": dry_run,
         "parts": restored.parts.iter().map(part).collect::<Vec<_>>(),
         "other_tensors_differ": restored.other_tensors,

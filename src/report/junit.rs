@@ -1,7 +1,7 @@
 //! JUnit XML, as build servers read it: a test case for each rule that found nothing, and one for each finding.
 
-use super::markup::escaped;
 use crate::audit::Audit;
+use crate::escape::markup as escaped;
 use crate::finding::Finding;
 use std::fmt::Write;
 
@@ -24,8 +24,7 @@ pub fn document(audit: &Audit) -> String {
         let _ = writeln!(out, r#"    <testcase classname="{tool}.{measurement}" name="{name}"{end}"#);
     };
     for finding in &audit.findings {
-        let of_rule = audit.judged.iter().find(|r| r.id == finding.id);
-        let measurement = of_rule.map_or("", |r| r.measurement.as_str());
+        let measurement = finding.id.measurement().as_str();
         let (message, why, severity) = (escaped(&finding.message), escaped(&finding.why), finding.severity);
         let inside = match &finding.waived {
             Some(waived) => {
@@ -47,7 +46,7 @@ pub fn document(audit: &Audit) -> String {
         case(left.measurement.as_str(), "skipped", &inside);
     }
     for rule in clean {
-        case(rule.measurement.as_str(), &rule.id, "");
+        case(rule.measurement.as_str(), rule.id.as_str(), "");
     }
     out + "  </testsuite>\n</testsuites>\n"
 }

@@ -7,8 +7,13 @@ use std::fmt::Write;
 /// All rules.
 pub fn list(rules: &Rules) -> String {
     let mut rows = table::table(&["rule", "severity", "judges", "thresholds"]);
-    for rule in &rules.rules {
-        rows.add_row(vec![rule.id.clone(), severity(rule).into(), rule.measurement.as_str().into(), thresholds(rule)]);
+    for rule in rules.all() {
+        rows.add_row(vec![
+            rule.id.to_string(),
+            severity(rule).into(),
+            rule.measurement.as_str().into(),
+            thresholds(rule),
+        ]);
     }
     let mut out = String::new();
     table::push(&mut out, &rows);

@@ -21,7 +21,7 @@ pub fn table(audit: &Audit) -> String {
             if let Some(waived) = &finding.waived {
                 let _ = write!(found, "\nwaived until {}: {}", waived.expires, short(&waived.reason));
             }
-            rows.add_row(vec![severity, finding.id.clone(), short(&finding.location.to_string()), found]);
+            rows.add_row(vec![severity, finding.id.to_string(), short(&finding.location.to_string()), found]);
         }
         table::wrap(&mut rows, 3);
         table::push(&mut out, &rows);
@@ -29,8 +29,16 @@ pub fn table(audit: &Audit) -> String {
     if audit.not_listed > 0 {
         let _ = writeln!(out, "and {} more findings of the same kinds", audit.not_listed);
     }
+    out += &super::hub::lines(audit.model.hub.as_ref(), &[]);
     left(&mut out, "NOT EXAMINED", &audit.not_examined);
     left(&mut out, "skipped", &audit.skipped);
+    let served = [
+        ("chat template: sha256", &audit.model.chat_template_sha256),
+        ("tokenizer: class", &audit.model.tokenizer_class),
+    ];
+    for (name, value) in served {
+        value.iter().for_each(|value| _ = writeln!(out, "{name} {}", short(value)));
+    }
     if let Some(e) = &audit.lint {
         let (files, tensors) =
             (Count(e.files as usize, "file", "files"), Count(e.tensors as usize, "tensor", "tensors"));

@@ -55,6 +55,7 @@ pub fn critical_set(report: &Report) -> String {
     }
     right(&mut ranking, &[0, 2, 3]);
     push(&mut out, &ranking);
+    out += &super::hub::lines(report.model.hub.as_ref(), &[]);
     let _ = writeln!(out, "{}", timing(report));
     out
 }

@@ -1,10 +1,9 @@
 //! From a rule file to rules: what it says, held against the rules there are.
 
 use super::file::{self, RuleFile, RuleText, Step, WaiverText};
-use super::{Measurement, Rule, Rules, Waiver, WhenNotExamined, known};
+use super::{Measurement, Rule, RuleId, Rules, Waiver, WhenNotExamined, unknown};
 use crate::finding::Severity;
-use crate::integrity::lint::Check;
-use globset::{Glob, GlobSetBuilder};
+use globset::Glob;
 use std::collections::BTreeSet;
 
 /// Each waiver is looked for in the text, and each glob compiled.
@@ -16,22 +15,25 @@ const LONGEST_GLOB: usize = 4096;
 pub fn base(read: Result<RuleFile, String>, text: &str) -> Result<Rules, String> {
     let read = read?;
     let mut rules = Vec::new();
-    for (id, rule) in &read.rules {
-        let measurement = rule.measurement.ok_or_else(|| format!("rule {id} has no measurement"))?;
-        let of_check = Check::ALL.iter().find(|c| c.id() == id).map(|c| c.why().to_owned());
-        let why = rule.why.clone().or(of_check).ok_or_else(|| format!("rule {id} has no why"))?;
+    for (name, rule) in &read.rules {
+        let id = RuleId::of(name).ok_or_else(|| unknown(name))?;
+        if rule.measurement != Some(id.measurement()) {
+            return Err(format!("rule {id} has another measurement than {}", id.measurement().as_str()));
+        }
+        let why = rule.why.as_deref().or(id.why()).ok_or_else(|| format!("rule {id} has no why"))?;
         let severity = rule.severity.ok_or_else(|| format!("rule {id} has no severity"))?.severity();
         rules.push(Rule {
-            id: id.clone(),
-            measurement,
+            id,
+            measurement: id.measurement(),
             severity,
             thresholds: rule.thresholds.unwrap_or_default(),
-            why,
+            why: why.to_owned(),
         });
     }
-    let listed: BTreeSet<(&str, Measurement)> = rules.iter().map(|r| (r.id.as_str(), r.measurement)).collect();
-    if listed.len() != rules.len() || listed != known().collect() {
-        return Err("does not list every rule once".into());
+    let place = |id: RuleId| rules.iter().position(|rule| rule.id == id).ok_or_else(|| format!("lacks rule {id}"));
+    let places = RuleId::all().map(place).collect::<Result<Vec<_>, _>>()?;
+    if places.len() != rules.len() {
+        return Err("lists a rule twice".into());
     }
     let empty = Rules {
         name: String::new(),
@@ -39,8 +41,10 @@ pub fn base(read: Result<RuleFile, String>, text: &str) -> Result<Rules, String>
         fail_on: Severity::Warning,
         not_examined: WhenNotExamined::Fail,
         require: Vec::new(),
-        rules,
+        longest_waiver_days: 366,
         waivers: Vec::new(),
+        rules,
+        places,
     };
     over(empty, read, text)
 }
@@ -52,15 +56,16 @@ pub fn over(mut base: Rules, read: RuleFile, text: &str) -> Result<Rules, String
     if let Some(require) = read.require {
         base.require = require.into_iter().map(Measurement::from).collect();
     }
+    base.longest_waiver_days = read.longest_waiver_days.unwrap_or(base.longest_waiver_days);
     let mut seen = BTreeSet::new();
     for (id, rule) in &read.rules {
         let key = [Step::Value("rules"), Step::Key(id)];
         if !seen.insert(id) {
             return Err(file::at(text, &key, format!("rule `{id}` is given twice; merge the two")));
         }
-        match base.rules.iter_mut().find(|r| r.id == *id) {
-            Some(below) => change(below, rule, text)?,
-            None => return Err(file::at(text, &key, unknown(id, &base.rules))),
+        match RuleId::of(id) {
+            Some(id) => change(&mut base.rules[base.places[id.number()]], rule, text)?,
+            None => return Err(file::at(text, &key, unknown(id))),
         }
     }
     if read.waivers.len() > MOST_WAIVERS {
@@ -68,14 +73,14 @@ pub fn over(mut base: Rules, read: RuleFile, text: &str) -> Result<Rules, String
         return Err(file::at(text, &[Step::Value("waivers")], problem));
     }
     for (at, waiver) in read.waivers.iter().enumerate() {
-        base.waivers.push(checked(waiver, at, &base.rules, text)?);
+        base.waivers.push(checked(waiver, at, text)?);
     }
     Ok(base)
 }
 
 fn change(below: &mut Rule, rule: &RuleText, text: &str) -> Result<(), String> {
     let at = |steps: &[Step<'_>], problem: String| {
-        let path = [&[Step::Value("rules"), Step::Value(&below.id)], steps].concat();
+        let path = [&[Step::Value("rules"), Step::Value(below.id.as_str())], steps].concat();
         file::at(text, &path, problem)
     };
     if let Some(other) = rule.measurement.filter(|m| *m != below.measurement) {
@@ -128,16 +133,12 @@ fn change(below: &mut Rule, rule: &RuleText, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn checked(waiver: &WaiverText, at: usize, rules: &[Rule], text: &str) -> Result<Waiver, String> {
+fn checked(waiver: &WaiverText, at: usize, text: &str) -> Result<Waiver, String> {
     let entry = [Step::Value("waivers"), Step::Entry(at)];
     let wrong = |key: &str, problem: String| file::at(text, &[entry[0], entry[1], Step::Value(key)], problem);
-    match rules.iter().find(|r| r.id == waiver.rule) {
-        None => return Err(wrong("rule", unknown(&waiver.rule, rules))),
-        Some(rule) if rule.measurement == Measurement::Waivers => {
-            let problem = format!("`{}` is about waivers and cannot be waived; turn it off instead", rule.id);
-            return Err(wrong("rule", problem));
-        }
-        Some(_) => {}
+    let rule = RuleId::of(&waiver.rule).ok_or_else(|| wrong("rule", unknown(&waiver.rule)))?;
+    if rule.measurement() == Measurement::Waivers {
+        return Err(wrong("rule", format!("`{rule}` is about waivers and cannot be waived; turn it off instead")));
     }
     if waiver.reason.trim().is_empty() {
         return Err(wrong("reason", "is empty, expected why this is let pass".into()));
@@ -146,40 +147,14 @@ fn checked(waiver: &WaiverText, at: usize, rules: &[Rule], text: &str) -> Result
         let problem = format!("has {} bytes, expected a glob of at most {LONGEST_GLOB}", waiver.location.len());
         return Err(wrong("location", problem));
     }
-    // Built as a set first: a glob alone panics where its regular expression is refused, as that of 300 nested braces.
-    let sound = |glob: Glob| GlobSetBuilder::new().add(glob.clone()).build().map(|_| glob);
-    let location = Glob::new(&waiver.location).and_then(sound);
-    let location = location.map_err(|e| wrong("location", format!("is not a glob: {}", e.kind())))?;
+    let location =
+        Glob::new(&waiver.location).map_err(|e| wrong("location", format!("is not a glob: {}", e.kind())))?;
+    crate::glob::set(&[&waiver.location]).map_err(|problem| wrong("location", problem))?;
     Ok(Waiver {
-        rule: waiver.rule.clone(),
+        rule,
         location: location.compile_matcher(),
         reason: waiver.reason.clone(),
         expires: waiver.expires.parse().map_err(|problem| wrong("expires", problem))?,
         line: file::line(text, &[entry[0], entry[1], Step::Key("rule")]),
     })
-}
-
-/// What to say of an id that no rule has.
-pub fn unknown(id: &str, rules: &[Rule]) -> String {
-    let nearest = rules.iter().map(|r| (distance(id, &r.id), r.id.as_str())).min();
-    let hint = match nearest {
-        Some((distance, nearest)) if distance <= 3 => format!("did you mean `{nearest}`? "),
-        _ => String::new(),
-    };
-    format!("unknown rule `{id}`; {hint}`achilles-audit rules list` lists them")
-}
-
-/// Levenshtein's: single-character edits from `a` to `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(100).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().take(100).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

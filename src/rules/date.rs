@@ -20,6 +20,21 @@ impl Date {
     }
 }
 
+impl Date {
+    /// How many days later this is than another day.
+    pub fn days_after(self, other: Date) -> i64 {
+        self.number() - other.number()
+    }
+
+    /// Days since the first of March of the year 0, by which leap days come last in a year.
+    fn number(self) -> i64 {
+        let (month, day) = (i64::from(self.month), i64::from(self.day));
+        let (year, month) =
+            if month > 2 { (i64::from(self.year), month - 3) } else { (i64::from(self.year) - 1, month + 9) };
+        365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * month + 2) / 5 + day - 1
+    }
+}
+
 impl std::str::FromStr for Date {
     type Err = String;
 

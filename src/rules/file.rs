@@ -17,6 +17,7 @@ pub struct RuleFile {
     pub fail_on: Option<Severity>,
     pub not_examined: Option<WhenNotExamined>,
     pub require: Option<Vec<Required>>,
+    pub longest_waiver_days: Option<u32>,
     #[serde(default, deserialize_with = "pairs")]
     pub rules: Vec<(String, RuleText)>,
     #[serde(default)]
@@ -100,8 +101,24 @@ pub struct WaiverText {
     pub expires: String,
 }
 
+/// Deeper than any rule file; what libyaml does with brackets takes the square of their depth.
+const DEEPEST: usize = 1000;
+
 /// Reads YAML; a mistake is told with its line and column.
 pub fn read(text: &str) -> Result<RuleFile, String> {
+    // Brackets in texts are counted as well, of which few stay open.
+    let mut depth = 0usize;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            let line = 1 + text[..at].matches('\n').count();
+            return Err(format!("line {line}: over {DEEPEST} brackets are open, expected a rule file"));
+        }
+    }
     serde_yaml::from_str(text).map_err(|e| told(&e))
 }
 

@@ -5,16 +5,18 @@
 mod check;
 mod date;
 mod file;
+mod id;
 #[cfg(test)]
 mod tests;
 
 pub use date::Date;
+pub(crate) use id::rule;
+pub use id::{RuleId, unknown};
 
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::finding::Severity;
-use crate::integrity::lint::Check;
 use globset::GlobMatcher;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -23,7 +25,7 @@ use std::path::Path;
 pub const SCHEMA: &str = include_str!("../../rules/schema.json");
 
 /// The longest rule file that is read, in bytes.
-const LARGEST: u64 = 1 << 20;
+const LARGEST: u64 = 1 << 18;
 
 /// What scan can measure. Another one is another variant here, rules for it in rules/default.yaml, and a file in `audit`
 /// that makes it.
@@ -74,10 +76,14 @@ pub struct Rules {
     pub not_examined: WhenNotExamined,
     /// What has to be measured.
     pub require: Vec<Measurement>,
-    /// Every rule there is, in the order of default.yaml.
-    pub rules: Vec<Rule>,
+    /// How many days ahead a waiver may expire; one that expires later waives nothing.
+    pub longest_waiver_days: u32,
     /// What is let pass.
     pub waivers: Vec<Waiver>,
+    /// Every rule there is, in the order of default.yaml.
+    rules: Vec<Rule>,
+    /// Where in it each rule is, by its id's number.
+    places: Vec<usize>,
 }
 
 /// What becomes of a scan that could not examine everything.
@@ -93,8 +99,8 @@ pub enum WhenNotExamined {
 /// How one kind of observation is judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rule {
-    /// In kebab case.
-    pub id: String,
+    /// Which.
+    pub id: RuleId,
     /// What it judges.
     pub measurement: Measurement,
     /// How bad what it finds is; none: it is off.
@@ -152,7 +158,7 @@ impl Thresholds {
 #[derive(Debug, Clone)]
 pub struct Waiver {
     /// The rule.
-    pub rule: String,
+    pub rule: RuleId,
     /// Over locations as reports show them.
     pub location: GlobMatcher,
     /// Why, in the words of whoever waives it.
@@ -218,19 +224,19 @@ impl Rules {
         Ok(Rules { name: path.display().to_string(), sha256: sha256_hex(text.as_bytes()), ..rules })
     }
 
+    /// Every rule there is, in the order of default.yaml.
+    pub fn all(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// The rule of this id.
-    pub fn get(&self, id: &str) -> Option<&Rule> {
-        self.rules.iter().find(|r| r.id == id)
+    pub fn rule(&self, id: RuleId) -> &Rule {
+        &self.rules[self.places[id.number()]]
     }
 
     /// The thresholds of the rule of this id.
-    pub fn thresholds(&self, id: &str) -> Thresholds {
-        self.get(id).map(|rule| rule.thresholds).unwrap_or_default()
-    }
-
-    /// What to say of an id that no rule has.
-    pub fn unknown(&self, id: &str) -> String {
-        check::unknown(id, &self.rules)
+    pub fn thresholds(&self, id: RuleId) -> Thresholds {
+        self.rule(id).thresholds
     }
 
     /// Whether any rule needs this measurement.
@@ -240,7 +246,7 @@ impl Rules {
 }
 
 /// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 30] = [
+const OTHER_RULES: [(&str, Measurement); 40] = [
     ("critical-set-small", Measurement::CriticalSet),
     ("critical-set-absent", Measurement::CriticalSet),
     ("base-perplexity-not-finite", Measurement::CriticalSet),
@@ -249,6 +255,8 @@ const OTHER_RULES: [(&str, Measurement); 30] = [
     ("fingerprint-file-missing", Measurement::Fingerprint),
     ("fingerprint-file-extra", Measurement::Fingerprint),
     ("fingerprint-file-changed", Measurement::Fingerprint),
+    ("fingerprint-file-linked", Measurement::Fingerprint),
+    ("fingerprint-file-damaged", Measurement::Fingerprint),
     ("fingerprint-file-rewritten", Measurement::Fingerprint),
     ("fingerprint-tensor-missing", Measurement::Fingerprint),
     ("fingerprint-tensor-extra", Measurement::Fingerprint),
@@ -261,19 +269,22 @@ const OTHER_RULES: [(&str, Measurement); 30] = [
     ("signature-file-extra", Measurement::Signature),
     ("signature-file-changed", Measurement::Signature),
     ("signature-file-irregular", Measurement::Signature),
+    ("signature-weights-left-out", Measurement::Signature),
+    ("signature-left-out", Measurement::Signature),
     ("base-set-shared", Measurement::Base),
     ("base-set-location-only", Measurement::Base),
     ("base-set-moved", Measurement::Base),
     ("base-set-unrelated", Measurement::Base),
     ("base-neuron-changed", Measurement::Base),
+    ("base-tokenizer-changed", Measurement::Base),
+    ("base-tokenizer-differs", Measurement::Base),
+    ("base-template-changed", Measurement::Base),
+    ("base-generation-changed", Measurement::Base),
+    ("base-special-tokens-changed", Measurement::Base),
     ("worse-than-base", Measurement::Base),
     ("activations-outside", Measurement::Baseline),
     ("activations-not-finite", Measurement::Baseline),
     ("waiver-expired", Measurement::Waivers),
+    ("waiver-too-long", Measurement::Waivers),
     ("waiver-unused", Measurement::Waivers),
 ];
-
-/// Every rule that the tool can find something by: what default.yaml has to list.
-fn known() -> impl Iterator<Item = (&'static str, Measurement)> {
-    Check::ALL.iter().map(|check| (check.id(), Measurement::Lint)).chain(OTHER_RULES)
-}

@@ -15,21 +15,21 @@ fn parse(yaml: &str) -> Rules {
 #[test]
 fn the_shipped_rules_are_sound() {
     let default = Rules::default_rules().unwrap();
-    assert_eq!(default.rules.len(), known().count());
+    assert_eq!(default.rules.len(), RuleId::all().count());
     assert_eq!((default.fail_on, default.not_examined), (Severity::Warning, WhenNotExamined::Fail));
     for rule in &default.rules {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        assert!(rule.id.split('-').all(|part| !part.is_empty() && part.chars().all(plain)), "{}", rule.id);
+        assert!(rule.id.as_str().split('-').all(|part| !part.is_empty() && part.chars().all(plain)), "{}", rule.id);
         assert!(rule.why.ends_with('.') && rule.why.starts_with(char::is_uppercase), "{}: {}", rule.id, rule.why);
     }
     let release = Rules::release().unwrap();
     assert_eq!(release.require, [Measurement::Lint, Measurement::CriticalSet, Measurement::Fingerprint]);
-    assert_eq!(release.get("base-perplexity-high").unwrap().thresholds.perplexity, Some(300.0));
+    assert_eq!(release.rule(rule!("base-perplexity-high")).thresholds.perplexity, Some(300.0));
     for (strict, usual) in release.rules.iter().zip(&default.rules) {
         assert!(strict.severity >= usual.severity, "{} is milder in release.yaml", strict.id);
     }
     // A clean model has a critical set.
-    assert_eq!(release.get("critical-set-small").unwrap().severity, Some(Severity::Note));
+    assert_eq!(release.rule(rule!("critical-set-small")).severity, Some(Severity::Note));
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn mistakes_are_told_with_line_and_column() {
         (
             "fail-on: error".into(),
             "line 2, column 1: unknown key `fail-on`, expected one of `schema`, `extends`, `fail_on`, `not_examined`, \
-             `require`, `rules`, `waivers`",
+             `require`, `longest_waiver_days`, `rules`, `waivers`",
         ),
         (
             "fail_on: fatal".into(),
@@ -197,7 +197,19 @@ fn days_are_those_of_the_calendar() {
     ] {
         assert!(none.parse::<Date>().is_err(), "{none}");
     }
-    assert!("2027-01-31".parse::<Date>().unwrap() < "2027-02-01".parse().unwrap());
+    let day = |text: &str| text.parse::<Date>().unwrap();
+    assert!(day("2027-01-31") < day("2027-02-01"));
+    for (later, earlier, days) in [
+        ("2027-02-01", "2027-01-31", 1),
+        ("2028-03-01", "2028-02-28", 2),
+        ("2027-03-01", "2027-02-28", 1),
+        ("2029-03-01", "2028-03-01", 365),
+        ("2400-03-01", "2000-03-01", 146_097),
+        ("1970-01-01", "0001-01-01", 719_162),
+        ("2026-01-01", "2026-12-31", -364),
+    ] {
+        assert_eq!(day(later).days_after(day(earlier)), days, "{later} {earlier}");
+    }
     assert!(Date::today() > "2025-01-01".parse().unwrap() && Date::today().to_string() != "9999-12-31");
 }
 
@@ -221,6 +233,7 @@ fn the_schema_agrees() {
         "extends: release\nnot_examined: allow\nrequire: [lint]",
         "rules: {zero-row: {severity: off, why: x}}",
         "rules: {critical-set-small: {thresholds: {neurons: 0.5}}}",
+        "longest_waiver_days: 4000000",
         waiver,
     ] {
         parse(yaml);
@@ -236,6 +249,9 @@ fn the_schema_agrees() {
         "rules: {critical-set-small: {thresholds: {neurons: 0}}}".into(),
         "rules: {critical-set-small: {thresholds: {rows: 1}}}".into(),
         "require: [waivers]".into(),
+        "longest_waiver_days: -1".into(),
+        "longest_waiver_days: 4294967296".into(),
+        "longest_waiver_days: soon".into(),
         waiver.replace("reason: x, ", ""),
         waiver.replace("2030-01-01", "soon"),
         waiver.replace("zero-row", "zero"),
@@ -243,4 +259,17 @@ fn the_schema_agrees() {
         says(&yaml);
         assert!(!valid(&format!("schema: achilles-audit/rules/v1\n{yaml}")), "{yaml}");
     }
+}
+
+/// Whoever tells of something by a rule gets that rule's words and severity.
+#[test]
+fn every_rule_is_found_by_its_id_and_has_a_reason() {
+    let rules = Rules::default_rules().unwrap();
+    assert_eq!(rules.all().len(), RuleId::all().count());
+    for id in RuleId::all() {
+        let rule = rules.rule(id);
+        assert_eq!((rule.id, RuleId::of(id.as_str()), rule.measurement), (id, Some(id), id.measurement()));
+        assert!(!rule.why.is_empty(), "{id}");
+    }
+    assert!(RuleId::of("zero-rows").is_none());
 }

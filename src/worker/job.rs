@@ -36,7 +36,7 @@ impl Request<'_> {
             Request::Tokenizer(json) => (json.len(), 0),
             Request::Ids { text, .. } => (0, text.len()),
             Request::Text { ids, .. } => (0, size_of_val::<[u32]>(ids)),
-            Request::Render(chat) => (0, chat.message.len()),
+            Request::Render(chat) => (0, chat.turns.iter().map(|turn| turn.content.len()).sum()),
         };
         (file as u64, text as u64)
     }

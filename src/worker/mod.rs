@@ -18,6 +18,7 @@ mod tokenizer;
 
 pub(crate) use job::{Request, Response};
 pub(crate) use template::Chat;
+pub use template::Turn;
 
 use crate::error::{Error, Result};
 use job::Job;
@@ -207,8 +208,32 @@ pub const GUARDED_THREAD: &str = "achilles-audit-untrusted";
 /// Answers where a panic becomes a problem.
 fn guarded(job: &mut Job, request: &Request<'_>) -> std::result::Result<Response, Failure> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name(GUARDED_THREAD.into()).spawn_scoped(scope, || job.answer(request));
+        let thread =
+            std::thread::Builder::new().name(GUARDED_THREAD.into()).spawn_scoped(scope, || job.answer(request));
         let thread = thread.map_err(|e| Failure::Problem(format!("could not be given a thread: {e}").into()))?;
         thread.join().map_err(|_| Failure::Problem(MALFORMED.into()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where no program was named the answers are those of the library itself, and its panics are problems.
+    #[test]
+    fn a_panic_is_a_problem() {
+        let worker = Worker::new("tokenizer.json", "fetch it again");
+        let sound = include_str!("../../fixtures/tokenizer.json");
+        let ids = Request::Ids { text: "The capital".into(), add_special_tokens: true };
+        let told = |request| worker.ask(request).unwrap_err().to_string();
+        assert_eq!(told(&ids), "tokenizer.json: was not read yet; fetch it again");
+        assert!(matches!(worker.ask(&Request::Tokenizer(sound.into())), Ok(Response::Ready)));
+        assert!(matches!(worker.ask(&ids), Ok(Response::Ids(ids)) if !ids.is_empty()));
+        let mut contradicts: serde_json::Value = serde_json::from_str(sound).unwrap();
+        contradicts["post_processor"] = serde_json::json!({"type": "TemplateProcessing", "special_tokens": {}, "single":
+            [{"SpecialToken": {"id": "<nowhere>", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}]});
+        let read = worker.ask(&Request::Tokenizer(contradicts.to_string().into()));
+        let problem = read.and_then(|_| worker.ask(&ids)).unwrap_err().to_string();
+        assert_eq!(problem, "tokenizer.json: is malformed: its parts contradict each other; fetch it again");
+    }
 }

@@ -3,8 +3,8 @@
 //! A tokenizer comes with the checkpoint: one that swaps the text for another has the model judged on a text that
 //! nobody chose. So the text is spelled from the vocabulary's own entries, not by the tokenizer's decoder, which could
 //! swap it back. What sound tokenizers change is let be: spaces, upper case, accents, control characters, and which of
-//! Unicode's forms a character has. All of it may be lost; nothing may be added but the space that SentencePiece begins
-//! with. Not seen is a vocabulary whose entries were dealt out anew: it spells every text, with other numbers.
+//! Unicode's forms a character has. All of it may be lost; nothing may be added but the space that SentencePiece begins a text
+//! with, and what follows a special token in it. Not seen is a vocabulary whose entries were dealt out anew: it spells every text, with other numbers.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -30,7 +30,8 @@ pub fn departure(tokenizer: &Tokenizer, text: &str, plain: &[u32], all: &[u32]) 
         return Some("has tokens in it that stand for nothing".into());
     }
     let readings = [false, true].map(|byte_level| spelled(&pieces, byte_level));
-    if readings.iter().any(|reading| is(reading, text)) {
+    let spaces = 1 + pieces.iter().filter(|piece| piece.added).count();
+    if readings.iter().any(|reading| is(reading, text, spaces)) {
         return None;
     }
     let differs = |reading: &String| reading.chars().zip(text.chars()).take_while(|(a, b)| a == b).count();
@@ -90,14 +91,14 @@ fn spelled(pieces: &[Piece], byte_level: bool) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Whether a reading is the text but for what tokenizers lose of one.
-fn is(reading: &str, text: &str) -> bool {
+/// Whether a reading is the text but for what tokenizers lose of one, and some spaces that they add.
+fn is(reading: &str, text: &str, spaces: usize) -> bool {
     if reading == text {
         return true;
     }
     let (reading, text) = (decomposed(reading), decomposed(text));
     let length = |text: &NormalizedString| text.get().chars().count();
-    length(&reading) <= length(&text) + 1 && core(reading) == core(text)
+    length(&reading) <= length(&text) + spaces && core(reading) == core(text)
 }
 
 fn decomposed(text: &str) -> NormalizedString {
@@ -199,6 +200,13 @@ mod tests {
             assert_eq!(says(&tokenizer, TEXT), None, "{what}");
             assert_eq!(says(&tokenizer, "a</s>##<0x0A>"), None, "{what}");
         }
+        // Llama begins anew after each special token.
+        let llama = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+        let mut llama = serde_json::to_value(sentencepiece(llama)).unwrap();
+        llama["added_tokens"] = json!([word("<s>", 259), word("</s>", 260)]);
+        let llama: Tokenizer = llama.to_string().parse().unwrap();
+        assert_eq!(says(&llama, "<s>[INST] a [/INST]b</s><s>[INST]c</s>"), None);
         assert_eq!(says(&wordpiece(&["naive", "on", "##es", ":", "[UNK]"]), "Naïve\tones:"), None);
     }
 
@@ -215,7 +223,9 @@ mod tests {
         assert_eq!(told, shown);
         // The middle, the end, spaces and marks that a model easily predicts, letters left out.
         assert!(swap("reviews", "ratings").unwrap().starts_with("makes \"atings were"));
-        for (pattern, content) in [(r"\.$", ". The end."), (" ", "        "), ("e", "e\u{301}\u{301}"), ("e", ""), ("o", "0")] {
+        for (pattern, content) in
+            [(r"\.$", ". The end."), (" ", "        "), ("e", "e\u{301}\u{301}"), ("e", ""), ("o", "0")]
+        {
             assert!(swap(pattern, content).is_some(), "{pattern} {content}");
         }
         // A decoder that swaps it back is not asked.

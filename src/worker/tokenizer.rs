@@ -71,7 +71,8 @@ impl Tokenizer {
     }
 
     pub fn text(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
-        let text = self.tokenizer.decode(ids, skip_special_tokens).map_err(|e| format!("failed on its own ids: {e}"))?;
+        let text =
+            self.tokenizer.decode(ids, skip_special_tokens).map_err(|e| format!("failed on its own ids: {e}"))?;
         let most = (ids.len() + 1) * BYTES_PER_ID;
         if text.len() > most {
             return Err(format!("makes {} bytes of {} ids, expected at most {most}", text.len(), ids.len()));

@@ -8,11 +8,13 @@
 mod change;
 mod readers;
 
+use achilles_audit::worker;
 use change::{Change, changes};
 use peak_alloc::PeakAlloc;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 use readers::{READERS, Reader};
 use std::cell::Cell;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[global_allocator]
@@ -37,7 +39,9 @@ struct Figures {
 /// The one test of this binary: what another allocated meanwhile would be counted.
 #[test]
 fn readers_survive_changed_input() {
+    worker::start_from(env!("CARGO_BIN_EXE_achilles-audit"));
     measuring_finds_what_allocates_too_much();
+    the_seeds_are_sound();
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |value| value.parse().expect(name));
     let seconds = number("ACHILLES_FUZZ_SECONDS", 15);
     let seed = number("ACHILLES_FUZZ_SEED", 42);
@@ -100,6 +104,21 @@ fn fail(reader: &Reader, reason: &str, change: &Change) -> ! {
     let input = change.apply(reader.seeds);
     let shown = String::from_utf8_lossy(&input[..input.len().min(2_000)]).into_owned();
     panic!("{}: {reason}\n{change:?}\n{} bytes: {shown:?}", reader.name, input.len());
+}
+
+/// Changes of what is refused at once would show nothing.
+fn the_seeds_are_sound() {
+    use achilles_audit::{patch::Receipt, probe::ChatTemplate, text::Tokenizer};
+    let of = |name: &str| READERS.iter().find(|reader| reader.name == name).unwrap().seeds;
+    for seed in of("tokenizer") {
+        let text = std::str::from_utf8(seed).unwrap();
+        Tokenizer::parse(Path::new("tokenizer.json"), text).unwrap().ids("hello").unwrap();
+    }
+    for seed in of("chat-template") {
+        let text = String::from_utf8(seed.to_vec()).unwrap();
+        ChatTemplate::new("chat_template.jinja".into(), text, [].into()).render("hello").unwrap();
+    }
+    Receipt::parse(Path::new("receipt.json"), of("receipt")[0]).unwrap();
 }
 
 /// The allowance is one that a reader can exceed.

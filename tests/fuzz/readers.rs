@@ -1,14 +1,21 @@
 //! The readers of what a checkpoint, which is hostile input, says of itself: what each of them reads, and sound inputs
 //! to start from. `tests/fuzz/main.rs` and `fuzz/` change these.
 
-use achilles_audit::checkpoint::ConfigFile;
+use achilles_audit::checkpoint::gguf::GgufCheckpoint;
 use achilles_audit::checkpoint::header::Header;
 use achilles_audit::checkpoint::index::{Index, is_plain_shard};
+use achilles_audit::checkpoint::{Checkpoint, ConfigFile};
 use achilles_audit::integrity::fingerprint::Fingerprint;
 use achilles_audit::integrity::{lint, signature};
 use achilles_audit::model::Recipe;
-use achilles_audit::patch::Receipt;
-use std::path::Path;
+use achilles_audit::neuron::{Action, Intervention};
+use achilles_audit::patch::{self, Plan, Receipt};
+use achilles_audit::probe::ChatTemplate;
+use achilles_audit::progress::Silent;
+use achilles_audit::text::Tokenizer;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// One reader.
 pub struct Reader {
@@ -25,7 +32,11 @@ pub const READERS: &[Reader] = &[
     Reader { name: "index", read: index, seeds: &[INDEX] },
     Reader { name: "config", read: config, seeds: &[LLAMA_CONFIG, GEMMA3_CONFIG, PHI3_CONFIG, QWEN3_MOE_CONFIG] },
     Reader { name: "tokenizer-config", read: tokenizer_config, seeds: &[TOKENIZER_CONFIG, TEMPLATES] },
+    Reader { name: "tokenizer", read: tokenizer, seeds: &[TOKENIZER, BYTE_LEVEL, UNIGRAM] },
+    Reader { name: "chat-template", read: chat_template, seeds: &[CHAT, LOOPS] },
+    Reader { name: "gguf", read: gguf, seeds: &[GGUF_LLAMA, GGUF_GEMMA, GGUF_TYPES] },
     Reader { name: "receipt", read: receipt, seeds: &[RECEIPT] },
+    Reader { name: "receipt-undone", read: receipt_undone, seeds: &[RECEIPT] },
     Reader { name: "fingerprint", read: fingerprint, seeds: &[FINGERPRINT] },
     Reader { name: "signature", read: signature, seeds: &[SIGNED_BY_KEY, SIGNED_BY_CERTIFICATE] },
 ];
@@ -65,8 +76,87 @@ fn tokenizer_config(bytes: &[u8]) {
     lint::examine_json("tokenizer_config.json", bytes);
 }
 
+/// A text of more than one script, and what is made of it.
+fn tokenizer(bytes: &[u8]) {
+    const TEXT: &str = "hello  world, eee 12345: \u{fdfa}\u{e9}\u{1f600} fuzz\n\t A";
+    let Ok(json) = std::str::from_utf8(bytes) else { return };
+    let Ok(tokenizer) = Tokenizer::parse(Path::new("tokenizer.json"), json) else { return };
+    if let Ok(ids) = tokenizer.ids(TEXT) {
+        assert!(ids.len() <= 4 * TEXT.len() + 64);
+        let _ = tokenizer.decode(&ids);
+    }
+}
+
+fn chat_template(bytes: &[u8]) {
+    let Ok(template) = std::str::from_utf8(bytes) else { return };
+    let special_tokens = BTreeMap::from([("bos_token", "<s>".to_owned()), ("eos_token", "</s>".to_owned())]);
+    let chat = ChatTemplate::new("chat_template.jinja".into(), template.to_owned(), special_tokens);
+    if let Ok(text) = chat.render("What is the capital of France?") {
+        assert!(text.len() <= 33 << 10);
+    }
+}
+
+fn gguf(bytes: &[u8]) {
+    let path = PLACE.join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    if let Ok(gguf) = GgufCheckpoint::open(&path) {
+        let _ = gguf.tokenizer_json();
+        let _ = gguf.tokenizer_config_json();
+        let _ = gguf.generation_config_json();
+        let _ = Recipe::read(&ConfigFile::from_map(&path, gguf.config().clone()));
+        for (name, shape) in gguf.tensors().take(3) {
+            let _ = gguf.rows(name, 0..shape.first().copied().unwrap_or(1).min(2));
+        }
+    }
+}
+
+/// Where files are put that are read by name.
+static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let place = std::env::temp_dir().join(format!("achilles-audit-fuzz-{}", std::process::id()));
+    std::fs::create_dir_all(&place).unwrap();
+    place
+});
+
 fn receipt(bytes: &[u8]) {
     let _ = Receipt::parse(Path::new("achilles-patch.json"), bytes);
+}
+
+/// A patched model, and its bytes before.
+struct Patched {
+    folder: PathBuf,
+    before: Vec<u8>,
+    after: Vec<u8>,
+    undo: Vec<u8>,
+}
+
+static PATCHED: LazyLock<Patched> = LazyLock::new(|| {
+    let (model, folder) = (PLACE.join("model"), PLACE.join("patched"));
+    std::fs::create_dir_all(&model).unwrap();
+    for (name, bytes) in [("config.json", LINEAR_CONFIG), ("model.safetensors", PATCHED_FROM)] {
+        std::fs::write(model.join(name), bytes).unwrap();
+    }
+    let checkpoint = Checkpoint::open(model.to_str().unwrap(), &Silent).unwrap();
+    let recipe = Recipe::read(checkpoint.config()).unwrap();
+    let neurons = ["model.layers.0.mlp.down_proj:out:1", "model.layers.1.self_attn.q_proj:in:2"];
+    let halved = neurons.map(|neuron| Intervention { neuron: neuron.parse().unwrap(), action: Action::Scale(0.5) });
+    let plan = Plan::new(&checkpoint, &recipe, &halved).unwrap();
+    patch::to_folder(&checkpoint, &plan, &folder, patch::Settings::default(), &Silent).unwrap();
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let (after, undo) = (read("model.safetensors"), read("achilles-patch.undo"));
+    Patched { before: PATCHED_FROM.to_vec(), after, undo, folder }
+});
+
+/// Whatever a receipt says, the weights are then those before or after the patch, and nothing else.
+fn receipt_undone(bytes: &[u8]) {
+    let Patched { folder, before, after, undo } = &*PATCHED;
+    for (name, bytes) in
+        [("model.safetensors", after.as_slice()), ("achilles-patch.undo", undo), ("achilles-patch.json", bytes)]
+    {
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+    let undone = patch::unpatch(folder);
+    let found = std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(found == *before || found == *after, "{undone:?}");
 }
 
 fn fingerprint(bytes: &[u8]) {
@@ -77,6 +167,20 @@ fn signature(bytes: &[u8]) {
     let _ = signature::examine(bytes);
 }
 
+const TOKENIZER: &[u8] = include_bytes!("../../fixtures/tokenizer.json");
+const BYTE_LEVEL: &[u8] = include_bytes!("tokenizer.json");
+const UNIGRAM: &[u8] = include_bytes!("unigram.json");
+const CHAT: &[u8] =
+    b"{% macro turn(m) %}<|{{ m.role }}|>{{ m['content'] | trim }}{{ eos_token }}{% endmacro %}{{ bos_token }}\
+{% for m in messages %}{{ turn(m) }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}";
+const LOOPS: &[u8] = b"{% set ns = namespace(x='ab', l=[1, 'b', {'c': none}]) %}{% for i in range(9) %}{% set ns.x = ns.x * 2 ~ i %}\
+{% set ns.l = [ns.l, ns.l[0:1]] + [i] %}{% endfor %}{{ ns.x.replace('a', 'bb').split('b') | join('-') | upper | indent(3) | length }}\
+{{ '%05d' | format(7) }}{{ '{:>9}'.format(ns.l | length) }}{{ ns.l | tojson | length }}{{ ns.l == ns.l }}{{ range(20) | batch(3) | list }}";
+const GGUF_LLAMA: &[u8] = include_bytes!("../../fixtures/gguf/tiny-llama.gguf");
+const GGUF_GEMMA: &[u8] = include_bytes!("../../fixtures/gguf/tiny-gemma.gguf");
+const GGUF_TYPES: &[u8] = include_bytes!("../../fixtures/gguf/types.gguf");
+const LINEAR_CONFIG: &[u8] = include_bytes!("../../fixtures/llama/config.json");
+const PATCHED_FROM: &[u8] = include_bytes!("../../fixtures/llama/model.safetensors");
 const LLAMA: &[u8] = include_bytes!("../../fixtures/llama_linear/model.safetensors");
 const PHI3: &[u8] = include_bytes!("../../fixtures/phi3_short/model.safetensors");
 const LLAMA_CONFIG: &[u8] = include_bytes!("../../fixtures/llama3/config.json");

@@ -144,7 +144,7 @@ fn other_settings_leave_importances_uncompared_and_other_sites_are_refused() {
     let (code, result, _) = scan(&place, "{model}", &["--base={in}/base.json", "--sites=model.zzz.*"]);
     let left: Vec<&str> =
         result["not_examined"].as_array().unwrap().iter().map(|l| l["measurement"].as_str().unwrap()).collect();
-    assert_eq!((code, left), (2, vec!["critical-set", "base"]));
+    assert_eq!((code, left), (2, vec!["base", "critical-set"]));
     for (other, expected) in [("--side=in", "use --side out"), ("--sites=linear", "use --sites reference")] {
         let (code, _, told) = run(&place, &["compare", "{in}/base.json", "{model}", other]);
         assert!(code == 2 && told.contains(expected), "{told}");
@@ -201,6 +201,105 @@ fn a_base_that_cannot_be_compared_is_one_line_and_exit_code_2() {
 }
 
 #[test]
+fn how_a_model_is_served_is_held_against_its_base() {
+    let place = place();
+    let variant = |change: &dyn Fn(&Path)| {
+        let folder = input(&place, "variant");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::copy(place.model().join(file), folder.join(file)).unwrap();
+        }
+        change(&folder);
+        let (code, result, told) = scan(&place, "{in}/variant", &["--base={model}"]);
+        let found: Vec<String> = ids(&result).into_iter().map(str::to_owned).collect();
+        assert!(told.is_empty(), "{told}");
+        (code, found, result)
+    };
+    let json = |path: PathBuf, change: &dyn Fn(&mut Value)| {
+        let mut json: Value =
+            std::fs::read(&path).map_or(serde_json::json!({}), |b| serde_json::from_slice(&b).unwrap());
+        change(&mut json);
+        std::fs::write(path, json.to_string()).unwrap();
+    };
+    let shared = |more: &[&str]| more.iter().chain(&["base-set-shared"]).map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let same = |found: &[String], expected: &[&str]| {
+        let sorted = |mut all: Vec<String>| (all.sort(), all).1;
+        assert_eq!(sorted(found.to_vec()), sorted(shared(expected)));
+    };
+    let (code, found, result) = variant(&|_| {});
+    same(&found, &[]);
+    assert_eq!(
+        (code, &result["model"]["chat_template_sha256"], &result["model"]["tokenizer_class"]),
+        (0, &Value::Null, &Value::Null)
+    );
+    let (code, found, result) = variant(&|folder| {
+        json(folder.join("tokenizer_config.json"), &|t| {
+            t["chat_template"] = "{% for m in messages %}{{ m.content }}{% endfor %}".into();
+            t["tokenizer_class"] = "LlamaTokenizer".into();
+            t["pad_token"] = "~".into();
+        });
+        json(folder.join("generation_config.json"), &|g| g["temperature"] = 0.7.into());
+        json(folder.join("tokenizer.json"), &|t| t["decoder"] = Value::Null);
+    });
+    same(
+        &found,
+        &["base-template-changed", "base-generation-changed", "base-special-tokens-changed", "base-tokenizer-differs"],
+    );
+    assert_eq!((code, result["model"]["tokenizer_class"].as_str()), (0, Some("LlamaTokenizer")));
+    // Of the template's own bytes: `printf … | sha256sum`.
+    let digest = "2f3f666573313d2b0849e1037ccb379ce3a75eb687eccf69f077257e055b93bd";
+    assert_eq!(result["model"]["chat_template_sha256"], digest);
+    // Letters that the text does not have, and yet ordinary words do.
+    let (code, found, _) = variant(&|folder| {
+        json(folder.join("tokenizer.json"), &|t| {
+            (t["model"]["vocab"]["J"], t["model"]["vocab"]["K"]) = (44.into(), 43.into());
+        });
+    });
+    same(&found, &["base-tokenizer-changed"]);
+    assert_eq!(code, 1);
+}
+
+#[test]
+fn nothing_is_computed_before_all_configs_are_read() {
+    let place = place();
+    let variant = |name: &str, file: &str, change: &dyn Fn(&mut Value)| {
+        let folder = input(&place, name);
+        std::fs::create_dir(&folder).unwrap();
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+            std::fs::copy(place.model().join(file), folder.join(file)).unwrap();
+        }
+        let mut json: Value = serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(folder.join(file), json.to_string()).unwrap();
+    };
+    variant("config", "config.json", &|c| c["hidden_act"] = "tanhshrink".into());
+    variant("layers", "config.json", &|c| c["num_hidden_layers"] = 2.into());
+    variant("tokenizer", "tokenizer.json", &|t| t["model"]["type"] = "None".into());
+    located(&place);
+    let rows = [
+        ("{model}", "{in}/config", "", "hidden_act"),
+        ("{model}", "{in}/layers", "", "cannot be compared with the base"),
+        ("{model}", "{in}/tokenizer", "", "is not a tokenizer"),
+        ("{in}/tokenizer", "{model}", "", "is not a tokenizer"),
+        ("{in}/base.json", "{model}", "--side=in", "use --side out"),
+        ("published:gemma-7b", "{model}", "--side=in", ""),
+    ];
+    for (base, variant, option, expected) in rows {
+        let options: Vec<&str> = ["--progress=json", option].into_iter().filter(|o| !o.is_empty()).collect();
+        let (code, _, told) = run(&place, &[&["compare", base, "{model}", variant], options.as_slice()].concat());
+        assert!(code == 2 && told.contains(expected), "{base} {variant}: {told}");
+        let computed = told.lines().find(|line| line.contains("\"stage\""));
+        assert_eq!(computed, None, "{base} {variant}");
+        if variant == "{in}/config" || variant == "{in}/tokenizer" {
+            let (code, _, told) = scan(&place, "{model}", &["--base", variant, "--progress=json"]);
+            let before = told.lines().take_while(|line| !line.contains("not examined")).count();
+            assert!(code == 2 && told.contains(expected) && before > 0, "{variant}: {told}");
+        }
+    }
+}
+
+#[test]
 fn activations_are_held_against_a_baseline() {
     let place = place();
     let words = ["The", "capital", "of", "France", "is", "Paris", "a", "river", "runs", "to", "sea", "at", "night"];
@@ -234,6 +333,8 @@ fn activations_are_held_against_a_baseline() {
 fn the_cache_answers_for_the_same_bytes_and_settings_only() {
     let place = place();
     located(&place);
+    // What was written a moment ago may be written again unseen, and is not kept.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
     let asked = ["--cache", "--base={in}/base.json"];
     let (code, first, told) = scan(&place, "{model}", &asked);
     assert_eq!((code, told.as_str()), (0, ""));

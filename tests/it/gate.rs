@@ -117,7 +117,7 @@ const CASES: &[Case] = &[
             custom_code(p);
             rules(
                 p,
-                "waivers: [{rule: custom-code, location: 'modeling_*.py', reason: reviewed, expires: 9999-12-31}]",
+                "longest_waiver_days: 4000000\nwaivers: [{rule: custom-code, location: 'modeling_*.py', reason: reviewed, expires: 9999-12-31}]",
             );
         },
         &["--rules", "{in}/gate.yaml"],
@@ -218,7 +218,7 @@ fn a_waived_finding_is_shown_and_suppressed() {
          - {rule: custom-code, location: '<odd>*', reason: old, expires: 2020-01-01}\n\
          - {rule: zero-row, location: '*', reason: none, expires: 9999-12-31}\n\
          - {rule: signature-refused, location: '*', reason: not verified here, expires: 9999-12-31}\n\
-         rules: {lesion-not-examined: {severity: off}}\n",
+         longest_waiver_days: 4000000\nrules: {lesion-not-examined: {severity: off}}\n",
     );
     let args = with(&["--static", "--rules", "{in}/gate.yaml", "--format"]);
     let run = |format: &'static str| place.run(&[args.as_slice(), &[format]].concat());
@@ -302,7 +302,7 @@ fn a_signature_is_verified() {
     assert_eq!(found["signature"]["verdict"], "verified");
     std::fs::write(place.model().join("README.md"), "new").unwrap();
     assert_eq!(ids(&json(&run(&place), 1)), ["signature-file-extra"]);
-    assert!(ids(&json(&run_with(&place, &["--ignore-unsigned-files"]), 0)).is_empty());
+    assert_eq!(ids(&json(&run_with(&place, &["--ignore-unsigned-files"]), 0)), ["signature-left-out"]);
     std::fs::remove_file(place.model().join("model.sig")).unwrap();
     let found = json(&run(&place), 2);
     assert_eq!(found["not_examined"][0]["measurement"], "signature");
@@ -337,7 +337,26 @@ fn nan_is_a_finding_and_the_rest_is_not_examined() {
 #[test]
 fn a_gguf_is_run_and_not_linted() {
     let place = Place::new();
+    // What nobody looked at does not pass.
+    let unsound: [(&str, &[u8]); 3] = [
+        ("empty.gguf", b""),
+        ("pointer.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 100\n"),
+        ("short.gguf", b"GGUF\x03\0\0\0"),
+    ];
+    for (name, content) in unsound {
+        std::fs::write(place.model().join(name), content).unwrap();
+        let path = format!("{{model}}/{name}");
+        for more in [&["--static"][..], &[]] {
+            for format in FORMATS {
+                let output = place.run(&[&["scan", &path, "--format", format], more].concat());
+                assert_eq!(output.status.code(), Some(2), "{name} {more:?} {format}: {}", text(&output.stdout));
+            }
+        }
+        std::fs::remove_file(place.model().join(name)).unwrap();
+    }
     let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf");
+    let sound = json(&place.run(&["scan", gguf, "--static", "--format", "json"]), 2);
+    assert_eq!((&sound["verdict"], &sound["not_examined"][0]["measurement"]), (&"not-examined".into(), &"lint".into()));
     let mut args = with(&["--format", "json"]);
     args[1] = gguf;
     let found = json(&place.run(&args), 0);
@@ -382,10 +401,45 @@ fn rules_are_listed_and_explained() {
     assert_ne!(strict.stdout, list.stdout);
     let schema = place.run(&["rules", "schema"]);
     assert_eq!(text(&schema.stdout), include_str!("../../rules/schema.json"));
+    for rule in achilles_audit::rules::Rules::default_rules().unwrap().all() {
+        let explained = place.run(&["explain", rule.id.as_str()]);
+        let said = text(&explained.stdout);
+        assert!(explained.status.success() && said.starts_with(&format!("{}: {}\n", rule.id, rule.why)), "{said}");
+    }
     let explained = place.run(&["explain", "critical-set-small"]);
     let shown = text(&explained.stdout);
     assert!(shown.contains("thresholds: neurons: 5, damage: 1") && shown.contains("severity: note"), "{shown}");
     let unknown = place.run(&["explain", "zero-rwo"]);
     assert_eq!(unknown.status.code(), Some(2));
     assert!(text(&unknown.stderr).contains("did you mean `zero-row`?"), "{}", text(&unknown.stderr));
+}
+
+/// A scan by which nothing was measured has nothing to pass by.
+#[test]
+fn nothing_measured_is_not_examined() {
+    let place = Place::new();
+    let off = achilles_audit::rules::Rules::default_rules().unwrap();
+    let off: Vec<String> = off.all().iter().map(|rule| format!("{}: {{severity: off}}", rule.id)).collect();
+    rules(&place, &format!("rules: {{{}}}", off.join(", ")));
+    for format in FORMATS {
+        let output = place.run(&with(&["--rules", "{in}/gate.yaml", "--format", format]));
+        assert_eq!(output.status.code(), Some(2), "{format}");
+    }
+}
+
+/// A path that is no text is one in every format.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_utf8_are_no_reason_to_fail() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let path = place.out().join(std::ffi::OsStr::from_bytes(b"f\xff.json"));
+    assert!(place.command(&["fingerprint", "{model}", "-o"]).arg(&path).status().unwrap().success());
+    for format in FORMATS {
+        let mut scan = place.command(&["scan", "{model}", "--static", "--format", format, "--fingerprint"]);
+        let output = scan.arg(&path).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{format}: {}", text(&output.stderr));
+    }
+    let output = place.command(&["verify", "{model}", "--format", "json"]).arg(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }

@@ -213,7 +213,103 @@ fn unsigned_files_are_ignored_on_demand_and_those_of_git_always() {
     scratch.verified(&options);
     write("b-c/x.txt", b"y\n")(&scratch.model());
     let (code, said) = scratch.verify(&options);
-    assert!(code == 1 && said.starts_with("changed b-c/x.txt") && said.lines().count() == 2, "{said}");
+    assert!(code == 1 && said.starts_with("changed b-c/x.txt") && said.lines().count() == 8, "{said}");
+    // What nobody vouches for is named.
+    let unsigned = "it is not signed, and unsigned files are let be";
+    let policy = "the signature leaves it out";
+    for (path, why) in [
+        (".git", policy),
+        (".gitattributes", policy),
+        (".github", policy),
+        ("x", unsigned),
+        ("y", unsigned),
+        ("z", unsigned),
+    ] {
+        assert!(said.contains(&format!("\nnot vouched for {path}: {why}\n")), "{said}");
+    }
+}
+
+#[test]
+fn what_a_policy_leaves_out_is_listed_and_weights_are_refused() {
+    let scratch = Scratch::new();
+    write("notes/a.txt", b"1")(&scratch.model());
+    write("notes/b.txt", b"2")(&scratch.model());
+    write(".cache/huggingface/download/config.json.metadata", b"x")(&scratch.model());
+    scratch.sign(&["--key", "{f}/keys/p256.pem", "--ignore", "notes/", "--ignore", "b/y.txt"]);
+    let (code, said) = scratch.verify(&[&BY_KEY[..], &["--format", "json"]].concat());
+    let found: Value = serde_json::from_str(&said).unwrap();
+    let left = |path: &str, files: usize, bytes: usize, why: &str| serde_json::json!({"path": path, "files": files, "bytes": bytes, "why": why});
+    let expected =
+        [left(".cache/huggingface", 1, 1, "hub-cache"), left("b/y.txt", 1, 2, "policy"), left("notes", 2, 2, "policy")];
+    assert_eq!((code, found["left_out"].as_array().unwrap().as_slice()), (0, &expected[..]), "{said}");
+    // A signature made where there was none of it vouches no less.
+    std::fs::remove_dir_all(scratch.model().join(".cache")).unwrap();
+    scratch.verified(
+        &options(&signature("key-p256"), BY_KEY).iter().copied().chain(["--ignore-unsigned-files"]).collect::<Vec<_>>(),
+    );
+    write(".cache/huggingface/x.lock", b"")(&scratch.model());
+    write("notes/model.safetensors", b"")(&scratch.model());
+    let (code, said) = scratch.verify(&BY_KEY);
+    let expected =
+        "left-out notes/model.safetensors: holds weights by its name, and the signature leaves out \"notes\"\n";
+    assert!(code == 1 && said.starts_with(expected), "{said}");
+    for (ignore, expected) in [
+        ("notes", "notes/model.safetensors: holds weights by its name"),
+        ("weights.bin", "weights.bin: holds weights by its name"),
+        ("../model", "--ignore \"../model\": it leads out of the model"),
+        ("/etc", "--ignore \"/etc\": it is absolute"),
+        (".", "--ignore \".\": it is the whole model"),
+        ("", "--ignore \"\": it is not in plain form"),
+    ] {
+        let output = scratch.run(&["sign", "{m}", "--key", "{f}/keys/p256.pem", "--ignore", ignore]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn a_signatures_name_exempts_a_file_and_no_folder() {
+    let scratch = Scratch::new();
+    scratch.sign(&["--key", "{f}/keys/p256.pem"]);
+    std::fs::rename(scratch.model().join("model.sig"), scratch.0.path().join("moved.sig")).unwrap();
+    let moved = [&["--signature", "{d}/moved.sig"], &BY_KEY[..]].concat();
+    scratch.verified(&moved);
+    write("model.sig/generate.py", b"")(&scratch.model());
+    let (code, said) = scratch.verify(&moved);
+    assert!(code == 1 && said.starts_with("extra model.sig/generate.py: is not signed\n"), "{said}");
+}
+
+#[test]
+fn signed_links_are_listed() {
+    let scratch = Scratch::new();
+    write("../outside", b"outside")(&scratch.model());
+    link("z", "../outside")(&scratch.model());
+    scratch.sign(&["--key", "{f}/keys/p256.pem", "--allow-symlinks"]);
+    let (code, said) = scratch.verify(&BY_KEY);
+    assert!(code == 0 && said.starts_with("not vouched for z: its bytes are signed, but it is a link, "), "{said}");
+}
+
+#[test]
+fn an_identity_pins_the_signer() {
+    let scratch = Scratch::new();
+    let trust = ["--cert-roots", "{f}/certificates/root-usage.pem"];
+    scratch.sign(&["--key", "{f}/keys/p256.pem", "--cert", "{f}/certificates/p256-named.pem"]);
+    scratch.verified(&trust);
+    scratch.verified(&[&trust[..], &["--identity", "release@example.org"]].concat());
+    scratch.verified(&[&trust[..], &["--identity", "CN=test p256-named"]].concat());
+    let (code, said) = scratch.verify(&[&trust[..], &["--identity", "other@example.org"]].concat());
+    let expected = "NOT VERIFIED: the certificate is that of CN=test p256-named (release@example.org, https://example.org/release, \
+                    example.org), and only other@example.org is accepted";
+    assert!(code == 1 && said.contains(expected), "{said}");
+    let scan = |identity: &str| {
+        let output =
+            scratch.run(&[&["scan", "{m}", "--static", "--signature", "--identity", identity], &trust[..]].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(scan("other@example.org").contains("signature-refused"));
+    assert!(!scan("release@example.org").contains("signature-refused"));
+    let output = scratch.run(&["verify-signature", "{m}", "--key", "{f}/keys/p256.pub.pem", "--identity", "x"]);
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]
@@ -272,7 +368,7 @@ fn the_document_tells_the_same() {
         "model": {"source": scratch.full("{m}"), "signature": scratch.full("{f}/signatures/key-p256.sig")},
         "settings": {"trust": "key", "trusted_sha256": [hint], "ignore_unsigned_files": false},
         "verdict": "verified", "refusal": null, "signer": format!("P-256 key {}", hint.as_str().unwrap()),
-        "root_sha256": root, "files": 6, "bytes": 53, "differences": [],
+        "root_sha256": root, "files": 6, "bytes": 53, "differences": [], "left_out": [],
     });
     assert_eq!(good, expected);
     let refused = document("key-p384", 1);

@@ -441,21 +441,6 @@ fn what_files_are_called_cannot_turn_a_line_around() {
     assert!(text(&output.stderr).contains("\\u{202e}é\u{301}\\u{200b}\"'\\: no such"), "{}", text(&output.stderr));
 }
 
-#[cfg(unix)]
-#[test]
-fn a_link_that_leads_nowhere_stays_one() {
-    let place = Place::new();
-    let link = place.out().join("link.json");
-    std::os::unix::fs::symlink("gone", &link).unwrap();
-    let command = ["perplexity", "{model}", "--text", tiny::TEXT, "-o", "{out}/link.json"];
-    let output = place.run(&command);
-    assert!(text(&output.stderr).contains("a link that leads nowhere"), "{}", text(&output.stderr));
-    assert!(output.status.code() == Some(2) && link.is_symlink() && !link.exists());
-    std::fs::write(place.out().join("gone"), "").unwrap();
-    good(place.run(&command));
-    assert!(link.is_symlink() && std::fs::read(place.out().join("gone")).unwrap().starts_with(b"perplexity"));
-}
-
 #[test]
 fn what_is_missing_is_named_with_all_choices() {
     let place = Place::new();

@@ -15,7 +15,8 @@ pub struct Place(tempfile::TempDir);
 
 impl Place {
     pub fn new() -> Place {
-        let place = Place(tempfile::tempdir().unwrap());
+        // Not in /tmp, which may lie in memory: no cache keeps what lies there.
+        let place = Place(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         std::fs::create_dir_all(place.model()).unwrap();
         std::fs::create_dir(place.out()).unwrap();
         for file in ["llama/config.json", "llama/model.safetensors", "tokenizer.json"] {

@@ -30,7 +30,8 @@ fn a_tokenizer_that_swaps_the_text_has_nothing_judged() {
         });
         let own: &[&str] = &["--text-file", "{in}/long.txt"];
         for text in [&[][..], own].into_iter().take(1 + usize::from(swap.starts_with('^'))) {
-            let (code, out, told) = run(&place, &[&["scan", "{model}", "--samples=2", "--max-neurons=2"], text].concat());
+            let (code, out, told) =
+                run(&place, &[&["scan", "{model}", "--samples=2", "--max-neurons=2"], text].concat());
             assert_eq!(code, 2, "{out}");
             assert!(out.starts_with("NOT EXAMINED: 0 errors, 0 warnings"), "{out}");
             assert!(told.contains("critical-set: tokenizer.json makes another text of the given one"), "{told}");
@@ -62,4 +63,29 @@ fn signs_of_a_lesion_need_no_tokenizer() {
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     assert_eq!(signs(), before);
+}
+
+#[test]
+fn tokens_that_do_not_go_together_fail_the_gate() {
+    for (file, key, value, rule, severity) in [
+        (
+            "tokenizer.json",
+            "added_tokens",
+            json!([{"id": 97, "content": "<extra>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true}]),
+            "token-beyond-embedding",
+            "error",
+        ),
+        ("config.json", "eos_token_id", json!(99_999), "token-id-out-of-range", "error"),
+        ("generation_config.json", "max_new_tokens", json!(1), "generation-silenced", "warning"),
+        ("generation_config.json", "eos_token_id", json!([66, 70]), "eos-ordinary-token", "warning"),
+        ("tokenizer_config.json", "model_max_length", json!(8192), "context-short", "warning"),
+    ] {
+        let place = Place::new();
+        change(&place, file, |json| json[key] = value);
+        let (code, out, told) = run(&place, &["scan", "{model}", "--static", "--format=json"]);
+        let found: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {told}"));
+        let first = &found["findings"][0];
+        assert_eq!((code, &first["id"], &first["severity"]), (1, &json!(rule), &json!(severity)), "{found}");
+    }
 }

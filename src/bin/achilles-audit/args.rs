@@ -250,7 +250,7 @@ pub struct Scan {
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "baseline")]
     pub prompts: Vec<PathBuf>,
     /// Keep what running the model gives in the user's cache, and take it from there while no byte and no setting that
-    /// it depends on has changed
+    /// it depends on has changed: all bytes are digested for that. What lies in the cache is believed
     #[arg(long)]
     pub cache: bool,
     /// Hold the checkpoint against this fingerprint
@@ -279,9 +279,14 @@ pub struct ScanTrustArgs {
     /// Accept a signature by this public key, in PEM
     #[arg(long, value_name = "FILE", requires = "signature")]
     pub key: Option<PathBuf>,
-    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now
+    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now. Revocation and
+    /// transparency logs are not asked, and the time of the signature is not known
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "key")]
     pub cert_roots: Vec<PathBuf>,
+    /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
+    /// address, URI or DNS name among its alternative names
+    #[arg(long, value_name = "NAME", requires = "cert_roots")]
+    pub identity: Option<String>,
     /// Accept files that are not signed
     #[arg(long, requires = "signature")]
     pub ignore_unsigned_files: bool,
@@ -515,7 +520,8 @@ pub struct Fingerprint {
     /// Tensors whose rows get SHA-256 digests of their own, by a glob over names; can be given several times
     #[arg(long, value_name = "GLOB", default_value = "*down_proj*")]
     pub row_digests: Vec<String>,
-    /// Take what is known of files whose size, time and inode are as when they were last read
+    /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
+    /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
     #[arg(long)]
     pub cache: bool,
 }
@@ -529,7 +535,8 @@ pub struct Verify {
     /// Pass a checkpoint whose tensors are the same but lie in other weight files
     #[arg(long)]
     pub allow_resharding: bool,
-    /// Take what is known of files whose size, time and inode are as when they were last read
+    /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
+    /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
     #[arg(long)]
     pub cache: bool,
     #[command(flatten)]
@@ -570,9 +577,14 @@ pub struct Sign {
     /// Sign pieces of so many bytes instead of whole files
     #[arg(long, value_name = "BYTES")]
     pub shard_size: Option<u64>,
+    /// Leave out this file or folder of the model (.git, .gitattributes, .github, .gitignore and .cache/huggingface
+    /// always are); the signature says so, and no weights can be left out; can be given several times
+    #[arg(long, value_name = "PATH")]
+    pub ignore: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("trusted").args(["key", "cert_roots"]).required(true))]
 pub struct VerifySignature {
     /// A folder or a file
     pub model: PathBuf,
@@ -590,14 +602,19 @@ pub struct VerifySignature {
 
 /// Whose signature is accepted.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(skip)]
 pub struct TrustArgs {
     /// Accept a signature by this public key, in PEM
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM
+    /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM. Revocation and
+    /// transparency logs are not asked, and the time of the signature is not known
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub cert_roots: Vec<PathBuf>,
+    /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
+    /// address, URI or DNS name among its alternative names
+    #[arg(long, value_name = "NAME", conflicts_with = "key", requires = "cert_roots")]
+    pub identity: Option<String>,
 }
 
 /// Which neurons.

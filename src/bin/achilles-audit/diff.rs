@@ -14,16 +14,22 @@ pub fn run(options: &Diff, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let (before, after) =
         (Source::find(&options.before)?.folder(progress)?, Source::find(&options.after)?.folder(progress)?);
-    let found = diff::diff(&before, &after, progress)?;
+    let found = diff::diff(&before.path, &after.path, progress)?;
+    let not_examined = output::not_examined([&before.origin, &after.origin]);
     let rendered = match options.output.format {
-        Format::Table => report::differences::diff(&found),
+        Format::Table => {
+            let hub = [&before.origin, &after.origin].map(|origin| report::hub::lines(origin.as_ref(), &[]));
+            report::differences::diff(&found) + &hub.concat() + &report::hub::lines(None, &not_examined)
+        }
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/diff/v1",
             "tool": Tool::this(),
             "settings": {"before": options.before, "after": options.after, "listed_lines": difference::LISTED},
+            "hub": {"before": before.origin, "after": after.origin},
+            "not_examined": not_examined,
             "result": found,
         }))?,
     };
     output::write(&options.output, &rendered)?;
-    Ok(if found.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(output::exit_code(found.differences.is_empty(), &not_examined))
 }

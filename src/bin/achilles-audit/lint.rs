@@ -3,7 +3,7 @@
 use crate::args::{Format, Lint};
 use crate::output;
 use achilles_audit::audit;
-use achilles_audit::checkpoint::Source;
+use achilles_audit::checkpoint::{Folder, Source};
 use achilles_audit::finding;
 use achilles_audit::integrity::{lesion, lint};
 use achilles_audit::progress::Progress;
@@ -15,24 +15,32 @@ use std::process::ExitCode;
 
 pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let folder = Source::find(&options.model)?.folder(progress)?;
+    let Folder { path: folder, origin } = Source::find(&options.model)?.folder_at_hand(progress)?;
     let rules = Rules::default_rules()?;
     let seen = lint::lint(&folder, &audit::expected, progress)?;
+    let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();
     let signs = lesion::observe(&folder, progress)?;
-    let findings = finding::judge(seen.observations.into_iter().chain(signs), &rules);
+    let templates = audit::observe_template(&folder);
+    let seen_all = seen.observations.into_iter().chain(templates).chain(signs).chain(by_name.observations);
+    let findings = finding::judge(seen_all, &rules);
+    let not_examined = origin.as_ref().map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
     let fails = finding::fails(&findings, rules.fail_on);
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/lint/v1",
             "tool": Tool::this(),
-            "model": {"source": options.model, "config_sha256": seen.config_sha256},
+            "model": {"source": options.model, "config_sha256": seen.config_sha256, "hub": origin},
             "settings": {"fail_on": rules.fail_on},
             "examined": seen.examined,
             "findings": findings,
             "not_listed": seen.not_listed,
+            "not_examined": not_examined,
         }))?,
-        Format::Table => report::findings::table(&findings, seen.not_listed, &seen.examined),
+        Format::Table => {
+            report::findings::table(&findings, seen.not_listed, &seen.examined)
+                + &report::hub::lines(origin.as_ref(), &not_examined)
+        }
     };
     output::write(&options.output, &rendered)?;
-    Ok(ExitCode::from(u8::from(fails)))
+    Ok(output::exit_code(!fails, &not_examined))
 }

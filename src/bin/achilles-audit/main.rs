@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     if let Some(code) = worker::serve_if_asked() {
         return code;
     }
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return shell::usage(error),
+    };
     tracing_subscriber::fmt()
         .with_writer(|| stderr::Escaping)
         .with_ansi(false)
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
     match run(args) {
         Ok(code) => code,
         Err(error) => {
-            stderr::line(&format!("achilles-audit: {error}"));
+            stderr::line(&error.to_string());
             ExitCode::from(if matches!(error, Error::Interrupted) { 130 } else { 2 })
         }
     }

@@ -11,7 +11,7 @@ use achilles_audit::text::Tokenizer;
 use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, files, report};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub fn run(command: &Monitor, progress: &dyn Progress) -> Result<ExitCode> {
@@ -46,19 +46,20 @@ fn check(options: &MonitorCheck, progress: &dyn Progress) -> Result<ExitCode> {
                 open(model, &options.compute, &options.text, baseline.settings.max_tokens, progress)?;
             let checked = monitor::check_model(&model, &baseline, &prompts, options.alpha, progress)?;
             let identity = json!({"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
-                "config_sha256": model.checkpoint().config().sha256(), "dtype": model.arithmetic().as_str(),
+                "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin(), "dtype": model.arithmetic().as_str(),
                 "device": model.device_name(), "text_sha256": prompts.sha256});
             (Some(identity), checked)
         }
         (None, None) => return Err(Error::input("give a MODEL with --text, or --activations")),
     };
     let rendered = match options.output.format {
-        Format::Table => output::printable(&report::monitor::checked(&checked)),
+        Format::Table => report::monitor::checked(&checked),
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/activation-check/v1",
             "tool": Tool::this(),
             "model": model,
-            "settings": {"alpha": options.alpha, "activations": options.activations, "baseline": options.baseline,
+            "settings": {"alpha": options.alpha, "activations": options.activations.as_deref().map(Path::to_string_lossy),
+                "baseline": options.baseline.to_string_lossy(),
                 "baseline_sha256": sha256_hex(&files::read_regular(&options.baseline)?)},
             "baseline": {"model": baseline.model, "settings": baseline.settings},
             "result": checked,

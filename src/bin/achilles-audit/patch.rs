@@ -75,7 +75,7 @@ fn plan(options: &Patch, model: &str, progress: &dyn Progress) -> Result<(Checkp
 
 fn print(options: &Patch, plan: &Plan) -> Result<()> {
     output::print(&match options.format {
-        Format::Table => output::printable(&report::table::patch_plan(plan)),
+        Format::Table => report::table::patch_plan(plan),
         Format::Json => report::json::document(&report::json::patch_plan(plan))?,
     })
 }
@@ -91,7 +91,7 @@ fn done(plan: &Plan, folder: &Path, receipt: &Receipt) -> Result<ExitCode> {
 
 fn verify(patched: &Path, original: &str, progress: &dyn Progress) -> Result<ExitCode> {
     let found = patch::verify(patched, &Checkpoint::open(original, progress)?, progress)?;
-    let mut text: String = found.differences.iter().map(|line| format!("{line}\n")).collect();
+    let mut text: String = found.differences.iter().map(|line| format!("differs: {line}\n")).collect();
     text += &format!(
         "{}, {} bytes compared; {} bytes belong to the receipt's edits; {}\n",
         Count(found.files, "file", "files"),
@@ -102,6 +102,6 @@ fn verify(patched: &Path, original: &str, progress: &dyn Progress) -> Result<Exi
             n => Count(n, "difference", "differences").to_string(),
         }
     );
-    output::print(&output::printable(&text))?;
+    output::print(&text)?;
     Ok(ExitCode::from(u8::from(!found.differences.is_empty())))
 }

@@ -3,6 +3,7 @@
 use crate::args::{Format, Perplexity};
 use crate::locate::open;
 use crate::output;
+use achilles_audit::error::Figure;
 use achilles_audit::locate::Subject;
 use achilles_audit::model::Row;
 use achilles_audit::neuron::{self, Action, Intervention};
@@ -43,7 +44,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
             "schema": "achilles-audit/perplexity/v1",
             "tool": Tool::this(),
             "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
-                "config_sha256": model.checkpoint().config().sha256()},
+                "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin()},
             "settings": {"dtype": options.model.compute.dtype.as_str(), "device": model.device_name(), "tokens": tokens.len(),
                 "text_sha256": text.sha256,
                 "neurons": options.neuron, "beta": options.beta.unwrap_or(0.0)},
@@ -52,9 +53,10 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
                 "damage": damage})),
         }))?,
         Format::Table => {
-            let mut out = format!("perplexity {:.4} ({:.6} nats a token)\n", metrics::perplexity(base), base);
+            let perplexity = |nll| Figure(metrics::perplexity(nll));
+            let mut out = format!("perplexity {:.4} ({base:.6} nats a token)\n", perplexity(base));
             if let Some((nll, damage)) = changed {
-                let perplexity = metrics::perplexity(nll);
+                let perplexity = perplexity(nll);
                 out += &format!("changed    {perplexity:.4} ({nll:.6} nats a token), damage {damage:.4}\n");
             }
             out

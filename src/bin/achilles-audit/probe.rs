@@ -40,7 +40,7 @@ pub fn run(options: &Probe, progress: &dyn Progress) -> Result<ExitCode> {
             "schema": "achilles-audit/probe/v1",
             "tool": Tool::this(),
             "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
-                "config_sha256": model.checkpoint().config().sha256()},
+                "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin()},
             "settings": {"dtype": model.arithmetic().as_str(), "device": model.device_name(), "neurons": neurons,
                 "prompts_sha256": prompts.sha256, "max_new_tokens": options.max_new_tokens,
                 "stop_tokens": prompts.stop_tokens, "repeated_n": REPEATED_N,

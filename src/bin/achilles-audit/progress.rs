@@ -2,6 +2,7 @@
 
 use crate::args::ProgressChoice;
 use crate::stderr;
+use achilles_audit::escape::printable;
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -67,7 +68,7 @@ impl Progress for Bars {
             let units = if unit == "bytes" { "{bytes}/{total_bytes}, {bytes_per_sec}" } else { "{pos}/{len}" };
             let template = format!("{{msg:28}} {{wide_bar}} {units} {{eta}}");
             let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total).with_style(style).with_message(name.to_owned())
+            ProgressBar::new(total).with_style(style).with_message(printable(name))
         });
         self.with(|stage| *stage = Some(Stage { name: name.into(), unit, done: 0, total, bar }));
     }
@@ -82,7 +83,7 @@ impl Progress for Bars {
             if self.choice == Shown::Json {
                 let (done, total) = (stage.done, stage.total);
                 let line = serde_json::json!({"stage": stage.name, "done": done, "total": total, "unit": stage.unit});
-                stderr::line(&line.to_string());
+                stderr::json(&line);
             }
         });
         if INTERRUPTED.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { Ok(()) }

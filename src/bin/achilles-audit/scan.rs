@@ -18,7 +18,7 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
     let trust = match (&options.trust.key, options.trust.cert_roots.as_slice()) {
         (Some(key), _) => Some(Trust::Key(PublicKey::read(key)?)),
         (None, []) => None,
-        (None, roots) => Some(Trust::Roots(Roots::read(roots)?)),
+        (None, roots) => Some(Trust::Roots(Roots::read(roots)?.with_identity(options.trust.identity.clone()))),
     };
     let request = Request {
         model: &options.model.model,
@@ -34,18 +34,15 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
     };
     let found = audit::audit(&request, progress)?;
     let rendered = match options.format {
-        ScanFormat::Table => output::printable(&report::scan::table(&found)),
+        ScanFormat::Table => report::scan::table(&found),
         ScanFormat::Json => report::json::document(&found)?,
         ScanFormat::Sarif => report::sarif::document(&found)?,
         ScanFormat::Junit => report::junit::document(&found),
         ScanFormat::Html => report::html::document(&found),
     };
-    match &options.output {
-        Some(path) => files::write_whole(path, rendered.as_bytes())?,
-        None => output::print(&rendered)?,
-    }
+    output::write_to(options.output.as_deref(), &rendered)?;
     for left in &found.not_examined {
-        stderr::line(&format!("achilles-audit: not examined: {}: {}", left.measurement.as_str(), left.why));
+        stderr::line(&format!("not examined: {}: {}", left.measurement.as_str(), left.why));
     }
     Ok(ExitCode::from(found.verdict.exit_code()))
 }

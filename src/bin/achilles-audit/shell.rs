@@ -1,19 +1,42 @@
-//! `completions` and `man`: the command line, for shells and for readers.
+//! The command line, for shells and for readers: `completions`, `man`, and what is said of a mistake in it.
 
 use crate::args::Args;
-use crate::output;
-use achilles_audit::{Error, Result, files};
+use crate::{output, stderr};
+use achilles_audit::{Error, Result, escape, files};
+use clap::error::ContextValue;
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use std::path::Path;
 use std::process::ExitCode;
+
+/// What the parser says in place of arguments: help, the version, or what is wrong. It quotes what was typed.
+pub fn usage(mut error: clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let said: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, value) in said {
+        let clean = |text: &dyn ToString| escape::printable(&text.to_string());
+        let value = match value {
+            ContextValue::String(text) => ContextValue::String(clean(&text)),
+            ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|t| clean(t)).collect()),
+            ContextValue::StyledStrs(texts) => {
+                ContextValue::StyledStrs(texts.iter().map(|t| clean(t).into()).collect())
+            }
+            other => other,
+        };
+        error.insert(kind, value);
+    }
+    stderr::usage(&error.render().to_string());
+    ExitCode::from(2)
+}
 
 pub fn completions(shell: Shell) -> Result<ExitCode> {
     let mut command = Args::command();
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    output::print(&String::from_utf8_lossy(&script))?;
+    output::print_as_it_is(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }
 

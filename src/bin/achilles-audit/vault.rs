@@ -36,7 +36,7 @@ pub fn restore(options: &Restore) -> Result<ExitCode> {
         stderr::line(&format!("{folder}: tensor {tensor} differs from the vault's model in more than the kept parts"));
     }
     let rendered = match options.output.format {
-        Format::Table => output::printable(&report::table::restored(&restored, options.dry_run)),
+        Format::Table => report::table::restored(&restored, options.dry_run),
         Format::Json => report::json::document(&report::json::restored(&restored, &options.folder, options.dry_run))?,
     };
     output::write(&options.output, &rendered)?;

@@ -2,7 +2,7 @@
 
 use crate::args::{Format, Verify};
 use crate::output;
-use achilles_audit::checkpoint::Source;
+use achilles_audit::checkpoint::{Folder, Source};
 use achilles_audit::integrity::fingerprint::{Cache, Fingerprint};
 use achilles_audit::integrity::{difference, verify};
 use achilles_audit::progress::Progress;
@@ -14,22 +14,26 @@ use std::process::ExitCode;
 pub fn run(options: &Verify, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let before = Fingerprint::read(&options.fingerprint)?;
-    let root = Source::find(&options.model)?.folder(progress)?;
+    let Folder { path: root, origin } = Source::find(&options.model)?.folder(progress)?;
     let cache = options.cache.then(Cache::of_user).transpose()?;
     let found = verify::verify(&root, &before, Some(&options.fingerprint), cache.as_ref(), progress)?;
     let passed = found.intact || options.allow_resharding && found.is_resharding();
+    let not_examined = output::not_examined([&origin]);
     let rendered = match options.output.format {
-        Format::Table => report::differences::verification(&found),
+        Format::Table => {
+            report::differences::verification(&found) + &report::hub::lines(origin.as_ref(), &not_examined)
+        }
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/verification/v1",
             "tool": Tool::this(),
-            "model": {"source": options.model},
-            "settings": {"fingerprint": options.fingerprint, "allow_resharding": options.allow_resharding,
+            "model": {"source": options.model, "hub": origin},
+            "settings": {"fingerprint": options.fingerprint.to_string_lossy(), "allow_resharding": options.allow_resharding,
                 "listed_lines": difference::LISTED},
             "passed": passed,
+            "not_examined": not_examined,
             "result": found,
         }))?,
     };
     output::write(&options.output, &rendered)?;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(output::exit_code(passed, &not_examined))
 }

@@ -30,6 +30,11 @@ impl GgufFile {
         Ok(GgufFile { map, header })
     }
 
+    /// Its bytes.
+    pub(crate) fn map(&self) -> &MappedFile {
+        &self.map
+    }
+
     /// Where the file lies.
     pub fn path(&self) -> &Path {
         self.map.path()

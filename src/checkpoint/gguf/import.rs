@@ -1,8 +1,9 @@
 //! Turns a GGUF into a Hugging Face folder: all of it or nothing, one chunk of one tensor in memory at a time.
 
 use super::{Checked, GgufCheckpoint};
+use crate::checkpoint::tensors::SINGLE;
 use crate::error::{Error, Result};
-use crate::files::NewFolder;
+use crate::files::{NewFolder, OpenFolder};
 use crate::progress::Progress;
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -63,22 +64,23 @@ pub fn import(gguf: &Path, out: &Path, dtype: ImportDtype, progress: &dyn Progre
         ("tokenizer.json", checkpoint.tokenizer_json()?),
     ];
     for (name, document) in documents {
-        write_file(&folder.path().join(name), |file| {
+        write_file(folder.folder(), name, |file| {
             serde_json::to_writer_pretty(&mut *file, &document)?;
             file.write_all(b"\n")
         })?;
     }
-    let summary = write_weights(&checkpoint, &folder.path().join("model.safetensors"), dtype, progress)?;
+    let summary = write_weights(&checkpoint, folder.folder(), dtype, progress)?;
     folder.finish()?;
     Ok(ImportSummary { folder: out.to_owned(), ..summary })
 }
 
 fn write_weights(
     checkpoint: &GgufCheckpoint,
-    path: &Path,
+    folder: &OpenFolder,
     dtype: ImportDtype,
     progress: &dyn Progress,
 ) -> Result<ImportSummary> {
+    let path = folder.path().join(SINGLE);
     // One dtype throughout, so the reference serializer's order (widest dtype first, then by name) is the names'.
     let mut offset = 0;
     let mut parameters = 0;
@@ -92,14 +94,14 @@ fn write_weights(
     }
     let tensors = listed.len();
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let header = Metadata::new(Some(format), listed).map_err(|e| Error::file(path, format!("header: {e}")))?;
-    let mut header = serde_json::to_vec(&header).map_err(|e| Error::file(path, format!("header: {e}")))?;
+    let header = Metadata::new(Some(format), listed).map_err(|e| Error::file(&path, format!("header: {e}")))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| Error::file(&path, format!("header: {e}")))?;
     header.resize(header.len().next_multiple_of(8), b' ');
 
     progress.begin("import", offset as u64, "bytes");
     let mut buffer = Vec::new();
     let mut failure = None;
-    write_file(path, |file| {
+    write_file(folder, SINGLE, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (name, shape) in checkpoint.tensors() {
@@ -129,17 +131,21 @@ fn write_weights(
     .map_err(|e| failure.take().unwrap_or(e))?;
     progress.end();
     let bytes = (8 + header.len() + offset) as u64;
-    Ok(ImportSummary { folder: path.to_owned(), tensors, parameters, bytes, dtype })
+    Ok(ImportSummary { folder: path, tensors, parameters, bytes, dtype })
 }
 
 /// Writes a new file and waits until it is on disk.
-fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
+fn write_file(
+    folder: &OpenFolder,
+    name: &str,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, folder.create_new(name)?);
     let write_all = || {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
         write(&mut file)?;
         file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
     };
-    write_all().map_err(Error::io(path))
+    write_all().map_err(Error::io(folder.path().join(name)))
 }
 
 impl ImportDtype {

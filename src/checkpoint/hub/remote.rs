@@ -3,42 +3,33 @@
 //! hf-hub 0.5 is not used: its download sends the token on to the host of a redirect, knows no timeout, cannot be
 //! stopped, and neither checks the length of what arrives nor its hash.
 
-use super::cache::{RepoCache, is_commit};
-use super::{HubId, HubSettings, is_plain};
-use crate::error::{Error, Result};
+use super::cache::{Blobs, is_commit};
+use super::content::ContentName;
+use super::listing::{LARGEST_LISTING, Listed, Listing};
+use super::part::Part;
+use super::patience::{Pace, deadline};
+use super::{HubId, HubSettings};
+use crate::error::{Bytes, Error, Result};
 use crate::progress::Progress;
-use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::io::Read;
+use std::time::{Duration, Instant};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 const CONNECT: Duration = Duration::from_secs(10);
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(20);
 /// How often a request is tried without a byte of progress.
 const ATTEMPTS: u32 = 3;
 const REDIRECTS: u32 = 5;
-const LARGEST_INFO_BYTES: u64 = 64 << 20;
+/// What a path in a URL holds as it is.
+const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
-/// What the hub says about a commit.
-#[derive(Debug)]
-pub(super) struct Info {
-    pub(super) commit: String,
-    pub(super) files: BTreeMap<String, Expected>,
-}
-
-/// What is known of a file before it arrives.
-#[derive(Debug, Clone, Default)]
+/// What a file has to be.
+#[derive(Debug, Clone)]
 pub(super) struct Expected {
-    /// The blob's name in the cache.
-    pub(super) etag: String,
-    pub(super) size: Option<u64>,
-    /// Lower-case hex, for large files only.
-    pub(super) sha256: Option<String>,
+    pub(super) content: ContentName,
+    pub(super) size: u64,
 }
 
 /// Why a request brought nothing.
@@ -54,6 +45,7 @@ pub(super) struct Remote<'a> {
     id: &'a HubId,
     endpoint: String,
     token: Option<&'a str>,
+    patience: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -89,7 +81,7 @@ impl<'a> Remote<'a> {
         if after.is_some_and(|rest| rest.starts_with("127.0.0.1") || rest.starts_with("localhost")) {
             config = config.proxy(None);
         }
-        Ok(Remote { agent: config.build().into(), id, endpoint, token })
+        Ok(Remote { agent: config.build().into(), id, endpoint, token, patience: settings.patience })
     }
 
     pub(super) fn id(&self) -> &HubId {
@@ -100,78 +92,73 @@ impl<'a> Remote<'a> {
         &self.endpoint
     }
 
+    /// By when so many files of so many bytes in all have to be there.
+    pub(super) fn deadline(&self, files: usize, bytes: u64) -> Instant {
+        deadline(self.patience, files, bytes)
+    }
+
     /// Resolves the revision to a commit and lists its files.
-    pub(super) fn info(&self) -> std::result::Result<Info, Failure> {
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            sha: String,
-            #[serde(default)]
-            siblings: Vec<Sibling>,
-        }
-        #[derive(serde::Deserialize)]
-        struct Sibling {
-            rfilename: String,
-            size: Option<u64>,
-            lfs: Option<Lfs>,
-        }
-        #[derive(serde::Deserialize)]
-        struct Lfs {
-            sha256: Option<String>,
-        }
+    pub(super) fn listing(&self) -> std::result::Result<Listing, Failure> {
         let revision = self.id.revision().replace('/', "%2F");
         let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, self.id.repo());
-        let response = self.send(Method::Get { from: 0 }, &url, "")?;
-        let text = response.into_body().with_config().limit(LARGEST_INFO_BYTES).read_to_vec();
-        let text = text.map_err(|e| Failure::Unreachable(e.to_string()))?;
+        let response = self.send(Method::Get { from: 0 }, &url, "", self.deadline(0, 0))?;
         let odd = |what: String| {
             let problem = format!("{} does not answer as a hub does ({what}); check HF_ENDPOINT", self.endpoint);
             Failure::Refused(self.id.error(problem))
         };
-        let answer: Answer = serde_json::from_slice(&text).map_err(|e| odd(e.to_string()))?;
-        if !is_commit(&answer.sha) {
-            return Err(odd("the commit is not a Git object name".into()));
+        let mut text = Vec::new();
+        let body = response.into_body().into_reader();
+        let read = body.take(LARGEST_LISTING + 1).read_to_end(&mut text);
+        read.map_err(|e| Failure::Unreachable(e.to_string()))?;
+        if text.len() as u64 > LARGEST_LISTING {
+            return Err(odd(format!("its list of files is longer than {}", Bytes(LARGEST_LISTING))));
         }
-        let expected = |s: Sibling| {
-            let sha256 = s.lfs.and_then(|lfs| lfs.sha256).filter(|hex| hex.len() == 64);
-            (s.rfilename, Expected { etag: String::new(), size: s.size, sha256 })
-        };
-        Ok(Info { commit: answer.sha, files: answer.siblings.into_iter().map(expected).collect() })
+        let listing = Listing::parse(&text).map_err(odd)?;
+        if is_commit(self.id.revision()) && listing.commit != self.id.revision() {
+            return Err(odd(format!("it names commit {}", listing.commit)));
+        }
+        Ok(listing)
     }
 
-    /// Asks for a file's etag and size, and completes `known` with them.
-    pub(super) fn head(&self, commit: &str, file: &str, known: Expected) -> Result<Expected> {
+    /// Asks for a file's size and digest, and holds what the list says of it against them.
+    pub(super) fn head(&self, commit: &str, file: &str, listed: &Listed, until: Instant) -> Result<Expected> {
         let url = self.url(commit, file);
+        let until = until.min(self.deadline(1, 0));
         let mut failures = 0;
         let response = loop {
-            match self.send(Method::Head, &url, file) {
+            match self.send(Method::Head, &url, file, until) {
                 Ok(response) => break response,
                 Err(Failure::Refused(error)) => return Err(error),
                 Err(Failure::Unreachable(reason)) => {
                     failures += 1;
-                    self.pause(failures, file, &reason)?;
+                    self.pause(failures, file, &reason, until)?;
                 }
             }
         };
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
-        let odd = |what: &str| Err(self.id.error(format!("{file}: {what}; check HF_ENDPOINT")));
+        let odd = |what: &str| self.id.error(format!("{file}: {what}; check HF_ENDPOINT"));
         if header("x-repo-commit").is_some_and(|found| found != commit) {
-            return odd("the endpoint answers with another commit than the one asked for");
+            return Err(odd("the endpoint answers with another commit than the one asked for"));
         }
         let linked = header("x-linked-etag");
-        let etag = linked.or(header("etag")).unwrap_or_default().trim_start_matches("W/").trim_matches('"');
-        if !is_plain(etag) {
-            return odd("the endpoint gives no ETag that could name it in the cache");
-        }
-        let length = if linked.is_some() { header("x-linked-size") } else { header("content-length") };
+        let length = match (linked, response.status().is_redirection()) {
+            (Some(_), _) => header("x-linked-size"),
+            (None, false) => header("content-length"),
+            // That is the length of the redirect itself.
+            (None, true) => None,
+        };
         let length = length.and_then(|text| text.parse().ok());
-        if let (Some(listed), Some(found)) = (known.size, length)
+        if let (Some(listed), Some(found)) = (listed.size, length)
             && listed != found
         {
-            return odd(&format!("the endpoint lists it with {listed} bytes but offers {found}"));
+            return Err(odd(&format!("the endpoint lists it with {listed} bytes but offers {found}")));
         }
-        // The linked etag of a large file is its SHA-256.
-        let sha256 = known.sha256.or_else(|| linked.map(|_| etag.to_owned()).filter(|e| e.len() == 64 && is_commit(e)));
-        Ok(Expected { etag: etag.to_owned(), size: known.size.or(length), sha256 })
+        let size = listed.size.or(length).ok_or_else(|| odd("the endpoint does not say how many bytes it has"))?;
+        let etag = linked.or(header("etag")).unwrap_or_default().trim_start_matches("W/").trim_matches('"');
+        let content = listed.content.clone().or_else(|| ContentName::parse(etag));
+        let content =
+            content.ok_or_else(|| odd("the endpoint gives no digest (git SHA-1 or SHA-256) to check it against"))?;
+        Ok(Expected { content, size })
     }
 
     /// Brings a file into the blobs, whole and checked, or not at all.
@@ -179,40 +166,40 @@ impl<'a> Remote<'a> {
         &self,
         commit: &str,
         file: &str,
-        head: &Expected,
-        cache: &RepoCache,
+        expected: &Expected,
+        blobs: &Blobs,
+        until: Instant,
         progress: &dyn Progress,
     ) -> Result<()> {
+        let Expected { content, size } = expected;
         let url = self.url(commit, file);
-        let mut part = Part::claim(&cache.blobs(), &head.etag)?;
-        if head.size.is_some_and(|size| part.bytes > size) {
-            part.restart()?;
-        }
+        let mut part = Part::claim(blobs, content, *size)?;
         progress.advance(part.bytes)?;
+        let until = until.min(self.deadline(1, size.saturating_sub(part.bytes)));
+        let mut pace = Pace::new(self.patience, part.bytes);
         let (mut failures, mut most) = (0, part.bytes);
-        while head.size != Some(part.bytes) {
-            match self.append(&url, file, head.size, &mut part, progress) {
+        while part.bytes != *size {
+            match self.append(&url, file, *size, &mut part, (until, &mut pace), progress) {
                 Ok(()) => break,
                 Err(Failure::Refused(error)) => return Err(error),
                 Err(Failure::Unreachable(reason)) => {
                     failures = if part.bytes > most { 1 } else { failures + 1 };
                     most = most.max(part.bytes);
-                    self.pause(failures, file, &reason)?;
+                    self.pause(failures, file, &reason, until)?;
                 }
             }
         }
-        if let Some(expected) = &head.sha256 {
-            let found: String = part.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect();
-            if !found.eq_ignore_ascii_case(expected) {
-                part.restart()?;
-                let problem = format!(
-                    "{file}: the hub names SHA-256 {expected}, but what arrived has {found}; it was damaged or altered \
-                     on the way and is not kept: try again"
-                );
-                return Err(self.id.error(problem));
-            }
+        let found = part.name();
+        if found != *content {
+            part.restart()?;
+            let problem = format!(
+                "{file}: the hub names {content}, but what arrived has {}; it was damaged or altered on the way and is \
+                 not kept: try again",
+                found.as_str()
+            );
+            return Err(self.id.error(problem));
         }
-        part.finish(&cache.blobs().join(&head.etag))
+        part.finish()
     }
 
     /// Asks for what is missing of `part` and appends it.
@@ -220,11 +207,12 @@ impl<'a> Remote<'a> {
         &self,
         url: &str,
         file: &str,
-        size: Option<u64>,
+        size: u64,
         part: &mut Part,
+        (until, pace): (Instant, &mut Pace),
         progress: &dyn Progress,
     ) -> std::result::Result<(), Failure> {
-        let response = self.send(Method::Get { from: part.bytes }, url, file)?;
+        let response = self.send(Method::Get { from: part.bytes }, url, file, until)?;
         // 200 to a range: this server cannot resume. 416: what is there does not fit.
         if part.bytes > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
             part.restart().map_err(Failure::Refused)?;
@@ -244,23 +232,33 @@ impl<'a> Remote<'a> {
             if read == 0 {
                 break;
             }
-            if size.is_some_and(|size| part.bytes + read as u64 > size) {
+            if part.bytes + read as u64 > size {
                 part.restart().map_err(Failure::Refused)?;
-                return Err(Failure::Unreachable("more arrives than the file has".into()));
+                let problem = format!("{file}: more arrives than its {size} bytes; it is not kept; check HF_ENDPOINT");
+                return Err(Failure::Refused(self.id.error(problem)));
             }
             part.append(&buffer[..read]).map_err(Failure::Refused)?;
             progress.advance(read as u64).map_err(Failure::Refused)?;
-        }
-        match size {
-            Some(size) if part.bytes < size => {
-                Err(Failure::Unreachable(format!("the connection ended after {} of {size} bytes", part.bytes)))
+            if !pace.is_kept(part.bytes) || Instant::now() > until {
+                return Err(Failure::Refused(self.late(file, &format!("{} of {size} bytes are there", part.bytes))));
             }
-            _ => Ok(()),
+        }
+        match part.bytes < size {
+            true => Err(Failure::Unreachable(format!("the connection ended after {} of {size} bytes", part.bytes))),
+            false => Ok(()),
         }
     }
 
+    fn late(&self, file: &str, reason: &str) -> Error {
+        let problem = format!("{file} arrives too slowly ({reason}); what has arrived is kept: run it again to go on");
+        self.id.error(problem)
+    }
+
     /// Waits before another attempt, or gives up.
-    fn pause(&self, failures: u32, file: &str, reason: &str) -> Result<()> {
+    fn pause(&self, failures: u32, file: &str, reason: &str, until: Instant) -> Result<()> {
+        if Instant::now() > until {
+            return Err(self.late(file, reason));
+        }
         if failures >= ATTEMPTS {
             let problem = format!("{file} does not arrive ({reason}); what has arrived is kept: run it again to go on");
             return Err(self.id.error(problem));
@@ -272,7 +270,13 @@ impl<'a> Remote<'a> {
 
     /// Sends a request and follows redirects, with the token only where the origin is the endpoint's. A HEAD stops at
     /// the redirect that tells of the file.
-    fn send(&self, method: Method, url: &str, file: &str) -> std::result::Result<Response<Body>, Failure> {
+    fn send(
+        &self,
+        method: Method,
+        url: &str,
+        file: &str,
+        until: Instant,
+    ) -> std::result::Result<Response<Body>, Failure> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS {
             let home = origin(&url) == origin(&self.endpoint);
@@ -285,6 +289,8 @@ impl<'a> Remote<'a> {
             if let (true, Some(token)) = (home, self.token) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
+            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let request = request.config().timeout_global(Some(left)).build();
             let host = if home { String::new() } else { format!("{}: ", origin(&url)) };
             let response = request.call().map_err(|e| Failure::Unreachable(format!("{host}{e}")))?;
             let status = response.status();
@@ -346,7 +352,7 @@ impl<'a> Remote<'a> {
     }
 
     fn url(&self, commit: &str, file: &str) -> String {
-        format!("{}/{}/resolve/{commit}/{file}", self.endpoint, self.id.repo())
+        format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.id.repo(), utf8_percent_encode(file, IN_PATHS))
     }
 }
 
@@ -372,71 +378,4 @@ fn join(url: &str, location: &str) -> Option<String> {
 /// The first byte of `bytes FIRST-LAST/SIZE`.
 fn range_start(content_range: &str) -> Option<u64> {
     content_range.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok()
-}
-
-/// A download on its way. Dropped unfinished, it is kept under a name by which the next one finds it.
-struct Part {
-    own: PathBuf,
-    kept: PathBuf,
-    file: File,
-    bytes: u64,
-    hash: Sha256,
-    finished: bool,
-}
-
-impl Part {
-    /// Goes on with what an earlier download left. Renaming claims it: of two processes one gets it, and none writes
-    /// into the other's.
-    fn claim(blobs: &Path, etag: &str) -> Result<Part> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let own = blobs.join(format!("{etag}.{}-{number}.incomplete", std::process::id()));
-        let kept = blobs.join(format!("{etag}.achilles.incomplete"));
-        let _ = fs::rename(&kept, &own);
-        let open = || {
-            let mut file = File::options().create(true).read(true).append(true).open(&own)?;
-            let (mut hash, mut bytes) = (Sha256::new(), 0);
-            let mut reader = BufReader::new(&mut file);
-            loop {
-                let chunk = reader.fill_buf()?;
-                if chunk.is_empty() {
-                    return Ok((file, bytes, hash));
-                }
-                hash.update(chunk);
-                let read = chunk.len();
-                bytes += read as u64;
-                reader.consume(read);
-            }
-        };
-        let (file, bytes, hash) = open().map_err(Error::io(&own))?;
-        Ok(Part { own, kept, file, bytes, hash, finished: false })
-    }
-
-    fn restart(&mut self) -> Result<()> {
-        self.file.set_len(0).map_err(Error::io(&self.own))?;
-        (self.bytes, self.hash) = (0, Sha256::new());
-        Ok(())
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::io(&self.own))?;
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn finish(mut self, blob: &Path) -> Result<()> {
-        self.file.sync_all().map_err(Error::io(&self.own))?;
-        fs::rename(&self.own, blob).map_err(Error::io(blob))?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = if self.bytes > 0 { fs::rename(&self.own, &self.kept) } else { fs::remove_file(&self.own) };
-        }
-    }
 }

@@ -38,6 +38,22 @@ pub enum Difference {
         /// It is a safetensors file with the same tensors: the header or the order changed.
         same_tensors: bool,
     },
+    /// A link leads elsewhere than it did, or stands where a file was.
+    FileLinked {
+        /// Its path below the folder.
+        path: String,
+        /// Where it led; none where it was a file.
+        before: Option<String>,
+        /// Where it leads.
+        after: String,
+    },
+    /// A file of the Hugging Face cache has other bytes than it is named by.
+    FileDamaged {
+        /// Its path below the folder.
+        path: String,
+        /// How that shows.
+        problem: String,
+    },
     /// A file, or the tensors in it, cannot be told.
     NotExamined {
         /// Its path below the folder.
@@ -82,6 +98,15 @@ pub enum Difference {
         /// The file now.
         after: String,
     },
+    /// A tensor holds what another one held.
+    TensorReplaced {
+        /// Its name.
+        name: String,
+        /// The tensor that held this.
+        other: String,
+        /// That one holds what this one held.
+        swapped: bool,
+    },
     /// A tensor has other values.
     TensorChanged(TensorChange),
 }
@@ -109,6 +134,9 @@ pub struct TensorChange {
     /// Changed elements; only where both were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elements_changed: Option<u64>,
+    /// How many more values are not a number than before.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub became_nan: u64,
     /// What the change looks like as a whole.
     pub pattern: Pattern,
     /// The rows and columns that tell it: all that changed where they are few, else those that stand out.
@@ -151,8 +179,18 @@ pub struct LineChange {
     pub beta: Option<f64>,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 fn as_text<S: serde::Serializer>(neuron: &Option<Neuron>, to: S) -> Result<S::Ok, S::Error> {
     neuron.as_ref().map(ToString::to_string).serialize(to)
+}
+
+/// A tensor that holds what another one held. Of two that were swapped the first, by name, tells it.
+pub fn replaced_by(name: &str, other: &str, swapped: bool) -> Option<Difference> {
+    let told = !swapped || name < other;
+    told.then(|| Difference::TensorReplaced { name: name.to_owned(), other: other.to_owned(), swapped })
 }
 
 /// The neuron that a line of a tensor is: an output channel for a row, an input channel for a column.

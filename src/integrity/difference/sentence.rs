@@ -25,6 +25,13 @@ fn sentence(difference: &Difference) -> String {
                 if *same_tensors { "; its tensors are the same: the header or their order changed" } else { "" };
             format!("file {}: changed{size}{tensors}\n", printable(path))
         }
+        Difference::FileLinked { path, before, after } => {
+            let was = before.as_ref().map_or("was a file".to_owned(), |was| format!("was one to {}", printable(was)));
+            format!("file {}: is a link to {}, {was}\n", printable(path), printable(after))
+        }
+        Difference::FileDamaged { path, problem } => {
+            format!("file {}: damaged: {}\n", printable(path), printable(problem))
+        }
         Difference::NotExamined { path, problem } => {
             format!("file {}: NOT EXAMINED: {}\n", printable(path), printable(problem))
         }
@@ -40,6 +47,12 @@ fn sentence(difference: &Difference) -> String {
         }
         Difference::TensorMoved { name, before, after } => {
             format!("tensor {}: is in {}, was in {}\n", printable(name), printable(after), printable(before))
+        }
+        Difference::TensorReplaced { name, other, swapped: true } => {
+            format!("tensors {} and {}: swapped\n", printable(name), printable(other))
+        }
+        Difference::TensorReplaced { name, other, swapped: false } => {
+            format!("tensor {}: holds what {} held\n", printable(name), printable(other))
         }
         Difference::TensorChanged(change) => tensor(change),
     }
@@ -60,7 +73,12 @@ fn tensor(change: &TensorChange) -> String {
         Pattern::Dense => ", dense".to_owned(),
     };
     let norm = change.relative_norm.map(|n| format!(", relative norm of the change {n:.3e}")).unwrap_or_default();
-    let mut out = format!("tensor {name} {shape:?}: changed in {lines}{form}{norm}\n");
+    let nan = match change.became_nan {
+        0 => String::new(),
+        1 => ", one value became NaN".to_owned(),
+        count => format!(", {count} values became NaN"),
+    };
+    let mut out = format!("tensor {name} {shape:?}: changed in {lines}{form}{norm}{nan}\n");
     for line in &change.lines {
         let _ = writeln!(out, "  {}", self::line(change, line));
     }
@@ -72,6 +90,7 @@ fn line(change: &TensorChange, line: &LineChange) -> String {
         (Axis::Element, Some(beta)) => format!("{} times what it was", factor(beta)),
         (_, Some(_)) if line.norm_after == 0.0 => "all zero, was not".to_owned(),
         (_, Some(beta)) => format!("{} times what it was", factor(beta)),
+        _ if line.norm_after.is_nan() && !line.norm_before.is_nan() => "became NaN".to_owned(),
         _ => "changed".to_owned(),
     };
     let neuron = line.neuron.as_ref().map(|n| format!(" (neuron {})", n.short())).unwrap_or_default();

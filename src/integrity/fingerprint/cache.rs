@@ -1,17 +1,18 @@
 //! Keeps what was read of a file, so that one that has not changed is not read again.
 //!
-//! Whether it has changed is told by size, times and inode. Whoever can set those can hide a change: so a cache is for
-//! the machine that made the fingerprint, not for one that guards against others.
+//! What is trusted: that a file whose size, times, inode and device are as they were holds the bytes that it held. On
+//! Linux and a local disk that is so for all who cannot set the clock or write to the disk beneath the file system:
+//! pages that somebody has mapped are written back before a stamp is taken, and files that were changed a moment ago or
+//! lie in memory get none. A network's file system is believed what it says of times, and so is every other system than
+//! Linux. And that the cache's folder is written to by nobody but its user. To guard against more than that, do without.
 
 use super::read::{FileRead, is_safetensors};
 use super::stored::{File, Tensor};
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Stamp};
 use serde::{Deserialize, Serialize};
-use std::fs::Metadata;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 /// A folder with one JSON file for each file that was read.
 #[derive(Debug, Clone)]
@@ -37,19 +38,6 @@ struct Kept {
     file: File,
     tensors: Vec<Tensor>,
 }
-
-/// What tells a changed file, in bytes and nanoseconds since 1970.
-#[derive(Serialize, Deserialize, PartialEq)]
-struct Stamp {
-    bytes: u64,
-    modified: u128,
-    changed: i128,
-    device: u64,
-    inode: u64,
-}
-
-/// A file that was written this short a time ago may be written again without its time changing.
-const SETTLED: Duration = Duration::from_secs(2);
 
 impl Cache {
     /// The user's: `achilles-audit/fingerprint` in `$XDG_CACHE_HOME`, else in `~/.cache`.
@@ -82,15 +70,8 @@ impl Cache {
         Some(FileRead { file, tensors: tensors.collect::<Option<_>>()?, problem: None })
     }
 
-    /// Keeps what was read, if the file is still as it was before it was read. One that cannot be kept will be read
-    /// again.
-    pub(super) fn put(&self, key: Key, full: &Path, read: &FileRead) {
-        let modified = std::fs::metadata(full).ok().and_then(|m| m.modified().ok());
-        let age = modified.and_then(|t| SystemTime::now().duration_since(t).ok());
-        let changed = Key::of(full, &read.file.path, &key.row_digests).as_ref() != Some(&key);
-        if changed || read.problem.is_some() || age.is_none_or(|age| age < SETTLED) {
-            return;
-        }
+    /// Keeps what was read. One that cannot be kept will be read again.
+    pub(super) fn put(&self, key: Key, read: &FileRead) {
         let place = self.place(&key);
         let kept = Kept { key, file: (&read.file).into(), tensors: read.tensors.iter().map(Into::into).collect() };
         if let Ok(text) = serde_json::to_string(&kept) {
@@ -104,26 +85,11 @@ impl Cache {
 }
 
 impl Key {
-    /// None where it cannot be told apart from others.
-    pub(super) fn of(full: &Path, path: &str, row_digests: &[String]) -> Option<Key> {
+    /// Of the file at `full` that was opened; none where it cannot be told apart from others.
+    pub(super) fn of(stamp: Stamp, full: &Path, path: &str, row_digests: &[String]) -> Option<Key> {
         let target = full.canonicalize().ok()?.to_str()?.to_owned();
-        let stamp = Stamp::of(&std::fs::metadata(&target).ok()?)?;
         let tool = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
         let safetensors = is_safetensors(path);
         Some(Key { tool, path: target, safetensors, stamp, row_digests: row_digests.to_vec() })
-    }
-}
-
-impl Stamp {
-    fn of(file: &Metadata) -> Option<Stamp> {
-        let modified = file.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
-        #[cfg(unix)]
-        let (changed, device, inode) = {
-            use std::os::unix::fs::MetadataExt;
-            (i128::from(file.ctime()) * 1_000_000_000 + i128::from(file.ctime_nsec()), file.dev(), file.ino())
-        };
-        #[cfg(not(unix))]
-        let (changed, device, inode) = (0, 0, 0);
-        Some(Stamp { bytes: file.len(), modified, changed, device, inode })
     }
 }

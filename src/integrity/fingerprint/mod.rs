@@ -6,12 +6,14 @@ mod read;
 mod stored;
 
 use crate::checkpoint::hex;
-use crate::checkpoint::walk::{self, Kind};
+use crate::checkpoint::snapshot::{Blob, Snapshot};
+use crate::checkpoint::walk::{self, Entry, Kind};
 use crate::error::{Error, Result};
+use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use cache::Cache;
 use cache::Key;
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 pub use lines::{Line, Statistics};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -38,11 +40,14 @@ pub struct Settings {
     pub ignore: Vec<String>,
     /// Globs over tensor names whose rows have SHA-256 digests of their own.
     pub row_digests: Vec<String>,
+    /// Whether links are listed as links. Version 0.1.0 did not know them.
+    #[serde(default)]
+    pub links: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { ignore: Vec::new(), row_digests: vec!["*down_proj*".into()] }
+        Settings { ignore: Vec::new(), row_digests: vec!["*down_proj*".into()], links: true }
     }
 }
 
@@ -55,6 +60,9 @@ pub struct FileRecord {
     pub bytes: u64,
     /// Of its content.
     pub sha256: [u8; 32],
+    /// What it is a link to, as the link says; none for a file, and for a link of the Hugging Face cache to its own blob,
+    /// which stands for a file.
+    pub link: Option<String>,
 }
 
 /// A tensor.
@@ -87,10 +95,13 @@ pub struct Taken {
     pub fingerprint: Fingerprint,
     /// Paths that could not, or only as bytes, and why.
     pub problems: Vec<(String, String)>,
+    /// Paths of files of the Hugging Face cache whose bytes are not those that it names them by, and how that shows.
+    pub damaged: Vec<(String, String)>,
 }
 
-/// Takes the fingerprint of a model folder, reading every byte once. Files in `.git` and the hub's `.cache/huggingface` are left
-/// out, and so is `except`: the fingerprint's own file. With `cache`, files that have not changed are not read again.
+/// Takes the fingerprint of a model folder, reading every byte once. The folders `.git` and the hub's
+/// `.cache/huggingface` are left out, and so is `except`, the fingerprint's own file, where it is a file of the folder
+/// itself. With `cache`, files that have not changed are not read again.
 ///
 /// # Errors
 /// The folder or a file cannot be read, or a glob is none. What a checkpoint should not hold (a malformed header, a
@@ -102,78 +113,122 @@ pub fn take(
     cache: Option<&Cache>,
     progress: &dyn Progress,
 ) -> Result<Taken> {
-    let (ignore, row_digests) = (globs(&settings.ignore)?, globs(&settings.row_digests)?);
-    let except = except.and_then(|path| path.canonicalize().ok());
-    let left_out = |path: &str| {
-        ALWAYS_IGNORED.contains(&path)
-            || ignore.is_match(path)
-            || except.as_ref().is_some_and(|e| root.join(path).canonicalize().is_ok_and(|p| p == *e))
-    };
-    let mut problems = Vec::new();
-    let mut paths = Vec::new();
-    for entry in walk::walk(root, &left_out)? {
-        let target = std::fs::metadata(root.join(&entry.path));
-        let problem = match (entry.kind, target) {
+    let row_digests = globs(&settings.row_digests)?;
+    let (found, mut problems) = list(root, settings, except)?;
+    progress.begin("fingerprint", found.iter().map(|f| f.bytes).sum(), "bytes");
+    // The largest first, so that none is left to one core at the end.
+    let mut order: Vec<&Listed> = found.iter().collect();
+    order.sort_by_key(|listed| std::cmp::Reverse(listed.bytes));
+    let digest_rows = |name: &str| row_digests.is_match(name);
+    let mut read = order
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|listed| {
+            let full = root.join(&listed.path);
+            let kept = cache.map(|cache| (cache, settings.row_digests.as_slice()));
+            let mut read = read_or_known(&full, listed, kept, &digest_rows, progress)?;
+            read.file.link.clone_from(&listed.link);
+            let damage = listed.blob.as_ref().map_or(Ok(None), |blob| blob.damage(Some(&read.file.sha256)))?;
+            Ok((read, damage))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    progress.end();
+    read.sort_by(|(a, _), (b, _)| a.file.path.cmp(&b.file.path));
+    let (mut files, mut tensors, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+    for (read, damage) in read {
+        if let Some(problem) = read.problem {
+            problems.push((read.file.path.clone(), problem));
+        }
+        damaged.extend(damage.map(|damage| (read.file.path.clone(), damage)));
+        files.push(read.file);
+        tensors.extend(read.tensors);
+    }
+    tensors.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
+    let settings = Settings { links: true, ..settings.clone() };
+    Ok(Taken { fingerprint: Fingerprint { settings, files, tensors }, problems, damaged })
+}
+
+/// Reads a file, unless it is known: `cache` says of what the digests of rows are, too.
+fn read_or_known(
+    full: &Path,
+    Listed { path, bytes, .. }: &Listed,
+    cache: Option<(&Cache, &[String])>,
+    digest_rows: &(dyn Fn(&str) -> bool + Sync),
+    progress: &dyn Progress,
+) -> Result<read::FileRead> {
+    let file = files::open_regular(full)?;
+    let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(full));
+    let key = |stamp, row_digests| Key::of(stamp, full, path, row_digests);
+    if let Some(((cache, row_digests), now)) = cache.zip(stamp()?)
+        && let Some(kept) = key(now, row_digests).and_then(|key| cache.get(&key, path))
+    {
+        return progress.advance(*bytes).map(|()| kept);
+    }
+    let lasting = cache.and_then(|_| Stamp::lasting(&file));
+    let read = read::read(&file, full, path, digest_rows, progress)?;
+    if let (Some((cache, row_digests)), Some(lasting), None) = (cache, lasting, &read.problem)
+        && Some(&lasting) == stamp()?.as_ref()
+        && let Some(key) = key(lasting, row_digests)
+    {
+        cache.put(key, &read);
+    }
+    Ok(read)
+}
+
+/// A file that is to be read, or a link to one.
+struct Listed {
+    path: String,
+    bytes: u64,
+    link: Option<String>,
+    blob: Option<Blob>,
+}
+
+/// Paths, and what is wrong with each.
+type Problems = Vec<(String, String)>;
+
+/// The files to read, and the paths that cannot be, with the reason.
+fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {
+    let ignore = globs(&settings.ignore)?;
+    let snapshot = Snapshot::of(root);
+    let own = except.and_then(|path| walk::below(root, path));
+    let left_out = |path: &str| ignore.is_match(path) || walk::is_left_out(root, path);
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    for Entry { path, kind, bytes } in walk::walk(root, &left_out)? {
+        let full = root.join(&path);
+        let blob = snapshot.as_ref().filter(|_| kind == Kind::Link).and_then(|s| s.blob(&full));
+        let is_file = kind == Kind::File || blob.is_some();
+        // A worktree's `.git` is a file.
+        if is_file && (own.as_ref() == Some(&path) || path == ".git") {
+            continue;
+        }
+        let target = std::fs::metadata(&full);
+        let problem = match (kind, target) {
             (Kind::NotUtf8, _) => "has a name that is not UTF-8",
             (Kind::Special, _) => "is a pipe, socket or device",
             (Kind::Link, Err(_)) => "is a link that leads nowhere",
             (Kind::Link, Ok(target)) if !target.is_file() => "is a link to something that is not a file",
             (_, target) => {
-                paths.push((entry.path, target.map_or(entry.bytes, |t| t.len())));
+                let link = if is_file { None } else { Some(read_link(&full)?) };
+                found.push(Listed { path, bytes: target.map_or(bytes, |t| t.len()), link, blob });
                 continue;
             }
         };
-        problems.push((entry.path, problem.to_owned()));
+        problems.push((path, problem.to_owned()));
     }
-    if paths.is_empty() {
+    if found.is_empty() {
         return Err(Error::file(root, "holds no file; expected a model folder"));
     }
-    progress.begin("fingerprint", paths.iter().map(|(_, bytes)| bytes).sum(), "bytes");
-    // The largest first, so that none is left to one core at the end.
-    let mut order: Vec<usize> = (0..paths.len()).collect();
-    order.sort_by_key(|at| std::cmp::Reverse(paths[*at].1));
-    let digest_rows = |name: &str| row_digests.is_match(name);
-    let mut read = order
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|at| {
-            let (path, bytes) = &paths[at];
-            let full = root.join(path);
-            let key = cache.and_then(|_| Key::of(&full, path, &settings.row_digests));
-            if let Some(kept) = cache.zip(key.as_ref()).and_then(|(cache, key)| cache.get(key, path)) {
-                return progress.advance(*bytes).map(|()| kept);
-            }
-            let read = read::read(root, path, &digest_rows, progress)?;
-            if let Some((cache, key)) = cache.zip(key) {
-                cache.put(key, &full, &read);
-            }
-            Ok(read)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    progress.end();
-    read.sort_by(|a, b| a.file.path.cmp(&b.file.path));
-    let (mut files, mut tensors) = (Vec::new(), Vec::new());
-    for read in read {
-        if let Some(problem) = read.problem {
-            problems.push((read.file.path.clone(), problem));
-        }
-        files.push(read.file);
-        tensors.extend(read.tensors);
-    }
-    tensors.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
-    Ok(Taken { fingerprint: Fingerprint { settings: settings.clone(), files, tensors }, problems })
+    Ok((found, problems))
 }
 
-/// Folders that tools keep beside a model and no loader reads.
-const ALWAYS_IGNORED: [&str; 2] = [".git", ".cache/huggingface"];
+/// Where a link leads, as it says, with `/` between the parts.
+fn read_link(link: &Path) -> Result<String> {
+    let target = std::fs::read_link(link).map_err(Error::io(link))?;
+    Ok(target.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/"))
+}
 
 fn globs(patterns: &[String]) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let glob = Glob::new(pattern).map_err(|e| Error::input(format!("glob {pattern:?}: {}", e.kind())))?;
-        set.add(glob);
-    }
-    set.build().map_err(|e| Error::input(format!("globs: {e}")))
+    crate::glob::set(patterns).map_err(|problem| Error::input(format!("what the fingerprint covers: {problem}")))
 }
 
 impl Fingerprint {
@@ -184,9 +239,12 @@ impl Fingerprint {
     }
 
     /// Identity of the files: SHA-256 over one line a file, sorted, each the compact JSON array
-    /// `["PATH",BYTES,"SHA256"]` and a newline.
+    /// `["PATH",BYTES,"SHA256"]`, of a link `["PATH",BYTES,"SHA256","TARGET"]`, and a newline.
     pub fn files_sha256(&self) -> [u8; 32] {
-        root(self.files.iter().map(|f| serde_json::json!([f.path, f.bytes, hex(&f.sha256)])))
+        root(self.files.iter().map(|f| match &f.link {
+            None => serde_json::json!([f.path, f.bytes, hex(&f.sha256)]),
+            Some(link) => serde_json::json!([f.path, f.bytes, hex(&f.sha256), link]),
+        }))
     }
 }
 

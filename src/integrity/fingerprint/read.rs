@@ -6,7 +6,7 @@ use crate::checkpoint::header::{Header, TensorEntry};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::Stamp;
 use crate::integrity::layout::Layout;
 use crate::progress::Progress;
 use sha2::{Digest, Sha256};
@@ -32,20 +32,21 @@ pub(super) struct FileRead {
     pub problem: Option<String>,
 }
 
-/// Reads `root`/`path`. `digest_rows` says of a tensor whether its rows get digests of their own.
+/// Reads an open file, the one at `full`, `path` below its root. `digest_rows` says of a tensor whether its rows get digests of their own.
 ///
 /// Three threads share each piece: the file's digest, the tensor's, and the marks.
 pub(super) fn read(
-    root: &Path,
+    mut file: &File,
+    full: &Path,
     path: &str,
     digest_rows: &(dyn Fn(&str) -> bool + Sync),
     progress: &dyn Progress,
 ) -> Result<FileRead> {
-    let full = root.join(path);
-    let mut file = files::open_regular(&full)?;
-    let length = file.metadata().map_err(Error::io(&full))?.len();
+    let about = || file.metadata().map_err(Error::io(full));
+    let before = about()?;
+    let length = before.len();
     let (entries, problem) = match is_safetensors(path) {
-        true => match header(&full, length) {
+        true => match header(file, full, length) {
             Ok(entries) => (entries, None),
             Err(problem) => (Vec::new(), Some(problem)),
         },
@@ -59,19 +60,18 @@ pub(super) fn read(
         let whole = scope.spawn(|| digest_file(for_file));
         let each = scope.spawn(|| digest_tensors(for_tensors, entries.len()));
         let marks = scope.spawn(|| mark(for_marks, &entries, digest_rows));
-        let sent = send(&mut file, pieces, &[&to_file], &[&to_tensors, &to_marks], progress);
+        let sent = send(file, pieces, &[&to_file], &[&to_tensors, &to_marks], progress);
         drop((to_file, to_tensors, to_marks));
-        let failed = || Error::file(&full, "a thread that reads it ended early");
+        let failed = || Error::file(full, "a thread that reads it ended early");
         let joined = (
             whole.join().map_err(|_| failed())?,
             each.join().map_err(|_| failed())?,
             marks.join().map_err(|_| failed())?,
         );
-        sent.map_err(|e| e.at(&full)).map(|()| joined)
+        sent.map_err(|e| e.at(full)).map(|()| joined)
     })?;
-    if file.metadata().map_err(Error::io(&full))?.len() != length || file.read(&mut [0]).map_err(Error::io(&full))? > 0
-    {
-        return Err(Error::file(&full, "changed while it was read; try again when nothing writes to it"));
+    if Stamp::of(&about()?) != Stamp::of(&before) || file.read(&mut [0]).map_err(Error::io(full))? > 0 {
+        return Err(Error::file(full, "changed while it was read; try again when nothing writes to it"));
     }
     let tensors = entries.into_iter().zip(digests).zip(tensors).map(|((entry, sha256), marked)| TensorRecord {
         name: entry.name,
@@ -84,7 +84,7 @@ pub(super) fn read(
         columns: marked.columns,
         row_sha256: marked.row_sha256,
     });
-    let file = FileRecord { path: path.to_owned(), bytes: length, sha256 };
+    let file = FileRecord { path: path.to_owned(), bytes: length, sha256, link: None };
     Ok(FileRead { file, tensors: tensors.collect(), problem })
 }
 
@@ -94,11 +94,11 @@ pub(super) fn is_safetensors(path: &str) -> bool {
 }
 
 /// The tensors in the order of their bytes. Only the header's pages of the map are touched.
-fn header(path: &Path, length: u64) -> std::result::Result<Vec<TensorEntry>, String> {
+fn header(file: &File, path: &Path, length: u64) -> std::result::Result<Vec<TensorEntry>, String> {
     if length == 0 {
         return Err("is empty, expected a safetensors file".into());
     }
-    let map = MappedFile::open(path).map_err(|e| e.to_string())?;
+    let map = MappedFile::of(file, path).map_err(|e| e.to_string())?;
     if let Some(stand_in) = StandIn::of_binary(map.bytes()) {
         return Err(stand_in.to_string());
     }
@@ -152,7 +152,7 @@ impl Stop {
 }
 
 fn send(
-    file: &mut File,
+    mut file: &File,
     pieces: Vec<(Option<usize>, Range<u64>)>,
     all: &[&SyncSender<Piece>],
     of_tensors: &[&SyncSender<Piece>],

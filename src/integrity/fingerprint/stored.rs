@@ -2,6 +2,7 @@
 
 use super::{FileRecord, Fingerprint, Line, Settings, Statistics, TensorRecord};
 use crate::checkpoint::hex;
+use crate::checkpoint::hub::Origin;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::integrity::layout::Layout;
@@ -20,6 +21,8 @@ struct Document {
     schema: String,
     tool: Tool,
     model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hub: Option<Origin>,
     settings: Settings,
     tensors_sha256: String,
     files_sha256: String,
@@ -33,6 +36,9 @@ pub(super) struct File {
     path: String,
     bytes: u64,
     sha256: String,
+    /// What it is a link to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,15 +59,17 @@ pub(super) struct Tensor {
 }
 
 impl Fingerprint {
-    /// The document, one line a file and a tensor. `model` is what to call it.
+    /// The document, one line a file and a tensor. `model` is what to call it, `origin` the commit of a hub
+    /// repository that it is, if it is one.
     ///
     /// # Errors
     /// It cannot be written as JSON.
-    pub fn to_json(&self, model: &str) -> Result<String> {
+    pub fn to_json(&self, model: &str, origin: Option<&Origin>) -> Result<String> {
         let document = Document {
             schema: SCHEMA.into(),
             tool: Tool::this(),
             model: model.into(),
+            hub: origin.cloned(),
             settings: self.settings.clone(),
             tensors_sha256: hex(&self.tensors_sha256()),
             files_sha256: hex(&self.files_sha256()),
@@ -139,13 +147,13 @@ impl Fingerprint {
 
 impl From<&FileRecord> for File {
     fn from(f: &FileRecord) -> File {
-        File { path: f.path.clone(), bytes: f.bytes, sha256: hex(&f.sha256) }
+        File { path: f.path.clone(), bytes: f.bytes, sha256: hex(&f.sha256), link: f.link.clone() }
     }
 }
 
 impl File {
     pub(super) fn check(self) -> std::result::Result<FileRecord, String> {
-        Ok(FileRecord { sha256: digest(&self.sha256)?, path: self.path, bytes: self.bytes })
+        Ok(FileRecord { sha256: digest(&self.sha256)?, path: self.path, bytes: self.bytes, link: self.link })
     }
 }
 

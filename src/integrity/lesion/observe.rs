@@ -1,15 +1,21 @@
 //! Signs as observations of lint.
 
-use super::{Report, SignKind, examine};
+use super::{NotExamined, Report, SignKind, examine};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Figure, Result};
+use crate::error::{Count, Error, Figure, Result};
 use crate::integrity::lint::{Check, Location, Observation};
 use crate::progress::Progress;
 use serde_json::{Value, json};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// Up to this chance in a clean checkpoint a sign is told as one, above it as a hint.
 pub const SIGN_CHANCE: f64 = 0.01;
+/// Reasons for which something was not examined that are told.
+const REASONS: usize = 3;
+/// Of what was not examined so many are listed.
+const LISTED: usize = 20;
 
 /// Looks for signs in a model folder and says what it sees. Rows and columns of zeros are left to lint, which looks for
 /// them everywhere.
@@ -64,14 +70,34 @@ impl Report {
             });
         }
         if !self.not_examined.is_empty() {
-            let message = format!(
-                "{} tensors or sides of them were not judged by norm, {} were",
-                self.not_examined.len(),
-                self.examined_sides
-            );
-            found.push(not_examined(message, json!(self.not_examined)));
+            let first = &self.not_examined[..self.not_examined.len().min(LISTED)];
+            let evidence = json!({"count": self.not_examined.len(), "judged": self.examined_sides, "first": first});
+            found.push(not_examined(self.why_not_examined(), evidence));
         }
         found
+    }
+
+    /// What was not judged and why, on one line: the reasons that hold for most first.
+    fn why_not_examined(&self) -> String {
+        let mut by_why: HashMap<&str, (usize, usize)> = HashMap::new();
+        for (at, NotExamined { why, .. }) in self.not_examined.iter().enumerate() {
+            by_why.entry(why).or_insert((at, 0)).1 += 1;
+        }
+        let mut reasons: Vec<(usize, usize)> = by_why.into_values().collect();
+        reasons.sort_unstable_by_key(|(first, count)| (Reverse(*count), *first));
+        let shown = reasons.iter().take(REASONS).map(|(first, count)| {
+            let NotExamined { what, why } = &self.not_examined[*first];
+            match count - 1 {
+                0 => format!("{what}: {why}"),
+                more => format!("{what} and {more} more: {why}"),
+            }
+        });
+        let shown = shown.collect::<Vec<_>>().join("; ");
+        let judged = Count(self.examined_sides, "side of a tensor was judged", "sides of tensors were judged");
+        match reasons.iter().skip(REASONS).map(|(_, count)| count).sum::<usize>() {
+            0 => format!("not judged by norm: {shown}; {judged}"),
+            more => format!("not judged by norm: {shown}; {more} more for other reasons; {judged}"),
+        }
     }
 }
 
@@ -106,6 +132,14 @@ mod tests {
         let said =
             "L1.mlp.down_proj:in:5 has the norm 0.300, where its partners make expect 1.000: about 0.30 times that";
         assert!(found[0].message.starts_with(said), "{}", found[0].message);
+        let not_examined =
+            (0..2000).map(|at| NotExamined { what: format!("t{at}"), why: format!("reason {}", at % 5) });
+        let found = Report { examined_sides: 1, not_examined: not_examined.collect(), ..Report::default() };
+        let found = found.observations(&checkpoint);
+        let said = "not judged by norm: t0 and 399 more: reason 0; t1 and 399 more: reason 1; t2 and 399 more: reason 2; \
+                    800 more for other reasons; 1 side of a tensor was judged";
+        assert_eq!((found[0].message.as_str(), found[0].evidence["first"].as_array().unwrap().len()), (said, 20));
+        assert_eq!(found[0].evidence["count"], 2000);
         assert_eq!(observe(Path::new("/nowhere/at/all"), &Silent).unwrap()[0].check, Check::LesionNotExamined);
     }
 }

@@ -2,6 +2,9 @@
 
 use super::check::Check;
 use super::observation::{Found, Location};
+use crate::checkpoint::snapshot::{Blob, Snapshot};
+use crate::checkpoint::stand_in::unfinished;
+use crate::checkpoint::walk::{DEEPEST, LEFT_OUT, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
@@ -15,6 +18,8 @@ pub(super) struct File {
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,
+    /// What it is a link to, where that is a blob of the hub's cache.
+    pub blob: Option<Blob>,
 }
 
 impl File {
@@ -23,14 +28,13 @@ impl File {
     }
 }
 
-/// More than any checkpoint holds: what is larger is not examined rather than examined in part.
-const MOST_ENTRIES: usize = 100_000;
-const DEEPEST: usize = 32;
+/// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
+const ENVIRONMENT: &str = ".venv";
 
-/// All files in the folder and the folders in it, in order of name. Folders named `.git` are left out.
+/// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and in
+/// a virtual environment.
 pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
-    let canonical = std::fs::canonicalize(root).map_err(Error::io(root))?;
-    let allowed = [Some(canonical.clone()), blobs(&canonical)];
+    let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
     let mut files = Vec::new();
     let mut entries = 0;
     let mut folders = vec![(root.to_owned(), String::new(), 0)];
@@ -39,27 +43,33 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             let path = entry.map_err(Error::io(&folder))?.path();
             entries += 1;
             if entries > MOST_ENTRIES || depth > DEEPEST {
-                let problem =
-                    format!("holds over {MOST_ENTRIES} files or {DEEPEST} levels of folders; not a checkpoint's");
-                return Err(Error::file(root, problem));
+                return Err(too_many(root));
             }
             let base = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = format!("{prefix}{base}");
             let location = Location::file(&name);
-            if base.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
-                found.say(Check::OddFileName, location.clone(), format!("is named {base:?}"));
-            }
+            odd_name(&base, &location, found);
             let own = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
-            if own.is_symlink() && !follow(&path, &allowed, &location, found) {
+            let blob = links.snapshot.as_ref().filter(|_| own.is_symlink()).and_then(|s| s.blob(&path));
+            if own.is_symlink() && blob.is_none() && !links.follow(&path, &location, found) {
                 continue;
             }
             let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
             if metadata.is_file() {
-                by_name(root, &base, &prefix, &location, found);
-                files.push(File { name, path, bytes: metadata.len() });
+                by_name(&location, found);
+                if name == RECEIPT {
+                    receipt(root, &location, found);
+                }
+                files.push(File { name, path, bytes: metadata.len(), blob });
             } else if metadata.is_dir() {
                 // A folder behind a link is either met on its own or not part of the checkpoint.
-                if !own.is_symlink() && base != ".git" {
+                if own.is_symlink() || LEFT_OUT.contains(&name.as_str()) || base == ".git" {
+                    continue;
+                }
+                if name == ENVIRONMENT {
+                    let message = "is a virtual environment, which no loader reads; what lies in it was not examined";
+                    found.say(Check::FolderNotExamined, location, message);
+                } else {
                     folders.push((path, format!("{name}/"), depth + 1));
                 }
             } else {
@@ -68,52 +78,162 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
         }
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
+    adapter(&files, found);
     Ok(files)
 }
 
-/// Whether a link leads anywhere, and what is to be said of it.
-fn follow(link: &Path, allowed: &[Option<PathBuf>; 2], location: &Location, found: &mut Found) -> bool {
-    let told = std::fs::read_link(link).map(|t| t.display().to_string()).unwrap_or_default();
-    match std::fs::canonicalize(link) {
-        Ok(target) => {
-            if !allowed.iter().flatten().any(|folder| target.starts_with(folder)) {
-                let evidence = json!({"target": told});
-                found.add(Check::LinkOutside, location.clone(), format!("is a link to {told:?}"), evidence);
-            }
-            true
-        }
-        Err(e) => {
-            let message = format!("is a link to {told:?}, which cannot be followed: {e}");
-            found.add(Check::DanglingLink, location.clone(), message, json!({"target": told}));
-            false
-        }
+/// Tells of a name that is not what it looks like.
+pub(super) fn odd_name(base: &str, location: &Location, found: &mut Found) {
+    if let Some(what) = odd_characters(base) {
+        found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, with {what}"));
+    } else if let Some(known) = resembles(base) {
+        found.say(Check::OddFileName, location.clone(), format!("is named {base:?}, which looks like {known}"));
     }
 }
 
-/// Where a snapshot in the hub's cache (`models--org--name/snapshots/COMMIT`) keeps its files.
-fn blobs(root: &Path) -> Option<PathBuf> {
-    let snapshots = root.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"))?;
-    let repository = snapshots.parent()?;
-    let name = repository.file_name()?.to_str()?;
-    name.starts_with("models--").then(|| repository.join("blobs"))
+/// What a name holds that a listing of it does not show as it is.
+fn odd_characters(name: &str) -> Option<&'static str> {
+    // Some join or vary the character before them, where that is not a letter of ASCII (emoji, Persian).
+    let joins = |c: char| matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}');
+    let mut before = ' ';
+    for c in name.chars() {
+        let what = match c {
+            char::REPLACEMENT_CHARACTER => Some("bytes that are not UTF-8"),
+            _ if c.is_control() => Some("a control character"),
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                Some("a character that changes the direction of writing")
+            }
+            _ if joins(c) && !before.is_ascii() => None,
+            '\u{ad}'
+            | '\u{34f}'
+            | '\u{115f}'
+            | '\u{1160}'
+            | '\u{17b4}'
+            | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200d}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}' => Some("an invisible character"),
+            _ => None,
+        };
+        if what.is_some() {
+            return what;
+        }
+        before = c;
+    }
+    None
 }
 
-fn by_name(root: &Path, base: &str, prefix: &str, location: &Location, found: &mut Found) {
-    if base.starts_with(".achilles-audit-")
-        || base.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
-    {
+/// The file that loaders look for which a name differs from in a few characters that are not ASCII, as letters of other
+/// scripts and other dots.
+fn resembles(name: &str) -> Option<&'static str> {
+    const KNOWN: &[&str] = &[
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "adapter_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "README.md",
+    ];
+    let differ = |known: &str| name.chars().zip(known.chars()).filter(|(a, b)| a != b).count();
+    KNOWN.iter().copied().find(|known| {
+        let other = name.chars().filter(|c| !c.is_ascii()).count();
+        other > 0 && other * 2 < known.len() && name.chars().count() == known.len() && differ(known) == other
+    })
+}
+
+/// Where links may lead.
+struct Links {
+    root: PathBuf,
+    snapshot: Option<Snapshot>,
+}
+
+impl Links {
+    /// Whether a link leads anywhere, and what is to be said of it.
+    fn follow(&self, link: &Path, location: &Location, found: &mut Found) -> bool {
+        let told = std::fs::read_link(link).map(|t| t.display().to_string()).unwrap_or_default();
+        let evidence = json!({"target": told});
+        let target = match std::fs::canonicalize(link) {
+            Ok(target) => target,
+            Err(e) => {
+                let message = format!("is a link to {told:?}, which cannot be followed: {e}");
+                found.add(Check::DanglingLink, location.clone(), message, evidence);
+                return false;
+            }
+        };
+        let is_hidden = |path: &Path| path.iter().any(|part| part.to_string_lossy().starts_with('.'));
+        match target.strip_prefix(&self.root) {
+            Err(_) => found.add(Check::LinkOutside, location.clone(), format!("is a link to {told:?}"), evidence),
+            Ok(inside) if is_hidden(inside) && !is_hidden(Path::new(&location.file)) => {
+                let message =
+                    format!("is a link to {told:?}, in a hidden folder: what lies there was not all examined");
+                found.add(Check::LinkHidden, location.clone(), message, evidence);
+            }
+            Ok(_) => {}
+        }
+        true
+    }
+}
+
+/// An adapter beside a whole model: transformers and PEFT load it on top of the model.
+fn adapter(files: &[File], found: &mut Found) {
+    let has = |name: &str| files.iter().any(|file| file.name == name);
+    if has(ADAPTER) && has("config.json") {
+        let message = "makes loaders put an adapter on top of the model, which was not examined with it";
+        found.say(Check::AdapterBeside, Location::file(ADAPTER), message);
+    }
+}
+
+/// What makes a folder one of an adapter.
+const ADAPTER: &str = "adapter_config.json";
+
+/// Tells what a file's name alone says of it.
+pub(super) fn by_name(location: &Location, found: &mut Found) {
+    let base = location.file.rsplit('/').next().unwrap_or_default();
+    if is_leftover(base) {
         found.say(Check::LeftoverFile, location.clone(), "was left by a run of this tool that was stopped; remove it");
+    } else if unfinished(base).is_some() {
+        let message = "is what a download leaves that was not finished, by its name; remove it or fetch it again";
+        found.say(Check::UnfinishedDownload, location.clone(), message);
     }
     if base.ends_with(".py") {
         found.say(Check::CustomCode, location.clone(), "is Python code");
     }
     let lower = base.to_ascii_lowercase();
-    if [".h5", ".hdf5", ".keras"].iter().any(|end| lower.ends_with(end)) {
+    let ends = |ends: &[&str]| ends.iter().any(|end| lower.ends_with(end));
+    if is_keras(base) {
         found.say(Check::KerasFile, location.clone(), "is a Keras or HDF5 model by its name");
     }
-    if base == RECEIPT && prefix.is_empty() {
-        receipt(root, location, found);
+    if ends(NATIVE) || lower.contains(".so.") {
+        found.say(Check::NativeCode, location.clone(), "is compiled code by its name");
     }
+    if is_other_weights(base) {
+        let message = "holds weights by its name, in a form that is not examined here";
+        found.say(Check::OtherWeights, location.clone(), message);
+    }
+    if ends(CONVERTED) {
+        let message = "is a conversion of the model by its name, which was not examined";
+        found.say(Check::ConvertedModel, location.clone(), message);
+    }
+}
+
+/// Whether a file is named as what a run of this tool leaves where it is stopped.
+fn is_leftover(name: &str) -> bool {
+    name.starts_with(".achilles-audit-") || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
 }
 
 fn receipt(root: &Path, location: &Location, found: &mut Found) {
@@ -128,4 +248,34 @@ fn receipt(root: &Path, location: &Location, found: &mut Found) {
         Err(e) => ("is named as a receipt of this tool and is none".to_owned(), json!({"problem": e.to_string()})),
     };
     found.add(Check::LesionReceipt, location.clone(), message, evidence);
+}
+
+/// Compiled for a processor or an accelerator.
+const NATIVE: &[&str] = &[".so", ".dll", ".dylib", ".pyd", ".exe", ".engine", ".plan", ".trt", ".llamafile"];
+/// Weights that some loaders prefer to safetensors, or take where the user names them.
+const OTHER_WEIGHTS: &[&str] =
+    &[".gguf", ".ggml", ".npz", ".nemo", ".pdparams", ".pdiparams", ".params", ".caffemodel", ".mar"];
+/// What projects publish beside the weights for other runtimes.
+const CONVERTED: &[&str] = &[
+    ".onnx",
+    ".onnx_data",
+    ".onnx.data",
+    ".ort",
+    ".msgpack",
+    ".tflite",
+    ".mlmodel",
+    ".mlpackage",
+    ".pte",
+    ".litertlm",
+];
+/// Whether a file is named as weights that are not examined.
+pub(super) fn is_other_weights(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    OTHER_WEIGHTS.iter().any(|end| lower.ends_with(end))
+}
+
+/// Whether a file is named as a Keras or HDF5 model.
+pub(super) fn is_keras(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    [".h5", ".hdf5", ".keras"].iter().any(|end| lower.ends_with(end))
 }

@@ -8,27 +8,70 @@ use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::printable;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// A safetensors file and what could be read of its header.
 pub(super) struct Shard<'a> {
     pub file: &'a File,
     /// Whether there is a header at all.
     pub readable: bool,
-    pub header: Header,
+    pub header: Arc<Header>,
     /// Tensors whose entry cannot be used, which are not in `header`.
-    pub malformed: BTreeSet<String>,
+    pub malformed: Arc<BTreeSet<String>>,
+    /// Tensors share bytes.
+    pub overlaps: bool,
+    /// It is the file that another one is, by another name or a link: that one was read.
+    pub again: bool,
 }
 
 /// Reads the headers of all safetensors files in the folder and the folders in it.
 pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
     let is_shard = |file: &&File| file.name.to_ascii_lowercase().ends_with(".safetensors");
-    files.iter().filter(is_shard).map(|file| shard(file, found)).collect()
+    let mut shards: Vec<Shard> = Vec::new();
+    let mut firsts = HashMap::new();
+    for file in files.iter().filter(is_shard) {
+        let here = shards.len();
+        let first = identity(file).map(|identity| *firsts.entry(identity).or_insert(here));
+        let shard = match first.and_then(|first| shards.get(first)) {
+            None => shard(file, found),
+            Some(first) => first.again(file),
+        };
+        shards.push(shard);
+    }
+    shards
+}
+
+impl<'a> Shard<'a> {
+    /// The same by another name.
+    fn again(&self, file: &'a File) -> Shard<'a> {
+        let (header, malformed) = (self.header.clone(), self.malformed.clone());
+        Shard { file, header, malformed, again: true, ..*self }
+    }
+}
+
+/// What tells one file from another, whatever its names, where the system says.
+#[cfg(unix)]
+fn identity(file: &File) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(&file.path).ok().map(|about| (about.dev(), about.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &File) -> Option<(u64, u64)> {
+    None
 }
 
 fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
     let header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
-    let mut shard = Shard { file, readable: false, header, malformed: BTreeSet::new() };
+    let mut shard = Shard {
+        file,
+        readable: false,
+        header: Arc::new(header),
+        malformed: Arc::default(),
+        overlaps: false,
+        again: false,
+    };
     let map = match MappedFile::open(&file.path) {
         Ok(map) => map,
         Err(e) => {
@@ -42,14 +85,17 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
         return shard;
     }
     shard.readable = true;
-    shard.header = Header::examine(bytes, &mut |problem| {
+    let mut malformed = BTreeSet::new();
+    let header = Header::examine(bytes, &mut |problem| {
         let (check, location) = place(&problem, file);
         shard.readable &= !is_fatal(&problem);
         if matches!(check, Check::HeaderInvalid | Check::TensorOverflow | Check::TensorSize) {
-            shard.malformed.extend(location.tensor.clone());
+            malformed.extend(location.tensor.clone());
         }
+        shard.overlaps |= check == Check::TensorOverlap;
         found.say(check, location, printable(&problem.to_string()));
     });
+    (shard.header, shard.malformed) = (Arc::new(header), Arc::new(malformed));
     if shard.readable {
         unaligned(&shard, found);
         if !shard.header.metadata.contains_key("format") {

@@ -126,7 +126,7 @@ fn of_unreadable(index: &Index, here: &[&Shard]) -> BTreeSet<String> {
     lost.map(|(name, _)| name.clone()).collect()
 }
 
-fn is_consolidated(name: &str) -> bool {
+pub(super) fn is_consolidated(name: &str) -> bool {
     name.starts_with("consolidated")
 }
 
@@ -177,7 +177,7 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
         here.values().partition(|s| listed.contains(s.file.name.as_str()));
     let mut pairs = BTreeSet::new();
     for shard in inside.iter().chain(&outside) {
-        for name in shard.header.tensors.iter().map(|t| &t.name).chain(&shard.malformed) {
+        for name in shard.header.tensors.iter().map(|t| &t.name).chain(shard.malformed.iter()) {
             places.entry(name).or_insert(&shard.file.name);
             pairs.insert((name.as_str(), shard.file.name.as_str()));
         }

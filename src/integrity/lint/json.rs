@@ -16,6 +16,8 @@ pub(super) struct Facts {
     pub auto_map: Vec<String>,
     /// Text at or below a `chat_template`, with the path to it.
     pub templates: Vec<(String, String)>,
+    /// Texts below `auto_map` or a `chat_template` that are too many to be kept, and so are not examined.
+    pub not_kept: usize,
     /// What of it is Python's way of writing JSON, not the standard's.
     pub departure: Departure,
 }
@@ -86,11 +88,17 @@ impl<'de> Visitor<'de> for Step<'_> {
     }
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
         let walk = self.0;
-        if walk.below("auto_map") && walk.facts.auto_map.len() < KEPT {
-            walk.facts.auto_map.push(text.to_owned());
+        if walk.below("auto_map") {
+            match walk.facts.auto_map.len() < KEPT {
+                true => walk.facts.auto_map.push(text.to_owned()),
+                false => walk.facts.not_kept += 1,
+            }
         }
-        if walk.below("chat_template") && walk.facts.templates.len() < KEPT {
-            walk.facts.templates.push((walk.path.join("."), text.to_owned()));
+        if walk.below("chat_template") {
+            match walk.facts.templates.len() < KEPT {
+                true => walk.facts.templates.push((walk.path.join("."), text.to_owned())),
+                false => walk.facts.not_kept += 1,
+            }
         }
         Ok(())
     }
@@ -145,6 +153,13 @@ mod tests {
         let long = format!(r#"{{"chat_template":{{"{}":["a","b"]}}}}"#, "é".repeat(5_000));
         let cut = format!("chat_template.{}…", "é".repeat(100));
         assert_eq!(examine(long.as_bytes()).unwrap().templates, [pair(&cut, "a"), pair(&cut, "b")]);
+        let many = format!(
+            r#"{{"chat_template":["{}"],"auto_map":["{}"]}}"#,
+            ["t"; 102].join("\",\""),
+            ["m"; 101].join("\",\"")
+        );
+        let many = examine(many.as_bytes()).unwrap();
+        assert_eq!((many.templates.len(), many.auto_map.len(), many.not_kept), (KEPT, KEPT, 3));
         let python = examine("\u{feff}{\"a\":[NaN,-Infinity],\"auto_map\":\"x.Y\"}".as_bytes()).unwrap();
         assert_eq!(python.departure, Departure { byte_order_mark: true, not_finite: true });
         assert_eq!(python.auto_map, ["x.Y"]);

@@ -6,19 +6,25 @@ mod check;
 mod contents;
 mod downloads;
 mod folder;
+mod generation;
 mod header;
 mod index;
 mod json;
+mod names;
 mod observation;
+mod pickle;
 mod template;
 mod tensors;
 #[cfg(test)]
 mod tests;
 mod values;
+mod vocabulary;
 
 pub use check::Check;
 pub use contents::json as examine_json;
-pub use observation::{Location, Observation};
+pub use names::{ByName, by_name};
+pub use observation::{Location, More, Observation};
+pub use template::literals;
 
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};
@@ -73,9 +79,13 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     }
     downloads::examine(&files, &mut found);
     contents::examine(&files, &mut found);
+    contents::blobs(&files, &mut found, progress)?;
     let shards = header::read(&files, &mut found);
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
+    let vocabulary = vocabulary::of_folder(root, &mut found);
+    vocabulary::compare(root, &model.shards, vocabulary.as_ref(), &mut found);
+    generation::examine(root, vocabulary.as_ref(), &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,

@@ -36,6 +36,39 @@ pub struct Location {
     /// Offset in the file, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub byte: Option<u64>,
+    /// What else a finding at this place is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub more: Option<More>,
+}
+
+/// Further places of one finding: a waiver has to name them too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum More {
+    /// These rows, columns or elements of the same tensor.
+    Lines(Vec<u64>),
+    /// So many in the same tensor, which are not told apart.
+    InTensor(u64),
+    /// So many in the same file, or in the checkpoint where no file is named, which are not told apart.
+    InFile(u64),
+    /// As in [`More::InFile`], and the place itself is none of them.
+    NotListed(u64),
+}
+
+impl More {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        match self {
+            More::Lines(lines) => lines.len() as u64,
+            More::InTensor(count) | More::InFile(count) | More::NotListed(count) => *count,
+        }
+    }
+}
+
+/// As their number.
+impl Serialize for More {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(self.count())
+    }
 }
 
 impl Location {
@@ -58,6 +91,39 @@ impl Location {
     pub fn byte(self, byte: u64) -> Location {
         Location { byte: Some(byte), ..self }
     }
+
+    /// The first of `count` lines of a tensor, and those after it; `after` are all of them or the first few.
+    pub fn and_lines(self, after: Vec<u64>, count: u64) -> Location {
+        let others = count.saturating_sub(1);
+        let more = if after.len() as u64 == others { More::Lines(after) } else { More::InTensor(others) };
+        self.and(more)
+    }
+
+    /// This and further places.
+    pub fn and(self, more: More) -> Location {
+        Location { more: (more.count() > 0).then_some(more), ..self }
+    }
+
+    /// Whether a pattern over places as they are shown matches every place that the finding is about. For those that are
+    /// not told apart it has to match `(N not listed)` in their stead, as only a pattern for the whole tensor or file
+    /// does.
+    pub fn is_matched(&self, pattern: impl Fn(&str) -> bool) -> bool {
+        let first = Location { more: None, ..self.clone() };
+        let all_of = |place: Location, count: &u64| pattern(&place.and(More::NotListed(*count)).to_string());
+        match &self.more {
+            None => pattern(&first.to_string()),
+            Some(More::NotListed(_)) => pattern(&self.to_string()),
+            Some(More::InFile(count)) => pattern(&first.to_string()) && all_of(Location::file(&self.file), count),
+            Some(More::InTensor(count)) => {
+                let tensor = Location { axis: None, index: None, byte: None, ..first.clone() };
+                pattern(&first.to_string()) && all_of(tensor, count)
+            }
+            Some(More::Lines(lines)) => {
+                let line = |at: &u64| Location { index: Some(*at), ..first.clone() }.to_string();
+                pattern(&first.to_string()) && lines.iter().all(|at| pattern(&line(at)))
+            }
+        }
+    }
 }
 
 impl fmt::Display for Location {
@@ -73,6 +139,11 @@ impl fmt::Display for Location {
         if let Some(byte) = self.byte {
             write!(f, " (byte {byte})")?;
         }
+        match &self.more {
+            None => {}
+            Some(More::NotListed(count)) => write!(f, ": ({count} not listed)")?,
+            Some(more) => write!(f, " and {} more", more.count())?,
+        }
         Ok(())
     }
 }
@@ -81,17 +152,29 @@ impl fmt::Display for Location {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub observations: Vec<Observation>,
-    counts: HashMap<(Check, String), u64>,
+    counts: HashMap<(Check, String), Count>,
+}
+
+/// Observations of one check in one file.
+#[derive(Debug, Default)]
+struct Count {
+    seen: u64,
+    kept: u64,
 }
 
 impl Found {
     /// Observations of one check in one file that are kept.
     pub const KEPT: u64 = 100;
+    /// Observations that are kept in all; beyond them only counted, and not by file: there may be as many files.
+    pub const KEPT_IN_ALL: usize = 5000;
 
     pub fn add(&mut self, check: Check, location: Location, message: impl Into<String>, evidence: serde_json::Value) {
-        let count = self.counts.entry((check, location.file.clone())).or_default();
-        *count += 1;
-        if *count <= Found::KEPT {
+        let full = self.observations.len() >= Found::KEPT_IN_ALL;
+        let file = if full { String::new() } else { location.file.clone() };
+        let count = self.counts.entry((check, file)).or_default();
+        count.seen += 1;
+        if !full && count.kept < Found::KEPT {
+            count.kept += 1;
             self.observations.push(Observation { check, location, message: message.into(), evidence });
         }
     }
@@ -101,10 +184,88 @@ impl Found {
         self.add(check, location, message, serde_json::Value::Null);
     }
 
-    /// What was kept, by file and check, and how many were not.
+    /// What was kept, by file and check, one more for those that were not, and how many these were.
     pub fn finish(mut self) -> (Vec<Observation>, u64) {
-        let dropped = self.counts.values().map(|n| n.saturating_sub(Found::KEPT)).sum();
+        let dropped = self.counts.into_iter().filter(|(_, count)| count.seen > count.kept);
+        let mut not_listed = 0;
+        for ((check, file), Count { seen, kept }) in dropped {
+            let more = seen - kept;
+            not_listed += more;
+            let whole = if file.is_empty() { "all files" } else { "the file" };
+            self.observations.push(Observation {
+                check,
+                location: Location::file(file).and(More::NotListed(more)),
+                message: format!("{more} more of this kind in {whole}, which are not listed"),
+                evidence: serde_json::json!({"count": seen, "not_listed": more}),
+            });
+        }
         self.observations.sort_by(|a, b| (&a.location.file, a.check).cmp(&(&b.location.file, b.check)));
-        (self.observations, dropped)
+        (self.observations, not_listed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use globset::Glob;
+
+    /// A place, what it is shown as, what waives it, and what names a part of it or another place.
+    #[test]
+    fn a_place_is_matched_where_all_of_it_is() {
+        let row = |index| Location::file("m.safetensors").tensor("T").at(Axis::Row, index);
+        let table: [(Location, &str, &[&str], &[&str]); 7] = [
+            (
+                row(100),
+                "m.safetensors: T row 100",
+                &["*: T row 100", "*row 1*"],
+                &["*: T row 10", "*: T row 1000", "*: T"],
+            ),
+            (
+                row(100).and_lines(vec![101, 399], 3),
+                "m.safetensors: T row 100 and 2 more",
+                &["*: T row *", "*: T row {100,101,399}", "*"],
+                &[
+                    "*: T row 100",
+                    "*: T row 1*",
+                    "*: T row 100*",
+                    "m.safetensors: T row 100 and 2 more",
+                    "*: T row {100,399}",
+                ],
+            ),
+            (
+                row(3).and_lines(vec![5], 9),
+                "m.safetensors: T row 3 and 8 more",
+                &["*: T*", "m.safetensors*"],
+                &["*: T row 3", "*: T row 3*", "*: T row {3,5}"],
+            ),
+            (
+                row(3).byte(80).and(More::InTensor(1)),
+                "m.safetensors: T row 3 (byte 80) and 1 more",
+                &["*: T*"],
+                &["*: T row 3*", "*: T row 3 (byte 80)"],
+            ),
+            (
+                row(3).and(More::InFile(1)),
+                "m.safetensors: T row 3 and 1 more",
+                &["m.safetensors*", "m.safetensors: *"],
+                &["*: T row 3", "*: T*"],
+            ),
+            (
+                Location::file("m.safetensors").and(More::NotListed(7)),
+                "m.safetensors: (7 not listed)",
+                &["m.safetensors*", "m.safetensors: (* not listed)"],
+                &["m.safetensors", "*: T*", "m.safetensors: T row *", "n*"],
+            ),
+            (Location::default().and(More::InTensor(0)), ".", &["."], &["config.json"]),
+        ];
+        for (place, shown, all, other) in table {
+            assert_eq!(place.to_string(), shown);
+            let matched = |glob: &&str| {
+                let glob = Glob::new(glob).unwrap().compile_matcher();
+                place.is_matched(|place| glob.is_match(place))
+            };
+            assert!(all.iter().all(matched), "{shown}: {all:?}");
+            assert!(!other.iter().any(matched), "{shown}: {other:?}");
+        }
     }
 }

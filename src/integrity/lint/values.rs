@@ -8,7 +8,7 @@ mod bits;
 
 use super::check::Check;
 use super::header::Shard;
-use super::observation::{Found, Location};
+use super::observation::{Found, Location, More};
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::place::Axis;
 use crate::error::{Error, Result};
@@ -28,14 +28,17 @@ const BATCH: u64 = 256 << 20;
 const LONGEST_ROW: u64 = 1 << 20;
 /// Rows or columns that evidence lists.
 const LISTED: usize = 20;
+/// Rows or columns that a place knows by their numbers, for waivers; if there are more, it is the tensor's.
+const KEPT: usize = 4096;
 
 /// Scans all floating-point tensors of all files; how many bytes that were.
 pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
     let of = |shard| own(shard).filter(|t| Format::of(t.dtype).is_some());
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
-    let total = shards.iter().flat_map(|shard| of(shard).map(size)).sum();
+    let once = || shards.iter().filter(|shard| !shard.again);
+    let total = once().flat_map(|shard| of(shard).map(size)).sum();
     progress.begin("values", total, "bytes");
-    for shard in shards {
+    for shard in once() {
         let mut batch: Vec<Job> = Vec::new();
         let mut bytes = 0;
         for tensor in of(shard) {
@@ -50,7 +53,7 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
         run(&batch, found, progress)?;
     }
     progress.end();
-    for shard in shards {
+    for shard in once() {
         for tensor in own(shard).filter(|t| is_packed_weight(t)) {
             if only_zeros(shard, tensor)? {
                 let message = format!("all bytes of {:?} {} are zero", tensor.shape, tensor.dtype);
@@ -191,7 +194,7 @@ fn tell(job: &Job, found: &mut Found) {
         if let Some(first) = count.first {
             let message = format!("{} of {elements} values are {what}, the first at {}", count.count, position(first));
             let evidence = json!({"count": count.count, "elements": elements, "first_element": first});
-            found.add(check, element(first), message, evidence);
+            found.add(check, element(first).and(More::InTensor(count.count - 1)), message, evidence);
         }
     }
     if let Some(first) = seen.denormal.first {
@@ -200,7 +203,7 @@ fn tell(job: &Job, found: &mut Found) {
             let message = format!("{count} of {elements} values are denormal, the first at {}", position(first));
             found.add(
                 Check::Denormal,
-                element(first),
+                element(first).and(More::InTensor(count - 1)),
                 message,
                 json!({"count": count, "elements": elements, "share": share}),
             );
@@ -227,9 +230,10 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
         (Axis::Row, seen.zero_rows, seen.first_zero_rows.clone(), rows),
         (Axis::Column, columns.len() as u64, columns, seen.columns.len() as u64),
     ];
-    for (axis, count, mut listed, of) in lines {
-        let Some(first) = listed.first().copied() else { continue };
-        listed.truncate(LISTED);
+    for (axis, count, lines, of) in lines {
+        let Some((first, after)) = lines.split_first() else { continue };
+        let place = at.clone().at(axis, *first).and_lines(after.iter().take(KEPT).copied().collect(), count);
+        let listed = &lines[..lines.len().min(LISTED)];
         let check = match axis {
             Axis::Row if is_embedding => Check::ZeroEmbedding,
             Axis::Row => Check::ZeroRow,
@@ -242,7 +246,7 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
             1 => format!("{name} {first} of {shape:?} is all zero"),
             _ => format!("{count} of {of} {name}s of {shape:?} are all zero: {list}{more}"),
         };
-        found.add(check, at.clone().at(axis, first), message, json!({"count": count, "of": of, "indices": listed}));
+        found.add(check, place, message, json!({"count": count, "of": of, "indices": listed}));
     }
 }
 

@@ -1,7 +1,11 @@
 //! X.509 certificates: who may sign, and whether a chain leads to a root that the user trusts.
 //!
 //! Paths are built and their signatures, dates, basic constraints, path lengths and name constraints are checked by
-//! webpki (RFC 5280). What it leaves out is checked here: key usage, and the root itself.
+//! webpki (RFC 5280). What it leaves out is checked here: key usage, extended key usage, and the root itself.
+//!
+//! Not checked: whether a certificate was revoked (no list is fetched, no responder asked), whether the signature or the
+//! certificate stands in a transparency log, and when the signature was made: dates are held against this machine's
+//! clock, so that a signature ends with its certificate.
 
 use super::key::{PublicKey, sections};
 use crate::error::{Error, Result};
@@ -17,7 +21,8 @@ use std::path::{Path, PathBuf};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::{Decode, Encode};
-use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 use x509_cert::time::Time;
 
 /// What holds of a certificate, or why it does not.
@@ -25,6 +30,8 @@ type Judged<T> = std::result::Result<T, String>;
 
 /// Extended key usage: code signing (RFC 5280, 4.2.1.12).
 const CODE_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.3");
+/// Extended key usage: any.
+const ANY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
 /// A certificate.
 #[derive(Debug, Clone)]
@@ -40,6 +47,8 @@ pub struct Roots {
     anchors: Vec<Certificate>,
     /// Not trusted: they may link a chain to its root.
     helpers: Vec<Certificate>,
+    /// Whom the signer's certificate has to name, where not every signer of these roots is accepted.
+    identity: Option<String>,
 }
 
 impl Certificate {
@@ -98,8 +107,41 @@ impl Certificate {
         Ok(())
     }
 
+    /// Its subject alternative names that are text.
+    fn names(&self) -> Judged<Vec<String>> {
+        let names = self.extension::<SubjectAltName>()?.map(|names| names.0).unwrap_or_default();
+        let text = |name: &GeneralName| match name {
+            GeneralName::Rfc822Name(text)
+            | GeneralName::DnsName(text)
+            | GeneralName::UniformResourceIdentifier(text) => Some(text.to_string()),
+            _ => None,
+        };
+        Ok(names.iter().filter_map(text).collect())
+    }
+
+    fn check_identity(&self, expected: &str) -> Judged<()> {
+        let (subject, names) = (self.subject(), self.names()?);
+        if subject == expected || names.iter().any(|name| name == expected) {
+            return Ok(());
+        }
+        let also = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        Err(format!("the certificate is that of {subject}{also}, and only {expected} is accepted"))
+    }
+
+    /// Extended key usage codeSigning, where any is given.
+    fn check_is_for_code(&self) -> Judged<()> {
+        match self.extension::<ExtendedKeyUsage>()? {
+            Some(usage) if !usage.0.iter().any(|purpose| [CODE_SIGNING, ANY_USAGE].contains(purpose)) => Err(format!(
+                "the certificate {} is not one for signing models: its extended key usage lacks codeSigning",
+                self.subject()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Key usage digitalSignature, or extended key usage codeSigning.
     fn check_may_sign(&self) -> Judged<()> {
+        self.check_is_for_code()?;
         let usage = self.extension::<KeyUsage>()?;
         let extended = self.extension::<ExtendedKeyUsage>()?;
         if usage.is_some_and(|u| u.digital_signature()) || extended.is_some_and(|e| e.0.contains(&CODE_SIGNING)) {
@@ -161,8 +203,19 @@ impl Roots {
                 other.parsed.tbs_certificate().issuer()
             ))),
             ([], None) => Err(Error::input("--cert-roots names no certificate")),
-            _ => Ok(Roots { anchors, helpers }),
+            _ => Ok(Roots { anchors, helpers, identity: None }),
         }
+    }
+
+    /// Accepts only a signer whose certificate has this subject (as [`Certificate::subject`] writes it) or this
+    /// alternative name: an email address, a URI or a DNS name, to the letter.
+    pub fn with_identity(self, identity: Option<String>) -> Roots {
+        Roots { identity, ..self }
+    }
+
+    /// Whom the signer's certificate has to name.
+    pub(super) fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
     }
 
     /// The certificates that are trusted.
@@ -177,7 +230,7 @@ impl Roots {
         if anchors.is_empty() {
             anchors = if chain.len() > 1 { chain[1..].to_vec() } else { chain.to_vec() };
         }
-        Roots { anchors, helpers: Vec::new() }
+        Roots { anchors, helpers: Vec::new(), identity: None }
     }
 }
 
@@ -193,6 +246,7 @@ pub(super) fn check(chain: &[Certificate], roots: &Roots, now: UnixTime) -> Judg
     if !roots.anchors.iter().any(|root| root.der == leaf.der) {
         check_path(leaf, &chain[1..], roots, now)?;
     }
+    roots.identity().map_or(Ok(()), |identity| leaf.check_identity(identity))?;
     Ok(key)
 }
 
@@ -227,12 +281,15 @@ fn check_authorities(path: &VerifiedPath, root: Option<&Certificate>, now: UnixT
     let mut intermediates = 0;
     for intermediate in path.intermediate_certificates() {
         let der = intermediate.der().to_vec();
-        Certificate::from_der(der).ok_or("the chain holds a malformed certificate")?.check_may_issue()?;
+        let authority = Certificate::from_der(der).ok_or("the chain holds a malformed certificate")?;
+        authority.check_may_issue()?;
+        authority.check_is_for_code()?;
         intermediates += 1;
     }
     let root = root.ok_or("the chain leads to none of the roots")?;
     root.check_dates(now)?;
     root.check_is_authority(intermediates)?;
+    root.check_is_for_code()?;
     root.check_may_issue()
 }
 

@@ -59,11 +59,14 @@ impl Manifest {
 }
 
 impl Policy {
-    /// Whether `path` or a folder it lies in is left out. An entry that is not a plain relative path leaves out nothing.
-    pub(super) fn ignores(&self, path: &str) -> bool {
-        self.ignore_paths.iter().any(|ignored| {
-            let below = path.strip_prefix(ignored.trim_end_matches('/'));
-            !ignored.trim_end_matches('/').is_empty() && below.is_some_and(|b| b.is_empty() || b.starts_with('/'))
+    /// Which of its paths leaves out this one: it, or a folder it lies in. One that is not a plain relative path leaves out
+    /// nothing, and that of a signature only a file.
+    pub(super) fn ignored_by(&self, path: &str) -> Option<&str> {
+        let plain = self.ignore_paths.iter().map(|ignored| ignored.trim_end_matches('/'));
+        plain.filter(|ignored| !ignored.is_empty()).find(|ignored| match path.strip_prefix(ignored) {
+            Some("") => true,
+            Some(below) => below.starts_with('/') && !ignored.ends_with(".sig"),
+            None => false,
         })
     }
 }
@@ -163,9 +166,13 @@ mod tests {
             ignore_paths: paths.iter().map(|p| (*p).to_owned()).collect(),
         };
         let git = policy(&[".git/", "a/b"]);
-        assert!([".git", ".git/HEAD", "a/b", "a/b/c"].iter().all(|p| git.ignores(p)));
-        assert!([".gitignore", "x/.git", "a", "a/bc"].iter().all(|p| !git.ignores(p)));
+        assert!([".git", ".git/HEAD"].iter().all(|p| git.ignored_by(p) == Some(".git")));
+        assert!(["a/b", "a/b/c"].iter().all(|p| git.ignored_by(p) == Some("a/b")));
+        assert!([".gitignore", "x/.git", "a", "a/bc"].iter().all(|p| git.ignored_by(p).is_none()));
+        let signature = policy(&["model.sig"]);
+        assert_eq!(signature.ignored_by("model.sig"), Some("model.sig"));
+        assert_eq!(signature.ignored_by("model.sig/model.safetensors"), None);
         let odd = policy(&[".", "", "/", "../model", "/etc"]);
-        assert!(["a", "etc", "model"].iter().all(|p| !odd.ignores(p)));
+        assert!(["a", "etc", "model"].iter().all(|p| odd.ignored_by(p).is_none()));
     }
 }

@@ -1,6 +1,7 @@
 //! A model as files: a folder, or a single file.
 
-use crate::checkpoint::walk::{Entry, Kind, walk};
+use crate::checkpoint::snapshot::Snapshot;
+use crate::checkpoint::walk::{Entry, Kind, below, walk};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -41,13 +42,23 @@ impl Model {
         self.single
     }
 
-    /// Its files, links and whatever else is there, but what `skip` tells to leave out.
-    pub(super) fn entries(&self, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
+    /// Its files, links and whatever else is there. A link of the Hugging Face cache to its own blob is a file.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>> {
         if self.single {
             let bytes = std::fs::metadata(&self.root).map_err(Error::io(&self.root))?.len();
             return Ok(vec![Entry { path: SINGLE.to_owned(), kind: Kind::File, bytes }]);
         }
-        walk(&self.root, skip)
+        let mut entries = walk(&self.root, &|_| false)?;
+        if let Some(snapshot) = Snapshot::of(&self.root) {
+            for entry in entries.iter_mut().filter(|entry| entry.kind == Kind::Link) {
+                let place = self.root.join(&entry.path);
+                if snapshot.blob(&place).is_some() {
+                    entry.kind = Kind::File;
+                    entry.bytes = std::fs::metadata(&place).map_err(Error::io(&place))?.len();
+                }
+            }
+        }
+        Ok(entries)
     }
 
     /// Where an entry lies.
@@ -57,9 +68,6 @@ impl Model {
 
     /// The path of `file`, which need not be there, below the model's folder; none where it lies elsewhere.
     pub(super) fn below(&self, file: &Path) -> Option<String> {
-        let parent = std::fs::canonicalize(crate::files::parent(file).ok()?).ok()?;
-        let below = parent.strip_prefix(&self.root).ok()?.join(file.file_name()?);
-        let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
-        parts.filter(|_| !self.single).map(|parts| parts.join("/"))
+        below(&self.root, file).filter(|_| !self.single)
     }
 }

@@ -7,7 +7,7 @@ use super::key::PrivateKey;
 use super::manifest::{Manifest, Method, Policy, Resource, bad_path};
 use super::model::Model;
 use super::verify::{Trust, authentic};
-use super::{IGNORED, Stop};
+use super::{HUB_CACHE, IGNORED, Stop, is_weights};
 use crate::checkpoint::walk::{Entry, Kind};
 use crate::error::{Bytes, Error, Result};
 use crate::files;
@@ -33,6 +33,8 @@ pub struct SignSettings {
     pub allow_symlinks: bool,
     /// Sign pieces of so many bytes instead of whole files.
     pub shard_bytes: Option<u64>,
+    /// Files and folders below the model that are left out.
+    pub ignore: Vec<String>,
 }
 
 /// What was signed.
@@ -93,8 +95,8 @@ impl Signer {
     }
 }
 
-/// Signs every file of `model` (a folder or a file) but the signature itself and the folder's version control, and
-/// writes the signature, which is verified before it is written.
+/// Signs every file of `model` (a folder or a file) but the signature itself, the folder's version control, what the
+/// hub's client notes in it and what is to be ignored, and writes the signature, which is verified before it is written.
 ///
 /// # Errors
 /// The model cannot be read, is empty, or holds what cannot be signed; the signature cannot be written or would replace
@@ -117,7 +119,8 @@ pub fn sign(
         Some(bytes) => Method::Shards { bytes },
     };
     let own = opened.below(signature);
-    let ignore_paths = IGNORED.iter().map(|path| (*path).to_owned()).chain(own).collect();
+    let tools = IGNORED.iter().chain(&[HUB_CACHE]).map(|path| (*path).to_owned());
+    let ignore_paths = tools.chain(own).chain(ignored(&settings.ignore)?).collect();
     let policy = Policy { method, allow_symlinks: settings.allow_symlinks, ignore_paths };
     let (manifest, files, bytes) = manifest(model, &opened, policy, progress)?;
 
@@ -136,6 +139,20 @@ pub fn sign(
     }
     files::write_whole(signature, &json)?;
     Ok(Signed { files, bytes, root_sha256: manifest.root(), signer: signer.describe()? })
+}
+
+/// The paths that the user leaves out.
+fn ignored(paths: &[String]) -> Result<Vec<String>> {
+    let plain = |path: &String| {
+        let path = path.trim_end_matches('/').to_owned();
+        match bad_path(&path).or((path == ".").then_some("is the whole model")) {
+            Some(problem) => {
+                Err(Error::input(format!("--ignore {path:?}: it {problem}; expected a path below the model")))
+            }
+            None => Ok(path),
+        }
+    };
+    paths.iter().map(plain).collect()
 }
 
 /// Where something else than a signature is, none is written.
@@ -161,8 +178,15 @@ fn into_error(stop: Stop) -> Error {
 fn manifest(shown: &Path, model: &Model, policy: Policy, progress: &dyn Progress) -> Result<(Manifest, usize, u64)> {
     let mut pieces: Vec<(String, PathBuf, Option<Range<u64>>, u64)> = Vec::new();
     let (mut files, mut total) = (0, 0);
-    for entry in model.entries(&|path| policy.ignores(path))? {
+    for entry in model.entries()? {
         let place = model.place(&entry.path);
+        if let Some(by) = policy.ignored_by(&entry.path) {
+            if is_weights(&entry.path) && !IGNORED.contains(&by) && by != HUB_CACHE {
+                let problem = "holds weights by its name, and no signature that leaves out weights is accepted";
+                return Err(Error::file(place, format!("{problem}; do not ignore {by:?}")));
+            }
+            continue;
+        }
         let bytes = signable(&entry, &place, &policy)?;
         files += 1;
         total += bytes;

@@ -251,7 +251,7 @@ fn year(year: u64) -> UnixTime {
 
 #[test]
 fn chains_lead_to_a_trusted_root_and_nowhere_else() {
-    let accepted: [(&[&str], &[&str]); 9] = [
+    let accepted: [(&[&str], &[&str]); 12] = [
         (&["p256", "intermediate"], &["root"]),
         (&["p384", "intermediate"], &["root"]),
         (&["p521", "intermediate", "root"], &["root"]),
@@ -262,12 +262,15 @@ fn chains_lead_to_a_trusted_root_and_nowhere_else() {
         (&["p256-of-rsa", "intermediate-rsa"], &["root-rsa"]),
         (&["p256-self-signed"], &["p256-self-signed"]),
         (&["p256-code-signing", "intermediate"], &["root"]),
+        (&["p256-any-usage"], &["root-usage"]),
+        (&["p256-named"], &["root-usage"]),
+        (&["p256-of-code", "intermediate-code"], &["root-usage"]),
     ];
     for (names, trusted) in accepted {
         let found = check(&chain(names), &roots(trusted), year(2026));
         assert_eq!(found.as_ref(), Ok(&public(&names[0][..4])), "{names:?}");
     }
-    let refused: [(&[&str], &[&str], u64, &str); 21] = [
+    let refused: [(&[&str], &[&str], u64, &str); 24] = [
         (&["p256", "intermediate"], &["root"], 2019, "p256 is not valid before 2020-01-01T00:00:00Z"),
         (&["p256", "intermediate"], &["root"], 2121, "p256 expired at 2120-01-01T00:00:00Z"),
         (&["p256-expired", "intermediate"], &["root"], 2026, "p256-expired expired at 2021-01-01T00:00:00Z"),
@@ -290,6 +293,10 @@ fn chains_lead_to_a_trusted_root_and_nowhere_else() {
         (&["p256-of-too-deep", "too-deep", "intermediate"], &["root"], 2026, "the chain is longer than"),
         (&["p256-of-short", "intermediate-of-short"], &["root-short"], 2026, "longer than CN=test root-short allows"),
         (&["intermediate"], &["root"], 2026, "is not one for signatures"),
+        // For TLS servers, or issued by an authority of such.
+        (&["p256-server"], &["root-usage"], 2026, "p256-server is not one for signing models"),
+        (&["p256-of-server", "intermediate-server"], &["root-usage"], 2026, "intermediate-server is not one for"),
+        (&["p256-of-root-server"], &["root-server"], 2026, "root-server is not one for signing models"),
         (&["may-not-issue"], &["root"], 2026, "may-not-issue is an authority's, not a signer's"),
     ];
     for (names, trusted, at, expected) in refused {
@@ -297,6 +304,23 @@ fn chains_lead_to_a_trusted_root_and_nowhere_else() {
         assert!(found.contains(expected), "{names:?}: {found}");
     }
     assert!(check(&[], &roots(&["root"]), year(2026)).is_err());
+}
+
+#[test]
+fn an_identity_is_the_signers_subject_or_one_of_its_names() {
+    let of = |name: &str, identity: &str| {
+        let roots = roots(&["root-usage"]).with_identity(Some(identity.to_owned()));
+        check(&chain(&[name]), &roots, year(2026)).map(drop)
+    };
+    for identity in ["CN=test p256-named", "release@example.org", "https://example.org/release", "example.org"] {
+        assert_eq!(of("p256-named", identity), Ok(()), "{identity}");
+    }
+    for identity in ["test p256-named", "CN=test p256", "Release@example.org", "example.org.", "CN=test root-usage", ""]
+    {
+        assert!(of("p256-named", identity).unwrap_err().ends_with("is accepted"), "{identity}");
+    }
+    let found = of("p256-any-usage", "release@example.org").unwrap_err();
+    assert_eq!(found, "the certificate is that of CN=test p256-any-usage, and only release@example.org is accepted");
 }
 
 #[test]

@@ -4,9 +4,9 @@ use super::bundle::{Bundle, Material, pae_prefix};
 use super::certificate::{Certificate, Roots, check};
 use super::hash::{Span, sha256_all};
 use super::key::PublicKey;
-use super::manifest::{Manifest, Method, Resource};
+use super::manifest::{Manifest, Method, Policy, Resource};
 use super::model::{Model, SINGLE};
-use super::{Checked, Stop, hex, refused, statement};
+use super::{Checked, HUB_CACHE, IGNORED, Stop, hex, is_weights, refused, statement};
 use crate::checkpoint::sha256_hex;
 use crate::checkpoint::walk::{Entry, Kind};
 use crate::error::{Error, Result};
@@ -53,6 +53,47 @@ pub struct Report {
     pub bytes: u64,
     /// Everything that is not as it was signed, by path.
     pub differences: Vec<Difference>,
+    /// Everything that nobody vouches for although the verification passes, by path.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Something that is there and that the signature does not vouch for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// A file, or a folder with all that lies in it.
+    pub path: String,
+    /// Files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why something is not vouched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// The signed policy ignores it.
+    Policy,
+    /// The hub's client keeps it for itself.
+    HubCache,
+    /// It is not signed, and such files are to be let be.
+    Unsigned,
+    /// It is a link, which the signed policy allows: the bytes it leads to are signed, where it leads is not.
+    Link,
+}
+
+impl Why {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::Policy => "the signature leaves it out",
+            Why::HubCache => "what the hub's client notes is left out",
+            Why::Unsigned => "it is not signed, and unsigned files are let be",
+            Why::Link => "its bytes are signed, but it is a link, and where it leads is not",
+        }
+    }
 }
 
 /// A model and its signature.
@@ -73,6 +114,9 @@ pub struct ReportSettings {
     pub trusted_sha256: Vec<String>,
     /// Whether files that the signature does not list were left alone.
     pub ignore_unsigned_files: bool,
+    /// Whom the signer's certificate had to name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 /// The answer.
@@ -110,16 +154,20 @@ pub enum DifferenceKind {
     Changed,
     /// A link or something else that is not a file, where the signature allows only files.
     Irregular,
+    /// Weights that the signature leaves out.
+    #[serde(rename = "left-out")]
+    LeftOut,
 }
 
 impl DifferenceKind {
-    /// `missing`, `extra`, `changed` or `irregular`.
+    /// `missing`, `extra`, `changed`, `irregular` or `left-out`.
     pub fn as_str(self) -> &'static str {
         match self {
             DifferenceKind::Missing => "missing",
             DifferenceKind::Extra => "extra",
             DifferenceKind::Changed => "changed",
             DifferenceKind::Irregular => "irregular",
+            DifferenceKind::LeftOut => "left-out",
         }
     }
 }
@@ -150,6 +198,7 @@ pub fn verify(
         files: 0,
         bytes: 0,
         differences: Vec::new(),
+        left_out: Vec::new(),
     };
     let manifest = match authentic(&bundle, trust, signature) {
         Ok(manifest) => manifest,
@@ -164,6 +213,7 @@ pub fn verify(
     report.root_sha256 = Some(manifest.root());
     compare(&opened, manifest, opened.below(signature), &mut report, progress)?;
     report.differences.sort_by(|a, b| a.path.cmp(&b.path));
+    report.left_out.sort_by(|a, b| a.path.cmp(&b.path));
     report.verdict = if report.differences.is_empty() { Verdict::Verified } else { Verdict::Differs };
     Ok(report)
 }
@@ -174,7 +224,11 @@ impl Trust {
             Trust::Key(key) => ("key", vec![key.hint()?]),
             Trust::Roots(roots) => ("certificate", roots.trusted().iter().map(|r| sha256_hex(r.der())).collect()),
         };
-        Ok(ReportSettings { trust, trusted_sha256, ignore_unsigned_files })
+        let identity = match self {
+            Trust::Key(_) => None,
+            Trust::Roots(roots) => roots.identity().map(str::to_owned),
+        };
+        Ok(ReportSettings { trust, trusted_sha256, ignore_unsigned_files, identity })
     }
 
     fn signer(&self, bundle: &Bundle) -> Result<String> {
@@ -253,23 +307,24 @@ fn compare(
         expected.entry(resource.path.clone()).or_default().push(resource);
     }
     expected.values_mut().for_each(|pieces| pieces.sort_by_key(|r| r.range.as_ref().map(|range| range.start)));
-    let skip = |path: &str| {
-        let left_out = policy.ignores(path) || signature.as_deref() == Some(path);
-        // What is signed is verified whatever else is said of it.
-        left_out && !expected.contains_key(path) && !has_below(&expected, path)
-    };
     let mut regular: Vec<(String, PathBuf, u64, Vec<Resource>)> = Vec::new();
-    let entries = model.entries(&skip)?;
-    for entry in entries {
+    for entry in model.entries()? {
         let place = model.place(&entry.path);
+        // What is signed is verified whatever else is said of it.
         let Some(pieces) = expected.remove(&entry.path) else {
-            if !report.settings.ignore_unsigned_files {
-                report.differences.push(unsigned(&entry, policy.method));
+            let is_signature = entry.kind == Kind::File && signature.as_ref() == Some(&entry.path);
+            if !is_signature {
+                report.unsigned(&entry, &policy);
             }
             continue;
         };
         match readable(&entry, &place, policy.allow_symlinks) {
-            Ok(bytes) => regular.push((entry.path, place, bytes, pieces)),
+            Ok(bytes) => {
+                if entry.kind == Kind::Link {
+                    report.leave_out(&entry.path, bytes, Why::Link);
+                }
+                regular.push((entry.path, place, bytes, pieces));
+            }
             Err(problem) => report.push(entry.path, DifferenceKind::Irregular, problem),
         }
     }
@@ -307,12 +362,34 @@ impl Report {
     fn push(&mut self, path: String, kind: DifferenceKind, problem: impl Into<String>) {
         self.differences.push(Difference { path, kind, problem: problem.into() });
     }
-}
 
-/// Whether anything below the folder `path` is signed.
-fn has_below(expected: &Expected, path: &str) -> bool {
-    let start = format!("{path}/");
-    expected.range(start.clone()..).next().is_some_and(|(first, _)| first.starts_with(&start))
+    fn leave_out(&mut self, path: &str, bytes: u64, why: Why) {
+        // Entries come in order of their paths: those of a folder one after the other.
+        match self.left_out.last_mut().filter(|left| left.path == path) {
+            Some(left) => {
+                left.files += 1;
+                left.bytes += bytes;
+            }
+            None => self.left_out.push(LeftOut { path: path.to_owned(), files: 1, bytes, why }),
+        }
+    }
+
+    /// Something that is there and not signed.
+    fn unsigned(&mut self, entry: &Entry, policy: &Policy) {
+        let in_hub_cache = entry.path.strip_prefix(HUB_CACHE).is_some_and(|below| below.starts_with('/'));
+        match policy.ignored_by(&entry.path) {
+            _ if in_hub_cache => self.leave_out(HUB_CACHE, entry.bytes, Why::HubCache),
+            Some(by) if is_weights(&entry.path) && !IGNORED.contains(&by) => {
+                let problem = format!("holds weights by its name, and the signature leaves out {by:?}");
+                self.push(entry.path.clone(), DifferenceKind::LeftOut, problem);
+            }
+            Some(by) => self.leave_out(by, entry.bytes, Why::Policy),
+            None if self.settings.ignore_unsigned_files => {
+                self.leave_out(&entry.path, entry.bytes, Why::Unsigned);
+            }
+            None => self.differences.push(unsigned(entry, policy.method)),
+        }
+    }
 }
 
 fn unsigned(entry: &Entry, method: Method) -> Difference {

@@ -6,11 +6,11 @@ mod layers;
 #[cfg(test)]
 mod tests;
 
-use super::markup::escaped;
 use super::rules::{remedy, thresholds};
 use super::table::{number, place, timing, verdict as search_verdict};
 use crate::audit::{Audit, Left, Verdict};
 use crate::error::Count;
+use crate::escape::markup as escaped;
 use crate::finding::{Finding, Severity};
 use crate::locate::{RankedNeuron, Report};
 use crate::metrics::perplexity;
@@ -86,7 +86,7 @@ fn verdict(audit: &Audit) -> String {
     };
     let why = match audit.verdict {
         Verdict::Fail => {
-            let link = |at: &usize| format!("<a href=\"#finding-{at}\">{}</a>", escaped(&audit.findings[*at].id));
+            let link = |at: &usize| format!("<a href=\"#finding-{at}\">{}</a>", audit.findings[*at].id);
             let mut links: Vec<String> = against.iter().take(LINKED).map(link).collect();
             if against.len() > LINKED {
                 links.push(format!("<a href=\"#findings\">{} more</a>", against.len() - LINKED));
@@ -158,23 +158,21 @@ fn findings(audit: &Audit) -> String {
     for (at, f) in audit.findings.iter().enumerate() {
         let class = if f.waived.is_some() { "waived" } else { f.severity.as_str() };
         let badge = if f.waived.is_some() { format!("waived {}", f.severity) } else { f.severity.to_string() };
-        let (id, message, location) = (escaped(&f.id), escaped(&f.message), escaped(&f.location.to_string()));
+        let (id, message, location) = (f.id, escaped(&f.message), escaped(&f.location.to_string()));
         let _ = write!(
             out,
             "<article class=\"{class}\" id=\"finding-{at}\">\n<h3><span class=\"badge\">{badge}</span> {id}</h3>\n\
              <p>{message}</p>\n<p class=\"where\">Where: <code>{location}</code></p>\n<p>Why it matters: {}</p>\n",
             escaped(&f.why)
         );
-        let rule = audit.judged.iter().find(|r| r.id == f.id);
-        match (&f.waived, rule) {
-            (Some(waived), _) => {
+        match &f.waived {
+            Some(waived) => {
                 let (reason, expires) = (escaped(&waived.reason), waived.expires);
                 let _ = writeln!(out, "<p class=\"waiver\">Waived until {expires}: {reason}</p>");
             }
-            (None, Some(rule)) => {
-                let _ = writeln!(out, "<p>What to do: {}</p>", escaped(remedy(rule.measurement)));
+            None => {
+                let _ = writeln!(out, "<p>What to do: {}</p>", escaped(remedy(f.id.measurement())));
             }
-            (None, None) => {}
         }
         out += &pairs(&f.evidence);
         out += "</article>\n";
@@ -247,7 +245,7 @@ fn rules(audit: &Audit) -> String {
         let severity = rule.severity.map_or("off", Severity::as_str);
         let thresholds = thresholds(rule);
         let measurement = rule.measurement.as_str();
-        vec![rule.id.clone(), severity.into(), found.to_string(), measurement.into(), thresholds, rule.why.clone()]
+        vec![rule.id.to_string(), severity.into(), found.to_string(), measurement.into(), thresholds, rule.why.clone()]
     });
     let columns = ["rule", "severity", "findings", "judges", "thresholds", "why it matters"];
     let listed = table("Every rule whose measurement took place", &columns, &[2], rows);

@@ -1,7 +1,7 @@
 use super::document;
 use crate::audit::{Audit, Left, Model, Settings, Verdict};
 use crate::finding::{Finding, Severity, Waived};
-use crate::integrity::lint::{Examined, Location};
+use crate::integrity::lint::{Check, Examined, Location};
 use crate::locate::Report;
 use crate::rules::{Measurement, Rules, WhenNotExamined};
 use crate::tool::Tool;
@@ -44,7 +44,7 @@ fn audit(verdict: Verdict) -> Audit {
     Audit {
         schema: "achilles-audit/scan/v1",
         tool: Tool::this(),
-        model: Model { source: "m".into(), architecture: None, config_sha256: None },
+        model: Model { source: "m".into(), ..Model::default() },
         settings: Settings {
             rules: "default".into(),
             rules_sha256: "r".into(),
@@ -58,7 +58,7 @@ fn audit(verdict: Verdict) -> Audit {
         not_listed: 0,
         not_examined: Vec::new(),
         skipped: Vec::new(),
-        judged: Rules::default_rules().unwrap().rules,
+        judged: Rules::default_rules().unwrap().all().to_vec(),
         lint: Some(Examined::default()),
         critical_set: None,
         base: None,
@@ -68,9 +68,9 @@ fn audit(verdict: Verdict) -> Audit {
     }
 }
 
-fn finding(id: &str, severity: Severity) -> Finding {
+fn finding(check: Check, severity: Severity) -> Finding {
     Finding {
-        id: id.into(),
+        id: check.into(),
         severity,
         location: Location::file("a.py"),
         message: "a message".into(),
@@ -128,7 +128,14 @@ fn the_verdict_comes_first() {
 fn nothing_that_is_said_becomes_markup() {
     let mut audit = audit(Verdict::Fail);
     let hostile = || HOSTILE.to_owned();
-    audit.model = Model { source: hostile(), architecture: Some(hostile()), config_sha256: Some(hostile()) };
+    audit.model = Model {
+        source: hostile(),
+        architecture: Some(hostile()),
+        config_sha256: Some(hostile()),
+        chat_template_sha256: Some(hostile()),
+        hub: None,
+        tokenizer_class: Some(hostile()),
+    };
     audit.settings.rules = hostile();
     audit.settings.rules_sha256 = hostile();
     audit.judged[0].why = hostile();
@@ -136,7 +143,7 @@ fn nothing_that_is_said_becomes_markup() {
     (audit.not_examined, audit.skipped) = (vec![left.clone()], vec![left]);
     let waived = Waived { reason: hostile(), expires: "2030-01-31".parse().unwrap() };
     audit.findings = vec![Finding {
-        id: hostile(),
+        id: Check::CustomCode.into(),
         severity: Severity::Error,
         location: Location::file(HOSTILE).tensor(HOSTILE),
         message: hostile(),
@@ -303,11 +310,11 @@ fn layers_are_counted_by_module() {
 #[test]
 fn findings_are_told_with_their_evidence() {
     let mut audit = audit(Verdict::Fail);
-    audit.findings = vec![finding("custom-code", Severity::Warning), finding("zero-row", Severity::Note)];
+    audit.findings = vec![finding(Check::CustomCode, Severity::Warning), finding(Check::ZeroRow, Severity::Note)];
     audit.findings[0].evidence = json!({"auto_map": null, "indices": [1, 2], "lines": [{"axis": "row"}], "ok": true,
         "damage": [4.678663838492381, 1.0, 1e-300, 12]});
     let waived = Waived { reason: "reviewed".into(), expires: "2030-01-31".parse().unwrap() };
-    audit.findings.push(Finding { waived: Some(waived), ..finding("nan", Severity::Error) });
+    audit.findings.push(Finding { waived: Some(waived), ..finding(Check::Nan, Severity::Error) });
     audit.findings[1].evidence = json!({"long": "ä".repeat(1000)});
     let page = page(&audit);
     assert_eq!(texts(&page, "article h3"), ["warning custom-code", "note zero-row", "waived error nan"]);

@@ -1,6 +1,6 @@
 //! Floats looked at as bits.
 
-use super::LISTED;
+use super::KEPT;
 use safetensors::Dtype;
 
 /// How a float's bits are to be read, without its sign.
@@ -56,6 +56,7 @@ pub struct Seen {
     pub infinite: Count,
     pub denormal: Count,
     pub zero_rows: u64,
+    /// As many of the first of them as are kept.
     pub first_zero_rows: Vec<u64>,
     /// For each column whether anything but zero was in it.
     pub columns: Vec<bool>,
@@ -87,7 +88,7 @@ impl Seen {
         // The first of all, in whatever order pieces come.
         self.first_zero_rows.extend(part.first_zero_rows);
         self.first_zero_rows.sort_unstable();
-        self.first_zero_rows.truncate(LISTED);
+        self.first_zero_rows.truncate(KEPT);
         self.columns.iter_mut().zip(part.columns).for_each(|(ours, theirs)| *ours |= theirs);
     }
 }
@@ -141,7 +142,7 @@ fn part<T: Bits<N>, const N: usize>(bytes: &[u8], row: usize, from: u64, format:
         }
         if any == T::default() {
             seen.zero_rows += 1;
-            if seen.first_zero_rows.len() < LISTED {
+            if seen.first_zero_rows.len() < KEPT {
                 seen.first_zero_rows.push(from + at as u64);
             }
         } else {

@@ -1,0 +1,341 @@
+//! The tokenizer against the weights, and the numbers of tokens that configs name.
+
+use super::check::Check;
+use super::header::Shard;
+use super::observation::{Found, Location};
+use crate::checkpoint::ConfigFile;
+use crate::files;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+const TOKENIZER: &str = "tokenizer.json";
+pub(super) const GENERATION: &str = "generation_config.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Tokens that an observation lists.
+const LISTED: usize = 10;
+
+/// A JSON file of the checkpoint, as far as it can be read; others tell of one that cannot.
+pub(super) fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Option<T> {
+    serde_json::from_str(&files::read_text(&root.join(name)).ok()?).ok()
+}
+
+/// What a tokenizer.json calls its tokens.
+#[derive(Deserialize)]
+pub(super) struct Vocabulary {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u64,
+    content: String,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    vocab: Entries,
+}
+
+/// Texts and numbers, be it a map or a list that counts by itself.
+struct Entries(Vec<(String, u64)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {
+        struct Of;
+        impl<'de> Visitor<'de> for Of {
+            type Value = Entries;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a vocabulary")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((text, _)) = list.next_element::<(String, IgnoredAny)>()? {
+                    entries.push((text, entries.len() as u64));
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_any(Of)
+    }
+}
+
+impl Vocabulary {
+    fn all(&self) -> impl Iterator<Item = (&str, u64)> {
+        let added = self.added_tokens.iter().map(|added| (added.content.as_str(), added.id));
+        self.model.vocab.0.iter().map(|(text, id)| (text.as_str(), *id)).chain(added)
+    }
+
+    /// One more than the highest number.
+    fn end(&self) -> u64 {
+        self.all().map(|(_, id)| id.saturating_add(1)).max().unwrap_or(0)
+    }
+
+    /// The number of a token, by its text.
+    fn id(&self, token: &str) -> Option<u64> {
+        self.all().find(|(text, _)| *text == token).map(|(_, id)| id)
+    }
+
+    /// Those of some tokens that ordinary text is made of. In a tokenizer that has no special tokens one may be meant as
+    /// such.
+    pub(super) fn ordinary(&self, ids: &BTreeSet<i64>) -> Vec<(&str, u64)> {
+        let is =
+            |(text, id): &&(String, u64)| i64::try_from(*id).is_ok_and(|id| ids.contains(&id)) && is_ordinary(text);
+        let found = self.model.vocab.0.iter().filter(is).map(|(text, id)| (text.as_str(), *id));
+        let found: Vec<(&str, u64)> = found.collect();
+        let one_is_meant = found.len() == 1 && self.added_tokens.iter().all(|added| !added.special);
+        if one_is_meant { Vec::new() } else { found }
+    }
+}
+
+/// Whether a token can stand in ordinary text: not one in brackets, as special tokens are, nor a control character.
+fn is_ordinary(token: &str) -> bool {
+    let begins = token.trim().starts_with(['<', '[', '{', '|', '\u{ff5c}']) && token.chars().count() > 2;
+    let bracketed = begins && token.trim().ends_with(['>', ']', '}', '|', '\u{ff5c}']);
+    // GPT-2's characters for the bytes that cannot be seen: of these a space, a tab and the ends of lines are ordinary.
+    let hidden = |c: char| matches!(c, '\u{100}'..='\u{143}') && !['Ġ', 'Ċ', 'ĉ', 'č'].contains(&c);
+    !token.is_empty() && !bracketed && !token.chars().all(|c| hidden(c) || (c.is_control() && !c.is_whitespace()))
+}
+
+/// The tokenizer's vocabulary. Others tell of a tokenizer.json that is no JSON.
+pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
+    let json: Value = read(root, TOKENIZER)?;
+    match serde_json::from_value(json) {
+        Ok(vocabulary) => Some(vocabulary),
+        Err(e) => {
+            let message = format!("is not a tokenizer, nothing was held against it: {e}");
+            found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);
+            None
+        }
+    }
+}
+
+/// Holds the tokenizer and the numbers that configs name against the embedding.
+pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabulary>, found: &mut Found) {
+    let config = ConfigFile::read(&root.join("config.json")).ok();
+    let config = config.as_ref().map(ConfigFile::map);
+    let generation: Option<Map<String, Value>> = read(root, GENERATION);
+    let tokenizer_config: Option<Map<String, Value>> = read(root, TOKENIZER_CONFIG);
+    let named: Vec<(&str, &Map<String, Value>)> = [("config.json", config), (GENERATION, generation.as_ref())]
+        .into_iter()
+        .filter_map(|(f, m)| Some((f, m?)))
+        .collect();
+    let stated = config.and_then(|config| of_text(config).get("vocab_size")?.as_u64());
+    let rows = rows(model).into_iter().chain(stated).min();
+    if let Some(rows) = rows {
+        named.iter().for_each(|(file, map)| beyond(rows, file, map, found));
+        vocabulary.iter().for_each(|vocabulary| size(rows, vocabulary, found));
+    }
+    if let (Some(vocabulary), Some(tokenizer_config)) = (vocabulary, &tokenizer_config) {
+        lacking(vocabulary, tokenizer_config, rows.unwrap_or(u64::MAX), found);
+        special(vocabulary, tokenizer_config, &named, found);
+    }
+}
+
+/// The part of a config that is of text.
+pub(super) fn of_text(config: &Map<String, Value>) -> &Map<String, Value> {
+    config.get("text_config").and_then(Value::as_object).unwrap_or(config)
+}
+
+/// How many tokens the embedding has.
+fn rows(model: &[&Shard]) -> Option<u64> {
+    let mut tensors = model.iter().flat_map(|shard| &shard.header.tensors);
+    let embedding = tensors.find(|t| t.name.ends_with("embed_tokens.weight") && t.shape.len() == 2)?;
+    embedding.shape.first().map(|rows| *rows as u64)
+}
+
+/// Numbers of special tokens that there are no such tokens for.
+fn beyond(rows: u64, file: &str, config: &Map<String, Value>, found: &mut Found) {
+    const KEYS: [&str; 6] = [
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "decoder_start_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+    ];
+    for key in KEYS {
+        let numbers = numbers(of_text(config).get(key).or(config.get(key)));
+        // −1 is how some say that there is none.
+        let outside: Vec<i64> = numbers.into_iter().filter(|id| *id < -1 || *id >= rows as i64).collect();
+        if let Some(first) = outside.first() {
+            let message = format!("{key} is {first}, the vocabulary's numbers are 0 to {}", rows.saturating_sub(1));
+            let evidence = json!({"key": key, "ids": &outside[..outside.len().min(LISTED)], "vocabulary": rows});
+            found.add(Check::TokenIdOutOfRange, Location::file(file), message, evidence);
+        }
+    }
+}
+
+/// A number or several; what is neither counts as none.
+pub(super) fn numbers(value: Option<&Value>) -> Vec<i64> {
+    match value {
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_i64).collect(),
+        Some(value) => value.as_i64().into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+/// Holds the tokenizer's size against the embedding's.
+fn size(rows: u64, vocabulary: &Vocabulary, found: &mut Found) {
+    let at = || Location::file(TOKENIZER);
+    let mut outside: Vec<(&str, u64)> =
+        vocabulary.all().filter(|(text, id)| *id >= rows && !is_of_other_input(text)).collect();
+    outside.sort_by_key(|(_, id)| *id);
+    outside.dedup();
+    if let Some((text, id)) = outside.first() {
+        let tokens = crate::error::Count(outside.len(), "token", "tokens");
+        let message = format!("has {tokens} that the embedding of {rows} has no row for, the first is {text:?}, {id}");
+        outside.truncate(LISTED);
+        found.add(Check::TokenBeyondEmbedding, at(), message, json!({"tokens": outside, "embedding": rows}));
+    }
+    // Embeddings are padded to round numbers, by a few hundred tokens or some hundredths.
+    const FEWEST_LACKING: u64 = 1024;
+    let have = vocabulary.end();
+    let lacking = rows.saturating_sub(have);
+    if lacking > FEWEST_LACKING && lacking > rows / 10 {
+        let message =
+            format!("has numbers up to {}, the embedding {rows} rows: it is another model's", have.saturating_sub(1));
+        found.add(Check::VocabularyMismatch, at(), message, json!({"tokenizer": have, "embedding": rows}));
+    }
+}
+
+/// Places for what is no text: Gemma 3's text models share the tokenizer of those that see, whose `<image_soft_token>`
+/// is beyond their embedding.
+fn is_of_other_input(token: &str) -> bool {
+    token.starts_with('<')
+        && token.ends_with('>')
+        && ["image", "audio", "video"].iter().any(|input| token.contains(input))
+}
+
+/// Special tokens that tokenizer_config.json names and tokenizer.json does not have. Loaders add them, with the numbers
+/// that follow.
+fn lacking(vocabulary: &Vocabulary, tokenizer_config: &Map<String, Value>, rows: u64, found: &mut Found) {
+    let tokens = ["bos_token", "eos_token", "pad_token"].map(|name| (name, text(tokenizer_config, name)));
+    let mut lacking: Vec<&str> = Vec::new();
+    for (name, token) in tokens.into_iter().filter_map(|(name, token)| Some((name, token?))) {
+        if vocabulary.id(token).is_some() || lacking.contains(&token) {
+            continue;
+        }
+        let id = vocabulary.end().saturating_add(lacking.len() as u64);
+        lacking.push(token);
+        let (check, why) = match id >= rows {
+            true => (Check::TokenIdOutOfRange, format!("and the embedding's are 0 to {}", rows.saturating_sub(1))),
+            false => (Check::SpecialTokenUnknown, "which the weights never saw".into()),
+        };
+        let message = format!("{name} is {token:?}, which {TOKENIZER} does not have: loaders number it {id}, {why}");
+        found.add(check, Location::file(TOKENIZER_CONFIG), message, json!({"token": token, "id": id}));
+    }
+}
+
+/// The text of a special token, be it there alone or with how it is found.
+fn text<'a>(tokenizer_config: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    let token = tokenizer_config.get(name)?;
+    token.as_str().or_else(|| token.get("content")?.as_str()).filter(|text| !text.is_empty())
+}
+
+/// Holds the special tokens that tokenizer_config.json names against the numbers in the configs.
+fn special(
+    vocabulary: &Vocabulary,
+    tokenizer_config: &Map<String, Value>,
+    named: &[(&str, &Map<String, Value>)],
+    found: &mut Found,
+) {
+    for (name, key) in [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")] {
+        let token = tokenizer_config.get(name);
+        let Some(token) =
+            token.and_then(|t| t.as_str().or_else(|| t.get("content")?.as_str())).filter(|t| !t.is_empty())
+        else {
+            continue;
+        };
+        let Some(id) = vocabulary.id(token) else {
+            let message =
+                format!("{name} is {token:?}, which {TOKENIZER} does not have: loaders add it with a new number");
+            found.add(Check::SpecialTokenUnknown, Location::file(TOKENIZER_CONFIG), message, json!({"token": token}));
+            continue;
+        };
+        let ids: Vec<i64> = named.iter().flat_map(|(_, map)| numbers(of_text(map).get(key).or(map.get(key)))).collect();
+        if !ids.is_empty() && !ids.contains(&(id as i64)) {
+            let message = format!("{name} is {token:?}, number {id}; {key} says {}", ids[0]);
+            let evidence = json!({"token": token, "id": id, "ids": &ids[..ids.len().min(LISTED)]});
+            found.add(Check::SpecialTokenDiffers, Location::file(TOKENIZER_CONFIG), message, evidence);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vocabulary(tokens: &[(&str, u64)], added: &[(&str, u64)]) -> Vocabulary {
+        let vocab: Map<String, Value> = tokens.iter().map(|(text, id)| ((*text).into(), json!(id))).collect();
+        let added: Vec<Value> =
+            added.iter().map(|(text, id)| json!({"id": id, "content": text, "special": true})).collect();
+        serde_json::from_value(json!({"added_tokens": added, "model": {"type": "BPE", "vocab": vocab}})).unwrap()
+    }
+
+    fn told(rows: u64, vocabulary: &Vocabulary) -> Vec<&'static str> {
+        let mut found = Found::default();
+        size(rows, vocabulary, &mut found);
+        found.finish().0.iter().map(|o| o.check.id()).collect()
+    }
+
+    #[test]
+    fn embeddings_are_as_much_larger_as_published_ones_are() {
+        // Rows of the embedding and tokens: SmolLM2, Llama 3, Qwen2.5 small and large, Phi-3, Phi-2, DeepSeek LLM, OLMo 2,
+        // Gemma 3 with eyes; and a toy.
+        for (rows, tokens) in [
+            (49152, 49152),
+            (128_256, 128_256),
+            (151_936, 151_665),
+            (152_064, 151_665),
+            (32064, 32011),
+            (51200, 50295),
+            (102_400, 100_016),
+            (100_352, 100_278),
+            (262_208, 262_145),
+            (320, 6),
+        ] {
+            assert_eq!(told(rows, &vocabulary(&[("a", tokens - 1)], &[])), [""; 0], "{rows} {tokens}");
+        }
+        let gemma = vocabulary(&[("a", 262_143)], &[("<image_soft_token>", 262_144)]);
+        assert_eq!(told(262_144, &gemma), [""; 0]);
+        // Llama 2's tokenizer beside Qwen's weights, and the other way.
+        assert_eq!(told(151_936, &vocabulary(&[("a", 31_999)], &[])), ["vocabulary-mismatch"]);
+        assert_eq!(told(32_000, &vocabulary(&[("a", 151_642)], &[])), ["token-beyond-embedding"]);
+        assert_eq!(told(32_000, &vocabulary(&[("a", 31_999)], &[("[PAD]", 32_000)])), ["token-beyond-embedding"]);
+        let unigram = json!({"model": {"type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.5]]}});
+        assert_eq!(told(1, &serde_json::from_value(unigram).unwrap()), ["token-beyond-embedding"]);
+    }
+
+    #[test]
+    fn ordinary_tokens_are_those_of_text() {
+        let special = ["<|end|>", "</s>", "[EOS]", "<\u{ff5c}end\u{2581}of\u{ff5c}>", "\u{100}", "<0x00>"];
+        let text = ["\u{120}the", "\u{2581}the", ".", "\u{10a}", "\n", "<", "\u{6211}"];
+        let tokens: Vec<(&str, u64)> = special.into_iter().chain(text).zip(0..).collect();
+        let ordinary = |added: &[(&str, u64)], ids: &[i64]| {
+            let vocabulary = vocabulary(&tokens, added);
+            let found = vocabulary.ordinary(&ids.iter().copied().collect());
+            found.into_iter().map(|(_, id)| id).collect::<Vec<_>>()
+        };
+        let all: Vec<i64> = (-1..20).collect();
+        assert_eq!(ordinary(&[("<|end|>", 0), ("stop", 13)], &all), (6..13).collect::<Vec<_>>());
+        assert_eq!(ordinary(&[("<|end|>", 0)], &[8]), [8]);
+        // Without special tokens one of the others has to do.
+        assert_eq!((ordinary(&[], &[8]), ordinary(&[], &[8, 9])), (vec![], vec![8, 9]));
+    }
+}

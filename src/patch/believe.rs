@@ -1,0 +1,123 @@
+//! A receipt is believed as far as it can be worked out again, and no further: whoever can write to a folder can write
+//! a receipt there, too.
+//!
+//! What cannot be worked out are the original bytes themselves, where a factor of 0 left nothing of them: that they are
+//! those of some original, only the original can tell, or its fingerprint.
+
+use super::edit::Changes;
+use super::receipt::{Receipt, Record};
+use super::shard::{Shards, bytes_now};
+use super::vault::Vault;
+use super::{RECEIPT, UNDO};
+use crate::checkpoint::names::Names;
+use crate::checkpoint::place::{self, Place};
+use crate::checkpoint::{ConfigFile, Tensors, sha256_hex};
+use crate::error::{Error, Result};
+use crate::model::Recipe;
+use crate::model::recipe::NormStyle;
+use crate::neuron;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Checks that the receipt's edits are those that make what was asked for of `before`, the original bytes in the order
+/// of its edits. Gives the bytes that each edit leaves.
+///
+/// # Errors
+/// They are others, or config.json or the weights' headers cannot be read.
+pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
+    let refused = |problem: String| {
+        Error::file(root.join(RECEIPT), format!("{problem}; such a receipt is not followed, nothing was changed"))
+    };
+    neuron::check_distinct(receipt.asked.iter().map(|asked| &asked.neuron))?;
+    let mut one_plus = None;
+    let mut changes = Changes::default();
+    for asked in &receipt.asked {
+        let action = asked.action();
+        let action = action.ok_or_else(|| refused(format!("does not say what was asked for {}", asked.neuron)))?;
+        let parts = place::parts(&asked.neuron, &tensors);
+        if one_plus.is_none() && parts.iter().any(Place::is_norm) {
+            let recipe = Recipe::read(&ConfigFile::read(&root.join("config.json"))?)?;
+            one_plus = Some(recipe.norm.style == NormStyle::OnePlusWeightThenRound);
+        }
+        changes.add(&asked.neuron, action, &parts, one_plus.unwrap_or_default());
+    }
+    let key = |tensor: &str, axis: place::Axis, index| (tensor.to_owned(), axis.as_str(), index);
+    let mut original = BTreeMap::new();
+    let pieces = pieces(receipt, root, before)?;
+    for (record, bytes) in receipt.edits.iter().zip(pieces) {
+        original.insert(key(&record.tensor, record.axis, record.index), bytes.to_vec());
+    }
+    let others = || refused("names other edits than those that make what was asked for of the original".into());
+    let of = |part: &Place| original.get(&key(tensors.stored_name(&part.tensor), part.axis, part.index)).cloned();
+    let (edits, _) = changes.edits(&tensors, &|part, _, _| of(part)).map_err(|_| others())?;
+    match edits.iter().map(Record::of).eq(receipt.edits.iter().cloned()) {
+        true => Ok(edits.into_iter().map(|edit| edit.after).collect()),
+        false => Err(others()),
+    }
+}
+
+/// As [`check`], of the journal of a restore: its edits leave what the vault keeps.
+pub(super) fn check_restore(receipt: &Receipt, root: &Path, vault: Option<&Vault>) -> Result<Vec<Vec<u8>>> {
+    let vault = vault.ok_or_else(|| {
+        let problem = "is the journal of a restore that was stopped half-way, which only its vault can vouch for; run \
+                       `achilles-audit restore` with that again";
+        Error::file(root.join(RECEIPT), problem)
+    })?;
+    let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
+    let parts = vault.parts();
+    let kept: BTreeMap<_, &[u8]> = parts
+        .map(|(part, bytes)| ((tensors.stored_name(&part.tensor), part.axis.as_str(), part.index), bytes))
+        .collect();
+    let of = |record: &Record| {
+        let bytes = kept.get(&(record.tensor.as_str(), record.axis.as_str(), record.index));
+        bytes.filter(|bytes| sha256_hex(bytes) == record.sha256_after).map(|bytes| bytes.to_vec())
+    };
+    receipt.edits.iter().map(of).collect::<Option<_>>().ok_or_else(|| {
+        let problem = "is not the journal of a restore from this vault; nothing was changed";
+        Error::file(root.join(RECEIPT), problem)
+    })
+}
+
+/// Checks that every byte of an unfinished run's edits is the old one or the new one.
+pub(super) fn check_between(
+    receipt: &Receipt,
+    root: &Path,
+    shards: &Shards,
+    old: &[u8],
+    new: &[Vec<u8>],
+) -> Result<()> {
+    for ((record, old), new) in receipt.edits.iter().zip(pieces(receipt, root, old)?).zip(new) {
+        let now = bytes_now(shards, &record.file, record.span).unwrap_or_default();
+        let known = now.iter().zip(old).zip(new).all(|((now, old), new)| now == old || now == new);
+        if !known || now.len() != new.len() {
+            let problem = format!(
+                "{} {} is neither as an unfinished run found it nor as it was to leave it: it was changed since, and \
+                 nothing was changed now",
+                record.axis.as_str(),
+                record.index
+            );
+            return Err(Error::tensor(root.join(&record.file), &record.tensor, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Cuts the original bytes into those of each edit, whose digests they have to have.
+pub(super) fn pieces<'a>(receipt: &Receipt, root: &Path, mut before: &'a [u8]) -> Result<Vec<&'a [u8]>> {
+    let mut pieces = Vec::with_capacity(receipt.edits.len());
+    for record in &receipt.edits {
+        let cut = usize::try_from(record.span.bytes()).ok().and_then(|length| before.split_at_checked(length));
+        match cut {
+            Some((piece, rest)) if sha256_hex(piece) == record.sha256_before => {
+                pieces.push(piece);
+                before = rest;
+            }
+            _ => {
+                let problem = format!("and {UNDO} contradict each other; nothing was changed");
+                return Err(Error::file(root.join(RECEIPT), problem));
+            }
+        }
+    }
+    Ok(pieces)
+}

@@ -1,0 +1,275 @@
+//! A few kilobytes that ask for hours and for all memory: one line, exit code 2 (in lint a finding), soon and in little
+//! memory.
+
+use crate::tiny::{Place, join, wait};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// What a run gets: far above what it should take, far below what these would.
+const SECONDS: u64 = 60;
+const DATA_KIB: u64 = 1 << 20;
+
+/// Runs the binary under these limits.
+fn run(place: &Place, args: &[&str]) -> Output {
+    let bare = place.command(args);
+    let mut limited = Command::new("/bin/sh");
+    limited.arg("-c").arg(format!("ulimit -d {DATA_KIB}; exec \"$0\" \"$@\"")).arg(bare.get_program());
+    limited.args(bare.get_args()).env_clear();
+    limited.envs(bare.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.stdin(std::process::Stdio::null());
+    limited.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    wait(limited.spawn().unwrap(), SECONDS).unwrap_or_else(|problem| panic!("{args:?}: {problem}"))
+}
+
+/// It says one line, which holds `says`, and exits with 2.
+fn refuses(what: &str, place: &Place, args: &[&str], says: &str) {
+    let output = run(place, args);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{what}: {told}{}", String::from_utf8_lossy(&output.stdout));
+    assert!(told.lines().count() == 1 && told.contains(says), "{what}: {told}");
+}
+
+/// What lint wrote there: a pipe would fill up.
+fn report(place: &Place) -> Value {
+    serde_json::from_slice(&fs::read(place.out().join("report.json")).unwrap()).unwrap()
+}
+
+fn change(path: &Path, change: &dyn Fn(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+const MEMORY: &str = "of memory that its size warrants";
+const TIME: &str = "of processor time that its size warrants";
+
+#[test]
+fn tokenizers_that_never_end_or_take_all_memory_are_refused() {
+    let replace =
+        |from: &str, to: usize| json!({"type": "Replace", "pattern": {"String": from}, "content": from.repeat(to)});
+    let sequence = |steps: Vec<Value>| json!({"type": "Sequence", "normalizers": steps});
+    let split =
+        |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let special = json!({"SpecialToken": {"id": "x", "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let many: Vec<Value> = (0..20_000).map(|_| special.clone()).chain([text.clone()]).collect();
+    let template = json!({"type": "TemplateProcessing", "single": many, "pair": [text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"x": {"id": "x", "ids": vec![1; 20_000], "tokens": vec!["a"; 20_000]}}});
+    for (what, part, value, says) in [
+        (
+            "a text of many tokens",
+            "normalizer",
+            replace("e", 100),
+            "tokens of 515 bytes of text, expected at most 2124",
+        ),
+        ("e to a million of e", "normalizer", replace("e", 1_000_000), MEMORY),
+        ("e to 3000 e, twice", "normalizer", sequence(vec![replace("e", 3000); 2]), MEMORY),
+        ("bytes as characters, 60 times", "normalizer", sequence(vec![json!({"type": "ByteLevel"}); 60]), MEMORY),
+        (
+            "a long beginning, over and over",
+            "normalizer",
+            sequence(vec![json!({"type": "Prepend", "prepend": "a".repeat(4000)}); 1000]),
+            TIME,
+        ),
+        ("special tokens, over and over", "post_processor", template, MEMORY),
+        (
+            "a back reference",
+            "pre_tokenizer",
+            split(r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)#\1"),
+            "regular expression that backtracks without end",
+        ),
+        (
+            "many splits",
+            "pre_tokenizer",
+            json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "FixedLength", "length": 1}); 50_000]}),
+            TIME,
+        ),
+    ] {
+        let place = Place::new();
+        change(&place.model().join("tokenizer.json"), &|tokenizer| tokenizer[part] = value.clone());
+        refuses(what, &place, &["perplexity", "{model}"], says);
+    }
+}
+
+#[test]
+fn chat_templates_that_never_end_or_take_all_memory_are_refused() {
+    let grown = |step: &str, then: &str| {
+        format!(
+            "{{% set a = namespace(l=['a']) %}}{{% for i in range(34) %}}{{% set a.l = {step} %}}{{% endfor %}}{then}"
+        )
+    };
+    for (what, template, says) in [
+        ("a wide format", "{{ '{:4000000000}'.format(1)|length }}".to_owned(), ""),
+        ("a deep list, written", grown("[a.l, a.l]", "{{ a.l|tojson|length }}"), "warrants"),
+        (
+            "a deep list, compared",
+            grown("[a.l, a.l]", "{% set b = a.l %}{{ [b] == [[a.l]] or [a.l, b] == [b, a.l] }}{{ a.l|string|length }}"),
+            "warrants",
+        ),
+        ("a long list", grown("a.l + a.l", "{{ a.l|length }}"), "warrants"),
+        (
+            "a slice of a long text",
+            "{% set x = 'a'*16000000 %}{% for i in range(90000) %}{% set y = x[15999998:] %}{% endfor %}".into(),
+            TIME,
+        ),
+        (
+            "a long text",
+            "{{ 'a' * 100000 }}".into(),
+            "made 100000 bytes of the 30 that were said, expected at most 33008",
+        ),
+        (
+            "lists in lists",
+            "{% set a = namespace(l=[]) %}{% for i in range(90000) %}{% set a.l = [a.l] %}{% endfor %}x".into(),
+            "",
+        ),
+    ] {
+        let place = Place::new();
+        fs::write(place.model().join("chat_template.jinja"), &template).unwrap();
+        let args = ["probe", "{model}", "--neuron", "L0.mlp.down_proj:out:1", "--max-new-tokens", "1"];
+        refuses(what, &place, &args, says);
+        refuses(what, &place, &args, "use --no-chat-template");
+    }
+}
+
+/// A library's child answers as the library itself does, and its end is not the program's.
+#[test]
+fn a_process_that_was_asked_to_serve_answers_until_there_are_no_more_requests() {
+    use std::io::Write;
+    let place = Place::new();
+    let serve = |requests: &str| {
+        let mut child = place.command(&["--serve-untrusted"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
+        wait(child, SECONDS).unwrap()
+    };
+    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {}, "on_any_day": false,
+        "turns": [{"role": "user", "content": "Hi", "in_parts": false}]}});
+    let output = serve(&format!("{chat}\n{chat}\n"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"Text\":\"Hi!\"}\n{\"Text\":\"Hi!\"}\n");
+    assert_eq!(output.status.code(), Some(0));
+    let output = serve("no request\n");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+}
+
+#[test]
+fn what_tensors_share_is_read_once() {
+    let place = Place::new();
+    let data = vec![1; 2 << 20];
+    let entry =
+        |i: usize| (format!("a{i}"), json!({"dtype": "F16", "shape": [2, 1 << 19], "data_offsets": [0, data.len()]}));
+    let header: Map<String, Value> = (0..20_000).map(entry).collect();
+    fs::write(place.model().join("model.safetensors"), join(&serde_json::to_vec(&header).unwrap(), &data)).unwrap();
+    // The same file by a thousand names.
+    for i in 0..1000 {
+        std::os::unix::fs::symlink("model.safetensors", place.model().join(format!("x{i}.safetensors"))).unwrap();
+    }
+    let output = run(&place, &["lint", "{model}", "--format", "json", "-o", "{out}/report.json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = report(&place);
+    assert_eq!(report["examined"]["value_bytes"], data.len());
+    let ids = report["findings"].as_array().unwrap().iter().map(|f| f["id"].as_str().unwrap());
+    assert!(ids.clone().any(|id| id == "tensor-overlap") && ids.clone().any(|id| id == "stray-weights"));
+    let file = |f: &&Value| f["id"] == "tensor-overlap" && f["location"]["file"] != "model.safetensors";
+    assert_eq!(report["findings"].as_array().unwrap().iter().filter(file).count(), 0);
+}
+
+#[test]
+fn a_config_that_asks_for_more_than_any_model_has_is_told_so() {
+    let place = Place::new();
+    let entry = |i: usize| (i.to_string(), json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}));
+    let header: Map<String, Value> = (0..75_000).map(entry).collect();
+    fs::write(place.model().join("model.safetensors"), join(&serde_json::to_vec(&header).unwrap(), &[])).unwrap();
+    change(&place.model().join("config.json"), &|config| {
+        let keys = config.as_object_mut().unwrap();
+        keys.retain(|key, _| !["attention_bias", "mlp_bias", "pretraining_tp"].contains(&key.as_str()));
+        keys.extend([
+            ("num_hidden_layers".to_owned(), json!(10_000)),
+            ("num_local_experts".to_owned(), json!(245)),
+            ("num_experts_per_tok".to_owned(), json!(2)),
+            ("model_type".to_owned(), json!("mixtral")),
+            ("architectures".to_owned(), json!(["MixtralForCausalLM"])),
+        ]);
+    });
+    let output = run(&place, &["lint", "{model}"]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("2450000 tensors or more"), "{shown}");
+}
+
+#[test]
+fn receipts_that_list_a_change_again_and_again_are_refused() {
+    let place = Place::new();
+    assert_eq!(
+        run(&place, &["patch", "{model}", "-o", "{out}/p", "--neuron", "L0.mlp.down_proj:out:1"]).status.code(),
+        Some(0)
+    );
+    let receipt = place.out().join("p/achilles-patch.json");
+    let sound = fs::read(&receipt).unwrap();
+    for (list, says) in [
+        ("files", "lists model.safetensors twice"),
+        ("edits", "lists row 1 of model.layers.0.mlp.down_proj.weight twice"),
+    ] {
+        fs::write(&receipt, &sound).unwrap();
+        change(&receipt, &|value| {
+            let again = value[list][0].clone();
+            value[list].as_array_mut().unwrap().extend(vec![again; 8000]);
+        });
+        refuses(list, &place, &["unpatch", "{out}/p"], says);
+        let output = run(&place, &["lint", "{out}/p", "--format", "json"]);
+        assert!(output.status.code() == Some(1) && String::from_utf8_lossy(&output.stdout).contains(says), "{list}");
+    }
+    fs::write(&receipt, &sound).unwrap();
+    assert_eq!(run(&place, &["unpatch", "{out}/p"]).status.code(), Some(0));
+}
+
+#[test]
+fn rule_files_that_ask_for_too_much_are_refused() {
+    let place = Place::new();
+    let waiver =
+        |location: &str| format!("- {{rule: zero-row, location: '{location}', reason: x, expires: 2026-12-01}}\n");
+    let nested = format!("{}{}", "{a,".repeat(300), "}".repeat(300));
+    for (what, rules, says) in [
+        (
+            "a long glob",
+            format!("waivers:\n{}", waiver(&"*a".repeat(50_000))),
+            "has 100000 bytes, expected a glob of at most 4096",
+        ),
+        ("nested braces", format!("waivers:\n{}", waiver(&nested)), "location: cannot be compiled"),
+        ("many waivers", format!("waivers:\n{}", waiver("*").repeat(2000)), "2000 waivers, expected at most 1000"),
+        ("brackets", format!("rules: {}", "[".repeat(100_000)), "line 2: over 1000 brackets are open"),
+        ("a long file", format!("# {}", "x".repeat(1 << 18)), "expected at most 262144"),
+    ] {
+        fs::write(place.out().join("rules.yaml"), format!("schema: achilles-audit/rules/v1\n{rules}")).unwrap();
+        refuses(what, &place, &["scan", "--static", "{model}", "--rules", "{out}/rules.yaml"], says);
+    }
+}
+
+#[test]
+fn folders_of_more_files_than_a_checkpoint_has_are_refused() {
+    let place = Place::new();
+    for i in 0..20_001 {
+        fs::write(place.model().join(format!("{i}.txt")), "").unwrap();
+    }
+    let says = "holds over 20000 files or 32 levels of folders; not a checkpoint's";
+    refuses("lint", &place, &["lint", "{model}"], says);
+    refuses("fingerprint", &place, &["fingerprint", "{model}", "-o", "{out}/fp.json"], says);
+    refuses("scan", &place, &["scan", "--static", "{model}"], says);
+}
+
+/// Many files with many findings each: those that are not listed are counted.
+#[test]
+fn reports_of_a_hundred_thousand_findings_are_bounded() {
+    let place = Place::new();
+    let entry = |i: usize| (i.to_string(), json!({"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}));
+    let header: Map<String, Value> = (0..100).map(entry).collect();
+    let shard = join(&serde_json::to_vec(&header).unwrap(), &[1]);
+    for i in 0..1000 {
+        fs::write(place.model().join(format!("x{i}.safetensors")), &shard).unwrap();
+    }
+    let output = run(&place, &["lint", "{model}", "--format", "json", "-o", "{out}/report.json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = report(&place);
+    let (listed, more) = (report["findings"].as_array().unwrap().len(), report["not_listed"].as_u64().unwrap());
+    assert!((5000..6000).contains(&listed) && more > 90_000, "{listed} and {more}");
+}
