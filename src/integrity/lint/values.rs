@@ -35,9 +35,10 @@ const KEPT: usize = 4096;
 pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
     let of = |shard| own(shard).filter(|t| Format::of(t.dtype).is_some());
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
-    let total = shards.iter().filter(|s| !s.again).flat_map(|shard| of(shard).map(size)).sum();
+    let once = || shards.iter().filter(|shard| !shard.again);
+    let total = once().flat_map(|shard| of(shard).map(size)).sum();
     progress.begin("values", total, "bytes");
-    for shard in shards.iter().filter(|s| !s.again) {
+    for shard in once() {
         let mut batch: Vec<Job> = Vec::new();
         let mut bytes = 0;
         for tensor in of(shard) {
@@ -52,7 +53,7 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
         run(&batch, found, progress)?;
     }
     progress.end();
-    for shard in shards {
+    for shard in once() {
         for tensor in own(shard).filter(|t| is_packed_weight(t)) {
             if only_zeros(shard, tensor)? {
                 let message = format!("all bytes of {:?} {} are zero", tensor.shape, tensor.dtype);
