@@ -177,8 +177,7 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
     let mut gate = Gate::new(request);
-    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) =
-        template::identity(request.model, &place);
+    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) = template::identity(&place);
     if let Some(origin) = place.origin() {
         gate.origin(origin);
     }
