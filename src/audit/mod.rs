@@ -195,8 +195,7 @@ fn examine(
     progress: &dyn Progress,
 ) -> Result<Audit> {
     let mut gate = Gate::new(request);
-    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) =
-        template::identity(request.model, &place);
+    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) = template::identity(&place);
     if let Some(origin) = place.origin() {
         gate.origin(origin, place.path());
     }

@@ -8,6 +8,7 @@
 //! templates do it.
 
 use super::place::Place;
+use crate::checkpoint::gguf::GgufCheckpoint;
 use crate::files;
 use crate::integrity::lint::{Check, Location, Observation, literals};
 use crate::probe::{ChatTemplate, Turn};
@@ -37,19 +38,17 @@ pub fn observe(folder: &Path) -> Vec<Observation> {
 
 /// The default template's SHA-256, and which class of tokenizers the checkpoint names; none of what it lacks or what
 /// cannot be read, which others tell of.
-pub fn identity(name: &str, place: &Place) -> (Option<String>, Option<String>) {
-    let (template, config): (_, Option<Value>) = match place {
+pub fn identity(place: &Place) -> (Option<String>, Option<String>) {
+    let config: Option<Value> = match place {
         Place::Folder(folder) => {
-            let config = files::read_text(&folder.path.join("tokenizer_config.json")).ok();
-            (ChatTemplate::of_folder(&folder.path), config.and_then(|text| serde_json::from_str(&text).ok()))
+            let text = files::read_text(&folder.path.join("tokenizer_config.json")).ok();
+            text.and_then(|text| serde_json::from_str(&text).ok())
         }
-        Place::Gguf(_) => match place.open(name) {
-            Ok(checkpoint) => (ChatTemplate::of(&checkpoint), checkpoint.tokenizer_config().ok().flatten()),
-            Err(_) => return (None, None),
-        },
+        Place::Gguf(path) => GgufCheckpoint::open(path).and_then(|gguf| gguf.tokenizer_config_json()).ok(),
     };
-    let class = config.and_then(|config| Some(config.get("tokenizer_class")?.as_str()?.to_owned()));
-    (template.ok().flatten().map(|template| template.sha256()), class)
+    let class = config.as_ref().and_then(|config| Some(config.get("tokenizer_class")?.as_str()?.to_owned()));
+    let template = ChatTemplate::of_config(place.path(), config).ok().flatten();
+    (template.map(|template| template.sha256()), class)
 }
 
 fn observation(check: Check, file: &str, message: String, evidence: Value) -> Observation {

@@ -76,6 +76,15 @@ impl ChatTemplate {
         ChatTemplate::find(root, config)
     }
 
+    /// As [`ChatTemplate::of`], of a folder or a GGUF whose tokenizer_config.json was read.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::of`].
+    pub fn of_config(root: &Path, config: Option<serde_json::Value>) -> Result<Option<ChatTemplate>> {
+        let malformed = |e| Error::file(root, format!("has a malformed tokenizer config: {e}"));
+        ChatTemplate::find(root, config.map(serde_json::from_value).transpose().map_err(malformed)?)
+    }
+
     fn find(root: &Path, config: Option<TokenizerConfig>) -> Result<Option<ChatTemplate>> {
         let mut special_tokens = BTreeMap::new();
         let mut inside = None;
