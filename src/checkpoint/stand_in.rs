@@ -92,8 +92,8 @@ const ENDS: &[&str] = &[".safetensors", ".gguf", ".bin", ".json", ".model", ".ji
 pub fn unfinished(name: &str) -> Option<&str> {
     let (whole, end) = name.rsplit_once('.').filter(|(whole, _)| !whole.is_empty())?;
     let is = |known: &&str| end.eq_ignore_ascii_case(known);
-    let perhaps = PERHAPS_UNFINISHED.iter().any(|known| is(known)) && ENDS.iter().any(|end| whole.ends_with(end));
-    (perhaps || UNFINISHED.iter().any(|known| is(known))).then_some(whole)
+    let perhaps = PERHAPS_UNFINISHED.iter().any(is) && ENDS.iter().any(|end| whole.ends_with(end));
+    (perhaps || UNFINISHED.iter().any(is)).then_some(whole)
 }
 
 #[cfg(test)]
