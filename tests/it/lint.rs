@@ -133,7 +133,12 @@ fn a_real_model_is_clean_and_a_lesion_in_it_is_found() {
     let place = Place::new();
     let model = crate::smollm2_folder();
     let found = document(&place.run(&["lint", &model, "--format", "json"]), 0);
-    assert_eq!(found["findings"], serde_json::json!([]));
+    // Its system prompt, for a reader to judge.
+    let ids = |found: &Value| -> Vec<String> {
+        let findings = found["findings"].as_array().unwrap();
+        findings.iter().map(|f| f["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(&found), ["template-adds-text"]);
     assert_eq!(found["examined"]["tensors"], 272);
     let patch = ["patch", &model, "-o", "{out}/lesioned", "--neuron", "L11.mlp.down_proj:out:507"];
     assert!(place.run(&patch).status.success());
@@ -145,10 +150,8 @@ fn a_real_model_is_clean_and_a_lesion_in_it_is_found() {
         std::fs::remove_file(place.out().join("lesioned").join(name)).unwrap();
     }
     let found = document(&place.run(&["lint", "{out}/lesioned", "--format", "json"]), 1);
-    let findings = found["findings"].as_array().unwrap();
-    assert_eq!(findings.len(), 1, "{findings:?}");
-    assert_eq!(findings[0]["id"], "zero-row");
+    assert_eq!(ids(&found), ["zero-row", "template-adds-text"]);
     let expected = serde_json::json!({"file": "model.safetensors", "tensor": "model.layers.11.mlp.down_proj.weight",
         "axis": "row", "index": 507});
-    assert_eq!(findings[0]["location"], expected);
+    assert_eq!(found["findings"][0]["location"], expected);
 }
