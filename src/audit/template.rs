@@ -9,7 +9,7 @@
 
 use super::place::Place;
 use crate::checkpoint::gguf::GgufCheckpoint;
-use crate::files;
+use crate::checkpoint::python_json;
 use crate::integrity::lint::{Check, Location, Observation, literals};
 use crate::probe::{ChatTemplate, Turn};
 use serde_json::{Value, json};
@@ -40,10 +40,7 @@ pub fn observe(folder: &Path) -> Vec<Observation> {
 /// cannot be read, which others tell of.
 pub fn identity(place: &Place) -> (Option<String>, Option<String>) {
     let config: Option<Value> = match place {
-        Place::Folder(folder) => {
-            let text = files::read_text(&folder.path.join("tokenizer_config.json")).ok();
-            text.and_then(|text| serde_json::from_str(&text).ok())
-        }
+        Place::Folder(folder) => python_json::read(&folder.path.join("tokenizer_config.json")).ok().flatten(),
         Place::Gguf(path) => GgufCheckpoint::open(path).and_then(|gguf| gguf.tokenizer_config_json()).ok(),
     };
     let class = config.as_ref().and_then(|config| Some(config.get("tokenizer_class")?.as_str()?.to_owned()));

@@ -26,7 +26,7 @@ use map::MappedFile;
 use names::Names;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 pub use source::{Folder, Source};
 use stand_in::StandIn;
@@ -119,6 +119,15 @@ impl Checkpoint {
                            AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
             return Err(Error::file(&self.root, problem));
         }
+        if let Some(other) =
+            self.tokenizer_config::<Map<String, Value>>()?.and_then(|c| other_tokenizer(&c).map(str::to_owned))
+        {
+            let problem = format!(
+                "has the transformers library read {other} in place of tokenizer.json (fast_tokenizer_files); make that \
+                 the tokenizer.json, or take the key out"
+            );
+            return Err(Error::file(self.root.join("tokenizer_config.json"), problem));
+        }
         let json = files::read_text(&path)?;
         if let Some(stand_in) = StandIn::of_text(json.as_bytes()) {
             return Err(Error::file(&path, stand_in.to_string()));
@@ -175,16 +184,7 @@ impl Checkpoint {
             let malformed = |e| Error::file(&self.root, format!("makes a malformed {name}: {e}"));
             return serde_json::from_value(value).map(Some).map_err(malformed);
         }
-        let path = self.root.join(name);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = files::read_text(&path)?;
-        if let Some(stand_in) = StandIn::of_text(text.as_bytes()) {
-            return Err(Error::file(&path, stand_in.to_string()));
-        }
-        let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
-        serde_json::from_str(&text).map(Some).map_err(malformed)
+        python_json::read(&self.root.join(name))
     }
 
     /// Its tensors.
@@ -195,6 +195,14 @@ impl Checkpoint {
     pub(crate) fn tensors_mut(&mut self) -> &mut Tensors {
         &mut self.tensors
     }
+}
+
+/// The file that transformers reads in place of tokenizer.json, by a tokenizer_config.json: of those called
+/// `tokenizer.VERSION.json` the newest that is not newer than itself, so that any may be it.
+pub fn other_tokenizer(tokenizer_config: &Map<String, Value>) -> Option<&str> {
+    let files = tokenizer_config.get("fast_tokenizer_files")?.as_array()?;
+    let is_version = |name: &&str| name.strip_prefix("tokenizer.").is_some_and(|rest| rest.ends_with(".json"));
+    files.iter().filter_map(Value::as_str).find(is_version)
 }
 
 /// Lower-case hex SHA-256.

@@ -1,7 +1,12 @@
 //! JSON as Python's `json` module writes it: with `Infinity`, `-Infinity` and `NaN`, which the standard does not know;
 //! and as some editors save it, with a byte order mark.
 
+use super::stand_in::StandIn;
+use crate::error::{Error, Result};
+use crate::files;
+use serde::de::DeserializeOwned;
 use std::borrow::Cow;
+use std::path::Path;
 
 /// What of a text is not JSON by the standard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,6 +21,29 @@ pub struct Departure {
 const MARK: char = '\u{feff}';
 /// The three words, each before one that it ends with.
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// Reads `text` as Python would.
+///
+/// # Errors
+/// It is not JSON, or not what `T` expects.
+pub fn parse<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
+    serde_json::from_str(&standard(text).0)
+}
+
+/// Reads a JSON file of a checkpoint as Python would; none where it is not there.
+///
+/// # Errors
+/// It cannot be read, or is not what `T` expects.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = files::read_text(path)?;
+    if let Some(stand_in) = StandIn::of_text(text.as_bytes()) {
+        return Err(Error::file(path, stand_in.to_string()));
+    }
+    parse(&text).map(Some).map_err(|e| Error::file(path, format!("is malformed: {e}")))
+}
 
 /// `text` as the standard has it: without a byte order mark, and with numbers that are not finite as texts, so that
 /// whoever asks for a number there is told what it is.

@@ -1,10 +1,11 @@
 //! Chat templates: Jinja, as transformers renders it. They come with the checkpoint and are hostile input.
 
-use crate::checkpoint::{Checkpoint, sha256_hex};
+use crate::checkpoint::{Checkpoint, python_json, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::worker::{Chat, Request, Response, Turn, Worker};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +37,22 @@ struct TokenizerConfig {
 #[serde(untagged)]
 enum Templates {
     One(String),
+    /// Of several of one name the last counts.
     Named(Vec<Named>),
+    ByName(BTreeMap<String, String>),
+}
+
+impl Templates {
+    fn default_one(self) -> Option<String> {
+        const DEFAULT: &str = "default";
+        match self {
+            Templates::One(template) => Some(template),
+            Templates::Named(all) => {
+                all.into_iter().rev().find(|named| named.name == DEFAULT).map(|named| named.template)
+            }
+            Templates::ByName(mut all) => all.remove(DEFAULT),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -49,12 +65,16 @@ struct Named {
 #[serde(untagged)]
 enum SpecialToken {
     Text(String),
-    Token { content: String },
+    Token {
+        content: String,
+    },
+    /// Which has no text.
+    Other(IgnoredAny),
 }
 
 impl ChatTemplate {
-    /// Finds the template where transformers does: in chat_template.jinja, else in tokenizer_config.json (of several the
-    /// one named `default`), or in a GGUF's metadata.
+    /// Finds the template where transformers does: in additional_chat_templates/default.jinja, else in
+    /// chat_template.jinja, else in tokenizer_config.json (of several the one named `default`), or in a GGUF's metadata.
     ///
     /// # Errors
     /// A file cannot be read or is malformed, or the template is absurdly long.
@@ -67,13 +87,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::of`].
     pub fn of_folder(root: &Path) -> Result<Option<ChatTemplate>> {
-        let path = root.join("tokenizer_config.json");
-        let malformed = |e| Error::file(&path, format!("is malformed: {e}"));
-        let config = match path.exists() {
-            true => Some(serde_json::from_str(&read_text(&path)?).map_err(malformed)?),
-            false => None,
-        };
-        ChatTemplate::find(root, config)
+        ChatTemplate::find(root, python_json::read(&root.join("tokenizer_config.json"))?)
     }
 
     /// As [`ChatTemplate::of`], of a folder or a GGUF whose tokenizer_config.json was read.
@@ -102,16 +116,15 @@ impl ChatTemplate {
             }
             inside = config.chat_template;
         }
-        let file = root.join("chat_template.jinja");
-        let (path, template) = match (file.exists(), inside) {
-            (true, _) => (file.clone(), Some(read_text(&file)?)),
-            (false, None) => (config_path, None),
-            (false, Some(Templates::One(template))) => (config_path, Some(template)),
-            (false, Some(Templates::Named(all))) => {
-                let default = all.into_iter().find(|named| named.name == "default");
-                let none = || Error::file(&config_path, format!("has no chat template named default; {RAW}"));
-                let template = default.ok_or_else(none)?.template;
-                (config_path, Some(template))
+        let files = ["additional_chat_templates/default.jinja", "chat_template.jinja"];
+        let (path, template) = match files.iter().map(|file| root.join(file)).find(|file| file.exists()) {
+            Some(file) => (file.clone(), Some(read_text(&file)?)),
+            None => {
+                let template = inside.map(Templates::default_one).map(|template| {
+                    let none = || Error::file(&config_path, format!("has no chat template named default; {RAW}"));
+                    template.ok_or_else(none)
+                });
+                (config_path.clone(), template.transpose()?)
             }
         };
         match template {
@@ -188,6 +201,32 @@ mod tests {
     fn template(text: &str, special_tokens: &[(&'static str, &str)]) -> ChatTemplate {
         let special_tokens = special_tokens.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
         ChatTemplate::new("chat_template.jinja".into(), text.into(), special_tokens)
+    }
+
+    #[test]
+    fn the_default_template_is_the_one_that_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+            std::fs::write(dir.path().join(name), text).unwrap();
+        };
+        let served = || ChatTemplate::of_folder(dir.path()).unwrap().map(|template| template.text().to_owned());
+        assert_eq!(served(), None);
+        for (config, expected) in [
+            (r#"{"chat_template": "one", "pad_token": {"__type": "AddedToken"}, "x": NaN}"#, "one"),
+            (r#"{"chat_template": {"tool_use": "no", "default": "by name"}}"#, "by name"),
+            (
+                r#"{"chat_template": [{"name": "default", "template": "first"}, {"name": "default", "template": "last"}]}"#,
+                "last",
+            ),
+        ] {
+            write("tokenizer_config.json", config);
+            assert_eq!(served().as_deref(), Some(expected));
+        }
+        write("chat_template.jinja", "a file");
+        assert_eq!(served().as_deref(), Some("a file"));
+        write("additional_chat_templates/default.jinja", "another file");
+        assert_eq!(served().as_deref(), Some("another file"));
     }
 
     #[test]

@@ -107,6 +107,7 @@ checks! {
     TokenBeyondEmbedding "token-beyond-embedding" "A token that the embedding has no row for makes the model fail, or read what is not its own."
     TokenIdOutOfRange "token-id-out-of-range" "A special token that is not in the vocabulary makes padding or generating fail, or never end."
     TokenizerInvalid "tokenizer-invalid" "A tokenizer.json that is no tokenizer leaves the weights without their vocabulary."
+    OtherTokenizer "other-tokenizer" "With a tokenizer for each version of a library, what was examined is not what is served."
     VocabularyMismatch "vocabulary-mismatch" "With a tokenizer that is another model's the weights are given numbers that mean something else."
     SpecialTokenUnknown "special-token-unknown" "Loaders give a special token that the tokenizer lacks a new number, which the weights never saw."
     EosOrdinaryToken "eos-ordinary-token" "A model that stops at a token of ordinary text is silenced without a change to its weights."

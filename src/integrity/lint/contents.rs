@@ -140,6 +140,10 @@ fn of_json(name: &str, bytes: &[u8], is_there: &dyn Fn(&str) -> bool, found: &mu
     for target in facts.auto_map.iter().filter(|_| !name.ends_with("tokenizer.json")) {
         custom_code(target, name, is_there, found);
     }
+    for kernel in &facts.kernels {
+        let message = format!("names {kernel:?}, from where transformers fetches code to run in place of its own");
+        found.add(Check::CustomCodeRemote, at(), message, json!({"kernels": kernel}));
+    }
     for (path, text) in &facts.templates {
         of_template(text, at(), path, found);
     }

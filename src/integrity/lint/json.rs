@@ -14,6 +14,8 @@ pub(super) struct Facts {
     pub duplicates: Vec<String>,
     /// What `auto_map`, anywhere, names.
     pub auto_map: Vec<String>,
+    /// What `attn_implementation` and its like name where that is a repository.
+    pub kernels: Vec<String>,
     /// Text at or below a `chat_template`, with the path to it.
     pub templates: Vec<(String, String)>,
     /// Texts below `auto_map` or a `chat_template` that are too many to be kept, and so are not examined.
@@ -91,6 +93,13 @@ impl<'de> Visitor<'de> for Step<'_> {
         if walk.below("auto_map") {
             match walk.facts.auto_map.len() < KEPT {
                 true => walk.facts.auto_map.push(text.to_owned()),
+                false => walk.facts.not_kept += 1,
+            }
+        }
+        // The library's own are called by a word; of a name with an owner the kernels are fetched from the hub and run.
+        if text.contains('/') && walk.path.iter().any(|key| key.ends_with("_implementation")) {
+            match walk.facts.kernels.len() < KEPT {
+                true => walk.facts.kernels.push(cut(text.to_owned())),
                 false => walk.facts.not_kept += 1,
             }
         }

@@ -83,6 +83,10 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::TokenIdOutOfRange, "config.json", None, |f| f.json("config.json", |c| c["pad_token_id"] = 97.into())),
     (Check::TokenIdOutOfRange, "config.json", None, |f| f.json("config.json", |c| c["bos_token_id"] = (-2).into())),
     (Check::TokenIdOutOfRange, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [2, 97]}"#)),
+    (Check::OtherTokenizer, "tokenizer_config.json", None, |f| {
+        f.write("tokenizer_config.json", br#"{"fast_tokenizer_files": ["tokenizer.json", "tokenizer.4.0.0.json"], "x": NaN}"#);
+    }),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 1, "x": NaN}"#)),
     (Check::VocabularyMismatch, "tokenizer.json", None, |f| {
         f.json("config.json", |c| c["vocab_size"] = 32_000.into());
         fs::remove_file(f.path("model.safetensors")).unwrap();
@@ -116,6 +120,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     }),
     (Check::CustomCodeMissing, "config.json", None, |f| f.json("config.json", |c| c["auto_map"] = json!({"AutoModel": "m.M"}))),
     (Check::CustomCodeMissing, "processor_config.json", None, |f| f.write("processor_config.json", br#"{"auto_map": {"A": "a.B"}}"#)),
+    (Check::CustomCodeRemote, "config.json", None, |f| f.json("config.json", |c| c["_attn_implementation"] = "org/kernel:f".into())),
     (Check::CustomCodeRemote, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"auto_map": {"A": "org/name--a.B"}}"#)),
     (Check::TemplateDunder, "tokenizer_config.json", None, |f| template(f, json!("{{ x.__class__ }}"))),
     (Check::TemplateDunder, "tokenizer_config.json", None, |f| template(f, json!([{"name": "tool_use", "template": "{{ x['__cla' ~ 'ss__'] }}"}]))),

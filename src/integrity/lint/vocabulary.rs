@@ -3,8 +3,7 @@
 use super::check::Check;
 use super::header::Shard;
 use super::observation::{Found, Location};
-use crate::checkpoint::ConfigFile;
-use crate::files;
+use crate::checkpoint::{ConfigFile, other_tokenizer, python_json};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -21,7 +20,7 @@ const LISTED: usize = 10;
 
 /// A JSON file of the checkpoint, as far as it can be read; others tell of one that cannot.
 pub(super) fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Option<T> {
-    serde_json::from_str(&files::read_text(&root.join(name)).ok()?).ok()
+    python_json::read(&root.join(name)).ok()?
 }
 
 /// What a tokenizer.json calls its tokens.
@@ -131,6 +130,10 @@ pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabul
     let config = config.as_ref().map(ConfigFile::map);
     let generation: Option<Map<String, Value>> = read(root, GENERATION);
     let tokenizer_config: Option<Map<String, Value>> = read(root, TOKENIZER_CONFIG);
+    if let Some(other) = tokenizer_config.as_ref().and_then(other_tokenizer) {
+        let message = format!("has the transformers library read {other} in place of tokenizer.json");
+        found.say(Check::OtherTokenizer, Location::file(TOKENIZER_CONFIG), message);
+    }
     let named: Vec<(&str, &Map<String, Value>)> = [("config.json", config), (GENERATION, generation.as_ref())]
         .into_iter()
         .filter_map(|(f, m)| Some((f, m?)))
