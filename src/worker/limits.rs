@@ -59,6 +59,18 @@ impl Allowance {
     /// There is nothing to hold it with.
     #[cfg(not(unix))]
     pub fn apply(&self) {}
+
+    /// Lets this process have memory for a request, which the parent makes and not the checkpoint.
+    #[cfg(unix)]
+    pub fn lift() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let maximum = getrlimit(Resource::Data).maximum;
+        let _ = setrlimit(Resource::Data, Rlimit { current: maximum, maximum });
+    }
+
+    /// There is nothing that holds it.
+    #[cfg(not(unix))]
+    pub fn lift() {}
 }
 
 /// Why a child has ended without an answer.

@@ -66,12 +66,15 @@ pub fn start_from(program: impl Into<PathBuf>) {
 fn serve() -> std::io::Result<()> {
     let mut allowance = limits::Allowance::default();
     let (mut job, mut output) = (Job::default(), std::io::stdout().lock());
-    allowance.apply();
-    let mut line = Vec::new();
     let mut input = std::io::stdin().lock();
-    while input.read_until(b'\n', &mut line)? > 0 {
+    loop {
+        limits::Allowance::lift();
+        let mut line = Vec::new();
+        if input.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
         let request: Request = serde_json::from_slice(&line)?;
-        line = Vec::new();
+        drop(line);
         allowance.extend(&request);
         allowance.apply();
         let mut answer = serde_json::to_vec(&job.answer(&request))?;

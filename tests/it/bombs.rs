@@ -273,3 +273,14 @@ fn reports_of_a_hundred_thousand_findings_are_bounded() {
     let (listed, more) = (report["findings"].as_array().unwrap().len(), report["not_listed"].as_u64().unwrap());
     assert!((5000..6000).contains(&listed) && more > 90_000, "{listed} and {more}");
 }
+
+#[test]
+fn a_long_tokenizer_is_read() {
+    let place = Place::new();
+    let path = place.model().join("tokenizer.json");
+    let mut text = fs::read_to_string(&path).unwrap();
+    text.push_str(&" ".repeat(40 << 20));
+    fs::write(&path, text).unwrap();
+    let output = run(&place, &["perplexity", "{model}"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
