@@ -82,7 +82,6 @@ fn serve() -> std::io::Result<()> {
         output.write_all(&answer)?;
         output.flush()?;
     }
-    Ok(())
 }
 
 /// Answers requests about one file; the child starts with the first one.
