@@ -114,6 +114,8 @@ checks! {
     GenerationSilenced "generation-silenced" "Settings that end answers before they begin, or never, break a sound model for whoever serves it."
     ContextShort "context-short" "Servers take the longest prompt from max_position_embeddings: far too small, it silences the model."
     SpecialTokenDiffers "special-token-differs" "Tokenizer and config name different tokens; loaders differ in which they take."
+    DtypeOverflow "dtype-overflow" "A value that is finite in the file becomes infinite in the dtype that the config has loaders use."
+    DtypeAsked "dtype-asked" "A dtype that no loader computes in makes loading fail, or turns the weights into something else."
     DtypeMix "dtype-mix" "A tensor of another dtype than the same tensor of other layers was written by another hand."
     Nan "nan" "One NaN makes every output NaN."
     Infinite "infinite" "An infinite weight turns outputs into infinities and NaN."

@@ -63,7 +63,7 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
                 files.push(File { name, path, bytes: metadata.len(), blob });
             } else if metadata.is_dir() {
                 // A folder behind a link is either met on its own or not part of the checkpoint.
-                if own.is_symlink() || LEFT_OUT.contains(&name.as_str()) || base == ".git" {
+                if own.is_symlink() || LEFT_OUT.contains(&name.as_str()) {
                     continue;
                 }
                 if name == ENVIRONMENT {
@@ -210,10 +210,10 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
         let message = "is what a download leaves that was not finished, by its name; remove it or fetch it again";
         found.say(Check::UnfinishedDownload, location.clone(), message);
     }
-    if base.ends_with(".py") {
+    let lower = base.trim_end().to_ascii_lowercase();
+    if [".py", ".pyc", ".pyw"].iter().any(|end| lower.ends_with(end)) {
         found.say(Check::CustomCode, location.clone(), "is Python code");
     }
-    let lower = base.to_ascii_lowercase();
     let ends = |ends: &[&str]| ends.iter().any(|end| lower.ends_with(end));
     if is_keras(base) {
         found.say(Check::KerasFile, location.clone(), "is a Keras or HDF5 model by its name");

@@ -234,6 +234,13 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         let (rows, columns) = down_shape(f);
         f.entry(DOWN, "shape", json!([columns, rows]));
     }),
+    (Check::DtypeAsked, "config.json", None, |f| f.json("config.json", |c| c["dtype"] = "float8_e4m3fn".into())),
+    (Check::DtypeOverflow, "model.safetensors", Some(DOWN), |f| {
+        f.json("config.json", |c| c["dtype"] = "torch.float16".into());
+        f.values(DOWN, [1, 2], -65520.0);
+    }),
+    (Check::CustomCode, "sub/.git/x.PY ", None, |f| f.write("sub/.git/x.PY ", b"")),
+    (Check::CustomCode, "x.pyc", None, |f| f.write("x.pyc", b"")),
     (Check::DtypeMix, "model.safetensors", Some(DOWN), |f| {
         let (rows, columns) = down_shape(f);
         f.shard(|s| {
@@ -420,6 +427,11 @@ const PASSED: &[(&str, Break)] = &[
     ("a tokenizer's model and an empty template", |f| {
         f.write("tokenizer.model", b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02");
         f.write("chat_template.jinja", b"");
+    }),
+    ("tiktoken's vocabulary", |f| f.write("original/tokenizer.model", b"IQ== 0\nIg== 1\n")),
+    ("the largest of half precision", |f| {
+        f.json("config.json", |c| c["dtype"] = "float16".into());
+        f.values(DOWN, [1, 2], 65504.0);
     }),
     ("git's own files", |f| f.write(".git/x.bin", b"\x80\x02}q\x00.")),
 ];
