@@ -12,6 +12,14 @@ use std::path::{Path, PathBuf};
 /// The longest template, in bytes.
 const LONGEST: usize = 1 << 20;
 
+/// Where templates lie that are chosen by name.
+const ADDITIONAL: &str = "additional_chat_templates";
+
+fn holds_templates(folder: &Path) -> bool {
+    let mut names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.any(|name| name.to_string_lossy().ends_with(".jinja"))
+}
+
 /// A checkpoint's chat template. It is run by a [`worker`](crate::worker).
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -73,7 +81,7 @@ enum SpecialToken {
 }
 
 impl ChatTemplate {
-    /// Finds the template where transformers does: in additional_chat_templates/default.jinja, else in
+    /// Finds the template where transformers does: in additional_chat_templates (default.jinja or file.jinja), else in
     /// chat_template.jinja, else in tokenizer_config.json (of several the one named `default`), or in a GGUF's metadata.
     ///
     /// # Errors
@@ -116,9 +124,16 @@ impl ChatTemplate {
             }
             inside = config.chat_template;
         }
-        let files = ["additional_chat_templates/default.jinja", "chat_template.jinja"];
-        let (path, template) = match files.iter().map(|file| root.join(file)).find(|file| file.exists()) {
+        // transformers calls that of chat_template.jinja `file`, and takes one of that name for it.
+        let files = ["default.jinja", "file.jinja"].map(|file| root.join(ADDITIONAL).join(file));
+        let files = files.into_iter().chain([root.join("chat_template.jinja")]);
+        let (path, template) = match files.into_iter().find(|file| file.exists()) {
             Some(file) => (file.clone(), Some(read_text(&file)?)),
+            None if holds_templates(&root.join(ADDITIONAL)) => {
+                let problem =
+                    format!("holds chat templates and none named default, which hides other files' own; {RAW}");
+                return Err(Error::file(root.join(ADDITIONAL), problem));
+            }
             None => {
                 let template = inside.map(Templates::default_one).map(|template| {
                     let none = || Error::file(&config_path, format!("has no chat template named default; {RAW}"));
@@ -223,8 +238,12 @@ mod tests {
             write("tokenizer_config.json", config);
             assert_eq!(served().as_deref(), Some(expected));
         }
+        write("additional_chat_templates/tool_use.jinja", "of tools");
+        assert!(ChatTemplate::of_folder(dir.path()).is_err());
         write("chat_template.jinja", "a file");
         assert_eq!(served().as_deref(), Some("a file"));
+        write("additional_chat_templates/file.jinja", "called file");
+        assert_eq!(served().as_deref(), Some("called file"));
         write("additional_chat_templates/default.jinja", "another file");
         assert_eq!(served().as_deref(), Some("another file"));
     }

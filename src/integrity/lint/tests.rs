@@ -84,7 +84,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::TokenIdOutOfRange, "config.json", None, |f| f.json("config.json", |c| c["bos_token_id"] = (-2).into())),
     (Check::TokenIdOutOfRange, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [2, 97]}"#)),
     (Check::OtherTokenizer, "tokenizer_config.json", None, |f| {
-        f.write("tokenizer_config.json", br#"{"fast_tokenizer_files": ["tokenizer.json", "tokenizer.4.0.0.json"], "x": NaN}"#);
+        f.write("tokenizer_config.json", br#"{"fast_tokenizer_files": ["tokenizer.json", "old-tokenizer.4.0.0.json"], "x": NaN}"#);
     }),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 1, "x": NaN}"#)),
     (Check::VocabularyMismatch, "tokenizer.json", None, |f| {
