@@ -23,10 +23,13 @@ impl Snapshot {
         Some(Snapshot { blobs: repository.join("blobs").canonicalize().ok()? })
     }
 
-    /// The blob that a link leads to. It stands for a file of the snapshot.
+    /// The blob that a link leads to. It stands for a file of the snapshot: a file called by a digest, as every client
+    /// of the hub makes them, and no further link.
     pub fn blob(&self, link: &Path) -> Option<Blob> {
-        let path = link.canonicalize().ok()?;
-        (path.parent() == Some(&self.blobs) && path.is_file()).then_some(Blob { path })
+        let target = std::fs::read_link(link).ok()?;
+        let path = self.blobs.join(ContentName::parse(target.file_name()?.to_str()?)?.as_str());
+        let is_file = std::fs::symlink_metadata(&path).is_ok_and(|about| about.is_file());
+        (is_file && link.canonicalize().is_ok_and(|found| found == path)).then_some(Blob { path })
     }
 }
 
@@ -77,14 +80,20 @@ mod tests {
             std::fs::write(repository.join("blobs").join(blob), content).unwrap();
             let _ = std::fs::remove_file(snapshot.join("file"));
             std::os::unix::fs::symlink(Path::new("../../blobs").join(blob), snapshot.join("file")).unwrap();
-            let found = Snapshot::of(&snapshot).unwrap().blob(&snapshot.join("file")).unwrap();
-            found.damage(None).unwrap()
+            Snapshot::of(&snapshot).unwrap().blob(&snapshot.join("file"))
         };
+        let damage = |blob: Option<Blob>| blob.unwrap().damage(None).unwrap();
         for name in [sha256, sha1] {
-            assert_eq!(link(name, "hello\n"), None);
-            assert!(link(name, "hellO\n").unwrap().ends_with(name));
+            assert_eq!(damage(link(name, "hello\n")), None);
+            assert!(damage(link(name, "hellO\n")).unwrap().ends_with(name));
         }
-        assert_eq!(link("config.json", "hello\n"), None);
+        assert_eq!(link("config.json", "hello\n"), None, "a name that promises nothing");
+        std::fs::remove_file(repository.join("blobs").join(sha1)).unwrap();
+        std::os::unix::fs::symlink("config.json", repository.join("blobs").join(sha1)).unwrap();
+        let found = Snapshot::of(&snapshot).unwrap();
+        std::fs::remove_file(snapshot.join("file")).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(sha1), snapshot.join("file")).unwrap();
+        assert_eq!(found.blob(&snapshot.join("file")), None, "a further link");
         std::fs::write(snapshot.join("plain"), "").unwrap();
         std::os::unix::fs::symlink("plain", snapshot.join("beside")).unwrap();
         let found = Snapshot::of(&snapshot).unwrap();

@@ -5,6 +5,9 @@ use super::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
+/// Characters of a problem that are told: what comes with a checkpoint may have its own words in it.
+const LONGEST_PROBLEM: usize = 300;
+
 /// What is asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request<'a> {
@@ -63,7 +66,9 @@ impl Job {
             }
             Request::Render(chat) => chat.render().map(Response::Text),
         };
-        answered.unwrap_or_else(|problem| Response::Failed(problem.lines().next().unwrap_or_default().to_owned()))
+        let short =
+            |problem: String| problem.lines().next().unwrap_or_default().chars().take(LONGEST_PROBLEM).collect();
+        answered.unwrap_or_else(|problem| Response::Failed(short(problem)))
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, String> {

@@ -107,6 +107,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         f.write("tokenizer_config.json", br#"{"eos_token": "<|end|>"}"#);
     }),
     (Check::TokenIdOutOfRange, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"pad_token": {"content": "[PAD]"}}"#)),
+    (Check::TokenizerInvalid, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["model"]["dropout"] = json!(0.5))),
     (Check::TokenizerInvalid, "tokenizer.json", None, |f| f.write("tokenizer.json", br#"{"model": {"type": "BPE", "vocab": 5}}"#)),
     (Check::SpecialTokenDiffers, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"eos_token": {"content": "x"}}"#)),
     (Check::CustomCode, "modeling_x.py", None, |f| f.write("modeling_x.py", b"")),
@@ -616,8 +617,9 @@ fn the_hubs_cache_is_no_link_outside() {
     fs::create_dir_all(&snapshot).unwrap();
     let folder = Folder::whole();
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::copy(folder.path(name), blobs.join(name)).unwrap();
-        link(Path::new("../../blobs").join(name), snapshot.join(name));
+        let digest = crate::checkpoint::sha256_hex(&fs::read(folder.path(name)).unwrap());
+        fs::copy(folder.path(name), blobs.join(&digest)).unwrap();
+        link(Path::new("../../blobs").join(digest), snapshot.join(name));
     }
     assert_eq!(run(&snapshot).observations, []);
     // The same links where no cache is.
@@ -625,10 +627,7 @@ fn the_hubs_cache_is_no_link_outside() {
     fs::create_dir_all(&elsewhere).unwrap();
     fs::rename(&blobs, cache.path().join("blobs")).unwrap();
     fs::rename(&snapshot, elsewhere.join("0123")).unwrap();
-    fs::create_dir(cache.path().join("other/blobs")).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::rename(cache.path().join("blobs").join(name), cache.path().join("other/blobs").join(name)).unwrap();
-    }
+    fs::rename(cache.path().join("blobs"), cache.path().join("other/blobs")).unwrap();
     let seen: Vec<Check> = run(&elsewhere.join("0123")).observations.iter().map(|o| o.check).collect();
     assert_eq!(seen, [Check::LinkOutside; 3]);
 }

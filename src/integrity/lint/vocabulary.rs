@@ -42,6 +42,9 @@ struct Added {
 #[derive(Deserialize)]
 struct Model {
     vocab: Entries,
+    /// The part of merges that is left out at random.
+    #[serde(default)]
+    dropout: Option<f64>,
 }
 
 /// Texts and numbers, be it a map or a list that counts by itself.
@@ -114,8 +117,14 @@ fn is_ordinary(token: &str) -> bool {
 /// The tokenizer's vocabulary. Others tell of a tokenizer.json that is no JSON.
 pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
     let json: Value = read(root, TOKENIZER)?;
-    match serde_json::from_value(json) {
-        Ok(vocabulary) => Some(vocabulary),
+    match serde_json::from_value::<Vocabulary>(json) {
+        Ok(vocabulary) => {
+            if let Some(dropout) = vocabulary.model.dropout.filter(|dropout| *dropout != 0.0) {
+                let message = format!("draws tokens at random (dropout {dropout}): no answer is the same twice");
+                found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);
+            }
+            Some(vocabulary)
+        }
         Err(e) => {
             let message = format!("is not a tokenizer, nothing was held against it: {e}");
             found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);
