@@ -35,7 +35,7 @@ pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 pub use template::observe as observe_template;
-use unchanged::Unchanged;
+pub use unchanged::unchanged;
 use waive::waive;
 
 /// What to audit, and against what.
@@ -179,13 +179,8 @@ pub struct Left {
 pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     let place = Place::find(request.model, progress)?;
-    let unchanged = Unchanged::since_now(place.path())?;
-    let examined = examine(request, fingerprint, place, progress);
-    if !matches!(examined, Err(Error::Interrupted)) {
-        // Before anything that may have come of it.
-        unchanged.check()?;
-    }
-    examined
+    let path = place.path().to_owned();
+    unchanged(&path, || examine(request, fingerprint, place, progress))
 }
 
 fn examine(

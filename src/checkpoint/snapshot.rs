@@ -4,7 +4,8 @@
 use super::hex;
 use super::hub::content::ContentName;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, BLOBS};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The place of a snapshot's blobs.
@@ -17,10 +18,7 @@ impl Snapshot {
     /// The snapshot that a folder is, or lies in.
     pub fn of(root: &Path) -> Option<Snapshot> {
         let root = root.canonicalize().ok()?;
-        let named = |path: &Path, name: fn(&str) -> bool| path.file_name().and_then(|n| n.to_str()).is_some_and(name);
-        let snapshots = root.ancestors().skip(1).find(|folder| named(folder, |name| name == "snapshots"))?;
-        let repository = snapshots.parent().filter(|folder| named(folder, |name| name.starts_with("models--")))?;
-        Some(Snapshot { blobs: repository.join("blobs").canonicalize().ok()? })
+        files::hub_repository(&root).map(|repository| Snapshot { blobs: repository.join(BLOBS) })
     }
 
     /// The blob that a link leads to. It stands for a file of the snapshot: a file called by a digest, as every client
@@ -46,20 +44,34 @@ impl Blob {
     /// # Errors
     /// It cannot be read.
     pub fn damage(&self, sha256: Option<&[u8; 32]>) -> Result<Option<String>> {
-        let name = self.path.file_name().and_then(|name| ContentName::parse(name.to_str()?));
-        let Some(name) = name else { return Ok(None) };
+        let Some(name) = self.name() else { return Ok(None) };
         let known = sha256.and_then(|digest| ContentName::parse(&hex(digest)));
-        let found = match known.filter(|known| known.as_str().len() == name.as_str().len()) {
-            Some(known) => known,
+        match known.filter(|known| known.as_str().len() == name.as_str().len()) {
+            Some(known) => Ok(differ(&known, &name)),
             None => {
                 let file = files::open_regular(&self.path)?;
-                let bytes = file.metadata().map_err(Error::io(&self.path))?.len();
-                name.alike(bytes, file).map_err(Error::io(&self.path))?
+                self.damage_of(file.metadata().map_err(Error::io(&self.path))?.len(), file)
             }
-        };
-        let problem = || format!("its bytes are those of {found}, and the Hugging Face cache calls them {name}");
-        Ok((found != name).then(problem))
+        }
     }
+
+    /// The same of its `content`, `bytes` bytes that were opened already.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn damage_of(&self, bytes: u64, content: impl Read) -> Result<Option<String>> {
+        let Some(name) = self.name() else { return Ok(None) };
+        Ok(differ(&name.alike(bytes, content).map_err(Error::io(&self.path))?, &name))
+    }
+
+    fn name(&self) -> Option<ContentName> {
+        ContentName::parse(self.path.file_name()?.to_str()?)
+    }
+}
+
+fn differ(found: &ContentName, name: &ContentName) -> Option<String> {
+    let problem = || format!("its bytes are those of {found}, and the Hugging Face cache calls them {name}");
+    (found != name).then(problem)
 }
 
 #[cfg(all(test, unix))]
@@ -98,6 +110,13 @@ mod tests {
         std::os::unix::fs::symlink("plain", snapshot.join("beside")).unwrap();
         let found = Snapshot::of(&snapshot).unwrap();
         assert_eq!((found.blob(&snapshot.join("beside")), found.blob(&snapshot.join("gone"))), (None, None));
+        let deep = snapshot.join("snapshots/deeper");
+        std::fs::create_dir_all(&deep).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../../../blobs").join(sha1), deep.join("file")).unwrap();
+        assert!(Snapshot::of(&deep).unwrap().blob(&deep.join("file")).is_some());
         assert!(Snapshot::of(&repository).is_none());
+        std::fs::rename(repository.join("blobs"), cache.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("../elsewhere", repository.join("blobs")).unwrap();
+        assert!(Snapshot::of(&snapshot).is_none(), "what a link leads to is not the repository's");
     }
 }

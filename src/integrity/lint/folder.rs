@@ -4,7 +4,7 @@ use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::unfinished;
-use crate::checkpoint::walk::{DEEPEST, LEFT_OUT, MOST_ENTRIES, too_many};
+use crate::checkpoint::walk::{DEEPEST, ENVIRONMENT, LEFT_OUT, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
@@ -27,9 +27,6 @@ impl File {
         Location::file(&self.name)
     }
 }
-
-/// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
-const ENVIRONMENT: &str = ".venv";
 
 /// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and in
 /// a virtual environment.

@@ -3,7 +3,7 @@
 use super::check::Check;
 use super::folder::File;
 use super::observation::{Found, Location};
-use crate::checkpoint::header::{Header, HeaderError};
+use crate::checkpoint::header::{Header, HeaderError, TensorEntry};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::printable;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 /// A safetensors file and what could be read of its header.
 pub(super) struct Shard<'a> {
     pub file: &'a File,
+    /// The file as it was opened, for all that is looked at in it; none where it cannot be read, which was told.
+    pub map: Option<Arc<MappedFile>>,
     /// Whether there is a header at all.
     pub readable: bool,
     pub header: Arc<Header>,
@@ -45,8 +47,14 @@ pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
 impl<'a> Shard<'a> {
     /// The same by another name.
     fn again(&self, file: &'a File) -> Shard<'a> {
-        let (header, malformed) = (self.header.clone(), self.malformed.clone());
-        Shard { file, header, malformed, again: true, ..*self }
+        let (map, header, malformed) = (self.map.clone(), self.header.clone(), self.malformed.clone());
+        Shard { file, map, header, malformed, again: true, ..*self }
+    }
+
+    /// The bytes of one of its tensors; none where the file ends before them.
+    pub fn bytes(&self, tensor: &TensorEntry) -> Option<&[u8]> {
+        let range = usize::try_from(tensor.bytes.start).ok()?..usize::try_from(tensor.bytes.end).ok()?;
+        self.map.as_ref()?.bytes().get(range)
     }
 }
 
@@ -66,6 +74,7 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
     let header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
     let mut shard = Shard {
         file,
+        map: None,
         readable: false,
         header: Arc::new(header),
         malformed: Arc::default(),
@@ -73,7 +82,7 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
         again: false,
     };
     let map = match MappedFile::open(&file.path) {
-        Ok(map) => map,
+        Ok(map) => shard.map.insert(Arc::new(map)).clone(),
         Err(e) => {
             found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
             return shard;
@@ -141,7 +150,7 @@ fn is_fatal(problem: &HeaderError) -> bool {
 }
 
 fn unaligned(shard: &Shard, found: &mut Found) {
-    let misplaced = |t: &&crate::checkpoint::header::TensorEntry| {
+    let misplaced = |t: &&TensorEntry| {
         let element = (t.dtype.bitsize() / 8) as u64;
         element > 1 && !t.bytes.start.is_multiple_of(element)
     };

@@ -79,9 +79,9 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
         return Err(Error::file(root, problem));
     }
     downloads::examine(&files, &mut found);
-    contents::examine(&files, &mut found);
-    contents::blobs(&files, &mut found, progress)?;
     let shards = header::read(&files, &mut found);
+    contents::examine(&files, &shards, &mut found);
+    contents::blobs(&files, &shards, &mut found, progress)?;
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
     let vocabulary = vocabulary::of_folder(root, &mut found);

@@ -654,6 +654,27 @@ fn a_blob_that_is_not_what_its_name_says_is_told() {
     assert_eq!(seen, [Check::BlobDigest]);
 }
 
+/// Somebody puts another file in the place of the weights while they are looked at.
+#[test]
+fn all_rules_look_at_the_file_that_was_opened() {
+    let folder = Folder::whole();
+    folder.shard(|s| {
+        let (norm, down) = (s.range(NORM), s.range(DOWN));
+        s.data[norm].fill(0);
+        s.data[down.start..down.start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        s.push("x.qweight", "I32", &[2, 2], &[0; 16]);
+    });
+    let before = run(folder.0.path());
+    let of = |check| before.observations.iter().filter(|o| o.check == check).count();
+    assert_eq!((of(Check::Nan), of(Check::ZeroTensor)), (1, 2));
+    let sound = Folder::whole();
+    let replacing = |config: &ConfigFile| {
+        fs::rename(sound.path("model.safetensors"), folder.path("model.safetensors")).unwrap();
+        expected(config)
+    };
+    assert_eq!(lint(folder.0.path(), &replacing, &Silent).unwrap(), before);
+}
+
 #[test]
 fn what_is_no_checkpoint_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
