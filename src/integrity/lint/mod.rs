@@ -13,6 +13,7 @@ mod json;
 mod names;
 mod observation;
 mod pickle;
+mod rewriting;
 mod template;
 mod tensors;
 #[cfg(test)]
@@ -86,6 +87,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     let vocabulary = vocabulary::of_folder(root, &mut found);
     vocabulary::compare(root, &model.shards, vocabulary.as_ref(), &mut found);
     generation::examine(root, vocabulary.as_ref(), &mut found);
+    rewriting::examine(root, vocabulary.as_ref(), &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
