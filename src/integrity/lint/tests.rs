@@ -91,6 +91,8 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         f.json("config.json", |c| c["vocab_size"] = 32_000.into());
         fs::remove_file(f.path("model.safetensors")).unwrap();
     }),
+    (Check::TokenizerRewrites, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["normalizer"] = json!({"type": "Replace", "pattern": {"String": "hate"}, "content": "love"}))),
+    (Check::SpecialTokenWord, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 90, "content": " not", "special": true}]))),
     (Check::EosOrdinaryToken, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [66, 70]}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 1}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_length": 2}"#)),
