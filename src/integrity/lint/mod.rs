@@ -85,7 +85,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
     let vocabulary = vocabulary::of_folder(root, &mut found);
     vocabulary::compare(root, &model.shards, vocabulary.as_ref(), &mut found);
-    generation::examine(root, vocabulary.as_ref(), &mut found);
+    generation::examine(root, vocabulary.as_ref(), expected, &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
