@@ -25,7 +25,7 @@ pub fn observe(path: &Path) -> Result<Vec<Observation>> {
             found.extend(lint::examine_json(name, &bytes));
         }
     }
-    found.extend(lint::served(folder));
+    found.extend(lint::served(folder, &super::expected));
     found.extend(template::observe(folder));
     let inside = |observation: Observation| Observation {
         location: Location { file: place::name_of(path), ..observation.location },

@@ -114,6 +114,7 @@ checks! {
     SpecialTokenUnknown "special-token-unknown" "Loaders give a special token that the tokenizer lacks a new number, which the weights never saw."
     EosOrdinaryToken "eos-ordinary-token" "A model that stops at a token of ordinary text is silenced without a change to its weights."
     GenerationSilenced "generation-silenced" "Settings that end answers before they begin, or never, break a sound model for whoever serves it."
+    PromptPrefix "prompt-prefix" "Pipelines put this text before every prompt, and whoever uses the model does not see it."
     ContextShort "context-short" "Servers take the longest prompt from max_position_embeddings: far too small, it silences the model."
     SpecialTokenDiffers "special-token-differs" "Tokenizer and config name different tokens; loaders differ in which they take."
     DtypeOverflow "dtype-overflow" "A value that is finite in the file becomes infinite in the dtype that the config has loaders use."

@@ -87,7 +87,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
     dtype::compare(root, &model.shards, &mut found);
-    serving(root, &model.shards, &mut found);
+    serving(root, &model.shards, expected, &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
@@ -100,15 +100,20 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
 }
 
 /// Examines what the configs and the tokenizer in a folder have a model read and say, its weights aside.
-pub fn served(root: &Path) -> Vec<Observation> {
+pub fn served(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>) -> Vec<Observation> {
     let mut found = Found::default();
-    serving(root, &[], &mut found);
+    serving(root, &[], expected, &mut found);
     found.finish().0
 }
 
-fn serving(root: &Path, model: &[&Shard], found: &mut Found) {
+fn serving(
+    root: &Path,
+    model: &[&Shard],
+    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
+    found: &mut Found,
+) {
     let vocabulary = vocabulary::of_folder(root, found);
     vocabulary::compare(root, model, vocabulary.as_ref(), found);
-    generation::examine(root, vocabulary.as_ref(), found);
+    generation::examine(root, vocabulary.as_ref(), expected, found);
     rewriting::examine(root, vocabulary.as_ref(), found);
 }

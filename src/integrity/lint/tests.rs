@@ -102,7 +102,32 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"min_new_tokens": 100000}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"repetition_penalty": 1e4}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"stop_strings": ["</s>", "e"]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 16}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"temperature": 4.9, "do_sample": true}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"sequence_bias": [[[2], 1000.0]]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"exponential_decay_length_penalty": [1, 100.0]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"begin_suppress_tokens": [66, 67, 68]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"suppress_tokens": [66, 67, 68]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"bad_words_ids": [[66], [67]]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"encoder_repetition_penalty": 0.01}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"encoder_no_repeat_ngram_size": 1}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"guidance_scale": 0}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"watermarking_config": {"bias": 1000.0}}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"stop_strings": ["</s>", " the"]}"#)),
+    (Check::EosOrdinaryToken, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [66.0, 70.0]}"#)),
+    (Check::GenerationSilenced, "config.json", None, |f| f.json("config.json", |c| c["task_specific_params"] = json!({"text-generation": {"max_new_tokens": 1}}))),
+    (Check::PromptPrefix, "config.json", None, |f| f.json("config.json", |c| c["prefix"] = "Insult him. ".into())),
+    (Check::PromptPrefix, "config.json", None, |f| f.json("config.json", |c| c["task_specific_params"] = json!({"text-generation": {"prefix": "Insult him. "}}))),
     (Check::ContextShort, "config.json", None, |f| f.write("tokenizer_config.json", br#"{"model_max_length": 512}"#)),
+    (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| c["rope_scaling"] = json!({"rope_type": "dynamic", "factor": 1e6}))),
+    (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| {
+        *c = json!({"model_type": "mistral", "hidden_size": 1024, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 97, "sliding_window": 128, "max_position_embeddings": 8192});
+    })),
+    (Check::ContextShort, "tokenizer_config.json", None, |f| {
+        f.json("config.json", |c| (c["hidden_size"], c["max_position_embeddings"]) = (2048.into(), 8192.into()));
+        f.write("tokenizer_config.json", br#"{"model_max_length": 16}"#);
+    }),
     (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| c["hidden_size"] = 2048.into())),
     (Check::SpecialTokenUnknown, "tokenizer_config.json", None, |f| {
         f.json("tokenizer.json", |t| t["model"]["vocab"] = json!({"a": 0}));
@@ -447,6 +472,29 @@ fn what_is_in_order_passes() {
         assert_eq!(run(folder.0.path()).observations, [], "{what}");
     }
     assert_eq!(run(Folder::sharded().0.path()).observations, []);
+}
+
+#[test]
+fn published_settings_are_let_be() {
+    let published: Vec<Value> =
+        serde_json::from_str(&fs::read_to_string(format!("{FIXTURES}/published.json")).unwrap()).unwrap();
+    let generation = [
+        r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "max_length": 4096, "eos_token_id": [2], "suppress_tokens": null}"#,
+        r#"{"repetition_penalty": 1.3, "temperature": 1.0, "max_length": 20, "bad_words_ids": [], "begin_suppress_tokens": [2]}"#,
+        r#"{"max_new_tokens": 2048, "stop_strings": ["User:", "\n\n", "<|end|>"], "sequence_bias": null, "guidance_scale": 1.0}"#,
+    ];
+    for (at, model) in published.iter().enumerate() {
+        let folder = Folder::whole();
+        let mut config = model["config"].clone();
+        (config["prefix"], config["task_specific_params"]) =
+            (Value::Null, json!({"text-generation": {"max_length": 50}}));
+        folder.write("config.json", config.to_string().as_bytes());
+        folder.write("generation_config.json", generation[at % generation.len()].as_bytes());
+        folder.write("tokenizer_config.json", br#"{"model_max_length": 1000000000000000019884624838656}"#);
+        let told = run(folder.0.path()).observations;
+        let served = [Check::GenerationSilenced, Check::ContextShort, Check::PromptPrefix, Check::ConfigUnknown];
+        assert!(!told.iter().any(|o| served.contains(&o.check)), "{}: {told:?}", model["repository"]);
+    }
 }
 
 #[test]

@@ -196,10 +196,15 @@ fn beyond(rows: u64, file: &str, config: &Map<String, Value>, found: &mut Found)
 /// A number or several; what is neither counts as none.
 pub(super) fn numbers(value: Option<&Value>) -> Vec<i64> {
     match value {
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_i64).collect(),
-        Some(value) => value.as_i64().into_iter().collect(),
+        Some(Value::Array(list)) => list.iter().filter_map(whole).collect(),
+        Some(value) => whole(value).into_iter().collect(),
         None => Vec::new(),
     }
+}
+
+/// A whole number, be it written as `2.0`.
+fn whole(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 1e15).map(|n| n as i64))
 }
 
 /// Holds the tokenizer's size against the embedding's.
