@@ -25,6 +25,8 @@ pub(crate) enum Response {
     Ready,
     Ids(Vec<u32>),
     Text(String),
+    /// Why a chat template itself refuses a chat.
+    Refused(String),
     /// Why there is no answer, in one line.
     Failed(String),
 }
@@ -61,7 +63,7 @@ impl Job {
             Request::Text { ids, skip_special_tokens } => {
                 self.tokenizer().and_then(|t| t.text(ids, *skip_special_tokens)).map(Response::Text)
             }
-            Request::Render(chat) => chat.render().map(Response::Text),
+            Request::Render(chat) => chat.render(),
         };
         answered.unwrap_or_else(|problem| Response::Failed(problem.lines().next().unwrap_or_default().to_owned()))
     }
