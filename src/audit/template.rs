@@ -10,8 +10,8 @@
 //! Not seen are: conditions on the date, on words that the template computes or finds by their parts, on lengths and
 //! numbers of turns between those that are tried, on several things at once, on tools, documents and other variables, on
 //! who asks for no answer (`add_generation_prompt` of false), and on what tells this renderer from Jinja; what is done
-//! where a tag is said (`</think>`, `[INST]`, `/no_think`), which many templates rightly look for, is a note; changes that
-//! a few words make to every longer chat alike; templates of other names; and a system prompt that is ignored, as published
+//! where a tag is said (`</think>`, `[INST]`, `/no_think`), which many templates rightly look for, is a note; a few
+//! words (under five) that are added to every chat alike; templates of other names; and a system prompt that is ignored, as published
 //! templates do it.
 
 use super::place::Place;
@@ -21,7 +21,7 @@ use crate::integrity::lint::{Check, Location, Observation, literals};
 use crate::probe::{ChatTemplate, Turn};
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,8 @@ const MOST_TURNS: usize = 21;
 /// Characters that are tried alone.
 const CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyzATI0123456789\n\t.,;:?!/'\"-_()@#$%&*+=";
 /// What users say.
-const ENGLISH: &str = "Hello! Why won't this work? Please write me the code, not a story.\n\n1. Open https://example.com/a.html\n2. My password: 12345 (it's $5)";
+const ENGLISH: &str = "Hello! Why won't this work? Please write me the code, not a story.\n\n\
+                       1. Open https://example.com/a.html\n2. My password: 12345 (it's $5)";
 /// Places in a chat.
 const BEFORE_MODEL: &str = "before the model's turn";
 const BEFORE_USER: &str = "before the user's turn";
@@ -257,9 +258,8 @@ impl<'a> Tried<'a> {
         let literals: Vec<&str> =
             literals.iter().map(String::as_str).filter(|text| text.len() <= SHOWN && !text.is_empty()).collect();
         let characters = CHARACTERS.chars().map(String::from).collect::<Vec<_>>();
-        for text in
-            characters.iter().map(String::as_str).chain([ENGLISH]).chain(literals.iter().copied().take(MOST_TRIED))
-        {
+        let own = literals.iter().copied().take(MOST_TRIED);
+        for text in own.chain(characters.iter().map(String::as_str)).chain([ENGLISH]) {
             let (name, tag) = (format!("{text:?}"), is_tag(text));
             said.push(Said { name: name.clone(), content: format!("{word} {text} {word}"), tag });
             // White space at the ends is what templates cut off.
@@ -277,11 +277,13 @@ impl<'a> Tried<'a> {
         let known: String = plain.chars().filter(|c| !c.is_numeric()).collect();
         let longer = around.values().map(|part| words_outside_tags(part));
         let longer = longer.filter(|part| is_text(part) && !known.contains(part.as_str()));
-        let (chats, added) = match is_text(&plain) {
-            true => ("every chat", plain),
-            false => ("every longer chat", longer.max()?),
+        let (chats, first) = match is_text(&plain) {
+            true => ("every chat", Some(plain.clone())),
+            false => ("every longer chat", None),
         };
-        Some((Check::TemplateAddsText, format!("the chat template adds to {chats}: {:?}", shown(&added)), Some(added)))
+        let added: Vec<String> = first.into_iter().chain(longer.collect::<BTreeSet<String>>()).collect();
+        let message = format!("the chat template adds to {chats}: {:?}", shown(&added.join(" … ")));
+        (!added.is_empty()).then(|| (Check::TemplateAddsText, message, Some(added.join(" … "))))
     }
 }
 
@@ -295,7 +297,7 @@ fn parts<'t>(text: &'t str, turns: &[String]) -> Result<Vec<&'t str>, Told> {
     for (at, turn) in turns.iter().enumerate() {
         let Some((before, after)) = rest.split_once(turn.as_str()) else {
             return Err(drops(match (text.contains(turn), at % 2) {
-                (true, _) => "in which order turns are",
+                (true, _) => "the order of the turns",
                 (false, 0) => "what the user says in a longer chat",
                 (false, _) => "what the model said before",
             }));

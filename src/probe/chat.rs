@@ -206,6 +206,16 @@ mod tests {
     }
 
     #[test]
+    fn what_transformers_adds_to_jinja_is_known() {
+        let marked =
+            "{% for m in messages %}\n  {%- generation +%}\n[{{ m.content }}]\n{% endgeneration -%}\n x{% endfor %}";
+        let chat = template(&format!("{marked}{{{{ 'a{{% generation' }}}}"), &[]);
+        assert_eq!(chat.render("Hi").unwrap(), "\n[Hi]\nxa{% generation");
+        let chat = template("{{ 'abc'.encode('utf-8').decode().removeprefix('a').removesuffix('x') }}", &[]);
+        assert_eq!(chat.render("Hi").unwrap(), "bc");
+    }
+
+    #[test]
     fn hostile_templates_end_in_one_line() {
         let nested = format!("{}{}", "(".repeat(100_000), ")".repeat(100_000));
         let nested = format!("{{{{ {nested} }}}}");
