@@ -186,19 +186,21 @@ impl ChatTemplate {
     /// The template is malformed, fails, or uses up too much time or memory.
     pub fn render(&self, message: &str) -> Result<String> {
         let content = message.into();
-        self.render_chat(vec![Turn { role: "user".into(), content, in_parts: false }])
+        let made = self.render_chat(vec![Turn { role: "user".into(), content, in_parts: false }])?;
+        made.map_err(|refusal| self.worker.wrong(&format!("its chat template refuses this chat: {refusal}")))
     }
 
-    /// As [`ChatTemplate::render`], of any chat.
+    /// As [`ChatTemplate::render`], of any chat; else why the template itself refuses it.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`].
-    pub fn render_chat(&self, turns: Vec<Turn<'_>>) -> Result<String> {
+    /// As [`ChatTemplate::render`], but for what the template raises.
+    pub fn render_chat(&self, turns: Vec<Turn<'_>>) -> Result<std::result::Result<String, String>> {
         let special_tokens = self.special_tokens.iter().map(|(name, text)| ((*name).into(), text.into())).collect();
         let template = (&self.template).into();
         let chat = Chat { template, special_tokens, turns, on_any_day: self.on_any_day };
         match self.worker.ask(&Request::Render(chat))? {
-            Response::Text(text) => Ok(text),
+            Response::Text(text) => Ok(Ok(text)),
+            Response::Refused(refusal) => Ok(Err(refusal.lines().next().unwrap_or_default().to_owned())),
             other => Err(self.worker.astray(&other)),
         }
     }
@@ -259,6 +261,16 @@ mod tests {
             let chat = template(entry["template"].as_str().unwrap(), &special);
             assert_eq!(chat.render(fixture["message"].as_str().unwrap()).unwrap(), entry["rendered"], "{name}");
         }
+    }
+
+    #[test]
+    fn what_transformers_adds_to_jinja_is_known() {
+        let marked =
+            "{% for m in messages %}\n  {%- generation +%}\n[{{ m.content }}]\n{% endgeneration -%}\n x{% endfor %}";
+        let chat = template(&format!("{marked}{{{{ 'a{{% generation' }}}}"), &[]);
+        assert_eq!(chat.render("Hi").unwrap(), "\n[Hi]\nxa{% generation");
+        let chat = template("{{ 'abc'.encode('utf-8').decode().removeprefix('a').removesuffix('x') }}", &[]);
+        assert_eq!(chat.render("Hi").unwrap(), "bc");
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) enum Response {
     Ready,
     Ids(Vec<u32>),
     Text(String),
+    /// Why a chat template itself refuses a chat.
+    Refused(String),
     /// Why there is no answer, in one line.
     Failed(String),
 }
@@ -64,7 +66,7 @@ impl Job {
             Request::Text { ids, skip_special_tokens } => {
                 self.tokenizer().and_then(|t| t.text(ids, *skip_special_tokens)).map(Response::Text)
             }
-            Request::Render(chat) => chat.render().map(Response::Text),
+            Request::Render(chat) => chat.render(),
         };
         let short =
             |problem: String| problem.lines().next().unwrap_or_default().chars().take(LONGEST_PROBLEM).collect();
