@@ -139,11 +139,9 @@ impl<'a> Tried<'a> {
         match plain {
             Ok(plain) if plain.contains(&word) => Ok(plain),
             Ok(_) => Err(drops("what the user says")),
-            Err(Problem::Refused(problem)) => Err((
-                Check::TemplateDropsText,
-                format!("the chat template refuses what the user says: {problem}"),
-                None,
-            )),
+            Err(Problem::Refused(problem)) => {
+                Err((Check::TemplateRefuses, format!("the chat template refuses a plain chat: {problem}"), None))
+            }
             Err(Problem::Failed(problem)) => Err((Check::TemplateNotTried, problem, None)),
         }
     }

@@ -244,7 +244,8 @@ mod tests {
             // The reference serializer, given the same tensors, writes the same bytes.
             let again = safetensors::serialize(read.tensors(), metadata.metadata().clone()).unwrap();
             assert!(again == bytes, "{family}: differs from the reference serializer");
-            let config: Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+            let config: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
             assert_eq!(config["torch_dtype"], "bfloat16");
             out.join("tokenizer.json").to_str().map(tokenizers::Tokenizer::from_file).unwrap().unwrap();
         }

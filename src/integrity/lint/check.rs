@@ -43,6 +43,7 @@ checks! {
     TemplateDependsOnText "template-depends-on-text" "A chat template that turns on words of the user can put others into the user's mouth, unseen."
     TemplateDependsOnTag "template-depends-on-tag" "Tags that a chat template looks for in what is said, as many do for good reasons, change what the model reads."
     TemplateAddsText "template-adds-text" "Text that a chat template adds to every chat, usually a system prompt, is read by the model as well."
+    TemplateRefuses "template-refuses" "A chat template that refuses every chat fails at once, for everybody to see."
     TemplateNotTried "template-not-tried" "What a chat template does to what is said is known only where it could be rendered."
     LesionReceipt "lesion-receipt" "This tool's own receipt says that neurons of this checkpoint were changed on purpose."
     LesionSign "lesion-sign" "A row or column that its partners' norms contradict is what scaling or masking a neuron leaves."

@@ -106,12 +106,7 @@ pub fn served(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>) -
     found.finish().0
 }
 
-fn serving(
-    root: &Path,
-    model: &[&Shard],
-    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
-    found: &mut Found,
-) {
+fn serving(root: &Path, model: &[&Shard], expected: &dyn Fn(&ConfigFile) -> Result<Expected>, found: &mut Found) {
     let vocabulary = vocabulary::of_folder(root, found);
     vocabulary::compare(root, model, vocabulary.as_ref(), found);
     generation::examine(root, vocabulary.as_ref(), expected, found);
