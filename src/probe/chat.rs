@@ -118,7 +118,7 @@ impl ChatTemplate {
         }
         let files = ["additional_chat_templates/default.jinja", "chat_template.jinja"];
         let (path, template) = match files.iter().map(|file| root.join(file)).find(|file| file.exists()) {
-            Some(file) => (file.clone(), Some(read_text(&file)?)),
+            Some(file) => (file.clone(), Some(read_text(&file, LONGEST as u64)?)),
             None => {
                 let template = inside.map(Templates::default_one).map(|template| {
                     let none = || Error::file(&config_path, format!("has no chat template named default; {RAW}"));

@@ -13,9 +13,13 @@ const DATA_KIB: u64 = 1 << 20;
 
 /// Runs the binary under these limits.
 fn run(place: &Place, args: &[&str]) -> Output {
+    run_in(place, args, DATA_KIB)
+}
+
+fn run_in(place: &Place, args: &[&str], data_kib: u64) -> Output {
     let bare = place.command(args);
     let mut limited = Command::new("/bin/sh");
-    limited.arg("-c").arg(format!("ulimit -d {DATA_KIB}; exec \"$0\" \"$@\"")).arg(bare.get_program());
+    limited.arg("-c").arg(format!("ulimit -d {data_kib}; exec \"$0\" \"$@\"")).arg(bare.get_program());
     limited.args(bare.get_args()).env_clear();
     limited.envs(bare.get_envs().filter_map(|(name, value)| Some((name, value?))));
     limited.stdin(std::process::Stdio::null());
@@ -283,4 +287,30 @@ fn a_long_tokenizer_is_read() {
     fs::write(&path, text).unwrap();
     let output = run(&place, &["perplexity", "{model}"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Settings of thousands of nested values, and those that are a hole in a disk.
+#[test]
+fn settings_that_are_none_take_no_memory() {
+    let nested = format!("{{\"a\":[{}[[0]]]}}", "[[0]],".repeat(800_000));
+    for name in ["generation_config.json", "tokenizer_config.json"] {
+        for sparse in [false, true] {
+            let place = Place::new();
+            let file = fs::File::create(place.model().join(name)).unwrap();
+            match sparse {
+                true => file.set_len(200 << 20).unwrap(),
+                false => fs::write(place.model().join(name), &nested).unwrap(),
+            }
+            let args = ["lint", "{model}", "--format=json", "-o", "{out}/report.json"];
+            let output = run_in(&place, &args, 200 << 10);
+            assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            let findings = report(&place)["findings"].to_string();
+            assert!(findings.contains("file-unreadable") && findings.contains("was not examined"), "{findings}");
+        }
+    }
+    let place = Place::new();
+    fs::write(place.model().join("tokenizer.json"), &nested).unwrap();
+    let output = run_in(&place, &["lint", "{model}", "--format=json", "-o", "{out}/report.json"], 200 << 10);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(report(&place)["findings"].to_string().contains("tokenizer-invalid"));
 }

@@ -6,19 +6,32 @@ use super::json;
 use super::observation::{Found, Location, Observation};
 use super::pickle::{self, Content};
 use super::template::{self, HitKind};
+use super::vocabulary::{GENERATION, TOKENIZER_CONFIG};
 use crate::checkpoint::index::INDEX;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::pickle::is_pickle_name;
+use crate::checkpoint::python_json;
 use crate::checkpoint::snapshot::Blob;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use rayon::prelude::*;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use std::collections::HashSet;
 
 /// Larger text is not a chat template or a config: it would only take time.
 const LARGEST_TEXT: u64 = 256 << 20;
+/// Settings that are read whole.
+const SETTINGS: [&str; 2] = [GENERATION, TOKENIZER_CONFIG];
+
+/// The bytes that are examined of a file.
+fn largest(name: &str) -> u64 {
+    match SETTINGS.contains(&name) || name.ends_with(".jinja") {
+        true => python_json::LARGEST,
+        false => LARGEST_TEXT,
+    }
+}
 
 pub(super) fn examine(all: &[File], found: &mut Found) {
     let names: HashSet<&str> = all.iter().map(|file| file.name.as_str()).collect();
@@ -37,7 +50,7 @@ pub(super) fn examine(all: &[File], found: &mut Found) {
         if !is_json && !file.name.ends_with(".jinja") {
             continue;
         }
-        if file.bytes > LARGEST_TEXT {
+        if file.bytes > largest(&file.name) {
             found.say(Check::FileUnreadable, file.location(), format!("has {} bytes and was not examined", file.bytes));
             continue;
         }
@@ -125,6 +138,11 @@ fn of_json(name: &str, bytes: &[u8], is_there: &dyn Fn(&str) -> bool, found: &mu
             };
         }
     };
+    if SETTINGS.contains(&name)
+        && let Err(e) = python_json::parse::<IgnoredAny>(&String::from_utf8_lossy(bytes))
+    {
+        found.say(Check::FileUnreadable, at(), format!("was not examined: {e}"));
+    }
     if facts.departure.byte_order_mark {
         let message = "begins with a byte order mark, at which transformers stops; save it without one";
         found.say(Check::JsonNonstandard, at(), message);
