@@ -6,6 +6,7 @@ mod folder;
 mod new_folder;
 mod open;
 mod stamp;
+mod way;
 mod write;
 
 use crate::error::{Error, Result};
