@@ -15,7 +15,7 @@ pub use folder::{ModelFiles, OpenFolder};
 pub use new_folder::{NewFolder, check_new_folder};
 pub(crate) use open::{LARGEST_READ, read_open};
 pub use open::{open_regular, read_at_most, read_regular, read_text};
-pub use stamp::Stamp;
+pub use stamp::{Stamp, identity};
 use std::path::{Path, PathBuf};
 pub use write::{check_writable, write_whole};
 
