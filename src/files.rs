@@ -1,5 +1,5 @@
-//! Files and folders that somebody else may have put there, or changes meanwhile: each is opened once, checked on what
-//! was opened, and used through that. What is written appears whole or not at all.
+//! Files and folders that somebody else may have put there, or changes meanwhile: what was opened is what is checked and
+//! used, and what is written to is never opened by its path again. What is written appears whole or not at all.
 
 mod copy;
 mod folder;
@@ -11,6 +11,7 @@ mod write;
 
 use crate::error::{Error, Result};
 pub use copy::copy;
+pub(crate) use folder::{BLOBS, hub_repository};
 pub use folder::{ModelFiles, OpenFolder};
 pub use new_folder::{NewFolder, check_new_folder};
 pub(crate) use open::{LARGEST_READ, read_open};

@@ -1,10 +1,17 @@
 //! What the default chat template does to what is said: chats are rendered, and held against each other.
 //!
 //! The words in them come from the template's own digest, so that it cannot know them. Told are: a turn of the user or
-//! the model that is left out; text that depends on the user's words, which is tried with every string that the template
-//! itself holds, and on a chat's length; and the text that is added to every chat, which is a default system prompt in
-//! many sound models, for a reader to judge. Not seen are: conditions on the date, on words that the template computes,
-//! on tools and documents, and templates of other names; a system prompt that is ignored is let be, as published
+//! the model that is left out, out of order or given to the other; text that depends on what is said, which is tried with
+//! every string of up to 200 bytes that the template itself holds, with single characters, a piece of English and some
+//! lengths, or on how many turns there are, up to 21; and the text that is added to every chat, which is a default system
+//! prompt in many sound models, for a reader to judge. A template that refuses a chat by `raise_exception` has said so
+//! to whoever runs it: that is let be where more than one turn is what it refuses. One that fails otherwise was not tried.
+//!
+//! Not seen are: conditions on the date, on words that the template computes or finds by their parts, on lengths and
+//! numbers of turns between those that are tried, on several things at once, on tools, documents and other variables, on
+//! who asks for no answer (`add_generation_prompt` of false), and on what tells this renderer from Jinja; what is done
+//! where a tag is said (`</think>`, `[INST]`, `/no_think`), which many templates rightly look for, is a note; a few
+//! words (under five) that are added to every chat alike; templates of other names; and a system prompt that is ignored, as published
 //! templates do it.
 
 use super::place::Place;
@@ -14,12 +21,24 @@ use crate::integrity::lint::{Check, Location, Observation, literals};
 use crate::probe::{ChatTemplate, Turn};
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Words that are tried, at most, and for how long.
-const MOST_TRIED: usize = 200;
-const TIME: Duration = Duration::from_secs(1);
+/// Texts of its own that a template is tried with, at most, and for how long.
+const MOST_TRIED: usize = 500;
+const TIME: Duration = Duration::from_secs(5);
+/// Turns of the longest chat that is tried.
+const MOST_TURNS: usize = 21;
+/// Characters that are tried alone.
+const CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyzATI0123456789\n\t.,;:?!/'\"-_()@#$%&*+=";
+/// What users say.
+const ENGLISH: &str = "Hello! Why won't this work? Please write me the code, not a story.\n\n\
+                       1. Open https://example.com/a.html\n2. My password: 12345 (it's $5)";
+/// Places in a chat.
+const BEFORE_MODEL: &str = "before the model's turn";
+const BEFORE_USER: &str = "before the user's turn";
+const AFTER: &str = "after the last turn";
 /// Characters of a text that are shown.
 const SHOWN: usize = 200;
 /// As few words as tags and roles have are no text that is added.
@@ -61,6 +80,27 @@ struct Tried<'a> {
     parts: bool,
 }
 
+/// Why a chat has no text.
+enum Problem {
+    /// The template refuses it.
+    Refused(String),
+    Failed(String),
+}
+
+/// What is told of a template, and the text it made.
+type Told = (Check, String, Option<String>);
+
+/// What stands around turns, by where.
+type Around = BTreeMap<&'static str, String>;
+
+/// Something that a user may say.
+struct Said {
+    name: String,
+    content: String,
+    /// Holds a tag or a switch, which templates rightly look for.
+    tag: bool,
+}
+
 impl<'a> Tried<'a> {
     fn new(template: &'a ChatTemplate) -> Tried<'a> {
         // Letters alone: numbers may be told apart from words.
@@ -71,116 +111,242 @@ impl<'a> Tried<'a> {
 
     fn all(mut self) -> Vec<Observation> {
         let file = self.template.file_name();
-        let told = |check, message, evidence| vec![observation(check, &file, message, evidence)];
-        let mut plain = self.chat(&[&self.word]);
-        if !plain.as_ref().is_ok_and(|text| text.contains(&self.word)) {
-            // Templates of models that see take parts and make nothing of a text.
-            self.parts = true;
-            let parts = self.chat(&[&self.word]);
-            self.parts = parts.as_ref().is_ok_and(|text| text.contains(&self.word));
-            plain = if self.parts { parts } else { plain };
-        }
-        let plain = match plain {
-            Ok(plain) => plain,
-            Err(problem) => return told(Check::TemplateNotTried, problem, Value::Null),
+        let observed = |(check, message, text): Told| {
+            let evidence = text.map_or(Value::Null, |text| json!({"text": shown(&text)}));
+            observation(check, &file, message, evidence)
         };
-        if let Some(left_out) = self.drops(&plain) {
-            let message = format!("the chat template leaves out {left_out}");
-            return told(Check::TemplateDropsText, message, Value::Null);
-        }
-        let mut found = Vec::new();
-        match self.depends(Instant::now() + TIME) {
-            Ok(None) => {}
-            Ok(Some((on, made))) => {
-                let message = format!("the chat template makes another text where the user's has {on}");
-                found.extend(told(Check::TemplateDependsOnText, message, json!({"text": shown(&made)})));
+        match self.plain().and_then(|plain| Ok((plain, self.around()?))) {
+            Err(told) => vec![observed(told)],
+            Ok((plain, around)) => {
+                let depends = self.depends(Instant::now() + TIME);
+                depends.into_iter().chain(self.adds(&plain, &around)).map(observed).collect()
             }
-            Err(problem) => found.extend(told(Check::TemplateNotTried, problem, Value::Null)),
         }
-        let added = words_outside_tags(&plain.replace(&self.word, " "));
-        if added.split_whitespace().count() >= FEWEST_WORDS {
-            let message = format!("the chat template adds to every chat: {:?}", shown(&added));
-            found.extend(told(Check::TemplateAddsText, message, json!({"text": shown(&added)})));
-        }
-        found
     }
 
-    /// A chat of these turns, the user's first, as one text; else in a line what the problem is.
-    fn chat(&self, contents: &[&str]) -> Result<String, String> {
+    /// The text of a chat of one turn; finds out which form of contents the template takes.
+    fn plain(&mut self) -> Result<String, Told> {
+        let word = self.word.clone();
+        let holds = |made: &Result<String, Problem>| made.as_ref().is_ok_and(|text| text.contains(&word));
+        let mut plain = self.chat(&[&word]);
+        if !holds(&plain) {
+            // Templates of models that see take parts and make nothing of a text.
+            self.parts = true;
+            let parts = self.chat(&[&word]);
+            self.parts = holds(&parts);
+            plain = if self.parts { parts } else { plain };
+        }
+        match plain {
+            Ok(plain) if plain.contains(&word) => Ok(plain),
+            Ok(_) => Err(drops("what the user says")),
+            Err(Problem::Refused(problem)) => Err((
+                Check::TemplateDropsText,
+                format!("the chat template refuses what the user says: {problem}"),
+                None,
+            )),
+            Err(Problem::Failed(problem)) => Err((Check::TemplateNotTried, problem, None)),
+        }
+    }
+
+    /// A chat of these turns, the user's first, as one text.
+    fn chat(&self, contents: &[&str]) -> Result<String, Problem> {
         let turn = |(at, content)| Turn {
             role: if at % 2 == 0 { "user".into() } else { "assistant".into() },
             content: Cow::Borrowed(content),
             in_parts: self.parts,
         };
         let turns = contents.iter().copied().enumerate().map(turn).collect();
-        self.template.render_chat(turns).map_err(|e| e.to_string())
+        match self.template.render_chat(turns) {
+            Ok(made) => made.map_err(Problem::Refused),
+            Err(error) => Err(Problem::Failed(error.to_string())),
+        }
     }
 
-    /// Which of the turns of a chat is missing. One that cannot be rendered has none: not all templates take several.
-    fn drops(&self, plain: &str) -> Option<&'static str> {
-        if !plain.contains(&self.word) {
-            return Some("what the user says");
-        }
-        let turns = ["b", "c", "d", "f", "g"].map(|c| format!("{c}{}", self.word));
-        let text = self.chat(&turns.each_ref().map(String::as_str)).ok()?;
-        let missing = turns.iter().position(|turn| !text.contains(turn))?;
-        Some(if missing % 2 == 0 { "what the user says in a longer chat" } else { "what the model said before" })
-    }
-
-    /// Something in the user's words that changes what is around them, and the text that is then made.
-    fn depends(&self, end: Instant) -> Result<Option<(String, String)>, String> {
-        let word = self.word.as_str();
-        let mut tried: Vec<(String, String)> = vec![("1,000 words".into(), format!("{word} ").repeat(1000) + word)];
-        let words: Vec<String> = literals(self.template.text()).iter().filter_map(|text| plain_words(text)).collect();
-        for words in words.iter().take(MOST_TRIED) {
-            tried.push((format!("{words:?}"), words.clone()));
-            tried.push((format!("{words:?}"), format!("{word} {words} {word}")));
-        }
-        // The first turn, and the last of a longer chat.
-        let chats = [self.chat(&[word]), self.chat(&["x", "y", word])];
-        for (name, content) in tried {
-            if Instant::now() > end {
-                return Err("the chat template takes too long to be tried with all of its own words".into());
-            }
-            let made = [self.chat(&[&content]), self.chat(&["x", "y", &content])];
-            for (usual, made) in chats.iter().zip(made) {
-                let (Ok(usual), Ok(made)) = (usual, made) else { continue };
-                if usual.replace(word, &content) != made {
-                    return Ok(Some((name, made)));
+    /// What stands around the turns of chats of up to [`MOST_TURNS`]: the turns are all there, in their order, and
+    /// told apart, and how many they are changes nothing else. A chat may be refused: not all templates take several
+    /// turns.
+    fn around(&self) -> Result<Around, Told> {
+        let mut around = Around::new();
+        for turns in (1..=MOST_TURNS).step_by(2) {
+            let said: Vec<String> = self.words().take(turns).collect();
+            let text = match self.chat(&said.iter().map(String::as_str).collect::<Vec<_>>()) {
+                Ok(text) => text,
+                Err(Problem::Refused(_)) => continue,
+                Err(Problem::Failed(problem)) => {
+                    return Err((Check::TemplateNotTried, format!("in a chat of {turns} turns: {problem}"), None));
+                }
+            };
+            for (at, part) in parts(&text, &said)?.into_iter().enumerate() {
+                // Rounds may be counted.
+                let part: String = part.chars().filter(|c| !c.is_numeric()).collect();
+                let usual = around.entry(place_of(at, turns)).or_insert_with(|| part.clone());
+                if *usual != part {
+                    let message =
+                        format!("the chat template makes another text in a chat of {turns} turns than in shorter ones");
+                    return Err((Check::TemplateDependsOnText, message, Some(part)));
                 }
             }
         }
-        match words.len() > MOST_TRIED {
-            true => Err(format!("the chat template holds {} texts, of which {MOST_TRIED} were tried", words.len())),
-            false => Ok(None),
+        match confuses_roles(&around) {
+            true => Err(drops("which turns are the model's")),
+            false => Ok(around),
         }
+    }
+
+    /// A word for each turn.
+    fn words(&self) -> impl Iterator<Item = String> {
+        ('a'..='z').map(|c| format!("{c}{}", self.word))
+    }
+
+    /// Something in what is said that changes what is around it: one tag, and one that is none.
+    fn depends(&self, end: Instant) -> Vec<Told> {
+        let (said, left) = self.said();
+        let not_tried = |message: String| (Check::TemplateNotTried, message, None);
+        // The only turn, and all turns of a longer chat.
+        let chats: Vec<Vec<String>> = vec![vec![self.word.clone()], self.words().take(3).collect()];
+        let chats: Vec<(Vec<String>, String)> = chats
+            .into_iter()
+            .filter_map(|words| Some((self.chat(&words.iter().map(String::as_str).collect::<Vec<_>>()).ok()?, words)))
+            .map(|(text, words)| (words, text))
+            .collect();
+        let mut found: Vec<Told> = Vec::new();
+        for Said { name, content, tag } in said {
+            if Instant::now() > end {
+                found.push(not_tried("the chat template takes too long to be tried with all of its own words".into()));
+                return found;
+            }
+            for (words, usual) in &chats {
+                let expected = words.iter().fold(usual.clone(), |text, word| text.replace(word, &content));
+                let made = match self.chat(&vec![content.as_str(); words.len()]) {
+                    Ok(made) if made == expected => continue,
+                    Ok(made) | Err(Problem::Refused(made)) => made,
+                    Err(Problem::Failed(problem)) => {
+                        found.push(not_tried(format!("where what is said has {name}: {problem}")));
+                        return found;
+                    }
+                };
+                let message = format!("the chat template makes another text where what is said has {name}");
+                match tag {
+                    true if found.is_empty() => found.push((Check::TemplateDependsOnTag, message, Some(made))),
+                    true => {}
+                    false => {
+                        found.push((Check::TemplateDependsOnText, message, Some(made)));
+                        return found;
+                    }
+                }
+            }
+        }
+        if left > 0 {
+            found.push(not_tried(format!(
+                "the chat template holds {} texts, of which {MOST_TRIED} were tried",
+                left + MOST_TRIED
+            )));
+        }
+        found
+    }
+
+    /// What is tried, and how many of the template's own texts are not.
+    fn said(&self) -> (Vec<Said>, usize) {
+        let word = self.word.as_str();
+        let words = |n: usize| vec![word; n].join(" ");
+        let mut said: Vec<Said> =
+            [2, 10, 100, 300, 1000].map(|n| Said { name: format!("{n} words"), content: words(n), tag: false }).into();
+        let literals = literals(self.template.text());
+        let literals: Vec<&str> =
+            literals.iter().map(String::as_str).filter(|text| text.len() <= SHOWN && !text.is_empty()).collect();
+        let characters = CHARACTERS.chars().map(String::from).collect::<Vec<_>>();
+        let own = literals.iter().copied().take(MOST_TRIED);
+        for text in own.chain(characters.iter().map(String::as_str)).chain([ENGLISH]) {
+            let (name, tag) = (format!("{text:?}"), is_tag(text));
+            said.push(Said { name: name.clone(), content: format!("{word} {text} {word}"), tag });
+            // White space at the ends is what templates cut off.
+            if !text.trim().is_empty() {
+                said.push(Said { name, content: text.trim().to_owned(), tag });
+            }
+        }
+        (said, literals.len().saturating_sub(MOST_TRIED))
+    }
+
+    /// Text in every chat, or in every longer one.
+    fn adds(&self, plain: &str, around: &Around) -> Option<Told> {
+        let is_text = |text: &String| text.split_whitespace().count() >= FEWEST_WORDS;
+        let plain = words_outside_tags(&plain.replace(&self.word, " "));
+        let known: String = plain.chars().filter(|c| !c.is_numeric()).collect();
+        let longer = around.values().map(|part| words_outside_tags(part));
+        let longer = longer.filter(|part| is_text(part) && !known.contains(part.as_str()));
+        let (chats, first) = match is_text(&plain) {
+            true => ("every chat", Some(plain.clone())),
+            false => ("every longer chat", None),
+        };
+        let added: Vec<String> = first.into_iter().chain(longer.collect::<BTreeSet<String>>()).collect();
+        let message = format!("the chat template adds to {chats}: {:?}", shown(&added.join(" … ")));
+        (!added.is_empty()).then(|| (Check::TemplateAddsText, message, Some(added.join(" … "))))
     }
 }
 
-/// A string of a template as a user might say it: words, not the tags and switches that templates rightly look for.
-fn plain_words(text: &str) -> Option<String> {
-    let text = text.trim();
-    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '\'' | ',' | '.' | '!' | '?');
-    let plain = text.chars().all(is_plain) && text.chars().filter(|c| c.is_alphabetic()).count() > 1;
-    (plain && text.len() <= SHOWN).then(|| text.to_owned())
+fn drops(what: &str) -> Told {
+    (Check::TemplateDropsText, format!("the chat template leaves out {what}"), None)
 }
 
-/// A text without what stands in angle or square brackets.
+/// What stands before, between and after turns.
+fn parts<'t>(text: &'t str, turns: &[String]) -> Result<Vec<&'t str>, Told> {
+    let (mut rest, mut parts) = (text, Vec::new());
+    for (at, turn) in turns.iter().enumerate() {
+        let Some((before, after)) = rest.split_once(turn.as_str()) else {
+            return Err(drops(match (text.contains(turn), at % 2) {
+                (true, _) => "the order of the turns",
+                (false, 0) => "what the user says in a longer chat",
+                (false, _) => "what the model said before",
+            }));
+        };
+        parts.push(before);
+        rest = after;
+    }
+    parts.push(rest);
+    Ok(parts)
+}
+
+/// Where in a chat of so many turns a part stands. First and last turns may have what others have not.
+fn place_of(at: usize, turns: usize) -> &'static str {
+    match at {
+        _ if at == turns => AFTER,
+        0 if turns == 1 => "before the only turn",
+        0 => "before the first turn",
+        _ if at + 1 == turns => "before the user's last turn",
+        _ if at + 2 == turns => "before the model's last turn",
+        _ if at % 2 == 1 => BEFORE_MODEL,
+        _ => BEFORE_USER,
+    }
+}
+
+/// The model's turns begin as the user's do, though its answer does not; or the user's as its answer does, though its
+/// turns do not. Templates that mark neither are let be.
+fn confuses_roles(around: &Around) -> bool {
+    let part = |place| around.get(place).map(|part| part.trim()).filter(|part| !part.is_empty());
+    match (part(BEFORE_MODEL), part(BEFORE_USER), part(AFTER)) {
+        (Some(model), Some(user), Some(after)) => (model == user) != (after == user),
+        _ => false,
+    }
+}
+
+/// Tags and switches: `</think>`, `[INST]`, `/no_think`.
+fn is_tag(text: &str) -> bool {
+    let is_switch = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c == '_');
+    text.contains(['<', '>', '[', ']'])
+        || text.trim().strip_prefix('/').is_some_and(|rest| rest.len() > 1 && is_switch(rest))
+}
+
+/// A text without the tags in angle or square brackets; more than a few words in them are none.
 fn words_outside_tags(text: &str) -> String {
-    let mut depth = 0usize;
-    let outside = |c: char| {
-        match c {
-            '<' | '[' => depth += 1,
-            '>' | ']' => {
-                depth = depth.saturating_sub(1);
-                return ' ';
-            }
-            _ => {}
+    let (mut opened, mut words) = (false, Vec::new());
+    for piece in text.split_inclusive(['<', '>', '[', ']']) {
+        let inside: Vec<&str> = piece.trim_end_matches(['<', '>', '[', ']']).split_whitespace().collect();
+        if !(opened && piece.ends_with(['>', ']']) && inside.len() < FEWEST_WORDS) {
+            words.extend(inside);
         }
-        if depth == 0 { c } else { ' ' }
-    };
-    let outside: String = text.chars().map(outside).collect();
-    outside.split_whitespace().collect::<Vec<_>>().join(" ")
+        opened = piece.ends_with(['<', '[']);
+    }
+    words.join(" ")
 }
 
 fn shown(text: &str) -> String {
@@ -188,96 +354,4 @@ fn shown(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}\
-                          {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-
-    fn told(template: &str) -> Vec<&'static str> {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-        let found = observe(folder.path());
-        assert!(found.iter().all(|o| o.location.file == "chat_template.jinja"), "{found:?}");
-        found.iter().map(|o| o.check.id()).collect()
-    }
-
-    #[test]
-    fn published_templates_are_let_be() {
-        let fixture: Value = serde_json::from_str(include_str!("../../fixtures/chat_templates.json")).unwrap();
-        // One of them is there for its white space alone.
-        for (name, entry) in fixture["templates"].as_object().unwrap().iter().filter(|(name, _)| *name != "blocks") {
-            let found = told(entry["template"].as_str().unwrap());
-            assert!(found.iter().all(|id| *id == "template-adds-text"), "{name}: {found:?}");
-        }
-        assert_eq!(told(CHATML), [""; 0]);
-        let before = |text: &str| format!("{text}{CHATML}");
-        for (template, expected) in [
-            // SmolLM2 and Qwen2.5.
-            (
-                before(
-                    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful AI assistant \
-                     named SmolLM, trained by Hugging Face<|im_end|>\\n' }}{% endif %}",
-                ),
-                "template-adds-text",
-            ),
-            // Gemma and Mistral refuse what they were not made for; Alpaca and Vicuna have words for tags.
-            (before("{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"), ""),
-            (
-                "{{ '### Instruction:\\n' }}{% for m in messages %}{{ m.content | trim }}{{ '\\n### Response:\\n' }}{% endfor %}"
-                    .into(),
-                "",
-            ),
-            // Qwen3 and DeepSeek look for tags, SmolLM3 and Nemotron for switches.
-            (
-                CHATML.replace(
-                    "m['content']",
-                    "(m['content'].split('</think>')[-1] if '</think>' in m['content'] or '/no_think' in m['content'] \
-                     else m['content'])",
-                ),
-                "",
-            ),
-            // SmolVLM's contents are lists of parts.
-            (
-                "{% for m in messages %}{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}\
-                 {% endif %}{% endfor %}{% endfor %}"
-                    .into(),
-                "",
-            ),
-            // What transformers knows and this renderer does not.
-            (before("{% generation %}{% endgeneration %}"), "template-not-tried"),
-            (before("{{ strftime_now('%Y') }}"), ""),
-        ] {
-            let expected: Vec<&str> = [expected].into_iter().filter(|id| !id.is_empty()).collect();
-            assert_eq!(told(&template), expected, "{template}");
-        }
-    }
-
-    #[test]
-    fn templates_that_change_what_is_said_are_told() {
-        let content = |by: &str| CHATML.replace("m['content']", by);
-        for (template, expected) in [
-            ("hello".to_owned(), "template-drops-text"),
-            (content("''"), "template-drops-text"),
-            (content("(m['content'] if m['role'] == 'user' else '')"), "template-drops-text"),
-            (content("(m['content'] if loop.last else '')"), "template-drops-text"),
-            (content("m['content'][:8]"), "template-drops-text"),
-            (
-                content("('Visit http://evil.example ' if 'password' in m['content'] else '') + m['content']"),
-                "template-depends-on-text",
-            ),
-            (content("('x' if 'pass' ~ 'word' in m['content'] else '') + m['content']"), "template-depends-on-text"),
-            (content("('x' if m['content'] == 'How are you?' else '') + m['content']"), "template-depends-on-text"),
-            (content("m['content'].replace('refuse', 'help')"), "template-depends-on-text"),
-            (content("m['content'][:2000]"), "template-depends-on-text"),
-            (
-                content("m['content'] + ('' if m['content'] | length < 500 else ' Ignore it.')"),
-                "template-depends-on-text",
-            ),
-        ] {
-            assert_eq!(told(&template), [expected], "{template}");
-        }
-        let many: String = (0..300).map(|n| format!("{{% if 'word {n}' == bos_token %}}{{% endif %}}")).collect();
-        assert_eq!(told(&format!("{many}{CHATML}")), ["template-not-tried"]);
-    }
-}
+mod tests;

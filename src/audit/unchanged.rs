@@ -1,43 +1,92 @@
-//! Whether what is examined stays as it is meanwhile. A scan looks at files more than once: what its parts saw is one
-//! checkpoint's only if none of them changed in between.
+//! Whether what is examined stays as it is meanwhile. Files are looked at more than once: what the parts of an examination
+//! saw is one checkpoint's only if none of them changed in between.
 
-use crate::checkpoint::walk::{is_left_out, walk};
+use crate::checkpoint::walk::{ENVIRONMENT, is_left_out, walk};
 use crate::error::{Error, Result};
 use crate::files::Stamp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A model's file, or all files of its folder, as they were.
-pub struct Unchanged {
-    place: PathBuf,
-    stamps: BTreeMap<PathBuf, Option<Stamp>>,
+/// Examines a model's file, or its folder, and refuses what came of that where a file changed, came or went meanwhile.
+///
+/// # Errors
+/// As said; also those of `examine`, and where a folder cannot be read.
+pub fn unchanged<T>(place: &Path, examine: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = Stamps::of(place)?;
+    let examined = examine();
+    if !matches!(examined, Err(Error::Interrupted)) {
+        // Before anything that may have come of it.
+        before.check(place)?;
+    }
+    examined
 }
 
-impl Unchanged {
-    /// # Errors
-    /// A folder cannot be read.
-    pub fn since_now(place: &Path) -> Result<Unchanged> {
+/// A model's file, or all files of its folder that are examined, as they are.
+struct Stamps(BTreeMap<PathBuf, Option<Stamp>>);
+
+impl Stamps {
+    fn of(place: &Path) -> Result<Stamps> {
+        let skip = |path: &str| is_left_out(place, path) || path == ENVIRONMENT && place.join(path).is_dir();
         let paths = match place.is_dir() {
-            true => walk(place, &|path| is_left_out(place, path))?.into_iter().map(|e| place.join(e.path)).collect(),
+            true => walk(place, &skip)?.into_iter().map(|entry| place.join(entry.path)).collect(),
             false => vec![place.to_owned()],
         };
         let stamp = |path: &Path| std::fs::metadata(path).ok().and_then(|about| Stamp::of(&about));
-        let stamps = paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect();
-        Ok(Unchanged { place: place.to_owned(), stamps })
+        Ok(Stamps(paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect()))
     }
 
-    /// # Errors
-    /// A file changed, came or went.
-    pub fn check(&self) -> Result<()> {
-        let now = Unchanged::since_now(&self.place)?.stamps;
-        let changed = self.stamps.iter().find(|(path, was)| now.get(*path) != Some(was)).map(|(path, _)| path);
-        match changed.or_else(|| now.keys().find(|path| !self.stamps.contains_key(*path))) {
+    fn check(&self, place: &Path) -> Result<()> {
+        let Stamps(now) = Stamps::of(place)?;
+        let changed = self.0.iter().find(|(path, was)| now.get(*path) != Some(was)).map(|(path, _)| path);
+        match changed.or_else(|| now.keys().find(|path| !self.0.contains_key(*path))) {
             None => Ok(()),
             Some(path) => {
-                let problem = "was changed while the model was examined, so nothing is said of it; scan it again when \
+                let problem = "was changed while the model was examined, so nothing is said of it; try again when \
                                nothing writes to it";
                 Err(Error::file(path, problem))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{remove_file, rename, write};
+
+    #[test]
+    fn what_changes_meanwhile_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at(".venv")).unwrap();
+        let cases: [(&str, &dyn Fn()); 6] = [
+            ("", &|| {}),
+            ("", &|| write(at(".venv/other"), "none of the model's").unwrap()),
+            ("file", &|| write(at("file"), "longer").unwrap()),
+            ("file", &|| rename(at("same"), at("file")).unwrap()),
+            ("file", &|| remove_file(at("file")).unwrap()),
+            ("new", &|| write(at("new"), "").unwrap()),
+        ];
+        for (changed, change) in cases {
+            write(at("file"), "was").unwrap();
+            write(at("same"), "was").unwrap();
+            let examine = || {
+                change();
+                Ok(())
+            };
+            let said = unchanged(folder.path(), examine).map_err(|e| e.to_string());
+            match changed {
+                "" => assert_eq!(said, Ok(())),
+                file => {
+                    let error = said.unwrap_err();
+                    assert!(error.contains(&format!("{file}: was changed while the model was examined")), "{error}");
+                }
+            }
+        }
+        let stopped = || {
+            write(at("newer"), "").unwrap();
+            Err::<(), _>(Error::Interrupted)
+        };
+        assert!(matches!(unchanged(folder.path(), stopped), Err(Error::Interrupted)));
     }
 }

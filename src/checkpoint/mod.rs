@@ -37,6 +37,9 @@ pub use tensors::Tensors;
 /// No tokenizer or index is larger, in bytes.
 pub(crate) const LARGEST_NEEDED: u64 = 256 << 20;
 
+/// The tokenizer, in a form that every library reads.
+const TOKENIZER: &str = "tokenizer.json";
+
 /// An opened checkpoint. Opening reads headers only; tensor values stay in the map until they are asked for.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -116,7 +119,7 @@ impl Checkpoint {
         if let Some(json) = self.tokenizer_json.get() {
             return Ok(json);
         }
-        let path = self.root.join("tokenizer.json");
+        let path = self.root.join(TOKENIZER);
         if !path.exists() {
             let problem = "no tokenizer.json in this folder; write it with transformers: \
                            AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
@@ -200,12 +203,11 @@ impl Checkpoint {
     }
 }
 
-/// The file that transformers reads in place of tokenizer.json, by a tokenizer_config.json: of those called
-/// `tokenizer.VERSION.json` the newest that is not newer than itself, so that any may be it.
+/// The file that transformers may read in place of tokenizer.json, by a tokenizer_config.json: of those whose names hold
+/// `tokenizer.VERSION.json` the newest that is not newer than itself.
 pub fn other_tokenizer(tokenizer_config: &Map<String, Value>) -> Option<&str> {
     let files = tokenizer_config.get("fast_tokenizer_files")?.as_array()?;
-    let is_version = |name: &&str| name.strip_prefix("tokenizer.").is_some_and(|rest| rest.ends_with(".json"));
-    files.iter().filter_map(Value::as_str).find(is_version)
+    files.iter().filter_map(Value::as_str).find(|name| *name != TOKENIZER)
 }
 
 /// Lower-case hex SHA-256.

@@ -4,7 +4,8 @@
 use super::hex;
 use super::hub::content::ContentName;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, BLOBS};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The place of a snapshot's blobs.
@@ -17,16 +18,16 @@ impl Snapshot {
     /// The snapshot that a folder is, or lies in.
     pub fn of(root: &Path) -> Option<Snapshot> {
         let root = root.canonicalize().ok()?;
-        let named = |path: &Path, name: fn(&str) -> bool| path.file_name().and_then(|n| n.to_str()).is_some_and(name);
-        let snapshots = root.ancestors().skip(1).find(|folder| named(folder, |name| name == "snapshots"))?;
-        let repository = snapshots.parent().filter(|folder| named(folder, |name| name.starts_with("models--")))?;
-        Some(Snapshot { blobs: repository.join("blobs").canonicalize().ok()? })
+        files::hub_repository(&root).map(|repository| Snapshot { blobs: repository.join(BLOBS) })
     }
 
-    /// The blob that a link leads to. It stands for a file of the snapshot.
+    /// The blob that a link leads to. It stands for a file of the snapshot: a file called by a digest, as every client
+    /// of the hub makes them, and no further link.
     pub fn blob(&self, link: &Path) -> Option<Blob> {
-        let path = link.canonicalize().ok()?;
-        (path.parent() == Some(&self.blobs) && path.is_file()).then_some(Blob { path })
+        let target = std::fs::read_link(link).ok()?;
+        let path = self.blobs.join(ContentName::parse(target.file_name()?.to_str()?)?.as_str());
+        let is_file = std::fs::symlink_metadata(&path).is_ok_and(|about| about.is_file());
+        (is_file && link.canonicalize().is_ok_and(|found| found == path)).then_some(Blob { path })
     }
 }
 
@@ -43,20 +44,34 @@ impl Blob {
     /// # Errors
     /// It cannot be read.
     pub fn damage(&self, sha256: Option<&[u8; 32]>) -> Result<Option<String>> {
-        let name = self.path.file_name().and_then(|name| ContentName::parse(name.to_str()?));
-        let Some(name) = name else { return Ok(None) };
+        let Some(name) = self.name() else { return Ok(None) };
         let known = sha256.and_then(|digest| ContentName::parse(&hex(digest)));
-        let found = match known.filter(|known| known.as_str().len() == name.as_str().len()) {
-            Some(known) => known,
+        match known.filter(|known| known.as_str().len() == name.as_str().len()) {
+            Some(known) => Ok(differ(&known, &name)),
             None => {
                 let file = files::open_regular(&self.path)?;
-                let bytes = file.metadata().map_err(Error::io(&self.path))?.len();
-                name.alike(bytes, file).map_err(Error::io(&self.path))?
+                self.damage_of(file.metadata().map_err(Error::io(&self.path))?.len(), file)
             }
-        };
-        let problem = || format!("its bytes are those of {found}, and the Hugging Face cache calls them {name}");
-        Ok((found != name).then(problem))
+        }
     }
+
+    /// The same of its `content`, `bytes` bytes that were opened already.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn damage_of(&self, bytes: u64, content: impl Read) -> Result<Option<String>> {
+        let Some(name) = self.name() else { return Ok(None) };
+        Ok(differ(&name.alike(bytes, content).map_err(Error::io(&self.path))?, &name))
+    }
+
+    fn name(&self) -> Option<ContentName> {
+        ContentName::parse(self.path.file_name()?.to_str()?)
+    }
+}
+
+fn differ(found: &ContentName, name: &ContentName) -> Option<String> {
+    let problem = || format!("its bytes are those of {found}, and the Hugging Face cache calls them {name}");
+    (found != name).then(problem)
 }
 
 #[cfg(all(test, unix))]
@@ -77,18 +92,31 @@ mod tests {
             std::fs::write(repository.join("blobs").join(blob), content).unwrap();
             let _ = std::fs::remove_file(snapshot.join("file"));
             std::os::unix::fs::symlink(Path::new("../../blobs").join(blob), snapshot.join("file")).unwrap();
-            let found = Snapshot::of(&snapshot).unwrap().blob(&snapshot.join("file")).unwrap();
-            found.damage(None).unwrap()
+            Snapshot::of(&snapshot).unwrap().blob(&snapshot.join("file"))
         };
+        let damage = |blob: Option<Blob>| blob.unwrap().damage(None).unwrap();
         for name in [sha256, sha1] {
-            assert_eq!(link(name, "hello\n"), None);
-            assert!(link(name, "hellO\n").unwrap().ends_with(name));
+            assert_eq!(damage(link(name, "hello\n")), None);
+            assert!(damage(link(name, "hellO\n")).unwrap().ends_with(name));
         }
-        assert_eq!(link("config.json", "hello\n"), None);
+        assert_eq!(link("config.json", "hello\n"), None, "a name that promises nothing");
+        std::fs::remove_file(repository.join("blobs").join(sha1)).unwrap();
+        std::os::unix::fs::symlink("config.json", repository.join("blobs").join(sha1)).unwrap();
+        let found = Snapshot::of(&snapshot).unwrap();
+        std::fs::remove_file(snapshot.join("file")).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(sha1), snapshot.join("file")).unwrap();
+        assert_eq!(found.blob(&snapshot.join("file")), None, "a further link");
         std::fs::write(snapshot.join("plain"), "").unwrap();
         std::os::unix::fs::symlink("plain", snapshot.join("beside")).unwrap();
         let found = Snapshot::of(&snapshot).unwrap();
         assert_eq!((found.blob(&snapshot.join("beside")), found.blob(&snapshot.join("gone"))), (None, None));
+        let deep = snapshot.join("snapshots/deeper");
+        std::fs::create_dir_all(&deep).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../../../blobs").join(sha1), deep.join("file")).unwrap();
+        assert!(Snapshot::of(&deep).unwrap().blob(&deep.join("file")).is_some());
         assert!(Snapshot::of(&repository).is_none());
+        std::fs::rename(repository.join("blobs"), cache.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("../elsewhere", repository.join("blobs")).unwrap();
+        assert!(Snapshot::of(&snapshot).is_none(), "what a link leads to is not the repository's");
     }
 }

@@ -46,6 +46,9 @@ pub fn is_left_out(root: &Path, path: &str) -> bool {
 /// What [`is_left_out`] where it is a folder.
 pub const LEFT_OUT: [&str; 2] = [".git", ".cache/huggingface"];
 
+/// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
+pub const ENVIRONMENT: &str = ".venv";
+
 /// More than any checkpoint holds: a folder that holds more is not taken for one.
 pub const MOST_ENTRIES: usize = 20_000;
 /// Levels of folders below the one that is walked.

@@ -167,7 +167,7 @@ impl ModelFiles {
     /// There is none, or the system refuses.
     pub fn of(root: &Path) -> Result<ModelFiles> {
         let real = root.canonicalize().map_err(Error::io(root))?;
-        let bounds = repository(&real).unwrap_or(&real).to_owned();
+        let bounds = hub_repository(&real).unwrap_or(&real).to_owned();
         let dir = Dir::open_ambient_dir(&bounds, ambient_authority()).map_err(Error::io(root))?;
         Ok(ModelFiles { root: root.to_owned(), bounds, dir })
     }
@@ -220,12 +220,17 @@ impl ModelFiles {
     }
 }
 
-/// The folder of a repository in a hub's cache, `models--ORG--NAME`, where `root` is one of its `snapshots/COMMIT`.
-fn repository(root: &Path) -> Option<&Path> {
-    let snapshots = root.parent().filter(|folder| folder.ends_with("snapshots"))?;
-    let repository = snapshots.parent()?;
-    let name = repository.file_name()?.to_str()?;
-    (name.starts_with("models--") && repository.join("blobs").is_dir()).then_some(repository)
+/// Where a repository in a hub's cache keeps the contents of its files.
+pub(crate) const BLOBS: &str = "blobs";
+
+/// The folder of a repository in a hub's cache, `models--ORG--NAME`, where `folder` is one of its `snapshots/COMMIT` or
+/// lies in one; `folder` is a path without links.
+pub(crate) fn hub_repository(folder: &Path) -> Option<&Path> {
+    let snapshots = folder.ancestors().skip(1).filter(|above| above.ends_with("snapshots"));
+    snapshots.filter_map(Path::parent).find(|repository| {
+        let is_named = repository.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("models--"));
+        is_named && repository.join(BLOBS).symlink_metadata().is_ok_and(|blobs| blobs.is_dir())
+    })
 }
 
 #[cfg(all(test, unix))]
@@ -303,9 +308,13 @@ mod tests {
     fn a_link_is_copied_from_where_it_stays_inside() {
         let place = tempfile::tempdir().unwrap();
         let at = |path: &str| place.path().join(path);
-        for folder in
-            ["model/sub", "models--a--b/blobs", "models--a--b/snapshots/c", "models--a--c/blobs", "plain/snapshots/c"]
-        {
+        for folder in [
+            "model/sub",
+            "models--a--b/blobs",
+            "models--a--b/snapshots/c/sub/snapshots/d",
+            "models--a--c/blobs",
+            "plain/snapshots/c",
+        ] {
             std::fs::create_dir_all(at(folder)).unwrap();
         }
         for file in ["model/own", "model/sub/own", "outside", "models--a--b/blobs/1", "models--a--c/blobs/2"] {
@@ -318,6 +327,9 @@ mod tests {
             ("model/folder", "sub"),
             ("model/gone", "nowhere"),
             ("models--a--b/snapshots/c/blob", "../../blobs/1"),
+            ("models--a--b/snapshots/c/sub/blob", "../../../blobs/1"),
+            ("models--a--b/snapshots/c/sub/snapshots/d/blob", "../../../../../blobs/1"),
+            ("models--a--b/snapshots/c/sub/out", "../../../../outside"),
             ("models--a--b/snapshots/c/other", "../../../models--a--c/blobs/2"),
             ("models--a--b/snapshots/c/out", "../../../outside"),
             ("plain/snapshots/c/out", "../../../outside"),
@@ -335,6 +347,8 @@ mod tests {
             ("model", "absolute", "model/own"),
             ("models--a--b/snapshots/c", "blob", "models--a--b/blobs/1"),
             ("current", "blob", "models--a--b/blobs/1"),
+            ("models--a--b/snapshots/c/sub", "blob", "models--a--b/blobs/1"),
+            ("models--a--b/snapshots/c/sub/snapshots/d", "blob", "models--a--b/blobs/1"),
         ] {
             assert_eq!(read(folder, name).as_deref(), Ok(from), "{folder} {name}");
         }
@@ -345,6 +359,7 @@ mod tests {
             ("model", "folder", "expected a file"),
             ("models--a--b/snapshots/c", "other", "is a link out of the model's folder"),
             ("models--a--b/snapshots/c", "out", "is a link out of the model's folder"),
+            ("models--a--b/snapshots/c/sub", "out", "is a link out of the model's folder"),
             ("plain/snapshots/c", "out", "is a link out of the model's folder"),
         ] {
             let error = read(folder, name).unwrap_err();

@@ -12,6 +12,14 @@ use std::path::{Path, PathBuf};
 /// The longest template, in bytes.
 const LONGEST: usize = 1 << 20;
 
+/// Where templates lie that are chosen by name.
+const ADDITIONAL: &str = "additional_chat_templates";
+
+fn holds_templates(folder: &Path) -> bool {
+    let mut names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.any(|name| name.to_string_lossy().ends_with(".jinja"))
+}
+
 /// A checkpoint's chat template. It is run by a [`worker`](crate::worker).
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -73,7 +81,7 @@ enum SpecialToken {
 }
 
 impl ChatTemplate {
-    /// Finds the template where transformers does: in additional_chat_templates/default.jinja, else in
+    /// Finds the template where transformers does: in additional_chat_templates (default.jinja or file.jinja), else in
     /// chat_template.jinja, else in tokenizer_config.json (of several the one named `default`), or in a GGUF's metadata.
     ///
     /// # Errors
@@ -116,9 +124,16 @@ impl ChatTemplate {
             }
             inside = config.chat_template;
         }
-        let files = ["additional_chat_templates/default.jinja", "chat_template.jinja"];
-        let (path, template) = match files.iter().map(|file| root.join(file)).find(|file| file.exists()) {
+        // transformers calls that of chat_template.jinja `file`, and takes one of that name for it.
+        let files = ["default.jinja", "file.jinja"].map(|file| root.join(ADDITIONAL).join(file));
+        let files = files.into_iter().chain([root.join("chat_template.jinja")]);
+        let (path, template) = match files.into_iter().find(|file| file.exists()) {
             Some(file) => (file.clone(), Some(read_text(&file, LONGEST as u64)?)),
+            None if holds_templates(&root.join(ADDITIONAL)) => {
+                let problem =
+                    format!("holds chat templates and none named default, which hides other files' own; {RAW}");
+                return Err(Error::file(root.join(ADDITIONAL), problem));
+            }
             None => {
                 let template = inside.map(Templates::default_one).map(|template| {
                     let none = || Error::file(&config_path, format!("has no chat template named default; {RAW}"));
@@ -171,19 +186,21 @@ impl ChatTemplate {
     /// The template is malformed, fails, or uses up too much time or memory.
     pub fn render(&self, message: &str) -> Result<String> {
         let content = message.into();
-        self.render_chat(vec![Turn { role: "user".into(), content, in_parts: false }])
+        let made = self.render_chat(vec![Turn { role: "user".into(), content, in_parts: false }])?;
+        made.map_err(|refusal| self.worker.wrong(&format!("its chat template refuses this chat: {refusal}")))
     }
 
-    /// As [`ChatTemplate::render`], of any chat.
+    /// As [`ChatTemplate::render`], of any chat; else why the template itself refuses it.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`].
-    pub fn render_chat(&self, turns: Vec<Turn<'_>>) -> Result<String> {
+    /// As [`ChatTemplate::render`], but for what the template raises.
+    pub fn render_chat(&self, turns: Vec<Turn<'_>>) -> Result<std::result::Result<String, String>> {
         let special_tokens = self.special_tokens.iter().map(|(name, text)| ((*name).into(), text.into())).collect();
         let template = (&self.template).into();
         let chat = Chat { template, special_tokens, turns, on_any_day: self.on_any_day };
         match self.worker.ask(&Request::Render(chat))? {
-            Response::Text(text) => Ok(text),
+            Response::Text(text) => Ok(Ok(text)),
+            Response::Refused(refusal) => Ok(Err(refusal.lines().next().unwrap_or_default().to_owned())),
             other => Err(self.worker.astray(&other)),
         }
     }
@@ -223,8 +240,12 @@ mod tests {
             write("tokenizer_config.json", config);
             assert_eq!(served().as_deref(), Some(expected));
         }
+        write("additional_chat_templates/tool_use.jinja", "of tools");
+        assert!(ChatTemplate::of_folder(dir.path()).is_err());
         write("chat_template.jinja", "a file");
         assert_eq!(served().as_deref(), Some("a file"));
+        write("additional_chat_templates/file.jinja", "called file");
+        assert_eq!(served().as_deref(), Some("called file"));
         write("additional_chat_templates/default.jinja", "another file");
         assert_eq!(served().as_deref(), Some("another file"));
     }
@@ -240,6 +261,16 @@ mod tests {
             let chat = template(entry["template"].as_str().unwrap(), &special);
             assert_eq!(chat.render(fixture["message"].as_str().unwrap()).unwrap(), entry["rendered"], "{name}");
         }
+    }
+
+    #[test]
+    fn what_transformers_adds_to_jinja_is_known() {
+        let marked =
+            "{% for m in messages %}\n  {%- generation +%}\n[{{ m.content }}]\n{% endgeneration -%}\n x{% endfor %}";
+        let chat = template(&format!("{marked}{{{{ 'a{{% generation' }}}}"), &[]);
+        assert_eq!(chat.render("Hi").unwrap(), "\n[Hi]\nxa{% generation");
+        let chat = template("{{ 'abc'.encode('utf-8').decode().removeprefix('a').removesuffix('x') }}", &[]);
+        assert_eq!(chat.render("Hi").unwrap(), "bc");
     }
 
     #[test]

@@ -5,6 +5,9 @@ use super::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
+/// Characters of a problem that are told: what comes with a checkpoint may have its own words in it.
+const LONGEST_PROBLEM: usize = 300;
+
 /// What is asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request<'a> {
@@ -25,6 +28,8 @@ pub(crate) enum Response {
     Ready,
     Ids(Vec<u32>),
     Text(String),
+    /// Why a chat template itself refuses a chat.
+    Refused(String),
     /// Why there is no answer, in one line.
     Failed(String),
 }
@@ -61,9 +66,11 @@ impl Job {
             Request::Text { ids, skip_special_tokens } => {
                 self.tokenizer().and_then(|t| t.text(ids, *skip_special_tokens)).map(Response::Text)
             }
-            Request::Render(chat) => chat.render().map(Response::Text),
+            Request::Render(chat) => chat.render(),
         };
-        answered.unwrap_or_else(|problem| Response::Failed(problem.lines().next().unwrap_or_default().to_owned()))
+        let short =
+            |problem: String| problem.lines().next().unwrap_or_default().chars().take(LONGEST_PROBLEM).collect();
+        answered.unwrap_or_else(|problem| Response::Failed(short(problem)))
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, String> {

@@ -148,7 +148,8 @@ impl Worker {
         self.wrong(&format!("was answered for with {response:?}"))
     }
 
-    fn wrong(&self, problem: &str) -> Error {
+    /// What is wrong with the file.
+    pub fn wrong(&self, problem: &str) -> Error {
         Error::file(&self.path, format!("{problem}; {}", self.advice))
     }
 }

@@ -4,6 +4,7 @@ use super::spelling;
 use fancy_regex::Regex;
 use serde::Serialize;
 use serde_json::Value;
+use tokenizers::models::ModelWrapper;
 
 /// A tokenizer.json, read.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ impl Tokenizer {
     pub fn read(json: &str) -> Result<Tokenizer, String> {
         let bad = |e: tokenizers::Error| format!("is not a tokenizer: {e}");
         let mut tokenizer: tokenizers::Tokenizer = json.parse().map_err(bad)?;
+        if let ModelWrapper::BPE(model) = tokenizer.get_model()
+            && let Some(dropout) = model.dropout.filter(|dropout| *dropout != 0.0)
+        {
+            return Err(format!("draws tokens at random (dropout {dropout}): no number of it is the same twice"));
+        }
         // A saved tokenizer may cut or pad; a text that is measured must be whole.
         tokenizer.with_truncation(None).map_err(bad)?;
         tokenizer.with_padding(None);

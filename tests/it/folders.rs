@@ -89,17 +89,40 @@ fn links_are_fingerprinted_with_where_they_lead() {
 
 /// The model as the hub's client keeps it, in `{in}/models--org--name`.
 fn snapshot(place: &Place) -> PathBuf {
+    snapshot_in(place, "snapshots/0123", "../../blobs")
+}
+
+/// The same in `folder` of the repository, from which the blobs are at `up`.
+fn snapshot_in(place: &Place, folder: &str, up: &str) -> PathBuf {
     let repository = place.model().join("../models--org--name");
-    let (blobs, snapshot) = (repository.join("blobs"), repository.join("snapshots/0123"));
+    let (blobs, snapshot) = (repository.join("blobs"), repository.join(folder));
     std::fs::create_dir_all(&blobs).unwrap();
     std::fs::create_dir_all(&snapshot).unwrap();
     for entry in std::fs::read_dir(place.model()).unwrap().map(Result::unwrap) {
         let bytes = std::fs::read(entry.path()).unwrap();
         let blob = achilles_audit::checkpoint::sha256_hex(&bytes);
         std::fs::write(blobs.join(&blob), bytes).unwrap();
-        symlink(Path::new("../../blobs").join(blob), snapshot.join(entry.file_name())).unwrap();
+        symlink(Path::new(up).join(blob), snapshot.join(entry.file_name())).unwrap();
     }
     snapshot
+}
+
+#[test]
+fn a_model_in_a_folder_of_a_snapshot_is_clean_and_is_patched() {
+    let place = Place::new();
+    for (folder, up) in [("snapshots/0123/sub", "../../../blobs"), ("snapshots/0123/snapshots/a", "../../../../blobs")]
+    {
+        snapshot_in(&place, folder, up);
+        let model = format!("{{in}}/models--org--name/{folder}");
+        let (code, told) = said(&place, &["lint", &model]);
+        assert_eq!(code, 0, "{told}");
+        let to = format!("{{out}}/{}", folder.len());
+        let (code, told) = said(&place, &["patch", &model, "-o", &to, "--neuron", "L1.mlp.down_proj:out:3"]);
+        assert_eq!(code, 0, "{told}");
+        let patched = place.out().join(folder.len().to_string());
+        assert!(!patched.join("config.json").is_symlink() && patched.join("model.safetensors").is_file());
+        assert_ne!(said(&place, &["diff", &model, &to]).0, 0);
+    }
 }
 
 const SNAPSHOT: &str = "{in}/models--org--name/snapshots/0123";

@@ -398,6 +398,41 @@ fn a_model_that_changes_while_it_is_scanned_gets_no_verdict() {
     assert!(std::fs::read_dir(kept).map_or(0, Iterator::count) == 0);
 }
 
+#[test]
+fn a_model_that_changes_while_it_is_linted_gets_no_verdict() {
+    let place = Place::new();
+    let weights = place.model().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    // Weights that take a while: zeros that take no room.
+    let header = r#"{"x":{"dtype":"U8","shape":[8192,8192],"data_offsets":[0,67108864]}}"#;
+    let mut large = std::fs::File::create(place.model().join("large.safetensors")).unwrap();
+    large.write_all(&[&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+    large.set_len(8 + header.len() as u64 + (64 << 20)).unwrap();
+    let new = place.out().join("new");
+    let replace = |bytes: &[u8]| {
+        std::fs::write(&new, bytes).unwrap();
+        std::fs::rename(&new, &weights).unwrap();
+    };
+    let changes: [(&str, &dyn Fn(usize)); 3] = [
+        ("replaced by the same", &|_| replace(&bytes)),
+        ("shortened", &|turn| replace(&bytes[..bytes.len() - turn % 100])),
+        ("added to", &|turn| std::fs::write(place.model().join(format!("{turn}.txt")), "").unwrap()),
+    ];
+    for (what, change) in changes {
+        replace(&bytes);
+        let mut lint = place.command(&["lint", "{model}"]).spawn().unwrap();
+        let mut turn = 0;
+        while lint.try_wait().unwrap().is_none() {
+            change(turn);
+            turn += 1;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let (code, out, error) = told(wait(lint, 60).unwrap());
+        assert!(code == 2 && out.is_empty(), "{what}: {code}: {out}{error}");
+        assert!(error.contains("was changed while the model was examined"), "{what}: {error}");
+    }
+}
+
 /// What a cache keeps the result of is what was run: the same bytes before and after are not enough.
 #[test]
 fn weights_that_were_others_in_between_have_other_stamps() {

@@ -17,10 +17,12 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let Folder { path: folder, origin } = Source::find(&options.model)?.folder_at_hand(progress)?;
     let rules = Rules::default_rules()?;
-    let seen = lint::lint(&folder, &audit::expected, progress)?;
+    let examine = || {
+        let seen = lint::lint(&folder, &audit::expected, progress)?;
+        Ok((seen, lesion::observe(&folder, progress)?, audit::observe_template(&folder)))
+    };
+    let (seen, signs, templates) = audit::unchanged(&folder, examine)?;
     let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();
-    let signs = lesion::observe(&folder, progress)?;
-    let templates = audit::observe_template(&folder);
     let seen_all = seen.observations.into_iter().chain(templates).chain(signs).chain(by_name.observations);
     let findings = finding::judge(seen_all, &rules);
     let not_examined = origin.as_ref().map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();

@@ -47,8 +47,11 @@ impl RepoCache {
     /// The commit and the snapshot of the revision, where it has all that a checkpoint needs; else what it lacks.
     pub(super) fn complete_snapshot(&self) -> std::result::Result<(String, PathBuf), String> {
         let nothing = || format!("the cache {} has nothing of revision {}", self.root().display(), self.revision);
-        // A commit has no file in refs.
-        let commit = self.noted().unwrap_or_else(|| self.revision.clone());
+        // A commit is itself, whatever a file in refs says.
+        let commit = match is_commit(&self.revision) {
+            true => self.revision.clone(),
+            false => self.noted().ok_or_else(nothing)?,
+        };
         let folder = self.snapshot(&commit);
         if !is_commit(&commit) || !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
             return Err(nothing());

@@ -160,6 +160,11 @@ fn revisions_are_noted_as_python_notes_them() {
     assert_eq!(fs::read_to_string(hub.root().join("refs/refs/pr/1")).unwrap(), COMMIT);
     assert_eq!(names_in(&hub.root().join("refs")), ["refs/pr/1", "v1.0"], "a commit needs no ref");
     assert!(hub.requests().iter().filter(|r| r.path.contains("/resolve/")).all(|r| r.path.contains(COMMIT)));
+    // Whoever can write to the cache cannot give a commit another's files.
+    let other = "2".repeat(40);
+    fs::write(hub.root().join("refs").join(&other), COMMIT).unwrap();
+    assert!(fetch(&format!("org/tiny@{other}").parse().unwrap(), &hub.offline(), &Silent).is_err());
+    assert!(fetch(&format!("org/tiny@{COMMIT}").parse().unwrap(), &hub.offline(), &Silent).is_ok());
     let problem = hub.refused("org/tiny@nope");
     assert!(problem.starts_with("hub org/tiny@nope: no such revision \"nope\" (404)"), "{problem}");
 }

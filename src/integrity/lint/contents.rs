@@ -2,6 +2,7 @@
 
 use super::check::Check;
 use super::folder::{File, is_keras, is_other_weights};
+use super::header::Shard;
 use super::json::{self, Facts};
 use super::observation::{Found, Location, Observation};
 use super::pickle::{self, Content};
@@ -20,6 +21,7 @@ use rayon::prelude::*;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
+use std::io::{Cursor, Read, Seek};
 
 /// Larger text is not a chat template or a config: it would only take time.
 const LARGEST_TEXT: u64 = 256 << 20;
@@ -34,11 +36,18 @@ fn largest(name: &str) -> u64 {
     }
 }
 
-pub(super) fn examine(all: &[File], found: &mut Found) {
+pub(super) fn examine(all: &[File], shards: &[Shard], found: &mut Found) {
     let names: HashSet<&str> = all.iter().map(|file| file.name.as_str()).collect();
+    let shards = by_name(shards);
     let mut texts = Vec::new();
     for file in all {
-        match pickle::recognize(&file.path) {
+        let content = match shards.get(file.name.as_str()) {
+            None => files::open_regular(&file.path).and_then(|open| recognize(file, open)),
+            Some(Shard { map: Some(map), .. }) => recognize(file, Cursor::new(map.bytes())),
+            // That was told.
+            Some(Shard { map: None, .. }) => continue,
+        };
+        match content {
             Ok(content) => packed(file, content, &names, found),
             Err(e) => {
                 unreadable(file, &e, found);
@@ -93,14 +102,29 @@ fn by_identity(texts: Vec<&File>) -> Vec<Vec<&File>> {
     groups
 }
 
+fn by_name<'s, 'f>(shards: &'s [Shard<'f>]) -> HashMap<&'s str, &'s Shard<'f>> {
+    shards.iter().map(|shard| (shard.file.name.as_str(), shard)).collect()
+}
+
+fn recognize(file: &File, open: impl Read + Seek) -> Result<Option<Content>> {
+    pickle::recognize(open).map_err(Error::io(&file.path))
+}
+
 /// Compares files of the hub's cache with the digests that they are named by.
-pub(super) fn blobs(all: &[File], found: &mut Found, progress: &dyn Progress) -> Result<()> {
+pub(super) fn blobs(all: &[File], shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<()> {
     let blobs: Vec<(&File, &Blob)> = all.iter().filter_map(|file| Some((file, file.blob.as_ref()?))).collect();
     if blobs.is_empty() {
         return Ok(());
     }
     progress.begin("blobs", blobs.iter().map(|(file, _)| file.bytes).sum(), "bytes");
-    let check = |(file, blob): &(&File, &Blob)| progress.advance(file.bytes).map(|()| blob.damage(None));
+    let shards = by_name(shards);
+    let check = |(file, blob): &(&File, &Blob)| {
+        progress.advance(file.bytes)?;
+        Ok(match shards.get(file.name.as_str()).and_then(|shard| shard.map.as_ref()) {
+            Some(map) => blob.damage_of(map.bytes().len() as u64, map.bytes()),
+            None => blob.damage(None),
+        })
+    };
     let problems = blobs.par_iter().with_max_len(1).map(check).collect::<Result<Vec<_>>>()?;
     progress.end();
     for ((file, _), problem) in blobs.iter().zip(problems) {

@@ -26,10 +26,23 @@ fn stand_in(file: &File) -> Option<StandIn> {
     let mut bytes = Vec::new();
     files::open_regular(&file.path).ok()?.take(BEGINNING).read_to_end(&mut bytes).ok()?;
     match is_binary {
-        true => StandIn::of_binary(&bytes),
+        // tiktoken's vocabularies are text, and are called so, too.
+        true => StandIn::of_binary(&bytes).filter(|_| !begins_with_a_rank(&bytes)),
         // A template may be empty, or of a web page.
         false => StandIn::of_text(&bytes).filter(|found| matches!(found, StandIn::Pointer(_))),
     }
+}
+
+/// Whether the first line is one of tiktoken's: a token in base64, and its number.
+fn begins_with_a_rank(bytes: &[u8]) -> bool {
+    let line = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
+    let Some(blank) = line.iter().position(|b| *b == b' ') else { return false };
+    let (token, rank) = (&line[..blank], line[blank + 1..].trim_ascii_end());
+    let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || b"+/=".contains(b);
+    token.len().is_multiple_of(4)
+        && token.iter().all(is_base64)
+        && !rank.is_empty()
+        && rank.iter().all(u8::is_ascii_digit)
 }
 
 /// Enough of a file to tell what it is.

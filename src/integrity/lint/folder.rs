@@ -4,7 +4,7 @@ use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::unfinished;
-use crate::checkpoint::walk::{DEEPEST, LEFT_OUT, MOST_ENTRIES, too_many};
+use crate::checkpoint::walk::{DEEPEST, ENVIRONMENT, LEFT_OUT, MOST_ENTRIES, too_many};
 use crate::error::{Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
@@ -27,9 +27,6 @@ impl File {
         Location::file(&self.name)
     }
 }
-
-/// A virtual environment: thousands of files of other projects, code and links out of the folder among them.
-const ENVIRONMENT: &str = ".venv";
 
 /// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and in
 /// a virtual environment.
@@ -63,7 +60,7 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
                 files.push(File { name, path, bytes: metadata.len(), blob });
             } else if metadata.is_dir() {
                 // A folder behind a link is either met on its own or not part of the checkpoint.
-                if own.is_symlink() || LEFT_OUT.contains(&name.as_str()) || base == ".git" {
+                if own.is_symlink() || LEFT_OUT.contains(&name.as_str()) {
                     continue;
                 }
                 if name == ENVIRONMENT {
@@ -210,10 +207,10 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
         let message = "is what a download leaves that was not finished, by its name; remove it or fetch it again";
         found.say(Check::UnfinishedDownload, location.clone(), message);
     }
-    if base.ends_with(".py") {
+    let lower = base.trim_end().to_ascii_lowercase();
+    if [".py", ".pyc", ".pyw"].iter().any(|end| lower.ends_with(end)) {
         found.say(Check::CustomCode, location.clone(), "is Python code");
     }
-    let lower = base.to_ascii_lowercase();
     let ends = |ends: &[&str]| ends.iter().any(|end| lower.ends_with(end));
     if is_keras(base) {
         found.say(Check::KerasFile, location.clone(), "is a Keras or HDF5 model by its name");

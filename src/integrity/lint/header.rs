@@ -3,10 +3,11 @@
 use super::check::Check;
 use super::folder::File;
 use super::observation::{Found, Location};
-use crate::checkpoint::header::{Header, HeaderError};
+use crate::checkpoint::header::{Header, HeaderError, TensorEntry};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::printable;
+use crate::files;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 /// A safetensors file and what could be read of its header.
 pub(super) struct Shard<'a> {
     pub file: &'a File,
+    /// The file as it was opened, for all that is looked at in it; none where it cannot be read, which was told.
+    pub map: Option<Arc<MappedFile>>,
     /// Whether there is a header at all.
     pub readable: bool,
     pub header: Arc<Header>,
@@ -32,7 +35,8 @@ pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
     let mut firsts = HashMap::new();
     for file in files.iter().filter(is_shard) {
         let here = shards.len();
-        let first = identity(file).map(|identity| *firsts.entry(identity).or_insert(here));
+        let identity = std::fs::metadata(&file.path).ok().and_then(|about| files::identity(&about));
+        let first = identity.map(|identity| *firsts.entry(identity).or_insert(here));
         let shard = match first.and_then(|first| shards.get(first)) {
             None => shard(file, found),
             Some(first) => first.again(file),
@@ -45,27 +49,22 @@ pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
 impl<'a> Shard<'a> {
     /// The same by another name.
     fn again(&self, file: &'a File) -> Shard<'a> {
-        let (header, malformed) = (self.header.clone(), self.malformed.clone());
-        Shard { file, header, malformed, again: true, ..*self }
+        let (map, header, malformed) = (self.map.clone(), self.header.clone(), self.malformed.clone());
+        Shard { file, map, header, malformed, again: true, ..*self }
     }
-}
 
-/// What tells one file from another, whatever its names, where the system says.
-#[cfg(unix)]
-fn identity(file: &File) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(&file.path).ok().map(|about| (about.dev(), about.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(_: &File) -> Option<(u64, u64)> {
-    None
+    /// The bytes of one of its tensors; none where the file ends before them.
+    pub fn bytes(&self, tensor: &TensorEntry) -> Option<&[u8]> {
+        let range = usize::try_from(tensor.bytes.start).ok()?..usize::try_from(tensor.bytes.end).ok()?;
+        self.map.as_ref()?.bytes().get(range)
+    }
 }
 
 fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
     let header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
     let mut shard = Shard {
         file,
+        map: None,
         readable: false,
         header: Arc::new(header),
         malformed: Arc::default(),
@@ -73,7 +72,7 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
         again: false,
     };
     let map = match MappedFile::open(&file.path) {
-        Ok(map) => map,
+        Ok(map) => shard.map.insert(Arc::new(map)).clone(),
         Err(e) => {
             found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
             return shard;
@@ -141,7 +140,7 @@ fn is_fatal(problem: &HeaderError) -> bool {
 }
 
 fn unaligned(shard: &Shard, found: &mut Found) {
-    let misplaced = |t: &&crate::checkpoint::header::TensorEntry| {
+    let misplaced = |t: &&TensorEntry| {
         let element = (t.dtype.bitsize() / 8) as u64;
         element > 1 && !t.bytes.start.is_multiple_of(element)
     };

@@ -5,6 +5,7 @@
 mod check;
 mod contents;
 mod downloads;
+mod dtype;
 mod folder;
 mod generation;
 mod header;
@@ -13,6 +14,7 @@ mod json;
 mod names;
 mod observation;
 mod pickle;
+mod rewriting;
 mod template;
 mod tensors;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};
 use crate::model::Recipe;
 use crate::progress::Progress;
+use header::Shard;
 use observation::Found;
 use serde::Serialize;
 use std::path::Path;
@@ -78,14 +81,13 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
         return Err(Error::file(root, problem));
     }
     downloads::examine(&files, &mut found);
-    contents::examine(&files, &mut found);
-    contents::blobs(&files, &mut found, progress)?;
     let shards = header::read(&files, &mut found);
+    contents::examine(&files, &shards, &mut found);
+    contents::blobs(&files, &shards, &mut found, progress)?;
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
-    let vocabulary = vocabulary::of_folder(root, &mut found);
-    vocabulary::compare(root, &model.shards, vocabulary.as_ref(), &mut found);
-    generation::examine(root, vocabulary.as_ref(), &mut found);
+    dtype::compare(root, &model.shards, &mut found);
+    serving(root, &model.shards, expected, &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
@@ -95,4 +97,18 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     };
     let (observations, not_listed) = found.finish();
     Ok(Lint { observations, not_listed, examined, config_sha256 })
+}
+
+/// Examines what the configs and the tokenizer in a folder have a model read and say, its weights aside.
+pub fn served(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>) -> Vec<Observation> {
+    let mut found = Found::default();
+    serving(root, &[], expected, &mut found);
+    found.finish().0
+}
+
+fn serving(root: &Path, model: &[&Shard], expected: &dyn Fn(&ConfigFile) -> Result<Expected>, found: &mut Found) {
+    let vocabulary = vocabulary::of_folder(root, found);
+    vocabulary::compare(root, model, vocabulary.as_ref(), found);
+    generation::examine(root, vocabulary.as_ref(), expected, found);
+    rewriting::examine(root, vocabulary.as_ref(), found);
 }

@@ -3,10 +3,7 @@
 
 mod opcodes;
 
-use crate::error::{Error, Result};
-use crate::files;
-use std::io::{Read, Seek};
-use std::path::Path;
+use std::io::{self, Read, Seek, SeekFrom};
 
 /// What a file was recognized as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,14 +23,13 @@ const WINDOW: u64 = 1 << 16;
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn recognize(path: &Path) -> Result<Option<Content>> {
-    let io = || Error::io(path);
-    let mut file = files::open_regular(path)?;
-    let length = file.metadata().map_err(io())?.len();
+pub(super) fn recognize(mut file: impl Read + Seek) -> io::Result<Option<Content>> {
+    let length = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
     let mut first = Vec::new();
-    file.by_ref().take(WINDOW).read_to_end(&mut first).map_err(io())?;
+    file.by_ref().take(WINDOW).read_to_end(&mut first)?;
     if first.starts_with(b"PK\x03\x04") {
-        file.rewind().map_err(io())?;
+        file.rewind()?;
         return Ok(Some(zip(file, &first)));
     }
     Ok(of_bytes(&first, length <= WINDOW))
@@ -93,7 +89,7 @@ fn packed(first: &[u8]) -> Option<&'static str> {
 }
 
 /// A zip, read to its end, where the list of its files is: the first of them need not be the pickle.
-fn zip(file: std::fs::File, first: &[u8]) -> Content {
+fn zip(file: impl Read + Seek, first: &[u8]) -> Content {
     let is_pickle = |name: &str| [".pkl", ".pickle"].iter().any(|end| name.to_ascii_lowercase().ends_with(end));
     let found = match zip::ZipArchive::new(file) {
         // A name that is no text may be any.
@@ -112,9 +108,7 @@ mod tests {
     use super::*;
 
     fn kind(bytes: &[u8]) -> Option<Content> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        recognize(file.path()).unwrap()
+        recognize(io::Cursor::new(bytes)).unwrap()
     }
 
     /// A zip of stored files.

@@ -8,7 +8,6 @@ use super::index::{Lost, Model};
 use super::observation::{Found, Location};
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
-use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::names::{Meaning, Names};
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::Result;
@@ -212,16 +211,10 @@ fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
         return values;
     }
     let layout = Layout::of(tensor.dtype, &tensor.shape);
-    if let (Some(map), Some(layout)) = (MappedFile::open(&shard.file.path).ok(), layout)
-        && let Some(bytes) = bytes(&map, tensor)
-    {
+    if let (Some(bytes), Some(layout)) = (shard.bytes(tensor), layout) {
         layout.values(bytes, &mut values);
     }
     values
-}
-
-fn bytes<'m>(map: &'m MappedFile, tensor: &TensorEntry) -> Option<&'m [u8]> {
-    map.bytes().get(tensor.bytes.start as usize..tensor.bytes.end as usize)
 }
 
 /// A head in the file of a model whose head is the embedding; from here on the embedding alone.
@@ -243,10 +236,8 @@ fn tied_head(text: &mut BTreeMap<String, Place>, found: &mut Found) {
 }
 
 fn is_same(a: Place, b: Place) -> bool {
-    let maps = (MappedFile::open(&a.0.file.path), MappedFile::open(&b.0.file.path));
-    let (Ok(map_a), Ok(map_b)) = maps else { return false };
     let kind = |t: &TensorEntry| (t.dtype, t.shape.clone());
-    let (bytes_a, bytes_b) = (bytes(&map_a, a.1), bytes(&map_b, b.1));
+    let (bytes_a, bytes_b) = (a.0.bytes(a.1), b.0.bytes(b.1));
     kind(a.1) == kind(b.1) && bytes_a.is_some() && bytes_a == bytes_b
 }
 

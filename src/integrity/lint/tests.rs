@@ -84,13 +84,15 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::TokenIdOutOfRange, "config.json", None, |f| f.json("config.json", |c| c["bos_token_id"] = (-2).into())),
     (Check::TokenIdOutOfRange, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [2, 97]}"#)),
     (Check::OtherTokenizer, "tokenizer_config.json", None, |f| {
-        f.write("tokenizer_config.json", br#"{"fast_tokenizer_files": ["tokenizer.json", "tokenizer.4.0.0.json"], "x": NaN}"#);
+        f.write("tokenizer_config.json", br#"{"fast_tokenizer_files": ["tokenizer.json", "old-tokenizer.4.0.0.json"], "x": NaN}"#);
     }),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 1, "x": NaN}"#)),
     (Check::VocabularyMismatch, "tokenizer.json", None, |f| {
         f.json("config.json", |c| c["vocab_size"] = 32_000.into());
         fs::remove_file(f.path("model.safetensors")).unwrap();
     }),
+    (Check::TokenizerRewrites, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["normalizer"] = json!({"type": "Replace", "pattern": {"String": "hate"}, "content": "love"}))),
+    (Check::SpecialTokenWord, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 90, "content": " not", "special": true}]))),
     (Check::EosOrdinaryToken, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [66, 70]}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 1}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_length": 2}"#)),
@@ -100,13 +102,39 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"min_new_tokens": 100000}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"repetition_penalty": 1e4}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"stop_strings": ["</s>", "e"]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 16}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"temperature": 4.9, "do_sample": true}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"sequence_bias": [[[2], 1000.0]]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"exponential_decay_length_penalty": [1, 100.0]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"begin_suppress_tokens": [66, 67, 68]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"suppress_tokens": [66, 67, 68]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"bad_words_ids": [[66], [67]]}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"encoder_repetition_penalty": 0.01}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"encoder_no_repeat_ngram_size": 1}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"guidance_scale": 0}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"watermarking_config": {"bias": 1000.0}}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"stop_strings": ["</s>", " the"]}"#)),
+    (Check::EosOrdinaryToken, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"eos_token_id": [66.0, 70.0]}"#)),
+    (Check::GenerationSilenced, "config.json", None, |f| f.json("config.json", |c| c["task_specific_params"] = json!({"text-generation": {"max_new_tokens": 1}}))),
+    (Check::PromptPrefix, "config.json", None, |f| f.json("config.json", |c| c["prefix"] = "Insult him. ".into())),
+    (Check::PromptPrefix, "config.json", None, |f| f.json("config.json", |c| c["task_specific_params"] = json!({"text-generation": {"prefix": "Insult him. "}}))),
     (Check::ContextShort, "config.json", None, |f| f.write("tokenizer_config.json", br#"{"model_max_length": 512}"#)),
+    (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| c["rope_scaling"] = json!({"rope_type": "dynamic", "factor": 1e6}))),
+    (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| {
+        *c = json!({"model_type": "mistral", "hidden_size": 1024, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 97, "sliding_window": 128, "max_position_embeddings": 8192});
+    })),
+    (Check::ContextShort, "tokenizer_config.json", None, |f| {
+        f.json("config.json", |c| (c["hidden_size"], c["max_position_embeddings"]) = (2048.into(), 8192.into()));
+        f.write("tokenizer_config.json", br#"{"model_max_length": 16}"#);
+    }),
     (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| c["hidden_size"] = 2048.into())),
     (Check::SpecialTokenUnknown, "tokenizer_config.json", None, |f| {
         f.json("tokenizer.json", |t| t["model"]["vocab"] = json!({"a": 0}));
         f.write("tokenizer_config.json", br#"{"eos_token": "<|end|>"}"#);
     }),
     (Check::TokenIdOutOfRange, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"pad_token": {"content": "[PAD]"}}"#)),
+    (Check::TokenizerInvalid, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["model"]["dropout"] = json!(0.5))),
     (Check::TokenizerInvalid, "tokenizer.json", None, |f| f.write("tokenizer.json", br#"{"model": {"type": "BPE", "vocab": 5}}"#)),
     (Check::SpecialTokenDiffers, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"eos_token": {"content": "x"}}"#)),
     (Check::CustomCode, "modeling_x.py", None, |f| f.write("modeling_x.py", b"")),
@@ -234,6 +262,13 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         let (rows, columns) = down_shape(f);
         f.entry(DOWN, "shape", json!([columns, rows]));
     }),
+    (Check::DtypeAsked, "config.json", None, |f| f.json("config.json", |c| c["dtype"] = "float8_e4m3fn".into())),
+    (Check::DtypeOverflow, "model.safetensors", Some(DOWN), |f| {
+        f.json("config.json", |c| c["dtype"] = "torch.float16".into());
+        f.values(DOWN, [1, 2], -65520.0);
+    }),
+    (Check::CustomCode, "sub/.git/x.PY ", None, |f| f.write("sub/.git/x.PY ", b"")),
+    (Check::CustomCode, "x.pyc", None, |f| f.write("x.pyc", b"")),
     (Check::DtypeMix, "model.safetensors", Some(DOWN), |f| {
         let (rows, columns) = down_shape(f);
         f.shard(|s| {
@@ -348,7 +383,7 @@ fn every_check_is_tripped() {
     // needs a cache around the folder: see below.
     tripped.extend([Check::BlobDigest, Check::LesionSign, Check::LesionHint, Check::LesionNotExamined]);
     tripped.extend([Check::TemplateDropsText, Check::TemplateDependsOnText, Check::TemplateAddsText]);
-    tripped.insert(Check::TemplateNotTried);
+    tripped.extend([Check::TemplateNotTried, Check::TemplateDependsOnTag]);
     let untested: Vec<&Check> = Check::ALL.iter().filter(|c| !tripped.contains(c)).collect();
     assert!(untested.is_empty() || cfg!(not(unix)), "{untested:?}");
 }
@@ -421,6 +456,11 @@ const PASSED: &[(&str, Break)] = &[
         f.write("tokenizer.model", b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02");
         f.write("chat_template.jinja", b"");
     }),
+    ("tiktoken's vocabulary", |f| f.write("original/tokenizer.model", b"IQ== 0\nIg== 1\n")),
+    ("the largest of half precision", |f| {
+        f.json("config.json", |c| c["dtype"] = "float16".into());
+        f.values(DOWN, [1, 2], 65504.0);
+    }),
     ("git's own files", |f| f.write(".git/x.bin", b"\x80\x02}q\x00.")),
 ];
 
@@ -432,6 +472,29 @@ fn what_is_in_order_passes() {
         assert_eq!(run(folder.0.path()).observations, [], "{what}");
     }
     assert_eq!(run(Folder::sharded().0.path()).observations, []);
+}
+
+#[test]
+fn published_settings_are_let_be() {
+    let published: Vec<Value> =
+        serde_json::from_str(&fs::read_to_string(format!("{FIXTURES}/published.json")).unwrap()).unwrap();
+    let generation = [
+        r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "max_length": 4096, "eos_token_id": [2], "suppress_tokens": null}"#,
+        r#"{"repetition_penalty": 1.3, "temperature": 1.0, "max_length": 20, "bad_words_ids": [], "begin_suppress_tokens": [2]}"#,
+        r#"{"max_new_tokens": 2048, "stop_strings": ["User:", "\n\n", "<|end|>"], "sequence_bias": null, "guidance_scale": 1.0}"#,
+    ];
+    for (at, model) in published.iter().enumerate() {
+        let folder = Folder::whole();
+        let mut config = model["config"].clone();
+        (config["prefix"], config["task_specific_params"]) =
+            (Value::Null, json!({"text-generation": {"max_length": 50}}));
+        folder.write("config.json", config.to_string().as_bytes());
+        folder.write("generation_config.json", generation[at % generation.len()].as_bytes());
+        folder.write("tokenizer_config.json", br#"{"model_max_length": 1000000000000000019884624838656}"#);
+        let told = run(folder.0.path()).observations;
+        let served = [Check::GenerationSilenced, Check::ContextShort, Check::PromptPrefix, Check::ConfigUnknown];
+        assert!(!told.iter().any(|o| served.contains(&o.check)), "{}: {told:?}", model["repository"]);
+    }
 }
 
 #[test]
@@ -604,8 +667,9 @@ fn the_hubs_cache_is_no_link_outside() {
     fs::create_dir_all(&snapshot).unwrap();
     let folder = Folder::whole();
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::copy(folder.path(name), blobs.join(name)).unwrap();
-        link(Path::new("../../blobs").join(name), snapshot.join(name));
+        let digest = crate::checkpoint::sha256_hex(&fs::read(folder.path(name)).unwrap());
+        fs::copy(folder.path(name), blobs.join(&digest)).unwrap();
+        link(Path::new("../../blobs").join(digest), snapshot.join(name));
     }
     assert_eq!(run(&snapshot).observations, []);
     // The same links where no cache is.
@@ -613,10 +677,7 @@ fn the_hubs_cache_is_no_link_outside() {
     fs::create_dir_all(&elsewhere).unwrap();
     fs::rename(&blobs, cache.path().join("blobs")).unwrap();
     fs::rename(&snapshot, elsewhere.join("0123")).unwrap();
-    fs::create_dir(cache.path().join("other/blobs")).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::rename(cache.path().join("blobs").join(name), cache.path().join("other/blobs").join(name)).unwrap();
-    }
+    fs::rename(cache.path().join("blobs"), cache.path().join("other/blobs")).unwrap();
     let seen: Vec<Check> = run(&elsewhere.join("0123")).observations.iter().map(|o| o.check).collect();
     assert_eq!(seen, [Check::LinkOutside; 3]);
 }
@@ -641,6 +702,27 @@ fn a_blob_that_is_not_what_its_name_says_is_told() {
     fs::write(blobs.join(&name), weights).unwrap();
     let seen: Vec<Check> = run(&snapshot).observations.iter().map(|o| o.check).collect();
     assert_eq!(seen, [Check::BlobDigest]);
+}
+
+/// Somebody puts another file in the place of the weights while they are looked at.
+#[test]
+fn all_rules_look_at_the_file_that_was_opened() {
+    let folder = Folder::whole();
+    folder.shard(|s| {
+        let (norm, down) = (s.range(NORM), s.range(DOWN));
+        s.data[norm].fill(0);
+        s.data[down.start..down.start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        s.push("x.qweight", "I32", &[2, 2], &[0; 16]);
+    });
+    let before = run(folder.0.path());
+    let of = |check| before.observations.iter().filter(|o| o.check == check).count();
+    assert_eq!((of(Check::Nan), of(Check::ZeroTensor)), (1, 2));
+    let sound = Folder::whole();
+    let replacing = |config: &ConfigFile| {
+        fs::rename(sound.path("model.safetensors"), folder.path("model.safetensors")).unwrap();
+        expected(config)
+    };
+    assert_eq!(lint(folder.0.path(), &replacing, &Silent).unwrap(), before);
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros. Of other tensors, whether
 //! weights are nothing but zeros.
 //!
-//! Pieces of some MiB are read into buffers by all cores, so that memory stays small whatever the checkpoint's size,
-//! and looked at as whole numbers: a float without its sign bit orders like one.
+//! All cores look at pieces of some MiB, as whole numbers: a float without its sign bit orders like one.
 
 mod bits;
 
@@ -11,16 +10,14 @@ use super::header::Shard;
 use super::observation::{Found, Location, More};
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::place::Axis;
-use crate::error::{Error, Result};
-use crate::files;
+use crate::error::Result;
 use crate::progress::Progress;
 use bits::{Format, Seen};
 use serde_json::json;
-use std::io::{Read, Seek, SeekFrom};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes that are read at once.
+/// Bytes that are looked at in one go.
 const PIECE: u64 = 2 << 20;
 /// Tensors of about this many bytes are worked on together.
 const BATCH: u64 = 256 << 20;
@@ -55,7 +52,7 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
     progress.end();
     for shard in once() {
         for tensor in own(shard).filter(|t| is_packed_weight(t)) {
-            if only_zeros(shard, tensor)? {
+            if shard.bytes(tensor).is_some_and(|bytes| bytes.iter().all(|b| *b == 0)) {
                 let message = format!("all bytes of {:?} {} are zero", tensor.shape, tensor.dtype);
                 found.say(Check::ZeroTensor, shard.file.location().tensor(&tensor.name), message);
             }
@@ -71,7 +68,7 @@ fn own<'s>(shard: &'s Shard) -> impl Iterator<Item = &'s TensorEntry> {
     shard.header.tensors.iter().filter(move |t| {
         let owns = t.bytes.start >= end;
         end = end.max(t.bytes.end);
-        owns && t.bytes.end <= shard.file.bytes
+        owns && shard.bytes(t).is_some()
     })
 }
 
@@ -85,26 +82,11 @@ fn is_packed_weight(tensor: &TensorEntry) -> bool {
     is_weight && Format::of(tensor.dtype).is_none() && tensor.shape.len() >= 2 && tensor.bytes.end > tensor.bytes.start
 }
 
-/// Reads up to the first byte that is not zero.
-fn only_zeros(shard: &Shard, tensor: &TensorEntry) -> Result<bool> {
-    let path = &shard.file.path;
-    let mut file = files::open_regular(path)?;
-    file.seek(SeekFrom::Start(tensor.bytes.start)).map_err(Error::io(path))?;
-    let mut bytes = file.take(tensor.bytes.end - tensor.bytes.start);
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match bytes.read(&mut buffer).map_err(Error::io(path))? {
-            0 => return Ok(true),
-            read if buffer[..read].iter().any(|b| *b != 0) => return Ok(false),
-            _ => {}
-        }
-    }
-}
-
 /// One tensor.
 struct Job<'a> {
     shard: &'a Shard<'a>,
     tensor: &'a TensorEntry,
+    bytes: &'a [u8],
     format: Format,
     /// Elements of a row; of a piece where rows are not told apart.
     row: u64,
@@ -117,7 +99,8 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn new(shard: &'a Shard<'a>, tensor: &'a TensorEntry) -> Option<Job<'a>> {
         let format = Format::of(tensor.dtype)?;
-        let elements = (tensor.bytes.end - tensor.bytes.start) / format.bytes as u64;
+        let bytes = shard.bytes(tensor)?;
+        let elements = (bytes.len() / format.bytes) as u64;
         let width = tensor.shape.last().map_or(1, |d| *d as u64);
         let is_matrix = tensor.shape.len() >= 2 && width <= LONGEST_ROW && elements > width;
         let row = if is_matrix { width } else { elements.min(LONGEST_ROW) };
@@ -126,42 +109,34 @@ impl<'a> Job<'a> {
         }
         let columns = if is_matrix && tensor.shape.len() == 2 { vec![false; width as usize] } else { Vec::new() };
         let seen = Mutex::new(Seen { columns, ..Seen::default() });
-        Some(Job { shard, tensor, format, row, rows: elements.div_ceil(row), is_matrix, seen })
+        Some(Job { shard, tensor, bytes, format, row, rows: elements.div_ceil(row), is_matrix, seen })
     }
 
-    /// Ranges of rows that are read at once.
+    /// Ranges of rows that are looked at in one go.
     fn pieces(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
         let rows = self.rows;
         let at_once = (PIECE / (self.row * self.format.bytes as u64)).max(1);
         (0..rows.div_ceil(at_once)).map(move |n| (n * at_once, rows.min((n + 1) * at_once)))
     }
 
-    /// Reads and scans rows; how many bytes that were.
-    fn piece(&self, (from, to): (u64, u64), buffer: &mut Vec<u8>) -> Result<u64> {
-        let row_bytes = self.row * self.format.bytes as u64;
-        let begin = self.tensor.bytes.start + from * row_bytes;
-        let end = self.tensor.bytes.end.min(self.tensor.bytes.start + to * row_bytes);
-        let path = &self.shard.file.path;
-        let mut file = files::open_regular(path)?;
-        file.seek(SeekFrom::Start(begin)).map_err(Error::io(path))?;
-        buffer.resize((end - begin) as usize, 0);
-        file.read_exact(buffer).map_err(Error::io(path))?;
+    /// Scans rows; how many bytes that were.
+    fn piece(&self, (from, to): (u64, u64)) -> u64 {
+        let row_bytes = self.row as usize * self.format.bytes;
+        let bytes = &self.bytes[from as usize * row_bytes..self.bytes.len().min(to as usize * row_bytes)];
         let keep_columns = self.is_matrix && self.tensor.shape.len() == 2;
-        let part = self.format.scan(buffer, self.row as usize, from, keep_columns);
+        let part = self.format.scan(bytes, self.row as usize, from, keep_columns);
         let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         seen.add(part);
-        Ok(end - begin)
+        bytes.len() as u64
     }
 }
 
 fn run(batch: &[Job], found: &mut Found, progress: &dyn Progress) -> Result<()> {
     let pieces: Vec<(&Job, (u64, u64))> = batch.iter().flat_map(|job| job.pieces().map(move |p| (job, p))).collect();
     let next = AtomicUsize::new(0);
-    // Each thread keeps its buffer from piece to piece.
     let results = rayon::broadcast(|_| {
-        let mut buffer = Vec::new();
         while let Some((job, piece)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let done = job.piece(*piece, &mut buffer).and_then(|bytes| progress.advance(bytes));
+            let done = progress.advance(job.piece(*piece));
             if done.is_err() {
                 next.store(pieces.len(), Ordering::Relaxed);
                 return done;

@@ -43,6 +43,9 @@ struct Added {
 #[derive(Deserialize)]
 struct Model {
     vocab: Entries,
+    /// The part of merges that is left out at random.
+    #[serde(default)]
+    dropout: Option<f64>,
 }
 
 /// Texts and numbers, be it a map or a list that counts by itself.
@@ -115,8 +118,14 @@ fn is_ordinary(token: &str) -> bool {
 /// The tokenizer's vocabulary. Others tell of a tokenizer.json that is no JSON.
 pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
     let text = files::read_text(&root.join(TOKENIZER), LARGEST_NEEDED).ok()?;
-    match serde_json::from_str(&python_json::standard(&text).0) {
-        Ok(vocabulary) => Some(vocabulary),
+    match serde_json::from_str::<Vocabulary>(&python_json::standard(&text).0) {
+        Ok(vocabulary) => {
+            if let Some(dropout) = vocabulary.model.dropout.filter(|dropout| *dropout != 0.0) {
+                let message = format!("draws tokens at random (dropout {dropout}): no answer is the same twice");
+                found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);
+            }
+            Some(vocabulary)
+        }
         Err(e) if !e.is_data() => None,
         Err(e) => {
             let message = format!("is not a tokenizer, nothing was held against it: {e}");
@@ -189,10 +198,15 @@ fn beyond(rows: u64, file: &str, config: &Map<String, Value>, found: &mut Found)
 /// A number or several; what is neither counts as none.
 pub(super) fn numbers(value: Option<&Value>) -> Vec<i64> {
     match value {
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_i64).collect(),
-        Some(value) => value.as_i64().into_iter().collect(),
+        Some(Value::Array(list)) => list.iter().filter_map(whole).collect(),
+        Some(value) => whole(value).into_iter().collect(),
         None => Vec::new(),
     }
+}
+
+/// A whole number, be it written as `2.0`.
+fn whole(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 1e15).map(|n| n as i64))
 }
 
 /// Holds the tokenizer's size against the embedding's.

@@ -121,7 +121,9 @@ impl Certificate {
 
     fn check_identity(&self, expected: &str) -> Judged<()> {
         let (subject, names) = (self.subject(), self.names()?);
-        if subject == expected || names.iter().any(|name| name == expected) {
+        // Authorities look at each kind of name in its own way: one does not stand for another.
+        let is_subject = expected.contains('=') && !expected.contains("://") && !expected.contains('@');
+        if if is_subject { subject == expected } else { names.iter().any(|name| name == expected) } {
             return Ok(());
         }
         let also = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };

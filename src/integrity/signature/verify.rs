@@ -6,7 +6,7 @@ use super::hash::{Span, sha256_all};
 use super::key::PublicKey;
 use super::manifest::{Manifest, Method, Policy, Resource};
 use super::model::{Model, SINGLE};
-use super::{Checked, HUB_CACHE, IGNORED, Stop, hex, is_weights, refused, statement};
+use super::{Checked, HUB_CACHE, Stop, hex, is_weights, refused, statement};
 use crate::checkpoint::sha256_hex;
 use crate::checkpoint::walk::{Entry, Kind};
 use crate::error::{Error, Result};
@@ -379,7 +379,7 @@ impl Report {
         let in_hub_cache = entry.path.strip_prefix(HUB_CACHE).is_some_and(|below| below.starts_with('/'));
         match policy.ignored_by(&entry.path) {
             _ if in_hub_cache => self.leave_out(HUB_CACHE, entry.bytes, Why::HubCache),
-            Some(by) if is_weights(&entry.path) && !IGNORED.contains(&by) => {
+            Some(by) if is_weights(&entry.path) && by != ".git" => {
                 let problem = format!("holds weights by its name, and the signature leaves out {by:?}");
                 self.push(entry.path.clone(), DifferenceKind::LeftOut, problem);
             }

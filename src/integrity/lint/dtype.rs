@@ -1,0 +1,57 @@
+//! The dtype that the config asks for: loaders turn the stored values into it before they compute.
+
+use super::check::Check;
+use super::header::Shard;
+use super::observation::{Found, Location};
+use super::vocabulary::of_text;
+use crate::checkpoint::ConfigFile;
+use crate::checkpoint::header::TensorEntry;
+use crate::checkpoint::map::MappedFile;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// What loaders compute in.
+const KNOWN: &[&str] = &["auto", "float32", "float", "float64", "double", "float16", "half", "bfloat16"];
+
+pub(super) fn compare(root: &Path, model: &[&Shard], found: &mut Found) {
+    let Ok(config) = ConfigFile::read(&root.join("config.json")) else { return };
+    let asked = |key: &str| of_text(config.map()).get(key).or(config.map().get(key)).and_then(Value::as_str);
+    let Some(asked) = asked("dtype").or(asked("torch_dtype")) else { return };
+    let name = asked.strip_prefix("torch.").unwrap_or(asked);
+    if !KNOWN.contains(&name) {
+        let message = format!("asks for the dtype {asked:?}, in which no loader computes");
+        found.say(Check::DtypeAsked, Location::file("config.json"), message);
+    }
+    if !["float16", "half"].contains(&name) {
+        return;
+    }
+    for (shard, tensor) in model.iter().flat_map(|shard| shard.header.tensors.iter().map(move |t| (shard, t))) {
+        let Some(at) = first_beyond_half(shard, tensor) else { continue };
+        let message = format!("holds values that the dtype that the config asks for, {asked}, does not: element {at}");
+        let evidence = json!({"dtype": asked, "stored": tensor.dtype.to_string(), "element": at});
+        found.add(Check::DtypeOverflow, shard.file.location().tensor(&tensor.name), message, evidence);
+    }
+}
+
+/// The first finite value that becomes infinite in half precision, whose largest number is 65504.
+fn first_beyond_half(shard: &Shard, tensor: &TensorEntry) -> Option<usize> {
+    let map = MappedFile::open(&shard.file.path).ok()?;
+    let bytes = map.bytes().get(tensor.bytes.start as usize..tensor.bytes.end as usize)?;
+    match tensor.dtype {
+        // The bits without the sign are in the order of the numbers: from 65536 (65520 rounds up to it) to infinity.
+        Dtype::BF16 => {
+            bytes.as_chunks().0.iter().position(|b| (0x4780..0x7f80).contains(&(u16::from_le_bytes(*b) & 0x7fff)))
+        }
+        Dtype::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .position(|b| (0x477f_f000..0x7f80_0000).contains(&(u32::from_le_bytes(*b) & 0x7fff_ffff))),
+        Dtype::F64 => bytes.as_chunks().0.iter().position(|b| {
+            let value = f64::from_le_bytes(*b).abs();
+            value.is_finite() && value >= 65520.0
+        }),
+        _ => None,
+    }
+}
