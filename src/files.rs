@@ -6,6 +6,7 @@ mod folder;
 mod new_folder;
 mod open;
 mod stamp;
+mod way;
 mod write;
 
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ pub use folder::{ModelFiles, OpenFolder};
 pub use new_folder::{NewFolder, check_new_folder};
 pub(crate) use open::{LARGEST_READ, read_open};
 pub use open::{open_regular, read_at_most, read_regular, read_text};
-pub use stamp::Stamp;
+pub use stamp::{Stamp, identity};
 use std::path::{Path, PathBuf};
 pub use write::{check_writable, write_whole};
 
@@ -54,9 +55,15 @@ pub fn user_cache(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Refuses a cache that others write to.
+/// Refuses a cache that others write to, or put in another's place: its folder and the one that that lies in.
 #[cfg(unix)]
-fn check_private(folder: &Path) -> Result<()> {
+fn check_private(cache: &Path) -> Result<()> {
+    check_own(&parent(cache)?)?;
+    check_own(cache)
+}
+
+#[cfg(unix)]
+fn check_own(folder: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     let about = std::fs::metadata(folder).map_err(Error::io(folder))?;
     if about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o002 != 0 {
@@ -75,9 +82,13 @@ mod tests {
     #[test]
     fn a_cache_that_others_write_to_is_refused() {
         let place = tempfile::tempdir().unwrap();
-        for (mode, good) in [(0o700, true), (0o775, true), (0o777, false), (0o1777, false)] {
-            std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(check_private(place.path()).is_ok(), good, "{mode:o}");
+        let cache = place.path().join("fingerprint");
+        std::fs::create_dir(&cache).unwrap();
+        for folder in [place.path(), &cache] {
+            for (mode, good) in [(0o777, false), (0o1777, false), (0o775, true), (0o700, true)] {
+                std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+                assert_eq!(check_private(&cache).is_ok(), good, "{} {mode:o}", folder.display());
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ impl ConfigFile {
     /// # Errors
     /// It cannot be read or is not a JSON object.
     pub fn read(path: &Path) -> Result<ConfigFile> {
-        let text = files::read_text(path)?;
+        let text = files::read_text(path, python_json::LARGEST)?;
         match StandIn::of_text(text.as_bytes()) {
             Some(stand_in) => Err(Error::file(path, stand_in.to_string())),
             None => ConfigFile::parse(path, &text),

@@ -12,6 +12,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+use super::LARGEST_NEEDED;
 use super::index::{INDEX, read_index};
 use super::pickle::is_pickle_name;
 use super::tensors::SINGLE;
@@ -28,8 +29,6 @@ use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
-/// No config, tokenizer or index is larger.
-const LARGEST_NEEDED: u64 = 256 << 20;
 /// Where the hub's client keeps notes of its own: lint does not look into it.
 const NOTES: &str = ".cache/huggingface/";
 /// How many small files are fetched, and how many bytes of them.

@@ -1,5 +1,6 @@
 //! `model.safetensors.index.json`: which shard holds which tensor.
 
+use super::LARGEST_NEEDED;
 use super::loose::Number;
 use crate::error::{Error, Result};
 use crate::files;
@@ -117,7 +118,7 @@ pub fn is_plain_shard(name: &str) -> bool {
 
 /// `weight_map` of a sound index: tensor name to a shard's plain file name.
 pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    let text = files::read_text(path)?;
+    let text = files::read_text(path, LARGEST_NEEDED)?;
     let index = Index::parse(&text).map_err(|e| Error::file(path, format!("is not an index: {e}")))?;
     if index.weight_map.is_empty() {
         return Err(Error::file(path, "weight_map is empty, expected tensor names and their shards"));

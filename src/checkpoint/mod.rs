@@ -34,6 +34,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 pub use tensors::Tensors;
 
+/// No tokenizer or index is larger, in bytes.
+pub(crate) const LARGEST_NEEDED: u64 = 256 << 20;
+
 /// The tokenizer, in a form that every library reads.
 const TOKENIZER: &str = "tokenizer.json";
 
@@ -131,7 +134,7 @@ impl Checkpoint {
             );
             return Err(Error::file(self.root.join("tokenizer_config.json"), problem));
         }
-        let json = files::read_text(&path)?;
+        let json = files::read_text(&path, LARGEST_NEEDED)?;
         if let Some(stand_in) = StandIn::of_text(json.as_bytes()) {
             return Err(Error::file(&path, stand_in.to_string()));
         }

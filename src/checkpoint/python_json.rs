@@ -4,8 +4,12 @@
 use super::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files;
-use serde::de::DeserializeOwned;
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::fmt;
 use std::path::Path;
 
 /// What of a text is not JSON by the standard.
@@ -22,27 +26,97 @@ const MARK: char = '\u{feff}';
 /// The three words, each before one that it ends with.
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
+/// Bytes that no file of settings has: what is published has a few megabytes, a tokenizer of speech a dozen.
+pub const LARGEST: u64 = 32 << 20;
+/// Values that no file of settings has: a number for each token of a vocabulary is the most. In memory each takes up to
+/// hundreds of times its shortest text, `{}`.
+const MOST_VALUES: usize = 160_000;
+/// What a tokenizer_config.json says of each added token again, which may be as many as the vocabulary. Nobody asks for it.
+const NOT_KEPT: &str = "added_tokens_decoder";
+
 /// Reads `text` as Python would.
 ///
 /// # Errors
-/// It is not JSON, or not what `T` expects.
+/// It is not JSON, not what `T` expects, or holds far more values than settings do.
 pub fn parse<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
-    serde_json::from_str(&standard(text).0)
+    let json = standard(text).0;
+    let mut json = serde_json::Deserializer::from_str(&json);
+    let value = Bounded(&mut 0).deserialize(&mut json)?;
+    json.end()?;
+    serde_json::from_value(value)
 }
 
-/// Reads a JSON file of a checkpoint as Python would; none where it is not there.
+/// Reads a JSON file of a checkpoint that holds settings, as Python would; none where it is not there.
 ///
 /// # Errors
-/// It cannot be read, or is not what `T` expects.
+/// It cannot be read, is larger than settings are, or is not what `T` expects.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = files::read_text(path)?;
+    let text = files::read_text(path, LARGEST)?;
     if let Some(stand_in) = StandIn::of_text(text.as_bytes()) {
         return Err(Error::file(path, stand_in.to_string()));
     }
     parse(&text).map(Some).map_err(|e| Error::file(path, format!("is malformed: {e}")))
+}
+
+/// A value of no more than so many values, counted from what is given.
+struct Bounded<'a>(&'a mut usize);
+
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Value, D::Error> {
+        *self.0 += 1;
+        match *self.0 > MOST_VALUES {
+            true => Err(D::Error::custom(format!("holds over {MOST_VALUES} values, more than settings do"))),
+            false => d.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = Value;
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_str<E>(self, text: &str) -> std::result::Result<Value, E> {
+        Ok(text.into())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element_seed(Bounded(self.0))? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if key == NOT_KEPT {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                let value = map.next_value_seed(Bounded(self.0))?;
+                members.insert(key, value);
+            }
+        }
+        Ok(members.into())
+    }
 }
 
 /// `text` as the standard has it: without a byte order mark, and with numbers that are not finite as texts, so that
@@ -94,6 +168,22 @@ fn end_of_string(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_have_no_more_values_than_tokens() {
+        let list = |count: usize| format!("{{\"a\":[{}0]}}", "0,".repeat(count));
+        let read = |text: &str| parse::<Value>(text).map_err(|e| e.to_string());
+        assert_eq!(read(&list(151_936)).unwrap()["a"].as_array().unwrap().len(), 151_937);
+        for hostile in [list(200_000), "[{}".to_owned() + &",{}".repeat(200_000) + "]"] {
+            assert!(read(&hostile).unwrap_err().contains("holds over 160000 values"));
+        }
+        let text = r#"{"a":[1,-1,1.5,null,true,"b"],"a":{"c":[]}}"#;
+        assert_eq!(read(text), serde_json::from_str(text).map_err(|_| String::new()));
+        assert!(read("{} x").is_err());
+        let token = r#","1":{"content":"a","lstrip":false,"normalized":false,"rstrip":false}"#;
+        let speech = format!(r#"{{"added_tokens_decoder":{{"0":{{}}{}}},"b":1}}"#, token.repeat(70_000));
+        assert_eq!(read(&speech), Ok(serde_json::json!({"b": 1})));
+    }
 
     #[test]
     fn what_python_writes_is_read_and_strings_are_let_be() {

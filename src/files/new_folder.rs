@@ -2,7 +2,7 @@
 
 use super::folder::OpenFolder;
 use super::open::read_open;
-use super::parent;
+use super::way;
 use crate::error::{Error, Result};
 use cap_fs_ext::DirExt;
 use std::fs::File;
@@ -47,7 +47,7 @@ impl NewFolder {
     /// As [`check_new_folder`]; also where the folder cannot be made.
     pub fn begin(out: &Path) -> Result<NewFolder> {
         check_new_folder(out)?;
-        let parent = OpenFolder::open(&parent(out)?)?;
+        let parent = OpenFolder::open(&way::place(out)?)?;
         remove_unfinished(&parent);
         let name = format!("{UNFINISHED}{:016x}", RandomState::new().hash_one(std::process::id()));
         let path = parent.path().join(&name);
@@ -96,10 +96,11 @@ impl NewFolder {
 /// Whether a new folder can be written to `out`.
 ///
 /// # Errors
-/// `out` is there and is not an empty folder, or the folder it is to lie in does not exist.
+/// `out` is there and is not an empty folder, or the folder it is to lie in does not exist or is behind a link in a
+/// model's folder.
 pub fn check_new_folder(out: &Path) -> Result<()> {
     match std::fs::symlink_metadata(out) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => parent(out).map(drop),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => way::place(out).map(drop),
         Err(e) => Err(Error::io(out)(e)),
         Ok(found) if !found.is_dir() => {
             Err(Error::file(out, "is there already and is not a folder; choose another place for the result"))

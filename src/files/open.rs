@@ -134,12 +134,12 @@ pub(crate) fn read_open(file: &File, path: &Path, largest: u64) -> Result<Vec<u8
     }
 }
 
-/// Reads a text file of a checkpoint whole.
+/// Reads a text file whole that has no more than `largest` bytes.
 ///
 /// # Errors
-/// As [`read_regular`]; also where it is not UTF-8.
-pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = read_regular(path)?;
+/// As [`read_at_most`]; also where it is not UTF-8.
+pub fn read_text(path: &Path, largest: u64) -> Result<String> {
+    let bytes = read_at_most(path, largest)?;
     let not_text = |e: std::string::FromUtf8Error| {
         Error::file(path, format!("is not UTF-8 (byte {}), expected text", e.utf8_error().valid_up_to()))
     };
@@ -210,6 +210,6 @@ mod tests {
         std::fs::write(&path, [0xff; 5]).unwrap();
         assert_eq!(read_at_most(&path, 5).unwrap().len(), 5);
         assert!(read_at_most(&path, 4).unwrap_err().to_string().contains("has 5 bytes, expected at most 4"));
-        assert!(read_text(&path).unwrap_err().to_string().contains("is not UTF-8 (byte 0)"));
+        assert!(read_text(&path, 1 << 10).unwrap_err().to_string().contains("is not UTF-8 (byte 0)"));
     }
 }

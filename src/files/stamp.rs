@@ -51,6 +51,11 @@ impl Stamp {
     }
 }
 
+/// What tells one file from another, whatever its names: its device and inode; none where the system does not say.
+pub fn identity(file: &Metadata) -> Option<(u64, u64)> {
+    Stamp::of(file).map(|stamp| (stamp.device, stamp.inode)).filter(|(_, inode)| *inode > 0)
+}
+
 /// Nothing is ever written back there, and what is written through a map leaves no time.
 #[cfg(target_os = "linux")]
 fn lies_in_memory(file: &File) -> bool {

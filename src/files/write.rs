@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all: written beside, synced, renamed.
 
 use super::new_folder::UNFINISHED;
-use super::parent;
+use super::way;
 use crate::error::{Error, Result};
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write};
@@ -16,13 +16,13 @@ pub fn check_writable(path: &Path) -> Result<()> {
         return Ok(());
     }
     replaced(path)?;
-    tempfile::tempfile_in(parent(path)?).map(drop).map_err(Error::io(path))
+    tempfile::tempfile_in(way::place(path)?).map(drop).map_err(Error::io(path))
 }
 
 /// Writes `bytes` to `path`, replacing what is there only when all of them are on disk.
 ///
 /// Nothing is ever written through a link or into a pipe or device: in a folder that others write to, whoever puts one
-/// there would choose where the bytes go. Only what the user names outright is a stream: `/dev/stdout`, `/dev/stderr`,
+/// there would choose where the bytes go. Nor through a linked folder in a model's. Only what the user names outright is a stream: `/dev/stdout`, `/dev/stderr`,
 /// `/dev/null`, `/dev/tty` and `/dev/fd/N`.
 ///
 /// # Errors
@@ -43,10 +43,12 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     #[cfg(not(unix))]
     drop(replaced);
-    let mut file = builder.tempfile_in(parent(path)?).map_err(Error::io(path))?;
+    let folder = way::place(path)?;
+    let name = path.file_name().ok_or_else(|| Error::file(path, "is no name for a file"))?;
+    let mut file = builder.tempfile_in(&folder).map_err(Error::io(path))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::io(path))?;
     // Should a link have come here since, it is the link that goes.
-    file.persist(path).map_err(|e| Error::Io { path: path.into(), source: e.error })?;
+    file.persist(folder.join(name)).map_err(|e| Error::Io { path: path.into(), source: e.error })?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
 use super::layout::Layout;
+use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
 use crate::checkpoint::tensors::{Entry, SINGLE, Tensors, Values};
@@ -119,7 +120,8 @@ fn unlisted(root: &Path, tensors: &Tensors) -> Result<Option<Difference>> {
     if !index.exists() || root.join(SINGLE).exists() {
         return Ok(None);
     }
-    let listed = Index::parse(&files::read_text(&index)?).map_err(|e| Error::file(&index, e.to_string()))?;
+    let listed =
+        Index::parse(&files::read_text(&index, LARGEST_NEEDED)?).map_err(|e| Error::file(&index, e.to_string()))?;
     let listed: BTreeSet<&str> = listed.weight_map.iter().map(|(name, _)| name.as_str()).collect();
     let missing: Vec<&str> = tensors.iter().map(|(name, _)| name).filter(|name| !listed.contains(name)).collect();
     let problem = |first: &&str| format!("does not list {} tensors that its shards hold, {first} first", missing.len());

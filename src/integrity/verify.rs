@@ -4,6 +4,7 @@ use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorCh
 use super::factor;
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
 use super::layout::Layout;
+use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
 use crate::checkpoint::tensors::{SINGLE, Tensors};
@@ -101,7 +102,7 @@ fn compare(before: &Fingerprint, taken: &Taken, norms: Norms, own: Option<&str>)
 fn is_loadable(root: &Path, taken: &Fingerprint) -> bool {
     let names: BTreeSet<&str> = taken.tensors.iter().map(|t| t.name.as_str()).collect();
     let single = root.join(SINGLE).exists();
-    let listed = files::read_text(&root.join(INDEX)).ok().and_then(|text| Index::parse(&text).ok());
+    let listed = files::read_text(&root.join(INDEX), LARGEST_NEEDED).ok().and_then(|text| Index::parse(&text).ok());
     let index_lists_all = match (&listed, root.join(INDEX).exists()) {
         (Some(index), _) => index.weight_map.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>() == names,
         (None, true) => false,

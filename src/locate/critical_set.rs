@@ -93,7 +93,7 @@ impl Report {
     pub fn read(path: &Path) -> Result<Report> {
         let not_one =
             |problem: String| Error::file(path, format!("{problem}; expected what `locate --format json` writes"));
-        let report: Report = serde_json::from_str(&files::read_text(path)?)
+        let report: Report = serde_json::from_str(&files::read_text(path, files::LARGEST_READ)?)
             .map_err(|e| not_one(format!("is not a critical set: {e}")))?;
         match report.schema == SCHEMA {
             true => Ok(report),

@@ -56,7 +56,7 @@ pub fn critical_neurons(path: &Path, architecture: &str) -> Result<Vec<Neuron>> 
     struct Set {
         neurons: Vec<Neuron>,
     }
-    let text = crate::files::read_text(path)?;
+    let text = crate::files::read_text(path, crate::files::LARGEST_READ)?;
     let not_one =
         |problem: String| Error::file(path, format!("{problem}; expected what `locate --format json` writes"));
     let document: Document = serde_json::from_str(&text).map_err(|e| not_one(format!("is not a critical set: {e}")))?;

@@ -128,7 +128,7 @@ impl ChatTemplate {
         let files = ["default.jinja", "file.jinja"].map(|file| root.join(ADDITIONAL).join(file));
         let files = files.into_iter().chain([root.join("chat_template.jinja")]);
         let (path, template) = match files.into_iter().find(|file| file.exists()) {
-            Some(file) => (file.clone(), Some(read_text(&file)?)),
+            Some(file) => (file.clone(), Some(read_text(&file, LONGEST as u64)?)),
             None if holds_templates(&root.join(ADDITIONAL)) => {
                 let problem =
                     format!("holds chat templates and none named default, which hides other files' own; {RAW}");

@@ -13,9 +13,13 @@ const DATA_KIB: u64 = 1 << 20;
 
 /// Runs the binary under these limits.
 fn run(place: &Place, args: &[&str]) -> Output {
+    run_in(place, args, DATA_KIB)
+}
+
+fn run_in(place: &Place, args: &[&str], data_kib: u64) -> Output {
     let bare = place.command(args);
     let mut limited = Command::new("/bin/sh");
-    limited.arg("-c").arg(format!("ulimit -d {DATA_KIB}; exec \"$0\" \"$@\"")).arg(bare.get_program());
+    limited.arg("-c").arg(format!("ulimit -d {data_kib}; exec \"$0\" \"$@\"")).arg(bare.get_program());
     limited.args(bare.get_args()).env_clear();
     limited.envs(bare.get_envs().filter_map(|(name, value)| Some((name, value?))));
     limited.stdin(std::process::Stdio::null());
@@ -283,4 +287,74 @@ fn a_long_tokenizer_is_read() {
     fs::write(&path, text).unwrap();
     let output = run(&place, &["perplexity", "{model}"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Settings of thousands of nested values, and those that are a hole in a disk.
+#[test]
+fn settings_that_are_none_take_no_memory() {
+    let nested = format!("{{\"a\":[{}[[0]]]}}", "[[0]],".repeat(800_000));
+    for name in ["generation_config.json", "tokenizer_config.json"] {
+        for sparse in [false, true] {
+            let place = Place::new();
+            let file = fs::File::create(place.model().join(name)).unwrap();
+            match sparse {
+                true => file.set_len(200 << 20).unwrap(),
+                false => fs::write(place.model().join(name), &nested).unwrap(),
+            }
+            let args = ["lint", "{model}", "--format=json", "-o", "{out}/report.json"];
+            let output = run_in(&place, &args, 200 << 10);
+            assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            let findings = report(&place)["findings"].to_string();
+            assert!(findings.contains("file-unreadable") && findings.contains("was not examined"), "{findings}");
+        }
+    }
+    let place = Place::new();
+    fs::write(place.model().join("tokenizer.json"), &nested).unwrap();
+    let output = run_in(&place, &["lint", "{model}", "--format=json", "-o", "{out}/report.json"], 200 << 10);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(report(&place)["findings"].to_string().contains("tokenizer-invalid"));
+}
+
+/// What is linked to a thousand times is read once.
+#[test]
+fn links_do_not_multiply_the_work() {
+    let place = Place::new();
+    let long = format!("[{}0]", "0,".repeat(2_000_000));
+    fs::write(place.model().join("a.json"), long).unwrap();
+    for i in 0..1_000 {
+        std::os::unix::fs::symlink("a.json", place.model().join(format!("l{i}.json"))).unwrap();
+    }
+    for args in [
+        &["lint", "{model}", "--format=json", "-o", "{out}/report.json"] as &[&str],
+        &["fingerprint", "{model}", "-o", "{out}/print.json"],
+    ] {
+        let began = std::time::Instant::now();
+        let output = run(&place, args);
+        assert!(output.status.code().is_some_and(|code| code < 2), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(began.elapsed().as_secs() < 20, "{args:?}: {:?}", began.elapsed());
+    }
+    let print: Value = serde_json::from_slice(&fs::read(place.out().join("print.json")).unwrap()).unwrap();
+    let files = print["files"].as_array().unwrap();
+    let of = |path: &str| files.iter().find(|file| file["path"] == path).unwrap();
+    assert_eq!(of("a.json")["sha256"], of("l999.json")["sha256"]);
+    assert_eq!(of("l7.json")["link"], "a.json");
+
+    for i in 0..20 {
+        std::os::unix::fs::symlink("model.safetensors", place.model().join(format!("l{i}.safetensors"))).unwrap();
+    }
+    refuses("tensors by many names", &place, &["fingerprint", "{model}"], "names in the folder, expected at most 16");
+}
+
+/// What is wrong with a file is told by each of its names.
+#[test]
+fn a_file_of_two_names_is_judged_by_both() {
+    let place = Place::new();
+    let config = place.model().join("tokenizer_config.json");
+    fs::write(&config, r#"{"chat_template":"{{ x.__class__ }}","a":1,"a":2}"#).unwrap();
+    fs::hard_link(&config, place.model().join("a.json")).unwrap();
+    run(&place, &["lint", "{model}", "--format=json", "-o", "{out}/report.json"]);
+    let findings = report(&place)["findings"].to_string();
+    for rule in ["template-dunder", "json-duplicate-key"] {
+        assert_eq!(findings.matches(&format!("\"{rule}\"")).count(), 2, "{rule}: {findings}");
+    }
 }

@@ -457,3 +457,26 @@ fn weights_that_were_others_in_between_have_other_stamps() {
     assert_eq!(checkpoint.stamps(), None, "changed since it was opened");
     assert!(open().stamps().is_some() && open().stamps() != stamps);
 }
+
+#[test]
+fn no_result_goes_through_a_folder_that_the_model_links_to() {
+    let place = Place::new();
+    let victim = place.out().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("scan.json"), "precious").unwrap();
+    symlink(&victim, place.model().join("reports")).unwrap();
+    for args in [
+        &["scan", "{model}", "--static", "-o", "{model}/reports/scan.json"] as &[&str],
+        &["lint", "{model}", "-o", "{model}/reports/lint.json"],
+        &["fingerprint", "{model}", "-o", "{model}/reports/print.json"],
+        &["patch", "{model}", "-o", "{model}/reports/new", "--neuron", NEURON],
+    ] {
+        refused(&place, args, "is a link in a model's folder");
+    }
+    assert_eq!(std::fs::read(victim.join("scan.json")).unwrap(), b"precious");
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 1);
+    // A link of one's own is followed.
+    symlink(&victim, place.out().join("mine")).unwrap();
+    let (code, _, error) = run(&place, &["lint", "{model}", "-o", "{out}/mine/lint.txt"]);
+    assert!(code != 2 && victim.join("lint.txt").exists(), "{error}");
+}

@@ -59,7 +59,7 @@ impl Cache {
 
     /// What is kept of the file of this key.
     pub(super) fn get(&self, key: &Key, path: &str) -> Option<FileRead> {
-        let kept: Kept = serde_json::from_str(&files::read_text(&self.place(key)).ok()?).ok()?;
+        let kept: Kept = serde_json::from_str(&files::read_text(&self.place(key), files::LARGEST_READ).ok()?).ok()?;
         if kept.key != *key {
             return None;
         }

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The identity of every file, tensor, row and column of a model folder (`achilles-audit/fingerprint/v1`).
@@ -115,23 +116,35 @@ pub fn take(
 ) -> Result<Taken> {
     let row_digests = globs(&settings.row_digests)?;
     let (found, mut problems) = list(root, settings, except)?;
-    progress.begin("fingerprint", found.iter().map(|f| f.bytes).sum(), "bytes");
+    let mut order = by_identity(&found);
+    for (first, others) in &order {
+        if read::is_safetensors(&first.path) && others.len() >= MOST_NAMES {
+            let problem = format!("has {} names in the folder, expected at most {MOST_NAMES}", others.len() + 1);
+            return Err(Error::file(root.join(&first.path), problem));
+        }
+    }
+    progress.begin("fingerprint", order.iter().map(|(first, _)| first.bytes).sum(), "bytes");
     // The largest first, so that none is left to one core at the end.
-    let mut order: Vec<&Listed> = found.iter().collect();
-    order.sort_by_key(|listed| std::cmp::Reverse(listed.bytes));
+    order.sort_by_key(|(first, _)| std::cmp::Reverse(first.bytes));
     let digest_rows = |name: &str| row_digests.is_match(name);
     let mut read = order
         .into_par_iter()
         .with_max_len(1)
-        .map(|listed| {
-            let full = root.join(&listed.path);
+        .map(|(first, others)| {
+            let full = root.join(&first.path);
             let kept = cache.map(|cache| (cache, settings.row_digests.as_slice()));
-            let mut read = read_or_known(&full, listed, kept, &digest_rows, progress)?;
-            read.file.link.clone_from(&listed.link);
-            let damage = listed.blob.as_ref().map_or(Ok(None), |blob| blob.damage(Some(&read.file.sha256)))?;
-            Ok((read, damage))
+            let read = read_or_known(&full, first, kept, &digest_rows, progress)?;
+            let again = others.into_iter().map(|listed| (listed, read.of(&listed.path))).collect::<Vec<_>>();
+            let all = std::iter::once((first, read)).chain(again);
+            all.map(|(listed, mut read)| {
+                read.file.link.clone_from(&listed.link);
+                let damage = listed.blob.as_ref().map_or(Ok(None), |blob| blob.damage(Some(&read.file.sha256)))?;
+                Ok((read, damage))
+            })
+            .collect::<Result<Vec<_>>>()
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Result<Vec<_>>>()?
+        .concat();
     progress.end();
     read.sort_by(|(a, _), (b, _)| a.file.path.cmp(&b.file.path));
     let (mut files, mut tensors, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
@@ -146,6 +159,25 @@ pub fn take(
     tensors.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
     let settings = Settings { links: true, ..settings.clone() };
     Ok(Taken { fingerprint: Fingerprint { settings, files, tensors }, problems, damaged })
+}
+
+/// Names of one file of tensors: each has all of them.
+const MOST_NAMES: usize = 16;
+
+/// Files, each with those that are the same by other names or links: it is read once.
+fn by_identity(found: &[Listed]) -> Vec<(&Listed, Vec<&Listed>)> {
+    let mut groups: Vec<(&Listed, Vec<&Listed>)> = Vec::new();
+    let mut places = HashMap::new();
+    for listed in found {
+        let here = groups.len();
+        let key = listed.identity.map(|identity| (identity, read::is_safetensors(&listed.path)));
+        let place = key.map_or(here, |key| *places.entry(key).or_insert(here));
+        match groups.get_mut(place) {
+            Some((_, others)) => others.push(listed),
+            None => groups.push((listed, Vec::new())),
+        }
+    }
+    groups
 }
 
 /// Reads a file, unless it is known: `cache` says of what the digests of rows are, too.
@@ -181,6 +213,7 @@ struct Listed {
     bytes: u64,
     link: Option<String>,
     blob: Option<Blob>,
+    identity: Option<(u64, u64)>,
 }
 
 /// Paths, and what is wrong with each.
@@ -209,7 +242,8 @@ fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<
             (Kind::Link, Ok(target)) if !target.is_file() => "is a link to something that is not a file",
             (_, target) => {
                 let link = if is_file { None } else { Some(read_link(&full)?) };
-                found.push(Listed { path, bytes: target.map_or(bytes, |t| t.len()), link, blob });
+                let identity = target.as_ref().ok().and_then(files::identity);
+                found.push(Listed { path, bytes: target.map_or(bytes, |t| t.len()), link, blob, identity });
                 continue;
             }
         };

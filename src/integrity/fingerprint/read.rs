@@ -23,13 +23,23 @@ const PIECE: usize = 1 << 20;
 const WAITING: usize = 4;
 
 /// What was read of one file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FileRead {
     pub file: FileRecord,
     /// In the order of their bytes; none where the header is not readable.
     pub tensors: Vec<TensorRecord>,
     /// Why the tensors of a safetensors file could not be told.
     pub problem: Option<String>,
+}
+
+impl FileRead {
+    /// The same by another name.
+    pub(super) fn of(&self, path: &str) -> FileRead {
+        let mut read = self.clone();
+        read.file.path = path.to_owned();
+        read.tensors.iter_mut().for_each(|tensor| tensor.file = path.to_owned());
+        read
+    }
 }
 
 /// Reads an open file, the one at `full`, `path` below its root. `digest_rows` says of a tensor whether its rows get digests of their own.

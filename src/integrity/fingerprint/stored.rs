@@ -109,7 +109,7 @@ impl Fingerprint {
                 "is not there; expected what `achilles-audit fingerprint MODEL -o FILE` wrote",
             ));
         }
-        Fingerprint::parse(&files::read_text(path)?).map_err(|problem| Error::file(path, problem))
+        Fingerprint::parse(&files::read_text(path, files::LARGEST_READ)?).map_err(|problem| Error::file(path, problem))
     }
 
     /// Reads a fingerprint's text.

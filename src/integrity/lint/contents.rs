@@ -3,33 +3,44 @@
 use super::check::Check;
 use super::folder::{File, is_keras, is_other_weights};
 use super::header::Shard;
-use super::json;
+use super::json::{self, Facts};
 use super::observation::{Found, Location, Observation};
 use super::pickle::{self, Content};
-use super::template::{self, HitKind};
+use super::template::{self, Hit, HitKind};
+use super::vocabulary::{GENERATION, TOKENIZER_CONFIG};
 use crate::checkpoint::index::INDEX;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::pickle::is_pickle_name;
+use crate::checkpoint::python_json;
 use crate::checkpoint::snapshot::Blob;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 use rayon::prelude::*;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read, Seek};
 
 /// Larger text is not a chat template or a config: it would only take time.
 const LARGEST_TEXT: u64 = 256 << 20;
+/// Settings that are read whole.
+const SETTINGS: [&str; 2] = [GENERATION, TOKENIZER_CONFIG];
+
+/// The bytes that are examined of a file.
+fn largest(name: &str) -> u64 {
+    match SETTINGS.contains(&name) || name.ends_with(".jinja") {
+        true => python_json::LARGEST,
+        false => LARGEST_TEXT,
+    }
+}
 
 pub(super) fn examine(all: &[File], shards: &[Shard], found: &mut Found) {
     let names: HashSet<&str> = all.iter().map(|file| file.name.as_str()).collect();
     let shards = by_name(shards);
+    let mut texts = Vec::new();
     for file in all {
-        let told = |e: Error, found: &mut Found| {
-            found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
-        };
         let content = match shards.get(file.name.as_str()) {
             None => files::open_regular(&file.path).and_then(|open| recognize(file, open)),
             Some(Shard { map: Some(map), .. }) => recognize(file, Cursor::new(map.bytes())),
@@ -39,25 +50,56 @@ pub(super) fn examine(all: &[File], shards: &[Shard], found: &mut Found) {
         match content {
             Ok(content) => packed(file, content, &names, found),
             Err(e) => {
-                told(e, found);
+                unreadable(file, &e, found);
                 continue;
             }
         }
-        let is_json = file.name.ends_with(".json");
-        if !is_json && !file.name.ends_with(".jinja") {
+        if !is_json(file) && !file.name.ends_with(".jinja") {
             continue;
         }
-        if file.bytes > LARGEST_TEXT {
+        if file.bytes > largest(&file.name) {
             found.say(Check::FileUnreadable, file.location(), format!("has {} bytes and was not examined", file.bytes));
             continue;
         }
-        let is_there = |name: &str| names.contains(name);
-        match MappedFile::open(&file.path) {
-            Err(e) => told(e, found),
-            Ok(map) if is_json => of_json(&file.name, map.bytes(), &is_there, found),
-            Ok(map) => of_template(&String::from_utf8_lossy(map.bytes()), file.location(), "", found),
+        texts.push(file);
+    }
+    let is_there = |name: &str| names.contains(name);
+    for same in by_identity(texts) {
+        let Some(first) = same.first() else { continue };
+        let map = match MappedFile::open(&first.path) {
+            Ok(map) => map,
+            Err(e) => {
+                same.iter().for_each(|file| unreadable(file, &e, found));
+                continue;
+            }
+        };
+        let judged = if is_json(first) { Judged::of_json(map.bytes()) } else { Judged::of_template(map.bytes()) };
+        same.iter().for_each(|file| judged.tell(&file.name, map.bytes(), &is_there, found));
+    }
+}
+
+fn is_json(file: &File) -> bool {
+    file.name.ends_with(".json")
+}
+
+fn unreadable(file: &File, e: &Error, found: &mut Found) {
+    found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
+}
+
+/// Files of the same kind that are one file by several names or links: it is read once.
+fn by_identity(texts: Vec<&File>) -> Vec<Vec<&File>> {
+    let mut groups: Vec<Vec<&File>> = Vec::new();
+    let mut places = HashMap::new();
+    for file in texts {
+        let identity = std::fs::metadata(&file.path).ok().and_then(|about| files::identity(&about));
+        let here = groups.len();
+        let place = identity.map_or(here, |identity| *places.entry((identity, is_json(file))).or_insert(here));
+        match groups.get_mut(place) {
+            Some(group) => group.push(file),
+            None => groups.push(vec![file]),
         }
     }
+    groups
 }
 
 fn by_name<'s, 'f>(shards: &'s [Shard<'f>]) -> HashMap<&'s str, &'s Shard<'f>> {
@@ -133,48 +175,82 @@ pub(super) fn is_openvino(name: &str, is_here: &dyn Fn(&str) -> bool) -> bool {
 /// Examines a JSON file's bytes as lint does: duplicate keys, `auto_map`, chat templates.
 pub fn json(name: &str, bytes: &[u8]) -> Vec<Observation> {
     let mut found = Found::default();
-    of_json(name, bytes, &|_| false, &mut found);
+    Judged::of_json(bytes).tell(name, bytes, &|_| false, &mut found);
     found.finish().0
 }
 
-fn of_json(name: &str, bytes: &[u8], is_there: &dyn Fn(&str) -> bool, found: &mut Found) {
-    let at = || Location::file(name);
-    let facts = match json::examine(bytes) {
-        Ok(facts) => facts,
-        // Other checks tell of a config or an index that is not valid.
-        Err(_) if ["config.json", INDEX].contains(&name) => return,
-        Err(e) => {
-            return match StandIn::of_text(bytes) {
-                Some(stand_in) => found.say(Check::NotDownloaded, at(), stand_in.to_string()),
-                None => found.say(Check::JsonInvalid, at(), format!("is not valid JSON: {e}")),
-            };
+/// What a text file holds, whatever its names.
+#[derive(Default)]
+struct Judged {
+    facts: Facts,
+    /// Why it is not JSON, where it should be.
+    invalid: Option<String>,
+    /// What its templates use: the path to the template, the line, and what it is.
+    hits: Vec<(String, usize, Hit)>,
+}
+
+impl Judged {
+    fn of_json(bytes: &[u8]) -> Judged {
+        match json::examine(bytes) {
+            Ok(mut facts) => {
+                let templates = std::mem::take(&mut facts.templates);
+                let hits = templates.into_iter().flat_map(|(path, text)| hits(&path, &text)).collect();
+                Judged { facts, invalid: None, hits }
+            }
+            Err(e) => Judged { invalid: Some(e.to_string()), ..Judged::default() },
         }
-    };
-    if facts.departure.byte_order_mark {
-        let message = "begins with a byte order mark, at which transformers stops; save it without one";
-        found.say(Check::JsonNonstandard, at(), message);
     }
-    if facts.departure.not_finite {
-        let message = "holds Infinity or NaN, which is not JSON; Python reads it";
-        found.say(Check::JsonNonstandard, at(), message);
+
+    fn of_template(bytes: &[u8]) -> Judged {
+        Judged { hits: hits("", &String::from_utf8_lossy(bytes)), ..Judged::default() }
     }
-    for key in &facts.duplicates {
-        found.say(Check::JsonDuplicateKey, at(), format!("has the key {key:?} twice"));
-    }
-    // A tokenizer can have a token of that name.
-    for target in facts.auto_map.iter().filter(|_| !name.ends_with("tokenizer.json")) {
-        custom_code(target, name, is_there, found);
-    }
-    for kernel in &facts.kernels {
-        let message = format!("names {kernel:?}, from where transformers fetches code to run in place of its own");
-        found.add(Check::CustomCodeRemote, at(), message, json!({"kernels": kernel}));
-    }
-    for (path, text) in &facts.templates {
-        of_template(text, at(), path, found);
-    }
-    if facts.not_kept > 0 {
-        let message = "texts below auto_map or chat_template were not examined: there are too many of them";
-        found.say(Check::FileUnreadable, at(), format!("{} {message}", facts.not_kept));
+
+    /// Tells of the file by one of its names.
+    fn tell(&self, name: &str, bytes: &[u8], is_there: &dyn Fn(&str) -> bool, found: &mut Found) {
+        let at = || Location::file(name);
+        let facts = &self.facts;
+        match &self.invalid {
+            None => {}
+            // Other checks tell of a config or an index that is not valid.
+            Some(_) if ["config.json", INDEX].contains(&name) => return,
+            Some(e) => {
+                return match StandIn::of_text(bytes) {
+                    Some(stand_in) => found.say(Check::NotDownloaded, at(), stand_in.to_string()),
+                    None => found.say(Check::JsonInvalid, at(), format!("is not valid JSON: {e}")),
+                };
+            }
+        }
+        if SETTINGS.contains(&name)
+            && let Err(e) = python_json::parse::<IgnoredAny>(&String::from_utf8_lossy(bytes))
+        {
+            found.say(Check::FileUnreadable, at(), format!("was not examined: {e}"));
+        }
+        if facts.departure.byte_order_mark {
+            let message = "begins with a byte order mark, at which transformers stops; save it without one";
+            found.say(Check::JsonNonstandard, at(), message);
+        }
+        if facts.departure.not_finite {
+            let message = "holds Infinity or NaN, which is not JSON; Python reads it";
+            found.say(Check::JsonNonstandard, at(), message);
+        }
+        for key in &facts.duplicates {
+            found.say(Check::JsonDuplicateKey, at(), format!("has the key {key:?} twice"));
+        }
+        // A tokenizer can have a token of that name.
+        for target in facts.auto_map.iter().filter(|_| !name.ends_with("tokenizer.json")) {
+            custom_code(target, name, is_there, found);
+        }
+        for kernel in &facts.kernels {
+            let message = format!("names {kernel:?}, from where transformers fetches code to run in place of its own");
+            found.add(Check::CustomCodeRemote, at(), message, json!({"kernels": kernel}));
+        }
+        for (path, line, hit) in &self.hits {
+            uses(path, *line, hit, at(), found);
+        }
+        if facts.not_kept > 0 {
+            let message = "texts below auto_map or chat_template were not examined: there are too many of them";
+            found.say(Check::FileUnreadable, at(), format!("{} {message}", facts.not_kept));
+        }
     }
 }
 
@@ -198,17 +274,20 @@ fn custom_code(target: &str, name: &str, is_there: &dyn Fn(&str) -> bool, found:
     found.add(check, Location::file(name), message, json!({"auto_map": target}));
 }
 
-fn of_template(text: &str, location: Location, name: &str, found: &mut Found) {
-    for hit in template::examine(text) {
-        let check = match hit.kind {
-            HitKind::Internal => Check::TemplateDunder,
-            HitKind::AttrFilter => Check::TemplateAttr,
-            HitKind::Computed => Check::TemplateComputed,
-            HitKind::Loads => Check::TemplateLoads,
-        };
-        let of = if name.is_empty() { String::new() } else { format!(" of {name}") };
-        let line = 1 + text.get(..hit.offset).map_or(0, |before| before.matches('\n').count());
-        let message = format!("line {line} of the template{of} uses {}", hit.what.escape_debug());
-        found.add(check, location.clone(), message, json!({"name": hit.what, "line": line}));
-    }
+/// What a template uses, with the path to it and the lines.
+fn hits(path: &str, text: &str) -> Vec<(String, usize, Hit)> {
+    let line = |hit: &Hit| 1 + text.get(..hit.offset).map_or(0, |before| before.matches('\n').count());
+    template::examine(text).into_iter().map(|hit| (path.to_owned(), line(&hit), hit)).collect()
+}
+
+fn uses(name: &str, line: usize, hit: &Hit, location: Location, found: &mut Found) {
+    let check = match hit.kind {
+        HitKind::Internal => Check::TemplateDunder,
+        HitKind::AttrFilter => Check::TemplateAttr,
+        HitKind::Computed => Check::TemplateComputed,
+        HitKind::Loads => Check::TemplateLoads,
+    };
+    let of = if name.is_empty() { String::new() } else { format!(" of {name}") };
+    let message = format!("line {line} of the template{of} uses {}", hit.what.escape_debug());
+    found.add(check, location, message, json!({"name": hit.what, "line": line}));
 }

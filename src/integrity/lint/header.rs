@@ -7,6 +7,7 @@ use crate::checkpoint::header::{Header, HeaderError, TensorEntry};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::printable;
+use crate::files;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -34,7 +35,8 @@ pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
     let mut firsts = HashMap::new();
     for file in files.iter().filter(is_shard) {
         let here = shards.len();
-        let first = identity(file).map(|identity| *firsts.entry(identity).or_insert(here));
+        let identity = std::fs::metadata(&file.path).ok().and_then(|about| files::identity(&about));
+        let first = identity.map(|identity| *firsts.entry(identity).or_insert(here));
         let shard = match first.and_then(|first| shards.get(first)) {
             None => shard(file, found),
             Some(first) => first.again(file),
@@ -56,18 +58,6 @@ impl<'a> Shard<'a> {
         let range = usize::try_from(tensor.bytes.start).ok()?..usize::try_from(tensor.bytes.end).ok()?;
         self.map.as_ref()?.bytes().get(range)
     }
-}
-
-/// What tells one file from another, whatever its names, where the system says.
-#[cfg(unix)]
-fn identity(file: &File) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(&file.path).ok().map(|about| (about.dev(), about.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(_: &File) -> Option<(u64, u64)> {
-    None
 }
 
 fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {

@@ -4,6 +4,7 @@ use super::check::Check;
 use super::folder::File;
 use super::header::Shard;
 use super::observation::{Found, Location};
+use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index, Unindexed, is_plain_shard};
 use crate::checkpoint::stand_in::{StandIn, unfinished};
 use crate::checkpoint::tensors::SINGLE;
@@ -131,7 +132,7 @@ pub(super) fn is_consolidated(name: &str) -> bool {
 }
 
 fn read(file: &File, found: &mut Found) -> Option<Index> {
-    let read = files::read_text(&file.path).map_err(|e| e.to_string());
+    let read = files::read_text(&file.path, LARGEST_NEEDED).map_err(|e| e.to_string());
     if let Some(stand_in) = read.as_ref().ok().and_then(|text| StandIn::of_text(text.as_bytes())) {
         found.say(Check::NotDownloaded, file.location(), stand_in.to_string());
         return None;

@@ -3,7 +3,8 @@
 use super::check::Check;
 use super::header::Shard;
 use super::observation::{Found, Location};
-use crate::checkpoint::{ConfigFile, other_tokenizer, python_json};
+use crate::checkpoint::{ConfigFile, LARGEST_NEEDED, other_tokenizer, python_json};
+use crate::files;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -116,8 +117,8 @@ fn is_ordinary(token: &str) -> bool {
 
 /// The tokenizer's vocabulary. Others tell of a tokenizer.json that is no JSON.
 pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
-    let json: Value = read(root, TOKENIZER)?;
-    match serde_json::from_value::<Vocabulary>(json) {
+    let text = files::read_text(&root.join(TOKENIZER), LARGEST_NEEDED).ok()?;
+    match serde_json::from_str::<Vocabulary>(&python_json::standard(&text).0) {
         Ok(vocabulary) => {
             if let Some(dropout) = vocabulary.model.dropout.filter(|dropout| *dropout != 0.0) {
                 let message = format!("draws tokens at random (dropout {dropout}): no answer is the same twice");
@@ -125,6 +126,7 @@ pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
             }
             Some(vocabulary)
         }
+        Err(e) if !e.is_data() => None,
         Err(e) => {
             let message = format!("is not a tokenizer, nothing was held against it: {e}");
             found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);

@@ -5,6 +5,7 @@ use crate::files;
 use crate::progress::Progress;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
@@ -18,17 +19,29 @@ pub(super) struct Span<'a> {
     pub(super) bytes: Range<u64>,
 }
 
-/// The digest of each span.
+/// The digest of each span. Those that are one by several names or links are read once.
 ///
 /// # Errors
 /// A file cannot be read or is shorter than its span, or the user asked to stop.
 pub(super) fn sha256_all(spans: &[Span], progress: &dyn Progress) -> Result<Vec<[u8; 32]>> {
-    let total = spans.iter().map(|s| s.bytes.end - s.bytes.start).fold(0, u64::saturating_add);
+    let (mut firsts, mut places, mut seen) = (Vec::new(), Vec::new(), HashMap::new());
+    for span in spans {
+        let next = firsts.len();
+        let identity = std::fs::metadata(span.file).ok().and_then(|about| files::identity(&about));
+        let key = identity.map(|identity| (identity, span.bytes.start, span.bytes.end));
+        let place = key.map_or(next, |key| *seen.entry(key).or_insert(next));
+        if place == next {
+            firsts.push(span);
+        }
+        places.push(place);
+    }
+    let total = firsts.iter().map(|s| s.bytes.end - s.bytes.start).fold(0, u64::saturating_add);
     progress.begin("SHA-256", total, "bytes");
     // One span a task: their sizes differ by orders of magnitude.
-    let digests = spans.par_iter().with_max_len(1).map(|span| sha256(span, progress)).collect();
+    let digests: Result<Vec<[u8; 32]>> = firsts.par_iter().with_max_len(1).map(|span| sha256(span, progress)).collect();
     progress.end();
-    digests
+    let digests = digests?;
+    Ok(places.into_iter().filter_map(|at| digests.get(at).copied()).collect())
 }
 
 fn sha256(span: &Span, progress: &dyn Progress) -> Result<[u8; 32]> {
