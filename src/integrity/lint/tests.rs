@@ -719,7 +719,10 @@ fn all_rules_look_at_the_file_that_was_opened() {
     assert_eq!((of(Check::Nan), of(Check::ZeroTensor)), (1, 2));
     let sound = Folder::whole();
     let replacing = |config: &ConfigFile| {
-        fs::rename(sound.path("model.safetensors"), folder.path("model.safetensors")).unwrap();
+        // Asked once or more often.
+        if sound.path("model.safetensors").exists() {
+            fs::rename(sound.path("model.safetensors"), folder.path("model.safetensors")).unwrap();
+        }
         expected(config)
     };
     assert_eq!(lint(folder.0.path(), &replacing, &Silent).unwrap(), before);
