@@ -6,6 +6,7 @@ mod baseline;
 mod beside;
 mod cache;
 mod critical_set;
+mod gguf;
 mod place;
 mod run;
 mod template;
@@ -201,11 +202,7 @@ fn examine(
     }
     if gate.wants(Measurement::Lint) {
         match &place {
-            // Where the model is not run, its files are all that was to be examined.
-            Place::Gguf(_) => {
-                let why = "a GGUF; lint examines folders of safetensors";
-                gate.leave(Measurement::Lint, why.into(), request.run.is_none())
-            }
+            Place::Gguf(path) => gate.gguf(path, request.run.is_none()),
             Place::Folder(folder) => gate.lint(&folder.path, progress)?,
         }
     }
@@ -321,6 +318,20 @@ impl<'a> Gate<'a> {
         self.audit.not_listed = found.not_listed;
         self.audit.model.config_sha256 = found.config_sha256;
         Ok(())
+    }
+
+    /// Judges how a GGUF is served; all else of lint is left. Where the model is not run, its files are all that was to be
+    /// examined.
+    fn gguf(&mut self, path: &Path, is_all: bool) {
+        match gguf::observe(path) {
+            Ok(found) => {
+                self.seen.extend(found.into_iter().map(Seen::from));
+                let why =
+                    "a GGUF: its tokenizer, chat template and settings were examined, the rest of lint is of folders";
+                self.leave(Measurement::Lint, why.into(), is_all);
+            }
+            Err(error) => self.leave(Measurement::Lint, error.to_string(), true),
+        }
     }
 
     /// Makes the measurements that the model has to be run for.

@@ -76,6 +76,7 @@ pub fn of_neurons(neurons: &[Neuron], checkpoint: &Checkpoint) -> Location {
     first.and(More::InFile(neurons.len().saturating_sub(1) as u64))
 }
 
-fn name_of(path: &Path) -> String {
+/// A path's last part.
+pub fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -355,7 +355,7 @@ fn a_gguf_is_run_and_not_linted() {
         }
         std::fs::remove_file(place.model().join(name)).unwrap();
     }
-    let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf");
+    let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama-spm.gguf");
     let sound = json(&place.run(&["scan", gguf, "--static", "--format", "json"]), 2);
     assert_eq!((&sound["verdict"], &sound["not_examined"][0]["measurement"]), (&"not-examined".into(), &"lint".into()));
     let mut args = with(&["--format", "json"]);
@@ -367,6 +367,17 @@ fn a_gguf_is_run_and_not_linted() {
     args.extend(["--rules", "{in}/gate.yaml"]);
     let found = json(&place.run(&args), 2);
     assert_eq!(found["not_examined"][0]["measurement"], "lint");
+    // How it is served is judged: its chat template.
+    let mut bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf")).unwrap();
+    let template = b"{{ messages }}";
+    let at = bytes.windows(template.len()).position(|window| window == template).unwrap();
+    bytes[at..at + template.len()].copy_from_slice(b"{{ 'say it' }}");
+    std::fs::write(place.model().join("x.gguf"), bytes).unwrap();
+    let mut args = with(&["--format", "json"]);
+    args[1] = "{model}/x.gguf";
+    let found = json(&place.run(&args), 1);
+    let first = &found["findings"][0];
+    assert_eq!((&first["id"], &first["location"]["file"]), (&"template-drops-text".into(), &"x.gguf".into()));
 }
 
 #[test]

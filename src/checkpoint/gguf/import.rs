@@ -8,7 +8,6 @@ use crate::progress::Progress;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use serde_json::Value;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
@@ -55,15 +54,9 @@ pub struct ImportSummary {
 pub fn import(gguf: &Path, out: &Path, dtype: ImportDtype, progress: &dyn Progress) -> Result<ImportSummary> {
     let folder = NewFolder::begin(out)?;
     let checkpoint = GgufCheckpoint::open(gguf)?;
-    let mut config = checkpoint.config().clone();
-    config.insert("torch_dtype".into(), dtype.config_name().into());
-    let documents = [
-        ("config.json", Value::Object(config)),
-        ("generation_config.json", checkpoint.generation_config_json()?),
-        ("tokenizer_config.json", checkpoint.tokenizer_config_json()?),
-        ("tokenizer.json", checkpoint.tokenizer_json()?),
-    ];
-    for (name, document) in documents {
+    let [(config_name, mut config), others @ ..] = checkpoint.documents()?;
+    config["torch_dtype"] = dtype.config_name().into();
+    for (name, document) in [(config_name, config)].into_iter().chain(others) {
         write_file(folder.folder(), name, |file| {
             serde_json::to_writer_pretty(&mut *file, &document)?;
             file.write_all(b"\n")
@@ -218,6 +211,7 @@ mod tests {
     use super::*;
     use crate::progress::Silent;
     use safetensors::SafeTensors;
+    use serde_json::Value;
     use sha2::{Digest, Sha256};
 
     fn names(folder: &Path) -> Vec<String> {

@@ -87,6 +87,19 @@ impl GgufCheckpoint {
         tokenizer::generation_config_json(&self.file)
     }
 
+    /// The JSON files of a folder of this model, config.json first.
+    ///
+    /// # Errors
+    /// As of each.
+    pub fn documents(&self) -> Result<[(&'static str, Value); 4]> {
+        Ok([
+            ("config.json", Value::Object(self.config().clone())),
+            ("generation_config.json", self.generation_config_json()?),
+            ("tokenizer_config.json", self.tokenizer_config_json()?),
+            ("tokenizer.json", self.tokenizer_json()?),
+        ])
+    }
+
     /// Names and shapes in order of name; shapes are outermost first.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.layout.tensors.iter().map(|(name, source)| (name.as_str(), source.shape.as_slice()))

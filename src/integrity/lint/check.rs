@@ -108,6 +108,8 @@ checks! {
     TokenIdOutOfRange "token-id-out-of-range" "A special token that is not in the vocabulary makes padding or generating fail, or never end."
     TokenizerInvalid "tokenizer-invalid" "A tokenizer.json that is no tokenizer leaves the weights without their vocabulary."
     OtherTokenizer "other-tokenizer" "With a tokenizer for each version of a library, what was examined is not what is served."
+    TokenizerRewrites "tokenizer-rewrites" "A tokenizer that rewrites words has the model read, or the user be shown, what nobody wrote."
+    SpecialTokenWord "special-token-word" "A word that is a special token is left out of every answer, or put into every text."
     VocabularyMismatch "vocabulary-mismatch" "With a tokenizer that is another model's the weights are given numbers that mean something else."
     SpecialTokenUnknown "special-token-unknown" "Loaders give a special token that the tokenizer lacks a new number, which the weights never saw."
     EosOrdinaryToken "eos-ordinary-token" "A model that stops at a token of ordinary text is silenced without a change to its weights."

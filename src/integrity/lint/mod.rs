@@ -2,6 +2,7 @@
 //!
 //! Nothing stops at the first problem: a file that is malformed is told of and the others are examined all the same.
 
+mod added;
 mod check;
 mod contents;
 mod downloads;
@@ -13,6 +14,7 @@ mod json;
 mod names;
 mod observation;
 mod pickle;
+mod rewriting;
 mod template;
 mod tensors;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};
 use crate::model::Recipe;
 use crate::progress::Progress;
+use header::Shard;
 use observation::Found;
 use serde::Serialize;
 use std::path::Path;
@@ -83,9 +86,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     let shards = header::read(&files, &mut found);
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
-    let vocabulary = vocabulary::of_folder(root, &mut found);
-    vocabulary::compare(root, &model.shards, vocabulary.as_ref(), &mut found);
-    generation::examine(root, vocabulary.as_ref(), expected, &mut found);
+    serving(root, &model.shards, expected, &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
@@ -95,4 +96,18 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     };
     let (observations, not_listed) = found.finish();
     Ok(Lint { observations, not_listed, examined, config_sha256 })
+}
+
+/// Examines what the configs and the tokenizer in a folder have a model read and say, its weights aside.
+pub fn served(root: &Path) -> Vec<Observation> {
+    let mut found = Found::default();
+    serving(root, &[], &|config| Recipe::read(config).map(Expected), &mut found);
+    found.finish().0
+}
+
+fn serving(root: &Path, model: &[&Shard], expected: &dyn Fn(&ConfigFile) -> Result<Expected>, found: &mut Found) {
+    let vocabulary = vocabulary::of_folder(root, found);
+    vocabulary::compare(root, model, vocabulary.as_ref(), found);
+    generation::examine(root, vocabulary.as_ref(), expected, found);
+    rewriting::examine(root, vocabulary.as_ref(), found);
 }

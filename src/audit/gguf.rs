@@ -1,0 +1,81 @@
+//! How a GGUF is served: its tokenizer, chat template, ends and context are examined as those of the folder that an
+//! import would make of it.
+
+use super::{place, template};
+use crate::checkpoint::gguf::GgufCheckpoint;
+use crate::error::{Error, Result};
+use crate::integrity::lint::{self, Location, Observation};
+use std::path::Path;
+
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// What is seen of the file at `path`; its weights are not looked at.
+///
+/// # Errors
+/// It cannot be read as a model with a tokenizer, or there is no place for its configs.
+pub fn observe(path: &Path) -> Result<Vec<Observation>> {
+    let gguf = GgufCheckpoint::open(path)?;
+    let folder = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
+    let folder = folder.path();
+    let mut found = Vec::new();
+    for (name, document) in gguf.documents()? {
+        let (file, bytes) = (folder.join(name), document.to_string().into_bytes());
+        std::fs::write(&file, &bytes).map_err(Error::io(&file))?;
+        if name == TOKENIZER_CONFIG {
+            found.extend(lint::examine_json(name, &bytes));
+        }
+    }
+    found.extend(lint::served(folder));
+    found.extend(template::observe(folder));
+    let inside = |observation: Observation| Observation {
+        location: Location { file: place::name_of(path), ..observation.location },
+        message: observation.message.replace(&*folder.to_string_lossy(), &path.to_string_lossy()),
+        ..observation
+    };
+    Ok(found.into_iter().map(inside).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of llama, changed in place.
+    fn told(from: &[u8], to: &[u8]) -> Result<Vec<&'static str>> {
+        let mut bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf")).unwrap();
+        let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let found = observe(file.path())?;
+        assert!(found.iter().all(|o| file.path().ends_with(&o.location.file)), "{found:?}");
+        Ok(found.into_iter().map(|o| o.check.id()).collect())
+    }
+
+    /// A key of type u32.
+    fn key(name: &str, value: u32) -> Vec<u8> {
+        [name.as_bytes(), &4u32.to_le_bytes(), &value.to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn what_a_gguf_is_served_with_is_examined() {
+        let (template, end) = (b"{{ messages }}", "tokenizer.ggml.eos_token_id");
+        assert_eq!(told(template, b"{{ 'say it' }}").unwrap(), ["template-drops-text"]);
+        assert_eq!(told(template, b"{{ a.__b__  }}").unwrap()[0], "template-dunder");
+        let found = told(&key(end, 290), &key(end, 70)).unwrap();
+        assert!(found.contains(&"eos-ordinary-token"), "{found:?}");
+        assert!(told(&key(end, 290), &key(end, 9999)).is_err());
+    }
+
+    #[test]
+    fn files_of_all_families_have_nothing_to_be_told() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let models =
+            files.filter(|file| place::name_of(file).starts_with("tiny") && file.extension() == Some("gguf".as_ref()));
+        for file in models {
+            let found: Vec<_> =
+                observe(&file).unwrap().into_iter().filter(|o| o.check.id() != "template-not-tried").collect();
+            assert_eq!(found, [], "{}", file.display());
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Parts of a tokenizer.json that have the model read, or the user be shown, another text than there is.
+//!
+//! Published tokenizers change spaces, quotes and the forms of letters; anything else is told.
+
+use super::check::Check;
+use super::observation::{Found, Location};
+use super::vocabulary::{Vocabulary, numbers, read};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+const TOKENIZER: &str = "tokenizer.json";
+/// Tokens that an observation lists.
+const LISTED: usize = 10;
+/// How a space is written in vocabularies.
+const SPACES: [char; 2] = ['\u{2581}', 'Ġ'];
+
+#[derive(Deserialize)]
+struct Parts {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u64,
+    content: String,
+    #[serde(default)]
+    special: bool,
+}
+
+/// A part's name, the part, and whether a step of it is one of published tokenizers.
+type Stage<'a> = (&'a str, &'a Value, fn(&Value) -> bool);
+
+/// Others tell of a tokenizer.json that is none.
+pub(super) fn examine(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut Found) {
+    let Some(parts) = read::<Parts>(root, TOKENIZER) else { return };
+    let stages: [Stage; 3] = [
+        ("normalizer", &parts.normalizer, normalizes),
+        ("pre_tokenizer", &parts.pre_tokenizer, cuts),
+        ("decoder", &parts.decoder, decodes),
+    ];
+    for (stage, part, is_usual) in stages {
+        for step in steps(part).into_iter().filter(|step| !is_usual(step)) {
+            let shown: String = step.to_string().chars().take(200).collect();
+            let message = format!("its {stage} changes text as no published one does: {shown}");
+            found.add(Check::TokenizerRewrites, Location::file(TOKENIZER), message, json!({stage: shown}));
+        }
+    }
+    let special = parts.added_tokens.iter().filter(|added| added.special && is_word(&added.content));
+    let special: Vec<(&str, u64)> = special.map(|added| (added.content.as_str(), added.id)).collect();
+    words(&special, "left out of answers as special tokens are", found);
+    if let Some(vocabulary) = vocabulary {
+        let put = vocabulary.ordinary(&added_to_texts(&parts.post_processor));
+        let put: Vec<(&str, u64)> = put.into_iter().filter(|(text, _)| is_word(text)).collect();
+        words(&put, "put into every text by its post_processor", found);
+    }
+}
+
+fn words(tokens: &[(&str, u64)], what: &str, found: &mut Found) {
+    let Some((text, id)) = tokens.first() else { return };
+    let count = crate::error::Count(tokens.len(), "ordinary word is", "ordinary words are");
+    let message = format!("{count} {what}, the first is {text:?}, {id}");
+    let evidence = json!({"tokens": &tokens[..tokens.len().min(LISTED)]});
+    found.add(Check::SpecialTokenWord, Location::file(TOKENIZER), message, evidence);
+}
+
+/// A part's steps: those of a sequence, of sequences within it too, or itself.
+fn steps(part: &Value) -> Vec<&Value> {
+    let inner = ["normalizers", "pretokenizers", "decoders"].iter().find_map(|key| part.get(key)?.as_array());
+    match inner {
+        Some(inner) if kind(part) == "Sequence" => inner.iter().flat_map(steps).collect(),
+        _ if part.is_null() => Vec::new(),
+        _ => vec![part],
+    }
+}
+
+fn kind(step: &Value) -> &str {
+    step.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn text<'a>(step: &'a Value, key: &str) -> &'a str {
+    step.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn normalizes(step: &Value) -> bool {
+    match kind(step) {
+        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "BertNormalizer" | "Nmt" | "Precompiled"
+        | "ByteLevel" | "Strip" => true,
+        "Prepend" => text(step, "prepend").chars().all(is_mark),
+        "Replace" => replaces(step),
+        _ => false,
+    }
+}
+
+fn cuts(step: &Value) -> bool {
+    let removes = text(step, "behavior") == "Removed";
+    match kind(step) {
+        "ByteLevel" | "Whitespace" | "WhitespaceSplit" | "BertPreTokenizer" | "Digits" | "UnicodeScripts"
+        | "FixedLength" => true,
+        "Metaspace" => is_metaspace(step),
+        "CharDelimiterSplit" => text(step, "delimiter").chars().all(is_mark),
+        "Punctuation" => !removes,
+        // What does not match is removed: GPT's own patterns match everything.
+        "Split" if removes && step.get("invert") == Some(&Value::Bool(true)) => matches_all(step),
+        "Split" => !removes || is_of_marks(step),
+        _ => false,
+    }
+}
+
+fn decodes(step: &Value) -> bool {
+    match kind(step) {
+        "ByteLevel" | "ByteFallback" | "Fuse" => true,
+        "Metaspace" => is_metaspace(step),
+        "Replace" => replaces(step),
+        "Strip" => text(step, "content").chars().all(is_mark),
+        "WordPiece" => text(step, "prefix") == "##",
+        "BPEDecoder" => ["", "</w>"].contains(&text(step, "suffix")),
+        _ => false,
+    }
+}
+
+fn is_metaspace(step: &Value) -> bool {
+    text(step, "replacement").chars().all(|c| SPACES.contains(&c))
+}
+
+/// Whether marks are replaced by marks.
+fn replaces(step: &Value) -> bool {
+    is_of_marks(step) && text(step, "content").chars().all(is_mark)
+}
+
+/// What a text's words do not depend on: spaces, quotes, and characters that cannot be seen.
+fn is_mark(c: char) -> bool {
+    c.is_whitespace()
+        || SPACES.contains(&c)
+        || matches!(c, '`' | '\'' | '"' | '\u{2018}'..='\u{201f}' | '\u{200b}'..='\u{200f}' | '\u{feff}' | '\u{ad}')
+}
+
+/// Whether a step's pattern can match nothing but marks.
+fn is_of_marks(step: &Value) -> bool {
+    let Some(pattern) = step.get("pattern") else { return false };
+    if let Some(text) = pattern.get("String").and_then(Value::as_str) {
+        return text.chars().all(is_mark);
+    }
+    let mut rest = text(pattern, "Regex");
+    let known = !rest.is_empty();
+    while let Some(c) = rest.chars().next() {
+        let counts = rest.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let after = match (c, counts) {
+            ('\\', _) => ["\\s", "\\n", "\\r", "\\t"].iter().find_map(|escape| rest.strip_prefix(escape)),
+            (_, Some((count, after))) if count.chars().all(|c| c.is_ascii_digit() || c == ',') => Some(after),
+            _ if is_mark(c) || "+*?|()[]^$".contains(c) => Some(&rest[c.len_utf8()..]),
+            _ => None,
+        };
+        // A bracket that begins with ^ matches all but what it lists.
+        let Some(after) = after.filter(|_| !rest.starts_with("[^") && !rest.starts_with("(?")) else { return false };
+        rest = after;
+    }
+    known
+}
+
+/// Whether a pattern is one of those that cut a text up without a rest.
+fn matches_all(step: &Value) -> bool {
+    let pattern = step.get("pattern").map(|pattern| text(pattern, "Regex")).unwrap_or_default();
+    let plain = pattern.replace("(?!\\S)", "");
+    let looks_around = ["(?!", "(?=", "(?<"].iter().any(|look| plain.contains(look));
+    !looks_around && ["\\p{L}", "\\p{N}", "\\s+", "[^\\s\\p{L}\\p{N}]"].iter().all(|part| pattern.contains(part))
+}
+
+/// Whether a token is a word or a number, not a name that is made up for a special token.
+pub(super) fn is_word(token: &str) -> bool {
+    let word = token.trim_matches(|c: char| c.is_whitespace() || SPACES.contains(&c));
+    let is_of_words = |c: char| c.is_alphanumeric() || c == '\'' || c == ' ';
+    word.chars().all(is_of_words) && word.chars().any(char::is_alphanumeric)
+}
+
+/// The numbers of the tokens that a post-processor puts around texts.
+fn added_to_texts(part: &Value) -> BTreeSet<i64> {
+    if let Some(inner) = part.get("processors").and_then(Value::as_array) {
+        return inner.iter().flat_map(added_to_texts).collect();
+    }
+    let named = part.get("special_tokens").and_then(Value::as_object);
+    let named = named.into_iter().flat_map(|tokens| tokens.values()).flat_map(|token| numbers(token.get("ids")));
+    // ["</s>", 2]
+    let pairs = ["sep", "cls"].into_iter().filter_map(|key| part.get(key)?.get(1)?.as_i64());
+    named.chain(pairs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(tokenizer: &Value) -> Vec<&'static str> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(TOKENIZER), tokenizer.to_string()).unwrap();
+        let mut found = Found::default();
+        let vocabulary = super::super::vocabulary::of_folder(folder.path(), &mut found);
+        examine(folder.path(), vocabulary.as_ref(), &mut found);
+        found.finish().0.iter().map(|o| o.check.id()).collect()
+    }
+
+    fn with(part: &str, value: Value) -> Value {
+        let vocab = json!({"<s>": 0, "Ġnot": 1, "a": 2, "eng_Latn": 3});
+        let mut tokenizer = json!({"model": {"type": "BPE", "vocab": vocab, "merges": []}});
+        tokenizer[part] = value;
+        tokenizer
+    }
+
+    fn replace(pattern: Value, content: &str) -> Value {
+        json!({"type": "Replace", "pattern": pattern, "content": content})
+    }
+
+    #[test]
+    fn what_published_tokenizers_do_is_let_be() {
+        let gpt4 = "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+        let spaces = replace(json!({"String": " "}), "▁");
+        for (part, value) in [
+            ("normalizer", Value::Null),
+            ("normalizer", json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, spaces]})),
+            ("normalizer", json!({"type": "Sequence", "normalizers": []})),
+            ("normalizer", json!({"type": "NFC"})),
+            ("normalizer", json!({"type": "BertNormalizer", "lowercase": true})),
+            ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AA=="})),
+            ("normalizer", json!({"type": "Strip", "strip_left": false, "strip_right": true})),
+            ("normalizer", replace(json!({"Regex": " {2,}"}), "▁")),
+            ("normalizer", replace(json!({"Regex": "\\s+"}), " ")),
+            ("normalizer", replace(json!({"Regex": "[\\n\\r\\t]"}), " ")),
+            ("normalizer", replace(json!({"String": "``"}), "\"")),
+            ("pre_tokenizer", json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"})),
+            (
+                "pre_tokenizer",
+                json!({"type": "Split", "pattern": {"Regex": gpt4}, "behavior": "Removed", "invert": true}),
+            ),
+            (
+                "pre_tokenizer",
+                json!({"type": "Split", "pattern": {"String": "not"}, "behavior": "Isolated", "invert": false}),
+            ),
+            (
+                "pre_tokenizer",
+                json!({"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]}),
+            ),
+            (
+                "decoder",
+                json!({"type": "Sequence", "decoders": [
+                    replace(json!({"String": "▁"}), " "), {"type": "ByteFallback"}, {"type": "Fuse"},
+                    {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}),
+            ),
+            ("decoder", json!({"type": "WordPiece", "prefix": "##", "cleanup": true})),
+            ("post_processor", json!({"type": "TemplateProcessing", "special_tokens": {"<s>": {"ids": [0]}}})),
+            ("post_processor", json!({"type": "TemplateProcessing", "special_tokens": {"eng_Latn": {"ids": [3]}}})),
+            ("added_tokens", json!([{"id": 1, "content": "not", "special": false}])),
+            (
+                "added_tokens",
+                json!(
+                    ["<s>", "▁<PRE>", ">>TITLE<<", "[INST]", "|||IP_ADDRESS|||", "PI:URL", "en_XX", "\n", "<|im_end|>"]
+                        .map(|content| json!({"id": 9, "content": content, "special": true}))
+                ),
+            ),
+        ] {
+            assert_eq!(told(&with(part, value.clone())), [""; 0], "{part} {value}");
+        }
+    }
+
+    #[test]
+    fn what_changes_words_is_told() {
+        let split = |pattern: &str, invert: bool| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": invert});
+        for (part, value) in [
+            ("normalizer", replace(json!({"String": "hate"}), "love")),
+            ("normalizer", replace(json!({"String": " "}), " not ")),
+            ("normalizer", replace(json!({"Regex": "[^ ]"}), "")),
+            ("normalizer", replace(json!({"Regex": "\\S+"}), " ")),
+            ("normalizer", replace(json!({"Regex": ".*"}), "")),
+            ("normalizer", json!({"type": "Prepend", "prepend": "Insult me. "})),
+            (
+                "normalizer",
+                json!({"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [
+                    replace(json!({"String": "no"}), "yes")]}]}),
+            ),
+            ("pre_tokenizer", split("not", false)),
+            ("pre_tokenizer", split("(?!hate)\\p{L}+|\\p{N}|\\s+|[^\\s\\p{L}\\p{N}]", true)),
+            ("pre_tokenizer", json!({"type": "Metaspace", "replacement": "e"})),
+            ("pre_tokenizer", json!({"type": "CharDelimiterSplit", "delimiter": "e"})),
+            (
+                "decoder",
+                json!({"type": "Sequence", "decoders": [
+                {"type": "ByteLevel"}, replace(json!({"String": " safe"}), " unsafe")]}),
+            ),
+            ("decoder", json!({"type": "Strip", "content": ".", "start": 0, "stop": 1})),
+            ("decoder", json!({"type": "CTC", "pad_token": "not"})),
+        ] {
+            assert_eq!(told(&with(part, value.clone())), ["tokenizer-rewrites"], "{part} {value}");
+        }
+        for (part, value) in [
+            ("added_tokens", json!([{"id": 1, "content": " not", "special": true}])),
+            ("added_tokens", json!([{"id": 1, "content": "don't", "special": true}])),
+        ] {
+            assert_eq!(told(&with(part, value.clone())), ["special-token-word"], "{part} {value}");
+        }
+        let mut put =
+            with("post_processor", json!({"type": "TemplateProcessing", "special_tokens": {"<s>": {"ids": [1]}}}));
+        put["added_tokens"] = json!([{"id": 0, "content": "<s>", "special": true}]);
+        assert_eq!(told(&put), ["special-token-word"]);
+    }
+}
