@@ -177,7 +177,7 @@ fn matches_all(step: &Value) -> bool {
 }
 
 /// Whether a token is a word or a number, not a name that is made up for a special token.
-fn is_word(token: &str) -> bool {
+pub(super) fn is_word(token: &str) -> bool {
     let word = token.trim_matches(|c: char| c.is_whitespace() || SPACES.contains(&c));
     let is_of_words = |c: char| c.is_alphanumeric() || c == '\'' || c == ' ';
     word.chars().all(is_of_words) && word.chars().any(char::is_alphanumeric)

@@ -128,6 +128,50 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         f.json("config.json", |c| (c["hidden_size"], c["max_position_embeddings"]) = (2048.into(), 8192.into()));
         f.write("tokenizer_config.json", br#"{"model_max_length": 16}"#);
     }),
+    (Check::EosOrdinaryToken, "tokenizer_config.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("tokenizer_config.json", br#"{"eos_token": {"content": "e"}}"#);
+    }),
+    (Check::EosOrdinaryToken, "special_tokens_map.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("special_tokens_map.json", br#"{"eos_token": "e"}"#);
+    }),
+    (Check::SpecialTokenWord, "special_tokens_map.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("special_tokens_map.json", br#"{"pad_token": "e"}"#);
+    }),
+    (Check::SpecialTokenWord, "tokenizer_config.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("tokenizer_config.json", br#"{"added_tokens_decoder": {"20": {"content": "the", "special": true}}}"#);
+    }),
+    (Check::SpecialTokenWord, "tokenizer_config.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("tokenizer_config.json", br#"{"additional_special_tokens": ["<|end|>", "."]}"#);
+    }),
+    (Check::SpecialTokenWord, "tokenizer_config.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("tokenizer_config.json", br#"{"extra_special_tokens": {"no_token": " not"}}"#);
+    }),
+    (Check::SpecialTokenWord, "added_tokens.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("added_tokens.json", br#"{"the": 97}"#);
+    }),
+    (Check::TokenBeyondEmbedding, "tokenizer_config.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("tokenizer_config.json", br#"{"additional_special_tokens": ["<|zz|>"]}"#);
+    }),
+    (Check::TokenBeyondEmbedding, "tokenizer_config.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("tokenizer_config.json", br#"{"added_tokens_decoder": {"97": {"content": "<|zz|>"}}}"#);
+    }),
+    (Check::TokenBeyondEmbedding, "special_tokens_map.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("special_tokens_map.json", br#"{"bos_token": "zzzz"}"#);
+    }),
+    (Check::TokenBeyondEmbedding, "added_tokens.json", None, |f| {
+        f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 96, "content": "<|end|>", "special": true}]));
+        f.write("added_tokens.json", br#"{"<|zz|>": 60000}"#);
+    }),
     (Check::ContextShort, "config.json", None, |f| f.json("config.json", |c| c["hidden_size"] = 2048.into())),
     (Check::SpecialTokenUnknown, "tokenizer_config.json", None, |f| {
         f.json("tokenizer.json", |t| t["model"]["vocab"] = json!({"a": 0}));
@@ -404,8 +448,11 @@ const PASSED: &[(&str, Break)] = &[
         f.write("generation_config.json", br#"{"bos_token_id": null, "eos_token_id": [96, 0], "pad_token_id": null, "max_new_tokens": 2048,
             "max_length": 4096, "min_length": 0, "repetition_penalty": 1.05, "temperature": 0.6, "suppress_tokens": [1, 2],
             "stop_strings": ["<|end|>", "\n\n"], "no_repeat_ngram_size": 0}"#);
+        f.write("added_tokens.json", br#"{"<|end|>": 96, "<image_soft_token>": 97}"#);
+        f.write("special_tokens_map.json", br#"{"eos_token": {"content": "<|end|>"}, "pad_token": "!", "unk_token": "<|end|>"}"#);
         f.write("tokenizer_config.json", br#"{"bos_token": null, "eos_token": {"content": "<|end|>"}, "pad_token": "",
-            "model_max_length": 1000000000000000019884624838656}"#);
+            "additional_special_tokens": ["<|end|>"], "extra_special_tokens": {"image_token": "<image_soft_token>"},
+            "added_tokens_decoder": {"96": {"content": "<|end|>", "special": true}}, "model_max_length": 1000000000000000019884624838656}"#);
     }),
     ("a header padded with spaces", |f| f.header(|h| h + "        ")),
     ("one denormal value", |f| f.values(DOWN, [1], 1e-40)),

@@ -1,5 +1,6 @@
 //! The tokenizer against the weights, and the numbers of tokens that configs name.
 
+use super::added;
 use super::check::Check;
 use super::header::Shard;
 use super::observation::{Found, Location};
@@ -12,12 +13,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const GENERATION: &str = "generation_config.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Tokens that an observation lists.
-const LISTED: usize = 10;
+pub(super) const LISTED: usize = 10;
 
 /// A JSON file of the checkpoint, as far as it can be read; others tell of one that cannot.
 pub(super) fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Option<T> {
@@ -28,14 +29,14 @@ pub(super) fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Option<T> {
 #[derive(Deserialize)]
 pub(super) struct Vocabulary {
     #[serde(default)]
-    added_tokens: Vec<Added>,
+    pub(super) added_tokens: Vec<Added>,
     model: Model,
 }
 
 #[derive(Deserialize)]
-struct Added {
+pub(super) struct Added {
     id: u64,
-    content: String,
+    pub(super) content: String,
     #[serde(default)]
     special: bool,
 }
@@ -85,12 +86,12 @@ impl Vocabulary {
     }
 
     /// One more than the highest number.
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.all().map(|(_, id)| id.saturating_add(1)).max().unwrap_or(0)
     }
 
     /// The number of a token, by its text.
-    fn id(&self, token: &str) -> Option<u64> {
+    pub(super) fn id(&self, token: &str) -> Option<u64> {
         self.all().find(|(text, _)| *text == token).map(|(_, id)| id)
     }
 
@@ -107,7 +108,7 @@ impl Vocabulary {
 }
 
 /// Whether a token can stand in ordinary text: not one in brackets, as special tokens are, nor a control character.
-fn is_ordinary(token: &str) -> bool {
+pub(super) fn is_ordinary(token: &str) -> bool {
     let begins = token.trim().starts_with(['<', '[', '{', '|', '\u{ff5c}']) && token.chars().count() > 2;
     let bracketed = begins && token.trim().ends_with(['>', ']', '}', '|', '\u{ff5c}']);
     // GPT-2's characters for the bytes that cannot be seen: of these a space, a tab and the ends of lines are ordinary.
@@ -155,6 +156,7 @@ pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabul
         named.iter().for_each(|(file, map)| beyond(rows, file, map, found));
         vocabulary.iter().for_each(|vocabulary| size(rows, vocabulary, found));
     }
+    vocabulary.iter().for_each(|vocabulary| added::examine(root, vocabulary, rows, found));
     if let (Some(vocabulary), Some(tokenizer_config)) = (vocabulary, &tokenizer_config) {
         lacking(vocabulary, tokenizer_config, rows.unwrap_or(u64::MAX), found);
         special(vocabulary, tokenizer_config, &named, found);
@@ -235,7 +237,7 @@ fn size(rows: u64, vocabulary: &Vocabulary, found: &mut Found) {
 
 /// Places for what is no text: Gemma 3's text models share the tokenizer of those that see, whose `<image_soft_token>`
 /// is beyond their embedding.
-fn is_of_other_input(token: &str) -> bool {
+pub(super) fn is_of_other_input(token: &str) -> bool {
     token.starts_with('<')
         && token.ends_with('>')
         && ["image", "audio", "video"].iter().any(|input| token.contains(input))
