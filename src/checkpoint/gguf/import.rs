@@ -211,7 +211,6 @@ mod tests {
     use super::*;
     use crate::progress::Silent;
     use safetensors::SafeTensors;
-    use serde_json::Value;
     use sha2::{Digest, Sha256};
 
     fn names(folder: &Path) -> Vec<String> {
