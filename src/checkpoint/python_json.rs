@@ -4,6 +4,7 @@
 use super::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files;
+use serde::Deserialize;
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -31,8 +32,64 @@ pub const LARGEST: u64 = 32 << 20;
 /// Values that no file of settings has: a number for each token of a vocabulary is the most. In memory each takes up to
 /// hundreds of times its shortest text, `{}`.
 const MOST_VALUES: usize = 160_000;
-/// What a tokenizer_config.json says of each added token again, which may be as many as the vocabulary. Nobody asks for it.
-const NOT_KEPT: &str = "added_tokens_decoder";
+/// What a tokenizer_config.json says of each added token again, which may be as many as the vocabulary. Of each its text
+/// alone is kept.
+const ADDED_TOKENS: &str = "added_tokens_decoder";
+
+/// A token and how it is found.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AddedToken {
+    Token { content: String },
+    Other(IgnoredAny),
+}
+
+/// The texts of added tokens by their numbers; null where there is something else.
+struct AddedTokens(Value);
+
+impl<'de> Deserialize<'de> for AddedTokens {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<AddedTokens, D::Error> {
+        struct Of;
+        impl<'de> Visitor<'de> for Of {
+            type Value = Value;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+            fn visit_bool<E>(self, _: bool) -> std::result::Result<Value, E> {
+                Ok(Value::Null)
+            }
+            fn visit_i64<E>(self, _: i64) -> std::result::Result<Value, E> {
+                Ok(Value::Null)
+            }
+            fn visit_u64<E>(self, _: u64) -> std::result::Result<Value, E> {
+                Ok(Value::Null)
+            }
+            fn visit_f64<E>(self, _: f64) -> std::result::Result<Value, E> {
+                Ok(Value::Null)
+            }
+            fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+                Ok(Value::Null)
+            }
+            fn visit_str<E>(self, _: &str) -> std::result::Result<Value, E> {
+                Ok(Value::Null)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Value, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Value::Null)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
+                let mut texts = Map::new();
+                while let Some((id, token)) = map.next_entry::<String, AddedToken>()? {
+                    if let AddedToken::Token { content } = token {
+                        texts.insert(id, content.into());
+                    }
+                }
+                Ok(texts.into())
+            }
+        }
+        d.deserialize_any(Of).map(AddedTokens)
+    }
+}
 
 /// Reads `text` as Python would.
 ///
@@ -108,12 +165,12 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
         let mut members = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            if key == NOT_KEPT {
-                map.next_value::<IgnoredAny>()?;
+            let value = if key == ADDED_TOKENS {
+                map.next_value::<AddedTokens>()?.0
             } else {
-                let value = map.next_value_seed(Bounded(self.0))?;
-                members.insert(key, value);
-            }
+                map.next_value_seed(Bounded(self.0))?
+            };
+            members.insert(key, value);
         }
         Ok(members.into())
     }
@@ -182,7 +239,11 @@ mod tests {
         assert!(read("{} x").is_err());
         let token = r#","1":{"content":"a","lstrip":false,"normalized":false,"rstrip":false}"#;
         let speech = format!(r#"{{"added_tokens_decoder":{{"0":{{}}{}}},"b":1}}"#, token.repeat(70_000));
-        assert_eq!(read(&speech), Ok(serde_json::json!({"b": 1})));
+        assert_eq!(read(&speech), Ok(serde_json::json!({"added_tokens_decoder": {"1": "a"}, "b": 1})));
+        for other in ["5", "[1]", "null", "\"a\"", "true"] {
+            let text = format!(r#"{{"added_tokens_decoder":{other},"b":1}}"#);
+            assert_eq!(read(&text), Ok(serde_json::json!({"added_tokens_decoder": null, "b": 1})));
+        }
     }
 
     #[test]

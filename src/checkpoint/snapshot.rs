@@ -112,7 +112,7 @@ mod tests {
         assert_eq!((found.blob(&snapshot.join("beside")), found.blob(&snapshot.join("gone"))), (None, None));
         let deep = snapshot.join("snapshots/deeper");
         std::fs::create_dir_all(&deep).unwrap();
-        std::os::unix::fs::symlink(Path::new("../../../../blobs").join(sha1), deep.join("file")).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../../../blobs").join(sha256), deep.join("file")).unwrap();
         assert!(Snapshot::of(&deep).unwrap().blob(&deep.join("file")).is_some());
         assert!(Snapshot::of(&repository).is_none());
         std::fs::rename(repository.join("blobs"), cache.path().join("elsewhere")).unwrap();

@@ -5,7 +5,7 @@ use super::observation::{Found, Location};
 use super::rewriting::is_word;
 use super::vocabulary::{LISTED, TOKENIZER, TOKENIZER_CONFIG, Vocabulary, is_of_other_input, is_ordinary, read};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
@@ -33,12 +33,14 @@ pub(super) fn examine(root: &Path, vocabulary: &Vocabulary, rows: Option<u64>, f
     named.extend(of_map(SPECIAL_TOKENS, &special));
     named.extend(added.iter().map(|(text, id)| Named { file: ADDED_TOKENS, key: "", text, id: id.as_u64() }));
     named.retain(|token| !token.text.is_empty());
+    // Both may be as many as the vocabulary.
+    let ids: HashMap<&str, u64> = vocabulary.all().collect();
     for file in [TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS] {
         let of_file: Vec<&Named> = named.iter().filter(|token| token.file == file).collect();
-        ordinary(file, &of_file, vocabulary, found);
+        ordinary(file, &of_file, vocabulary, &ids, found);
     }
     if let Some(rows) = rows {
-        beyond(&named, vocabulary, rows, found);
+        beyond(&named, vocabulary, &ids, rows, found);
     }
 }
 
@@ -69,20 +71,26 @@ fn text(token: &Value) -> Option<&str> {
 }
 
 /// Words that tokenizer.json does not set apart and a file does.
-fn ordinary(file: &'static str, named: &[&Named], vocabulary: &Vocabulary, found: &mut Found) {
-    let is_set_apart = |text: &str| vocabulary.added_tokens.iter().any(|added| added.content == text);
-    let bare = named.iter().filter(|token| !is_set_apart(token.text));
+fn ordinary(
+    file: &'static str,
+    named: &[&Named],
+    vocabulary: &Vocabulary,
+    ids: &HashMap<&str, u64>,
+    found: &mut Found,
+) {
+    let set_apart: HashSet<&str> = vocabulary.added_tokens.iter().map(|added| added.content.as_str()).collect();
+    let bare = named.iter().filter(|token| !set_apart.contains(token.text));
     let (ends, others): (Vec<&Named>, Vec<&Named>) = bare.partition(|token| token.key == "eos_token");
     for end in ends {
         // A tokenizer without special tokens has an ordinary one for it.
-        let ids: BTreeSet<i64> = vocabulary.id(end.text).and_then(|id| i64::try_from(id).ok()).into_iter().collect();
-        if !vocabulary.ordinary(&ids).is_empty() {
+        let end_ids: BTreeSet<i64> = ids.get(end.text).and_then(|id| i64::try_from(*id).ok()).into_iter().collect();
+        if !vocabulary.ordinary(&end_ids).is_empty() {
             let message = format!("eos_token ends answers at {:?}, which ordinary text is made of", end.text);
             found.add(Check::EosOrdinaryToken, Location::file(file), message, json!({"token": end.text}));
         }
     }
     let is_of_text = |token: &&Named| {
-        let is_known = vocabulary.id(token.text).is_some();
+        let is_known = ids.contains_key(token.text);
         let is_sign = is_known && is_ordinary(token.text) && !token.text.trim().is_empty();
         // One of the signs has to do for padding where nothing was made for it.
         let is_lone = ROLES.contains(&token.key);
@@ -99,12 +107,12 @@ fn ordinary(file: &'static str, named: &[&Named], vocabulary: &Vocabulary, found
 
 /// Tokens that tokenizer.json lacks, whose numbers the embedding has no row for. Those that begin, end and pad are
 /// looked at on their own in tokenizer_config.json.
-fn beyond(named: &[Named], vocabulary: &Vocabulary, rows: u64, found: &mut Found) {
+fn beyond(named: &[Named], vocabulary: &Vocabulary, ids: &HashMap<&str, u64>, rows: u64, found: &mut Found) {
     let mut next = vocabulary.end();
     let mut seen = BTreeSet::new();
     for token in named {
         let is_examined = token.file == TOKENIZER_CONFIG && ROLES.contains(&token.key);
-        if vocabulary.id(token.text).is_some() || !seen.insert(token.text) {
+        if ids.contains_key(token.text) || !seen.insert(token.text) {
             continue;
         }
         let id = token.id.unwrap_or(next).max(next);

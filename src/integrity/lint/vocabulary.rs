@@ -80,7 +80,8 @@ impl<'de> Deserialize<'de> for Entries {
 }
 
 impl Vocabulary {
-    fn all(&self) -> impl Iterator<Item = (&str, u64)> {
+    /// Its tokens and their numbers.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, u64)> {
         let added = self.added_tokens.iter().map(|added| (added.content.as_str(), added.id));
         self.model.vocab.0.iter().map(|(text, id)| (text.as_str(), *id)).chain(added)
     }
