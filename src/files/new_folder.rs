@@ -75,8 +75,10 @@ impl NewFolder {
     /// The system refuses, as where something has appeared there in the meantime.
     pub fn finish(self) -> Result<()> {
         let NewFolder { out, mut beside, folder, _lock } = self;
-        folder.remove(MARKER)?;
+        // Between these two and the renaming there is as little as can be: whoever is killed there leaves a folder that
+        // nobody knows for a left-over.
         folder.sync();
+        folder.remove(MARKER)?;
         // Some systems rename no folder that is open.
         drop((folder, _lock));
         let parent = &beside.parent.dir;
