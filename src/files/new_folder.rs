@@ -54,7 +54,11 @@ impl NewFolder {
         // As open as a folder that the user makes (the umask applies).
         parent.dir.create_dir(&name).map_err(Error::io(&path))?;
         let beside = Beside { parent, name: Some(name.clone()) };
-        let dir = beside.parent.dir.open_dir_nofollow(&name).map_err(Error::io(&path))?;
+        let dir = match beside.parent.dir.open_dir_nofollow(&name) {
+            // Another run took it for a killed one's.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return NewFolder::begin(out),
+            dir => dir.map_err(Error::io(&path))?,
+        };
         let folder = OpenFolder::of(dir, &path);
         if !is_own(&folder) {
             return Err(Error::file(&path, "is not the folder that was made: somebody else writes here, too"));
@@ -138,9 +142,19 @@ fn remove_unfinished(parent: &OpenFolder) {
 fn is_left_over(parent: &OpenFolder, name: &str) -> Option<File> {
     let dir = parent.dir.open_dir_nofollow(name).ok()?;
     let folder = OpenFolder::of(dir, &parent.path().join(name));
-    let marker = folder.read(MARKER).ok()??;
-    let marked = read_open(&marker, folder.path(), 64).is_ok_and(|marker| marker == name.as_bytes());
+    let marked = match folder.read(MARKER).ok()? {
+        // It may have been killed before all of it was written.
+        Some(marker) => read_open(&marker, folder.path(), 64).is_ok_and(|marker| name.as_bytes().starts_with(&marker)),
+        None => is_new(&folder, name),
+    };
     if marked && is_own(&folder) { lock(&folder) } else { None }
+}
+
+/// Whether a run was killed before it could write its marker: an empty folder of such a name, with which nothing is lost.
+fn is_new(folder: &OpenFolder, name: &str) -> bool {
+    let number = name.strip_prefix(UNFINISHED).unwrap_or_default();
+    let is_ours = number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit());
+    is_ours && folder.dir.entries().is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Whether the user made the folder.
