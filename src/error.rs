@@ -1,7 +1,5 @@
 //! The one error type. Every message names the thing, what was expected and, where it helps, what to do.
 
-pub use crate::escape::printable;
-
 use std::path::{Path, PathBuf};
 
 /// What every fallible function of this crate returns.

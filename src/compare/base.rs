@@ -3,7 +3,8 @@
 use super::published::Published;
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{Checkpoint, place};
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
+use crate::escape::printable;
 use crate::locate::{self, Opened, Report, ReportSettings, Settings, Subject};
 use crate::model::{self, Recipe};
 use crate::neuron::{Neuron, Site};

@@ -1,7 +1,8 @@
 //! Findings, for people.
 
 use super::table;
-use crate::error::{Bytes, printable};
+use crate::error::Bytes;
+use crate::escape::printable;
 use crate::finding::{Finding, Severity};
 use crate::integrity::lint::Examined;
 use std::fmt::Write;

@@ -1,7 +1,7 @@
 //! Answers before and after, for people.
 
 use super::table::{push, right, table};
-use crate::error::printable;
+use crate::escape::printable;
 use crate::metrics::Prediction;
 use crate::neuron::Neuron;
 use crate::probe::{Answer, Probed};

@@ -2,7 +2,8 @@
 
 use super::{Difference, LineChange, Pattern, TensorChange};
 use crate::checkpoint::place::Axis;
-use crate::error::{Figure, printable};
+use crate::error::Figure;
+use crate::escape::printable;
 use std::fmt::{self, Write};
 
 impl fmt::Display for Difference {

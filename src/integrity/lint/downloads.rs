@@ -4,7 +4,7 @@ use super::check::Check;
 use super::folder::File;
 use super::observation::Found;
 use crate::checkpoint::stand_in::StandIn;
-use crate::error::printable;
+use crate::escape::printable;
 use crate::files;
 use std::io::Read;
 

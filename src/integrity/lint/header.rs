@@ -6,7 +6,7 @@ use super::observation::{Found, Location};
 use crate::checkpoint::header::{Header, HeaderError, TensorEntry};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
-use crate::error::printable;
+use crate::escape::printable;
 use crate::files;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
