@@ -175,10 +175,13 @@ pub struct Left {
 /// Measures what the rules and the request ask for, and judges it.
 ///
 /// # Errors
-/// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint) cannot be
-/// read, a file of the model changed meanwhile, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
+/// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint, the base)
+/// is not there or cannot be read, a file of the model changed meanwhile, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
 pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
+    if let Some(base) = request.run.as_ref().and_then(|run| run.base.as_ref()) {
+        base.check()?;
+    }
     let place = Place::find(request.model, progress)?;
     let path = place.path().to_owned();
     unchanged(&path, || examine(request, fingerprint, place, progress))

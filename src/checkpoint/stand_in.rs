@@ -11,7 +11,7 @@ pub enum StandIn {
     Pointer(&'static str),
     /// A page, such as that of a login.
     Page,
-    /// Space that was set aside for content that never came.
+    /// Space that was set aside for a download.
     Zeros,
     /// Text where there should be none, by its beginning: a server's error message.
     Text(String),
@@ -72,7 +72,7 @@ impl fmt::Display for StandIn {
                 "is a web page, as a server sends for a login or an error, not the file itself; fetch it again",
             ),
             StandIn::Zeros => {
-                f.write_str("begins with nothing but zeros, as a download that never came; fetch it again")
+                f.write_str("begins with nothing but zeros, as space that was set aside for a download; fetch it again")
             }
             StandIn::Text(start) => {
                 write!(f, "is text that begins with {start:?}, not the file itself; fetch it again")

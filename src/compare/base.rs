@@ -2,7 +2,7 @@
 
 use super::published::Published;
 use crate::checkpoint::hub::Origin;
-use crate::checkpoint::{Checkpoint, place};
+use crate::checkpoint::{Checkpoint, Source, place};
 use crate::error::{Error, Result};
 use crate::escape::printable;
 use crate::locate::{self, Opened, Report, ReportSettings, Settings, Subject};
@@ -31,6 +31,18 @@ impl BaseName {
             Some(name) => BaseName::Published(name.into()),
             None if text.ends_with(".json") => BaseName::CriticalSet(text.into()),
             None => BaseName::Model(text.into()),
+        }
+    }
+
+    /// Whether there is such a base, before anything is computed; of a hub id its form alone.
+    ///
+    /// # Errors
+    /// Nothing is there, or it is not what its name says.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            BaseName::Published(name) => Published::find(name).map(drop),
+            BaseName::CriticalSet(path) => Report::read(path).map(drop),
+            BaseName::Model(name) => Source::find(name).map(drop),
         }
     }
 }
@@ -191,16 +203,16 @@ impl Base {
         }
         let unsound = |problem: &str| Err(Error::input(format!("the critical set of the base {source} {problem}")));
         if set.neurons.is_empty() {
-            return unsound("has no neurons; locate it anew");
+            return unsound("has no neurons; locate it again");
         }
         if set.neurons.iter().any(|neuron| !seen.contains(neuron)) {
-            return unsound("is not within its ranking; locate it anew");
+            return unsound("is not within its ranking; locate it again");
         }
         if ranking.iter().any(|(_, importance)| !importance.is_finite() || *importance <= 0.0) {
-            return unsound("comes with a ranking by importances that are not above 0; locate it anew");
+            return unsound("comes with a ranking by importances that are not above 0; locate it again");
         }
         if !(report.base.nll_nats.is_finite() && report.base.nll_nats >= 0.0) {
-            return unsound("comes with a perplexity that is not a number of 1 or more; locate it anew");
+            return unsound("comes with a perplexity that is not a number of 1 or more; locate it again");
         }
         Ok(Base {
             identity: BaseIdentity {

@@ -129,9 +129,9 @@ impl Baseline {
     pub fn read(path: &Path) -> Result<Baseline> {
         let bytes = files::read_at_most(path, LARGEST)?;
         let advice = "expected what `achilles-audit monitor record` wrote";
-        let baseline: Baseline =
-            serde_json::from_slice(&bytes).map_err(|e| Error::file(path, format!("is no baseline: {e}; {advice}")))?;
-        baseline.checked().map_err(|problem| Error::file(path, format!("is no baseline: {problem}; {advice}")))
+        let baseline: Baseline = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::file(path, format!("is not a baseline: {e}; {advice}")))?;
+        baseline.checked().map_err(|problem| Error::file(path, format!("is not a baseline: {problem}; {advice}")))
     }
 
     fn checked(self) -> Result<Baseline> {

@@ -1,7 +1,7 @@
 //! Rules, for people.
 
 use super::table;
-use crate::rules::{Measurement, Rule, Rules};
+use crate::rules::{Rule, Rules};
 use std::fmt::Write;
 
 /// All rules.
@@ -27,7 +27,7 @@ pub fn explain(rule: &Rule) -> String {
         "{}: {}\n{}\n\nseverity: {}\njudges: {}\n",
         rule.id,
         rule.why,
-        remedy(rule.measurement),
+        rule.id.advice(),
         severity(rule),
         rule.measurement.as_str()
     );
@@ -39,36 +39,6 @@ pub fn explain(rule: &Rule) -> String {
         let _ = write!(out, ", thresholds: {{{}}}", thresholds(rule));
     }
     out + "}\n"
-}
-
-/// What to do about a finding.
-pub(super) fn remedy(measurement: Measurement) -> &'static str {
-    match measurement {
-        Measurement::Lint => {
-            "Take the file anew from a source that is trusted, write it anew, or remove it; where it is meant to be so, \
-             waive it."
-        }
-        Measurement::CriticalSet => {
-            "Keep the weights of the critical set apart with achilles-audit vault, to put them back if they are \
-             damaged; where such a set is not acceptable, do not release the model."
-        }
-        Measurement::Fingerprint => {
-            "Find out who changed it: achilles-audit verify lists all that differs. Take the checkpoint anew from its \
-             source or, where the change is meant, take a new fingerprint."
-        }
-        Measurement::Signature => {
-            "Take the checkpoint anew from whoever signed it or, where the change is meant, have it signed again."
-        }
-        Measurement::Base => {
-            "See with achilles-audit compare what is shared, and with achilles-audit diff what changed. Where the set is \
-             shared, what breaks the base breaks this: protect both. Where it is not, find out who changed it."
-        }
-        Measurement::Baseline => {
-            "See with achilles-audit monitor check which sites are outside, and with achilles-audit diff what changed \
-             in the weights; where the change is meant, record a new baseline."
-        }
-        Measurement::Waivers => "Correct the rule file: renew the waiver with a reason, or remove it.",
-    }
 }
 
 fn severity(rule: &Rule) -> &'static str {

@@ -54,7 +54,7 @@ pub fn document(audit: &Audit) -> Result<String> {
 
 fn rule(rule: &Rule) -> Value {
     // GitHub shows the Markdown beside an alert. There is no page about a rule that helpUri could point to.
-    let (why, remedy) = (&rule.why, super::rules::remedy(rule.measurement));
+    let (why, advice) = (&rule.why, rule.id.advice());
     let more = format!("`achilles-audit explain {}` tells more of the rule.", rule.id);
     json!({
         "id": rule.id,
@@ -62,8 +62,8 @@ fn rule(rule: &Rule) -> Value {
         "shortDescription": {"text": rule.id.as_str().replace('-', " ")},
         "fullDescription": {"text": rule.why},
         "help": {
-            "text": format!("{why} {remedy} {more}"),
-            "markdown": format!("**Why it matters.** {why}\n\n**What to do.** {remedy}\n\n{more}\n"),
+            "text": format!("{why} {advice} {more}"),
+            "markdown": format!("**Why it matters.** {why}\n\n**What to do.** {advice}\n\n{more}\n"),
         },
         "defaultConfiguration": {"level": rule.severity.map_or("none", Severity::as_str)},
         "properties": {"tags": [rule.measurement], "thresholds": rule.thresholds},

@@ -74,9 +74,16 @@ const fn is_same(a: &[u8], b: &[u8]) -> bool {
     at == a.len() && at == b.len()
 }
 
+impl Check {
+    /// The rule that judges what it finds.
+    pub(crate) const fn rule(self) -> RuleId {
+        RuleId(self as usize)
+    }
+}
+
 impl From<Check> for RuleId {
     fn from(check: Check) -> RuleId {
-        RuleId(check as usize)
+        check.rule()
     }
 }
 
@@ -114,7 +121,7 @@ impl PartialEq<&str> for RuleId {
 pub fn unknown(name: &str) -> String {
     let nearest = RuleId::all().map(|id| (distance(name, id.as_str()), id.as_str())).min();
     let hint = match nearest {
-        Some((distance, nearest)) if distance <= 3 => format!("did you mean `{nearest}`? "),
+        Some((distance, nearest)) if distance <= (name.len() / 3).min(3) => format!("did you mean `{nearest}`? "),
         _ => String::new(),
     };
     format!("unknown rule `{name}`; {hint}`achilles-audit rules list` lists them")

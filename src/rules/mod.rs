@@ -2,6 +2,7 @@
 //!
 //! A rule file is read ([`file`]) and then checked; a [`Rules`] is sound.
 
+mod advice;
 mod check;
 mod date;
 mod file;

@@ -215,7 +215,7 @@ fn unsigned_files_are_ignored_on_demand_and_those_of_git_always() {
     let (code, said) = scratch.verify(&options);
     assert!(code == 1 && said.starts_with("changed b-c/x.txt") && said.lines().count() == 8, "{said}");
     // What nobody vouches for is named.
-    let unsigned = "it is not signed, and unsigned files are let be";
+    let unsigned = "it is not signed, and unsigned files are ignored";
     let policy = "the signature leaves it out";
     for (path, why) in [
         (".git", policy),

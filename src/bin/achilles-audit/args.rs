@@ -280,7 +280,7 @@ pub struct ScanTrustArgs {
     #[arg(long, value_name = "FILE", requires = "signature")]
     pub key: Option<PathBuf>,
     /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now. Revocation and
-    /// transparency logs are not asked, and the time of the signature is not known
+    /// transparency logs are not checked, and the time of the signature is not known
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "key")]
     pub cert_roots: Vec<PathBuf>,
     /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
@@ -608,7 +608,7 @@ pub struct TrustArgs {
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM. Revocation and
-    /// transparency logs are not asked, and the time of the signature is not known
+    /// transparency logs are not checked, and the time of the signature is not known
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub cert_roots: Vec<PathBuf>,
     /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email

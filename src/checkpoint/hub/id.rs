@@ -53,14 +53,14 @@ impl FromStr for HubId {
         for part in parts {
             if !is_plain(part) || part.ends_with(['.', '-']) || part.contains("--") || part.contains("..") {
                 let rule = "letters, digits, `.`, `_`, `-`; no `.` or `-` at either end, no `--`, no `..`, at most 96";
-                return Err(bad(format!("{part:?} is no name on the hub; expected {rule}")));
+                return Err(bad(format!("{part:?} is not a name on the hub; expected {rule}")));
             }
         }
         if let Some(revision) = revision
             && (revision.len() > 200 || revision.split('/').any(|part| !is_plain(part) || part.contains("..")))
         {
             let rule = "a branch, tag or commit of letters, digits, `.`, `_`, `-` and `/`, without `..`";
-            return Err(bad(format!("{revision:?} is no revision; expected {rule}")));
+            return Err(bad(format!("{revision:?} is not a revision; expected {rule}")));
         }
         Ok(HubId { repo: repo.to_owned(), revision: revision.map(str::to_owned) })
     }

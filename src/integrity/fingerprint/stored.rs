@@ -214,7 +214,7 @@ impl Tensor {
 }
 
 fn digest(text: &str) -> std::result::Result<[u8; 32], String> {
-    let bad = || format!("{text:?} is no SHA-256: expected 64 hex digits");
+    let bad = || format!("{text:?} is not a SHA-256: expected 64 hex digits");
     let mut out = [0; 32];
     if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
         return Err(bad());

@@ -5,7 +5,7 @@ use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::unfinished;
 use crate::checkpoint::walk::{DEEPEST, ENVIRONMENT, LEFT_OUT, MOST_ENTRIES, too_many};
-use crate::error::{Error, Result};
+use crate::error::{Count, Error, Result};
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -238,7 +238,8 @@ fn receipt(root: &Path, location: &Location, found: &mut Found) {
         Ok(Some(receipt)) => {
             let neurons: Vec<String> = receipt.asked.iter().take(10).map(|a| a.neuron.to_string()).collect();
             let count = receipt.asked.len();
-            let message = format!("lists {count} changed neuron(s) and {} edit(s)", receipt.edits.len());
+            let changed = Count(count, "changed neuron", "changed neurons");
+            let message = format!("lists {changed} and {}", Count(receipt.edits.len(), "edit", "edits"));
             (message, json!({"neurons": neurons, "count": count, "state": receipt.state, "time_utc": receipt.time_utc}))
         }
         Ok(None) => return,

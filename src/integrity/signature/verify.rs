@@ -90,7 +90,7 @@ impl Why {
         match self {
             Why::Policy => "the signature leaves it out",
             Why::HubCache => "what the hub's client notes is left out",
-            Why::Unsigned => "it is not signed, and unsigned files are let be",
+            Why::Unsigned => "it is not signed, and unsigned files are ignored",
             Why::Link => "its bytes are signed, but it is a link, and where it leads is not",
         }
     }

@@ -6,7 +6,7 @@ mod layers;
 #[cfg(test)]
 mod tests;
 
-use super::rules::{remedy, thresholds};
+use super::rules::thresholds;
 use super::table::{number, place, timing, verdict as search_verdict};
 use crate::audit::{Audit, Left, Verdict};
 use crate::error::Count;
@@ -171,7 +171,7 @@ fn findings(audit: &Audit) -> String {
                 let _ = writeln!(out, "<p class=\"waiver\">Waived until {expires}: {reason}</p>");
             }
             None => {
-                let _ = writeln!(out, "<p>What to do: {}</p>", escaped(remedy(f.id.measurement())));
+                let _ = writeln!(out, "<p>What to do: {}</p>", escaped(f.id.advice()));
             }
         }
         out += &pairs(&f.evidence);
