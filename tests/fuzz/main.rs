@@ -12,7 +12,7 @@ use achilles_audit::worker;
 use change::{Change, changes};
 use peak_alloc::PeakAlloc;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
-use readers::{READERS, Reader};
+use readers::{READERS, Reader, USUAL};
 use std::cell::Cell;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,9 +20,6 @@ use std::time::{Duration, Instant};
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-/// Bytes that a reader may allocate besides twice the input's length. JSON's shortest values (`0,`) take 20 times their
-/// text: readers bound their number, not the factor.
-const ALLOWANCE: usize = 16 << 20;
 /// An input that takes longer counts as one that never ends.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -91,7 +88,7 @@ fn measure(reader: &Reader, input: &[u8], figures: &Figures) -> Result<(), TestC
         let factor = bytes as f64 / input.len() as f64;
         figures.worst_factor.set(figures.worst_factor.get().max(factor));
     }
-    if bytes > 2 * input.len() + ALLOWANCE {
+    if bytes > 2 * input.len() + reader.allowance {
         return Err(TestCaseError::fail(format!("allocated {bytes} bytes for an input of {}", input.len())));
     }
     if took > LONGEST {
@@ -127,7 +124,7 @@ fn measuring_finds_what_allocates_too_much() {
         let claimed = usize::from_le_bytes(bytes[..8].try_into().unwrap());
         std::hint::black_box(Vec::<u8>::with_capacity(claimed));
     }
-    let reader = Reader { name: "greedy", read: greedy, seeds: &[] };
+    let reader = Reader { name: "greedy", read: greedy, seeds: &[], allowance: USUAL };
     let figures = Figures::default();
     assert!(measure(&reader, &(1usize << 20).to_le_bytes(), &figures).is_ok());
     assert!(measure(&reader, &(1usize << 26).to_le_bytes(), &figures).is_err());

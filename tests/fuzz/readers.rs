@@ -24,21 +24,38 @@ pub struct Reader {
     pub read: fn(&[u8]),
     /// Sound inputs.
     pub seeds: &'static [&'static [u8]],
+    /// Bytes that it may allocate besides twice the input's length.
+    pub allowance: usize,
 }
+
+/// JSON's shortest values (`0,`) take 20 times their text: readers bound their number, not the factor.
+pub const USUAL: usize = 16 << 20;
+/// As many values as settings may hold (160,000), each an object of one key.
+const SETTINGS: usize = 96 << 20;
 
 /// All of them. A new one is an entry here.
 pub const READERS: &[Reader] = &[
-    Reader { name: "header", read: header, seeds: &[LLAMA, PHI3] },
-    Reader { name: "index", read: index, seeds: &[INDEX] },
-    Reader { name: "config", read: config, seeds: &[LLAMA_CONFIG, GEMMA3_CONFIG, PHI3_CONFIG, QWEN3_MOE_CONFIG] },
-    Reader { name: "tokenizer-config", read: tokenizer_config, seeds: &[TOKENIZER_CONFIG, TEMPLATES] },
-    Reader { name: "tokenizer", read: tokenizer, seeds: &[TOKENIZER, BYTE_LEVEL, UNIGRAM] },
-    Reader { name: "chat-template", read: chat_template, seeds: &[CHAT, LOOPS] },
-    Reader { name: "gguf", read: gguf, seeds: &[GGUF_LLAMA, GGUF_GEMMA, GGUF_TYPES] },
-    Reader { name: "receipt", read: receipt, seeds: &[RECEIPT] },
-    Reader { name: "receipt-undone", read: receipt_undone, seeds: &[RECEIPT] },
-    Reader { name: "fingerprint", read: fingerprint, seeds: &[FINGERPRINT] },
-    Reader { name: "signature", read: signature, seeds: &[SIGNED_BY_KEY, SIGNED_BY_CERTIFICATE] },
+    Reader { name: "header", read: header, seeds: &[LLAMA, PHI3], allowance: USUAL },
+    Reader { name: "index", read: index, seeds: &[INDEX], allowance: USUAL },
+    Reader {
+        name: "config",
+        read: config,
+        seeds: &[LLAMA_CONFIG, GEMMA3_CONFIG, PHI3_CONFIG, QWEN3_MOE_CONFIG],
+        allowance: SETTINGS,
+    },
+    Reader {
+        name: "tokenizer-config",
+        read: tokenizer_config,
+        seeds: &[TOKENIZER_CONFIG, TEMPLATES],
+        allowance: SETTINGS,
+    },
+    Reader { name: "tokenizer", read: tokenizer, seeds: &[TOKENIZER, BYTE_LEVEL, UNIGRAM], allowance: USUAL },
+    Reader { name: "chat-template", read: chat_template, seeds: &[CHAT, LOOPS], allowance: USUAL },
+    Reader { name: "gguf", read: gguf, seeds: &[GGUF_LLAMA, GGUF_GEMMA, GGUF_TYPES], allowance: USUAL },
+    Reader { name: "receipt", read: receipt, seeds: &[RECEIPT], allowance: USUAL },
+    Reader { name: "receipt-undone", read: receipt_undone, seeds: &[RECEIPT], allowance: USUAL },
+    Reader { name: "fingerprint", read: fingerprint, seeds: &[FINGERPRINT], allowance: USUAL },
+    Reader { name: "signature", read: signature, seeds: &[SIGNED_BY_KEY, SIGNED_BY_CERTIFICATE], allowance: USUAL },
 ];
 
 fn header(bytes: &[u8]) {
