@@ -10,7 +10,7 @@ use crate::integrity::lint::Location;
 use crate::integrity::signature::{self, DifferenceKind, Trust, Verdict};
 use crate::integrity::verify;
 use crate::progress::Progress;
-use crate::rules::rule;
+use crate::rules::RuleId;
 use serde::Serialize;
 use std::path::Path;
 
@@ -57,28 +57,26 @@ pub fn fingerprint(
                 not_examined.push(format!("{}: {problem}", path.escape_debug()));
                 continue;
             }
-            Difference::FileMissing { path } => (rule!("fingerprint-file-missing"), Location::file(path)),
-            Difference::FileExtra { path } => (rule!("fingerprint-file-extra"), Location::file(path)),
+            Difference::FileMissing { path } => (RuleId::FingerprintFileMissing, Location::file(path)),
+            Difference::FileExtra { path } => (RuleId::FingerprintFileExtra, Location::file(path)),
             Difference::FileChanged { path, same_tensors: true, .. } => {
-                (rule!("fingerprint-file-rewritten"), Location::file(path))
+                (RuleId::FingerprintFileRewritten, Location::file(path))
             }
-            Difference::FileChanged { path, .. } => (rule!("fingerprint-file-changed"), Location::file(path)),
-            Difference::TensorMissing { name } => (rule!("fingerprint-tensor-missing"), lay_in(name).tensor(name)),
+            Difference::FileChanged { path, .. } => (RuleId::FingerprintFileChanged, Location::file(path)),
+            Difference::TensorMissing { name } => (RuleId::FingerprintTensorMissing, lay_in(name).tensor(name)),
             Difference::TensorExtra { name, file } => {
-                (rule!("fingerprint-tensor-extra"), Location::file(file).tensor(name))
+                (RuleId::FingerprintTensorExtra, Location::file(file).tensor(name))
             }
             Difference::TensorRenamed { before, after } => {
-                (rule!("fingerprint-tensor-renamed"), lay_in(before).tensor(after))
+                (RuleId::FingerprintTensorRenamed, lay_in(before).tensor(after))
             }
-            Difference::TensorReshaped { name, .. } => {
-                (rule!("fingerprint-tensor-reshaped"), lay_in(name).tensor(name))
-            }
+            Difference::TensorReshaped { name, .. } => (RuleId::FingerprintTensorReshaped, lay_in(name).tensor(name)),
             Difference::TensorMoved { name, after, .. } => {
-                (rule!("fingerprint-tensor-moved"), Location::file(after).tensor(name))
+                (RuleId::FingerprintTensorMoved, Location::file(after).tensor(name))
             }
-            Difference::FileLinked { path, .. } => (rule!("fingerprint-file-linked"), Location::file(path)),
-            Difference::FileDamaged { path, .. } => (rule!("fingerprint-file-damaged"), Location::file(path)),
-            Difference::TensorReplaced { name, .. } => (rule!("fingerprint-tensor-changed"), lay_in(name).tensor(name)),
+            Difference::FileLinked { path, .. } => (RuleId::FingerprintFileLinked, Location::file(path)),
+            Difference::FileDamaged { path, .. } => (RuleId::FingerprintFileDamaged, Location::file(path)),
+            Difference::TensorReplaced { name, .. } => (RuleId::FingerprintTensorChanged, lay_in(name).tensor(name)),
             Difference::TensorChanged(change) => {
                 let place = lay_in(&change.name).tensor(&change.name);
                 let changed = |axis| if axis == Axis::Column { change.columns_changed } else { change.rows_changed };
@@ -86,7 +84,7 @@ pub fn fingerprint(
                     [line] if changed(line.axis) == 1 => place.at(line.axis, line.index as u64),
                     _ => place,
                 };
-                (rule!("fingerprint-tensor-changed"), place)
+                (RuleId::FingerprintTensorChanged, place)
             }
         };
         let evidence = serde_json::to_value(difference).unwrap_or_default();
@@ -129,7 +127,7 @@ pub fn signature(
         let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let message = format!("the signature is refused: {why}");
         seen.push(Seen {
-            rule: rule!("signature-refused"),
+            rule: RuleId::SignatureRefused,
             location: Location::file(name),
             message,
             evidence: serde_json::Value::Null,
@@ -137,11 +135,11 @@ pub fn signature(
     }
     for difference in &report.differences {
         let rule = match difference.kind {
-            DifferenceKind::Missing => rule!("signature-file-missing"),
-            DifferenceKind::Extra => rule!("signature-file-extra"),
-            DifferenceKind::Changed => rule!("signature-file-changed"),
-            DifferenceKind::Irregular => rule!("signature-file-irregular"),
-            DifferenceKind::LeftOut => rule!("signature-weights-left-out"),
+            DifferenceKind::Missing => RuleId::SignatureFileMissing,
+            DifferenceKind::Extra => RuleId::SignatureFileExtra,
+            DifferenceKind::Changed => RuleId::SignatureFileChanged,
+            DifferenceKind::Irregular => RuleId::SignatureFileIrregular,
+            DifferenceKind::LeftOut => RuleId::SignatureWeightsLeftOut,
         };
         let file = if difference.path == "." { String::new() } else { difference.path.clone() };
         let (location, message) = (Location::file(file), difference.problem.clone());
@@ -149,7 +147,7 @@ pub fn signature(
     }
     for left in &report.left_out {
         seen.push(Seen {
-            rule: rule!("signature-left-out"),
+            rule: RuleId::SignatureLeftOut,
             location: Location::file(&left.path),
             message: left.why.as_str().to_owned(),
             evidence: serde_json::to_value(left).unwrap_or_default(),

@@ -5,7 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compare::{Compared, Limits, Verdict};
 use crate::error::{Count, Figure};
 use crate::finding::Seen;
-use crate::rules::{Rules, rule};
+use crate::rules::{RuleId, Rules};
 use serde_json::json;
 
 /// The thresholds of the rules on bases.
@@ -13,10 +13,10 @@ pub fn limits(rules: &Rules) -> Limits {
     // A threshold that is not set is never reached.
     let never = |threshold: Option<f64>| threshold.unwrap_or(f64::INFINITY);
     Limits {
-        damage: never(rules.thresholds(rule!("base-set-shared")).damage),
-        rank: rules.thresholds(rule!("base-set-location-only")).rank.unwrap_or(0.0),
-        set_share: never(rules.thresholds(rule!("base-set-location-only")).share),
-        ranking_share: never(rules.thresholds(rule!("base-set-moved")).share),
+        damage: never(rules.thresholds(RuleId::BaseSetShared).damage),
+        rank: rules.thresholds(RuleId::BaseSetLocationOnly).rank.unwrap_or(0.0),
+        set_share: never(rules.thresholds(RuleId::BaseSetLocationOnly).share),
+        ranking_share: never(rules.thresholds(RuleId::BaseSetMoved).share),
     }
 }
 
@@ -29,18 +29,17 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
     let without = format!("without the base's {neurons} perplexity rises 10^{:.2}-fold", masked.damage);
     let (rule, message) = match compared.verdict {
         Verdict::Shared => {
-            (rule!("base-set-shared"), format!("{without}, as in {base}: what cripples that cripples this"))
+            (RuleId::BaseSetShared, format!("{without}, as in {base}: what cripples that cripples this"))
         }
-        Verdict::SharedLocationOnly => (
-            rule!("base-set-location-only"),
-            format!("the base's {neurons} rank high as in {base}, but {without} only"),
-        ),
+        Verdict::SharedLocationOnly => {
+            (RuleId::BaseSetLocationOnly, format!("the base's {neurons} rank high as in {base}, but {without} only"))
+        }
         Verdict::Moved => (
-            rule!("base-set-moved"),
+            RuleId::BaseSetMoved,
             format!("the base's {neurons} matter no more as in {base}: {without}; the rankings share {overlap}"),
         ),
         Verdict::Unrelated => (
-            rule!("base-set-unrelated"),
+            RuleId::BaseSetUnrelated,
             format!("the ranking has nothing to do with that of {base}, it shares {overlap}; {without}"),
         ),
     };
@@ -55,7 +54,7 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
     let mut seen = vec![Seen { rule, location, message, evidence }];
 
     let least =
-        rules.thresholds(rule!("base-neuron-changed")).ratio.filter(|_| compared.importance_not_compared.is_none());
+        rules.thresholds(RuleId::BaseNeuronChanged).ratio.filter(|_| compared.importance_not_compared.is_none());
     if let Some(least) = least {
         for placed in &compared.location.neurons {
             let moves = match placed.importance_ratio {
@@ -64,7 +63,7 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
                 None => format!("beyond all numbers, which it does not in {base}"),
             };
             seen.push(Seen {
-                rule: rule!("base-neuron-changed"),
+                rule: RuleId::BaseNeuronChanged,
                 location: place::of_neuron(&placed.neuron, checkpoint),
                 message: format!("{} moves {moves}", placed.neuron.short()),
                 evidence: json!({"neuron": placed.neuron, "importance_ratio": placed.importance_ratio,
@@ -72,10 +71,10 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
             });
         }
     }
-    let limit = rules.thresholds(rule!("worse-than-base")).damage;
+    let limit = rules.thresholds(RuleId::WorseThanBase).damage;
     if let Some(damage) = compared.damage.filter(|damage| limit.is_some_and(|limit| *damage >= limit)) {
         seen.push(Seen {
-            rule: rule!("worse-than-base"),
+            rule: RuleId::WorseThanBase,
             location: place::whole(checkpoint),
             message: format!("the model's perplexity is 10^{damage:.2} times that of {base} on the same text"),
             evidence: json!({"damage": damage}),

@@ -5,7 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Count, Figure};
 use crate::finding::Seen;
 use crate::monitor::{Checked, DEFAULT_ALPHA};
-use crate::rules::{Rules, rule};
+use crate::rules::{RuleId, Rules};
 use serde_json::json;
 
 /// Sites that the evidence lists, of those that are outside.
@@ -13,7 +13,7 @@ const LISTED: usize = 20;
 
 /// The probability of a false alarm that the rules ask for.
 pub fn alpha(rules: &Rules) -> f64 {
-    rules.thresholds(rule!("activations-outside")).alpha.unwrap_or(DEFAULT_ALPHA)
+    rules.thresholds(RuleId::ActivationsOutside).alpha.unwrap_or(DEFAULT_ALPHA)
 }
 
 pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
@@ -21,7 +21,7 @@ pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
     if let Some(first) = checked.not_finite.first() {
         let sites = Count(checked.not_finite.len(), "site", "sites");
         seen.push(Seen {
-            rule: rule!("activations-not-finite"),
+            rule: RuleId::ActivationsNotFinite,
             location: place::whole(checkpoint),
             message: format!("{sites} with NaN or infinities where the baseline has none, {} first", first.site),
             evidence: json!({"sites": &checked.not_finite[..checked.not_finite.len().min(LISTED)]}),
@@ -38,7 +38,7 @@ pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
         format!(", {} first: its {} is {times:.3} times the usual", first.site, first.statistic.as_str())
     });
     seen.push(Seen {
-        rule: rule!("activations-outside"),
+        rule: RuleId::ActivationsOutside,
         // The cause is at the first site or anywhere before it.
         location: place::whole(checkpoint),
         message: format!(

@@ -6,7 +6,7 @@ use crate::error::{Count, Result};
 use crate::finding::Seen;
 use crate::integrity::lint::Location;
 use crate::probe::{ChatTemplate, QUESTIONS};
-use crate::rules::{RuleId, rule};
+use crate::rules::RuleId;
 use crate::text::{REFERENCE_TEXT, Tokenizer};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
     if ours != theirs {
         let evidence = json!({"sha256": ours, "base_sha256": theirs});
         found.push(seen(
-            rule!("base-template-changed"),
+            RuleId::BaseTemplateChanged,
             "tokenizer_config.json",
             "the chat template is not that".into(),
             evidence,
@@ -50,7 +50,7 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
     let keys = differing(&ours, &theirs, |key| key != "transformers_version" && !key.starts_with('_'));
     if !keys.is_empty() {
         let message = format!("{} not as in generation_config.json", listed(&keys));
-        found.push(seen(rule!("base-generation-changed"), "generation_config.json", message, json!({"keys": keys})));
+        found.push(seen(RuleId::BaseGenerationChanged, "generation_config.json", message, json!({"keys": keys})));
     }
     let special = |key: &str| {
         ["bos", "eos", "pad", "unk"]
@@ -62,7 +62,7 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
     keys.extend(differing(&ours, &theirs, special));
     if !keys.is_empty() {
         let message = format!("{} not as in the configs", listed(&keys));
-        found.push(seen(rule!("base-special-tokens-changed"), "tokenizer_config.json", message, json!({"keys": keys})));
+        found.push(seen(RuleId::BaseSpecialTokensChanged, "tokenizer_config.json", message, json!({"keys": keys})));
     }
     Ok(found)
 }
@@ -77,7 +77,7 @@ fn tokenizers(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<(Rule
     if let Some(text) = texts.iter().find(differs) {
         let text: String = text.chars().take(60).collect();
         let message = format!("tokenizer.json gives {text:?}… other numbers than that");
-        return Ok((rule!("base-tokenizer-changed"), message, json!({"text": text})));
+        return Ok((RuleId::BaseTokenizerChanged, message, json!({"text": text})));
     }
     let object = |checkpoint: &Checkpoint| -> Result<Object> {
         Ok(python_json::parse(checkpoint.tokenizer_json()?).unwrap_or_default())
@@ -90,11 +90,11 @@ fn tokenizers(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<(Rule
             "tokenizer.json gives {tokens} other numbers, the first is {token:?}, {id} and not {base_id}, than that"
         );
         let evidence = json!({"count": moved.len(), "tokens": &moved[..moved.len().min(LISTED)]});
-        return Ok((rule!("base-tokenizer-changed"), message, evidence));
+        return Ok((RuleId::BaseTokenizerChanged, message, evidence));
     }
     let parts = differing(&ours, &theirs, |_| true);
     let message = format!("{} not as in tokenizer.json", listed(&parts));
-    Ok((rule!("base-tokenizer-differs"), message, json!({"parts": parts})))
+    Ok((RuleId::BaseTokenizerDiffers, message, json!({"parts": parts})))
 }
 
 /// Tokens of both with their numbers, where these are not the same; in order of the first's. Special ones are a

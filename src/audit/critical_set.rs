@@ -7,7 +7,7 @@ use crate::error::{Count, Figure};
 use crate::finding::Seen;
 use crate::locate;
 use crate::model::Recipe;
-use crate::rules::{Rules, rule};
+use crate::rules::{RuleId, Rules};
 use serde_json::json;
 
 /// Models of fewer tokens than this are toys: with random weights too they are what somebody tries tools on.
@@ -18,7 +18,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     let (tokens, dtype) = (located.tokens, &located.dtype);
     let Some(report) = &located.report else {
         return vec![Seen {
-            rule: rule!("base-perplexity-not-finite"),
+            rule: RuleId::BasePerplexityNotFinite,
             location: whole,
             message: format!("the model's own perplexity is not a number in {dtype}"),
             evidence: json!({"tokens": tokens, "dtype": dtype}),
@@ -29,21 +29,21 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     let Some(set) = &report.critical_set else {
         let (n, epsilon) = (report.prefix.n, settings.epsilon);
         seen.push(Seen {
-            rule: rule!("critical-set-absent"),
+            rule: RuleId::CriticalSetAbsent,
             location: whole,
             message: format!("masking up to {n} entries of the ranking never raised perplexity 10^{epsilon}-fold"),
             evidence: json!({"tried": n, "epsilon": epsilon}),
         });
         return seen;
     };
-    let limits = rules.thresholds(rule!("critical-set-small"));
+    let limits = rules.thresholds(RuleId::CriticalSetSmall);
     let small = limits.neurons.is_some_and(|most| set.neurons.len() as f64 <= most);
     let damaging = limits.damage.is_some_and(|least| set.damage >= least);
     if small && damaging {
         let names: Vec<String> = set.neurons.iter().map(|n| n.short()).collect();
         let neurons = Count(names.len(), "neuron", "neurons");
         seen.push(Seen {
-            rule: rule!("critical-set-small"),
+            rule: RuleId::CriticalSetSmall,
             location: place::of_neurons(&set.neurons, checkpoint),
             message: format!("without {neurons} perplexity rises 10^{:.2}-fold: {}", set.damage, names.join(", ")),
             evidence: json!({"neurons": set.neurons, "damage": set.damage, "nll_nats": set.nll_nats,
@@ -60,16 +60,16 @@ fn of_perplexity(base: &locate::Base, located: &Located, checkpoint: &Checkpoint
     let evidence = json!({"perplexity": perplexity, "nll_nats": nll_nats, "tokens": tokens});
     let seen = |rule, message, evidence| Seen { rule, location: place::whole(checkpoint), message, evidence };
     let mut found = Vec::new();
-    if rules.thresholds(rule!("base-perplexity-high")).perplexity.is_some_and(|limit| perplexity >= limit) {
-        found.push(seen(rule!("base-perplexity-high"), told.clone(), evidence.clone()));
+    if rules.thresholds(RuleId::BasePerplexityHigh).perplexity.is_some_and(|limit| perplexity >= limit) {
+        found.push(seen(RuleId::BasePerplexityHigh, told.clone(), evidence.clone()));
     }
     let vocabulary = Recipe::read(checkpoint.config()).map_or(0, |recipe| recipe.vocab_size);
-    let share = rules.thresholds(rule!("base-perplexity-guessing")).share;
+    let share = rules.thresholds(RuleId::BasePerplexityGuessing).share;
     if vocabulary >= FEWEST_TOKENS && share.is_some_and(|share| perplexity >= share * vocabulary as f64) {
         let message = format!("{told}; guessing among the {vocabulary} tokens of its vocabulary gives {vocabulary}");
         let mut evidence = evidence;
         evidence["vocabulary"] = vocabulary.into();
-        found.push(seen(rule!("base-perplexity-guessing"), message, evidence));
+        found.push(seen(RuleId::BasePerplexityGuessing, message, evidence));
     }
     found
 }
@@ -95,7 +95,7 @@ mod tests {
             let seen = of_perplexity(&base, &located, &checkpoint, &rules);
             seen.into_iter().map(|seen| seen.rule).collect::<Vec<_>>()
         };
-        let (high, guessing) = (rule!("base-perplexity-high"), rule!("base-perplexity-guessing"));
+        let (high, guessing) = (RuleId::BasePerplexityHigh, RuleId::BasePerplexityGuessing);
         assert!(told(1500, 749.0).is_empty());
         assert_eq!(told(1500, 750.0), [guessing]);
         assert_eq!(told(1500, 1500.0), [high, guessing]);

@@ -2,7 +2,7 @@
 
 use crate::finding::{Finding, Seen, Waived};
 use crate::integrity::lint::Location;
-use crate::rules::{Date, Measurement, RuleId, Rules, rule};
+use crate::rules::{Date, Measurement, RuleId, Rules};
 
 /// Marks what is waived; what is to be said of the waivers themselves comes back. A waiver of what was not measured may
 /// yet be needed.
@@ -18,14 +18,14 @@ pub fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement]
             about.push(Seen { rule, location: Location::file(rules.name.clone()), message, evidence });
         };
         if expires < today {
-            seen(rule!("waiver-expired"), format!("{name} expired on {expires}"));
+            seen(RuleId::WaiverExpired, format!("{name} expired on {expires}"));
             continue;
         }
         let (days, most) = (expires.days_after(today), rules.longest_waiver_days);
         if days > i64::from(most) {
             let why =
                 format!("would hold for {days} days, until {expires}; expected at most {most} (longest_waiver_days)");
-            seen(rule!("waiver-too-long"), format!("{name} {why}"));
+            seen(RuleId::WaiverTooLong, format!("{name} {why}"));
             continue;
         }
         let mut used = false;
@@ -44,7 +44,7 @@ pub fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement]
                 Some(place) => format!("waives nothing: it does not name all of {place}"),
                 None => "matches no finding".into(),
             };
-            seen(rule!("waiver-unused"), format!("{name} {why}"));
+            seen(RuleId::WaiverUnused, format!("{name} {why}"));
         }
     }
     about

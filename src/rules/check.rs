@@ -4,7 +4,7 @@ use super::file::{self, RuleFile, RuleText, Step, WaiverText};
 use super::{Measurement, Rule, RuleId, Rules, Waiver, WhenNotExamined, unknown};
 use crate::finding::Severity;
 use globset::Glob;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Each waiver is looked for in the text, and each glob compiled.
 const MOST_WAIVERS: usize = 1000;
@@ -30,8 +30,10 @@ pub fn base(read: Result<RuleFile, String>, text: &str) -> Result<Rules, String>
             why: why.to_owned(),
         });
     }
-    let place = |id: RuleId| rules.iter().position(|rule| rule.id == id).ok_or_else(|| format!("lacks rule {id}"));
-    let places = RuleId::all().map(place).collect::<Result<Vec<_>, _>>()?;
+    let places: BTreeMap<RuleId, usize> = rules.iter().enumerate().map(|(at, rule)| (rule.id, at)).collect();
+    if let Some(lacking) = RuleId::all().find(|id| !places.contains_key(id)) {
+        return Err(format!("lacks rule {lacking}"));
+    }
     if places.len() != rules.len() {
         return Err("lists a rule twice".into());
     }
@@ -64,7 +66,7 @@ pub fn over(mut base: Rules, read: RuleFile, text: &str) -> Result<Rules, String
             return Err(file::at(text, &key, format!("rule `{id}` is given twice; merge the two")));
         }
         match RuleId::of(id) {
-            Some(id) => change(&mut base.rules[base.places[id.number()]], rule, text)?,
+            Some(id) => change(&mut base.rules[base.places[&id]], rule, text)?,
             None => return Err(file::at(text, &key, unknown(id))),
         }
     }

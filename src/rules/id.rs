@@ -1,29 +1,98 @@
 //! Which rule.
 
-use super::{Measurement, OTHER_RULES};
+use super::Measurement;
 use crate::integrity::lint::Check;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// A rule by its name; there is none of a name that no rule bears.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleId(usize);
+macro_rules! rule_ids {
+    ($($measurement:ident: $($variant:ident $id:literal),+;)+) => {
+        /// A rule's identity: what rule files, reports and waivers call it, and what it judges. Every rule is a variant;
+        /// rules/default.yaml says how it judges.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum RuleId {
+            /// Of what one of lint's checks finds.
+            Lint(Check),
+            $($(#[doc = concat!("`", $id, "`")] $variant,)+)+
+        }
 
-/// The id of a rule that is not of one of lint's checks, by its name; one that no rule bears does not compile.
-macro_rules! rule {
-    ($name:literal) => {
-        const { $crate::rules::RuleId::other($name) }
+        /// Those that are not lint's.
+        const OTHERS: &[RuleId] = &[$($(RuleId::$variant),+),+];
+
+        impl RuleId {
+            /// Its name, in kebab case.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    RuleId::Lint(check) => check.id(),
+                    $($(RuleId::$variant => $id,)+)+
+                }
+            }
+
+            /// What the rule judges.
+            pub fn measurement(self) -> Measurement {
+                match self {
+                    RuleId::Lint(_) => Measurement::Lint,
+                    $($(RuleId::$variant)|+ => Measurement::$measurement,)+
+                }
+            }
+        }
     };
 }
-pub(crate) use rule;
+
+rule_ids! {
+    CriticalSet:
+        CriticalSetSmall "critical-set-small",
+        CriticalSetAbsent "critical-set-absent",
+        BasePerplexityNotFinite "base-perplexity-not-finite",
+        BasePerplexityHigh "base-perplexity-high",
+        BasePerplexityGuessing "base-perplexity-guessing";
+    Fingerprint:
+        FingerprintFileMissing "fingerprint-file-missing",
+        FingerprintFileExtra "fingerprint-file-extra",
+        FingerprintFileChanged "fingerprint-file-changed",
+        FingerprintFileLinked "fingerprint-file-linked",
+        FingerprintFileDamaged "fingerprint-file-damaged",
+        FingerprintFileRewritten "fingerprint-file-rewritten",
+        FingerprintTensorMissing "fingerprint-tensor-missing",
+        FingerprintTensorExtra "fingerprint-tensor-extra",
+        FingerprintTensorRenamed "fingerprint-tensor-renamed",
+        FingerprintTensorReshaped "fingerprint-tensor-reshaped",
+        FingerprintTensorMoved "fingerprint-tensor-moved",
+        FingerprintTensorChanged "fingerprint-tensor-changed";
+    Signature:
+        SignatureRefused "signature-refused",
+        SignatureFileMissing "signature-file-missing",
+        SignatureFileExtra "signature-file-extra",
+        SignatureFileChanged "signature-file-changed",
+        SignatureFileIrregular "signature-file-irregular",
+        SignatureWeightsLeftOut "signature-weights-left-out",
+        SignatureLeftOut "signature-left-out";
+    Base:
+        BaseSetShared "base-set-shared",
+        BaseSetLocationOnly "base-set-location-only",
+        BaseSetMoved "base-set-moved",
+        BaseSetUnrelated "base-set-unrelated",
+        BaseNeuronChanged "base-neuron-changed",
+        BaseTokenizerChanged "base-tokenizer-changed",
+        BaseTokenizerDiffers "base-tokenizer-differs",
+        BaseTemplateChanged "base-template-changed",
+        BaseGenerationChanged "base-generation-changed",
+        BaseSpecialTokensChanged "base-special-tokens-changed",
+        WorseThanBase "worse-than-base";
+    Baseline:
+        ActivationsOutside "activations-outside",
+        ActivationsNotFinite "activations-not-finite";
+    Waivers:
+        WaiverExpired "waiver-expired",
+        WaiverTooLong "waiver-too-long",
+        WaiverUnused "waiver-unused";
+}
 
 impl RuleId {
-    /// How many there are; they are numbered from 0.
-    const COUNT: usize = Check::ALL.len() + OTHER_RULES.len();
-
     /// Every rule that the tool can find something by: what default.yaml has to list.
     pub fn all() -> impl Iterator<Item = RuleId> {
-        (0..RuleId::COUNT).map(RuleId)
+        Check::ALL.iter().map(|check| RuleId::Lint(*check)).chain(OTHERS.iter().copied())
     }
 
     /// The rule of this name, if there is one.
@@ -31,59 +100,18 @@ impl RuleId {
         RuleId::all().find(|id| id.as_str() == name)
     }
 
-    /// For `rule!`: an index out of bounds, and with it a compiler's error, where [`OTHER_RULES`] has no such name.
-    pub(crate) const fn other(name: &str) -> RuleId {
-        let mut at = 0;
-        while !is_same(OTHER_RULES[at].0.as_bytes(), name.as_bytes()) {
-            at += 1;
-        }
-        RuleId(Check::ALL.len() + at)
-    }
-
-    pub(super) fn number(self) -> usize {
-        self.0
-    }
-
-    /// In kebab case.
-    pub fn as_str(self) -> &'static str {
-        match Check::ALL.get(self.0) {
-            Some(check) => check.id(),
-            None => OTHER_RULES[self.0 - Check::ALL.len()].0,
-        }
-    }
-
-    /// What the rule judges.
-    pub fn measurement(self) -> Measurement {
-        match self.0.checked_sub(Check::ALL.len()) {
-            None => Measurement::Lint,
-            Some(at) => OTHER_RULES[at].1,
-        }
-    }
-
     /// Why it matters, where that stands beside the check and not in default.yaml.
     pub(super) fn why(self) -> Option<&'static str> {
-        Check::ALL.get(self.0).map(|check| check.why())
-    }
-}
-
-const fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let mut at = 0;
-    while at < a.len() && at < b.len() && a[at] == b[at] {
-        at += 1;
-    }
-    at == a.len() && at == b.len()
-}
-
-impl Check {
-    /// The rule that judges what it finds.
-    pub(crate) const fn rule(self) -> RuleId {
-        RuleId(self as usize)
+        match self {
+            RuleId::Lint(check) => Some(check.why()),
+            _ => None,
+        }
     }
 }
 
 impl From<Check> for RuleId {
     fn from(check: Check) -> RuleId {
-        check.rule()
+        RuleId::Lint(check)
     }
 }
 

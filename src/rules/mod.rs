@@ -11,7 +11,6 @@ mod id;
 mod tests;
 
 pub use date::Date;
-pub(crate) use id::rule;
 pub use id::{RuleId, unknown};
 
 use crate::checkpoint::sha256_hex;
@@ -20,6 +19,7 @@ use crate::files;
 use crate::finding::Severity;
 use globset::GlobMatcher;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The JSON Schema of rule files.
@@ -83,8 +83,8 @@ pub struct Rules {
     pub waivers: Vec<Waiver>,
     /// Every rule there is, in the order of default.yaml.
     rules: Vec<Rule>,
-    /// Where in it each rule is, by its id's number.
-    places: Vec<usize>,
+    /// Where in it each rule is.
+    places: BTreeMap<RuleId, usize>,
 }
 
 /// What becomes of a scan that could not examine everything.
@@ -232,7 +232,7 @@ impl Rules {
 
     /// The rule of this id.
     pub fn rule(&self, id: RuleId) -> &Rule {
-        &self.rules[self.places[id.number()]]
+        &self.rules[self.places[&id]]
     }
 
     /// The thresholds of the rule of this id.
@@ -245,47 +245,3 @@ impl Rules {
         self.rules.iter().any(|r| r.measurement == measurement && r.severity.is_some())
     }
 }
-
-/// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 40] = [
-    ("critical-set-small", Measurement::CriticalSet),
-    ("critical-set-absent", Measurement::CriticalSet),
-    ("base-perplexity-not-finite", Measurement::CriticalSet),
-    ("base-perplexity-high", Measurement::CriticalSet),
-    ("base-perplexity-guessing", Measurement::CriticalSet),
-    ("fingerprint-file-missing", Measurement::Fingerprint),
-    ("fingerprint-file-extra", Measurement::Fingerprint),
-    ("fingerprint-file-changed", Measurement::Fingerprint),
-    ("fingerprint-file-linked", Measurement::Fingerprint),
-    ("fingerprint-file-damaged", Measurement::Fingerprint),
-    ("fingerprint-file-rewritten", Measurement::Fingerprint),
-    ("fingerprint-tensor-missing", Measurement::Fingerprint),
-    ("fingerprint-tensor-extra", Measurement::Fingerprint),
-    ("fingerprint-tensor-renamed", Measurement::Fingerprint),
-    ("fingerprint-tensor-reshaped", Measurement::Fingerprint),
-    ("fingerprint-tensor-moved", Measurement::Fingerprint),
-    ("fingerprint-tensor-changed", Measurement::Fingerprint),
-    ("signature-refused", Measurement::Signature),
-    ("signature-file-missing", Measurement::Signature),
-    ("signature-file-extra", Measurement::Signature),
-    ("signature-file-changed", Measurement::Signature),
-    ("signature-file-irregular", Measurement::Signature),
-    ("signature-weights-left-out", Measurement::Signature),
-    ("signature-left-out", Measurement::Signature),
-    ("base-set-shared", Measurement::Base),
-    ("base-set-location-only", Measurement::Base),
-    ("base-set-moved", Measurement::Base),
-    ("base-set-unrelated", Measurement::Base),
-    ("base-neuron-changed", Measurement::Base),
-    ("base-tokenizer-changed", Measurement::Base),
-    ("base-tokenizer-differs", Measurement::Base),
-    ("base-template-changed", Measurement::Base),
-    ("base-generation-changed", Measurement::Base),
-    ("base-special-tokens-changed", Measurement::Base),
-    ("worse-than-base", Measurement::Base),
-    ("activations-outside", Measurement::Baseline),
-    ("activations-not-finite", Measurement::Baseline),
-    ("waiver-expired", Measurement::Waivers),
-    ("waiver-too-long", Measurement::Waivers),
-    ("waiver-unused", Measurement::Waivers),
-];

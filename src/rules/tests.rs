@@ -24,12 +24,12 @@ fn the_shipped_rules_are_sound() {
     }
     let release = Rules::release().unwrap();
     assert_eq!(release.require, [Measurement::Lint, Measurement::CriticalSet, Measurement::Fingerprint]);
-    assert_eq!(release.rule(rule!("base-perplexity-high")).thresholds.perplexity, Some(300.0));
+    assert_eq!(release.rule(RuleId::BasePerplexityHigh).thresholds.perplexity, Some(300.0));
     for (strict, usual) in release.rules.iter().zip(&default.rules) {
         assert!(strict.severity >= usual.severity, "{} is milder in release.yaml", strict.id);
     }
     // A clean model has a critical set.
-    assert_eq!(release.rule(rule!("critical-set-small")).severity, Some(Severity::Note));
+    assert_eq!(release.rule(RuleId::CriticalSetSmall).severity, Some(Severity::Note));
 }
 
 #[test]
