@@ -115,6 +115,17 @@ impl OpenFolder {
         Ok(made.into_std())
     }
 
+    /// Makes the folders that a path below this one leads through, where they are not there.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn make_way(&self, path: &str) -> Result<()> {
+        match path.rsplit_once('/') {
+            Some((folders, _)) => self.dir.create_dir_all(folders).map_err(Error::io(self.path.join(folders))),
+            None => Ok(()),
+        }
+    }
+
     /// Renames a file, replacing what has the new name.
     ///
     /// # Errors
@@ -144,7 +155,12 @@ impl OpenFolder {
 
     /// Makes its names durable, where the system can.
     pub fn sync(&self) {
-        if let Ok(folder) = self.dir.open(".") {
+        self.sync_below(Path::new("."));
+    }
+
+    /// The same of a folder below it.
+    pub fn sync_below(&self, folder: &Path) {
+        if let Ok(folder) = self.dir.open(folder) {
             let _ = folder.into_std().sync_all();
         }
     }

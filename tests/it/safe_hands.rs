@@ -309,6 +309,42 @@ fn a_receipt_that_does_not_follow_from_what_was_asked_is_not_followed() {
     }
 }
 
+/// A factor of 0 leaves nothing that the original bytes could be worked out from.
+#[test]
+fn forged_originals_are_put_back_only_where_that_is_asked_for_and_never_as_no_numbers() {
+    let forger = Forger::new();
+    let (clean, lesioned) = (&forger.clean[forger.row.clone()], &forger.lesioned[forger.row.clone()]);
+    let of = |value: f32| -> Vec<u8> { clean.chunks(4).flat_map(|_| value.to_le_bytes()).collect() };
+    let now = || std::fs::read(forger.place.model().join("model.safetensors")).unwrap();
+    for value in [f32::INFINITY, f32::NAN] {
+        for state in ["applied", "applying", "undoing"] {
+            forger.put(&forger.lesioned, &forger.receipt(state, &of(value), lesioned), &of(value));
+            refused(&forger.place, &["unpatch", "{model}"], "values that are infinite or not a number");
+            assert!(now() == forger.lesioned, "{value} {state}");
+        }
+    }
+    for state in ["applying", "undoing"] {
+        forger.put(&forger.lesioned, &forger.receipt(state, &of(0.5), lesioned), &of(0.5));
+        let before = forger.place.snapshot();
+        let patch = ["patch", "{model}", "--in-place", "--neuron", "L0.mlp.down_proj:out:1"];
+        refused(
+            &forger.place,
+            &patch,
+            "if that was yours, `achilles-audit unpatch` puts back the bytes that it had kept",
+        );
+        assert!(forger.place.snapshot() == before, "{state}");
+    }
+    forger.put(&forger.lesioned, &forger.receipt("applied", &of(0.5), lesioned), &of(0.5));
+    let (code, _, error) = run(&forger.place, &["unpatch", "{model}"]);
+    assert!(code == 0 && error.contains("bytes are as achilles-patch.undo had them, kept by the patch of"), "{error}");
+    // What could not be put back is not taken away.
+    let mut infinite = forger.clean.clone();
+    infinite[forger.row.clone()][..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    std::fs::write(forger.place.model().join("model.safetensors"), &infinite).unwrap();
+    refused(&forger.place, &["patch", "{model}", "--in-place", "--neuron", NEURON], "patch to a new folder with -o");
+    assert!(now() == infinite);
+}
+
 /// A journal of a restore is only its vault's business.
 #[test]
 fn a_restore_half_way_is_not_rolled_back_without_its_vault() {

@@ -1,0 +1,56 @@
+//! What files of weights are called.
+
+use super::pickle::is_pickle_name;
+
+/// What loaders of safetensors and pickles read, and their indexes.
+const USUAL: &[&str] = &[".safetensors", ".safetensors.index.json", ".bin.index.json"];
+const KERAS: &[&str] = &[".h5", ".hdf5", ".keras"];
+/// Weights that some loaders prefer to safetensors, or take where the user names them.
+const OTHER: &[&str] =
+    &[".gguf", ".ggml", ".npz", ".nemo", ".pdparams", ".pdiparams", ".params", ".caffemodel", ".mar"];
+/// What projects publish beside the weights for other runtimes.
+const CONVERTED: &[&str] = &[
+    ".onnx",
+    ".onnx_data",
+    ".onnx.data",
+    ".ort",
+    ".msgpack",
+    ".tflite",
+    ".mlmodel",
+    ".mlpackage",
+    ".pte",
+    ".litertlm",
+];
+/// Weights with the code that computes with them.
+const ENGINES: &[&str] = &[".engine", ".plan", ".trt", ".llamafile"];
+
+/// Whether a file holds weights of any kind, or says which files do, by its name.
+pub fn is_weights(name: &str) -> bool {
+    let other = [is_pickle_name, is_keras, is_other_weights, is_converted, is_engine];
+    ends(name, USUAL) || other.iter().any(|is| is(name))
+}
+
+/// Whether a file is named as a Keras or HDF5 model.
+pub fn is_keras(name: &str) -> bool {
+    ends(name, KERAS)
+}
+
+/// Whether a file is named as weights that are not examined.
+pub fn is_other_weights(name: &str) -> bool {
+    ends(name, OTHER)
+}
+
+/// Whether a file is named as a conversion of a model for another runtime.
+pub fn is_converted(name: &str) -> bool {
+    ends(name, CONVERTED)
+}
+
+/// Whether a file is named as an engine: weights that were compiled.
+pub fn is_engine(name: &str) -> bool {
+    ends(name, ENGINES)
+}
+
+fn ends(name: &str, ends: &[&str]) -> bool {
+    let lower = name.to_ascii_lowercase();
+    ends.iter().any(|end| lower.ends_with(end))
+}
