@@ -1,4 +1,4 @@
-//! What files of weights are called.
+//! What files of weights are called, and those that loaders look for beside them.
 
 use super::pickle::is_pickle_name;
 
@@ -28,6 +28,30 @@ const ENGINES: &[&str] = &[".engine", ".plan", ".trt", ".llamafile"];
 pub fn is_weights(name: &str) -> bool {
     let other = [is_pickle_name, is_keras, is_other_weights, is_converted, is_engine];
     ends(name, USUAL) || other.iter().any(|is| is(name))
+}
+
+/// Whether transformers, vLLM or their kin look for a file beside the weights, by its name.
+pub fn is_beside_weights(name: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "config.json",
+        "params.json",
+        "generation_config.json",
+        "adapter_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "tekken.json",
+        "chat_template.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "image_processor_config.json",
+        "video_preprocessor_config.json",
+    ];
+    NAMES.contains(&name)
+        || name.starts_with("tokenizer")
+        || [".py", ".jinja", ".model", ".tiktoken"].iter().any(|end| name.ends_with(end))
 }
 
 /// Whether a file is named as a Keras or HDF5 model.

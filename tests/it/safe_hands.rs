@@ -117,6 +117,30 @@ fn results_are_not_written_through_links_or_into_pipes() {
     }
 }
 
+/// Neither of the model that is read, nor of what else the command line names.
+#[test]
+fn no_result_replaces_what_the_run_reads() {
+    let place = Place::new();
+    std::fs::write(place.out().join("rules.yaml"), "rules: {}\n").unwrap();
+    assert_eq!(run(&place, &["fingerprint", "{model}", "-o", "{out}/f.json"]).0, 0);
+    let before = place.snapshot();
+    for (args, says) in [
+        (&["lint", "{model}", "-o", "{model}/model.safetensors"] as &[&str], "that loaders of models read"),
+        (&["scan", "{model}", "--static", "-o", "{model}/config.json"], "that loaders of models read"),
+        (&["fingerprint", "{model}", "-o", "{model}/tokenizer.json"], "that loaders of models read"),
+        (&["verify", "{model}", "{out}/f.json", "-o", "{out}/./f.json"], "is to be read by this run"),
+        (&["scan", "{model}", "--static", "--rules", "{out}/rules.yaml", "--output={out}/rules.yaml"], "is to be read"),
+        (&["perplexity", "{model}", "--text-file", "{out}/f.json", "-o", "{out}/f.json"], "is to be read"),
+    ] {
+        refused(&place, args, says);
+        assert!(place.snapshot() == before, "{args:?}");
+    }
+    // A result of an earlier run is replaced.
+    for _ in 0..2 {
+        assert_eq!(run(&place, &["lint", "{model}", "-o", "{model}/lint.json", "--format", "json"]).0, 0);
+    }
+}
+
 /// The streams that a user names are written to, and what is behind them is not replaced.
 #[test]
 fn streams_that_the_user_names_are_written_to() {
