@@ -283,7 +283,7 @@ mod tests {
             ("two", "has other names"),
             ("pipe", "expected a file"),
             (".", "expected a file"),
-            ("none", "No such file"),
+            ("none", "is not there"),
         ] {
             let error = folder.change(name).unwrap_err().to_string();
             assert!(error.contains(says), "{name}: {error}");
@@ -371,7 +371,7 @@ mod tests {
         for (folder, name, says) in [
             ("model", "out", "is a link out of the model's folder"),
             ("model", "environ", "is a link out of the model's folder"),
-            ("model", "gone", "No such file"),
+            ("model", "gone", "is not there"),
             ("model", "folder", "expected a file"),
             ("models--a--b/snapshots/c", "other", "is a link out of the model's folder"),
             ("models--a--b/snapshots/c", "out", "is a link out of the model's folder"),

@@ -192,8 +192,8 @@ fn what_cannot_be_recorded_or_checked_is_refused() {
         document.to_string()
     };
     let hostile: [(String, &str); 10] = [
-        (base.trim_end().trim_end_matches('}').to_owned(), "is no baseline: EOF"),
-        ("{}".into(), "is no baseline: missing field `schema`"),
+        (base.trim_end().trim_end_matches('}').to_owned(), "is not a baseline: EOF"),
+        ("{}".into(), "is not a baseline: missing field `schema`"),
         (with(&|d| d["schema"] = json!("achilles-audit/patch/v1")), "its schema is"),
         (with(&|d| d["calibration_scores"] = json!([])), "no calibration scores"),
         (with(&|d| d["calibration_scores"] = json!([1.0, 2.0])), "largest first"),
