@@ -39,6 +39,7 @@ pub fn is_beside_weights(name: &str) -> bool {
         "adapter_config.json",
         "special_tokens_map.json",
         "added_tokens.json",
+        "tokenizer_config.json",
         "vocab.json",
         "vocab.txt",
         "merges.txt",
@@ -50,7 +51,7 @@ pub fn is_beside_weights(name: &str) -> bool {
         "video_preprocessor_config.json",
     ];
     NAMES.contains(&name)
-        || name.starts_with("tokenizer")
+        || name.starts_with("tokenizer.")
         || [".py", ".jinja", ".model", ".tiktoken"].iter().any(|end| name.ends_with(end))
 }
 
@@ -75,6 +76,6 @@ pub fn is_engine(name: &str) -> bool {
 }
 
 fn ends(name: &str, ends: &[&str]) -> bool {
-    let lower = name.to_ascii_lowercase();
+    let lower = name.trim_end().to_ascii_lowercase();
     ends.iter().any(|end| lower.ends_with(end))
 }
