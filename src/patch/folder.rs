@@ -86,7 +86,7 @@ impl Folder {
     }
 
     /// Whether an unfinished patch or unpatch was found and the original bytes were put back.
-    pub fn rolled_back(&self) -> bool {
+    pub(super) fn rolled_back(&self) -> bool {
         self.rolled_back
     }
 }

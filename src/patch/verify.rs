@@ -4,7 +4,7 @@ use super::carried::Carried;
 use super::receipt::Receipt;
 use super::{RECEIPT, UNDO, believe, folder};
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::walk::{is_left_out, walk};
+use crate::checkpoint::walk::{Kind, is_left_out, walk};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
@@ -49,6 +49,13 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
     for name in ours.symmetric_difference(&theirs) {
         let side = if ours.contains(name) { "patched" } else { "original" };
         found.differences.push(format!("{name} is in the {side} checkpoint only"));
+    }
+    let links = |root: &Path| -> Result<BTreeSet<String>> {
+        let entries = walk(root, &|path| is_left_out(root, path))?.into_iter();
+        Ok(entries.filter(|entry| entry.kind == Kind::Link).map(|entry| entry.path).collect())
+    };
+    for name in links(patched)?.difference(&links(original.root())?) {
+        found.differences.push(format!("{name} is a link in the patched checkpoint only"));
     }
     // What is not carried along (other weights, hidden folders) need not be there, but nothing may be there that was not.
     let others = |root: &Path| -> Result<BTreeSet<String>> {

@@ -215,6 +215,14 @@ fn a_file_among_the_links_of_a_snapshot_is_told() {
     replace("model.safetensors");
     let (code, text) = lint();
     assert!(code == 1 && text.contains("snapshot-file") && text.contains("is a file, where"), "{text}");
+    // A model in a folder below, too, where only the others are links.
+    let sub = cached.join("sub");
+    std::fs::create_dir(&sub).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(cached.join(name), sub.join(name)).unwrap();
+    }
+    assert!(said(&place, &["lint", sub.to_str().unwrap()]).1.contains("snapshot-file"));
+    std::fs::remove_dir_all(sub).unwrap();
     let all = std::fs::read_dir(&cached).unwrap().map(|entry| entry.unwrap());
     let links: Vec<_> = all.filter(|entry| entry.path().is_symlink()).map(|entry| entry.file_name()).collect();
     assert!(!links.is_empty());

@@ -316,13 +316,20 @@ fn what_is_the_models_own_is_carried_and_what_is_missing_is_told() {
     std::fs::remove_dir_all(out.join("1_Pooling")).unwrap();
     write(&out, own[1], "another");
     write(&out, "onnx/new.onnx", "new");
+    #[cfg(unix)]
+    {
+        std::fs::rename(out.join("README.md"), place.out().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("../elsewhere", out.join("README.md")).unwrap();
+    }
     let (code, said) = verify();
     assert_eq!(code, Some(1));
     for says in [
         "1_Pooling/config.json is in the original checkpoint only",
         "additional_chat_templates/tool_use.jinja has 7 bytes, the original",
         "onnx/new.onnx is in the patched checkpoint only",
-        "3 differences",
+        #[cfg(unix)]
+        "README.md is a link in the patched checkpoint only",
+        if cfg!(unix) { "4 differences" } else { "3 differences" },
     ] {
         assert!(said.contains(says), "{said}");
     }

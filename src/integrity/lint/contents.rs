@@ -1,7 +1,7 @@
 //! What single files hold, whatever their names: pickles, JSON, chat templates.
 
 use super::check::Check;
-use super::folder::{File, is_native};
+use super::folder::{File, is_native, is_python, is_script};
 use super::header::Shard;
 use super::json::{self, Facts};
 use super::observation::{Found, Location, Observation};
@@ -152,6 +152,9 @@ fn packed(file: &File, content: Option<Content>, names: &HashSet<&str>, found: &
         Some(Content::Packed(how)) if named => (Check::PickleFile, format!("is a pickle by its name, and {how}")),
         Some(Content::Native(form)) if !is_native(&file.name) => {
             (Check::NativeCode, format!("is compiled code ({form}) by its content"))
+        }
+        Some(Content::Script) if !is_script(&file.name) && !is_python(&lower) => {
+            (Check::Script, "is a script by its first line".to_owned())
         }
         Some(Content::Key) => (Check::SecretFile, "holds a private key by its content".to_owned()),
         Some(Content::Hdf5) if !is_keras(&lower) => {

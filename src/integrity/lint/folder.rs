@@ -84,7 +84,7 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     files.sort_by(|a, b| a.name.cmp(&b.name));
     adapter(&files, found);
     nested(&files, found);
-    if files.iter().any(|file| file.blob.is_some()) {
+    if links.snapshot.is_some_and(|snapshot| files.iter().any(|f| f.blob.is_some()) || snapshot.is_linked(root)) {
         in_snapshot(unlinked, found);
     }
     Ok(files)
@@ -234,17 +234,16 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
         found.say(Check::UnfinishedDownload, location.clone(), message);
     }
     let lower = base.trim_end().to_ascii_lowercase();
-    if [".py", ".pyc", ".pyw"].iter().any(|end| lower.ends_with(end)) {
+    if is_python(&lower) {
         found.say(Check::CustomCode, location.clone(), "is Python code");
     }
-    let ends = |ends: &[&str]| ends.iter().any(|end| lower.ends_with(end));
     if is_keras(base) {
         found.say(Check::KerasFile, location.clone(), "is a Keras or HDF5 model by its name");
     }
     if is_native(base) {
         found.say(Check::NativeCode, location.clone(), "is compiled code by its name");
     }
-    if ends(SCRIPTS) {
+    if is_script(base) {
         found.say(Check::Script, location.clone(), "is a script by its name");
     }
     if is_secret(&lower) {
@@ -307,6 +306,17 @@ const SCRIPTS: &[&str] = &[
 pub(super) fn is_native(name: &str) -> bool {
     let lower = name.trim_end().to_ascii_lowercase();
     NATIVE.iter().any(|end| lower.ends_with(end)) || lower.contains(".so.") || is_engine(&lower)
+}
+
+/// Whether a file is named as Python code; `name` is in lower case.
+pub(super) fn is_python(name: &str) -> bool {
+    [".py", ".pyc", ".pyw"].iter().any(|end| name.trim_end().ends_with(end))
+}
+
+/// Whether a file is named as a script.
+pub(super) fn is_script(name: &str) -> bool {
+    let lower = name.trim_end().to_ascii_lowercase();
+    SCRIPTS.iter().any(|end| lower.ends_with(end))
 }
 
 /// Whether a file is named as one that holds keys or passwords; `name` is in lower case.

@@ -16,6 +16,8 @@ pub(super) enum Content {
     Hdf5,
     /// Compiled code, in this form.
     Native(&'static str),
+    /// Text that says what runs it.
+    Script,
     /// A private key.
     Key,
 }
@@ -50,6 +52,9 @@ fn of_bytes(first: &[u8], whole: bool) -> Option<Content> {
     if let Some(form) = native(first) {
         return Some(Content::Native(form));
     }
+    if first.starts_with(b"#!/") {
+        return Some(Content::Script);
+    }
     if first.starts_with(b"-----BEGIN ")
         && first.windows(17).any(|w| w == b"PRIVATE KEY-----\n" || w == b"PRIVATE KEY-----\r")
     {
@@ -73,6 +78,7 @@ fn native(first: &[u8]) -> Option<&'static str> {
         // For one processor, in its order of bytes, or for several.
         [0xce | 0xcf, 0xfa, 0xed, 0xfe, ..] | [0xfe, 0xed, 0xfa, 0xce | 0xcf, ..] => Some("Mach-O"),
         [0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, 1..=15, ..] => Some("Mach-O"),
+        [0xca, 0xfe, 0xba, 0xbe, _, _, 0, 45..=99, ..] => Some("Java"),
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Some("WebAssembly"),
         _ => None,
     }
@@ -180,6 +186,7 @@ mod tests {
             (&pe, "PE"),
             (b"\xcf\xfa\xed\xfe\x07\0\0\x01", "Mach-O"),
             (b"\xca\xfe\xba\xbe\0\0\0\x02", "Mach-O"),
+            (b"\xca\xfe\xba\xbe\0\0\0\x41", "Java"),
             (b"\0asm\x01\0\0\0", "WebAssembly"),
         ] {
             assert_eq!(kind(bytes), Some(Content::Native(form)));

@@ -79,6 +79,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::NativeCode, "notes.txt", None, |f| f.write("notes.txt", b"\x7fELF\x02\x01\x01\0")),
     (Check::Script, "install.SH", None, |f| f.write("install.SH", b"")),
     (Check::Script, "sub/.git/hooks/x.ps1", None, |f| f.write("sub/.git/hooks/x.ps1", b"")),
+    (Check::Script, "install", None, |f| f.write("install", b"#!/bin/sh\n")),
     (Check::SecretFile, ".env", None, |f| f.write(".env", b"TOKEN=x")),
     (Check::SecretFile, "keys/mine.pem", None, |f| f.write("keys/mine.pem", b"-----BEGIN RSA PRIVATE KEY-----\nMII")),
     (Check::NestedModel, "lora/adapter_config.json", None, |f| f.write("lora/adapter_config.json", b"{}")),
