@@ -92,7 +92,7 @@ pub(super) fn to_folder_with(
 ///
 /// # Errors
 /// As [`check_in_place`]: nothing is changed. A file cannot be written: the original bytes are put back, or where that
-/// fails too, the next run does so.
+/// fails too, the next `unpatch` does so.
 pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Receipt> {
     in_place_with(folder, plan, settings, &mut System)
 }

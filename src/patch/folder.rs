@@ -160,7 +160,7 @@ pub struct Unpatched {
 ///
 /// # Errors
 /// There is no receipt, or what is there is not what the receipt says; then nothing is changed. Another run holds the
-/// lock, or a file cannot be written; then the next run finishes.
+/// lock, or a file cannot be written; then the next one finishes.
 pub fn unpatch(root: &Path) -> Result<Unpatched> {
     unpatch_with(root, &mut System)
 }
