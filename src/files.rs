@@ -14,6 +14,7 @@ pub use copy::copy;
 pub(crate) use folder::{BLOBS, hub_repository};
 pub use folder::{ModelFiles, OpenFolder};
 pub use new_folder::{NewFolder, check_new_folder};
+pub(crate) use new_folder::{UNFINISHED, unfinished_name};
 pub(crate) use open::{LARGEST_READ, read_open};
 pub use open::{open_regular, read_at_most, read_regular, read_text};
 pub use stamp::{Stamp, identity};

@@ -16,6 +16,7 @@ pub mod source;
 pub mod stand_in;
 pub mod tensors;
 pub mod walk;
+pub mod weights;
 
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};

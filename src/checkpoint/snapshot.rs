@@ -21,6 +21,16 @@ impl Snapshot {
         files::hub_repository(&root).map(|repository| Snapshot { blobs: repository.join(BLOBS) })
     }
 
+    /// Whether `root`, the snapshot or a folder in it, or one that it lies in holds links to blobs, as on every system
+    /// that has links.
+    pub fn is_linked(&self, root: &Path) -> bool {
+        let snapshots = self.blobs.with_file_name("snapshots");
+        let Ok(root) = root.canonicalize() else { return false };
+        let folders = root.ancestors().take_while(|folder| folder.starts_with(&snapshots) && **folder != *snapshots);
+        let entries = folders.filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
+        entries.map(|entry| entry.path()).any(|path| self.blob(&path).is_some())
+    }
+
     /// The blob that a link leads to. It stands for a file of the snapshot: a file called by a digest, as every client
     /// of the hub makes them, and no further link.
     pub fn blob(&self, link: &Path) -> Option<Blob> {

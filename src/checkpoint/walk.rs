@@ -1,6 +1,8 @@
 //! The files of a folder and of its folders.
 
 use crate::error::{Error, Result};
+use crate::files::read_at_most;
+use std::fs::Metadata;
 use std::path::Path;
 
 /// Something in a folder that is not itself a folder.
@@ -38,9 +40,21 @@ pub fn below(root: &Path, file: &Path) -> Option<String> {
 }
 
 /// Whether a path is a folder, and no link to one, that tools keep beside a model and no loader reads: version control,
-/// and what the hub's client notes of its downloads.
+/// and what the hub's client notes of its downloads. A worktree's or submodule's `.git` is a file that says where it is.
 pub fn is_left_out(root: &Path, path: &str) -> bool {
-    LEFT_OUT.contains(&path) && root.join(path).symlink_metadata().is_ok_and(|about| about.is_dir())
+    let place = root.join(path);
+    let is = |kind: fn(&Metadata) -> bool| place.symlink_metadata().is_ok_and(|about| kind(&about));
+    let leads = || read_at_most(&place, LONGEST_POINTER).is_ok_and(|text| is_pointer(&text));
+    LEFT_OUT.contains(&path) && (is(Metadata::is_dir) || path == ".git" && is(Metadata::is_file) && leads())
+}
+
+/// Longer than any path.
+const LONGEST_POINTER: u64 = 1 << 13;
+
+/// Whether these bytes are one line, `gitdir: ` and a path.
+fn is_pointer(text: &[u8]) -> bool {
+    let path = text.strip_prefix(b"gitdir: ").map(|path| path.trim_ascii_end());
+    path.is_some_and(|path| !path.is_empty() && path.iter().all(|b| !b.is_ascii_control()))
 }
 
 /// What [`is_left_out`] where it is a folder.
@@ -117,6 +131,25 @@ mod tests {
         assert_eq!(walk(root, &skip).unwrap(), ["a", "b-c/x", "b/x"].map(file));
         assert_eq!(walk(root, &|_| false).unwrap().len(), 4);
         assert!(walk(&root.join("a"), &|_| false).is_err());
+    }
+
+    #[test]
+    fn only_a_pointer_is_left_out_as_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for (text, left_out) in [
+            ("gitdir: ../.git/modules/model\n", true),
+            ("gitdir: /work trees/.git/worktrees/a", true),
+            ("gitdir: ", false),
+            ("gitdir: a\nimport os\n", false),
+            ("{\"model_type\": \"llama\"}", false),
+            ("", false),
+        ] {
+            std::fs::write(root.join(".git"), text).unwrap();
+            assert_eq!(is_left_out(root, ".git"), left_out, "{text:?}");
+        }
+        std::fs::write(root.join(".gitmodules"), "gitdir: a").unwrap();
+        assert!(!is_left_out(root, ".gitmodules") && !is_left_out(root, "gone"));
     }
 
     #[cfg(unix)]

@@ -115,6 +115,17 @@ impl OpenFolder {
         Ok(made.into_std())
     }
 
+    /// Makes the folders that a path below this one leads through, where they are not there.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn make_way(&self, path: &str) -> Result<()> {
+        match path.rsplit_once('/') {
+            Some((folders, _)) => self.dir.create_dir_all(folders).map_err(Error::io(self.path.join(folders))),
+            None => Ok(()),
+        }
+    }
+
     /// Renames a file, replacing what has the new name.
     ///
     /// # Errors
@@ -144,7 +155,12 @@ impl OpenFolder {
 
     /// Makes its names durable, where the system can.
     pub fn sync(&self) {
-        if let Ok(folder) = self.dir.open(".") {
+        self.sync_below(Path::new("."));
+    }
+
+    /// The same of a folder below it.
+    pub fn sync_below(&self, folder: &Path) {
+        if let Ok(folder) = self.dir.open(folder) {
             let _ = folder.into_std().sync_all();
         }
     }
@@ -267,7 +283,7 @@ mod tests {
             ("two", "has other names"),
             ("pipe", "expected a file"),
             (".", "expected a file"),
-            ("none", "No such file"),
+            ("none", "is not there"),
         ] {
             let error = folder.change(name).unwrap_err().to_string();
             assert!(error.contains(says), "{name}: {error}");
@@ -355,7 +371,7 @@ mod tests {
         for (folder, name, says) in [
             ("model", "out", "is a link out of the model's folder"),
             ("model", "environ", "is a link out of the model's folder"),
-            ("model", "gone", "No such file"),
+            ("model", "gone", "is not there"),
             ("model", "folder", "expected a file"),
             ("models--a--b/snapshots/c", "other", "is a link out of the model's folder"),
             ("models--a--b/snapshots/c", "out", "is a link out of the model's folder"),

@@ -11,7 +11,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What files and folders are called until they are whole.
-pub(super) const UNFINISHED: &str = ".achilles-audit-";
+pub(crate) const UNFINISHED: &str = ".achilles-audit-";
+
+/// A name that nobody else uses, for what then gets its place in one step.
+pub(crate) fn unfinished_name() -> String {
+    format!("{UNFINISHED}{:016x}", RandomState::new().hash_one(std::process::id()))
+}
+
 /// The file in an unfinished folder that holds the folder's name: only what bears it is ever removed.
 const MARKER: &str = ".achilles-audit-unfinished";
 
@@ -49,7 +55,7 @@ impl NewFolder {
         check_new_folder(out)?;
         let parent = OpenFolder::open(&way::place(out)?)?;
         remove_unfinished(&parent);
-        let name = format!("{UNFINISHED}{:016x}", RandomState::new().hash_one(std::process::id()));
+        let name = unfinished_name();
         let path = parent.path().join(&name);
         // As open as a folder that the user makes (the umask applies).
         parent.dir.create_dir(&name).map_err(Error::io(&path))?;

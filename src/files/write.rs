@@ -2,6 +2,7 @@
 
 use super::new_folder::UNFINISHED;
 use super::way;
+use crate::checkpoint::weights::{is_beside_weights, is_weights};
 use crate::error::{Error, Result};
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write};
@@ -59,14 +60,21 @@ fn replaced(path: &Path) -> Result<Option<Permissions>> {
         found => found.map_err(Error::io(path))?,
     };
     let problem = match about.file_type() {
+        t if t.is_file() && is_a_models(path) => {
+            "is a file that loaders of models read, and no result replaces such; choose another name"
+        }
         t if t.is_file() => return Ok(Some(about.permissions())),
         t if t.is_symlink() => {
             "is a link, and results are not written through links; remove it, or name the file that it leads to"
         }
         t if t.is_dir() => "is a folder, expected the name of a file",
-        _ => "is a pipe, socket or device, expected the name of a file; remove it first",
+        _ => "is a pipe, socket or device, expected the name of a file",
     };
     Err(Error::file(path, problem))
+}
+
+fn is_a_models(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| is_weights(name) || is_beside_weights(name))
 }
 
 /// What a path outside of any folder stands for.
@@ -114,6 +122,15 @@ mod tests {
             for error in [check_writable(&at(name)).unwrap_err(), write_whole(&at(name), b"ours").unwrap_err()] {
                 assert!(error.to_string().contains(says), "{name}: {error}");
             }
+        }
+        for name in
+            ["model-00001-of-00002.safetensors", "pytorch_model.bin", "x.gguf", "config.json", "tokenizer_config.json"]
+        {
+            std::fs::write(at(name), "a model's").unwrap();
+            for error in [check_writable(&at(name)).unwrap_err(), write_whole(&at(name), b"ours").unwrap_err()] {
+                assert!(error.to_string().contains("is a file that loaders of models read"), "{name}: {error}");
+            }
+            assert_eq!(std::fs::read(at(name)).unwrap(), b"a model's");
         }
         assert_eq!(std::fs::read(at("theirs")).unwrap(), b"theirs");
         assert!(!at("gone").exists() && at("link").is_symlink());

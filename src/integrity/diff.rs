@@ -1,10 +1,12 @@
 //! In what two checkpoints differ, both at hand.
 
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
+use super::fingerprint::read_link;
 use super::layout::Layout;
 use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
+use crate::checkpoint::snapshot::Snapshot;
 use crate::checkpoint::tensors::{Entry, SINGLE, Tensors, Values};
 use crate::checkpoint::walk::{self, Kind};
 use crate::error::{Error, Result};
@@ -85,7 +87,7 @@ fn compare_files((a, a_tensors): (&Path, &Tensors), (b, b_tensors): (&Path, &Ten
         Ok(entries.filter(|e| !stood_for(&e.path)).map(|e| (e.path, e.kind)).collect())
     };
     let (old, new) = (of(a, a_tensors)?, of(b, b_tensors)?);
-    let mut found = Vec::new();
+    let mut found = linked(a, b)?;
     for (root, tensors) in [(a, a_tensors), (b, b_tensors)] {
         found.extend(unlisted(root, tensors)?);
     }
@@ -112,6 +114,23 @@ fn compare_files((a, a_tensors): (&Path, &Tensors), (b, b_tensors): (&Path, &Ten
         }
     }
     Ok(found)
+}
+
+/// Links of `b`, weights among them, where `a` has no such link: a file, another link, or nothing.
+fn linked(a: &Path, b: &Path) -> Result<Vec<Difference>> {
+    let of = |root: &Path| -> Result<BTreeMap<String, String>> {
+        let snapshot = Snapshot::of(root);
+        let is_file = |path: &str| snapshot.as_ref().is_some_and(|s| s.blob(&root.join(path)).is_some());
+        let entries = walk::walk(root, &|path| walk::is_left_out(root, path))?.into_iter();
+        let links = entries.filter(|e| e.kind == Kind::Link && !is_file(&e.path));
+        links.map(|e| Ok((e.path.clone(), read_link(&root.join(e.path))?))).collect()
+    };
+    let (mut old, new) = (of(a)?, of(b)?);
+    let told = |(path, after): (String, String)| {
+        let before = old.remove(&path);
+        (before.as_ref() != Some(&after)).then_some(Difference::FileLinked { path, before, after })
+    };
+    Ok(new.into_iter().filter_map(told).collect())
 }
 
 /// Tensors that lie in a shard and that the index does not list: loaders differ in whether they read them.

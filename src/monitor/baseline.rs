@@ -128,17 +128,25 @@ impl Baseline {
     /// It cannot be read, or is none.
     pub fn read(path: &Path) -> Result<Baseline> {
         let bytes = files::read_at_most(path, LARGEST)?;
-        let advice = "expected what `achilles-audit monitor record` wrote";
-        let baseline: Baseline = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::file(path, format!("is not a baseline: {e}; {advice}")))?;
-        baseline.checked().map_err(|problem| Error::file(path, format!("is not a baseline: {problem}; {advice}")))
+        let not_one = |problem: String| {
+            let advice = "expected what `achilles-audit monitor record` wrote";
+            Error::file(path, format!("is not a baseline: {problem}; {advice}"))
+        };
+        // What it is comes before what it lacks.
+        #[derive(Deserialize)]
+        struct Kind {
+            schema: String,
+        }
+        let Kind { schema } = serde_json::from_slice(&bytes).map_err(|e| not_one(e.to_string()))?;
+        if schema != SCHEMA {
+            return Err(not_one(format!("its schema is {schema:?}, not {SCHEMA}")));
+        }
+        let baseline: Baseline = serde_json::from_slice(&bytes).map_err(|e| not_one(e.to_string()))?;
+        baseline.checked().map_err(|problem| not_one(problem.to_string()))
     }
 
     fn checked(self) -> Result<Baseline> {
         let bad = |problem: String| Err(Error::input(problem));
-        if self.schema != SCHEMA {
-            return bad(format!("its schema is {:?}, not {SCHEMA}", self.schema));
-        }
         if self.sites.is_empty() || self.calibration_scores.is_empty() {
             return bad("it has no sites or no calibration scores".into());
         }

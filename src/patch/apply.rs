@@ -1,5 +1,6 @@
 //! The two ways to write a plan: to a new folder, and in place with a journal.
 
+use super::carried::Carried;
 use super::disk::{Disk, System};
 use super::edit::{Edit, Plan, file_name};
 use super::folder::{self, Folder};
@@ -10,6 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::files::{self, ModelFiles, NewFolder, OpenFolder};
 use crate::progress::Progress;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// How to write.
@@ -48,27 +50,26 @@ pub(super) fn to_folder_with(
     let _lock = folder::lock_shared(&plan.root)?;
     check_unpatched(plan)?;
     let model = ModelFiles::of(&plan.root)?;
+    let carried = Carried::of(&plan.root, out)?.files;
     let new = NewFolder::begin(out)?;
     let mut copies = Vec::new();
     let changed = plan.files();
-    let shards: Vec<&Path> = checkpoint.tensors().files().iter().map(|f| f.path()).collect();
-    let sizes = shards.iter().map(|p| std::fs::metadata(p).map(|m| m.len()).map_err(Error::io(p)));
-    progress.begin("writing the checkpoint", sizes.sum::<Result<u64>>()?, "bytes");
-    for name in carried(&plan.root)? {
-        files::copy(&model.open(&name)?, new.folder(), &name)?;
-        copies.push(name);
-    }
-    for from in shards {
-        let name = file_name(from);
-        let file = model.open(&name)?;
-        if settings.link && !changed.contains(name.as_str()) {
+    let shards: Vec<String> = checkpoint.tensors().files().iter().map(|f| file_name(f.path())).collect();
+    let bytes = |name: &String| -> Result<u64> {
+        Ok(model.open(name)?.metadata().map_err(Error::io(plan.root.join(name)))?.len())
+    };
+    let sizes = carried.iter().chain(&shards).map(bytes).collect::<Result<Vec<_>>>()?;
+    progress.begin("writing the checkpoint", sizes.iter().sum(), "bytes");
+    for (name, bytes) in carried.into_iter().chain(shards.iter().cloned()).zip(sizes) {
+        if settings.link && shards.contains(&name) && !changed.contains(name.as_str()) {
             // The file itself: a link to a link would lead nowhere once the hub's cache is cleaned.
             model.hard_link(&name, new.folder())?;
         } else {
-            files::copy(&file, new.folder(), &name)?;
+            new.folder().make_way(&name)?;
+            files::copy(&model.open(&name)?, new.folder(), &name)?;
             copies.push(name);
         }
-        progress.advance(file.metadata().map_err(Error::io(from))?.len())?;
+        progress.advance(bytes)?;
     }
     let shards = open_shards(plan, new.folder())?;
     let files = changed_files(plan, &shards, settings)?;
@@ -77,6 +78,8 @@ pub(super) fn to_folder_with(
     for name in &copies {
         disk.sync(&new.folder().change(name)?, &new.folder().path().join(name))?;
     }
+    let folders: BTreeSet<&Path> = copies.iter().flat_map(|name| Path::new(name).ancestors().skip(1)).collect();
+    folders.into_iter().for_each(|folder| new.folder().sync_below(folder));
     let receipt = Receipt::new(plan, files, State::Applied);
     disk.write_whole(new.folder(), UNDO, &undo_bytes(&plan.edits))?;
     disk.write_whole(new.folder(), RECEIPT, &receipt.json()?)?;
@@ -89,7 +92,7 @@ pub(super) fn to_folder_with(
 ///
 /// # Errors
 /// As [`check_in_place`]: nothing is changed. A file cannot be written: the original bytes are put back, or where that
-/// fails too, the next run does so.
+/// fails too, the next `unpatch` does so.
 pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Receipt> {
     in_place_with(folder, plan, settings, &mut System)
 }
@@ -102,24 +105,33 @@ pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, di
 /// Whether a plan can be written where the checkpoint lies.
 ///
 /// # Errors
-/// As [`check_unpatched`]; also where the files that change are not the folder's own, or where another reader would
-/// load other weights than those patched.
+/// As [`check_unpatched`]; also where the files that change are not the folder's own, where another reader would load
+/// other weights than those patched, or where values would be lost that are no numbers.
 pub fn check_in_place(plan: &Plan) -> Result<()> {
     check_unpatched(plan)?;
     refuse_other_weights(&plan.root, plan)?;
+    if let Some(edit) = plan.edits.iter().find(|edit| edit.removes_not_finite()) {
+        let problem = "holds values that are infinite or not a number, which `unpatch` would not put back; patch to a \
+                       new folder with -o";
+        return Err(Error::tensor(plan.root.join(&edit.file), &edit.stored_as, problem));
+    }
     open_shards(plan, &OpenFolder::open(&plan.root)?).map(drop)
 }
 
-/// Whether a plan can be written to the new folder `out`.
+/// Whether a plan can be written to the new folder `out`. Gives what stays behind: other weights, hidden folders and
+/// what is no file.
 ///
 /// # Errors
 /// As [`check_unpatched`]; also where `out` is there and is not an empty folder, or a file that would be copied is a link
 /// out of the checkpoint's folder.
-pub fn check_to_folder(plan: &Plan, out: &Path) -> Result<()> {
+pub fn check_to_folder(plan: &Plan, out: &Path) -> Result<Vec<String>> {
     check_unpatched(plan)?;
     files::check_new_folder(out)?;
     let model = ModelFiles::of(&plan.root)?;
-    carried(&plan.root)?.iter().chain(&plan.shards).try_for_each(|name| model.open(name).map(drop))
+    let Carried { files, mut behind } = Carried::of(&plan.root, out)?;
+    files.iter().chain(&plan.shards).try_for_each(|name| model.open(name).map(drop))?;
+    behind.retain(|name| !plan.shards.contains(name));
+    Ok(behind)
 }
 
 /// Whether a plan begins from a checkpoint that is not patched: a receipt leads back to where its patch began, and
@@ -192,44 +204,6 @@ fn write_edits(folder: &OpenFolder, shards: Shards, edits: &[Edit], disk: &mut d
 fn open_shards(plan: &Plan, folder: &OpenFolder) -> Result<Shards> {
     let open = |name: &str| Ok((name.to_owned(), Shard::of(folder.change(name)?, &folder.path().join(name))?));
     plan.files().into_iter().map(open).collect()
-}
-
-/// The files beside the weights that loaders read, by name.
-pub(super) fn carried(root: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(root).map_err(Error::io(root))? {
-        let entry = entry.map_err(Error::io(root))?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if is_carried(&name) && entry.path().is_file() {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// What transformers and vLLM look for beside the weights.
-fn is_carried(name: &str) -> bool {
-    const NAMES: [&str; 16] = [
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "tekken.json",
-        "chat_template.json",
-        "processor_config.json",
-        "preprocessor_config.json",
-        "image_processor_config.json",
-        "video_preprocessor_config.json",
-    ];
-    let ends = |end: &[&str]| end.iter().any(|end| name.ends_with(end));
-    NAMES.contains(&name) || name.starts_with("tokenizer") || ends(&[".py", ".jinja", ".tiktoken"])
 }
 
 /// vLLM loads every *.safetensors of a folder and prefers consolidated ones.

@@ -2,7 +2,8 @@
 //! a receipt there, too.
 //!
 //! What cannot be worked out are the original bytes themselves, where a factor of 0 left nothing of them: that they are
-//! those of some original, only the original can tell, or its fingerprint.
+//! those of some original, only the original can tell, or its fingerprint. So a journal that is found is followed only
+//! where that was asked for, by `unpatch`; and values that are no numbers are not put in the place of numbers.
 
 use super::edit::Changes;
 use super::receipt::{Receipt, Record};
@@ -51,19 +52,20 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec
     let others = || refused("names other edits than those that make what was asked for of the original".into());
     let of = |part: &Place| original.get(&key(tensors.stored_name(&part.tensor), part.axis, part.index)).cloned();
     let (edits, _) = changes.edits(&tensors, &|part, _, _| of(part)).map_err(|_| others())?;
-    match edits.iter().map(Record::of).eq(receipt.edits.iter().cloned()) {
-        true => Ok(edits.into_iter().map(|edit| edit.after).collect()),
-        false => Err(others()),
+    if !edits.iter().map(Record::of).eq(receipt.edits.iter().cloned()) {
+        return Err(others());
+    }
+    match edits.iter().find(|edit| edit.removes_not_finite()) {
+        Some(edit) => Err(refused(format!(
+            "would put values that are infinite or not a number back into {}, in the place of numbers",
+            edit.stored_as
+        ))),
+        None => Ok(edits.into_iter().map(|edit| edit.after).collect()),
     }
 }
 
 /// As [`check`], of the journal of a restore: its edits leave what the vault keeps.
-pub(super) fn check_restore(receipt: &Receipt, root: &Path, vault: Option<&Vault>) -> Result<Vec<Vec<u8>>> {
-    let vault = vault.ok_or_else(|| {
-        let problem = "is the journal of a restore that was stopped half-way, which only its vault can vouch for; run \
-                       `achilles-audit restore` with that again";
-        Error::file(root.join(RECEIPT), problem)
-    })?;
+pub(super) fn check_restore(receipt: &Receipt, root: &Path, vault: &Vault) -> Result<Vec<Vec<u8>>> {
     let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
     let parts = vault.parts();
     let kept: BTreeMap<_, &[u8]> = parts

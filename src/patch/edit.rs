@@ -149,6 +149,11 @@ impl Edit {
         (changed.count() * size) as u64
     }
 
+    /// Whether a value that is infinite or not a number becomes one that is finite.
+    pub(super) fn removes_not_finite(&self) -> bool {
+        self.values_before().iter().zip(self.values_after()).any(|(was, is)| !was.is_finite() && is.is_finite())
+    }
+
     /// The values as they are.
     pub fn values_before(&self) -> Vec<f64> {
         Float::of(self.dtype).map(|float| float.read(&self.before)).unwrap_or_default()

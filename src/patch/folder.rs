@@ -4,7 +4,7 @@ use super::disk::{self, Disk, System};
 use super::receipt::{Receipt, State};
 use super::shard::Shards;
 use super::vault::Vault;
-use super::{RECEIPT, UNDO, believe};
+use super::{RECEIPT, UNDO, believe, restore};
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
@@ -20,17 +20,29 @@ pub struct Folder {
     rolled_back: bool,
 }
 
+/// Which run that was stopped half-way is rolled back.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Unfinished<'a> {
+    /// None: whoever can write to the folder can write the journal of one.
+    None,
+    /// A patch, or its undoing.
+    Patch,
+    /// A restore, or another run that this vault vouches for.
+    Restore(&'a Vault),
+}
+
 impl Folder {
-    /// Takes the lock. Where an earlier run was stopped while it changed bytes, the original ones are put back first.
+    /// Takes the lock.
     ///
     /// # Errors
-    /// Another run holds the lock, or what an earlier run left cannot be rolled back.
+    /// Another run holds the lock, or one was stopped while it changed bytes.
     pub fn lock(root: &Path) -> Result<Folder> {
-        Folder::lock_with(root, None, &mut System)
+        Folder::lock_with(root, Unfinished::None, &mut System)
     }
 
-    /// As [`Folder::lock`]; only with its `vault` a restore that was stopped can be rolled back.
-    pub(super) fn lock_with(root: &Path, vault: Option<&Vault>, disk: &mut dyn Disk) -> Result<Folder> {
+    /// As [`Folder::lock`]. Where an earlier run of this kind was stopped while it changed bytes, the original ones are
+    /// put back first.
+    pub(super) fn lock_with(root: &Path, unfinished: Unfinished, disk: &mut dyn Disk) -> Result<Folder> {
         let lock = open_lock(root)?;
         lock.try_lock().map_err(|e| locked(root, e))?;
         let open = OpenFolder::open(root)?;
@@ -43,7 +55,18 @@ impl Folder {
                 false
             }
             Some(receipt) if receipt.state != State::Applied => {
-                let believe = |shards: &Shards, undo: &[u8]| believe_unfinished(&receipt, root, vault, shards, undo);
+                let believe = |shards: &Shards, undo: &[u8]| {
+                    let new = match (unfinished, receipt.asked.is_empty()) {
+                        (Unfinished::Patch, false) => believe::check(&receipt, root, undo)?,
+                        (Unfinished::Restore(vault), true) => believe::check_restore(&receipt, root, vault)?,
+                        (Unfinished::Restore(vault), false) => {
+                            let kept = restore::original_of(root, vault, &receipt, shards)?;
+                            believe::check(&receipt, root, &kept)?
+                        }
+                        _ => return Err(half_way(root, &receipt)),
+                    };
+                    believe::check_between(&receipt, root, shards, undo, &new)
+                };
                 roll_back(&open, &receipt, &believe, disk)?;
                 true
             }
@@ -63,7 +86,7 @@ impl Folder {
     }
 
     /// Whether an unfinished patch or unpatch was found and the original bytes were put back.
-    pub fn rolled_back(&self) -> bool {
+    pub(super) fn rolled_back(&self) -> bool {
         self.rolled_back
     }
 }
@@ -78,19 +101,36 @@ pub(super) fn lock_shared(root: &Path) -> Result<File> {
 
 /// Refuses a folder in which a run was stopped half-way.
 pub(super) fn check_settled(root: &Path) -> Result<()> {
-    if Receipt::read(root)?.is_some_and(|receipt| receipt.state != State::Applied) {
-        let problem = "was being changed by a run that was stopped half-way; `achilles-audit unpatch` on it puts the \
-                       bytes back as they were before";
-        return Err(Error::file(root, problem));
+    match Receipt::read(root)? {
+        Some(receipt) if receipt.state != State::Applied => Err(half_way(root, &receipt)),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// What is said of a folder in which a run was stopped half-way.
+fn half_way(root: &Path, receipt: &Receipt) -> Error {
+    let problem = match receipt.asked.is_empty() {
+        true => {
+            "was being restored by a run that was stopped half-way, for which only its vault can vouch; run \
+             `achilles-audit restore` with that again"
+        }
+        false => {
+            "was being changed by a run that was stopped half-way; if that was yours, `achilles-audit unpatch` puts \
+             back the bytes that it had kept"
+        }
+    };
+    Error::file(root, problem)
 }
 
 /// The file whose lock is the folder's.
 fn open_lock(root: &Path) -> Result<File> {
     let path = root.join("config.json");
     if !path.exists() {
-        let found = if root.is_dir() { "holds no config.json" } else { "no such folder" };
+        let found = match root {
+            root if root.is_dir() => "holds no config.json",
+            root if root.exists() => "is not a folder",
+            _ => "no such folder",
+        };
         return Err(Error::file(root, format!("{found}; expected a model folder")));
     }
     files::open_regular(&path)
@@ -120,13 +160,13 @@ pub struct Unpatched {
 ///
 /// # Errors
 /// There is no receipt, or what is there is not what the receipt says; then nothing is changed. Another run holds the
-/// lock, or a file cannot be written; then the next run finishes.
+/// lock, or a file cannot be written; then the next one finishes.
 pub fn unpatch(root: &Path) -> Result<Unpatched> {
     unpatch_with(root, &mut System)
 }
 
 pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched> {
-    let folder = Folder::lock_with(root, None, disk)?;
+    let folder = Folder::lock_with(root, Unfinished::Patch, disk)?;
     if folder.rolled_back {
         return Ok(Unpatched { receipt: None, config_changed: false });
     }
@@ -203,21 +243,6 @@ pub(super) fn roll_back(
             Err(Error::file(folder.path(), problem))
         }
     }
-}
-
-/// Refuses the journal of an unfinished run that does not follow from what was asked, or does not lead to what is there.
-fn believe_unfinished(
-    receipt: &Receipt,
-    root: &Path,
-    vault: Option<&Vault>,
-    shards: &Shards,
-    undo: &[u8],
-) -> Result<()> {
-    let new = match receipt.asked.is_empty() {
-        true => believe::check_restore(receipt, root, vault)?,
-        false => believe::check(receipt, root, undo)?,
-    };
-    believe::check_between(receipt, root, shards, undo, &new)
 }
 
 /// The original bytes; none where there is no undo file.

@@ -3,6 +3,7 @@
 
 mod apply;
 mod believe;
+mod carried;
 mod disk;
 mod edit;
 mod folder;

@@ -48,11 +48,11 @@ pub struct Receipt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Bytes may be old or new: the next run puts the old ones back.
+    /// Bytes may be old or new: `unpatch` puts the old ones back.
     Applying,
     /// All edits are there.
     Applied,
-    /// Bytes are being put back; the next run goes on with that.
+    /// Bytes are being put back; `unpatch` goes on with that.
     Undoing,
     /// All bytes of a vault are there; this file is only the journal of that, and the next run removes it.
     Restored,

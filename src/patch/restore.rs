@@ -2,7 +2,7 @@
 
 use super::disk::{Disk, System};
 use super::edit::{Edit, Plan, Rounding, Span, file_name};
-use super::folder::{self, Folder};
+use super::folder::{self, Folder, Unfinished};
 use super::receipt::{Receipt, State};
 use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};
@@ -11,7 +11,6 @@ use crate::checkpoint::names::Names;
 use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::{Tensors, sha256_hex};
 use crate::error::{Error, Result};
-use crate::files::OpenFolder;
 use crate::neuron::Neuron;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -34,7 +33,7 @@ pub struct Restored {
     pub other_tensors: BTreeSet<String>,
     /// Whether all that a patch had changed is as it was before, so that its receipt goes.
     pub patch_undone: bool,
-    /// Whether an unfinished patch was found first and rolled back.
+    /// Whether an unfinished restore was found first and rolled back.
     pub rolled_back: bool,
 }
 
@@ -68,7 +67,7 @@ impl Restored {
 /// # Errors
 /// The vault or the checkpoint is not what it has to be, a tensor is missing or has another dtype or shape, or it
 /// differs in more than the kept parts; the folder holds a patch that the vault cannot undo whole; another run holds
-/// the lock: nothing is changed. A file cannot be written: the bytes are put back as they were, or the next run does
+/// the lock: nothing is changed. A file cannot be written: the bytes are put back as they were, or the next restore does
 /// so.
 pub fn restore(root: &Path, vault: &Path, settings: RestoreSettings) -> Result<Restored> {
     restore_with(root, vault, settings, &mut System)
@@ -83,7 +82,7 @@ pub(super) fn restore_with(
     let vault = Vault::read(vault)?;
     let locked = match settings.dry_run {
         true => Folder::to_read(root)?,
-        false => Folder::lock_with(root, Some(&vault), disk)?,
+        false => Folder::lock_with(root, Unfinished::Restore(&vault), disk)?,
     };
     let folder = &locked.open;
     let work = Work::new(root, &vault)?;
@@ -92,7 +91,12 @@ pub(super) fn restore_with(
         return Ok(restored);
     }
     let undone = match Receipt::read_own(folder)? {
-        Some(receipt) => Some(work.original_of(receipt, folder)?),
+        Some(receipt) => {
+            let shards = receipt.shards_to_change(folder)?;
+            let undo = work.original_of(root, &receipt, &shards)?;
+            believe::check(&receipt, root, &undo)?;
+            Some((receipt, shards, undo))
+        }
         None => None,
     };
     restored.patch_undone = undone.is_some();
@@ -128,6 +132,11 @@ pub(super) fn restore_with(
         folder::forget(folder, disk)?;
     }
     Ok(restored)
+}
+
+/// The original bytes of everything that the patch of `receipt` changed, by what the vault keeps.
+pub(super) fn original_of(root: &Path, vault: &Vault, receipt: &Receipt, shards: &Shards) -> Result<Vec<u8>> {
+    Work::new(root, vault)?.original_of(root, receipt, shards)
 }
 
 /// What a vault means for a folder.
@@ -194,8 +203,7 @@ impl Work {
     }
 
     /// The original bytes of everything that the patch of `receipt` changed, where the vault holds enough of them.
-    fn original_of(&self, receipt: Receipt, folder: &OpenFolder) -> Result<(Receipt, Shards, Vec<u8>)> {
-        let shards = receipt.shards_to_change(folder)?;
+    fn original_of(&self, root: &Path, receipt: &Receipt, shards: &Shards) -> Result<Vec<u8>> {
         let mut undo = Vec::new();
         let mut kept = BTreeMap::new();
         for record in &receipt.edits {
@@ -203,7 +211,7 @@ impl Work {
                 let of_file: Vec<&Edit> = self.edits.iter().filter(|e| e.file == record.file).collect();
                 Pieces::of(&of_file)
             });
-            let mut original = bytes_now(&shards, &record.file, record.span).unwrap_or_default();
+            let mut original = bytes_now(shards, &record.file, record.span).unwrap_or_default();
             let length = record.span.piece_bytes as usize;
             for (at, piece) in record.span.offsets().zip(original.chunks_exact_mut(length)) {
                 pieces.lay_over(piece, at);
@@ -213,12 +221,11 @@ impl Work {
                     "is patched, and the vault does not keep all that the patch changed; undo that with \
                      `achilles-audit unpatch` first, or, where {UNDO} is lost, move {RECEIPT} away"
                 );
-                return Err(Error::file(folder.path(), problem));
+                return Err(Error::file(root, problem));
             }
             undo.extend(original);
         }
-        believe::check(&receipt, folder.path(), &undo)?;
-        Ok((receipt, shards, undo))
+        Ok(undo)
     }
 }
 

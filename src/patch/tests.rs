@@ -3,7 +3,7 @@
 
 use super::apply::{in_place_with, to_folder_with};
 use super::disk::{Disk, System};
-use super::folder::{Folder, unpatch_with};
+use super::folder::{Folder, Unfinished, unpatch_with};
 use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::files::OpenFolder;
@@ -126,8 +126,8 @@ fn without_ours(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8
     files
 }
 
-fn loaders_need(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
-    files.retain(|name, _| !["README.md", "training_args.bin"].contains(&name.as_str()));
+fn carried(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    files.retain(|name, _| name != "training_args.bin");
     files
 }
 
@@ -158,7 +158,7 @@ proptest! {
         let settings = Settings { link, digests: true };
         let receipt = to_folder(&opened, &plan_, &out, settings, &Silent).unwrap();
         prop_assert_eq!(&files(&model), &before);
-        let expected = loaders_need(planned(&before, &plan_));
+        let expected = carried(planned(&before, &plan_));
         prop_assert!(without_ours(files(&out)) == expected);
         for file in &receipt.files {
             prop_assert_eq!(&file.sha256_before, &hex(&before[&file.name]));
@@ -169,7 +169,7 @@ proptest! {
         let verified = verify(&out, &opened, &Silent).unwrap();
         prop_assert_eq!(verified.differences, Vec::<String>::new());
         prop_assert!(unpatch(&out).unwrap().receipt.is_some());
-        prop_assert!(files(&out) == loaders_need(before.clone()));
+        prop_assert!(files(&out) == carried(before.clone()));
         // A link's other name, in the original, is untouched by all this.
         prop_assert_eq!(&files(&model), &before);
 
@@ -267,7 +267,7 @@ fn a_patch_in_place_that_stops_anywhere_leaves_the_old_bytes_or_a_way_back() {
             stops += 1;
             if dead {
                 // The next run finishes the way back, even if it is stopped at every step once.
-                let finishes = |left| Folder::lock_with(&model, None, &mut Failing { left, dead }).is_ok();
+                let finishes = |left| Folder::lock_with(&model, Unfinished::Patch, &mut Failing { left, dead }).is_ok();
                 assert!((0..100).any(finishes), "stopped at step {left}, cannot go on");
             }
             assert!(files(&model) == before, "stopped at step {left}");
@@ -322,7 +322,7 @@ fn a_patch_to_a_folder_that_stops_anywhere_leaves_nothing() {
         }
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "stopped at step {left}");
     }
-    assert!(without_ours(files(&out)) == loaders_need(planned(&before, &plan)));
+    assert!(without_ours(files(&out)) == carried(planned(&before, &plan)));
     assert!(files(&model) == before);
 }
 

@@ -108,12 +108,11 @@ pub fn check_out(out: &Path) -> Result<()> {
                        reach of what may damage the model";
         return Err(Error::file(out, problem));
     }
-    files::check_writable(out)?;
-    if out.is_file() {
+    if out.symlink_metadata().is_ok_and(|about| about.is_file()) {
         let problem = "is there already and may be a vault that is still needed; choose another name or remove it";
         return Err(Error::file(out, problem));
     }
-    Ok(())
+    files::check_writable(out)
 }
 
 impl Part {

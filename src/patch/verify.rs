@@ -1,9 +1,10 @@
 //! Proves that a patched checkpoint differs from its original in the receipt's bytes only.
 
+use super::carried::Carried;
 use super::receipt::Receipt;
-use super::{RECEIPT, UNDO, apply, believe, folder};
+use super::{RECEIPT, UNDO, believe, folder};
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::walk::walk;
+use crate::checkpoint::walk::{Kind, is_left_out, walk};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
@@ -41,7 +42,7 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
     let names = |c: &Checkpoint| -> Result<BTreeSet<String>> {
         let shards = c.tensors().files().iter().filter_map(|f| f.path().file_name());
         let mut names: BTreeSet<String> = shards.map(|n| n.to_string_lossy().into_owned()).collect();
-        names.extend(apply::carried(c.root())?);
+        names.extend(Carried::of(c.root(), patched)?.files);
         Ok(names)
     };
     let (ours, theirs) = (names(&changed)?, names(original)?);
@@ -49,9 +50,16 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
         let side = if ours.contains(name) { "patched" } else { "original" };
         found.differences.push(format!("{name} is in the {side} checkpoint only"));
     }
-    // What is not carried along (a README, other weights) need not be there, but nothing may be there that was not.
+    let links = |root: &Path| -> Result<BTreeSet<String>> {
+        let entries = walk(root, &|path| is_left_out(root, path))?.into_iter();
+        Ok(entries.filter(|entry| entry.kind == Kind::Link).map(|entry| entry.path).collect())
+    };
+    for name in links(patched)?.difference(&links(original.root())?) {
+        found.differences.push(format!("{name} is a link in the patched checkpoint only"));
+    }
+    // What is not carried along (other weights, hidden folders) need not be there, but nothing may be there that was not.
     let others = |root: &Path| -> Result<BTreeSet<String>> {
-        let skip = |path: &str| path == RECEIPT || path == UNDO || path == ".git";
+        let skip = |path: &str| path == RECEIPT || path == UNDO || is_left_out(root, path);
         Ok(walk(root, &skip)?.into_iter().map(|entry| entry.path).collect())
     };
     let (every, were) = (others(patched)?, others(original.root())?);

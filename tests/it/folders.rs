@@ -31,7 +31,7 @@ fn a_link_to_the_fingerprint_is_not_the_fingerprint() {
         assert_eq!(code, 1, "{told}");
         for line in [
             "file chat_template.jinja: was not there\n".to_owned(),
-            format!("file generation_config.json: is a link to {target}, was a file\n"),
+            format!("file generation_config.json: is a link to {target}, was no link\n"),
             "file generation_config.json: changed".to_owned(),
         ] {
             assert!(told.contains(&line), "{line}: {told}");
@@ -58,7 +58,7 @@ fn links_are_fingerprinted_with_where_they_lead() {
     symlink("../elsewhere.safetensors", &weights).unwrap();
     for more in [&[][..], &["--allow-resharding"]] {
         let (code, told) = said(&place, &[&["verify", "{model}", "{in}/f.json"], more].concat());
-        let expected = "file model.safetensors: is a link to ../elsewhere.safetensors, was a file\n";
+        let expected = "file model.safetensors: is a link to ../elsewhere.safetensors, was no link\n";
         assert!(code == 1 && told.contains(expected), "{told}");
     }
     std::fs::remove_file(&weights).unwrap();
@@ -107,6 +107,48 @@ fn snapshot_in(place: &Place, folder: &str, up: &str) -> PathBuf {
     snapshot
 }
 
+/// As verify tells of links, so does diff, where the bytes behind them are the same.
+#[test]
+fn links_that_the_other_folder_lacks_are_differences() {
+    let place = Place::new();
+    let copy = place.out().join("copy");
+    std::fs::create_dir_all(copy.join(".git")).unwrap();
+    let names = ["config.json", "model.safetensors", "tokenizer.json"];
+    for name in names {
+        std::fs::copy(place.model().join(name), copy.join(name)).unwrap();
+    }
+    let diff = || said(&place, &["diff", "{model}", "{out}/copy"]);
+    assert_eq!(diff().0, 0, "{}", diff().1);
+    for (name, to) in
+        [("config.json", "../elsewhere"), ("tokenizer.json", ".git/x"), ("model.safetensors", "../weights")]
+    {
+        std::fs::rename(copy.join(name), copy.join(to)).unwrap();
+        symlink(to, copy.join(name)).unwrap();
+        let (code, text) = diff();
+        assert!(code == 1 && text.contains(&format!("file {name}: is a link to {to}, was no link\n")), "{text}");
+    }
+    // A link that became the file it led to is no less than it was.
+    assert_eq!(said(&place, &["diff", "{out}/copy", "{model}"]).0, 0);
+    let cached = snapshot(&place);
+    for args in [["diff", "{model}", cached.to_str().unwrap()], ["diff", cached.to_str().unwrap(), "{model}"]] {
+        assert_eq!(said(&place, &args).0, 0);
+    }
+}
+
+/// In a worktree or a submodule `.git` is a file that says where it is; another file of that name is one of the model's.
+#[test]
+fn a_file_in_the_place_of_version_control_is_a_file() {
+    let place = Place::new();
+    let git = place.model().join(".git");
+    std::fs::write(&git, "gitdir: ../.git/modules/model\n").unwrap();
+    assert_eq!(said(&place, &["fingerprint", "{model}", "-o", "{out}/f.json"]).0, 0);
+    let verify = || said(&place, &["verify", "{model}", "{out}/f.json"]);
+    std::fs::write(&git, "gitdir: /elsewhere/.git/worktrees/model\n").unwrap();
+    assert_eq!(verify().0, 0);
+    std::fs::write(&git, "import os").unwrap();
+    assert!(verify().0 == 1 && verify().1.contains("file .git: was not there"), "{:?}", verify());
+}
+
 #[test]
 fn a_model_in_a_folder_of_a_snapshot_is_clean_and_is_patched() {
     let place = Place::new();
@@ -153,6 +195,39 @@ fn a_snapshot_of_the_hubs_cache_is_as_good_as_a_copy() {
             said(&place, &["verify-signature", model, "--signature", "{in}/s.sig", "--key", &full(public)]);
         assert_eq!(code, 0, "{told}");
     }
+}
+
+/// Where the others are links to blobs, a file is held against no digest. Where all are files, the system knows no links.
+#[test]
+fn a_file_among_the_links_of_a_snapshot_is_told() {
+    let place = Place::new();
+    let cached = snapshot(&place);
+    let lint = || said(&place, &["lint", cached.to_str().unwrap()]);
+    // Not looked at by any loader, or the user's own.
+    std::fs::write(cached.join(".DS_Store"), "").unwrap();
+    std::fs::write(cached.join("model.sig"), "").unwrap();
+    assert_eq!(lint().0, 0, "{}", lint().1);
+    let replace = |name: &str| {
+        let bytes = std::fs::read(cached.join(name)).unwrap();
+        std::fs::remove_file(cached.join(name)).unwrap();
+        std::fs::write(cached.join(name), bytes).unwrap();
+    };
+    replace("model.safetensors");
+    let (code, text) = lint();
+    assert!(code == 1 && text.contains("snapshot-file") && text.contains("is a file, where"), "{text}");
+    // A model in a folder below, too, where only the others are links.
+    let sub = cached.join("sub");
+    std::fs::create_dir(&sub).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(cached.join(name), sub.join(name)).unwrap();
+    }
+    assert!(said(&place, &["lint", sub.to_str().unwrap()]).1.contains("snapshot-file"));
+    std::fs::remove_dir_all(sub).unwrap();
+    let all = std::fs::read_dir(&cached).unwrap().map(|entry| entry.unwrap());
+    let links: Vec<_> = all.filter(|entry| entry.path().is_symlink()).map(|entry| entry.file_name()).collect();
+    assert!(!links.is_empty());
+    links.iter().for_each(|name| replace(name.to_str().unwrap()));
+    assert_eq!(lint().0, 0, "{}", lint().1);
 }
 
 #[test]

@@ -280,6 +280,36 @@ fn a_signatures_name_exempts_a_file_and_no_folder() {
 }
 
 #[test]
+fn names_of_version_control_exempt_no_weights_and_those_of_its_files_no_folder() {
+    let scratch = Scratch::new();
+    scratch.sign(&["--key", "{f}/keys/p256.pem"]);
+    write(".github/workflows/ci.yml", b"")(&scratch.model());
+    write(".git/objects/model.safetensors", b"")(&scratch.model());
+    scratch.verified(&BY_KEY);
+    for (name, kind) in [
+        (".github/model.safetensors", "left-out"),
+        (".github/model.pt2.gz", "left-out"),
+        (".gitignore/evil.py", "extra"),
+        (".gitattributes/model.gguf", "extra"),
+    ] {
+        write(name, b"")(&scratch.model());
+        let (code, said) = scratch.verify(&BY_KEY);
+        assert!(code == 1 && said.starts_with(&format!("{kind} {name}: ")), "{said}");
+        let output = scratch.run(&["sign", "{m}", "--key", "{f}/keys/p256.pem"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(name) && said.lines().count() == 1, "{said}");
+        remove(name)(&scratch.model());
+    }
+    for name in [".gitattributes", ".gitignore"] {
+        std::fs::remove_dir(scratch.model().join(name)).unwrap();
+        link(name, "config.json")(&scratch.model());
+        let (code, said) = scratch.verify(&BY_KEY);
+        assert!(code == 1 && said.starts_with(&format!("irregular {name}: is a symbolic link")), "{said}");
+        remove(name)(&scratch.model());
+    }
+}
+
+#[test]
 fn signed_links_are_listed() {
     let scratch = Scratch::new();
     write("../outside", b"outside")(&scratch.model());

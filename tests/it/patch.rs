@@ -235,7 +235,6 @@ fn the_binary_patches_verifies_and_goes_back() {
     let place = Place::new();
     let run = |args: &[&str]| place.run(args);
     let model = files(&place.model());
-    std::fs::write(place.model().join("notes.txt"), "not a loader's").unwrap();
 
     let before = place.snapshot();
     let dry = good(run(&[&PATCH, ["--dry-run"].as_slice()].concat()));
@@ -282,11 +281,69 @@ fn the_binary_patches_verifies_and_goes_back() {
     good(run(&["unpatch", "{out}/p"]));
     assert!(files(&out) == model);
 
-    std::fs::remove_file(place.model().join("notes.txt")).unwrap();
     good(run(&[&PATCH, ["--in-place"].as_slice()].concat()));
     assert!(files(&place.model())["model.safetensors"] != model["model.safetensors"]);
     good(run(&["unpatch", "{model}"]));
     assert!(files(&place.model()) == model);
+}
+
+/// Loaders read other files than those of one list: what is the model's own goes along, but for other weights.
+#[test]
+fn what_is_the_models_own_is_carried_and_what_is_missing_is_told() {
+    let place = Place::new();
+    let write = |folder: &Path, name: &str, text: &str| {
+        std::fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
+        std::fs::write(folder.join(name), text).unwrap();
+    };
+    let own =
+        ["1_Pooling/config.json", "additional_chat_templates/tool_use.jinja", "README.md", "original/params.json"];
+    let other = ["original/consolidated.00.pth", "onnx/model.onnx", "pytorch_model.bin", ".hidden/x"];
+    own.iter().chain(&other).for_each(|name| write(&place.model(), name, name));
+    write(&place.model(), ".git/HEAD", "ref");
+    let patched = good(place.run(&[&PATCH, ["-o", "{out}/p"].as_slice()].concat()));
+    let said = "not copied: .hidden, onnx/model.onnx, original/consolidated.00.pth, pytorch_model.bin\n";
+    assert!(text(&patched.stderr).contains(said), "{}", text(&patched.stderr));
+    let out = place.out().join("p");
+    for name in own {
+        assert_eq!(std::fs::read_to_string(out.join(name)).unwrap(), name);
+    }
+    assert!(other.iter().chain(&[".git"]).all(|name| !out.join(name).exists()));
+    let verify = || {
+        let output = place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]);
+        (output.status.code(), text(&output.stdout).to_owned())
+    };
+    assert!(verify().1.contains("nothing else differs") && verify().0 == Some(0), "{:?}", verify());
+    std::fs::remove_dir_all(out.join("1_Pooling")).unwrap();
+    write(&out, own[1], "another");
+    write(&out, "onnx/new.onnx", "new");
+    #[cfg(unix)]
+    {
+        std::fs::rename(out.join("README.md"), place.out().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("../elsewhere", out.join("README.md")).unwrap();
+    }
+    let (code, said) = verify();
+    assert_eq!(code, Some(1));
+    for says in [
+        "1_Pooling/config.json is in the original checkpoint only",
+        "additional_chat_templates/tool_use.jinja has 7 bytes, the original",
+        "onnx/new.onnx is in the patched checkpoint only",
+        #[cfg(unix)]
+        "README.md is a link in the patched checkpoint only",
+        if cfg!(unix) { "4 differences" } else { "3 differences" },
+    ] {
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+/// A patched folder in the model's own is neither copied nor missed.
+#[test]
+fn a_patched_folder_may_lie_in_the_models() {
+    let place = Place::new();
+    for name in ["{model}/p", "{model}/q"] {
+        good(place.run(&[&PATCH, ["-o", name].as_slice()].concat()));
+        good(place.run(&["patch", "--verify", name, "--original", "{model}"]));
+    }
+    assert!(!place.model().join("q/p/model.safetensors").exists() && !place.model().join("q/q").exists());
 }
 
 #[test]
@@ -419,6 +476,7 @@ fn unpatch_says_what_it_does_not_know() {
     refused(&["unpatch", "nope"], "nope: no such folder; expected a model folder");
     refused(&["unpatch", "{out}"], "holds no config.json; expected a model folder");
     refused(&["unpatch", "{model}"], "nothing to undo");
+    refused(&["unpatch", "{model}/model.safetensors"], "is not a folder; expected a model folder");
     good(place.run(&[&PATCH, ["--in-place"].as_slice()].concat()));
     let config = [model["config.json"].as_slice(), b"\n"].concat();
     std::fs::write(place.model().join("config.json"), &config).unwrap();

@@ -117,6 +117,30 @@ fn results_are_not_written_through_links_or_into_pipes() {
     }
 }
 
+/// Neither of the model that is read, nor of what else the command line names.
+#[test]
+fn no_result_replaces_what_the_run_reads() {
+    let place = Place::new();
+    std::fs::write(place.out().join("rules.yaml"), "rules: {}\n").unwrap();
+    assert_eq!(run(&place, &["fingerprint", "{model}", "-o", "{out}/f.json"]).0, 0);
+    let before = place.snapshot();
+    for (args, says) in [
+        (&["lint", "{model}", "-o", "{model}/model.safetensors"] as &[&str], "that loaders of models read"),
+        (&["scan", "{model}", "--static", "-o", "{model}/config.json"], "that loaders of models read"),
+        (&["fingerprint", "{model}", "-o", "{model}/tokenizer.json"], "that loaders of models read"),
+        (&["verify", "{model}", "{out}/f.json", "-o", "{out}/./f.json"], "is to be read by this run"),
+        (&["scan", "{model}", "--static", "--rules", "{out}/rules.yaml", "--output={out}/rules.yaml"], "is to be read"),
+        (&["perplexity", "{model}", "--text-file", "{out}/f.json", "-o", "{out}/f.json"], "is to be read"),
+    ] {
+        refused(&place, args, says);
+        assert!(place.snapshot() == before, "{args:?}");
+    }
+    // A result of an earlier run is replaced.
+    for _ in 0..2 {
+        assert_eq!(run(&place, &["lint", "{model}", "-o", "{model}/lint.json", "--format", "json"]).0, 0);
+    }
+}
+
 /// The streams that a user names are written to, and what is behind them is not replaced.
 #[test]
 fn streams_that_the_user_names_are_written_to() {
@@ -307,6 +331,42 @@ fn a_receipt_that_does_not_follow_from_what_was_asked_is_not_followed() {
         assert_eq!(code, 0, "{error}");
         assert!(std::fs::read(forger.place.model().join("model.safetensors")).unwrap() == forger.clean);
     }
+}
+
+/// A factor of 0 leaves nothing that the original bytes could be worked out from.
+#[test]
+fn forged_originals_are_put_back_only_where_that_is_asked_for_and_never_as_no_numbers() {
+    let forger = Forger::new();
+    let (clean, lesioned) = (&forger.clean[forger.row.clone()], &forger.lesioned[forger.row.clone()]);
+    let of = |value: f32| -> Vec<u8> { clean.chunks(4).flat_map(|_| value.to_le_bytes()).collect() };
+    let now = || std::fs::read(forger.place.model().join("model.safetensors")).unwrap();
+    for value in [f32::INFINITY, f32::NAN] {
+        for state in ["applied", "applying", "undoing"] {
+            forger.put(&forger.lesioned, &forger.receipt(state, &of(value), lesioned), &of(value));
+            refused(&forger.place, &["unpatch", "{model}"], "values that are infinite or not a number");
+            assert!(now() == forger.lesioned, "{value} {state}");
+        }
+    }
+    for state in ["applying", "undoing"] {
+        forger.put(&forger.lesioned, &forger.receipt(state, &of(0.5), lesioned), &of(0.5));
+        let before = forger.place.snapshot();
+        let patch = ["patch", "{model}", "--in-place", "--neuron", "L0.mlp.down_proj:out:1"];
+        refused(
+            &forger.place,
+            &patch,
+            "if that was yours, `achilles-audit unpatch` puts back the bytes that it had kept",
+        );
+        assert!(forger.place.snapshot() == before, "{state}");
+    }
+    forger.put(&forger.lesioned, &forger.receipt("applied", &of(0.5), lesioned), &of(0.5));
+    let (code, _, error) = run(&forger.place, &["unpatch", "{model}"]);
+    assert!(code == 0 && error.contains("bytes are as achilles-patch.undo had them, kept by the patch of"), "{error}");
+    // What could not be put back is not taken away.
+    let mut infinite = forger.clean.clone();
+    infinite[forger.row.clone()][..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    std::fs::write(forger.place.model().join("model.safetensors"), &infinite).unwrap();
+    refused(&forger.place, &["patch", "{model}", "--in-place", "--neuron", NEURON], "patch to a new folder with -o");
+    assert!(now() == infinite);
 }
 
 /// A journal of a restore is only its vault's business.

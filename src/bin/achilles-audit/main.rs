@@ -25,15 +25,15 @@ mod verify_signature;
 
 use achilles_audit::{Error, Result, worker};
 use args::{Args, Command};
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if let Some(code) = worker::serve_if_asked() {
         return code;
     }
-    let args = match Args::try_parse() {
-        Ok(args) => args,
+    let (args, typed) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => return shell::usage(error),
     };
     tracing_subscriber::fmt()
@@ -50,13 +50,20 @@ fn main() -> ExitCode {
             usual(panic);
         }
     }));
-    match run(args) {
+    match output::check_inputs(&typed).and_then(|()| run(args)) {
         Ok(code) => code,
         Err(error) => {
             stderr::line(&error.to_string());
             ExitCode::from(if matches!(error, Error::Interrupted) { 130 } else { 2 })
         }
     }
+}
+
+/// What was asked for, and as it was typed.
+fn parse() -> std::result::Result<(Args, ArgMatches), clap::Error> {
+    let typed = Args::command().try_get_matches()?;
+    let args = Args::from_arg_matches(&typed).map_err(|error| error.format(&mut Args::command()))?;
+    Ok((args, typed))
 }
 
 fn run(args: Args) -> Result<ExitCode> {

@@ -2,9 +2,10 @@
 //! all that leaves here is escaped; of a document (JSON, HTML, XML) that was done in its own way, and nothing is left
 //! to do.
 
-use crate::args::OutputArgs;
+use crate::args::{Args, OutputArgs};
 use achilles_audit::checkpoint::hub::Origin;
 use achilles_audit::{Error, Result, escape, files};
+use clap::{ArgMatches, CommandFactory};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -50,6 +51,29 @@ pub fn exit_code(yes: bool, not_examined: &[String]) -> ExitCode {
         (true, _) => 2,
     })
 }
+
+/// Refuses a result in the place of a file that the same command line names, to be read.
+pub fn check_inputs(typed: &ArgMatches) -> Result<()> {
+    let (mut typed, mut command) = (typed, &Args::command());
+    while let Some((name, below)) = typed.subcommand() {
+        let Some(found) = command.find_subcommand(name) else { return Ok(()) };
+        (typed, command) = (below, found);
+    }
+    let values = |id: &str| typed.try_get_raw(id).ok().flatten().into_iter().flatten().map(Path::new);
+    let place = |path: &Path| path.canonicalize().ok().filter(|place| place.is_file());
+    let Some(output) = values(OUTPUT).next().and_then(|output| Some((output, place(output)?))) else { return Ok(()) };
+    let inputs = command.get_arguments().map(|argument| argument.get_id().as_str()).filter(|id| *id != OUTPUT);
+    match inputs.flat_map(values).find(|input| place(input).as_ref() == Some(&output.1)) {
+        Some(_) => Err(Error::file(
+            output.0,
+            "is to be read by this run, and the result would replace it; choose another name",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What every command calls the file that its result goes to.
+const OUTPUT: &str = "output";
 
 /// Fails before the work rather than after it where the result could not be written.
 pub fn check(to: &OutputArgs) -> Result<()> {

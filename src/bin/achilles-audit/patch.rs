@@ -13,6 +13,9 @@ use achilles_audit::{Error, Result, metrics, report};
 use std::path::Path;
 use std::process::ExitCode;
 
+/// How many of the files are named that are not copied.
+const BEHIND_LISTED: usize = 10;
+
 pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
     if let (Some(patched), Some(original)) = (&options.verify, &options.original) {
         return verify(patched, original, progress);
@@ -25,21 +28,23 @@ pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
         };
         // Before the plan is made: nobody may change the folder in between.
         let folder = Folder::lock(&root)?;
-        if folder.rolled_back() {
-            stderr::line(&format!("{model}: an unfinished run was found, its bytes were put back first"));
-        }
         let (_, plan) = plan(options, model, progress)?;
         patch::check_in_place(&plan)?;
         print(options, &plan)?;
         return done(&plan, &root, &patch::in_place(&folder, &plan, settings)?);
     }
     let (checkpoint, plan) = plan(options, model, progress)?;
-    match &options.output {
+    let behind = match &options.output {
         Some(out) => patch::check_to_folder(&plan, out)?,
-        None if options.in_place => patch::check_in_place(&plan)?,
-        None => patch::check_unpatched(&plan)?,
-    }
+        None if options.in_place => patch::check_in_place(&plan).map(|()| Vec::new())?,
+        None => patch::check_unpatched(&plan).map(|()| Vec::new())?,
+    };
     print(options, &plan)?;
+    if let Some(first) = behind.get(..behind.len().min(BEHIND_LISTED)).filter(|first| !first.is_empty()) {
+        let more = behind.len() - first.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        stderr::line(&format!("{model}: not copied: {}{more}", first.join(", ")));
+    }
     match &options.output {
         Some(out) if !options.dry_run => {
             done(&plan, out, &patch::to_folder(&checkpoint, &plan, out, settings, progress)?)

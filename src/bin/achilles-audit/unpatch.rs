@@ -15,9 +15,13 @@ pub fn run(options: &Unpatch) -> Result<ExitCode> {
     match unpatched.receipt {
         Some(receipt) => {
             let bytes: u64 = receipt.edits.iter().map(|e| e.span.bytes()).sum();
-            stderr::line(&format!("{folder}: {bytes} bytes are as they were before the patch of {}", receipt.time_utc));
+            let made = &receipt.time_utc;
+            stderr::line(&format!(
+                "{folder}: {bytes} bytes are as {} had them, kept by the patch of {made}",
+                patch::UNDO
+            ));
         }
-        None => stderr::line(&format!("{folder}: an unfinished run was found, the bytes are as they were before it")),
+        None => stderr::line(&format!("{folder}: an unfinished run was found, the bytes are as it had kept them")),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,8 +23,17 @@ impl GgufFile {
     /// It cannot be read or breaks the format.
     pub fn open(path: &Path) -> Result<GgufFile> {
         let map = MappedFile::open(path)?;
-        if let Some(stand_in) = StandIn::of_binary(map.bytes()) {
-            return Err(Error::file(path, stand_in.to_string()));
+        match StandIn::of_binary(map.bytes()) {
+            None => {}
+            Some(StandIn::Text(start)) => {
+                return Err(Error::file(
+                    path,
+                    format!(
+                        "is text that begins with {start:?}, expected a GGUF file; if it is named as one, fetch it again"
+                    ),
+                ));
+            }
+            Some(stand_in) => return Err(Error::file(path, stand_in.to_string())),
         }
         let header = Header::read(map.bytes()).map_err(|problem| Error::file(path, problem))?;
         Ok(GgufFile { map, header })

@@ -13,9 +13,7 @@ use crate::files;
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncExt};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions};
-use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
-use std::hash::BuildHasher;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -139,7 +137,7 @@ impl Store<'_> {
             path.push(folder);
         }
         let dir = dir.as_ref().unwrap_or(&self.snapshot);
-        let beside = beside();
+        let beside = files::unfinished_name();
         let placed = match self.repo.symlink_file(pointer(file, content), &beside) {
             Ok(()) => self.repo.rename(&beside, dir, name),
             // No links here (Windows, some network disks): the file itself moves, as the Python tools do it.
@@ -179,7 +177,7 @@ impl Store<'_> {
             dir = inner(&dir, &path, folder)?;
             path.push(folder);
         }
-        let beside = beside();
+        let beside = files::unfinished_name();
         let written = self.repo.open_with(&beside, OpenOptions::new().write(true).create_new(true));
         written
             .and_then(|mut file| file.write_all(commit.as_bytes()))
@@ -247,11 +245,6 @@ fn belongs_to_us(found: &std::fs::Metadata) -> bool {
 #[cfg(not(unix))]
 fn belongs_to_us(_: &std::fs::Metadata) -> bool {
     true
-}
-
-/// A name that nobody else uses, for what then gets its place in one step.
-pub(super) fn beside() -> String {
-    format!(".achilles-audit-{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 /// The folder of this name, made where it is not there.

@@ -1,8 +1,9 @@
 //! A file on its way into the cache.
 
-use super::cache::{Blobs, beside, is_ours};
+use super::cache::{Blobs, is_ours};
 use super::content::{ContentName, Naming};
 use crate::error::{Error, Result};
+use crate::files;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 
@@ -24,7 +25,7 @@ impl<'a> Part<'a> {
     /// Goes on with what an earlier download left, where that is a file of the user's own and no longer than the whole.
     /// Renaming claims it: of two processes one gets it, and none writes into the other's.
     pub(super) fn claim(blobs: &'a Blobs, content: &'a ContentName, size: u64) -> Result<Part<'a>> {
-        let own = format!("{}{}.incomplete", content.as_str(), beside());
+        let own = format!("{}{}.incomplete", content.as_str(), files::unfinished_name());
         let kept = format!("{}.achilles.incomplete", content.as_str());
         let claimed = match blobs.rename(&kept, &own) {
             Ok(()) => blobs.open_to_append(&own).ok().filter(|file| is_ours(file, size)),

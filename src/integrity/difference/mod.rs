@@ -42,7 +42,7 @@ pub enum Difference {
     FileLinked {
         /// Its path below the folder.
         path: String,
-        /// Where it led; none where it was a file.
+        /// Where it led; none where it was no link.
         before: Option<String>,
         /// Where it leads.
         after: String,

@@ -27,7 +27,7 @@ fn sentence(difference: &Difference) -> String {
             format!("file {}: changed{size}{tensors}\n", printable(path))
         }
         Difference::FileLinked { path, before, after } => {
-            let was = before.as_ref().map_or("was a file".to_owned(), |was| format!("was one to {}", printable(was)));
+            let was = before.as_ref().map_or("was no link".to_owned(), |was| format!("was one to {}", printable(was)));
             format!("file {}: is a link to {}, {was}\n", printable(path), printable(after))
         }
         Difference::FileDamaged { path, problem } => {

@@ -230,8 +230,7 @@ fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<
         let full = root.join(&path);
         let blob = snapshot.as_ref().filter(|_| kind == Kind::Link).and_then(|s| s.blob(&full));
         let is_file = kind == Kind::File || blob.is_some();
-        // A worktree's `.git` is a file.
-        if is_file && (own.as_ref() == Some(&path) || path == ".git") {
+        if is_file && own.as_ref() == Some(&path) {
             continue;
         }
         let target = std::fs::metadata(&full);
@@ -256,7 +255,7 @@ fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<
 }
 
 /// Where a link leads, as it says, with `/` between the parts.
-fn read_link(link: &Path) -> Result<String> {
+pub(super) fn read_link(link: &Path) -> Result<String> {
     let target = std::fs::read_link(link).map_err(Error::io(link))?;
     Ok(target.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/"))
 }

@@ -1,7 +1,7 @@
 //! What single files hold, whatever their names: pickles, JSON, chat templates.
 
 use super::check::Check;
-use super::folder::{File, is_keras, is_other_weights};
+use super::folder::{File, is_native, is_python, is_script};
 use super::header::Shard;
 use super::json::{self, Facts};
 use super::observation::{Found, Location, Observation};
@@ -14,6 +14,7 @@ use crate::checkpoint::pickle::is_pickle_name;
 use crate::checkpoint::python_json;
 use crate::checkpoint::snapshot::Blob;
 use crate::checkpoint::stand_in::StandIn;
+use crate::checkpoint::weights::{is_keras, is_other_weights};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
@@ -149,6 +150,13 @@ fn packed(file: &File, content: Option<Content>, names: &HashSet<&str>, found: &
     let (check, message) = match content {
         Some(Content::Pickle(kind)) => (Check::PickleFile, format!("is {kind} by its content")),
         Some(Content::Packed(how)) if named => (Check::PickleFile, format!("is a pickle by its name, and {how}")),
+        Some(Content::Native(form)) if !is_native(&file.name) => {
+            (Check::NativeCode, format!("is compiled code ({form}) by its content"))
+        }
+        Some(Content::Script) if !is_script(&file.name) && !is_python(&lower) => {
+            (Check::Script, "is a script by its first line".to_owned())
+        }
+        Some(Content::Key) => (Check::SecretFile, "holds a private key by its content".to_owned()),
         Some(Content::Hdf5) if !is_keras(&lower) => {
             (Check::KerasFile, "is a Keras or HDF5 model by its content".to_owned())
         }
@@ -161,7 +169,7 @@ fn packed(file: &File, content: Option<Content>, names: &HashSet<&str>, found: &
         _ => return,
     };
     let content = match content {
-        Some(Content::Pickle(kind) | Content::Packed(kind)) => Some(kind),
+        Some(Content::Pickle(kind) | Content::Packed(kind) | Content::Native(kind)) => Some(kind),
         _ => None,
     };
     found.add(check, file.location(), message, json!({"content": content}));

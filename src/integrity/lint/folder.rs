@@ -5,9 +5,13 @@ use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::unfinished;
 use crate::checkpoint::walk::{DEEPEST, ENVIRONMENT, LEFT_OUT, MOST_ENTRIES, too_many};
+use crate::checkpoint::weights::{is_converted, is_engine, is_keras, is_other_weights};
 use crate::error::{Count, Error, Result};
+use crate::escape::is_printable;
+use crate::files::UNFINISHED;
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A regular file, or a link to one.
@@ -32,7 +36,7 @@ impl File {
 /// a virtual environment.
 pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
-    let mut files = Vec::new();
+    let (mut files, mut unlinked) = (Vec::new(), Vec::new());
     let mut entries = 0;
     let mut folders = vec![(root.to_owned(), String::new(), 0)];
     while let Some((folder, prefix, depth)) = folders.pop() {
@@ -57,6 +61,9 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
                 if name == RECEIPT {
                     receipt(root, &location, found);
                 }
+                if links.snapshot.is_some() && !own.is_symlink() {
+                    unlinked.push(location);
+                }
                 files.push(File { name, path, bytes: metadata.len(), blob });
             } else if metadata.is_dir() {
                 // A folder behind a link is either met on its own or not part of the checkpoint.
@@ -76,6 +83,10 @@ pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     adapter(&files, found);
+    nested(&files, found);
+    if links.snapshot.is_some_and(|snapshot| files.iter().any(|f| f.blob.is_some()) || snapshot.is_linked(root)) {
+        in_snapshot(unlinked, found);
+    }
     Ok(files)
 }
 
@@ -101,23 +112,9 @@ fn odd_characters(name: &str) -> Option<&'static str> {
                 Some("a character that changes the direction of writing")
             }
             _ if joins(c) && !before.is_ascii() => None,
-            '\u{ad}'
-            | '\u{34f}'
-            | '\u{115f}'
-            | '\u{1160}'
-            | '\u{17b4}'
-            | '\u{17b5}'
-            | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200d}'
-            | '\u{2028}'
-            | '\u{2029}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{3164}'
-            | '\u{fe00}'..='\u{fe0f}'
-            | '\u{feff}'
-            | '\u{ffa0}'
-            | '\u{fff0}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e0fff}' => Some("an invisible character"),
+            '\u{2028}' | '\u{2029}' => Some("an invisible character"),
+            // Other spaces are as wide as they look: macOS names its pictures of the screen with one.
+            _ if !is_printable(c) && !c.is_whitespace() => Some("an invisible character"),
             _ => None,
         };
         if what.is_some() {
@@ -195,6 +192,35 @@ fn adapter(files: &[File], found: &mut Found) {
     }
 }
 
+/// Models and adapters in folders below.
+fn nested(files: &[File], found: &mut Found) {
+    let mut told = BTreeSet::new();
+    for file in files {
+        let Some((folder, base)) = file.name.rsplit_once('/') else { continue };
+        let message = match base {
+            ADAPTER => "is of an adapter in a folder of its own, which loaders put on a model where it is named",
+            _ if base.ends_with(".safetensors") => {
+                "holds weights in a folder of their own, which are loaded where that is named; no config was held against \
+                 them"
+            }
+            _ => continue,
+        };
+        if told.insert((folder, message)) {
+            found.say(Check::NestedModel, file.location(), message);
+        }
+    }
+}
+
+/// Files of a hub's snapshot that others are links to blobs beside.
+fn in_snapshot(unlinked: Vec<Location>, found: &mut Found) {
+    // What the system or a signer puts there is no loader's.
+    let is_tools = |name: &str| name.split('/').any(|part| part.starts_with('.')) || name.ends_with(".sig");
+    for location in unlinked.into_iter().filter(|location| !is_tools(&location.file)) {
+        let message = "is a file, where the hub's client makes links to blobs; there is no digest to hold it against";
+        found.say(Check::SnapshotFile, location, message);
+    }
+}
+
 /// What makes a folder one of an adapter.
 const ADAPTER: &str = "adapter_config.json";
 
@@ -208,21 +234,26 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
         found.say(Check::UnfinishedDownload, location.clone(), message);
     }
     let lower = base.trim_end().to_ascii_lowercase();
-    if [".py", ".pyc", ".pyw"].iter().any(|end| lower.ends_with(end)) {
+    if is_python(&lower) {
         found.say(Check::CustomCode, location.clone(), "is Python code");
     }
-    let ends = |ends: &[&str]| ends.iter().any(|end| lower.ends_with(end));
     if is_keras(base) {
         found.say(Check::KerasFile, location.clone(), "is a Keras or HDF5 model by its name");
     }
-    if ends(NATIVE) || lower.contains(".so.") {
+    if is_native(base) {
         found.say(Check::NativeCode, location.clone(), "is compiled code by its name");
+    }
+    if is_script(base) {
+        found.say(Check::Script, location.clone(), "is a script by its name");
+    }
+    if is_secret(&lower) {
+        found.say(Check::SecretFile, location.clone(), "is what keys and passwords are kept in, by its name");
     }
     if is_other_weights(base) {
         let message = "holds weights by its name, in a form that is not examined here";
         found.say(Check::OtherWeights, location.clone(), message);
     }
-    if ends(CONVERTED) {
+    if is_converted(base) {
         let message = "is a conversion of the model by its name, which was not examined";
         found.say(Check::ConvertedModel, location.clone(), message);
     }
@@ -230,7 +261,7 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
 
 /// Whether a file is named as what a run of this tool leaves where it is stopped.
 fn is_leftover(name: &str) -> bool {
-    name.starts_with(".achilles-audit-") || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
+    name.starts_with(UNFINISHED) || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
 }
 
 fn receipt(root: &Path, location: &Location, found: &mut Found) {
@@ -249,31 +280,49 @@ fn receipt(root: &Path, location: &Location, found: &mut Found) {
 }
 
 /// Compiled for a processor or an accelerator.
-const NATIVE: &[&str] = &[".so", ".dll", ".dylib", ".pyd", ".exe", ".engine", ".plan", ".trt", ".llamafile"];
-/// Weights that some loaders prefer to safetensors, or take where the user names them.
-const OTHER_WEIGHTS: &[&str] =
-    &[".gguf", ".ggml", ".npz", ".nemo", ".pdparams", ".pdiparams", ".params", ".caffemodel", ".mar"];
-/// What projects publish beside the weights for other runtimes.
-const CONVERTED: &[&str] = &[
-    ".onnx",
-    ".onnx_data",
-    ".onnx.data",
-    ".ort",
-    ".msgpack",
-    ".tflite",
-    ".mlmodel",
-    ".mlpackage",
-    ".pte",
-    ".litertlm",
+const NATIVE: &[&str] = &[
+    ".so",
+    ".dll",
+    ".dylib",
+    ".pyd",
+    ".exe",
+    ".node",
+    ".ko",
+    ".sys",
+    ".scr",
+    ".msi",
+    ".wasm",
+    ".cubin",
+    ".fatbin",
+    ".hsaco",
+    ".metallib",
 ];
-/// Whether a file is named as weights that are not examined.
-pub(super) fn is_other_weights(name: &str) -> bool {
-    let lower = name.to_ascii_lowercase();
-    OTHER_WEIGHTS.iter().any(|end| lower.ends_with(end))
+/// Run by a shell or another interpreter.
+const SCRIPTS: &[&str] = &[
+    ".sh", ".bash", ".zsh", ".fish", ".command", ".bat", ".cmd", ".ps1", ".psm1", ".vbs", ".wsf", ".js", ".mjs",
+    ".cjs", ".pl", ".rb",
+];
+
+/// Whether a file is named as compiled code.
+pub(super) fn is_native(name: &str) -> bool {
+    let lower = name.trim_end().to_ascii_lowercase();
+    NATIVE.iter().any(|end| lower.ends_with(end)) || lower.contains(".so.") || is_engine(&lower)
 }
 
-/// Whether a file is named as a Keras or HDF5 model.
-pub(super) fn is_keras(name: &str) -> bool {
-    let lower = name.to_ascii_lowercase();
-    [".h5", ".hdf5", ".keras"].iter().any(|end| lower.ends_with(end))
+/// Whether a file is named as Python code; `name` is in lower case.
+pub(super) fn is_python(name: &str) -> bool {
+    [".py", ".pyc", ".pyw"].iter().any(|end| name.trim_end().ends_with(end))
+}
+
+/// Whether a file is named as a script.
+pub(super) fn is_script(name: &str) -> bool {
+    let lower = name.trim_end().to_ascii_lowercase();
+    SCRIPTS.iter().any(|end| lower.ends_with(end))
+}
+
+/// Whether a file is named as one that holds keys or passwords; `name` is in lower case.
+fn is_secret(name: &str) -> bool {
+    const NAMES: &[&str] =
+        &[".env", ".netrc", ".git-credentials", ".pgpass", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "id_ecdsa_sk"];
+    NAMES.contains(&name) || [".p12", ".pfx", ".ppk", ".jks"].iter().any(|end| name.ends_with(end))
 }

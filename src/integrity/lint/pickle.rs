@@ -14,6 +14,12 @@ pub(super) enum Content {
     Packed(&'static str),
     /// HDF5, as Keras writes it.
     Hdf5,
+    /// Compiled code, in this form.
+    Native(&'static str),
+    /// Text that says what runs it.
+    Script,
+    /// A private key.
+    Key,
 }
 
 /// How much of a file is looked at.
@@ -43,10 +49,39 @@ fn of_bytes(first: &[u8], whole: bool) -> Option<Content> {
     if first.starts_with(b"\x93NUMPY") {
         return holds_objects(first).then_some(Content::Pickle("a numpy array of pickled objects"));
     }
+    if let Some(form) = native(first) {
+        return Some(Content::Native(form));
+    }
+    if first.starts_with(b"#!/") {
+        return Some(Content::Script);
+    }
+    if first.starts_with(b"-----BEGIN ")
+        && first.windows(17).any(|w| w == b"PRIVATE KEY-----\n" || w == b"PRIVATE KEY-----\r")
+    {
+        return Some(Content::Key);
+    }
     if let Some(packed) = packed(first) {
         return Some(Content::Packed(packed));
     }
     opcodes::is_pickle(first, whole).then_some(Content::Pickle("a pickle"))
+}
+
+/// In what form a file is compiled code, by its first bytes.
+fn native(first: &[u8]) -> Option<&'static str> {
+    let number = |at: usize| first.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    match first {
+        [0x7f, b'E', b'L', b'F', 1 | 2, 1 | 2, 1, ..] => Some("ELF"),
+        [b'M', b'Z', ..] => {
+            let header = number(0x3c).and_then(|at| first.get(at as usize..)?.get(..4));
+            (header == Some(b"PE\0\0")).then_some("PE")
+        }
+        // For one processor, in its order of bytes, or for several.
+        [0xce | 0xcf, 0xfa, 0xed, 0xfe, ..] | [0xfe, 0xed, 0xfa, 0xce | 0xcf, ..] => Some("Mach-O"),
+        [0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, 1..=15, ..] => Some("Mach-O"),
+        [0xca, 0xfe, 0xba, 0xbe, _, _, 0, 45..=99, ..] => Some("Java"),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Some("WebAssembly"),
+        _ => None,
+    }
 }
 
 /// Whether the type in an array's header has a part `O`, such as `'|O'`.
@@ -140,6 +175,34 @@ mod tests {
         }
         for descr in ["'<f4'", "'|S3'", "[('O', '<f4')]".replace("O", "Or").as_str()] {
             assert_eq!(kind(&array(descr)), None, "{descr}");
+        }
+    }
+
+    #[test]
+    fn compiled_code_and_keys_are_known_by_their_content() {
+        let pe = [&b"MZ"[..], &[0; 58], &[0x40, 0, 0, 0], b"PE\0\0"].concat();
+        for (bytes, form) in [
+            (&b"\x7fELF\x02\x01\x01\0"[..], "ELF"),
+            (&pe, "PE"),
+            (b"\xcf\xfa\xed\xfe\x07\0\0\x01", "Mach-O"),
+            (b"\xca\xfe\xba\xbe\0\0\0\x02", "Mach-O"),
+            (b"\xca\xfe\xba\xbe\0\0\0\x41", "Java"),
+            (b"\0asm\x01\0\0\0", "WebAssembly"),
+        ] {
+            assert_eq!(kind(bytes), Some(Content::Native(form)));
+        }
+        for key in ["-----BEGIN PRIVATE KEY-----\nMIG", "-----BEGIN OPENSSH PRIVATE KEY-----\r\nb3"] {
+            assert_eq!(kind(key.as_bytes()), Some(Content::Key));
+        }
+        let zeros = [&b"MZ"[..], &[0; 200]].concat();
+        for other in [
+            &b"\x7fELF is a format"[..],
+            b"MZ",
+            &zeros,
+            b"-----BEGIN PUBLIC KEY-----\nMIG",
+            b"-----BEGIN CERTIFICATE-----\nMII",
+        ] {
+            assert_eq!(kind(other), None, "{other:?}");
         }
     }
 

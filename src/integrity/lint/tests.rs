@@ -75,6 +75,18 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::NativeCode, "x/y.so", None, |f| f.write("x/y.so", b"")),
     (Check::NativeCode, "libx.so.1", None, |f| f.write("libx.so.1", b"")),
     (Check::NativeCode, "model.engine", None, |f| f.write("model.engine", b"")),
+    (Check::NativeCode, "kernels/attention.CUBIN ", None, |f| f.write("kernels/attention.CUBIN ", b"")),
+    (Check::NativeCode, "notes.txt", None, |f| f.write("notes.txt", b"\x7fELF\x02\x01\x01\0")),
+    (Check::Script, "install.SH", None, |f| f.write("install.SH", b"")),
+    (Check::Script, "sub/.git/hooks/x.ps1", None, |f| f.write("sub/.git/hooks/x.ps1", b"")),
+    (Check::Script, "install", None, |f| f.write("install", b"#!/bin/sh\n")),
+    (Check::SecretFile, ".env", None, |f| f.write(".env", b"TOKEN=x")),
+    (Check::SecretFile, "keys/mine.pem", None, |f| f.write("keys/mine.pem", b"-----BEGIN RSA PRIVATE KEY-----\nMII")),
+    (Check::NestedModel, "lora/adapter_config.json", None, |f| f.write("lora/adapter_config.json", b"{}")),
+    (Check::NestedModel, "original/consolidated.safetensors", None, |f| {
+        f.write("original/x", b"");
+        f.copy("model.safetensors", "original/consolidated.safetensors");
+    }),
     (Check::KerasFile, "weights", None, |f| f.write("weights", b"\x89HDF\r\n\x1a\n")),
     (Check::KerasFile, "tf_model.h5", None, |f| f.write("tf_model.h5", b"\x89HDF")),
     (Check::TokenBeyondEmbedding, "tokenizer.json", None, |f| f.json("tokenizer.json", |t| t["added_tokens"] = json!([{"id": 97, "content": "<x>"}]))),
@@ -207,6 +219,8 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::OddFileName, "a\nb", None, |f| f.write("a\nb", b"")),
     (Check::OddFileName, "con\u{200b}fig.json", None, |f| f.write("con\u{200b}fig.json", b"{}")),
     (Check::OddFileName, "a/\u{202e}txt.exe", None, |f| f.write("a/\u{202e}txt.exe", b"")),
+    (Check::OddFileName, "con\u{2800}fig.json", None, |f| f.write("con\u{2800}fig.json", b"{}")),
+    (Check::OddFileName, "con\u{1d173}fig.json", None, |f| f.write("con\u{1d173}fig.json", b"{}")),
     (Check::OddFileName, "config\u{2024}json", None, |f| f.write("config\u{2024}json", b"{}")),
     (Check::OddFileName, "tok\u{435}nizer.json", None, |f| f.write("tok\u{435}nizer.json", b"{}")),
     (Check::UnfinishedDownload, "model.safetensors.aria2", None, |f| f.write("model.safetensors.aria2", b"")),
@@ -425,7 +439,13 @@ fn every_check_is_tripped() {
     }
     // Signs of a lesion and what templates do are not lint's own: see `integrity::lesion` and `audit::template`. A blob
     // needs a cache around the folder: see below.
-    tripped.extend([Check::BlobDigest, Check::LesionSign, Check::LesionHint, Check::LesionNotExamined]);
+    tripped.extend([
+        Check::BlobDigest,
+        Check::SnapshotFile,
+        Check::LesionSign,
+        Check::LesionHint,
+        Check::LesionNotExamined,
+    ]);
     tripped.extend([Check::TemplateDropsText, Check::TemplateDependsOnText, Check::TemplateAddsText]);
     tripped.extend([Check::TemplateNotTried, Check::TemplateDependsOnTag, Check::TemplateRefuses]);
     let untested: Vec<&Check> = Check::ALL.iter().filter(|c| !tripped.contains(c)).collect();
@@ -487,6 +507,14 @@ const PASSED: &[(&str, Break)] = &[
         s.header = tensors.into_iter().map(|(name, t)| (name.strip_prefix("model.").unwrap_or(&name).to_owned(), t)).collect();
     })),
     ("other text", |f| f.write("vocab.txt", b"I\nam\n(a\nlist.\n")),
+    ("what people publish", |f| {
+        f.write("runs/Jan01/events.out.tfevents.1", b"\x18\0\0\0\0\0\0\0");
+        f.write("root.crt.pem", b"-----BEGIN CERTIFICATE-----\nMII");
+        f.write(".env.example", b"TOKEN=");
+        f.write("Screenshot 1\u{202f}AM.png", b"\x89PNG\r\n\x1a\n");
+        f.write("1_Pooling/config.json", b"{}");
+        f.write("requirements.txt", b"torch\n");
+    }),
     ("emoji and Persian in names", |f| {
         f.write("notes \u{2764}\u{fe0f}.md", b"");
         f.write("\u{645}\u{6cc}\u{200c}\u{62e}.md", b"");
@@ -742,7 +770,10 @@ fn a_blob_that_is_not_what_its_name_says_is_told() {
     let name = crate::checkpoint::sha256_hex(&weights);
     fs::write(blobs.join(&name), weights).unwrap();
     link(Path::new("../../blobs").join(&name), snapshot.join("model.safetensors"));
-    fs::copy(folder.path("config.json"), snapshot.join("config.json")).unwrap();
+    let config = fs::read(folder.path("config.json")).unwrap();
+    let config_name = crate::checkpoint::sha256_hex(&config);
+    fs::write(blobs.join(&config_name), config).unwrap();
+    link(Path::new("../../blobs").join(&config_name), snapshot.join("config.json"));
     assert_eq!(run(&snapshot).observations, []);
     let mut weights = fs::read(blobs.join(&name)).unwrap();
     *weights.last_mut().unwrap() ^= 1;

@@ -1,6 +1,7 @@
 //! What a signature says of a model: its files, or pieces of them, with their digests.
 
-use super::hex;
+use super::{FILES_ONLY, hex};
+use crate::checkpoint::walk::{Entry, Kind};
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 
@@ -59,13 +60,13 @@ impl Manifest {
 }
 
 impl Policy {
-    /// Which of its paths leaves out this one: it, or a folder it lies in. One that is not a plain relative path leaves out
-    /// nothing, and that of a signature only a file.
-    pub(super) fn ignored_by(&self, path: &str) -> Option<&str> {
+    /// Which of its paths leaves this out: its own, or that of a folder it lies in. One that is not a plain relative path
+    /// leaves out nothing, that of a signature no folder, and what version control keeps in a file only a file.
+    pub(super) fn ignored_by(&self, entry: &Entry) -> Option<&str> {
         let plain = self.ignore_paths.iter().map(|ignored| ignored.trim_end_matches('/'));
-        plain.filter(|ignored| !ignored.is_empty()).find(|ignored| match path.strip_prefix(ignored) {
-            Some("") => true,
-            Some(below) => below.starts_with('/') && !ignored.ends_with(".sig"),
+        plain.filter(|ignored| !ignored.is_empty()).find(|ignored| match entry.path.strip_prefix(ignored) {
+            Some("") => entry.kind == Kind::File || !FILES_ONLY.contains(ignored),
+            Some(below) => below.starts_with('/') && !ignored.ends_with(".sig") && !FILES_ONLY.contains(ignored),
             None => false,
         })
     }
@@ -165,14 +166,22 @@ mod tests {
             allow_symlinks: false,
             ignore_paths: paths.iter().map(|p| (*p).to_owned()).collect(),
         };
+        let of = |kind, path: &str| Entry { path: path.to_owned(), kind, bytes: 0 };
+        let file = |path: &str| of(Kind::File, path);
         let git = policy(&[".git/", "a/b"]);
-        assert!([".git", ".git/HEAD"].iter().all(|p| git.ignored_by(p) == Some(".git")));
-        assert!(["a/b", "a/b/c"].iter().all(|p| git.ignored_by(p) == Some("a/b")));
-        assert!([".gitignore", "x/.git", "a", "a/bc"].iter().all(|p| git.ignored_by(p).is_none()));
+        assert!([".git", ".git/HEAD"].iter().all(|p| git.ignored_by(&file(p)) == Some(".git")));
+        assert!(["a/b", "a/b/c"].iter().all(|p| git.ignored_by(&file(p)) == Some("a/b")));
+        assert!([".gitignore", "x/.git", "a", "a/bc"].iter().all(|p| git.ignored_by(&file(p)).is_none()));
         let signature = policy(&["model.sig"]);
-        assert_eq!(signature.ignored_by("model.sig"), Some("model.sig"));
-        assert_eq!(signature.ignored_by("model.sig/model.safetensors"), None);
+        assert_eq!(signature.ignored_by(&file("model.sig")), Some("model.sig"));
+        assert_eq!(signature.ignored_by(&file("model.sig/model.safetensors")), None);
+        let usual = policy(&super::super::IGNORED);
+        for name in FILES_ONLY {
+            assert_eq!(usual.ignored_by(&file(name)), Some(name));
+            let others = [file(&format!("{name}/evil.py")), of(Kind::Link, name), of(Kind::Special, name)];
+            assert!(others.iter().all(|entry| usual.ignored_by(entry).is_none()), "{name}");
+        }
         let odd = policy(&[".", "", "/", "../model", "/etc"]);
-        assert!(["a", "etc", "model"].iter().all(|p| odd.ignored_by(p).is_none()));
+        assert!(["a", "etc", "model"].iter().all(|p| odd.ignored_by(&file(p)).is_none()));
     }
 }

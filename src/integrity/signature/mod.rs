@@ -31,31 +31,12 @@ use std::path::{Path, PathBuf};
 /// What is ignored by default: the folder's own version control.
 pub const IGNORED: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];
 
+/// Those of them that are files: a folder of such a name is not version control's.
+const FILES_ONLY: [&str; 2] = [".gitattributes", ".gitignore"];
+
 /// What the hub's client notes of its downloads, in the folder that they went to. No loader reads it, and neither a
 /// signature nor a fingerprint covers it.
 const HUB_CACHE: &str = ".cache/huggingface";
-
-/// Whether a file holds weights, or says which files do, by its name.
-fn is_weights(path: &str) -> bool {
-    const ENDS: [&str; 14] = [
-        ".safetensors",
-        ".safetensors.index.json",
-        ".bin",
-        ".bin.index.json",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".pkl",
-        ".gguf",
-        ".h5",
-        ".onnx",
-        ".msgpack",
-        ".npz",
-        ".keras",
-    ];
-    let lower = path.to_ascii_lowercase();
-    ENDS.iter().any(|end| lower.ends_with(end))
-}
 
 /// Where a model's signature lies unless told otherwise: `model.sig` in a folder, `NAME.sig` beside a single file.
 pub fn default_path(model: &Path) -> PathBuf {

@@ -7,8 +7,9 @@ use super::key::PrivateKey;
 use super::manifest::{Manifest, Method, Policy, Resource, bad_path};
 use super::model::Model;
 use super::verify::{Trust, authentic};
-use super::{HUB_CACHE, IGNORED, Stop, is_weights};
+use super::{FILES_ONLY, HUB_CACHE, IGNORED, Stop};
 use crate::checkpoint::walk::{Entry, Kind};
+use crate::checkpoint::weights::is_weights;
 use crate::error::{Bytes, Error, Result};
 use crate::files;
 use crate::progress::Progress;
@@ -180,12 +181,20 @@ fn manifest(shown: &Path, model: &Model, policy: Policy, progress: &dyn Progress
     let (mut files, mut total) = (0, 0);
     for entry in model.entries()? {
         let place = model.place(&entry.path);
-        if let Some(by) = policy.ignored_by(&entry.path) {
-            if is_weights(&entry.path) && !IGNORED.contains(&by) && by != HUB_CACHE {
+        if let Some(by) = policy.ignored_by(&entry) {
+            if is_weights(&entry.path) && by != ".git" && by != HUB_CACHE {
                 let problem = "holds weights by its name, and no signature that leaves out weights is accepted";
-                return Err(Error::file(place, format!("{problem}; do not ignore {by:?}")));
+                let advice = match IGNORED.contains(&by) {
+                    true => format!("{by:?} is always left out, so move it from there"),
+                    false => format!("do not ignore {by:?}"),
+                };
+                return Err(Error::file(place, format!("{problem}; {advice}")));
             }
             continue;
+        }
+        if let Some(name) = entry.path.split('/').next().filter(|name| FILES_ONLY.contains(name)) {
+            let problem = format!("other verifiers leave out whatever is called {name}, and only a file may be");
+            return Err(Error::file(place, format!("{problem}; remove or rename it")));
         }
         let bytes = signable(&entry, &place, &policy)?;
         files += 1;

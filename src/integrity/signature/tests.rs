@@ -219,7 +219,7 @@ fn keys_of_other_kinds_are_refused_by_name() {
         ("rsa", "another kind of private key"),
         ("k256", "another kind of private key"),
         ("../certificates/p256", "holds a certificate"),
-        ("../model/config.json", "os error"),
+        ("../model/config.json", "is not there"),
     ];
     for (name, expected) in private {
         let found = PrivateKey::read(&key(name)).unwrap_err().to_string();

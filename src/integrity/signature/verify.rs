@@ -6,9 +6,10 @@ use super::hash::{Span, sha256_all};
 use super::key::PublicKey;
 use super::manifest::{Manifest, Method, Policy, Resource};
 use super::model::{Model, SINGLE};
-use super::{Checked, HUB_CACHE, Stop, hex, is_weights, refused, statement};
+use super::{Checked, HUB_CACHE, Stop, hex, refused, statement};
 use crate::checkpoint::sha256_hex;
 use crate::checkpoint::walk::{Entry, Kind};
+use crate::checkpoint::weights::is_weights;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::tool::Tool;
@@ -377,7 +378,7 @@ impl Report {
     /// Something that is there and not signed.
     fn unsigned(&mut self, entry: &Entry, policy: &Policy) {
         let in_hub_cache = entry.path.strip_prefix(HUB_CACHE).is_some_and(|below| below.starts_with('/'));
-        match policy.ignored_by(&entry.path) {
+        match policy.ignored_by(entry) {
             _ if in_hub_cache => self.leave_out(HUB_CACHE, entry.bytes, Why::HubCache),
             Some(by) if is_weights(&entry.path) && by != ".git" => {
                 let problem = format!("holds weights by its name, and the signature leaves out {by:?}");
