@@ -8,6 +8,7 @@ mod cache;
 mod critical_set;
 mod gguf;
 mod place;
+mod rescaled;
 mod run;
 mod template;
 mod unchanged;

@@ -246,9 +246,10 @@ impl Rules {
 }
 
 /// Rules by name that are not those of lint's checks, and what they judge.
-const OTHER_RULES: [(&str, Measurement); 40] = [
+const OTHER_RULES: [(&str, Measurement); 41] = [
     ("critical-set-small", Measurement::CriticalSet),
     ("critical-set-absent", Measurement::CriticalSet),
+    ("critical-neuron-scaled", Measurement::CriticalSet),
     ("base-perplexity-not-finite", Measurement::CriticalSet),
     ("base-perplexity-high", Measurement::CriticalSet),
     ("base-perplexity-guessing", Measurement::CriticalSet),

@@ -125,7 +125,7 @@ checks! {
     SpecialTokenDiffers "special-token-differs" "Tokenizer and config name different tokens; loaders differ in which they take."
     DtypeOverflow "dtype-overflow" "A value that is finite in the file becomes infinite in the dtype that the config has loaders use."
     DtypeAsked "dtype-asked" "A dtype that no loader computes in makes loading fail, or turns the weights into something else."
-    DtypeStored "dtype-stored" "Weights that are no floating-point numbers mean nothing where no config tells how they are packed."
+    DtypeStored "dtype-stored" "Weights in a dtype of quantizers mean nothing where no config tells how they are packed and scaled."
     DtypeMix "dtype-mix" "A tensor of another dtype than the same tensor of other layers was written by another hand."
     Nan "nan" "One NaN makes every output NaN."
     Infinite "infinite" "An infinite weight turns outputs into infinities and NaN."

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What is said of files that could not be compared.
-const BESIDE: &str = "lies beside the weights that other loaders take";
+const BESIDE: &str = "lies beside the weights that other loaders take, and was not compared with them";
 
 /// Tells of files that there is nothing to hold against.
 pub(super) fn unknown(files: &[&Shard], found: &mut Found) {
@@ -45,7 +45,11 @@ pub(super) fn compare(
         }),
         Some((location, problem)) => {
             let told = location.file.clone();
-            found.say(Check::ConsolidatedWeights, location, format!("{problem}; loaders of such weights go by it"));
+            found.say(
+                Check::ConsolidatedWeights,
+                location,
+                format!("{problem}: vLLM prefers such weights to the others"),
+            );
             let others: Vec<&Shard> = files.iter().copied().filter(|shard| shard.file.name != told).collect();
             unknown(&others, found);
         }

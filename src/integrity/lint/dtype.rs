@@ -5,7 +5,6 @@ use super::check::Check;
 use super::folder::File;
 use super::header::Shard;
 use super::observation::{Found, Location};
-use super::values::bits::Format;
 use super::vocabulary::of_text;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
@@ -18,6 +17,8 @@ use std::path::Path;
 /// What loaders compute in.
 const KNOWN: &[&str] = &["auto", "float32", "float", "float64", "double", "float16", "half", "bfloat16"];
 
+/// Dtypes that hold weights as they are; the narrower ones need scales, whole numbers even more.
+const PLAIN: &[Dtype] = &[Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
 /// Keys of a config that says how packed weights are to be read.
 const PACKED_BY: &[&str] = &["quantization_config", "compression_config", "quantization"];
 /// Files beside it that said so before the config did.
@@ -44,7 +45,7 @@ pub(super) fn compare(root: &Path, files: &[File], model: &[&Shard], found: &mut
     }
 }
 
-/// Weights that are no floating-point numbers, which only a quantizer's settings give a meaning.
+/// Weights in a dtype to which only a quantizer's settings give a meaning.
 fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], found: &mut Found) {
     let maps = [config.map(), of_text(config.map())];
     if PACKED_BY.iter().any(|key| maps.iter().any(|map| map.get(*key).is_some_and(Value::is_object))) {
@@ -52,7 +53,7 @@ fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], found: &mut Fou
     }
     let beside = files.iter().find(|file| PACKED_BESIDE.contains(&file.name.as_str()));
     let tensors = model.iter().flat_map(|shard| shard.header.tensors.iter().map(move |tensor| (shard, tensor)));
-    for (shard, tensor) in tensors.filter(|(_, t)| is_weight(t) && Format::of(t.dtype).is_none()) {
+    for (shard, tensor) in tensors.filter(|(_, t)| is_weight(t) && !PLAIN.contains(&t.dtype)) {
         if let Some(settings) = beside {
             let name = printable(&tensor.name);
             let message = format!("tells how {name} and the like are packed: they were not examined");
