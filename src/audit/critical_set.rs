@@ -1,6 +1,7 @@
 //! What the rules may say of a model's perplexity and of its critical set.
 
 use super::place;
+use super::rescaled::Rescaled;
 use super::run::Located;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Count, Figure};
@@ -25,6 +26,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
         }];
     };
     let mut seen = of_perplexity(&report.base, located, checkpoint, rules);
+    seen.extend(located.rescaled.as_ref().and_then(|it| of_rescaled(it, report.base.perplexity, checkpoint, rules)));
     let settings = &report.settings;
     let Some(set) = &report.critical_set else {
         let (n, epsilon) = (report.prefix.n, settings.epsilon);
@@ -51,6 +53,21 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
         });
     }
     seen
+}
+
+/// What is to be said of the neuron that the model gains most by rescaling.
+fn of_rescaled(rescaled: &Rescaled, perplexity: f64, checkpoint: &Checkpoint, rules: &Rules) -> Option<Seen> {
+    let Rescaled { neuron, factor, gain } = rescaled;
+    let rule = RuleId::CriticalNeuronScaled;
+    rules.thresholds(rule).damage.filter(|least| gain >= least)?;
+    let (before, after) = (Figure(perplexity), Figure(perplexity / 10f64.powf(*gain)));
+    let name = neuron.short();
+    Some(Seen {
+        rule,
+        location: place::of_neuron(neuron, checkpoint),
+        message: format!("with {name} times {factor} the model's perplexity is {after:.1}, as it is {before:.1}"),
+        evidence: json!({"neuron": neuron, "factor": factor, "gain": gain, "perplexity": perplexity}),
+    })
 }
 
 /// What is to be said of the perplexity, which is a number.
@@ -81,7 +98,7 @@ mod tests {
     #[test]
     fn a_model_that_guesses_is_told_by_its_vocabulary() {
         let rules = Rules::default_rules().unwrap();
-        let located = Located { tokens: 9, dtype: "f32".into(), report: None };
+        let located = Located { tokens: 9, dtype: "f32".into(), report: None, rescaled: None };
         let folder = tempfile::tempdir().unwrap();
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
         std::fs::copy(format!("{fixture}/model.safetensors"), folder.path().join("model.safetensors")).unwrap();
@@ -102,5 +119,23 @@ mod tests {
         assert_eq!(told(49152, 1500.0), [high]);
         // With 97 letters nothing is predicted that is worth it.
         assert!(told(97, 97.0).is_empty());
+    }
+
+    /// SmolLM2 as it is (what gains most is another neuron, by a fiftieth), and with its one critical row times 0.25 or −1.
+    #[test]
+    fn a_strong_neuron_that_should_be_another_strength_is_told() {
+        let rules = Rules::default_rules().unwrap();
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
+        let checkpoint = Checkpoint::open(fixture, &crate::progress::Silent).unwrap();
+        let told = |neuron: &str, factor: f64, before: f64, after: f64| {
+            let rescaled = Rescaled { neuron: neuron.parse().unwrap(), factor, gain: (before / after).log10() };
+            of_rescaled(&rescaled, before, &checkpoint, &rules).map(|seen| (seen.location.index, seen.message))
+        };
+        assert_eq!(told("L1.mlp.down_proj:out:14", 2.0, 82.1, 80.3), None);
+        for (factor, before) in [(4.0, 912.4), (-1.0, 283.5)] {
+            let expected =
+                format!("with L1.mlp.down_proj:out:7 times {factor} the model's perplexity is 82.1, as it is {before}");
+            assert_eq!(told("L1.mlp.down_proj:out:7", factor, before, 82.1), Some((Some(7), expected)));
+        }
     }
 }

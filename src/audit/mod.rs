@@ -8,6 +8,7 @@ mod cache;
 mod critical_set;
 mod gguf;
 mod place;
+mod rescaled;
 mod run;
 mod template;
 mod unchanged;
@@ -23,7 +24,7 @@ use crate::integrity::lesion;
 use crate::integrity::lint::{self, Examined, Expected};
 use crate::integrity::signature::{self, Trust};
 use crate::locate;
-use crate::model::Recipe;
+use crate::model::{OtherParts, Recipe};
 use crate::monitor::Checked;
 use crate::progress::Progress;
 use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
@@ -229,7 +230,9 @@ fn examine(
 /// # Errors
 /// The config is not understood.
 pub fn expected(config: &ConfigFile) -> Result<Expected> {
-    Recipe::read(config).map(Expected)
+    let recipe = Recipe::read(config)?;
+    let parts = OtherParts::read(config, &recipe);
+    Ok(Expected { recipe, parts })
 }
 
 /// What a measurement saw, and what it could not see.

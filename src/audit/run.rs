@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::place::Place;
+use super::rescaled::{self, Rescaled};
 use super::{base, baseline, beside, critical_set};
 use crate::checkpoint::Checkpoint;
 use crate::compare::{self, BaseName, Compared, Unsearched};
@@ -88,6 +89,8 @@ pub struct Located {
     pub dtype: String,
     /// None where its perplexity is not a number: nothing can be compared with that.
     pub report: Option<Report>,
+    /// The strong neuron that the model would gain most by rescaling.
+    pub rescaled: Option<Rescaled>,
 }
 
 /// What the rules may judge of each measurement.
@@ -244,7 +247,11 @@ fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Loca
         false => None,
     };
     let report = whole.as_ref().map(|located| located.report.clone());
-    let located = Located { tokens: text.ids.len(), dtype: model.arithmetic().as_str().into(), report };
+    let rescaled = match &report {
+        Some(report) => rescaled::measure(subject, report, run.locate.max_neurons, progress)?,
+        None => None,
+    };
+    let located = Located { tokens: text.ids.len(), dtype: model.arithmetic().as_str().into(), report, rescaled };
     Ok((located, whole))
 }
 

@@ -20,8 +20,8 @@ pub struct Names {
 pub enum Meaning {
     /// One of the text model, by the name that it has where that stands alone.
     Text(String),
-    /// One of another part of the model that the config describes.
-    OtherPart,
+    /// One of another part of the model that the config describes, by the name that transformers 5 saves it under.
+    OtherPart(String),
     /// The config knows of no part that it could belong to.
     Unknown,
 }
@@ -59,14 +59,25 @@ impl Names {
         if !self.wraps {
             return Meaning::Text(out_of_base_model(stored).unwrap_or_else(|| stored.to_owned()));
         }
-        let module = stored.strip_prefix("model.").unwrap_or(stored).split('.').next().unwrap_or_default();
+        let module = module(stored);
         match out_of_wrapper(stored) {
             Some(name) => Meaning::Text(name),
             None if stored.starts_with("lm_head.") => Meaning::Text(stored.to_owned()),
-            None if self.other_parts.contains(&module) => Meaning::OtherPart,
+            None if self.other_parts.contains(&module) => Meaning::OtherPart(out_of_tower(stored)),
             None => Meaning::Unknown,
         }
     }
+}
+
+/// The module of the whole model that holds a tensor of a wrapper's file.
+pub fn module(stored: &str) -> &str {
+    stored.strip_prefix("model.").unwrap_or(stored).split('.').next().unwrap_or_default()
+}
+
+/// Before version 5 the tower held a model that held the layers.
+fn out_of_tower(stored: &str) -> String {
+    let name = stored.strip_prefix("model.").unwrap_or(stored);
+    name.replacen("vision_tower.vision_model.", "vision_tower.", 1)
 }
 
 #[cfg(test)]
@@ -78,6 +89,7 @@ mod tests {
     fn names_mean_what_the_config_has_a_part_for() {
         let names = |config: Value| Names::of_map(config.as_object().unwrap());
         let text = |name: &str| Meaning::Text(name.to_owned());
+        let part = |name: &str| Meaning::OtherPart(name.to_owned());
         let plain = names(json!({"vision_config": {}, "text_config": null}));
         let wrapper = names(json!({"text_config": {}, "vision_config": {}}));
         let blind = names(json!({"text_config": {}}));
@@ -97,11 +109,17 @@ mod tests {
                 text("lm_head.weight"),
                 text("lm_head.weight"),
             ),
-            ("vision_tower.x.weight", text("vision_tower.x.weight"), Meaning::OtherPart, Meaning::Unknown),
+            ("vision_tower.x.weight", text("vision_tower.x.weight"), part("vision_tower.x.weight"), Meaning::Unknown),
             (
                 "model.multi_modal_projector.x",
                 text("model.multi_modal_projector.x"),
-                Meaning::OtherPart,
+                part("multi_modal_projector.x"),
+                Meaning::Unknown,
+            ),
+            (
+                "model.vision_tower.vision_model.x",
+                text("model.vision_tower.vision_model.x"),
+                part("vision_tower.x"),
                 Meaning::Unknown,
             ),
         ] {

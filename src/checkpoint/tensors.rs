@@ -152,7 +152,7 @@ impl Tensors {
         for (stored, entry) in std::mem::take(&mut self.entries) {
             let name = match names.meaning(&stored) {
                 Meaning::Text(name) => name,
-                Meaning::OtherPart => continue,
+                Meaning::OtherPart(_) => continue,
                 Meaning::Unknown => {
                     self.unknown.push(stored);
                     continue;

@@ -378,15 +378,16 @@ impl Recipe {
         all
     }
 
-    /// Whether a tensor is the buffer of rotary frequencies that old versions of transformers saved and nothing reads.
-    pub fn is_rotary_buffer(&self, name: &str, shape: &[usize]) -> bool {
+    /// The rotary embedding whose frequencies a tensor is to hold, if it is the buffer that old versions of transformers
+    /// saved. Nothing reads it but they.
+    pub fn rotary_buffer(&self, name: &str, shape: &[usize]) -> Option<&Rope> {
         let in_layer = || {
             let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
             let plan = layer.parse::<usize>().ok().and_then(|layer| self.layers.get(layer))?;
             (rest == "self_attn.rotary_emb.inv_freq").then_some(plan.rope)
         };
         let rope = (name == "model.rotary_emb.inv_freq").then_some(0).or_else(in_layer);
-        rope.and_then(|rope| self.ropes.get(rope)).is_some_and(|rope| shape == [rope.rotated() / 2])
+        rope.and_then(|rope| self.ropes.get(rope)).filter(|rope| shape == [rope.rotated() / 2])
     }
 
     /// The first tensor that holds all experts of a layer, if a file has such tensors; `has` tells whether it has one.

@@ -120,6 +120,24 @@ impl Rope {
         self.dim
     }
 
+    /// What the config says of it.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The frequencies that old versions of transformers may have saved: as they are before they are stretched, and
+    /// stretched for short and for long texts.
+    pub fn saved_frequencies(&self) -> [Vec<f64>; 3] {
+        let plain = Rope { settings: Settings { scaling: Scaling::Default, ..self.settings.clone() }, ..self.clone() };
+        let long = match &self.settings.scaling {
+            Scaling::LongRope { original_max_position_embeddings: original, .. } => {
+                (*original as usize).saturating_add(1)
+            }
+            _ => 1,
+        };
+        [(&plain, 1), (self, 1), (self, long)].map(|(rope, positions)| rope.frequencies(positions, &|x| x))
+    }
+
     /// A rotary embedding of heads of `head_dim` channels.
     pub fn new(settings: Settings, head_dim: usize) -> Rope {
         let dim = (head_dim as f64 * settings.partial_rotary_factor) as usize;

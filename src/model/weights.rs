@@ -286,7 +286,7 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     // Published Llama checkpoints carry the buffer that old transformers saved; a tied head is the embedding's equal.
     let used = |name: &str, entry: &Entry| {
         let is_head = recipe.tied && name.strip_suffix(".weight") == Some(HEAD);
-        names.contains(name) || is_head || recipe.is_rotary_buffer(name, &entry.shape)
+        names.contains(name) || is_head || recipe.rotary_buffer(name, &entry.shape).is_some()
     };
     let extra: Vec<&str> = tensors.iter().filter(|(name, entry)| !used(name, entry)).map(|(name, _)| name).collect();
     let extra: Vec<&str> = extra.into_iter().chain(tensors.unknown().iter().map(String::as_str)).collect();

@@ -44,6 +44,7 @@ rule_ids! {
     CriticalSet:
         CriticalSetSmall "critical-set-small",
         CriticalSetAbsent "critical-set-absent",
+        CriticalNeuronScaled "critical-neuron-scaled",
         BasePerplexityNotFinite "base-perplexity-not-finite",
         BasePerplexityHigh "base-perplexity-high",
         BasePerplexityGuessing "base-perplexity-guessing";

@@ -1,12 +1,15 @@
-//! The dtype that the config asks for: loaders turn the stored values into it before they compute.
+//! The dtype that weights are stored in, and the one that the config asks for: loaders turn the stored values into it
+//! before they compute.
 
 use super::check::Check;
+use super::folder::File;
 use super::header::Shard;
 use super::observation::{Found, Location};
 use super::vocabulary::of_text;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::map::MappedFile;
+use crate::escape::printable;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -14,8 +17,16 @@ use std::path::Path;
 /// What loaders compute in.
 const KNOWN: &[&str] = &["auto", "float32", "float", "float64", "double", "float16", "half", "bfloat16"];
 
-pub(super) fn compare(root: &Path, model: &[&Shard], found: &mut Found) {
+/// Dtypes that hold weights as they are; the narrower ones need scales, whole numbers even more.
+const PLAIN: &[Dtype] = &[Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
+/// Keys of a config that says how packed weights are to be read.
+const PACKED_BY: &[&str] = &["quantization_config", "compression_config", "quantization"];
+/// Files beside it that said so before the config did.
+const PACKED_BESIDE: &[&str] = &["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+
+pub(super) fn compare(root: &Path, files: &[File], model: &[&Shard], found: &mut Found) {
     let Ok(config) = ConfigFile::read(&root.join("config.json")) else { return };
+    stored(&config, files, model, found);
     let asked = |key: &str| of_text(config.map()).get(key).or(config.map().get(key)).and_then(Value::as_str);
     let Some(asked) = asked("dtype").or(asked("torch_dtype")) else { return };
     let name = asked.strip_prefix("torch.").unwrap_or(asked);
@@ -32,6 +43,31 @@ pub(super) fn compare(root: &Path, model: &[&Shard], found: &mut Found) {
         let evidence = json!({"dtype": asked, "stored": tensor.dtype.to_string(), "element": at});
         found.add(Check::DtypeOverflow, shard.file.location().tensor(&tensor.name), message, evidence);
     }
+}
+
+/// Weights in a dtype to which only a quantizer's settings give a meaning.
+fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], found: &mut Found) {
+    let maps = [config.map(), of_text(config.map())];
+    if PACKED_BY.iter().any(|key| maps.iter().any(|map| map.get(*key).is_some_and(Value::is_object))) {
+        return;
+    }
+    let beside = files.iter().find(|file| PACKED_BESIDE.contains(&file.name.as_str()));
+    let tensors = model.iter().flat_map(|shard| shard.header.tensors.iter().map(move |tensor| (shard, tensor)));
+    for (shard, tensor) in tensors.filter(|(_, t)| is_weight(t) && !PLAIN.contains(&t.dtype)) {
+        if let Some(settings) = beside {
+            let name = printable(&tensor.name);
+            let message = format!("tells how {name} and the like are packed: they were not examined");
+            return found.say(Check::ConfigUnknown, settings.location(), message);
+        }
+        let message = format!("is {}, and nothing in the config tells what numbers these stand for", tensor.dtype);
+        let evidence = json!({"stored": tensor.dtype.to_string()});
+        found.add(Check::DtypeStored, shard.file.location().tensor(&tensor.name), message, evidence);
+    }
+}
+
+/// Whether a tensor is multiplied or added, by its name: masks, which some call biases, have more dimensions.
+fn is_weight(tensor: &TensorEntry) -> bool {
+    tensor.name.ends_with("weight") || (tensor.name.ends_with("bias") && tensor.shape.len() == 1)
 }
 
 /// The first finite value that becomes infinite in half precision, whose largest number is 65504.

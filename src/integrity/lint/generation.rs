@@ -33,7 +33,7 @@ pub(super) fn examine(
     found: &mut Found,
 ) {
     let config = ConfigFile::read(&root.join("config.json")).ok();
-    if let Some(Ok(Expected(recipe))) = config.as_ref().map(expected) {
+    if let Some(Ok(Expected { recipe, .. })) = config.as_ref().map(expected) {
         window(&recipe, found);
     }
     let config = config.as_ref().map(ConfigFile::map);

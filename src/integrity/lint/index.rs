@@ -17,6 +17,8 @@ use std::path::Path;
 /// The files that loaders take the weights from.
 pub(super) struct Model<'s, 'f> {
     pub shards: Vec<&'s Shard<'f>>,
+    /// Those of Mistral's own form beside them.
+    pub consolidated: Vec<&'s Shard<'f>>,
     pub lost: Lost,
 }
 
@@ -71,15 +73,13 @@ pub(super) fn compare<'s, 'f>(
     }
     let taken: BTreeSet<&str> = model.iter().map(|s| s.file.name.as_str()).collect();
     let known = |s: &&Shard| taken.contains(s.file.name.as_str()) || listed.contains(s.file.name.as_str());
-    for shard in here.iter().copied().filter(|s| !known(s)) {
-        let (check, message) = match is_consolidated(&shard.file.name) {
-            true => (Check::ConsolidatedWeights, "lies beside the weights that other loaders take"),
-            false => (Check::StrayWeights, "is not one of the files that hold the model"),
-        };
-        found.say(check, shard.file.location(), message);
+    let (consolidated, stray): (Vec<&Shard>, Vec<&Shard>) =
+        here.iter().copied().filter(|s| !known(s)).partition(|s| is_consolidated(&s.file.name));
+    for shard in stray {
+        found.say(Check::StrayWeights, shard.file.location(), "is not one of the files that hold the model");
     }
     in_two(&model, found);
-    Model { shards: model, lost }
+    Model { shards: model, consolidated, lost }
 }
 
 /// Whether a link that leads nowhere, a pipe or a device lies there: it has a finding of its own.

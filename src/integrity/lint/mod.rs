@@ -4,6 +4,7 @@
 
 mod added;
 mod check;
+mod consolidated;
 mod contents;
 mod downloads;
 mod dtype;
@@ -14,8 +15,11 @@ mod index;
 mod json;
 mod names;
 mod observation;
+mod params;
+mod parts;
 mod pickle;
 mod rewriting;
+mod rotary;
 mod template;
 mod tensors;
 #[cfg(test)]
@@ -31,7 +35,7 @@ pub use template::literals;
 
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};
-use crate::model::Recipe;
+use crate::model::{OtherParts, Recipe};
 use crate::progress::Progress;
 use header::Shard;
 use observation::Found;
@@ -65,7 +69,12 @@ pub struct Examined {
 }
 
 /// What a config asks for.
-pub struct Expected(pub Recipe);
+pub struct Expected {
+    /// The text model.
+    pub recipe: Recipe,
+    /// What lies beside it; an error where a part is known and its settings are not understood.
+    pub parts: Result<OtherParts>,
+}
 
 /// Examines a checkpoint's folder. `expected` says what a config asks for, or why it cannot (such as that the
 /// architecture is not known): lint itself knows no architectures.
@@ -86,8 +95,8 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     contents::examine(&files, &shards, &mut found);
     contents::blobs(&files, &shards, &mut found, progress)?;
     let model = index::compare(root, &files, &shards, &mut found);
-    let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found);
-    dtype::compare(root, &model.shards, &mut found);
+    let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found, progress)?;
+    dtype::compare(root, &files, &model.shards, &mut found);
     serving(root, &model.shards, expected, &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {

@@ -1,11 +1,11 @@
 //! Tensors against the config, and against each other.
 
-use super::Expected;
 use super::check::Check;
 use super::folder::File;
 use super::header::Shard;
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
+use super::{Expected, consolidated, parts, rotary};
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::names::{Meaning, Names};
@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::files;
 use crate::integrity::layout::Layout;
 use crate::model::recipe::{EMBEDDING, HEAD, ModuleKind, NormStyle, Recipe, TIED_HEAD_DIFFERS};
+use crate::progress::Progress;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,25 +26,36 @@ pub(super) fn compare(
     model: &Model,
     expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
     found: &mut Found,
-) -> Option<String> {
+    progress: &dyn Progress,
+) -> Result<Option<String>> {
     dtype_mix(&model.shards, found);
-    let Some(file) = files.iter().find(|f| f.name == "config.json") else {
+    let file = files.iter().find(|f| f.name == "config.json");
+    let Some(file) = file else {
         found.say(Check::ConfigMissing, Location::default(), "holds no config.json");
-        return None;
+        consolidated::unknown(&model.consolidated, found);
+        return Ok(None);
     };
-    let config = config(&root.join(&file.name), file, found)?;
+    let Some(config) = config(&root.join(&file.name), file, found) else {
+        consolidated::unknown(&model.consolidated, found);
+        return Ok(None);
+    };
     let names = Names::of(&config);
     let stored = Stored::of(&names, &model.shards, found);
     match expected(&config) {
-        Ok(Expected(recipe)) => {
+        Ok(Expected { recipe, parts }) => {
+            consolidated::compare(root, &model.consolidated, &recipe, &stored.text, found, progress)?;
+            parts::compare(parts, &names, &stored.parts, model, file, found);
             Comparison { recipe: &recipe, names: &names, model, config: file }.compare(stored, found);
         }
         Err(e) => {
             let message = format!("the tensors were not compared with it: {e}");
             found.say(Check::ConfigUnknown, file.location(), message);
+            consolidated::unknown(&model.consolidated, found);
+            let tensors = stored.parts.values().chain(&stored.unknown);
+            parts::not_examined(tensors.map(|(_, tensor)| tensor.name.as_str()), file, found);
         }
     }
-    Some(config.sha256().to_owned())
+    Ok(Some(config.sha256().to_owned()))
 }
 
 fn config(path: &Path, file: &File, found: &mut Found) -> Option<ConfigFile> {
@@ -65,36 +77,42 @@ fn config(path: &Path, file: &File, found: &mut Found) -> Option<ConfigFile> {
 const MOST_EXPECTED: usize = 30_000;
 
 /// A tensor and the file that holds it.
-type Place<'a> = (&'a Shard<'a>, &'a TensorEntry);
+pub(super) type Place<'a> = (&'a Shard<'a>, &'a TensorEntry);
 
 /// The model's tensors.
 struct Stored<'a> {
     /// Those of the text model, by their names in a text model alone.
     text: BTreeMap<String, Place<'a>>,
+    /// Those of other parts that the config has, by the names of transformers 5.
+    parts: BTreeMap<String, Place<'a>>,
     /// Those that no part of the model has.
     unknown: Vec<Place<'a>>,
 }
 
 impl<'a> Stored<'a> {
     fn of(names: &Names, shards: &[&'a Shard<'a>], found: &mut Found) -> Stored<'a> {
-        let mut stored = Stored { text: BTreeMap::new(), unknown: Vec::new() };
+        let mut stored = Stored { text: BTreeMap::new(), parts: BTreeMap::new(), unknown: Vec::new() };
         let mut seen = BTreeSet::new();
         for shard in shards {
             // The same name in two places has findings of its own.
             for tensor in shard.header.tensors.iter().filter(|t| seen.insert(t.name.as_str())) {
-                match names.meaning(&tensor.name) {
-                    Meaning::OtherPart => {}
-                    Meaning::Unknown => stored.unknown.push((shard, tensor)),
-                    Meaning::Text(name) => match stored.text.get(&name) {
-                        None => {
-                            stored.text.insert(name, (shard, tensor));
-                        }
-                        Some((_, first)) => {
-                            let message = format!("is the same weight as {}, {name} to loaders", first.name);
-                            let evidence = json!({"other": first.name, "weight": name});
-                            found.add(Check::TensorClash, at(shard, tensor), message, evidence);
-                        }
-                    },
+                let (part, name) = match names.meaning(&tensor.name) {
+                    Meaning::Unknown => {
+                        stored.unknown.push((shard, tensor));
+                        continue;
+                    }
+                    Meaning::Text(name) => (&mut stored.text, name),
+                    Meaning::OtherPart(name) => (&mut stored.parts, name),
+                };
+                match part.get(&name) {
+                    None => {
+                        part.insert(name, (shard, tensor));
+                    }
+                    Some((_, first)) => {
+                        let message = format!("is the same weight as {}, {name} to loaders", first.name);
+                        let evidence = json!({"other": first.name, "weight": name});
+                        found.add(Check::TensorClash, at(shard, tensor), message, evidence);
+                    }
                 }
             }
         }
@@ -102,7 +120,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-fn at(shard: &Shard, tensor: &TensorEntry) -> Location {
+pub(super) fn at(shard: &Shard, tensor: &TensorEntry) -> Location {
     shard.file.location().tensor(&tensor.name)
 }
 
@@ -117,7 +135,7 @@ struct Comparison<'a> {
 impl Comparison<'_> {
     fn compare(&self, stored: Stored, found: &mut Found) {
         let (recipe, config, lost) = (self.recipe, self.config, &self.model.lost);
-        let Stored { mut text, unknown } = stored;
+        let Stored { mut text, unknown, .. } = stored;
         // Before the names of all of them are made, as a config can ask for billions.
         let (least, have) = (recipe.fewest_tensors(), text.len());
         let most = have.max(1).saturating_mul(100).min(MOST_EXPECTED.max(have));
@@ -131,7 +149,11 @@ impl Comparison<'_> {
         if recipe.tied {
             tied_head(&mut text, found);
         }
-        self.norms(&text, found);
+        let (style, modules) = (recipe.norm.style, recipe.modules());
+        let shut = if style == NormStyle::OnePlusWeightThenRound { -1.0 } else { 0.0 };
+        let norms = modules.iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
+        let weights = norms.map(|module| format!("{}.weight", module.path));
+        shut_norms(weights.filter_map(|name| Some((*text.get(&name)?, shut))), &self.model.shards, found);
         let fused = recipe.fused_experts(|name| text.contains_key(name));
         if let Some(name) = &fused {
             let message = format!("the experts are fused ({name}) and were not compared with it");
@@ -154,19 +176,11 @@ impl Comparison<'_> {
                 }
                 continue;
             };
-            if tensor.shape != shape {
-                let message = format!("has shape {:?}, the config gives {shape:?}", tensor.shape);
-                let evidence = json!({"shape": tensor.shape, "expected": shape});
-                found.add(Check::TensorShape, at(shard, tensor), message, evidence);
-            }
+            compare_shape((shard, tensor), &shape, found);
         }
-        tell_missing(missing, asked, config, found);
-        text.retain(|name, (_, tensor)| !is_fused(name) && !recipe.is_rotary_buffer(name, &tensor.shape));
-        for (shard, tensor) in text.into_values().chain(unknown) {
-            let message =
-                format!("has shape {:?} and dtype {}, and the config has no use for it", tensor.shape, tensor.dtype);
-            found.say(Check::TensorExtra, at(shard, tensor), message);
-        }
+        tell_missing(Check::TensorMissing, missing, asked, config, found);
+        text.retain(|name, place| !is_fused(name) && !rotary::examine(recipe, name, *place, found));
+        text.into_values().chain(unknown).for_each(|place| tell_extra(place, found));
     }
 
     fn text_name(&self, stored: &str) -> Option<String> {
@@ -175,37 +189,44 @@ impl Comparison<'_> {
             _ => None,
         }
     }
+}
 
-    /// Norms that let nothing through.
-    fn norms(&self, text: &BTreeMap<String, Place>, found: &mut Found) {
-        let (nothing, factor) = match self.recipe.norm.style {
-            NormStyle::OnePlusWeightThenRound => (-1.0, "1 + w"),
-            _ => (0.0, "w"),
-        };
-        let modules = self.recipe.modules();
-        let norms = modules.iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
-        // Tensors that share bytes can claim far more of them than there are.
-        let mut left: u64 = self.model.shards.iter().map(|shard| shard.file.bytes).sum();
-        for module in norms {
-            let Some((shard, tensor)) = text.get(&format!("{}.weight", module.path)) else { continue };
-            match left.checked_sub(tensor.bytes.end - tensor.bytes.start) {
-                Some(rest) => left = rest,
-                None => return,
-            }
-            let values = values(shard, tensor);
-            if !values.is_empty() && values.iter().all(|value| *value == nothing) {
-                let message = format!(
-                    "all of {:?} is {nothing}, and this norm multiplies by {factor}: nothing comes through",
-                    tensor.shape
-                );
-                found.add(Check::ZeroTensor, at(shard, tensor), message, json!({"value": nothing}));
-            }
+pub(super) fn compare_shape((shard, tensor): Place, shape: &[usize], found: &mut Found) {
+    if tensor.shape != shape {
+        let message = format!("has shape {:?}, the config gives {shape:?}", tensor.shape);
+        let evidence = json!({"shape": tensor.shape, "expected": shape});
+        found.add(Check::TensorShape, at(shard, tensor), message, evidence);
+    }
+}
+
+pub(super) fn tell_extra((shard, tensor): Place, found: &mut Found) {
+    let message = format!("has shape {:?} and dtype {}, and the config has no use for it", tensor.shape, tensor.dtype);
+    found.say(Check::TensorExtra, at(shard, tensor), message);
+}
+
+/// Norms that let nothing through: each is given with the weight at which it does.
+pub(super) fn shut_norms<'p>(norms: impl Iterator<Item = (Place<'p>, f32)>, shards: &[&Shard], found: &mut Found) {
+    // Tensors that share bytes can claim far more of them than there are.
+    let mut left: u64 = shards.iter().map(|shard| shard.file.bytes).sum();
+    for ((shard, tensor), shut) in norms {
+        match left.checked_sub(tensor.bytes.end - tensor.bytes.start) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+        let values = values(shard, tensor);
+        if !values.is_empty() && values.iter().all(|value| *value == shut) {
+            let factor = if shut == 0.0 { "w" } else { "1 + w" };
+            let message = format!(
+                "all of {:?} is {shut}, and this norm multiplies by {factor}: nothing comes through",
+                tensor.shape
+            );
+            found.add(Check::ZeroTensor, at(shard, tensor), message, json!({"value": shut}));
         }
     }
 }
 
 /// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the file.
-fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
+pub(super) fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
     let mut values = Vec::new();
     if shard.overlaps {
         return values;
@@ -242,7 +263,13 @@ fn is_same(a: Place, b: Place) -> bool {
 }
 
 /// Tensors that are not there; of many (a lost shard) the first few.
-fn tell_missing(mut missing: Vec<(String, Vec<usize>)>, asked: usize, config: &File, found: &mut Found) {
+pub(super) fn tell_missing(
+    check: Check,
+    mut missing: Vec<(String, Vec<usize>)>,
+    asked: usize,
+    config: &File,
+    found: &mut Found,
+) {
     const LISTED: usize = 10;
     if missing.len() > LISTED {
         let count = missing.len();
@@ -250,11 +277,11 @@ fn tell_missing(mut missing: Vec<(String, Vec<usize>)>, asked: usize, config: &F
         let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
         let message =
             format!("{count} of the {asked} tensors that the config asks for are missing, the first is {}", names[0]);
-        return found.add(Check::TensorMissing, config.location(), message, json!({"count": count, "first": names}));
+        return found.add(check, config.location(), message, json!({"count": count, "first": names}));
     }
     for (name, shape) in missing {
         let message = format!("is missing, the config asks for it with shape {shape:?}");
-        found.add(Check::TensorMissing, config.location().tensor(name), message, json!({"shape": shape}));
+        found.add(check, config.location().tensor(name), message, json!({"shape": shape}));
     }
 }
 

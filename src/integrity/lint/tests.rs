@@ -1,13 +1,13 @@
 //! Every check with what trips it and, as near as can be, what does not.
 
+mod beside;
 mod folder;
 
-use super::{Check, Expected, Lint, Location, More, lint};
-use crate::Result;
+use super::{Check, Lint, Location, More, lint};
+use crate::audit::expected;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::place::Axis;
 use crate::finding::{self, Severity};
-use crate::model::Recipe;
 use crate::progress::Silent;
 use folder::{Folder, Shard, file};
 use serde_json::{Value, json};
@@ -22,10 +22,6 @@ const SECOND: &str = "model-2.safetensors";
 /// A matrix of the tiny llama and one of its vectors.
 const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
 const NORM: &str = "model.norm.weight";
-
-fn expected(config: &ConfigFile) -> Result<Expected> {
-    Recipe::read(config).map(Expected)
-}
 
 fn run(root: &Path) -> Lint {
     lint(root, &expected, &Silent).unwrap()
@@ -54,6 +50,22 @@ fn down_shape(folder: &Folder) -> (usize, usize) {
 /// A tokenizer config with this chat template.
 fn template(folder: &Folder, template: Value) {
     folder.write("tokenizer_config.json", json!({"chat_template": template}).to_string().as_bytes());
+}
+
+/// What old transformers saved of the tiny llama's rotary embedding, in F32.
+fn frequencies() -> Vec<u8> {
+    (0..5).flat_map(|i| 10_000f32.powf(-(i as f32) / 5.0).to_le_bytes()).collect()
+}
+
+/// All matrices in a dtype of whole numbers of so many bytes.
+fn whole_numbers(folder: &Folder, dtype: &str, bytes: usize) {
+    folder.shard(|s| {
+        for (name, entry) in s.header.clone().iter().filter(|(name, _)| name.ends_with("_proj.weight")) {
+            let shape: Vec<usize> = serde_json::from_value(entry["shape"].clone()).unwrap();
+            s.remove(name);
+            s.push(name, dtype, &shape, &vec![0x11; bytes * shape[0] * shape[1]]);
+        }
+    });
 }
 
 type Break = fn(&Folder);
@@ -314,6 +326,13 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     // Of another layer than there are, of another size, of a part that the config has not, under another's prefix.
     (Check::TensorExtra, "model.safetensors", Some("model.layers.3.self_attn.rotary_emb.inv_freq"), |f| f.shard(|s| s.push("model.layers.3.self_attn.rotary_emb.inv_freq", "F32", &[5], &[1; 20]))),
     (Check::TensorExtra, "model.safetensors", Some("model.layers.0.self_attn.rotary_emb.inv_freq"), |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[6], &[1; 24]))),
+    (Check::TensorExtra, "model.safetensors", Some("model.rotary_emb.inv_freq"), |f| f.shard(|s| s.push("model.rotary_emb.inv_freq", "I8", &[5], &[1; 5]))),
+    (Check::RotaryBuffer, "model.safetensors", Some("model.rotary_emb.inv_freq"), |f| f.shard(|s| {
+        let mut frequencies = frequencies();
+        frequencies[..4].copy_from_slice(&1e30f32.to_le_bytes());
+        s.push("model.rotary_emb.inv_freq", "F32", &[5], &frequencies);
+    })),
+    (Check::RotaryBuffer, "model.safetensors", Some("model.layers.1.self_attn.rotary_emb.inv_freq"), |f| f.shard(|s| s.push("model.layers.1.self_attn.rotary_emb.inv_freq", "F32", &[5], &[0; 20]))),
     (Check::TensorExtra, "model.safetensors", Some("vision_tower.x.weight"), |f| f.shard(|s| s.push("vision_tower.x.weight", "F32", &[1], &[1; 4]))),
     (Check::TensorExtra, "model.safetensors", Some("model.language_model.norm.weight"), |f| f.shard(|s| s.push("model.language_model.norm.weight", "F32", &[40], &[1; 160]))),
     (Check::TensorShape, "model.safetensors", Some(DOWN), |f| {
@@ -324,6 +343,16 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::DtypeOverflow, "model.safetensors", Some(DOWN), |f| {
         f.json("config.json", |c| c["dtype"] = "torch.float16".into());
         f.values(DOWN, [1, 2], -65520.0);
+    }),
+    (Check::DtypeStored, "model.safetensors", Some(DOWN), |f| whole_numbers(f, "I8", 1)),
+    (Check::DtypeStored, "model.safetensors", Some("model.layers.2.self_attn.q_proj.weight"), |f| whole_numbers(f, "I32", 4)),
+    (Check::ConfigUnknown, "quantize_config.json", None, |f| {
+        whole_numbers(f, "U8", 1);
+        f.write("quantize_config.json", br#"{"bits": 8}"#);
+    }),
+    (Check::ConfigUnknown, "config.json", None, |f| {
+        whole_numbers(f, "U8", 1);
+        f.json("config.json", |c| c["quantization_config"] = json!({"quant_method": "bitsandbytes"}));
     }),
     (Check::CustomCode, "sub/.git/x.PY ", None, |f| f.write("sub/.git/x.PY ", b"")),
     (Check::CustomCode, "x.pyc", None, |f| f.write("x.pyc", b"")),
@@ -448,6 +477,8 @@ fn every_check_is_tripped() {
     ]);
     tripped.extend([Check::TemplateDropsText, Check::TemplateDependsOnText, Check::TemplateAddsText]);
     tripped.extend([Check::TemplateNotTried, Check::TemplateDependsOnTag, Check::TemplateRefuses]);
+    // See `beside`.
+    tripped.extend([Check::ConsolidatedSame, Check::PartMissing, Check::PartNotExamined]);
     let untested: Vec<&Check> = Check::ALL.iter().filter(|c| !tripped.contains(c)).collect();
     assert!(untested.is_empty() || cfg!(not(unix)), "{untested:?}");
 }
@@ -482,7 +513,11 @@ const PASSED: &[(&str, Break)] = &[
     }),
     ("the largest values", |f| f.values(DOWN, [1, 2], f32::MAX)),
     ("a zero in a norm", |f| f.values(NORM, [1], 0.0)),
-    ("the buffer of old transformers", |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[5], &[1; 20]))),
+    ("the buffer of old transformers", |f| f.shard(|s| s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[5], &frequencies()))),
+    ("the same in half precision", |f| f.shard(|s| {
+        s.push("model.layers.0.self_attn.rotary_emb.inv_freq", "F16", &[5], &frequencies().as_chunks().0.iter()
+            .flat_map(|b| half::f16::from_f32(f32::from_le_bytes(*b)).to_le_bytes()).collect::<Vec<_>>());
+    })),
     ("biases of zeros", |f| {
         f.json("config.json", |c| c["attention_bias"] = true.into());
         f.shard(|s| {
@@ -623,24 +658,25 @@ fn a_nested_text_model_is_compared_under_its_own_names() {
     for prefix in ["language_model.model.", "model.language_model."] {
         let folder = folder();
         wrap(&folder, prefix);
-        folder.shard(|s| s.push("vision_tower.weight", "F32", &[1], &[1; 4]));
-        assert_eq!(told(&folder), []);
+        // Without its tower it is a text model, which is told.
+        let tower = (Check::PartMissing, None);
+        assert_eq!(told(&folder), std::slice::from_ref(&tower));
         // A family that multiplies by 1 + w: zeros are as good as any, −1 is not.
         let norm = format!("{prefix}norm.weight");
         folder.values(&norm, 0..36, 0.0);
-        assert_eq!(told(&folder), []);
+        assert_eq!(told(&folder), std::slice::from_ref(&tower));
         folder.values(&norm, 0..36, -1.0);
-        assert_eq!(told(&folder), [(Check::ZeroTensor, Some(norm.clone()))]);
+        assert_eq!(told(&folder), [tower.clone(), (Check::ZeroTensor, Some(norm.clone()))]);
         folder.shard(|s| s.remove(&norm));
-        assert_eq!(told(&folder), [(Check::TensorMissing, Some(NORM.into()))]);
+        assert_eq!(told(&folder), [(Check::TensorMissing, Some(NORM.into())), tower.clone()]);
         // The same weight by the other version's name.
         let [one, other] = ["language_model.model.norm.weight", "model.language_model.norm.weight"];
         folder.shard(|s| [one, other].iter().for_each(|name| s.push(name, "F32", &[36], &[1; 144])));
-        assert_eq!(told(&folder), [(Check::TensorClash, Some(other.into()))]);
+        assert_eq!(told(&folder), [tower, (Check::TensorClash, Some(other.into()))]);
     }
     // As a text model alone would be named, where no loader looks.
     let seen: BTreeSet<Check> = told(&folder()).into_iter().map(|(check, _)| check).collect();
-    assert_eq!(seen, BTreeSet::from([Check::TensorMissing, Check::TensorExtra]));
+    assert_eq!(seen, BTreeSet::from([Check::PartMissing, Check::TensorMissing, Check::TensorExtra]));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! All cores look at pieces of some MiB, as whole numbers: a float without its sign bit orders like one.
 
-mod bits;
+pub(super) mod bits;
 
 use super::check::Check;
 use super::header::Shard;

@@ -1,0 +1,85 @@
+//! params.json, by which loaders of Mistral's own form compute, against what the config says.
+
+use crate::checkpoint::{ConfigFile, LARGEST_NEEDED};
+use crate::files;
+use crate::model::Recipe;
+use crate::model::recipe::Mlp;
+use crate::model::rope::Scaling;
+use serde_json::Value;
+use std::path::Path;
+
+/// The file.
+pub(super) const FILE: &str = "params.json";
+
+/// Keys that change nothing of what is computed.
+const IDLE: &[&str] = &["model_type", "max_seq_len", "max_position_embeddings", "max_batch_size"];
+
+/// Holds the file in a folder against the recipe; what is not the same, or not known here, is the error.
+pub(super) fn compare(root: &Path, recipe: &Recipe) -> Result<(), String> {
+    let path = root.join(FILE);
+    let text = files::read_text(&path, LARGEST_NEEDED).map_err(|_| "is not there, or cannot be read".to_owned())?;
+    let params = ConfigFile::parse(&path, &text).map_err(|_| "is no JSON object".to_owned())?;
+    let said = |key: &str| params.map().get(key).filter(|value| !value.is_null());
+    let known = settings(recipe);
+    let mut others = params.map().keys().filter(|key| !known.iter().any(|known| known.key == *key));
+    let is_told = |key: &&String| {
+        IDLE.contains(&key.as_str()) || (*key == "moe" && said("moe").is_none_or(|moe| is_moe(moe, recipe)))
+    };
+    if let Some(key) = others.find(|key| !is_told(key)) {
+        return Err(format!("has {key:?}, of which it is not known here whether the config says the same"));
+    }
+    if recipe.ropes.iter().any(|rope| rope.settings().scaling != Scaling::Default) {
+        return Err("does not say how positions are stretched, as the config does".to_owned());
+    }
+    for Setting { key, expected, default } in known {
+        let number = |value: &Value| value.as_f64().or(value.as_bool().map(|set| f64::from(u8::from(set))));
+        let found = said(key).map_or(default, number);
+        if found != expected {
+            let [found, expected] = [found, expected].map(|n| n.map_or("nothing".to_owned(), |n| n.to_string()));
+            return Err(format!("gives {found} for {key:?}, the config {expected}"));
+        }
+    }
+    Ok(())
+}
+
+/// A number in it.
+struct Setting {
+    key: &'static str,
+    /// By the config.
+    expected: Option<f64>,
+    /// What is taken where it is not there.
+    default: Option<f64>,
+}
+
+fn settings(recipe: &Recipe) -> Vec<Setting> {
+    let a = &recipe.attention;
+    let first = recipe.layers.first();
+    let hidden = first.map(|layer| match layer.mlp {
+        Mlp::Dense(mlp) => mlp.intermediate_size,
+        Mlp::Experts(experts) => experts.expert.intermediate_size,
+    });
+    let window = first.and_then(|layer| layer.window);
+    let whole = |n: usize| Some(n as f64);
+    let all = [
+        ("dim", whole(recipe.hidden_size), None),
+        ("n_layers", whole(recipe.layers.len()), None),
+        ("n_heads", whole(a.heads), None),
+        ("n_kv_heads", whole(a.kv_heads), whole(a.heads)),
+        ("head_dim", whole(a.head_dim), whole(recipe.hidden_size / a.heads.max(1))),
+        ("norm_eps", Some(recipe.norm.epsilon), None),
+        ("rope_theta", recipe.ropes.first().map(|rope| rope.settings().theta), Some(10_000.0)),
+        ("sliding_window", window.and_then(whole), None),
+        // By the shapes of tensors, too.
+        ("hidden_dim", hidden.and_then(whole), hidden.and_then(whole)),
+        ("vocab_size", whole(recipe.vocab_size), whole(recipe.vocab_size)),
+        ("tied_embeddings", Some(f64::from(u8::from(recipe.tied))), Some(0.0)),
+    ];
+    all.map(|(key, expected, default)| Setting { key, expected, default }).into()
+}
+
+/// Whether what it says of a mixture of experts is what the recipe has.
+fn is_moe(said: &Value, recipe: &Recipe) -> bool {
+    let Some(Mlp::Experts(experts)) = recipe.layers.first().map(|layer| layer.mlp) else { return false };
+    let is = |key: &str, n: usize| said.get(key).and_then(Value::as_u64) == Some(n as u64);
+    is("num_experts", experts.count) && is("num_experts_per_tok", experts.top_k)
+}
