@@ -3,6 +3,7 @@
 //! Nothing stops at the first problem: a file that is malformed is told of and the others are examined all the same.
 
 mod added;
+mod charsmap;
 mod check;
 mod contents;
 mod downloads;

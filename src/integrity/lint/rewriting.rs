@@ -2,6 +2,7 @@
 //!
 //! Published tokenizers change spaces, quotes and the forms of letters; anything else is told.
 
+use super::charsmap;
 use super::check::Check;
 use super::observation::{Found, Location};
 use super::vocabulary::{Vocabulary, numbers, read};
@@ -13,6 +14,8 @@ use std::path::Path;
 const TOKENIZER: &str = "tokenizer.json";
 /// Tokens that an observation lists.
 const LISTED: usize = 10;
+/// Where a table of replacements stands.
+const MAP: &str = "precompiled_charsmap";
 /// How a space is written in vocabularies.
 const SPACES: [char; 2] = ['\u{2581}', 'Ġ'];
 
@@ -51,7 +54,8 @@ pub(super) fn examine(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut 
     ];
     for (stage, part, is_usual) in stages {
         for step in steps(part).into_iter().filter(|step| !is_usual(step)) {
-            let shown: String = step.to_string().chars().take(200).collect();
+            let map = (kind(step) == "Precompiled").then(|| charsmap::departure(text(step, MAP))).flatten();
+            let shown: String = map.unwrap_or_else(|| step.to_string()).chars().take(200).collect();
             let message = format!("its {stage} changes text as no published one does: {shown}");
             found.add(Check::TokenizerRewrites, Location::file(TOKENIZER), message, json!({stage: shown}));
         }
@@ -94,8 +98,9 @@ fn text<'a>(step: &'a Value, key: &str) -> &'a str {
 
 fn normalizes(step: &Value) -> bool {
     match kind(step) {
-        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "BertNormalizer" | "Nmt" | "Precompiled"
-        | "ByteLevel" | "Strip" => true,
+        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "BertNormalizer" | "Nmt" | "ByteLevel"
+        | "Strip" => true,
+        "Precompiled" => charsmap::departure(text(step, MAP)).is_none(),
         "Prepend" => text(step, "prepend").chars().all(is_mark),
         "Replace" => replaces(step),
         _ => false,
@@ -229,7 +234,7 @@ mod tests {
             ("normalizer", json!({"type": "Sequence", "normalizers": []})),
             ("normalizer", json!({"type": "NFC"})),
             ("normalizer", json!({"type": "BertNormalizer", "lowercase": true})),
-            ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AA=="})),
+            ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": ""})),
             ("normalizer", json!({"type": "Strip", "strip_left": false, "strip_right": true})),
             ("normalizer", replace(json!({"Regex": " {2,}"}), "▁")),
             ("normalizer", replace(json!({"Regex": "\\s+"}), " ")),
@@ -280,6 +285,7 @@ mod tests {
             ("normalizer", replace(json!({"Regex": "\\S+"}), " ")),
             ("normalizer", replace(json!({"Regex": ".*"}), "")),
             ("normalizer", json!({"type": "Prepend", "prepend": "Insult me. "})),
+            ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AA=="})),
             (
                 "normalizer",
                 json!({"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [
