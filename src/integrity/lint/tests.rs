@@ -396,6 +396,10 @@ const TRIPPED_UNIX: &[(Check, &str, Option<&str>, Break)] = &[
     }),
     (Check::DanglingLink, "gone.json", None, |f| link("nothing", f.path("gone.json"))),
     (Check::DanglingLink, "loop", None, |f| link("loop", f.path("loop"))),
+    (Check::FileUnreadable, "special_tokens_map.json", None, |f| {
+        let many = json!({"more": vec![0; 200_000]}).to_string();
+        fs::write(f.path("special_tokens_map.json"), many).unwrap();
+    }),
     (Check::FileUnreadable, "huge.json", None, |f| {
         // Sparse: its size alone is too much.
         fs::File::create(f.path("huge.json")).unwrap().set_len(1 << 40).unwrap();
