@@ -79,6 +79,14 @@ pub enum Error {
     /// The tensor library failed.
     #[error("computation failed: {0}")]
     Compute(Box<dyn std::error::Error + Send + Sync>),
+    /// What runs a file that comes with a checkpoint was ended from outside, which says nothing of the file.
+    #[error("{}: could not be examined: {problem}; try again", path.display())]
+    Ended {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        problem: String,
+    },
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -26,7 +26,7 @@ pub fn observe(path: &Path) -> Result<Vec<Observation>> {
         }
     }
     found.extend(lint::served(folder, &super::expected));
-    found.extend(template::observe(folder));
+    found.extend(template::observe(folder)?);
     let inside = |observation: Observation| Observation {
         location: Location { file: place::name_of(path), ..observation.location },
         message: observation.message.replace(&*folder.to_string_lossy(), &path.to_string_lossy()),

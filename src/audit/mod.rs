@@ -313,7 +313,7 @@ impl<'a> Gate<'a> {
         let found = lint::lint(folder, &expected, progress)?;
         self.took_place.push(Measurement::Lint);
         let signs = lesion::observe(folder, progress)?;
-        let template = template::observe(folder);
+        let template = template::observe(folder)?;
         self.seen.extend(found.observations.into_iter().chain(template).chain(signs).map(Seen::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;

@@ -7,20 +7,26 @@
 //! prompt in many sound models, for a reader to judge. A template that refuses a chat by `raise_exception` has said so
 //! to whoever runs it: that is let be where more than one turn is what it refuses. One that fails otherwise was not tried.
 //!
-//! Not seen are: conditions on the date, on words that the template computes or finds by their parts, on lengths and
-//! numbers of turns between those that are tried, on several things at once, on tools, documents and other variables, on
-//! who asks for no answer (`add_generation_prompt` of false), and on what tells this renderer from Jinja; what is done
-//! where a tag is said (`</think>`, `[INST]`, `/no_think`), which many templates rightly look for, is a note; a few
-//! words (under five) that are added to every chat alike; templates of other names; and a system prompt that is ignored, as published
-//! templates do it.
+//! In `varied` there is more than turns of the two: a system turn, tools and documents, no answer that is asked for, other
+//! roles, and a value for each variable that the template reads; all that is said has to be there, too, and the
+//! template's own words change nothing. Each condition that no chat has met is then taken to be met, and it is told where
+//! that leaves out what is said or adds text: whether it ever is met is for a reader to judge.
+//!
+//! Not seen are: what is decided without a condition (by arithmetic on what is found in a text, say) and not on the
+//! template's own words as they stand, conditions on lengths and numbers of turns that the template computes, if they
+//! come with others, and on what tells this renderer from Jinja; what is done where a tag is said (`</think>`,
+//! `[INST]`, `/no_think`), which many templates rightly look for, is a note; a few words (under five) that are added to
+//! every chat alike; and templates of other names.
 
 use super::place::Place;
 use crate::checkpoint::gguf::GgufCheckpoint;
 use crate::checkpoint::python_json;
-use crate::integrity::lint::{Check, Location, Observation, literals};
+use crate::error::{Error, Result};
+use crate::integrity::lint::{Asked, Check, Location, Observation, asked, literals};
 use crate::probe::{ChatTemplate, Turn};
-use serde_json::{Value, json};
-use std::borrow::Cow;
+use crate::worker::{Conditions, Met};
+use serde_json::{Map, Value, json};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,8 +34,14 @@ use std::time::{Duration, Instant};
 /// Texts of its own that a template is tried with, at most, and for how long.
 const MOST_TRIED: usize = 500;
 const TIME: Duration = Duration::from_secs(5);
+/// Numbers of the template that are tried as lengths, and as numbers of turns; and the longest text.
+const MOST_NUMBERS: usize = 30;
+const MOST_LENGTHS: usize = 4;
+const LONGEST: usize = 100_000;
 /// Turns of the longest chat that is tried.
 const MOST_TURNS: usize = 21;
+/// And of one that the template has a number for.
+const MOST_TURNS_ASKED: usize = 200;
 /// Characters that are tried alone.
 const CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyzATI0123456789\n\t.,;:?!/'\"-_()@#$%&*+=";
 /// What users say.
@@ -45,12 +57,15 @@ const SHOWN: usize = 200;
 const FEWEST_WORDS: usize = 5;
 
 /// Looks at the default template of a model folder.
-pub fn observe(folder: &Path) -> Vec<Observation> {
+///
+/// # Errors
+/// What renders it is ended from outside, which is no property of the template.
+pub fn observe(folder: &Path) -> Result<Vec<Observation>> {
     match ChatTemplate::of_folder(folder) {
-        Ok(None) => Vec::new(),
-        Ok(Some(template)) => Tried::new(&template.on_any_day()).all(),
+        Ok(None) => Ok(Vec::new()),
+        Ok(Some(template)) => Tried::new(template.on_any_day()).all(),
         Err(error) => {
-            vec![observation(Check::TemplateNotTried, "tokenizer_config.json", error.to_string(), Value::Null)]
+            Ok(vec![observation(Check::TemplateNotTried, "tokenizer_config.json", error.to_string(), Value::Null)])
         }
     }
 }
@@ -72,12 +87,21 @@ fn observation(check: Check, file: &str, message: String, evidence: Value) -> Ob
 }
 
 /// A template under trial.
-struct Tried<'a> {
-    template: &'a ChatTemplate,
+struct Tried {
+    template: ChatTemplate,
+    asked: Asked,
+    /// Texts that it holds, but for long ones.
+    own: Vec<String>,
+    /// The template calls it with its conditions.
+    function: String,
+    /// Conditions that were met.
+    met: RefCell<Met>,
     /// A word that no template has.
     word: String,
     /// Contents are lists of parts.
     parts: bool,
+    /// What renders the template was ended.
+    ended: RefCell<Option<Error>>,
 }
 
 /// Why a chat has no text.
@@ -101,33 +125,41 @@ struct Said {
     tag: bool,
 }
 
-impl<'a> Tried<'a> {
-    fn new(template: &'a ChatTemplate) -> Tried<'a> {
+impl Tried {
+    fn new(template: ChatTemplate) -> Tried {
         // Letters alone: numbers may be told apart from words.
         let letter = |c: char| char::from_digit(c.to_digit(16).unwrap_or(0) + 10, 26 + 10).unwrap_or('x');
-        let word = template.sha256().chars().take(12).map(letter).collect();
-        Tried { template, word, parts: false }
+        let word: String = template.sha256().chars().take(12).map(letter).collect();
+        let function = format!("met_{word}");
+        let asked = asked(template.text(), &function);
+        let is_tried = |text: &String| text.len() <= SHOWN && !text.is_empty();
+        let own = literals(template.text()).into_iter().filter(is_tried).collect();
+        Tried { template, asked, own, function, met: RefCell::default(), word, parts: false, ended: RefCell::default() }
     }
 
-    fn all(mut self) -> Vec<Observation> {
+    fn all(mut self) -> Result<Vec<Observation>> {
         let file = self.template.file_name();
         let observed = |(check, message, text): Told| {
             let evidence = text.map_or(Value::Null, |text| json!({"text": shown(&text)}));
             observation(check, &file, message, evidence)
         };
-        match self.plain().and_then(|plain| Ok((plain, self.around()?))) {
+        let found = match self.plain().and_then(|plain| Ok((plain, self.around()?))) {
             Err(told) => vec![observed(told)],
             Ok((plain, around)) => {
                 let depends = self.depends(Instant::now() + TIME);
-                depends.into_iter().chain(self.adds(&plain, &around)).map(observed).collect()
+                // One cause is told once.
+                let is_known = depends.iter().any(|(check, ..)| *check != Check::TemplateDependsOnTag);
+                let varied = if is_known { Vec::new() } else { self.varied() };
+                depends.into_iter().chain(self.adds(&plain, &around)).chain(varied).map(observed).collect()
             }
-        }
+        };
+        self.ended.take().map_or(Ok(found), Err)
     }
 
     /// The text of a chat of one turn; finds out which form of contents the template takes.
-    fn plain(&mut self) -> Result<String, Told> {
+    fn plain(&mut self) -> std::result::Result<String, Told> {
         let word = self.word.clone();
-        let holds = |made: &Result<String, Problem>| made.as_ref().is_ok_and(|text| text.contains(&word));
+        let holds = |made: &std::result::Result<String, Problem>| made.as_ref().is_ok_and(|text| text.contains(&word));
         let mut plain = self.chat(&[&word]);
         if !holds(&plain) {
             // Templates of models that see take parts and make nothing of a text.
@@ -147,25 +179,49 @@ impl<'a> Tried<'a> {
     }
 
     /// A chat of these turns, the user's first, as one text.
-    fn chat(&self, contents: &[&str]) -> Result<String, Problem> {
-        let turn = |(at, content)| Turn {
-            role: if at % 2 == 0 { "user".into() } else { "assistant".into() },
-            content: Cow::Borrowed(content),
-            in_parts: self.parts,
-        };
-        let turns = contents.iter().copied().enumerate().map(turn).collect();
-        match self.template.render_chat(turns) {
-            Ok(made) => made.map_err(Problem::Refused),
-            Err(error) => Err(Problem::Failed(error.to_string())),
+    fn chat(&self, contents: &[&str]) -> std::result::Result<String, Problem> {
+        let roles = ["user", "assistant"].into_iter().cycle();
+        let turns = roles.zip(contents).map(|(role, content)| self.turn(role, content)).collect();
+        self.render(turns, Map::new(), BTreeMap::new()).0
+    }
+
+    fn turn<'t>(&self, role: &'t str, content: &'t str) -> Turn<'t> {
+        Turn { role: role.into(), content: content.into(), in_parts: self.parts, also: Map::new() }
+    }
+
+    /// A chat as one text, and the conditions that it met.
+    fn render(
+        &self,
+        turns: Vec<Turn<'_>>,
+        variables: Map<String, Value>,
+        forced: BTreeMap<usize, bool>,
+    ) -> (std::result::Result<String, Problem>, Met) {
+        let as_it_is = forced.is_empty();
+        let conditions = Conditions { function: (&self.function).into(), forced };
+        match self.template.render_chat(turns, variables, Some((&self.asked.marked, conditions))) {
+            Ok((made, met)) => {
+                if as_it_is {
+                    self.met.borrow_mut().extend(&met);
+                }
+                (made.map_err(Problem::Refused), met)
+            }
+            Err(error) => {
+                let problem = Problem::Failed(error.to_string());
+                if matches!(error, Error::Interrupted | Error::Ended { .. }) {
+                    self.ended.replace(Some(error));
+                }
+                (Err(problem), Met::new())
+            }
         }
     }
 
     /// What stands around the turns of chats of up to [`MOST_TURNS`]: the turns are all there, in their order, and
     /// told apart, and how many they are changes nothing else. A chat may be refused: not all templates take several
     /// turns.
-    fn around(&self) -> Result<Around, Told> {
+    fn around(&self) -> std::result::Result<Around, Told> {
         let mut around = Around::new();
-        for turns in (1..=MOST_TURNS).step_by(2) {
+        let longer = self.asked.numbers.range(MOST_TURNS..MOST_TURNS_ASKED).map(|turns| (turns | 1) + 2);
+        for turns in (1..=MOST_TURNS).step_by(2).chain(longer) {
             let said: Vec<String> = self.words().take(turns).collect();
             let text = match self.chat(&said.iter().map(String::as_str).collect::<Vec<_>>()) {
                 Ok(text) => text,
@@ -193,15 +249,16 @@ impl<'a> Tried<'a> {
 
     /// A word for each turn.
     fn words(&self) -> impl Iterator<Item = String> {
-        ('a'..='z').map(|c| format!("{c}{}", self.word))
+        ('a'..='z').flat_map(move |a| ('a'..='z').map(move |b| format!("{a}{b}{}", self.word)))
     }
 
     /// Something in what is said that changes what is around it: one tag, and one that is none.
     fn depends(&self, end: Instant) -> Vec<Told> {
         let (said, left) = self.said();
         let not_tried = |message: String| (Check::TemplateNotTried, message, None);
-        // The only turn, and all turns of a longer chat.
-        let chats: Vec<Vec<String>> = vec![vec![self.word.clone()], self.words().take(3).collect()];
+        // The only turn, and all turns of longer chats.
+        let chats: Vec<Vec<String>> =
+            self.lengths().into_iter().map(|turns| self.words().take(turns).collect()).collect();
         let chats: Vec<(Vec<String>, String)> = chats
             .into_iter()
             .filter_map(|words| Some((self.chat(&words.iter().map(String::as_str).collect::<Vec<_>>()).ok()?, words)))
@@ -213,7 +270,8 @@ impl<'a> Tried<'a> {
                 found.push(not_tried("the chat template takes too long to be tried with all of its own words".into()));
                 return found;
             }
-            for (words, usual) in &chats {
+            // What is long is said in short chats.
+            for (words, usual) in chats.iter().filter(|(words, _)| words.len() < 4 || content.len() < 4 * SHOWN) {
                 let expected = words.iter().fold(usual.clone(), |text, word| text.replace(word, &content));
                 let made = match self.chat(&vec![content.as_str(); words.len()]) {
                     Ok(made) if made == expected => continue,
@@ -243,17 +301,31 @@ impl<'a> Tried<'a> {
         found
     }
 
+    /// Turns of the chats in which all is said that is tried.
+    fn lengths(&self) -> BTreeSet<usize> {
+        let own = self.asked.numbers.iter().filter(|turns| (4..MOST_TURNS).contains(*turns));
+        let odd = own.map(|turns| turns | 1).flat_map(|turns| [turns, turns + 2]);
+        [1, 3].into_iter().chain(odd.take(MOST_LENGTHS)).collect()
+    }
+
     /// What is tried, and how many of the template's own texts are not.
     fn said(&self) -> (Vec<Said>, usize) {
         let word = self.word.as_str();
         let words = |n: usize| vec![word; n].join(" ");
-        let mut said: Vec<Said> =
-            [2, 10, 100, 300, 1000].map(|n| Said { name: format!("{n} words"), content: words(n), tag: false }).into();
-        let literals = literals(self.template.text());
-        let literals: Vec<&str> =
-            literals.iter().map(String::as_str).filter(|text| text.len() <= SHOWN && !text.is_empty()).collect();
+        let mut said: Vec<Said> = [2, 10, 100, 300, 1000, 10_000]
+            .map(|n| Said { name: format!("{n} words"), content: words(n), tag: false })
+            .into();
+        for number in self.asked.numbers.iter().copied().filter(|number| *number <= LONGEST).take(MOST_NUMBERS) {
+            let characters = [number.saturating_sub(1), number, number + 1].into_iter().filter(|n| *n > 0);
+            said.extend(characters.map(|n| {
+                let content = word.chars().cycle().take(n).collect();
+                Said { name: format!("{n} characters"), content, tag: false }
+            }));
+            let n = number + 1;
+            said.push(Said { name: format!("{n} words"), content: words(n), tag: false });
+        }
         let characters = CHARACTERS.chars().map(String::from).collect::<Vec<_>>();
-        let own = literals.iter().copied().take(MOST_TRIED);
+        let own = self.own.iter().map(String::as_str).take(MOST_TRIED);
         for text in own.chain(characters.iter().map(String::as_str)).chain([ENGLISH]) {
             let (name, tag) = (format!("{text:?}"), is_tag(text));
             said.push(Said { name: name.clone(), content: format!("{word} {text} {word}"), tag });
@@ -262,7 +334,14 @@ impl<'a> Tried<'a> {
                 said.push(Said { name, content: text.trim().to_owned(), tag });
             }
         }
-        (said, literals.len().saturating_sub(MOST_TRIED))
+        (said, self.own.len().saturating_sub(MOST_TRIED))
+    }
+
+    /// Its texts that may be words, as one.
+    fn own_words(&self) -> String {
+        let is_plain = |c: char| c.is_alphanumeric() || " _.,:;@-".contains(c);
+        let words = self.own.iter().map(|text| text.trim()).filter(|text| text.chars().all(is_plain));
+        words.take(MOST_TRIED).collect::<Vec<_>>().join(" ")
     }
 
     /// Text in every chat, or in every longer one.
@@ -287,7 +366,7 @@ fn drops(what: &str) -> Told {
 }
 
 /// What stands before, between and after turns.
-fn parts<'t>(text: &'t str, turns: &[String]) -> Result<Vec<&'t str>, Told> {
+fn parts<'t>(text: &'t str, turns: &[String]) -> std::result::Result<Vec<&'t str>, Told> {
     let (mut rest, mut parts) = (text, Vec::new());
     for (at, turn) in turns.iter().enumerate() {
         let Some((before, after)) = rest.split_once(turn.as_str()) else {
@@ -350,6 +429,8 @@ fn words_outside_tags(text: &str) -> String {
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
+
+mod varied;
 
 #[cfg(test)]
 mod tests;

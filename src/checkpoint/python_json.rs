@@ -118,6 +118,16 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     parse(&text).map(Some).map_err(|e| Error::file(path, format!("is malformed: {e}")))
 }
 
+/// A part of a file whose other parts may be as long as a vocabulary; it holds no more values than settings do.
+#[derive(Debug, Default)]
+pub struct Part(pub Value);
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Part, D::Error> {
+        Bounded(&mut 0).deserialize(d).map(Part)
+    }
+}
+
 /// A value of no more than so many values, counted from what is given.
 struct Bounded<'a>(&'a mut usize);
 

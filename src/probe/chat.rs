@@ -3,9 +3,10 @@
 use crate::checkpoint::{Checkpoint, python_json, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::worker::{Chat, Request, Response, Turn, Worker};
+use crate::worker::{Chat, Conditions, Met, Request, Response, Turn, Worker};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -102,7 +103,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// As [`ChatTemplate::of`].
-    pub fn of_config(root: &Path, config: Option<serde_json::Value>) -> Result<Option<ChatTemplate>> {
+    pub fn of_config(root: &Path, config: Option<Value>) -> Result<Option<ChatTemplate>> {
         let malformed = |e| Error::file(root, format!("has a malformed tokenizer config: {e}"));
         ChatTemplate::find(root, config.map(serde_json::from_value).transpose().map_err(malformed)?)
     }
@@ -185,22 +186,30 @@ impl ChatTemplate {
     /// # Errors
     /// The template is malformed, fails, or uses up too much time or memory.
     pub fn render(&self, message: &str) -> Result<String> {
-        let content = message.into();
-        let made = self.render_chat(vec![Turn { role: "user".into(), content, in_parts: false }])?;
+        let turns = vec![Turn { role: "user".into(), content: message.into(), in_parts: false, also: Map::new() }];
+        let made = self.render_chat(turns, Map::new(), None)?.0;
         made.map_err(|refusal| self.worker.wrong(&format!("its chat template refuses this chat: {refusal}")))
     }
 
-    /// As [`ChatTemplate::render`], of any chat; else why the template itself refuses it.
+    /// As [`ChatTemplate::render`], of any chat and with other variables, else why the template itself refuses it; and
+    /// which conditions were met of the text that is followed in its place.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`], but for what the template raises.
-    pub fn render_chat(&self, turns: Vec<Turn<'_>>) -> Result<std::result::Result<String, String>> {
+    pub(crate) fn render_chat(
+        &self,
+        turns: Vec<Turn<'_>>,
+        variables: Map<String, Value>,
+        followed: Option<(&str, Conditions<'_>)>,
+    ) -> Result<(std::result::Result<String, String>, Met)> {
         let special_tokens = self.special_tokens.iter().map(|(name, text)| ((*name).into(), text.into())).collect();
-        let template = (&self.template).into();
-        let chat = Chat { template, special_tokens, turns, on_any_day: self.on_any_day };
+        let (template, conditions) = match followed {
+            Some((template, conditions)) => (template.into(), Some(conditions)),
+            None => ((&self.template).into(), None),
+        };
+        let chat = Chat { template, special_tokens, turns, on_any_day: self.on_any_day, variables, conditions };
         match self.worker.ask(&Request::Render(chat))? {
-            Response::Text(text) => Ok(Ok(text)),
-            Response::Refused(refusal) => Ok(Err(refusal.lines().next().unwrap_or_default().to_owned())),
+            Response::Rendered { made, met } => Ok((made, met)),
             other => Err(self.worker.astray(&other)),
         }
     }

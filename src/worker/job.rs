@@ -1,12 +1,17 @@
 //! What is asked of the libraries that run what comes with a checkpoint.
 
-use super::template::Chat;
+use super::template::{Chat, Met};
 use super::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// Characters of a problem that are told: what comes with a checkpoint may have its own words in it.
 const LONGEST_PROBLEM: usize = 300;
+
+/// A problem in one line.
+pub(super) fn short(problem: &str) -> String {
+    problem.lines().next().unwrap_or_default().chars().take(LONGEST_PROBLEM).collect()
+}
 
 /// What is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,8 +33,11 @@ pub(crate) enum Response {
     Ready,
     Ids(Vec<u32>),
     Text(String),
-    /// Why a chat template itself refuses a chat.
-    Refused(String),
+    /// A chat's text or why the template itself refuses it, and which conditions were met on the way.
+    Rendered {
+        made: Result<String, String>,
+        met: Met,
+    },
     /// Why there is no answer, in one line.
     Failed(String),
 }
@@ -68,9 +76,7 @@ impl Job {
             }
             Request::Render(chat) => chat.render(),
         };
-        let short =
-            |problem: String| problem.lines().next().unwrap_or_default().chars().take(LONGEST_PROBLEM).collect();
-        answered.unwrap_or_else(|problem| Response::Failed(short(problem)))
+        answered.unwrap_or_else(|problem| Response::Failed(short(&problem)))
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, String> {

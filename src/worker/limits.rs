@@ -2,6 +2,7 @@
 
 use super::{Failure, MALFORMED, Request};
 use std::process::ExitStatus;
+use std::time::Duration;
 
 /// What requests so far may take together. Both sides count it: the child to be held by it, the parent to tell.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +39,11 @@ impl Allowance {
         self.cpu_s += beyond as f64 * CPU_S_PER_BYTE_BEYOND + text as f64 * CPU_S_PER_TEXT_BYTE + CPU_S_PER_REQUEST;
         let of_file = (file - beyond) * BYTES_PER_FILE_BYTE + beyond * BYTES_PER_BYTE_BEYOND;
         self.bytes += of_file + text * BYTES_PER_TEXT_BYTE;
+    }
+
+    /// How long an answer may take by the clock, on a machine that has much else to do.
+    pub fn wall(&self) -> Duration {
+        Duration::from_secs_f64(30.0 + 10.0 * self.cpu_s)
     }
 
     /// Holds this process to it.
@@ -92,6 +98,8 @@ pub(super) fn reason(status: ExitStatus, allowance: &Allowance) -> Failure {
                 return Failure::Problem(problem.into());
             }
             Some(Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT) => return Failure::Interrupted,
+            // As the kernel does where the whole machine runs out of memory.
+            Some(Signal::KILL) => return Failure::Ended("the process that runs it was ended (SIGKILL)".into()),
             _ => {}
         }
     }

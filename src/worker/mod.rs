@@ -17,8 +17,8 @@ mod template;
 mod tokenizer;
 
 pub(crate) use job::{Request, Response};
-pub(crate) use template::Chat;
 pub use template::Turn;
+pub(crate) use template::{Chat, Conditions, Met};
 
 use crate::error::{Error, Result};
 use job::Job;
@@ -27,7 +27,8 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
 
 /// The only argument of a program that is to serve as a child.
 pub const ARGUMENT: &str = "--serve-untrusted";
@@ -110,8 +111,11 @@ struct Process {
 }
 
 /// Why there is no answer.
+#[derive(Debug)]
 enum Failure {
     Interrupted,
+    /// Nothing that was asked is the cause.
+    Ended(String),
     Problem(Cow<'static, str>),
 }
 
@@ -123,8 +127,8 @@ impl Worker {
     /// The answer to a request.
     ///
     /// # Errors
-    /// The file is malformed or fails, or asks for more time or memory than its size warrants: then nothing more can be
-    /// asked.
+    /// The file is malformed or fails, or asks for more time or memory than its size warrants, or the child is ended from
+    /// outside: then nothing more can be asked.
     pub fn ask(&self, request: &Request<'_>) -> Result<Response> {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let place = match place.as_mut() {
@@ -139,6 +143,7 @@ impl Worker {
             Ok(Response::Failed(problem)) => Err(self.wrong(&problem)),
             Ok(response) => Ok(response),
             Err(Failure::Interrupted) => Err(Error::Interrupted),
+            Err(Failure::Ended(problem)) => Err(Error::Ended { path: self.path.clone(), problem }),
             Err(Failure::Problem(problem)) => Err(self.wrong(&problem)),
         }
     }
@@ -160,43 +165,74 @@ impl Place {
         let mut command = Command::new(program);
         // What it runs is not to be trusted with tokens.
         command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(Error::io(program))?;
-        let no_pipe = || Error::file(program, "was started without pipes");
-        let requests = Some(child.stdin.take().ok_or_else(no_pipe)?);
-        let answers = BufReader::new(child.stdout.take().ok_or_else(no_pipe)?);
-        Ok(Place::Child(Box::new(Process { child, requests, answers, allowance: limits::Allowance::default() })))
+        command.arg(ARGUMENT);
+        Ok(Place::Child(Box::new(Process::start(&mut command)?)))
     }
 }
 
 impl Process {
-    fn ask(&mut self, request: &Request<'_>) -> std::result::Result<Response, Failure> {
-        self.allowance.extend(request);
-        match self.exchange(request) {
-            Ok(Some(response)) => Ok(response),
-            // It has ended: a broken pipe is no more than that.
-            Ok(None) | Err(_) => Err(self.end()),
-        }
+    fn start(command: &mut Command) -> Result<Process> {
+        let program = PathBuf::from(command.get_program());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(Error::io(&program))?;
+        let no_pipe = || Error::file(&program, "was started without pipes");
+        let requests = Some(child.stdin.take().ok_or_else(no_pipe)?);
+        let answers = BufReader::new(child.stdout.take().ok_or_else(no_pipe)?);
+        Ok(Process { child, requests, answers, allowance: limits::Allowance::default() })
     }
 
-    fn exchange(&mut self, request: &Request<'_>) -> std::io::Result<Option<Response>> {
-        let Some(requests) = &mut self.requests else { return Ok(None) };
-        let mut line = serde_json::to_vec(request)?;
-        line.push(b'\n');
-        requests.write_all(&line)?;
-        requests.flush()?;
-        let mut answer = Vec::new();
-        self.answers.read_until(b'\n', &mut answer)?;
-        Ok(if answer.is_empty() { None } else { Some(serde_json::from_slice(&answer)?) })
+    fn ask(&mut self, request: &Request<'_>) -> std::result::Result<Response, Failure> {
+        self.allowance.extend(request);
+        self.ask_within(request, self.allowance.wall())
+    }
+
+    /// A child that stands still takes no processor time: it has to be seen that it does.
+    fn ask_within(&mut self, request: &Request<'_>, most: Duration) -> std::result::Result<Response, Failure> {
+        let Process { child, requests, answers, .. } = self;
+        let Some(requests) = requests else { return Err(self.end()) };
+        let answered = std::thread::scope(|scope| {
+            let (tell, told) = mpsc::channel();
+            scope.spawn(move || tell.send(exchange(requests, answers, request)));
+            let answered = told.recv_timeout(most);
+            if answered.is_err() {
+                // Which ends the thread, too.
+                let _ = child.kill();
+            }
+            answered
+        });
+        match answered {
+            Ok(Ok(Some(response))) => Ok(response),
+            // It has ended: a broken pipe is no more than that.
+            Ok(Ok(None) | Err(_)) => Err(self.end()),
+            Err(_) => {
+                self.end();
+                let seconds = most.as_secs();
+                Err(Failure::Ended(format!("the process that runs it stood still for {seconds} s and was ended")))
+            }
+        }
     }
 
     fn end(&mut self) -> Failure {
         self.requests = None;
         match self.child.wait() {
             Ok(status) => limits::reason(status, &self.allowance),
-            Err(e) => Failure::Problem(format!("was run in a process that was lost: {e}").into()),
+            Err(e) => Failure::Ended(format!("the process that runs it was lost: {e}")),
         }
     }
+}
+
+fn exchange(
+    requests: &mut ChildStdin,
+    answers: &mut impl BufRead,
+    request: &Request<'_>,
+) -> std::io::Result<Option<Response>> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    requests.write_all(&line)?;
+    requests.flush()?;
+    let mut answer = Vec::new();
+    answers.read_until(b'\n', &mut answer)?;
+    Ok(if answer.is_empty() { None } else { Some(serde_json::from_slice(&answer)?) })
 }
 
 impl Drop for Process {
@@ -243,5 +279,19 @@ mod tests {
         let read = worker.ask(&Request::Tokenizer(contradicts.to_string().into()));
         let problem = read.and_then(|_| worker.ask(&ids)).unwrap_err().to_string();
         assert_eq!(problem, "tokenizer.json: is malformed: its parts contradict each other; fetch it again");
+    }
+
+    /// Neither is said of the file that is run: it is no property of it.
+    #[cfg(unix)]
+    #[test]
+    fn a_child_that_stands_still_or_is_killed_is_told_as_that() {
+        let request = Request::Ids { text: "The capital".into(), add_special_tokens: true };
+        let mut still = Process::start(Command::new("sleep").arg("600")).unwrap();
+        let told = still.ask_within(&request, Duration::from_millis(50));
+        assert!(matches!(&told, Err(Failure::Ended(why)) if why.contains("stood still")), "{told:?}");
+        let mut killed = Process::start(Command::new("sleep").arg("600")).unwrap();
+        killed.child.kill().unwrap();
+        let told = killed.ask(&request);
+        assert!(matches!(&told, Err(Failure::Ended(why)) if why.contains("KILL")), "{told:?}");
     }
 }

@@ -1,13 +1,16 @@
 //! Chat templates: Jinja, as transformers renders it.
 
 use super::Response;
+use super::job::short;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that a template may make besides eight times what was said: three times the longest system prompts published.
 const LONGEST: usize = 32 << 10;
@@ -25,15 +28,20 @@ pub struct Turn<'a> {
     pub content: Cow<'a, str>,
     /// As a list of parts, one of them, as templates of models that see want it.
     pub in_parts: bool,
+    /// What else there is of it, such as the calls of tools.
+    #[serde(default)]
+    pub also: Map<String, Json>,
 }
 
 impl Turn<'_> {
     fn value(&self) -> Value {
         let (role, content) = (self.role.as_ref(), self.content.as_ref());
-        match self.in_parts {
-            false => context! { role, content },
-            true => context! { role, content => [context! { type => "text", text => content }] },
-        }
+        let content = match self.in_parts {
+            false => Value::from(content),
+            true => vec![context! { type => "text", text => content }].into(),
+        };
+        let also = self.also.iter().map(|(name, value)| (name.as_str(), value_of(value)));
+        Value::from_pairs([("role", role.into()), ("content", content)].into_iter().chain(also))
     }
 }
 
@@ -46,40 +54,89 @@ pub(crate) struct Chat<'a> {
     pub turns: Vec<Turn<'a>>,
     /// The date may be asked for, and is none.
     pub on_any_day: bool,
+    /// What templates are given besides, tools and the like, or in place of what they are given.
+    #[serde(default)]
+    pub variables: Map<String, Json>,
+    #[serde(default)]
+    pub conditions: Option<Conditions<'a>>,
+}
+
+/// A template's conditions are followed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Conditions<'a> {
+    /// The function that the template calls with a condition's number and its value, for the value.
+    pub function: Cow<'a, str>,
+    /// What these are taken to be, whatever they are.
+    pub forced: BTreeMap<usize, bool>,
+}
+
+/// Conditions by their numbers, and what they were.
+pub(crate) type Met = BTreeSet<(usize, bool)>;
+
+impl Conditions<'_> {
+    fn follow(&self, environment: &mut Environment<'_>, met: &Arc<Mutex<Met>>) {
+        let (met, forced) = (Arc::clone(met), self.forced.clone());
+        environment.add_function(self.function.clone().into_owned(), move |condition: usize, value: Value| {
+            let taken = forced.get(&condition).copied();
+            met.lock().unwrap_or_else(PoisonError::into_inner).insert((condition, taken.unwrap_or(value.is_true())));
+            taken.map_or(value, Value::from)
+        });
+    }
 }
 
 impl Chat<'_> {
     /// The text, up to where the answer begins, or the template's own refusal.
     pub fn render(&self) -> Result<Response, String> {
-        let text = match self.rendered() {
-            Ok(text) => text,
-            Err(e) if is_refusal(&e) => return Ok(Response::Refused(e.detail().unwrap_or_default().to_owned())),
+        let met = Arc::default();
+        let made = match self.rendered(&met) {
+            Ok(text) => Ok(text),
+            Err(e) if is_refusal(&e) => Err(short(e.detail().unwrap_or_default())),
             Err(e) => return Err(format!("its chat template fails: {e}")),
         };
         let said: usize = self.turns.iter().map(|turn| turn.content.len()).sum();
-        let (bytes, most) = (text.len(), LONGEST + 8 * said);
+        let (bytes, most) = (made.as_ref().map_or(0, String::len), LONGEST + 8 * said);
         if bytes > most {
             return Err(format!(
                 "its chat template made {bytes} bytes of the {said} that were said, expected at most {most}"
             ));
         }
-        Ok(Response::Text(text))
+        let met = met.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Response::Rendered { made, met })
     }
 
-    fn rendered(&self) -> Result<String, Error> {
+    fn rendered(&self, met: &Arc<Mutex<Met>>) -> Result<String, Error> {
         let mut environment = environment()?;
         if self.on_any_day {
             environment.add_function("strftime_now", |format: String| format);
         }
+        if let Some(conditions) = &self.conditions {
+            conditions.follow(&mut environment, met);
+        }
         let template = with_known_tags(&self.template);
         let template = environment.template_from_named_str("chat template", &template)?;
-        template.render(context! {
-            messages => self.turns.iter().map(Turn::value).collect::<Vec<Value>>(),
-            add_generation_prompt => true,
-            tools => (),
-            documents => (),
-            ..Value::from_pairs(self.special_tokens.iter().map(|(name, text)| (name.as_ref(), text.as_ref())))
-        })
+        let turns: Value = self.turns.iter().map(Turn::value).collect::<Vec<Value>>().into();
+        let given = [
+            ("messages", turns),
+            ("add_generation_prompt", true.into()),
+            ("tools", ().into()),
+            ("documents", ().into()),
+        ];
+        let special = self.special_tokens.iter().map(|(name, text)| (name.as_ref(), text.as_ref().into()));
+        let variables = self.variables.iter().map(|(name, value)| (name.as_str(), value_of(value)));
+        let context: BTreeMap<&str, Value> = given.into_iter().chain(special).chain(variables).collect();
+        template.render(Value::from_pairs(context))
+    }
+}
+
+/// JSON, as a template sees it.
+fn value_of(json: &Json) -> Value {
+    match json {
+        Json::Null => ().into(),
+        Json::Bool(truth) => (*truth).into(),
+        Json::Number(number) => number.as_i64().map(Value::from).unwrap_or_else(|| number.as_f64().into()),
+        Json::String(text) => text.as_str().into(),
+        Json::Array(list) => list.iter().map(value_of).collect::<Vec<Value>>().into(),
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(name, value)| (name.as_str(), value_of(value)))),
     }
 }
 

@@ -150,7 +150,8 @@ fn a_process_that_was_asked_to_serve_answers_until_there_are_no_more_requests() 
     let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {}, "on_any_day": false,
         "turns": [{"role": "user", "content": "Hi", "in_parts": false}]}});
     let output = serve(&format!("{chat}\n{chat}\n"));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"Text\":\"Hi!\"}\n{\"Text\":\"Hi!\"}\n");
+    let answer = "{\"Rendered\":{\"made\":{\"Ok\":\"Hi!\"},\"met\":[]}}\n";
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), answer.repeat(2));
     assert_eq!(output.status.code(), Some(0));
     let output = serve("no request\n");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
@@ -357,4 +358,26 @@ fn a_file_of_two_names_is_judged_by_both() {
     for rule in ["template-dunder", "json-duplicate-key"] {
         assert_eq!(findings.matches(&format!("\"{rule}\"")).count(), 2, "{rule}: {findings}");
     }
+}
+
+/// A child that is killed says nothing of the template, which is no finding then.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_that_is_killed_is_no_property_of_the_template() {
+    let place = Place::new();
+    let busy = "{% for i in range(300) %}{% for j in range(100) %}{% endfor %}{% endfor %}\
+                {% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]";
+    fs::write(place.model().join("chat_template.jinja"), busy).unwrap();
+    let mut lint = place.command(&["lint", "{model}"]);
+    let run = lint.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", run.id());
+    let child = (0..600).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        fs::read_to_string(&children).ok()?.split_whitespace().next().map(str::to_owned)
+    });
+    assert!(Command::new("kill").arg("-9").arg(child.unwrap()).status().unwrap().success());
+    let output = wait(run, SECONDS).unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("could not be examined: the process that runs it was ended"), "{told}");
 }

@@ -19,7 +19,7 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     let rules = Rules::default_rules()?;
     let examine = || {
         let seen = lint::lint(&folder, &audit::expected, progress)?;
-        Ok((seen, lesion::observe(&folder, progress)?, audit::observe_template(&folder)))
+        Ok((seen, lesion::observe(&folder, progress)?, audit::observe_template(&folder)?))
     };
     let (seen, signs, templates) = audit::unchanged(&folder, examine)?;
     let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();

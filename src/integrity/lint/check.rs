@@ -44,6 +44,8 @@ checks! {
     TemplateDependsOnText "template-depends-on-text" "A chat template that turns on words of the user can put others into the user's mouth, unseen."
     TemplateDependsOnTag "template-depends-on-tag" "Tags that a chat template looks for in what is said, as many do for good reasons, change what the model reads."
     TemplateAddsText "template-adds-text" "Text that a chat template adds to every chat, usually a system prompt, is read by the model as well."
+    TemplateIgnoresSystem "template-ignores-system" "What a system prompt asks for is not asked of the model where the chat template leaves it out."
+    TemplateUntried "template-untried" "What a chat template does under a condition that no trial has met is for a reader to judge."
     TemplateRefuses "template-refuses" "A chat template that refuses every chat fails at once, for everybody to see."
     TemplateNotTried "template-not-tried" "What a chat template does to what is said is known only where it could be rendered."
     LesionReceipt "lesion-receipt" "This tool's own receipt says that neurons of this checkpoint were changed on purpose."

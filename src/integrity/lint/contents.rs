@@ -1,5 +1,6 @@
 //! What single files hold, whatever their names: pickles, JSON, chat templates.
 
+use super::added::{ADDED_TOKENS, SPECIAL_TOKENS};
 use super::check::Check;
 use super::folder::{File, is_native, is_python, is_script};
 use super::header::Shard;
@@ -27,7 +28,7 @@ use std::io::{Cursor, Read, Seek};
 /// Larger text is not a chat template or a config: it would only take time.
 const LARGEST_TEXT: u64 = 256 << 20;
 /// Settings that are read whole.
-const SETTINGS: [&str; 2] = [GENERATION, TOKENIZER_CONFIG];
+const SETTINGS: [&str; 4] = [GENERATION, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS];
 
 /// The bytes that are examined of a file.
 fn largest(name: &str) -> u64 {

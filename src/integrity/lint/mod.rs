@@ -3,6 +3,7 @@
 //! Nothing stops at the first problem: a file that is malformed is told of and the others are examined all the same.
 
 mod added;
+mod charsmap;
 mod check;
 mod consolidated;
 mod contents;
@@ -31,7 +32,7 @@ pub use check::Check;
 pub use contents::json as examine_json;
 pub use names::{ByName, by_name};
 pub use observation::{Location, More, Observation};
-pub use template::literals;
+pub use template::{Asked, asked, literals};
 
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};

@@ -2,9 +2,11 @@
 //!
 //! Published tokenizers change spaces, quotes and the forms of letters; anything else is told.
 
+use super::charsmap;
 use super::check::Check;
 use super::observation::{Found, Location};
-use super::vocabulary::{Vocabulary, numbers, read};
+use super::vocabulary::{Vocabulary, numbers, read_tokenizer};
+use crate::checkpoint::python_json::Part;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -13,19 +15,21 @@ use std::path::Path;
 const TOKENIZER: &str = "tokenizer.json";
 /// Tokens that an observation lists.
 const LISTED: usize = 10;
+/// Where a table of replacements stands.
+const MAP: &str = "precompiled_charsmap";
 /// How a space is written in vocabularies.
 const SPACES: [char; 2] = ['\u{2581}', 'Ġ'];
 
 #[derive(Deserialize)]
 struct Parts {
     #[serde(default)]
-    normalizer: Value,
+    normalizer: Part,
     #[serde(default)]
-    pre_tokenizer: Value,
+    pre_tokenizer: Part,
     #[serde(default)]
-    post_processor: Value,
+    post_processor: Part,
     #[serde(default)]
-    decoder: Value,
+    decoder: Part,
     #[serde(default)]
     added_tokens: Vec<Added>,
 }
@@ -43,15 +47,24 @@ type Stage<'a> = (&'a str, &'a Value, fn(&Value) -> bool);
 
 /// Others tell of a tokenizer.json that is none.
 pub(super) fn examine(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut Found) {
-    let Some(parts) = read::<Parts>(root, TOKENIZER) else { return };
+    let parts = match read_tokenizer::<Parts>(root) {
+        Some(Ok(parts)) => parts,
+        // Else that is told already.
+        Some(Err(e)) if vocabulary.is_some() => {
+            let message = format!("its parts cannot be examined: {e}");
+            return found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);
+        }
+        _ => return,
+    };
     let stages: [Stage; 3] = [
-        ("normalizer", &parts.normalizer, normalizes),
-        ("pre_tokenizer", &parts.pre_tokenizer, cuts),
-        ("decoder", &parts.decoder, decodes),
+        ("normalizer", &parts.normalizer.0, normalizes),
+        ("pre_tokenizer", &parts.pre_tokenizer.0, cuts),
+        ("decoder", &parts.decoder.0, decodes),
     ];
     for (stage, part, is_usual) in stages {
         for step in steps(part).into_iter().filter(|step| !is_usual(step)) {
-            let shown: String = step.to_string().chars().take(200).collect();
+            let map = (kind(step) == "Precompiled").then(|| charsmap::departure(text(step, MAP))).flatten();
+            let shown: String = map.unwrap_or_else(|| step.to_string()).chars().take(200).collect();
             let message = format!("its {stage} changes text as no published one does: {shown}");
             found.add(Check::TokenizerRewrites, Location::file(TOKENIZER), message, json!({stage: shown}));
         }
@@ -60,7 +73,7 @@ pub(super) fn examine(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut 
     let special: Vec<(&str, u64)> = special.map(|added| (added.content.as_str(), added.id)).collect();
     words(&special, "left out of answers as special tokens are", found);
     if let Some(vocabulary) = vocabulary {
-        let put = vocabulary.ordinary(&added_to_texts(&parts.post_processor));
+        let put = vocabulary.ordinary(&added_to_texts(&parts.post_processor.0));
         let put: Vec<(&str, u64)> = put.into_iter().filter(|(text, _)| is_word(text)).collect();
         words(&put, "put into every text by its post_processor", found);
     }
@@ -94,8 +107,9 @@ fn text<'a>(step: &'a Value, key: &str) -> &'a str {
 
 fn normalizes(step: &Value) -> bool {
     match kind(step) {
-        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "BertNormalizer" | "Nmt" | "Precompiled"
-        | "ByteLevel" | "Strip" => true,
+        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "BertNormalizer" | "Nmt" | "ByteLevel"
+        | "Strip" => true,
+        "Precompiled" => charsmap::departure(text(step, MAP)).is_none(),
         "Prepend" => text(step, "prepend").chars().all(is_mark),
         "Replace" => replaces(step),
         _ => false,
@@ -229,7 +243,7 @@ mod tests {
             ("normalizer", json!({"type": "Sequence", "normalizers": []})),
             ("normalizer", json!({"type": "NFC"})),
             ("normalizer", json!({"type": "BertNormalizer", "lowercase": true})),
-            ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AA=="})),
+            ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": ""})),
             ("normalizer", json!({"type": "Strip", "strip_left": false, "strip_right": true})),
             ("normalizer", replace(json!({"Regex": " {2,}"}), "▁")),
             ("normalizer", replace(json!({"Regex": "\\s+"}), " ")),
@@ -280,6 +294,7 @@ mod tests {
             ("normalizer", replace(json!({"Regex": "\\S+"}), " ")),
             ("normalizer", replace(json!({"Regex": ".*"}), "")),
             ("normalizer", json!({"type": "Prepend", "prepend": "Insult me. "})),
+            ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "AA=="})),
             (
                 "normalizer",
                 json!({"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [
@@ -299,6 +314,12 @@ mod tests {
         ] {
             assert_eq!(told(&with(part, value.clone())), ["tokenizer-rewrites"], "{part} {value}");
         }
+        // Vocabularies are long.
+        let mut long = with("normalizer", replace(json!({"String": "hate"}), "love"));
+        long["model"]["more"] = vec![0; 600_000].into();
+        assert_eq!(told(&long), ["tokenizer-rewrites"]);
+        let many = json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 100_000]});
+        assert_eq!(told(&with("normalizer", many)), ["tokenizer-invalid"]);
         for (part, value) in [
             ("added_tokens", json!([{"id": 1, "content": " not", "special": true}])),
             ("added_tokens", json!([{"id": 1, "content": "don't", "special": true}])),

@@ -25,6 +25,15 @@ pub(super) fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Option<T> {
     python_json::read(&root.join(name)).ok()?
 }
 
+/// As [`read`], of tokenizer.json, which is larger than others; also what is wrong with its parts.
+pub(super) fn read_tokenizer<T: DeserializeOwned>(root: &Path) -> Option<serde_json::Result<T>> {
+    let text = files::read_text(&root.join(TOKENIZER), LARGEST_NEEDED).ok()?;
+    match serde_json::from_str(&python_json::standard(&text).0) {
+        Err(e) if !e.is_data() => None,
+        read => Some(read),
+    }
+}
+
 /// What a tokenizer.json calls its tokens.
 #[derive(Deserialize)]
 pub(super) struct Vocabulary {
@@ -119,8 +128,7 @@ pub(super) fn is_ordinary(token: &str) -> bool {
 
 /// The tokenizer's vocabulary. Others tell of a tokenizer.json that is no JSON.
 pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
-    let text = files::read_text(&root.join(TOKENIZER), LARGEST_NEEDED).ok()?;
-    match serde_json::from_str::<Vocabulary>(&python_json::standard(&text).0) {
+    match read_tokenizer::<Vocabulary>(root)? {
         Ok(vocabulary) => {
             if let Some(dropout) = vocabulary.model.dropout.filter(|dropout| *dropout != 0.0) {
                 let message = format!("draws tokens at random (dropout {dropout}): no answer is the same twice");
@@ -128,7 +136,6 @@ pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
             }
             Some(vocabulary)
         }
-        Err(e) if !e.is_data() => None,
         Err(e) => {
             let message = format!("is not a tokenizer, nothing was held against it: {e}");
             found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);

@@ -5,8 +5,11 @@
 //! names when they are joined or repeated, through variables too (`'__cla' ~ 'ss__'`, `['__', 'class', '__'] | join`,
 //! `u = '_' * 2`), and names that are put together at run time in other ways, whatever they become.
 
+mod asked;
 mod lex;
 mod made;
+
+pub use asked::{Asked, asked};
 
 use lex::{Token, lex};
 use made::Made;
