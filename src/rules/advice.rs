@@ -24,6 +24,10 @@ impl RuleId {
                 "Compare the two models' files. Where this model's own are meant, waive it; else put the base's \
                  back."
             }
+            RuleId::CriticalNeuronScaled => {
+                "Compare with the model that this was made from: achilles-audit diff. If the neuron's weights were \
+                 changed and are not meant to be, put them back: achilles-audit unpatch or restore, or fetch them again."
+            }
             RuleId::WorseThanBase => {
                 "See with achilles-audit diff what changed in the weights, and with achilles-audit compare which \
                  critical neurons do not act as before. Where the loss is known and meant, waive it."
@@ -34,12 +38,15 @@ impl RuleId {
             }
             RuleId::Lint(
                 Check::LesionNotExamined
+                | Check::PartNotExamined
                 | Check::TemplateNotTried
                 | Check::ConfigUnknown
                 | Check::PackedFile
                 | Check::ConvertedModel
                 | Check::OtherWeights
                 | Check::FolderNotExamined
+                | Check::Script
+                | Check::NestedModel
                 | Check::AdapterBeside,
             ) => "This was not examined. Look at it by other means, remove it if it is not needed, or waive it.",
             RuleId::Lint(
@@ -47,8 +54,19 @@ impl RuleId {
                 | Check::UnfinishedDownload
                 | Check::FileTruncated
                 | Check::FileUnreadable
-                | Check::BlobDigest,
+                | Check::BlobDigest
+                | Check::SnapshotFile
+                | Check::PartMissing,
             ) => "Fetch the file again from a source you trust.",
+            RuleId::Lint(Check::SecretFile) => {
+                "Take it out of the folder, and out of what was published; replace the key or password, which others \
+                 may have read."
+            }
+            RuleId::Lint(Check::DtypeStored | Check::RotaryBuffer) => {
+                "Write the checkpoint again from the model that it was made from, with the config that belongs to its \
+                 weights."
+            }
+            RuleId::Lint(Check::ConsolidatedSame) => "Nothing has to be done; remove the form that nobody loads.",
             RuleId::Lint(Check::LeftoverFile) => {
                 "Run achilles-audit unpatch, which finishes what was begun, or remove the file if no run of the \
                  tool is under way."
@@ -59,6 +77,8 @@ impl RuleId {
                 | Check::TemplateDependsOnTag
                 | Check::TemplateAddsText
                 | Check::TemplateRefuses
+                | Check::TemplateIgnoresSystem
+                | Check::TemplateUntried
                 | Check::PromptPrefix
                 | Check::GenerationSilenced
                 | Check::EosOrdinaryToken
