@@ -109,7 +109,12 @@ pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
 
 /// What is said of a folder that is no checkpoint's for all that lies in it.
 pub fn too_many(root: &Path) -> Error {
-    Error::file(root, format!("holds over {MOST_ENTRIES} files or {DEEPEST} levels of folders; not a checkpoint's"))
+    Error::file(
+        root,
+        format!(
+            "holds over {MOST_ENTRIES} files, or folders more than {DEEPEST} deep; expected the folder of one checkpoint"
+        ),
+    )
 }
 
 #[cfg(test)]

@@ -256,7 +256,7 @@ fn folders_of_more_files_than_a_checkpoint_has_are_refused() {
     for i in 0..20_001 {
         fs::write(place.model().join(format!("{i}.txt")), "").unwrap();
     }
-    let says = "holds over 20000 files or 32 levels of folders; not a checkpoint's";
+    let says = "holds over 20000 files, or folders more than 32 deep; expected the folder of one checkpoint";
     refuses("lint", &place, &["lint", "{model}"], says);
     refuses("fingerprint", &place, &["fingerprint", "{model}", "-o", "{out}/fp.json"], says);
     refuses("scan", &place, &["scan", "--static", "{model}"], says);
