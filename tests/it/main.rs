@@ -30,6 +30,7 @@ mod probe;
 mod published;
 mod readme;
 #[cfg(unix)]
+mod rules;
 mod safe_hands;
 mod second_opinion;
 mod served;
