@@ -3,6 +3,7 @@
 
 mod copy;
 mod folder;
+mod holes;
 mod new_folder;
 mod open;
 mod stamp;
@@ -13,8 +14,9 @@ use crate::error::{Error, Result};
 pub use copy::copy;
 pub(crate) use folder::{BLOBS, hub_repository};
 pub use folder::{ModelFiles, OpenFolder};
+pub(crate) use holes::holes;
+pub(crate) use new_folder::{MARKER, UNFINISHED, unfinished_name};
 pub use new_folder::{NewFolder, check_new_folder};
-pub(crate) use new_folder::{UNFINISHED, unfinished_name};
 pub(crate) use open::{LARGEST_READ, read_open};
 pub use open::{open_regular, read_at_most, read_regular, read_text};
 pub use stamp::{Stamp, identity};

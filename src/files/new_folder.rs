@@ -19,7 +19,7 @@ pub(crate) fn unfinished_name() -> String {
 }
 
 /// The file in an unfinished folder that holds the folder's name: only what bears it is ever removed.
-const MARKER: &str = ".achilles-audit-unfinished";
+pub(crate) const MARKER: &str = ".achilles-audit-unfinished";
 
 /// A folder that appears whole or not at all: filled under another name beside its place, then renamed. What is not
 /// finished is removed, by the next run where this one is killed.

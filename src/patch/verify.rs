@@ -42,7 +42,8 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
     let names = |c: &Checkpoint| -> Result<BTreeSet<String>> {
         let shards = c.tensors().files().iter().filter_map(|f| f.path().file_name());
         let mut names: BTreeSet<String> = shards.map(|n| n.to_string_lossy().into_owned()).collect();
-        names.extend(Carried::of(c.root(), patched)?.files);
+        let carried = Carried::of(c.root(), patched)?;
+        names.extend(carried.files.into_iter().chain(carried.links.into_keys()));
         Ok(names)
     };
     let (ours, theirs) = (names(&changed)?, names(original)?);

@@ -316,6 +316,56 @@ fn settings_that_are_none_take_no_memory() {
     assert!(report(&place)["findings"].to_string().contains("tokenizer-invalid"));
 }
 
+/// A disk's worth of holes in files of a few kilobytes is told, and not read.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_mostly_holes_is_told_and_not_read() {
+    const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys/p256.pem");
+    let large: u64 = 7 << 40;
+    let enlarge = |path: &Path, bytes: u64| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(bytes);
+    let header = json!({"x": {"dtype": "F32", "shape": [large / 4], "data_offsets": [0, large]}}).to_string();
+    let weights = |place: &Place| {
+        let path = place.model().join("model.safetensors");
+        fs::write(&path, join(header.as_bytes(), &[])).unwrap();
+        enlarge(&path, 8 + header.len() as u64 + large).unwrap();
+    };
+    let beside = |place: &Place| {
+        let path = place.model().join("other.safetensors");
+        fs::write(&path, join(header.as_bytes(), &[])).unwrap();
+        enlarge(&path, 8 + header.len() as u64 + large).unwrap();
+    };
+    let other = |place: &Place| {
+        fs::write(place.model().join("README.md"), "# A model").unwrap();
+        enlarge(&place.model().join("README.md"), large).unwrap();
+    };
+    let cases: [(&str, &dyn Fn(&Place)); 3] =
+        [("model.safetensors", &weights), ("other.safetensors", &beside), ("README.md", &other)];
+    for (name, make) in cases {
+        let place = Place::new();
+        let other = place.out().join("other");
+        fs::create_dir(&other).unwrap();
+        for entry in fs::read_dir(place.model()).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, other.join(path.file_name().unwrap())).unwrap();
+        }
+        make(&place);
+        let output = run(&place, &["lint", "{model}", "--format=json", "-o", "{out}/report.json"]);
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let report = report(&place);
+        let found: Vec<&Value> =
+            report["findings"].as_array().unwrap().iter().filter(|f| f["id"] == "not-downloaded").collect();
+        assert!(found.len() == 1 && found[0]["location"]["file"] == name, "{name}: {found:?}");
+        assert!(found[0]["message"].to_string().contains("is mostly holes"), "{name}: {found:?}");
+        for args in
+            [&["fingerprint", "{model}", "-o", "{out}/print.json"] as &[&str], &["sign", "{model}", "--key", KEY]]
+        {
+            refuses(name, &place, args, "is mostly holes");
+        }
+        let scanned = run(&place, &["scan", "{model}", "--static"]);
+        assert_eq!(scanned.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&scanned.stderr));
+    }
+}
+
 /// What is linked to a thousand times is read once.
 #[test]
 fn links_do_not_multiply_the_work() {

@@ -7,6 +7,7 @@ mod stored;
 
 use crate::checkpoint::hex;
 use crate::checkpoint::snapshot::{Blob, Snapshot};
+use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::walk::{self, Entry, Kind};
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
@@ -189,6 +190,7 @@ fn read_or_known(
     progress: &dyn Progress,
 ) -> Result<read::FileRead> {
     let file = files::open_regular(full)?;
+    StandIn::refuse_holes(&file, full)?;
     let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(full));
     let key = |stamp, row_digests| Key::of(stamp, full, path, row_digests);
     if let Some(((cache, row_digests), now)) = cache.zip(stamp()?)
