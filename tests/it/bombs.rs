@@ -322,33 +322,17 @@ fn settings_that_are_none_take_no_memory() {
 fn what_is_mostly_holes_is_told_and_not_read() {
     const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys/p256.pem");
     let large: u64 = 7 << 40;
-    let enlarge = |path: &Path, bytes: u64| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(bytes);
     let header = json!({"x": {"dtype": "F32", "shape": [large / 4], "data_offsets": [0, large]}}).to_string();
-    let weights = |place: &Place| {
-        let path = place.model().join("model.safetensors");
-        fs::write(&path, join(header.as_bytes(), &[])).unwrap();
-        enlarge(&path, 8 + header.len() as u64 + large).unwrap();
-    };
-    let beside = |place: &Place| {
-        let path = place.model().join("other.safetensors");
-        fs::write(&path, join(header.as_bytes(), &[])).unwrap();
-        enlarge(&path, 8 + header.len() as u64 + large).unwrap();
-    };
-    let other = |place: &Place| {
-        fs::write(place.model().join("README.md"), "# A model").unwrap();
-        enlarge(&place.model().join("README.md"), large).unwrap();
-    };
-    let cases: [(&str, &dyn Fn(&Place)); 3] =
-        [("model.safetensors", &weights), ("other.safetensors", &beside), ("README.md", &other)];
-    for (name, make) in cases {
+    for (name, start) in [
+        ("model.safetensors", join(header.as_bytes(), &[])),
+        ("other.safetensors", join(header.as_bytes(), &[])),
+        ("README.md", b"# A model".to_vec()),
+    ] {
         let place = Place::new();
-        let other = place.out().join("other");
-        fs::create_dir(&other).unwrap();
-        for entry in fs::read_dir(place.model()).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, other.join(path.file_name().unwrap())).unwrap();
-        }
-        make(&place);
+        let path = place.model().join(name);
+        fs::write(&path, &start).unwrap();
+        let length = start.len() as u64 + large;
+        fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
         let output = run(&place, &["lint", "{model}", "--format=json", "-o", "{out}/report.json"]);
         assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         let report = report(&place);

@@ -359,6 +359,8 @@ fn holes_and_links_stay_what_they_are() {
     let out = place.out().join("p");
     let about = std::fs::metadata(out.join("LICENSE")).unwrap();
     assert!(about.len() == 1 << 42 && about.blocks() * 512 < 1 << 20, "{} blocks", about.blocks());
+    let verified = place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]);
+    assert!(verified.status.code() == Some(2) && text(&verified.stderr).contains("LICENSE: is mostly holes"));
     std::fs::remove_file(model.join("LICENSE")).unwrap();
     std::fs::remove_file(out.join("LICENSE")).unwrap();
     for (link, target) in [("l0.txt", "blob.dat"), ("l59.txt", "blob.dat"), ("below/l.txt", "../blob.dat")] {

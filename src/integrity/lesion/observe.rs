@@ -26,8 +26,8 @@ const LISTED: usize = 20;
 /// The user asked to stop. A checkpoint that cannot be examined is an observation.
 pub fn observe(root: &Path, progress: &dyn Progress) -> Result<Vec<Observation>> {
     let opened = Checkpoint::open(&root.to_string_lossy(), progress).and_then(|checkpoint| {
-        let paths = checkpoint.tensors().files().iter().map(|file| file.path());
-        paths.map(|path| StandIn::refuse_holes(&files::open_regular(path)?, path)).collect::<Result<()>>()?;
+        let mut paths = checkpoint.tensors().files().iter().map(|file| file.path());
+        paths.try_for_each(|path| StandIn::refuse_holes(&files::open_regular(path)?, path))?;
         Ok(checkpoint)
     });
     let examined = opened.and_then(|checkpoint| Ok((examine(&checkpoint, progress)?, checkpoint)));
