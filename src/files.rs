@@ -1,5 +1,5 @@
-//! Files and folders that somebody else may have put there, or changes meanwhile: what was opened is what is checked and
-//! used, and what is written to is never opened by its path again. What is written appears whole or not at all.
+//! Files and folders that somebody else may have put there, or changes meanwhile: what was opened is what is checked
+//! and used, and what is written to is never opened by its path again. What is written appears whole or not at all.
 
 mod copy;
 mod folder;

@@ -156,7 +156,8 @@ fn is_left_over(parent: &OpenFolder, name: &str) -> Option<File> {
     if marked && is_own(&folder) { lock(&folder) } else { None }
 }
 
-/// Whether a run was killed before it could write its marker: an empty folder of such a name, with which nothing is lost.
+/// Whether a run was killed before it could write its marker: an empty folder of such a name, with which nothing is
+/// lost.
 fn is_new(folder: &OpenFolder, name: &str) -> bool {
     let number = name.strip_prefix(UNFINISHED).unwrap_or_default();
     let is_ours = number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit());

@@ -392,7 +392,8 @@ fn low_rank(pair: &Pair<'_>, layout: Layout) -> Option<usize> {
             let at = spread(j, columns, layout.columns);
             let (a, b) = (f64::from(a[at]), f64::from(b[at]));
             delta[(i, j)] = b - a;
-            // A rounding is uniform over the gap between neighbouring numbers: twice `rounding` of the power of two below.
+            // A rounding is uniform over the gap between neighbouring numbers: twice `rounding` of the power of two
+            // below.
             let gap = if b == 0.0 { 0.0 } else { 2.0 * layout.rounding() * b.abs().log2().floor().exp2() };
             noise += gap * gap / 12.0;
         }

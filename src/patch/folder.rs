@@ -107,7 +107,8 @@ pub(super) fn check_settled(root: &Path) -> Result<()> {
     }
 }
 
-/// Whether nothing is left to be done for a receipt that says so: it is a restore's, and the weights are what that left.
+/// Whether nothing is left to be done for a receipt that says so: it is a restore's, and the weights are what that
+/// left.
 fn is_restored(receipt: &Receipt, folder: &OpenFolder) -> Result<bool> {
     let shards = receipt.shards_to_change(folder)?;
     let is_left = |record: &Record| record.sha256_now(&shards).as_ref() == Some(&record.sha256_after);

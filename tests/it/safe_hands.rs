@@ -1,5 +1,5 @@
-//! A model's folder belongs to somebody else: nothing in it makes the tool read, write, copy or delete what lies outside
-//! of it, and nothing is kept of what may have changed meanwhile.
+//! A model's folder belongs to somebody else: nothing in it makes the tool read, write, copy or delete what lies
+//! outside of it, and nothing is kept of what may have changed meanwhile.
 
 use crate::tiny::{self, Place, wait};
 use achilles_audit::checkpoint::{Checkpoint, sha256_hex};

@@ -62,8 +62,8 @@ pub struct FileRecord {
     pub bytes: u64,
     /// Of its content.
     pub sha256: [u8; 32],
-    /// What it is a link to, as the link says; none for a file, and for a link of the Hugging Face cache to its own blob,
-    /// which stands for a file.
+    /// What it is a link to, as the link says; none for a file, and for a link of the Hugging Face cache to its own
+    /// blob, which stands for a file.
     pub link: Option<String>,
 }
 
@@ -267,8 +267,8 @@ fn globs(patterns: &[String]) -> Result<GlobSet> {
 }
 
 impl Fingerprint {
-    /// Identity of the tensors, whatever files they lie in and in whatever order: SHA-256 over one line a tensor, sorted,
-    /// each the compact JSON array `["NAME","DTYPE",[SHAPE],"SHA256"]` and a newline.
+    /// Identity of the tensors, whatever files they lie in and in whatever order: SHA-256 over one line a tensor,
+    /// sorted, each the compact JSON array `["NAME","DTYPE",[SHAPE],"SHA256"]` and a newline.
     pub fn tensors_sha256(&self) -> [u8; 32] {
         root(self.tensors.iter().map(|t| serde_json::json!([t.name, t.dtype, t.shape, hex(&t.sha256)])))
     }

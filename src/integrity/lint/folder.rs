@@ -32,8 +32,8 @@ impl File {
     }
 }
 
-/// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and in
-/// a virtual environment.
+/// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and
+/// in a virtual environment.
 pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
     let (mut files, mut unlinked) = (Vec::new(), Vec::new());

@@ -3,8 +3,8 @@
 //! Paths are built and their signatures, dates, basic constraints, path lengths and name constraints are checked by
 //! webpki (RFC 5280). What it leaves out is checked here: key usage, extended key usage, and the root itself.
 //!
-//! Not checked: whether a certificate was revoked (no list is fetched, no responder asked), whether the signature or the
-//! certificate stands in a transparency log, and when the signature was made: dates are held against this machine's
+//! Not checked: whether a certificate was revoked (no list is fetched, no responder asked), whether the signature or
+//! the certificate stands in a transparency log, and when the signature was made: dates are held against this machine's
 //! clock, so that a signature ends with its certificate.
 
 use super::key::{PublicKey, sections};
