@@ -16,8 +16,8 @@ const BLANK: [RangeInclusive<char>; 9] = [
     '\u{e0100}'..='\u{e01ef}',
 ];
 
-/// Whether a character shows as itself: controls do not (C1 among them), nor what turns the direction of writing around,
-/// has no width, or is no character at all.
+/// Whether a character shows as itself: controls do not (C1 among them), nor what turns the direction of writing
+/// around, has no width, or is no character at all.
 pub fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();

@@ -1,8 +1,9 @@
-//! Files and folders that somebody else may have put there, or changes meanwhile: what was opened is what is checked and
-//! used, and what is written to is never opened by its path again. What is written appears whole or not at all.
+//! Files and folders that somebody else may have put there, or changes meanwhile: what was opened is what is checked
+//! and used, and what is written to is never opened by its path again. What is written appears whole or not at all.
 
 mod copy;
 mod folder;
+mod holes;
 mod new_folder;
 mod open;
 mod stamp;
@@ -13,8 +14,9 @@ use crate::error::{Error, Result};
 pub use copy::copy;
 pub(crate) use folder::{BLOBS, hub_repository};
 pub use folder::{ModelFiles, OpenFolder};
+pub(crate) use holes::holes;
+pub(crate) use new_folder::{MARKER, UNFINISHED, unfinished_name};
 pub use new_folder::{NewFolder, check_new_folder};
-pub(crate) use new_folder::{UNFINISHED, unfinished_name};
 pub(crate) use open::{LARGEST_READ, read_open};
 pub use open::{open_regular, read_at_most, read_regular, read_text};
 pub use stamp::{Stamp, identity};

@@ -5,8 +5,8 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 /// Bytes that the globs of a set may have together: what is compiled of them takes some hundred times that.
 const LONGEST: usize = 64 << 10;
 
-/// All of `patterns`. Where globset compiles one by itself it panics on a glob whose regular expression is refused, such
-/// as 300 nested braces; a set says so.
+/// All of `patterns`. Where globset compiles one by itself it panics on a glob whose regular expression is refused,
+/// such as 300 nested braces; a set says so.
 ///
 /// # Errors
 /// One is not a glob, or they are too long together: said as what is wrong with `what`.

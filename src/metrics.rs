@@ -28,8 +28,9 @@ pub fn damage(nll_nats: f64, base_nll_nats: f64) -> f64 {
 /// The length of the n-grams whose repetition is told.
 pub const REPEATED_N: usize = 4;
 
-/// The share of a text's 4-grams that repeat an earlier one: 1 − |distinct 4-grams| / |4-grams|, over overlapping 4-grams
-/// of tokens (seq-rep-4 of Welleck et al. 2020, arXiv 1908.04319). None where the text is shorter than one 4-gram.
+/// The share of a text's 4-grams that repeat an earlier one: 1 − |distinct 4-grams| / |4-grams|, over overlapping
+/// 4-grams of tokens (seq-rep-4 of Welleck et al. 2020, arXiv 1908.04319). None where the text is shorter than one
+/// 4-gram.
 pub fn repeated_share(tokens: &[u32]) -> Option<f64> {
     let ngrams = tokens.windows(REPEATED_N);
     let (all, distinct) = (ngrams.len(), ngrams.collect::<HashSet<_>>().len());
@@ -45,8 +46,8 @@ pub struct Prediction {
     pub rank: usize,
 }
 
-/// The probability (softmax over all) and rank of `token` by logits, one for each token of the vocabulary; none where it
-/// is beyond that.
+/// The probability (softmax over all) and rank of `token` by logits, one for each token of the vocabulary; none where
+/// it is beyond that.
 pub fn prediction(logits: &[f64], token: u32) -> Option<Prediction> {
     let token = token as usize;
     let own = *logits.get(token)?;

@@ -26,8 +26,8 @@ pub(crate) fn out_of_base_model(path: &str) -> Option<String> {
     first.filter(|first| ["layers", "embed_tokens", "norm"].contains(first)).map(|_| format!("model.{path}"))
 }
 
-/// The path of a module, such as `model.layers.11.mlp.down_proj`: the checkpoint's own, or, of a multimodal one, that of
-/// its text model alone.
+/// The path of a module, such as `model.layers.11.mlp.down_proj`: the checkpoint's own, or, of a multimodal one, that
+/// of its text model alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModulePath(Arc<str>);
 

@@ -116,8 +116,8 @@ impl Tokenizer {
     }
 }
 
-/// Reads a file of one record a line: in a file called `.jsonl` JSON objects, of which `example` is one, else texts that
-/// `plain` makes records of. Blank lines are none.
+/// Reads a file of one record a line: in a file called `.jsonl` JSON objects, of which `example` is one, else texts
+/// that `plain` makes records of. Blank lines are none.
 ///
 /// # Errors
 /// As [`read_file`]; also where a line of JSON is not such a record.

@@ -5,9 +5,9 @@
 //! cargo +nightly fuzz run readers --sanitizer none -- -max_total_time=3600 -rss_limit_mb=512 -timeout=10
 //! ```
 //!
-//! Tokenizers and chat templates run in a child process, as they do in the binary: `ACHILLES_AUDIT` names one that is built
-//! from the same sources. The sanitizer finds nothing in safe code and costs half the speed. The seeds of `tests/fuzz/readers.rs` are written
-//! into the corpus by the first run.
+//! Tokenizers and chat templates run in a child process, as they do in the binary: `ACHILLES_AUDIT` names one that is
+//! built from the same sources. The sanitizer finds nothing in safe code and costs half the speed. The seeds of
+//! `tests/fuzz/readers.rs` are written into the corpus by the first run.
 
 #![no_main]
 

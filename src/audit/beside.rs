@@ -16,8 +16,8 @@ const LISTED: usize = 5;
 
 type Object = Map<String, Value>;
 
-/// What differs. Fine-tunes add tokens, templates and settings of their own; other numbers for the same words they do not
-/// need.
+/// What differs. Fine-tunes add tokens, templates and settings of their own; other numbers for the same words they do
+/// not need.
 ///
 /// # Errors
 /// A file of either cannot be read.

@@ -1,5 +1,5 @@
-//! Whether what is examined stays as it is meanwhile. Files are looked at more than once: what the parts of an examination
-//! saw is one checkpoint's only if none of them changed in between.
+//! Whether what is examined stays as it is meanwhile. Files are looked at more than once: what the parts of an
+//! examination saw is one checkpoint's only if none of them changed in between.
 
 use crate::checkpoint::walk::{ENVIRONMENT, is_left_out, walk};
 use crate::error::{Error, Result};

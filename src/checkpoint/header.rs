@@ -160,8 +160,8 @@ impl Header {
     }
 
     /// Reads as much of a header as there is sense in and tells `tell` of every rule that is broken. What comes back
-    /// holds the tensors that have as many bytes as shape and dtype ask for; other than after [`Header::read`], names can
-    /// be odd or appear twice, and byte ranges can overlap or end after the file.
+    /// holds the tensors that have as many bytes as shape and dtype ask for; other than after [`Header::read`], names
+    /// can be odd or appear twice, and byte ranges can overlap or end after the file.
     pub fn examine(file: &[u8], tell: &mut dyn FnMut(HeaderError)) -> Header {
         let mut header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
         match text(file, tell).and_then(|(start, text)| Ok((start, parse(text, tell)?))) {

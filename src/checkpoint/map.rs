@@ -11,8 +11,8 @@ const READ_UP_TO: u64 = 1 << 20;
 
 /// A file's bytes, mapped read-only where they are many.
 ///
-/// Somebody who writes to a mapped file meanwhile changes the bytes seen here; somebody who shortens it ends the process
-/// with SIGBUS, as it does every reader of mapped weights. No exit code 0 can come of that.
+/// Somebody who writes to a mapped file meanwhile changes the bytes seen here; somebody who shortens it ends the
+/// process with SIGBUS, as it does every reader of mapped weights. No exit code 0 can come of that.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
@@ -47,9 +47,9 @@ impl MappedFile {
             file.rewind().map_err(Error::io(path))?;
             Bytes::Read(bytes)
         } else {
-            // SAFETY: the map is read-only and private to this value. The bytes are read as plain numbers of which every
-            // bit pattern is valid, so a writer that changes the file meanwhile can change results but not break memory
-            // safety; one that shortens it ends the process, see above.
+            // SAFETY: the map is read-only and private to this value. The bytes are read as plain numbers of which
+            // every bit pattern is valid, so a writer that changes the file meanwhile can change results but not break
+            // memory safety; one that shortens it ends the process, see above.
             Bytes::Mapped(unsafe { memmap2::Mmap::map(file) }.map_err(Error::io(path))?)
         };
         Ok(MappedFile { path: path.to_owned(), bytes, opened: Stamp::of(&about) })

@@ -154,8 +154,8 @@ impl Checkpoint {
         Ok(sha256_hex(digests.as_flattened()))
     }
 
-    /// Stamps of the weights' files that every change from here on will change; none where that cannot be promised, or one
-    /// changed since it was opened.
+    /// Stamps of the weights' files that every change from here on will change; none where that cannot be promised, or
+    /// one changed since it was opened.
     pub fn stamps(&self) -> Option<Vec<Stamp>> {
         let stamp = |file: &MappedFile| {
             let stamp = Stamp::lasting(&files::open_regular(file.path()).ok()?);
@@ -204,8 +204,8 @@ impl Checkpoint {
     }
 }
 
-/// The file that transformers may read in place of tokenizer.json, by a tokenizer_config.json: of those whose names hold
-/// `tokenizer.VERSION.json` the newest that is not newer than itself.
+/// The file that transformers may read in place of tokenizer.json, by a tokenizer_config.json: of those whose names
+/// hold `tokenizer.VERSION.json` the newest that is not newer than itself.
 pub fn other_tokenizer(tokenizer_config: &Map<String, Value>) -> Option<&str> {
     let files = tokenizer_config.get("fast_tokenizer_files")?.as_array()?;
     files.iter().filter_map(Value::as_str).find(|name| *name != TOKENIZER)

@@ -32,8 +32,8 @@ pub const LARGEST: u64 = 32 << 20;
 /// Values that no file of settings has: a number for each token of a vocabulary is the most. In memory each takes up to
 /// hundreds of times its shortest text, `{}`.
 const MOST_VALUES: usize = 160_000;
-/// What a tokenizer_config.json says of each added token again, which may be as many as the vocabulary. Of each its text
-/// alone is kept.
+/// What a tokenizer_config.json says of each added token again, which may be as many as the vocabulary. Of each its
+/// text alone is kept.
 const ADDED_TOKENS: &str = "added_tokens_decoder";
 
 /// A token and how it is found.

@@ -3,6 +3,7 @@
 
 use super::hex;
 use super::hub::content::ContentName;
+use super::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files::{self, BLOBS};
 use std::io::Read;
@@ -60,6 +61,7 @@ impl Blob {
             Some(known) => Ok(differ(&known, &name)),
             None => {
                 let file = files::open_regular(&self.path)?;
+                StandIn::refuse_holes(&file, &self.path)?;
                 self.damage_of(file.metadata().map_err(Error::io(&self.path))?.len(), file)
             }
         }

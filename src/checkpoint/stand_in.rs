@@ -1,6 +1,10 @@
 //! What lies in a file's place where a download went wrong.
 
+use crate::error::{Error, Result};
+use crate::files;
 use std::fmt;
+use std::fs::File;
+use std::path::Path;
 
 /// Something that is not the file it is named as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,11 +17,42 @@ pub enum StandIn {
     Page,
     /// Space that was set aside for a download.
     Zeros,
+    /// The same, by what was never written: most of the file.
+    Holes {
+        /// How many bytes were never written.
+        bytes: u64,
+        /// How many there are.
+        of: u64,
+    },
     /// Text where there should be none, by its beginning: a server's error message.
     Text(String),
 }
 
 impl StandIn {
+    /// What a file is that holds next to nothing, however large it is; it is not read. It then stands at its beginning.
+    ///
+    /// # Errors
+    /// The system refuses; `path` is for messages.
+    pub fn of_file(file: &File, path: &Path) -> Result<Option<StandIn>> {
+        let of = file.metadata().map_err(Error::io(path))?.len();
+        if of < MOST_HOLES {
+            return Ok(None);
+        }
+        let bytes = files::holes(file).map_err(Error::io(path))?;
+        Ok((bytes >= MOST_HOLES && bytes > of / 2).then_some(StandIn::Holes { bytes, of }))
+    }
+
+    /// Refuses such a file.
+    ///
+    /// # Errors
+    /// As said, and as [`StandIn::of_file`].
+    pub fn refuse_holes(file: &File, path: &Path) -> Result<()> {
+        match StandIn::of_file(file, path)? {
+            Some(stand_in) => Err(Error::file(path, stand_in.to_string())),
+            None => Ok(()),
+        }
+    }
+
     /// What a text file really is, by its bytes; none where they may be its own.
     pub fn of_text(bytes: &[u8]) -> Option<StandIn> {
         if bytes.is_empty() {
@@ -62,6 +97,8 @@ const POINTERS: &[(&[u8], &str)] = &[
 const PAGE: &[u8] = b"<!doctype html";
 /// A file that begins with so many zeros was never written.
 const LOOKED_AT: usize = 4096;
+/// Some file systems make holes of zeros that were written: a tensor's, or those that a file is filled up with.
+const MOST_HOLES: u64 = 1 << 24;
 
 impl fmt::Display for StandIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,6 +111,11 @@ impl fmt::Display for StandIn {
             StandIn::Zeros => {
                 f.write_str("begins with nothing but zeros, as space that was set aside for a download; fetch it again")
             }
+            StandIn::Holes { bytes, of } => write!(
+                f,
+                "is mostly holes, as space that was set aside for a download ({bytes} of {of} bytes were never written); \
+                 fetch it again"
+            ),
             StandIn::Text(start) => {
                 write!(f, "is text that begins with {start:?}, not the file itself; fetch it again")
             }
@@ -121,6 +163,21 @@ mod tests {
         }
         assert_eq!(StandIn::of_binary(b"\x10\0\0\0\0\0\0\0{\"a\":1}"), None);
         assert_eq!(StandIn::of_binary(b"GGUF\x03\0\0\0"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_of_holes_is_none() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        for (length, refused) in [(1 << 20, false), (1 << 24, false), ((1 << 24) + (1 << 20), true), (1 << 43, true)] {
+            file.set_len(length).unwrap();
+            assert_eq!(StandIn::refuse_holes(&file, &path).is_err(), refused, "{length}");
+        }
+        let error = StandIn::refuse_holes(&file, &path).unwrap_err().to_string();
+        assert!(error.contains("(8796091973632 of 8796093022208 bytes were never written); fetch it again"), "{error}");
     }
 
     #[test]

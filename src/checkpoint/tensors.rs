@@ -186,7 +186,8 @@ impl Tensors {
         }
     }
 
-    /// Whether two tensors have the same type, shape and bytes; none where one is not there or not stored as it is read.
+    /// Whether two tensors have the same type, shape and bytes; none where one is not there or not stored as it is
+    /// read.
     pub(crate) fn same(&self, a: &str, b: &str) -> Option<bool> {
         let (of_a, of_b) = (self.entries.get(a)?, self.entries.get(b)?);
         let bytes = |entry: &Entry| {

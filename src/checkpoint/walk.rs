@@ -8,8 +8,8 @@ use std::path::Path;
 /// Something in a folder that is not itself a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it lies below the folder, `/`-separated. Where a name on the way is not UTF-8, with replacement characters:
-    /// such a path cannot be opened.
+    /// Where it lies below the folder, `/`-separated. Where a name on the way is not UTF-8, with replacement
+    /// characters: such a path cannot be opened.
     pub path: String,
     /// What it is.
     pub kind: Kind,
@@ -40,7 +40,8 @@ pub fn below(root: &Path, file: &Path) -> Option<String> {
 }
 
 /// Whether a path is a folder, and no link to one, that tools keep beside a model and no loader reads: version control,
-/// and what the hub's client notes of its downloads. A worktree's or submodule's `.git` is a file that says where it is.
+/// and what the hub's client notes of its downloads. A worktree's or submodule's `.git` is a file that says where it
+/// is.
 pub fn is_left_out(root: &Path, path: &str) -> bool {
     let place = root.join(path);
     let is = |kind: fn(&Metadata) -> bool| place.symlink_metadata().is_ok_and(|about| kind(&about));

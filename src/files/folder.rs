@@ -126,6 +126,18 @@ impl OpenFolder {
         }
     }
 
+    /// Makes a link that leads to `target`, a path from the folder that the link lies in.
+    ///
+    /// # Errors
+    /// There is something of this name, or the system refuses.
+    pub fn link(&self, name: &str, target: &str) -> Result<()> {
+        #[cfg(windows)]
+        let made = self.dir.symlink_file(target, name);
+        #[cfg(not(windows))]
+        let made = self.dir.symlink(target, name);
+        made.map_err(Error::io(self.path.join(name)))
+    }
+
     /// Renames a file, replacing what has the new name.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub(crate) fn unfinished_name() -> String {
 }
 
 /// The file in an unfinished folder that holds the folder's name: only what bears it is ever removed.
-const MARKER: &str = ".achilles-audit-unfinished";
+pub(crate) const MARKER: &str = ".achilles-audit-unfinished";
 
 /// A folder that appears whole or not at all: filled under another name beside its place, then renamed. What is not
 /// finished is removed, by the next run where this one is killed.
@@ -156,7 +156,8 @@ fn is_left_over(parent: &OpenFolder, name: &str) -> Option<File> {
     if marked && is_own(&folder) { lock(&folder) } else { None }
 }
 
-/// Whether a run was killed before it could write its marker: an empty folder of such a name, with which nothing is lost.
+/// Whether a run was killed before it could write its marker: an empty folder of such a name, with which nothing is
+/// lost.
 fn is_new(folder: &OpenFolder, name: &str) -> bool {
     let number = name.strip_prefix(UNFINISHED).unwrap_or_default();
     let is_ours = number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit());

@@ -27,7 +27,8 @@ pub fn open_regular(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Refuses an open file that is no regular one or lies in a file system that makes its files up. `path` is for messages.
+/// Refuses an open file that is no regular one or lies in a file system that makes its files up. `path` is for
+/// messages.
 ///
 /// # Errors
 /// As said; also where the system refuses.

@@ -23,8 +23,8 @@ pub fn check_writable(path: &Path) -> Result<()> {
 /// Writes `bytes` to `path`, replacing what is there only when all of them are on disk.
 ///
 /// Nothing is ever written through a link or into a pipe or device: in a folder that others write to, whoever puts one
-/// there would choose where the bytes go. Nor through a linked folder in a model's. Only what the user names outright is a stream: `/dev/stdout`, `/dev/stderr`,
-/// `/dev/null`, `/dev/tty` and `/dev/fd/N`.
+/// there would choose where the bytes go. Nor through a linked folder in a model's. Only what the user names outright
+/// is a stream: `/dev/stdout`, `/dev/stderr`, `/dev/null`, `/dev/tty` and `/dev/fd/N`.
 ///
 /// # Errors
 /// `path` is something that is not replaced, or the system refuses; then `path` is as it was.

@@ -7,6 +7,7 @@ use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::place::Axis;
 use crate::checkpoint::snapshot::Snapshot;
+use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::tensors::{Entry, SINGLE, Tensors, Values};
 use crate::checkpoint::walk::{self, Kind};
 use crate::error::{Error, Result};
@@ -150,6 +151,9 @@ fn unlisted(root: &Path, tensors: &Tensors) -> Result<Option<Difference>> {
 /// Whether two files of one length have the same content.
 fn same(a: &Path, b: &Path) -> Result<bool> {
     let (mut left, mut right) = (files::open_regular(a)?, files::open_regular(b)?);
+    for (file, path) in [(&left, a), (&right, b)] {
+        StandIn::refuse_holes(file, path)?;
+    }
     let (mut one, mut other) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {
         let read = left.read(&mut one).map_err(Error::io(a))?;
@@ -388,7 +392,8 @@ fn low_rank(pair: &Pair<'_>, layout: Layout) -> Option<usize> {
             let at = spread(j, columns, layout.columns);
             let (a, b) = (f64::from(a[at]), f64::from(b[at]));
             delta[(i, j)] = b - a;
-            // A rounding is uniform over the gap between neighbouring numbers: twice `rounding` of the power of two below.
+            // A rounding is uniform over the gap between neighbouring numbers: twice `rounding` of the power of two
+            // below.
             let gap = if b == 0.0 { 0.0 } else { 2.0 * layout.rounding() * b.abs().log2().floor().exp2() };
             noise += gap * gap / 12.0;
         }

@@ -1,8 +1,8 @@
 //! Whether lines of a tensor are multiples of what they were, as far as a fingerprint can tell.
 //!
 //! A fingerprint has each line's norm and largest element. Those of two lines that have nothing to do with each other
-//! agree on a factor now and then. But each element of a row stands in a column too: where row i is βᵢ times what it was
-//! and holds yᵢⱼ now, and no other row changed, the square of column j's norm has grown by Σᵢ (1 − βᵢ⁻²) yᵢⱼ².
+//! agree on a factor now and then. But each element of a row stands in a column too: where row i is βᵢ times what it
+//! was and holds yᵢⱼ now, and no other row changed, the square of column j's norm has grown by Σᵢ (1 − βᵢ⁻²) yᵢⱼ².
 
 use super::difference::{Difference, LineChange, Pattern, TensorChange};
 use super::fingerprint::{Fingerprint, Line, TensorRecord};

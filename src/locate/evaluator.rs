@@ -36,8 +36,8 @@ impl<'a> Evaluator<'a> {
         Evaluator { measure: Box::new(measure), known: HashMap::new() }
     }
 
-    /// The NLL in nats under each set of masked neurons; the empty set is the clean text. Sets that are new are computed
-    /// as rows of one batch; `stage` names the wait.
+    /// The NLL in nats under each set of masked neurons; the empty set is the clean text. Sets that are new are
+    /// computed as rows of one batch; `stage` names the wait.
     ///
     /// # Errors
     /// As [`Model::target_log_probs`].

@@ -18,7 +18,8 @@ pub struct Subject {
     pub load_s: f64,
 }
 
-/// What of a model and the text is known before the weights are loaded: a mistake here should not have to wait for them.
+/// What of a model and the text is known before the weights are loaded: a mistake here should not have to wait for
+/// them.
 #[derive(Debug)]
 pub struct Opened {
     /// The checkpoint.

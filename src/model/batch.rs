@@ -19,8 +19,8 @@ pub struct Row {
     pub interventions: Vec<Intervention>,
 }
 
-/// x̃ = x + α ε, ε ~ N(0, I), on the output of the embedding table (the paper's equation for stage 1). The noise is made
-/// on the host, so that a seed gives the same on every device and in every dtype.
+/// x̃ = x + α ε, ε ~ N(0, I), on the output of the embedding table (the paper's equation for stage 1). The noise is
+/// made on the host, so that a seed gives the same on every device and in every dtype.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Noise {
     /// α, absolute: not relative to the embeddings' norm.

@@ -1,4 +1,5 @@
-//! What the config classes of transformers assume where a config.json leaves a key out. Versions 4 and 5 assume the same.
+//! What the config classes of transformers assume where a config.json leaves a key out. Versions 4 and 5 assume the
+//! same.
 
 use super::rope_config::RopeClass;
 

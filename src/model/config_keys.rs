@@ -1,4 +1,5 @@
-//! Keys that families share, read into a recipe or parts of it; where one is absent, the family's class says what it is.
+//! Keys that families share, read into a recipe or parts of it; where one is absent, the family's class says what it
+//! is.
 
 use super::config_class::Class;
 use super::recipe::{Activation, Attention, Block, GATED, Gated, LayerPlan, Mlp, Norm, NormStyle, QkNorm, Recipe};

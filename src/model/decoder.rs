@@ -68,8 +68,8 @@ impl Model {
 
 impl Decoder<'_> {
     /// Adds tokens to the text and gives the logits of the last, (vocabulary), in the arithmetic's dtype on the device.
-    /// Where the text grows beyond what the rotary embedding was made for (dynamic, longrope), all of it is computed anew.
-    /// After an error the decoder is of no more use.
+    /// Where the text grows beyond what the rotary embedding was made for (dynamic, longrope), all of it is computed
+    /// anew. After an error the decoder is of no more use.
     ///
     /// # Errors
     /// There are none, one is beyond the vocabulary, or memory would not suffice.

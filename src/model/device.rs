@@ -148,8 +148,8 @@ fn available_bytes() -> u64 {
     }
 }
 
-/// Decides whether weights stay on the device, and refuses where even streaming them would not fit. Device memory is not
-/// judged here: the driver does that.
+/// Decides whether weights stay on the device, and refuses where even streaming them would not fit. Device memory is
+/// not judged here: the driver does that.
 pub(crate) fn residency(recipe: &Recipe, settings: &Settings, dtype: DType, device: &Device) -> Result<Residency> {
     let size = dtype.size_in_bytes() as u64;
     let bytes = |tensors: Vec<(String, Vec<usize>)>| -> u64 {

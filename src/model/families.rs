@@ -1,8 +1,8 @@
 //! The families this tool knows: how each one's config.json becomes a [`Recipe`].
 //!
 //! To add one: write its function, list it in [`FAMILIES`], and make its fixture (fixtures/families.py). A function
-//! starts from [`plain`] and changes what differs; a config key that nothing asks for is refused unless it cannot change
-//! anything, so every key that changes the arithmetic has to be read or checked.
+//! starts from [`plain`] and changes what differs; a config key that nothing asks for is refused unless it cannot
+//! change anything, so every key that changes the arithmetic has to be read or checked.
 
 use super::config_class::{
     Class, GEMMA, GEMMA2, GEMMA3, LLAMA, MISTRAL, MIXTRAL, OLMO2, PHI3, QWEN2, QWEN3, QWEN3_MOE,
@@ -42,8 +42,8 @@ const FAMILIES: &[Family] = &[
     Family { model_type: "qwen3_moe", architecture: "Qwen3MoeForCausalLM", read: qwen3_moe },
 ];
 
-/// Configs whose `text_config` is a family's: `model_type` of the whole and of the text, whether that says it or not. Its
-/// text model is named as if it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
+/// Configs whose `text_config` is a family's: `model_type` of the whole and of the text, whether that says it or not.
+/// Its text model is named as if it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
 const NESTED: &[(&str, &str)] = &[("gemma3", "gemma3_text")];
 
 /// Keys of a whole config that concern what is not its text model.

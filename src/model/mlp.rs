@@ -22,7 +22,8 @@ impl Layer<'_, '_, '_> {
         }
     }
 
-    /// down(act(gate(x)) * up(x)). With `among`, x holds only some positions of the chunk: those it lists, as one group.
+    /// down(act(gate(x)) * up(x)). With `among`, x holds only some positions of the chunk: those it lists, as one
+    /// group.
     fn gated(&mut self, module: &str, mlp: Gated, x: &Tensor, among: Option<&Among>) -> Result<Tensor> {
         let name = |name: &str| format!("{module}.{name}");
         let (gate, up) = match mlp.names.gate_up {
@@ -100,8 +101,8 @@ impl Layer<'_, '_, '_> {
         self.at(name, Side::Out, y, among)
     }
 
-    /// A hook point. Hooks of an expert see all positions of all rows, with zeros where a position was not routed to it; what they
-    /// change there is dropped.
+    /// A hook point. Hooks of an expert see all positions of all rows, with zeros where a position was not routed to
+    /// it; what they change there is dropped.
     fn at(&mut self, name: &str, side: Side, x: Tensor, among: Option<&Among>) -> Result<Tensor> {
         let Some(among) = among else { return self.tap.at(name, side, x) };
         if !self.tap.is_watched(name, side)? {

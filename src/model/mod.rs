@@ -150,7 +150,8 @@ impl Model {
         device::name(&self.device)
     }
 
-    /// The first weight that makes arithmetic fail (NaN, infinite or beyond all reason), in words; none where there is none.
+    /// The first weight that makes arithmetic fail (NaN, infinite or beyond all reason), in words; none where there is
+    /// none.
     pub fn not_finite(&self) -> Option<String> {
         weights::not_finite(&self.recipe, self.checkpoint.tensors())
     }

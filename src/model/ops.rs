@@ -277,8 +277,8 @@ fn softcap_composed(x: &Tensor, cap: f64) -> Result<Tensor> {
     in_wide(&in_wide(&ratio, Tensor::tanh)?, |x| x * cap)
 }
 
-/// Attention weights from scores (n, queries, keys), where `queries` is a multiple of [`Softmax::positions`], and query q
-/// sits at the (q mod positions)-th of the last `positions` keys: it sees the keys up to its own, within the window.
+/// Attention weights from scores (n, queries, keys), where `queries` is a multiple of [`Softmax::positions`], and query
+/// q sits at the (q mod positions)-th of the last `positions` keys: it sees the keys up to its own, within the window.
 pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
     if scores.device().is_cpu() {
         return scores.contiguous()?.apply_op1_no_bwd(&Rows(softmax));

@@ -57,8 +57,8 @@ impl OtherParts {
     }
 }
 
-/// SigLIP's vision model (Zhai et al. 2023) as Gemma 3 has it: what it reads is the output of the last layer, so that the
-/// head, which the class makes where the config does not say otherwise, goes unread.
+/// SigLIP's vision model (Zhai et al. 2023) as Gemma 3 has it: what it reads is the output of the last layer, so that
+/// the head, which the class makes where the config does not say otherwise, goes unread.
 fn siglip(c: &Reader) -> Result<Vec<PartTensor>> {
     let (width, wide) = (c.size_or("hidden_size", 768)?, c.size_or("intermediate_size", 3072)?);
     let (image, patch) = (c.size_or("image_size", 224)?, c.size_or("patch_size", 16)?);

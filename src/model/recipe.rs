@@ -378,8 +378,8 @@ impl Recipe {
         all
     }
 
-    /// The rotary embedding whose frequencies a tensor is to hold, if it is the buffer that old versions of transformers
-    /// saved. Nothing reads it but they.
+    /// The rotary embedding whose frequencies a tensor is to hold, if it is the buffer that old versions of
+    /// transformers saved. Nothing reads it but they.
     pub fn rotary_buffer(&self, name: &str, shape: &[usize]) -> Option<&Rope> {
         let in_layer = || {
             let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;

@@ -168,8 +168,8 @@ impl Rope {
         Table { cos, sin, dim: self.dim, turns_wide: self.turns_wide }
     }
 
-    /// Whether a text of `positions` turns otherwise than one of `earlier` positions: with dynamic and longrope, positions
-    /// that both have do not compute the same in both.
+    /// Whether a text of `positions` turns otherwise than one of `earlier` positions: with dynamic and longrope,
+    /// positions that both have do not compute the same in both.
     pub(super) fn changes_between(&self, earlier: usize, positions: usize) -> bool {
         let frequencies = |positions| self.frequencies(positions, &|x| x);
         frequencies(earlier) != frequencies(positions)

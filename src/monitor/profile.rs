@@ -7,8 +7,8 @@ use crate::neuron::Site;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Which positions. The first token is where a decoder's massive activations are (the attention sink, arXiv 2402.17762):
-/// its norms have a distribution of their own.
+/// Which positions. The first token is where a decoder's massive activations are (the attention sink, arXiv
+/// 2402.17762): its norms have a distribution of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tokens {

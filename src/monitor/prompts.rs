@@ -23,9 +23,9 @@ struct Line {
 }
 
 impl Prompts {
-    /// Reads files with one prompt a line: a JSON object with its `text` in a file called `.jsonl`, else the line itself.
-    /// Blank lines are none. A prompt is cut after `max_tokens` tokens; one with a single token, or one that is there
-    /// already, is left out, with a warning.
+    /// Reads files with one prompt a line: a JSON object with its `text` in a file called `.jsonl`, else the line
+    /// itself. Blank lines are none. A prompt is cut after `max_tokens` tokens; one with a single token, or one that is
+    /// there already, is left out, with a warning.
     ///
     /// # Errors
     /// A file cannot be read, a line is malformed, or there is no prompt.

@@ -1,5 +1,5 @@
-//! Quantiles of a stream in little memory: a histogram of logarithmic buckets (DDSketch, Masson et al. 2019, VLDB 12(12),
-//! arXiv 1908.10693), unbounded in its range as that of f64 is small: 35,000 buckets could ever be used.
+//! Quantiles of a stream in little memory: a histogram of logarithmic buckets (DDSketch, Masson et al. 2019, VLDB
+//! 12(12), arXiv 1908.10693), unbounded in its range as that of f64 is small: 35,000 buckets could ever be used.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! The two ways to write a plan: to a new folder, and in place with a journal.
 
-use super::carried::Carried;
+use super::carried::{self, Carried};
 use super::disk::{Disk, System};
 use super::edit::{Edit, Plan, file_name};
 use super::folder::{self, Folder};
@@ -50,7 +50,7 @@ pub(super) fn to_folder_with(
     let _lock = folder::lock_shared(&plan.root)?;
     check_unpatched(plan)?;
     let model = ModelFiles::of(&plan.root)?;
-    let carried = Carried::of(&plan.root, out)?.files;
+    let Carried { files: carried, links, .. } = Carried::of(&plan.root, out)?;
     let new = NewFolder::begin(out)?;
     let mut copies = Vec::new();
     let changed = plan.files();
@@ -71,6 +71,10 @@ pub(super) fn to_folder_with(
         }
         progress.advance(bytes)?;
     }
+    for (name, target) in &links {
+        new.folder().make_way(name)?;
+        new.folder().link(name, &carried::way(name, target))?;
+    }
     let shards = open_shards(plan, new.folder())?;
     let files = changed_files(plan, &shards, settings)?;
     write_edits(new.folder(), shards, &plan.edits, disk)?;
@@ -78,7 +82,8 @@ pub(super) fn to_folder_with(
     for name in &copies {
         disk.sync(&new.folder().change(name)?, &new.folder().path().join(name))?;
     }
-    let folders: BTreeSet<&Path> = copies.iter().flat_map(|name| Path::new(name).ancestors().skip(1)).collect();
+    let folders: BTreeSet<&Path> =
+        copies.iter().chain(links.keys()).flat_map(|name| Path::new(name).ancestors().skip(1)).collect();
     folders.into_iter().for_each(|folder| new.folder().sync_below(folder));
     let receipt = Receipt::new(plan, files, State::Applied);
     disk.write_whole(new.folder(), UNDO, &undo_bytes(&plan.edits))?;
@@ -118,21 +123,36 @@ pub fn check_in_place(plan: &Plan) -> Result<()> {
     open_shards(plan, &OpenFolder::open(&plan.root)?).map(drop)
 }
 
-/// Whether a plan can be written to the new folder `out`. Gives what stays behind: other weights, hidden folders and
-/// what is no file.
+/// Whether a plan can be written to the new folder `out`. Gives what stays behind: other weights, hidden folders, what
+/// is no file, and what has the name of a file that is written.
 ///
 /// # Errors
-/// As [`check_unpatched`]; also where `out` is there and is not an empty folder, or a file that would be copied is a link
-/// out of the checkpoint's folder.
+/// As [`check_unpatched`]; also where `out` is there and is not an empty folder, a file that would be copied is a link
+/// out of the checkpoint's folder, or files by many names would become many files.
 pub fn check_to_folder(plan: &Plan, out: &Path) -> Result<Vec<String>> {
     check_unpatched(plan)?;
     files::check_new_folder(out)?;
     let model = ModelFiles::of(&plan.root)?;
-    let Carried { files, mut behind } = Carried::of(&plan.root, out)?;
-    files.iter().chain(&plan.shards).try_for_each(|name| model.open(name).map(drop))?;
+    let Carried { files, mut behind, .. } = Carried::of(&plan.root, out)?;
+    let (mut seen, mut once, mut again) = (BTreeSet::new(), 0, 0);
+    for name in files.iter().chain(&plan.shards) {
+        let about = model.open(name)?.metadata().map_err(Error::io(plan.root.join(name)))?;
+        let is_new = files::identity(&about).is_none_or(|identity| seen.insert(identity));
+        *if is_new { &mut once } else { &mut again } += about.len();
+    }
+    if again > once.saturating_add(MOST_AGAIN) {
+        let problem = format!(
+            "its files have {once} bytes, and some of them several names (links), by which {again} more would be \
+             written; remove those that the model does not need"
+        );
+        return Err(Error::file(&plan.root, problem));
+    }
     behind.retain(|name| !plan.shards.contains(name));
     Ok(behind)
 }
+
+/// Bytes of small files that a repository holds by several names.
+const MOST_AGAIN: u64 = 1 << 28;
 
 /// Whether a plan begins from a checkpoint that is not patched: a receipt leads back to where its patch began, and
 /// nobody could tell that from the original.

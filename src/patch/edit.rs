@@ -72,8 +72,8 @@ pub struct Span {
     pub pieces: u64,
 }
 
-/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of what a
-/// norm multiplies by.
+/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of
+/// what a norm multiplies by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rounding {
@@ -275,7 +275,8 @@ struct TensorChanges {
 pub(super) type Before<'a> = &'a dyn Fn(&Place, Span, &MappedFile) -> Option<Vec<u8>>;
 
 impl Changes {
-    /// Adds what `action` makes of everything that a factor on `neuron` multiplies. `one_plus`: norms multiply by 1 + w.
+    /// Adds what `action` makes of everything that a factor on `neuron` multiplies. `one_plus`: norms multiply by 1 +
+    /// w.
     pub fn add(&mut self, neuron: &Neuron, action: Action, parts: &[Place], one_plus: bool) {
         let factor = match action {
             Action::Scale(beta) => beta,

@@ -1,7 +1,7 @@
 //! A checkpoint's folder that is ours alone for now, and the way back.
 
 use super::disk::{self, Disk, System};
-use super::receipt::{Receipt, State};
+use super::receipt::{Receipt, Record, State};
 use super::shard::Shards;
 use super::vault::Vault;
 use super::{RECEIPT, UNDO, believe, restore};
@@ -50,7 +50,7 @@ impl Folder {
             open.remove_if_there(&disk::partial(name))?;
         }
         let rolled_back = match Receipt::read_own(&open)? {
-            Some(receipt) if receipt.state == State::Restored => {
+            Some(receipt) if receipt.state == State::Restored && is_restored(&receipt, &open)? => {
                 forget(&open, disk)?;
                 false
             }
@@ -105,6 +105,14 @@ pub(super) fn check_settled(root: &Path) -> Result<()> {
         Some(receipt) if receipt.state != State::Applied => Err(half_way(root, &receipt)),
         _ => Ok(()),
     }
+}
+
+/// Whether nothing is left to be done for a receipt that says so: it is a restore's, and the weights are what that
+/// left.
+fn is_restored(receipt: &Receipt, folder: &OpenFolder) -> Result<bool> {
+    let shards = receipt.shards_to_change(folder)?;
+    let is_left = |record: &Record| record.sha256_now(&shards).as_ref() == Some(&record.sha256_after);
+    Ok(receipt.asked.is_empty() && receipt.edits.iter().all(is_left))
 }
 
 /// What is said of a folder in which a run was stopped half-way.

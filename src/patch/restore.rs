@@ -67,8 +67,8 @@ impl Restored {
 /// # Errors
 /// The vault or the checkpoint is not what it has to be, a tensor is missing or has another dtype or shape, or it
 /// differs in more than the kept parts; the folder holds a patch that the vault cannot undo whole; another run holds
-/// the lock: nothing is changed. A file cannot be written: the bytes are put back as they were, or the next restore does
-/// so.
+/// the lock: nothing is changed. A file cannot be written: the bytes are put back as they were, or the next restore
+/// does so.
 pub fn restore(root: &Path, vault: &Path, settings: RestoreSettings) -> Result<Restored> {
     restore_with(root, vault, settings, &mut System)
 }

@@ -3,6 +3,7 @@
 use super::edit::{Edit, Span};
 use crate::checkpoint::hex;
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub(super) struct Shard {
 
 impl Shard {
     pub fn of(file: File, path: &Path) -> Result<Shard> {
+        StandIn::refuse_holes(&file, path)?;
         let map = MappedFile::of(&file, path)?;
         Ok(Shard { file, map })
     }

@@ -326,6 +326,21 @@ fn a_patch_to_a_folder_that_stops_anywhere_leaves_nothing() {
     assert!(files(&model) == before);
 }
 
+/// That a restore is done is believed of a restore alone: what the patch kept is the only way back.
+#[test]
+fn a_patch_that_says_it_was_restored_is_undone() {
+    let (_place, model, wanted) = several();
+    let before = files(&model);
+    in_place(&Folder::lock(&model).unwrap(), &plan(&model, &wanted).unwrap(), SETTINGS).unwrap();
+    let receipt = std::fs::read_to_string(model.join(RECEIPT)).unwrap();
+    std::fs::write(model.join(RECEIPT), receipt.replace("\"applied\"", "\"restored\"")).unwrap();
+    let kept = files(&model);
+    assert!(Folder::lock(&model).unwrap_err().to_string().contains("`achilles-audit unpatch` puts back"));
+    assert!(files(&model) == kept);
+    unpatch(&model).unwrap();
+    assert!(files(&model) == before);
+}
+
 #[test]
 fn unpatch_refuses_what_is_not_as_the_receipt_says() {
     let (_place, model, wanted) = several();

@@ -4,6 +4,7 @@ use super::carried::Carried;
 use super::receipt::Receipt;
 use super::{RECEIPT, UNDO, believe, folder};
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::walk::{Kind, is_left_out, walk};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
@@ -42,7 +43,8 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
     let names = |c: &Checkpoint| -> Result<BTreeSet<String>> {
         let shards = c.tensors().files().iter().filter_map(|f| f.path().file_name());
         let mut names: BTreeSet<String> = shards.map(|n| n.to_string_lossy().into_owned()).collect();
-        names.extend(Carried::of(c.root(), patched)?.files);
+        let carried = Carried::of(c.root(), patched)?;
+        names.extend(carried.files.into_iter().chain(carried.links.into_keys()));
         Ok(names)
     };
     let (ours, theirs) = (names(&changed)?, names(original)?);
@@ -57,7 +59,8 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
     for name in links(patched)?.difference(&links(original.root())?) {
         found.differences.push(format!("{name} is a link in the patched checkpoint only"));
     }
-    // What is not carried along (other weights, hidden folders) need not be there, but nothing may be there that was not.
+    // What is not carried along (other weights, hidden folders) need not be there, but nothing may be there that was
+    // not.
     let others = |root: &Path| -> Result<BTreeSet<String>> {
         let skip = |path: &str| path == RECEIPT || path == UNDO || is_left_out(root, path);
         Ok(walk(root, &skip)?.into_iter().map(|entry| entry.path).collect())
@@ -79,12 +82,19 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
         if length(&a)? != length(&b)? {
             found.differences.push(format!("{name} has {} bytes, the original {}", length(&b)?, length(&a)?));
         } else if length(&a)? > 0 {
-            compare(name, &receipt, &MappedFile::open(&a)?, &MappedFile::open(&b)?, &mut found);
+            compare(name, &receipt, &opened(&a)?, &opened(&b)?, &mut found);
         }
         progress.advance(1)?;
     }
     progress.end();
     Ok(found)
+}
+
+/// Maps a file that is not mostly holes: to compare these would take as long as if they had been written.
+fn opened(path: &Path) -> Result<MappedFile> {
+    let file = files::open_regular(path)?;
+    StandIn::refuse_holes(&file, path)?;
+    MappedFile::of(&file, path)
 }
 
 /// Compares files of one length.

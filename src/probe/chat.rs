@@ -83,7 +83,8 @@ enum SpecialToken {
 
 impl ChatTemplate {
     /// Finds the template where transformers does: in additional_chat_templates (default.jinja or file.jinja), else in
-    /// chat_template.jinja, else in tokenizer_config.json (of several the one named `default`), or in a GGUF's metadata.
+    /// chat_template.jinja, else in tokenizer_config.json (of several the one named `default`), or in a GGUF's
+    /// metadata.
     ///
     /// # Errors
     /// A file cannot be read or is malformed, or the template is absurdly long.

@@ -65,8 +65,8 @@ pub struct AnswerToken {
 /// first 0, 1, 2, … neurons masked.
 ///
 /// # Errors
-/// There is no neuron, or one is given twice or is not in the model; answers may have no token; memory would not suffice;
-/// logits are not numbers; or the user asked to stop.
+/// There is no neuron, or one is given twice or is not in the model; answers may have no token; memory would not
+/// suffice; logits are not numbers; or the user asked to stop.
 pub fn probe(
     model: &Model,
     tokenizer: &Tokenizer,

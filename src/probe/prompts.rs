@@ -7,8 +7,8 @@ use crate::text::{Tokenizer, read_lines};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// The questions where none are given, in the manner of the paper's: each has one short answer that everybody knows. The
-/// first is that of its Figure 1; the others are ours.
+/// The questions where none are given, in the manner of the paper's: each has one short answer that everybody knows.
+/// The first is that of its Figure 1; the others are ours.
 pub const QUESTIONS: [&str; 5] = [
     "What is the capital of France?",
     "Who wrote Romeo and Juliet?",

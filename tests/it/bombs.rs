@@ -316,6 +316,40 @@ fn settings_that_are_none_take_no_memory() {
     assert!(report(&place)["findings"].to_string().contains("tokenizer-invalid"));
 }
 
+/// A disk's worth of holes in files of a few kilobytes is told, and not read.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_mostly_holes_is_told_and_not_read() {
+    const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys/p256.pem");
+    let large: u64 = 7 << 40;
+    let header = json!({"x": {"dtype": "F32", "shape": [large / 4], "data_offsets": [0, large]}}).to_string();
+    for (name, start) in [
+        ("model.safetensors", join(header.as_bytes(), &[])),
+        ("other.safetensors", join(header.as_bytes(), &[])),
+        ("README.md", b"# A model".to_vec()),
+    ] {
+        let place = Place::new();
+        let path = place.model().join(name);
+        fs::write(&path, &start).unwrap();
+        let length = start.len() as u64 + large;
+        fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        let output = run(&place, &["lint", "{model}", "--format=json", "-o", "{out}/report.json"]);
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let report = report(&place);
+        let found: Vec<&Value> =
+            report["findings"].as_array().unwrap().iter().filter(|f| f["id"] == "not-downloaded").collect();
+        assert!(found.len() == 1 && found[0]["location"]["file"] == name, "{name}: {found:?}");
+        assert!(found[0]["message"].to_string().contains("is mostly holes"), "{name}: {found:?}");
+        for args in
+            [&["fingerprint", "{model}", "-o", "{out}/print.json"] as &[&str], &["sign", "{model}", "--key", KEY]]
+        {
+            refuses(name, &place, args, "is mostly holes");
+        }
+        let scanned = run(&place, &["scan", "{model}", "--static"]);
+        assert_eq!(scanned.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&scanned.stderr));
+    }
+}
+
 /// What is linked to a thousand times is read once.
 #[test]
 fn links_do_not_multiply_the_work() {

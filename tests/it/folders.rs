@@ -1,5 +1,5 @@
-//! What stands in a model's folder in the place of a file: links, and blobs of the Hugging Face cache; and tensors in the
-//! place of others.
+//! What stands in a model's folder in the place of a file: links, and blobs of the Hugging Face cache; and tensors in
+//! the place of others.
 
 use crate::tiny::{Place, join, split};
 use serde_json::Value;
@@ -135,7 +135,8 @@ fn links_that_the_other_folder_lacks_are_differences() {
     }
 }
 
-/// In a worktree or a submodule `.git` is a file that says where it is; another file of that name is one of the model's.
+/// In a worktree or a submodule `.git` is a file that says where it is; another file of that name is one of the
+/// model's.
 #[test]
 fn a_file_in_the_place_of_version_control_is_a_file() {
     let place = Place::new();
@@ -197,7 +198,8 @@ fn a_snapshot_of_the_hubs_cache_is_as_good_as_a_copy() {
     }
 }
 
-/// Where the others are links to blobs, a file is held against no digest. Where all are files, the system knows no links.
+/// Where the others are links to blobs, a file is held against no digest. Where all are files, the system knows no
+/// links.
 #[test]
 fn a_file_among_the_links_of_a_snapshot_is_told() {
     let place = Place::new();

@@ -1,6 +1,6 @@
 //! The one integration binary. Tests that need the real model are ignored unless asked for: `make test` fetches it.
 
-// clippy.toml allows these in test functions; here their helpers are tests too.
+// clippy.toml allows these in test functions; here what those call is test code, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod bad_input;

@@ -335,6 +335,50 @@ fn what_is_the_models_own_is_carried_and_what_is_missing_is_told() {
     }
 }
 
+/// What takes next to no room in the model's folder takes none in the patched one.
+#[cfg(target_os = "linux")]
+#[test]
+fn holes_and_links_stay_what_they_are() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let place = Place::new();
+    let model = place.model();
+    std::fs::create_dir(model.join("below")).unwrap();
+    std::fs::write(model.join("blob.dat"), vec![1; 1 << 20]).unwrap();
+    std::fs::write(model.join("LICENSE"), "free").unwrap();
+    std::fs::File::options().write(true).open(model.join("LICENSE")).unwrap().set_len(1 << 42).unwrap();
+    for i in 0..60 {
+        symlink("blob.dat", model.join(format!("l{i}.txt"))).unwrap();
+    }
+    symlink(model.join("blob.dat"), model.join("below/l.txt")).unwrap();
+    // Names of files that are there while the folder is written.
+    std::fs::write(model.join(".achilles-audit-unfinished"), "theirs").unwrap();
+    std::fs::write(model.join("achilles-patch.json.partial"), "theirs").unwrap();
+    let patched = good(place.run(&[&PATCH, ["-o", "{out}/p"].as_slice()].concat()));
+    let said = "not copied: .achilles-audit-unfinished, achilles-patch.json.partial\n";
+    assert!(text(&patched.stderr).contains(said), "{}", text(&patched.stderr));
+    let out = place.out().join("p");
+    let about = std::fs::metadata(out.join("LICENSE")).unwrap();
+    assert!(about.len() == 1 << 42 && about.blocks() * 512 < 1 << 20, "{} blocks", about.blocks());
+    let verified = place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]);
+    assert!(verified.status.code() == Some(2) && text(&verified.stderr).contains("LICENSE: is mostly holes"));
+    std::fs::remove_file(model.join("LICENSE")).unwrap();
+    std::fs::remove_file(out.join("LICENSE")).unwrap();
+    for (link, target) in [("l0.txt", "blob.dat"), ("l59.txt", "blob.dat"), ("below/l.txt", "../blob.dat")] {
+        assert_eq!(std::fs::read_link(out.join(link)).unwrap(), Path::new(target));
+        assert_eq!(std::fs::metadata(out.join(link)).unwrap().len(), 1 << 20);
+    }
+    good(place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]));
+    // Hard links cannot be told from the files that they are: they are copied, up to a bound.
+    std::fs::File::options().write(true).open(model.join("blob.dat")).unwrap().set_len(90 << 20).unwrap();
+    for i in 0..6 {
+        std::fs::hard_link(model.join("blob.dat"), model.join(format!("h{i}.txt"))).unwrap();
+    }
+    let refused = place.run(&[&PATCH, ["-o", "{out}/q"].as_slice()].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("some of them several names"), "{}", text(&refused.stderr));
+    assert!(!place.out().join("q").exists());
+}
+
 /// A patched folder in the model's own is neither copied nor missed.
 #[test]
 fn a_patched_folder_may_lie_in_the_models() {

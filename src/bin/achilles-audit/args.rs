@@ -279,8 +279,8 @@ pub struct ScanTrustArgs {
     /// Accept a signature by this public key, in PEM
     #[arg(long, value_name = "FILE", requires = "signature")]
     pub key: Option<PathBuf>,
-    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now. Revocation and
-    /// transparency logs are not checked, and the time of the signature is not known
+    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now. Revocation
+    /// and transparency logs are not checked, and the time of the signature is not known
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "key")]
     pub cert_roots: Vec<PathBuf>,
     /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
@@ -404,7 +404,8 @@ pub struct MonitorCheck {
     /// What `monitor record` wrote
     #[arg(long, value_name = "FILE")]
     pub baseline: PathBuf,
-    /// Prompts of the same kind as the baseline's, but none of them: one a line; in a .jsonl file one {"text": …} a line
+    /// Prompts of the same kind as the baseline's, but none of them: one a line; in a .jsonl file one {"text": …} a
+    /// line
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub text: Vec<PathBuf>,
     /// Norms that a serving process dumped, as contrib/ records them, instead of a model

@@ -4,7 +4,8 @@
 //! Linux and a local disk that is so for all who cannot set the clock or write to the disk beneath the file system:
 //! pages that somebody has mapped are written back before a stamp is taken, and files that were changed a moment ago or
 //! lie in memory get none. A network's file system is believed what it says of times, and so is every other system than
-//! Linux. And that the cache's folder is written to by nobody but its user. To guard against more than that, do without.
+//! Linux. And that the cache's folder is written to by nobody but its user. To guard against more than that, do
+//! without.
 
 use super::read::{FileRead, is_safetensors};
 use super::stored::{File, Tensor};

@@ -7,6 +7,7 @@ mod stored;
 
 use crate::checkpoint::hex;
 use crate::checkpoint::snapshot::{Blob, Snapshot};
+use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::walk::{self, Entry, Kind};
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
@@ -61,8 +62,8 @@ pub struct FileRecord {
     pub bytes: u64,
     /// Of its content.
     pub sha256: [u8; 32],
-    /// What it is a link to, as the link says; none for a file, and for a link of the Hugging Face cache to its own blob,
-    /// which stands for a file.
+    /// What it is a link to, as the link says; none for a file, and for a link of the Hugging Face cache to its own
+    /// blob, which stands for a file.
     pub link: Option<String>,
 }
 
@@ -189,6 +190,7 @@ fn read_or_known(
     progress: &dyn Progress,
 ) -> Result<read::FileRead> {
     let file = files::open_regular(full)?;
+    StandIn::refuse_holes(&file, full)?;
     let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(full));
     let key = |stamp, row_digests| Key::of(stamp, full, path, row_digests);
     if let Some(((cache, row_digests), now)) = cache.zip(stamp()?)
@@ -265,8 +267,8 @@ fn globs(patterns: &[String]) -> Result<GlobSet> {
 }
 
 impl Fingerprint {
-    /// Identity of the tensors, whatever files they lie in and in whatever order: SHA-256 over one line a tensor, sorted,
-    /// each the compact JSON array `["NAME","DTYPE",[SHAPE],"SHA256"]` and a newline.
+    /// Identity of the tensors, whatever files they lie in and in whatever order: SHA-256 over one line a tensor,
+    /// sorted, each the compact JSON array `["NAME","DTYPE",[SHAPE],"SHA256"]` and a newline.
     pub fn tensors_sha256(&self) -> [u8; 32] {
         root(self.tensors.iter().map(|t| serde_json::json!([t.name, t.dtype, t.shape, hex(&t.sha256)])))
     }

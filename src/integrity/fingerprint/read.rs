@@ -42,7 +42,8 @@ impl FileRead {
     }
 }
 
-/// Reads an open file, the one at `full`, `path` below its root. `digest_rows` says of a tensor whether its rows get digests of their own.
+/// Reads an open file, the one at `full`, `path` below its root. `digest_rows` says of a tensor whether its rows get
+/// digests of their own.
 ///
 /// Three threads share each piece: the file's digest, the tensor's, and the marks.
 pub(super) fn read(

@@ -67,8 +67,8 @@ impl Norms {
     }
 }
 
-/// Cosines of row i of `down` [hidden, intermediate] and column i of `up` [intermediate, hidden]; 0 where one of them is
-/// zero. None where the elements are not floats.
+/// Cosines of row i of `down` [hidden, intermediate] and column i of `up` [intermediate, hidden]; 0 where one of them
+/// is zero. None where the elements are not floats.
 pub(super) fn cosines(
     tensors: &Tensors,
     down: &str,

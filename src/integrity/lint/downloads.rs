@@ -1,4 +1,5 @@
-//! Downloads that went wrong, of what no other part of lint reads: GGUF files, tokenizer models and templates.
+//! Downloads that went wrong: files that are mostly holes, and what no other part of lint reads (GGUF files, tokenizer
+//! models and templates).
 
 use super::check::Check;
 use super::folder::File;
@@ -18,13 +19,17 @@ pub(super) fn examine(all: &[File], found: &mut Found) {
 
 /// What lies in the place of a file that no other part of lint knows the form of.
 fn stand_in(file: &File) -> Option<StandIn> {
+    let open = files::open_regular(&file.path).ok()?;
+    if let Some(holes) = StandIn::of_file(&open, &file.path).ok()? {
+        return Some(holes);
+    }
     let lower = file.name.to_ascii_lowercase();
     let (is_binary, is_template) = (lower.ends_with(".gguf") || lower.ends_with(".model"), lower.ends_with(".jinja"));
     if !is_binary && !is_template {
         return None;
     }
     let mut bytes = Vec::new();
-    files::open_regular(&file.path).ok()?.take(BEGINNING).read_to_end(&mut bytes).ok()?;
+    open.take(BEGINNING).read_to_end(&mut bytes).ok()?;
     match is_binary {
         // tiktoken's vocabularies are text, and are called so, too.
         true => StandIn::of_binary(&bytes).filter(|_| !begins_with_a_rank(&bytes)),

@@ -11,7 +11,7 @@ use crate::escape::is_printable;
 use crate::files::UNFINISHED;
 use crate::patch::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A regular file, or a link to one.
@@ -32,8 +32,8 @@ impl File {
     }
 }
 
-/// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and in
-/// a virtual environment.
+/// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and
+/// in a virtual environment.
 pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
     let (mut files, mut unlinked) = (Vec::new(), Vec::new());
@@ -192,22 +192,28 @@ fn adapter(files: &[File], found: &mut Found) {
     }
 }
 
-/// Models and adapters in folders below.
+/// Models and adapters in folders below: what lies in one folder is one finding.
 fn nested(files: &[File], found: &mut Found) {
-    let mut told = BTreeSet::new();
+    let mut weights: BTreeMap<&str, Vec<&File>> = BTreeMap::new();
     for file in files {
         let Some((folder, base)) = file.name.rsplit_once('/') else { continue };
-        let message = match base {
-            ADAPTER => "is of an adapter in a folder of its own, which loaders put on a model where it is named",
-            _ if base.ends_with(".safetensors") => {
-                "holds weights in a folder of their own, which are loaded where that is named; no config was held against \
-                 them"
-            }
-            _ => continue,
-        };
-        if told.insert((folder, message)) {
+        if base == ADAPTER {
+            let message = "is of an adapter in a folder of its own, which loaders put on a model where it is named";
             found.say(Check::NestedModel, file.location(), message);
+        } else if base.ends_with(".safetensors") {
+            weights.entry(folder).or_default().push(file);
         }
+    }
+    for of_folder in weights.into_values() {
+        let [first, others @ ..] = of_folder.as_slice() else { continue };
+        let which = match others.len() + 1 {
+            1 => "holds weights".to_owned(),
+            count => format!("is the first of {count} files of weights"),
+        };
+        let message = format!(
+            "{which} in a folder of their own, which are loaded where that is named; no config was held against them"
+        );
+        found.say(Check::NestedModel, first.location(), message);
     }
 }
 
@@ -322,7 +328,24 @@ pub(super) fn is_script(name: &str) -> bool {
 
 /// Whether a file is named as one that holds keys or passwords; `name` is in lower case.
 fn is_secret(name: &str) -> bool {
-    const NAMES: &[&str] =
-        &[".env", ".netrc", ".git-credentials", ".pgpass", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "id_ecdsa_sk"];
-    NAMES.contains(&name) || [".p12", ".pfx", ".ppk", ".jks"].iter().any(|end| name.ends_with(end))
+    const NAMES: &[&str] = &[
+        ".env",
+        ".netrc",
+        "_netrc",
+        ".git-credentials",
+        ".pgpass",
+        ".pypirc",
+        ".htpasswd",
+        "id_rsa",
+        "id_dsa",
+        "id_ecdsa",
+        "id_ed25519",
+        "id_ecdsa_sk",
+        "id_ed25519_sk",
+    ];
+    // Those that are kept as examples hold none.
+    let is_env = name.strip_prefix(".env.").is_some_and(|of| {
+        !["example", "sample", "template", "dist", "defaults", "schema"].iter().any(|end| of.ends_with(end))
+    });
+    is_env || NAMES.contains(&name) || [".p12", ".pfx", ".ppk", ".jks"].iter().any(|end| name.ends_with(end))
 }

@@ -71,8 +71,12 @@ fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
         overlaps: false,
         again: false,
     };
-    let map = match MappedFile::open(&file.path) {
-        Ok(map) => shard.map.insert(Arc::new(map)).clone(),
+    let opened = files::open_regular(&file.path)
+        .and_then(|open| Ok((StandIn::of_file(&open, &file.path)?, MappedFile::of(&open, &file.path)?)));
+    let map = match opened {
+        Ok((None, map)) => shard.map.insert(Arc::new(map)).clone(),
+        // That is told of every file.
+        Ok((Some(_), _)) => return shard,
         Err(e) => {
             found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
             return shard;

@@ -104,9 +104,9 @@ impl Location {
         Location { more: (more.count() > 0).then_some(more), ..self }
     }
 
-    /// Whether a pattern over places as they are shown matches every place that the finding is about. For those that are
-    /// not told apart it has to match `(N not listed)` in their stead, as only a pattern for the whole tensor or file
-    /// does.
+    /// Whether a pattern over places as they are shown matches every place that the finding is about. For those that
+    /// are not told apart it has to match `(N not listed)` in their stead, as only a pattern for the whole tensor or
+    /// file does.
     pub fn is_matched(&self, pattern: impl Fn(&str) -> bool) -> bool {
         let first = Location { more: None, ..self.clone() };
         let all_of = |place: Location, count: &u64| pattern(&place.and(More::NotListed(*count)).to_string());

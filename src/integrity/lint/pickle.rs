@@ -52,18 +52,22 @@ fn of_bytes(first: &[u8], whole: bool) -> Option<Content> {
     if let Some(form) = native(first) {
         return Some(Content::Native(form));
     }
-    if first.starts_with(b"#!/") {
+    if first.strip_prefix(b"#!").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"/")) {
         return Some(Content::Script);
     }
-    if first.starts_with(b"-----BEGIN ")
-        && first.windows(17).any(|w| w == b"PRIVATE KEY-----\n" || w == b"PRIVATE KEY-----\r")
-    {
+    if first.split(|b| matches!(b, b'\n' | b'\r')).any(begins_a_key) {
         return Some(Content::Key);
     }
     if let Some(packed) = packed(first) {
         return Some(Content::Packed(packed));
     }
     opcodes::is_pickle(first, whole).then_some(Content::Pickle("a pickle"))
+}
+
+/// Whether a line is the one before a private key in PEM, behind which nothing but blanks may follow.
+fn begins_a_key(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    line.len() < 80 && line.starts_with(b"-----BEGIN ") && line.ends_with(b"PRIVATE KEY-----")
 }
 
 /// In what form a file is compiled code, by its first bytes.
@@ -191,8 +195,16 @@ mod tests {
         ] {
             assert_eq!(kind(bytes), Some(Content::Native(form)));
         }
-        for key in ["-----BEGIN PRIVATE KEY-----\nMIG", "-----BEGIN OPENSSH PRIVATE KEY-----\r\nb3"] {
-            assert_eq!(kind(key.as_bytes()), Some(Content::Key));
+        for key in [
+            "-----BEGIN PRIVATE KEY-----\nMIG",
+            "-----BEGIN OPENSSH PRIVATE KEY-----\r\nb3",
+            "Bag Attributes\n    localKeyID: 01\nKey Attributes: <No Attributes>\n-----BEGIN PRIVATE KEY-----\nMIG",
+            "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----\nMHc",
+        ] {
+            assert_eq!(kind(key.as_bytes()), Some(Content::Key), "{key}");
+        }
+        for script in ["#!/bin/sh\n", "#! /bin/sh\n", "#!\t/usr/bin/env node\n"] {
+            assert_eq!(kind(script.as_bytes()), Some(Content::Script), "{script}");
         }
         let zeros = [&b"MZ"[..], &[0; 200]].concat();
         for other in [
@@ -201,6 +213,9 @@ mod tests {
             &zeros,
             b"-----BEGIN PUBLIC KEY-----\nMIG",
             b"-----BEGIN CERTIFICATE-----\nMII",
+            b"A key begins with -----BEGIN PRIVATE KEY-----\n",
+            b"#! a remark",
+            b"#!",
         ] {
             assert_eq!(kind(other), None, "{other:?}");
         }

@@ -72,8 +72,8 @@ fn config(path: &Path, file: &File, found: &mut Found) -> Option<ConfigFile> {
     }
 }
 
-/// Layers and experts of the largest models published, some times over, where as many tensors are not there: the names of
-/// more would only take memory.
+/// Layers and experts of the largest models published, some times over, where as many tensors are not there: the names
+/// of more would only take memory.
 const MOST_EXPECTED: usize = 30_000;
 
 /// A tensor and the file that holds it.
@@ -225,7 +225,8 @@ pub(super) fn shut_norms<'p>(norms: impl Iterator<Item = (Place<'p>, f32)>, shar
     }
 }
 
-/// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the file.
+/// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the
+/// file.
 pub(super) fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
     let mut values = Vec::new();
     if shard.overlaps {
@@ -285,8 +286,8 @@ pub(super) fn tell_missing(
     }
 }
 
-/// Tensors of another dtype than most of those that have their name in other layers (or experts); where there is no most,
-/// the mix itself.
+/// Tensors of another dtype than most of those that have their name in other layers (or experts); where there is no
+/// most, the mix itself.
 fn dtype_mix(model: &[&Shard], found: &mut Found) {
     type ByDtype<'a> = BTreeMap<String, Vec<Place<'a>>>;
     let mut roles: BTreeMap<String, ByDtype> = BTreeMap::new();

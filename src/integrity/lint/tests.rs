@@ -93,6 +93,8 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::Script, "sub/.git/hooks/x.ps1", None, |f| f.write("sub/.git/hooks/x.ps1", b"")),
     (Check::Script, "install", None, |f| f.write("install", b"#!/bin/sh\n")),
     (Check::SecretFile, ".env", None, |f| f.write(".env", b"TOKEN=x")),
+    (Check::SecretFile, "sub/.env.local", None, |f| f.write("sub/.env.local", b"TOKEN=x")),
+    (Check::SecretFile, "id_ed25519_sk", None, |f| f.write("id_ed25519_sk", b"")),
     (Check::SecretFile, "keys/mine.pem", None, |f| f.write("keys/mine.pem", b"-----BEGIN RSA PRIVATE KEY-----\nMII")),
     (Check::NestedModel, "lora/adapter_config.json", None, |f| f.write("lora/adapter_config.json", b"{}")),
     (Check::NestedModel, "original/consolidated.safetensors", None, |f| {
@@ -738,6 +740,21 @@ fn places_and_counts_are_exact() {
 }
 
 /// One malformed file keeps nothing else from being examined.
+#[test]
+fn weights_in_a_folder_below_are_one_finding() {
+    let folder = Folder::whole();
+    for name in ["unet/a.safetensors", "unet/b.safetensors", "vae/a.safetensors"] {
+        folder.write(&name.replace("a.safetensors", "x").replace("b.safetensors", "x"), b"");
+        folder.copy("model.safetensors", name);
+    }
+    let seen = run(folder.0.path()).observations;
+    let nested: Vec<_> = seen.iter().filter(|o| o.check == Check::NestedModel).collect();
+    let of = nested.iter().map(|o| (o.location.file.as_str(), o.message.split(" in a folder").next().unwrap()));
+    let expected =
+        [("unet/a.safetensors", "is the first of 2 files of weights"), ("vae/a.safetensors", "holds weights")];
+    assert_eq!(of.collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn all_problems_are_told_at_once() {
     let folder = Folder::sharded();

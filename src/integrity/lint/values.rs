@@ -1,5 +1,5 @@
-//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros. Of other tensors, whether
-//! weights are nothing but zeros.
+//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros. Of other tensors,
+//! whether weights are nothing but zeros.
 //!
 //! All cores look at pieces of some MiB, as whole numbers: a float without its sign bit orders like one.
 
@@ -61,8 +61,8 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
     Ok(total)
 }
 
-/// The tensors whose bytes are in the file and are no earlier tensor's. So each byte is read once, whatever tensors claim:
-/// a shared one is an error of its own.
+/// The tensors whose bytes are in the file and are no earlier tensor's. So each byte is read once, whatever tensors
+/// claim: a shared one is an error of its own.
 fn own<'s>(shard: &'s Shard) -> impl Iterator<Item = &'s TensorEntry> {
     let mut end = 0;
     shard.header.tensors.iter().filter(move |t| {
@@ -225,8 +225,8 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
     }
 }
 
-/// Whether zeros are nothing unusual in a matrix of that name: the biases of all experts, a quantizer's zero points, and
-/// the embedding of RoBERTa's one kind of token.
+/// Whether zeros are nothing unusual in a matrix of that name: the biases of all experts, a quantizer's zero points,
+/// and the embedding of RoBERTa's one kind of token.
 fn may_be_zero(name: &str) -> bool {
     const ENDS: &[&str] = &["bias", "zero_point", "zeros", "_zp", "token_type_embeddings.weight"];
     ENDS.iter().any(|end| name.ends_with(end))

@@ -105,8 +105,8 @@ impl Vocabulary {
         self.all().find(|(text, _)| *text == token).map(|(_, id)| id)
     }
 
-    /// Those of some tokens that ordinary text is made of. In a tokenizer that has no special tokens one may be meant as
-    /// such.
+    /// Those of some tokens that ordinary text is made of. In a tokenizer that has no special tokens one may be meant
+    /// as such.
     pub(super) fn ordinary(&self, ids: &BTreeSet<i64>) -> Vec<(&str, u64)> {
         let is =
             |(text, id): &&(String, u64)| i64::try_from(*id).is_ok_and(|id| ids.contains(&id)) && is_ordinary(text);
@@ -325,8 +325,8 @@ mod tests {
 
     #[test]
     fn embeddings_are_as_much_larger_as_published_ones_are() {
-        // Rows of the embedding and tokens: SmolLM2, Llama 3, Qwen2.5 small and large, Phi-3, Phi-2, DeepSeek LLM, OLMo 2,
-        // Gemma 3 with eyes; and a toy.
+        // Rows of the embedding and tokens: SmolLM2, Llama 3, Qwen2.5 small and large, Phi-3, Phi-2, DeepSeek LLM, OLMo
+        // 2, Gemma 3 with eyes; and a toy.
         for (rows, tokens) in [
             (49152, 49152),
             (128_256, 128_256),

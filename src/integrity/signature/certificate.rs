@@ -3,8 +3,8 @@
 //! Paths are built and their signatures, dates, basic constraints, path lengths and name constraints are checked by
 //! webpki (RFC 5280). What it leaves out is checked here: key usage, extended key usage, and the root itself.
 //!
-//! Not checked: whether a certificate was revoked (no list is fetched, no responder asked), whether the signature or the
-//! certificate stands in a transparency log, and when the signature was made: dates are held against this machine's
+//! Not checked: whether a certificate was revoked (no list is fetched, no responder asked), whether the signature or
+//! the certificate stands in a transparency log, and when the signature was made: dates are held against this machine's
 //! clock, so that a signature ends with its certificate.
 
 use super::key::{PublicKey, sections};
@@ -46,7 +46,7 @@ pub struct Roots {
     /// Every chain has to end in one of these.
     anchors: Vec<Certificate>,
     /// Not trusted: they may link a chain to its root.
-    helpers: Vec<Certificate>,
+    intermediates: Vec<Certificate>,
     /// Whom the signer's certificate has to name, where not every signer of these roots is accepted.
     identity: Option<String>,
 }
@@ -196,8 +196,8 @@ impl Roots {
         for path in paths {
             all.extend(Certificate::read_all(path)?);
         }
-        let (anchors, helpers): (Vec<_>, Vec<_>) = all.into_iter().partition(Certificate::is_self_issued);
-        match (anchors.as_slice(), helpers.first()) {
+        let (anchors, intermediates): (Vec<_>, Vec<_>) = all.into_iter().partition(Certificate::is_self_issued);
+        match (anchors.as_slice(), intermediates.first()) {
             ([], Some(other)) => Err(Error::input(format!(
                 "none of the certificates of --cert-roots is self-signed, and only such are trusted: {} was issued by \
                  {}; give the certificate of that one, and so on to the root",
@@ -205,7 +205,7 @@ impl Roots {
                 other.parsed.tbs_certificate().issuer()
             ))),
             ([], None) => Err(Error::input("--cert-roots names no certificate")),
-            _ => Ok(Roots { anchors, helpers, identity: None }),
+            _ => Ok(Roots { anchors, intermediates, identity: None }),
         }
     }
 
@@ -232,7 +232,7 @@ impl Roots {
         if anchors.is_empty() {
             anchors = if chain.len() > 1 { chain[1..].to_vec() } else { chain.to_vec() };
         }
-        Roots { anchors, helpers: Vec::new(), identity: None }
+        Roots { anchors, intermediates: Vec::new(), identity: None }
     }
 }
 
@@ -260,7 +260,7 @@ fn check_path(leaf: &Certificate, chain: &[Certificate], roots: &Roots, now: Uni
         .iter()
         .map(|root| webpki::anchor_from_trusted_cert(&root.der).map_err(|e| malformed(root, e)))
         .collect::<std::result::Result<_, _>>()?;
-    let links: Vec<&Certificate> = chain.iter().chain(&roots.helpers).collect();
+    let links: Vec<&Certificate> = chain.iter().chain(&roots.intermediates).collect();
     let intermediates: Vec<CertificateDer> = links.iter().map(|c| c.der.clone()).collect();
     let algorithms: Vec<_> = webpki::ALL_VERIFICATION_ALGS.iter().chain(P521_ALGORITHMS).copied().collect();
     // Of a path that webpki accepts, what is wrong with it nonetheless.

@@ -1,5 +1,6 @@
 //! SHA-256 of many files, or pieces of them, at once.
 
+use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
@@ -31,6 +32,9 @@ pub(super) fn sha256_all(spans: &[Span], progress: &dyn Progress) -> Result<Vec<
         let key = identity.map(|identity| (identity, span.bytes.start, span.bytes.end));
         let place = key.map_or(next, |key| *seen.entry(key).or_insert(next));
         if place == next {
+            if span.bytes.start == 0 {
+                StandIn::refuse_holes(&files::open_regular(span.file)?, span.file)?;
+            }
             firsts.push(span);
         }
         places.push(place);

@@ -60,8 +60,8 @@ impl Manifest {
 }
 
 impl Policy {
-    /// Which of its paths leaves this out: its own, or that of a folder it lies in. One that is not a plain relative path
-    /// leaves out nothing, that of a signature no folder, and what version control keeps in a file only a file.
+    /// Which of its paths leaves this out: its own, or that of a folder it lies in. One that is not a plain relative
+    /// path leaves out nothing, that of a signature no folder, and what version control keeps in a file only a file.
     pub(super) fn ignored_by(&self, entry: &Entry) -> Option<&str> {
         let plain = self.ignore_paths.iter().map(|ignored| ignored.trim_end_matches('/'));
         plain.filter(|ignored| !ignored.is_empty()).find(|ignored| match entry.path.strip_prefix(ignored) {

@@ -1,5 +1,5 @@
-//! OpenSSF Model Signing v1 (OMS): a signature over the digests of a model's files, in a Sigstore bundle, by an ECDSA key
-//! or a certificate. Keyless (Sigstore) signatures are not made and not verified.
+//! OpenSSF Model Signing v1 (OMS): a signature over the digests of a model's files, in a Sigstore bundle, by an ECDSA
+//! key or a certificate. Keyless (Sigstore) signatures are not made and not verified.
 //!
 //! Format: <https://github.com/ossf/model-signing-spec>; the Python package `model-signing` 1.1.1 is followed where the
 //! two differ, and interoperates both ways.

@@ -97,7 +97,8 @@ impl Signer {
 }
 
 /// Signs every file of `model` (a folder or a file) but the signature itself, the folder's version control, what the
-/// hub's client notes in it and what is to be ignored, and writes the signature, which is verified before it is written.
+/// hub's client notes in it and what is to be ignored, and writes the signature, which is verified before it is
+/// written.
 ///
 /// # Errors
 /// The model cannot be read, is empty, or holds what cannot be signed; the signature cannot be written or would replace

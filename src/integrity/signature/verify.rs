@@ -244,7 +244,8 @@ impl Trust {
     }
 }
 
-/// What a bundle says of a model, where it was signed by whom `trust` accepts. `path` is the signature file, for errors.
+/// What a bundle says of a model, where it was signed by whom `trust` accepts. `path` is the signature file, for
+/// errors.
 pub(super) fn authentic(bundle: &Bundle, trust: &Trust, path: &Path) -> Checked<Manifest> {
     let key = match (&bundle.material, trust) {
         (Material::Key(hint), Trust::Key(key)) => {
