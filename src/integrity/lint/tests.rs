@@ -346,6 +346,14 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     }),
     (Check::DtypeStored, "model.safetensors", Some(DOWN), |f| whole_numbers(f, "I8", 1)),
     (Check::DtypeStored, "model.safetensors", Some("model.layers.2.self_attn.q_proj.weight"), |f| whole_numbers(f, "I32", 4)),
+    (Check::DtypeStored, "model.safetensors", Some(DOWN), |f| {
+        whole_numbers(f, "U8", 1);
+        f.json("config.json", |c| (c["quantization"], c["compression_config"]) = (json!({}), json!({})));
+    }),
+    (Check::ConfigUnknown, "config.json", None, |f| {
+        whole_numbers(f, "U8", 1);
+        f.json("config.json", |c| c["quantization"] = json!({"bits": 4}));
+    }),
     (Check::ConfigUnknown, "quantize_config.json", None, |f| {
         whole_numbers(f, "U8", 1);
         f.write("quantize_config.json", br#"{"bits": 8}"#);
