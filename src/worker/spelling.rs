@@ -80,7 +80,7 @@ fn byte_fallback(token: &str) -> Option<u8> {
 }
 
 /// GPT-2's characters for bytes: those that can be seen are themselves, the others follow from 256 on.
-static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+pub(crate) static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
     let seen = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let hidden = (0..=255).filter(|byte| !seen(byte)).zip('\u{100}'..).map(|(byte, c)| (c, byte));
     (0..=255).filter(seen).map(|byte| (char::from(byte), byte)).chain(hidden).collect()

@@ -21,6 +21,7 @@ mod parts;
 mod pickle;
 mod rewriting;
 mod rotary;
+mod tekken;
 mod template;
 mod tensors;
 #[cfg(test)]
@@ -100,6 +101,7 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found, progress)?;
     dtype::compare(root, &files, &model.shards, expected, &mut found);
     serving(root, &model.shards, expected, &mut found);
+    tekken::compare(root, &files, &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,

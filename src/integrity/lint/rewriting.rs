@@ -140,7 +140,7 @@ fn cuts(step: &Value) -> bool {
         "CharDelimiterSplit" => text(step, "delimiter").chars().all(char::is_whitespace),
         "Punctuation" => !removes,
         // What does not match is removed: GPT's own patterns match everything.
-        "Split" if removes && step.get("invert") == Some(&Value::Bool(true)) => matches_all(step),
+        "Split" if removes && step.get("invert") == Some(&Value::Bool(true)) => cuts_all(pattern(step)),
         // By then a space may be written so.
         "Split" => !removes || (is_of_marks(step) && !pattern(step).contains(SPACES)),
         _ => false,
@@ -246,8 +246,7 @@ fn is_of_marks(step: &Value) -> bool {
 }
 
 /// Whether a pattern is one of those that cut a text up without a rest.
-fn matches_all(step: &Value) -> bool {
-    let pattern = step.get("pattern").map(|pattern| text(pattern, "Regex")).unwrap_or_default();
+pub(super) fn cuts_all(pattern: &str) -> bool {
     let plain = pattern.replace("(?!\\S)", "");
     let looks_around = ["(?!", "(?=", "(?<"].iter().any(|look| plain.contains(look));
     !looks_around && ["\\p{L}", "\\p{N}", "\\s+", "[^\\s\\p{L}\\p{N}]"].iter().all(|part| pattern.contains(part))
