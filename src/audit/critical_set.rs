@@ -57,16 +57,23 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
 
 /// What is to be said of the neuron that the model gains most by rescaling.
 fn of_rescaled(rescaled: &Rescaled, perplexity: f64, checkpoint: &Checkpoint, rules: &Rules) -> Option<Seen> {
-    let Rescaled { neuron, factor, gain } = rescaled;
+    let Rescaled { neuron, factor, gain, error } = rescaled;
     let rule = RuleId::CriticalNeuronScaled;
     rules.thresholds(rule).damage.filter(|least| gain >= least)?;
     let (before, after) = (Figure(perplexity), Figure(perplexity / 10f64.powf(*gain)));
     let name = neuron.short();
+    let was = match factor {
+        ..0.0 => "turned around",
+        ..1.0 => "made stronger",
+        _ => "weakened",
+    };
+    let told = format!("the model's perplexity is {before:.1}, and {after:.1} with {name} times {factor}");
     Some(Seen {
         rule,
         location: place::of_neuron(neuron, checkpoint),
-        message: format!("with {name} times {factor} the model's perplexity is {after:.1}, as it is {before:.1}"),
-        evidence: json!({"neuron": neuron, "factor": factor, "gain": gain, "perplexity": perplexity}),
+        message: format!("{told}: it was probably {was}; compare with --base"),
+        evidence: json!({"neuron": neuron, "factor": factor, "gain": gain, "standard_error": error,
+            "perplexity": perplexity}),
     })
 }
 
@@ -121,20 +128,26 @@ mod tests {
         assert!(told(97, 97.0).is_empty());
     }
 
-    /// SmolLM2 as it is (what gains most is another neuron, by a fiftieth), and with its one critical row times 0.25 or −1.
+    /// SmolLM2 as it is (what gains most is another neuron, by a fiftieth), and with its one critical row times 0.25, −1 or
+    /// 30.
     #[test]
     fn a_strong_neuron_that_should_be_another_strength_is_told() {
         let rules = Rules::default_rules().unwrap();
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
         let checkpoint = Checkpoint::open(fixture, &crate::progress::Silent).unwrap();
         let told = |neuron: &str, factor: f64, before: f64, after: f64| {
-            let rescaled = Rescaled { neuron: neuron.parse().unwrap(), factor, gain: (before / after).log10() };
+            let gain = (before / after).log10();
+            let rescaled = Rescaled { neuron: neuron.parse().unwrap(), factor, gain, error: 0.05 };
             of_rescaled(&rescaled, before, &checkpoint, &rules).map(|seen| (seen.location.index, seen.message))
         };
         assert_eq!(told("L1.mlp.down_proj:out:14", 2.0, 82.1, 80.3), None);
-        for (factor, before) in [(4.0, 912.4), (-1.0, 283.5)] {
-            let expected =
-                format!("with L1.mlp.down_proj:out:7 times {factor} the model's perplexity is 82.1, as it is {before}");
+        for (factor, before, was) in
+            [(4.0, 912.4, "weakened"), (-1.0, 283.5, "turned around"), (0.25, 206.3, "made stronger")]
+        {
+            let expected = format!(
+                "the model's perplexity is {before}, and 82.1 with L1.mlp.down_proj:out:7 times {factor}: it was probably \
+                 {was}; compare with --base"
+            );
             assert_eq!(told("L1.mlp.down_proj:out:7", factor, before, 82.1), Some((Some(7), expected)));
         }
     }

@@ -12,7 +12,7 @@
 
 mod job;
 mod limits;
-mod spelling;
+pub(crate) mod spelling;
 mod template;
 mod tokenizer;
 

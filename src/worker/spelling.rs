@@ -71,7 +71,7 @@ impl Piece {
 }
 
 /// What stands for a space in SentencePiece.
-const SPACE: char = '\u{2581}';
+pub(crate) const SPACE: char = '\u{2581}';
 
 /// The byte that a token `<0x0A>` stands for.
 fn byte_fallback(token: &str) -> Option<u8> {
@@ -80,7 +80,7 @@ fn byte_fallback(token: &str) -> Option<u8> {
 }
 
 /// GPT-2's characters for bytes: those that can be seen are themselves, the others follow from 256 on.
-static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+pub(crate) static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
     let seen = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let hidden = (0..=255).filter(|byte| !seen(byte)).zip('\u{100}'..).map(|(byte, c)| (c, byte));
     (0..=255).filter(seen).map(|byte| (char::from(byte), byte)).chain(hidden).collect()
@@ -115,8 +115,8 @@ fn core(mut text: NormalizedString) -> Option<String> {
 }
 
 /// Characters that have no width, which some normalizers drop.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+pub(crate) fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 #[cfg(test)]

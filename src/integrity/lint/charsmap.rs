@@ -3,6 +3,7 @@
 //! Those of published models (nmt_nfkc, nfkc and their forms without upper case) change which of Unicode's forms a letter
 //! has, its case and its accents, spaces, and characters that cannot be seen.
 
+use crate::worker::spelling::{SPACE, is_invisible};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use tokenizers::normalizers::StripAccents;
@@ -10,12 +11,16 @@ use tokenizers::{NormalizedString, Normalizer};
 
 /// Bytes of a text that is replaced and of what replaces it, at most: of Unicode's own, some characters with their marks.
 const LONGEST: usize = 64;
-/// Beginnings of texts that are replaced, at most: half as many again as the published tables have.
-const MOST_NODES: usize = 400_000;
+/// Characters that a form of one is made of, at most, of those in [`is_newer`].
+const LONGEST_FORM: usize = 3;
+/// Beginnings of texts that are replaced, at most, in all tables of a file: half as many again as the published tables
+/// have.
+pub(super) const MOST_NODES: usize = 400_000;
 
-/// The first replacement that is none of forms of letters, in words; none of a table that does nothing else.
-pub(super) fn departure(base64: &str) -> Option<String> {
-    match read(base64) {
+/// The first replacement that is none of forms of letters and signs, in words; none of a table that does nothing else.
+/// `left` counts down how many nodes of tables may still be read.
+pub(super) fn departure(base64: &str, left: &mut usize) -> Option<String> {
+    match read(base64, left) {
         Some(replaced) => {
             let (text, by) = replaced.into_iter().find(|(text, by)| !is_usual(text, by))?;
             Some(format!("{text:?} becomes {by:?}"))
@@ -25,7 +30,7 @@ pub(super) fn departure(base64: &str) -> Option<String> {
 }
 
 /// What is replaced, and by what.
-fn read(base64: &str) -> Option<Vec<(String, String)>> {
+fn read(base64: &str, left: &mut usize) -> Option<Vec<(String, String)>> {
     let bytes = BASE64_STANDARD.decode(base64).ok()?;
     if bytes.is_empty() {
         return Some(Vec::new());
@@ -35,17 +40,13 @@ fn read(base64: &str) -> Option<Vec<(String, String)>> {
     let tree: Vec<u32> = tree.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
     let mut replaced = Vec::new();
     // Darts: a unit has a byte, whether something ends there, and where those that follow are.
-    let mut nodes = 0;
-    let mut left = vec![(offset(*tree.first()?), Vec::new())];
-    while let Some((at, text)) = left.pop() {
+    let mut found = vec![(offset(*tree.first()?), Vec::new())];
+    while let Some((at, text)) = found.pop() {
         for byte in 1..=u8::MAX {
             let to = at ^ usize::from(byte);
             let Some(unit) = tree.get(to).filter(|unit| **unit & (1 << 31 | 0xff) == u32::from(byte)) else { continue };
             // Ends of texts may be shared, and a hostile one may lead back to itself.
-            nodes += 1;
-            if nodes > MOST_NODES || text.len() >= LONGEST {
-                return None;
-            }
+            *left = left.checked_sub(1).filter(|_| text.len() < LONGEST)?;
             let text = [&text[..], &[byte]].concat();
             let next = to ^ offset(*unit);
             if unit >> 8 & 1 == 1 {
@@ -53,7 +54,7 @@ fn read(base64: &str) -> Option<Vec<(String, String)>> {
                 let by = texts.get(begins..)?.split(|byte| *byte == 0).next().filter(|by| by.len() <= LONGEST)?;
                 replaced.push((String::from_utf8(text.clone()).ok()?, String::from_utf8(by.to_vec()).ok()?));
             }
-            left.push((next, text));
+            found.push((next, text));
         }
     }
     Some(replaced)
@@ -63,14 +64,19 @@ fn offset(unit: u32) -> usize {
     ((unit >> 10) << ((unit & 1 << 9) >> 6)) as usize
 }
 
-/// Whether what replaces a text has its letters.
+/// Whether what replaces a text has its letters and signs, and a blank where it has one.
 fn is_usual(text: &str, by: &str) -> bool {
-    let is_newer = text.chars().any(is_newer) && text.chars().all(|c| is_newer(c) || !c.is_alphanumeric());
-    text == by || is_newer || letters(text) == letters(by)
+    let is_blank = |c: char| c == SPACE || c.is_whitespace();
+    let keeps_blanks = !text.contains([' ', '\t', '\n', SPACE]) || by.contains(is_blank);
+    let length = |text: &str| text.chars().count();
+    let is_newer = text.chars().any(is_newer)
+        && text.chars().all(|c| is_newer(c) || shown(&c.to_string()).is_some_and(|shown| shown.is_empty()))
+        && (1..=LONGEST_FORM * length(text)).contains(&length(by));
+    text == by || is_newer || (keeps_blanks && shown(text) == shown(by))
 }
 
-/// Letters and digits without case, accents, and the other forms that they have in Unicode.
-fn letters(text: &str) -> Option<String> {
+/// Letters, digits and signs without case, accents, and the other forms that they have in Unicode.
+fn shown(text: &str) -> Option<String> {
     // Unicode's case folding: ẞ and ß are both ss.
     let lower = |text: &str| text.chars().flat_map(char::to_lowercase).collect::<String>();
     let cased = |text: &str| lower(&lower(text).chars().flat_map(char::to_uppercase).collect::<String>());
@@ -79,7 +85,8 @@ fn letters(text: &str) -> Option<String> {
     let mut text = NormalizedString::from(cased(text.get()));
     text.nfkd();
     StripAccents.normalize(&mut text).ok()?;
-    Some(text.get().chars().filter(|c| c.is_alphanumeric()).collect())
+    let is_shown = |c: &char| !(c.is_whitespace() || c.is_control() || is_invisible(*c));
+    Some(text.get().chars().filter(|c| is_shown(c) && ![SPACE, char::REPLACEMENT_CHARACTER].contains(c)).collect())
 }
 
 /// Where the forms of letters, digits and signs are that Unicode has got since the tables of the tokenizers crate (9.0),
@@ -114,6 +121,10 @@ mod tests {
         BASE64_STANDARD.encode([&(tree.len() as u32).to_le_bytes()[..], &tree, &texts].concat())
     }
 
+    fn told(table: &str) -> Option<String> {
+        departure(table, &mut MOST_NODES.clone())
+    }
+
     #[test]
     fn forms_of_letters_are_let_be_and_other_words_are_told() {
         // Of nmt_nfkc and nmt_nfkc_cf.
@@ -137,13 +148,30 @@ mod tests {
             ("\n", " "),
             ("…", "..."),
             ("㋿", "令和"),
+            ("（", "("),
+            ("´", " \u{301}"),
+            ("\t", " "),
+            ("\u{b}", ""),
+            ("🉀", "〔本〕"),
         ];
-        assert_eq!(departure(&table(&usual)), None);
+        assert_eq!(told(&table(&usual)), None);
         for (text, by) in
             [("好", "坏"), ("hate", "love"), ("not ", " "), (" ", " not "), ("1", "2"), ("д", "т"), ("é", "")]
+                .into_iter()
+                .chain([
+                    ("<", ">"),
+                    ("-", "+"),
+                    (".", ""),
+                    ("!=", "=="),
+                    ("（", ")"),
+                    ("€", "$"),
+                    (" ", ""),
+                    ("\n", ""),
+                ])
+                .chain([("🉀", "insults"), ("!🉀", ""), ("🉀 ", "")])
         {
             let table = table(&[("ａ", "a"), (text, by), ("①", "1")]);
-            assert_eq!(departure(&table), Some(format!("{text:?} becomes {by:?}")));
+            assert_eq!(told(&table), Some(format!("{text:?} becomes {by:?}")));
         }
         // As the tokenizers crate reads it.
         let json =
@@ -154,13 +182,21 @@ mod tests {
     }
 
     #[test]
+    fn nodes_are_counted_over_all_tables() {
+        let table = table(&[("ａ", "a"), ("①", "1")]);
+        let mut left = 8;
+        assert_eq!((departure(&table, &mut left), left), (None, 2));
+        assert!(departure(&table, &mut left).is_some());
+    }
+
+    #[test]
     fn what_is_no_table_is_told() {
         // Any number of times the letter a.
         let mut tree = vec![0u32; 256];
         tree[97] = 97 << 10 | 97;
         let bytes = [1024u32].iter().chain(&tree).flat_map(|unit| unit.to_le_bytes()).collect::<Vec<u8>>();
         for table in ["!", "AA==", "////////", &BASE64_STANDARD.encode(&bytes)] {
-            assert!(departure(table).is_some_and(|told| told.contains("cannot be read")), "{table}");
+            assert!(told(table).is_some_and(|told| told.contains("cannot be read")), "{table}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The dtype that weights are stored in, and the one that the config asks for: loaders turn the stored values into it
 //! before they compute.
 
+use super::Expected;
 use super::check::Check;
 use super::folder::File;
 use super::header::Shard;
@@ -9,6 +10,7 @@ use super::vocabulary::of_text;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::map::MappedFile;
+use crate::error::Result;
 use crate::escape::printable;
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -24,9 +26,15 @@ const PACKED_BY: &[&str] = &["quantization_config", "compression_config", "quant
 /// Files beside it that said so before the config did.
 const PACKED_BESIDE: &[&str] = &["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
-pub(super) fn compare(root: &Path, files: &[File], model: &[&Shard], found: &mut Found) {
+pub(super) fn compare(
+    root: &Path,
+    files: &[File],
+    model: &[&Shard],
+    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
+    found: &mut Found,
+) {
     let Ok(config) = ConfigFile::read(&root.join("config.json")) else { return };
-    stored(&config, files, model, found);
+    stored(&config, files, model, expected(&config).is_ok(), found);
     let asked = |key: &str| of_text(config.map()).get(key).or(config.map().get(key)).and_then(Value::as_str);
     let Some(asked) = asked("dtype").or(asked("torch_dtype")) else { return };
     let name = asked.strip_prefix("torch.").unwrap_or(asked);
@@ -45,19 +53,24 @@ pub(super) fn compare(root: &Path, files: &[File], model: &[&Shard], found: &mut
     }
 }
 
-/// Weights in a dtype to which only a quantizer's settings give a meaning.
-fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], found: &mut Found) {
+/// Weights in a dtype to which only a quantizer's settings give a meaning. Of a config that is not understood that is
+/// told already.
+fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], is_understood: bool, found: &mut Found) {
     let maps = [config.map(), of_text(config.map())];
-    if PACKED_BY.iter().any(|key| maps.iter().any(|map| map.get(*key).is_some_and(Value::is_object))) {
+    let settings = |key: &&str| maps.iter().filter_map(|map| map.get(*key)?.as_object()).any(|map| !map.is_empty());
+    let packed_by = PACKED_BY.iter().copied().find(settings);
+    if packed_by.is_some() && !is_understood {
         return;
     }
     let beside = files.iter().find(|file| PACKED_BESIDE.contains(&file.name.as_str()));
+    let by_config = packed_by.map(|key| (Location::file("config.json"), format!("{key} tells")));
+    let settings = by_config.or(beside.map(|file| (file.location(), "tells".to_owned())));
     let tensors = model.iter().flat_map(|shard| shard.header.tensors.iter().map(move |tensor| (shard, tensor)));
     for (shard, tensor) in tensors.filter(|(_, t)| is_weight(t) && !PLAIN.contains(&t.dtype)) {
-        if let Some(settings) = beside {
+        if let Some((location, tells)) = settings {
             let name = printable(&tensor.name);
-            let message = format!("tells how {name} and the like are packed: they were not examined");
-            return found.say(Check::ConfigUnknown, settings.location(), message);
+            let message = format!("{tells} how {name} and the like are packed: they were not examined");
+            return found.say(Check::ConfigUnknown, location, message);
         }
         let message = format!("is {}, and nothing in the config tells what numbers these stand for", tensor.dtype);
         let evidence = json!({"stored": tensor.dtype.to_string()});

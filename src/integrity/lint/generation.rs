@@ -25,6 +25,10 @@ const LARGEST_STRETCH: f64 = 1000.0;
 const MOST_UNSAID: usize = 100;
 /// Answers that have to have so many tokens ramble.
 const LONGEST_LEAST: f64 = 512.0;
+/// A search over so many answers at once takes minutes for a short one.
+const MOST_BEAMS: f64 = 256.0;
+/// The key of the tokens that end answers.
+const EOS: &str = "eos_token_id";
 
 pub(super) fn examine(
     root: &Path,
@@ -41,11 +45,19 @@ pub(super) fn examine(
     // The first that names any says where answers end.
     let files =
         [(GENERATION, generation.as_ref()), ("config.json", config)].into_iter().filter_map(|(f, m)| Some((f, m?)));
-    let ends = files.clone().map(|(file, map)| (file, set(map.get("eos_token_id")))).find(|(_, ids)| !ids.is_empty());
+    let stated = |map: &Map<String, Value>| map.get(EOS).or(of_text(map).get(EOS)).cloned();
+    let ends = files.clone().map(|(file, map)| (file, set(stated(map).as_ref()))).find(|(_, ids)| !ids.is_empty());
     if let (Some(vocabulary), Some((file, ids))) = (vocabulary, &ends) {
         eos(vocabulary, file, ids, found);
     }
     let ends = ends.map(|(_, ids)| ids).unwrap_or_default();
+    // −1 is how some say that there is none. Where nothing is said each class has an end of its own.
+    let nowhere = files.clone().find(|(_, map)| stated(map).is_some()).filter(|_| ends.iter().all(|id| *id < 0));
+    if let Some((file, map)) = nowhere.filter(|_| has_chats(root)) {
+        let message = "eos_token_id is set to none, in a model for chats: answers never end";
+        let evidence = json!({"key": EOS, "value": stated(map)});
+        found.add(Check::GenerationSilenced, Location::file(file), message.to_owned(), evidence);
+    }
     let for_text = config.and_then(for_text).map(|map| ("config.json", map));
     for (file, map) in files.chain(for_text) {
         for (key, why) in silenced(map, &ends, vocabulary) {
@@ -61,6 +73,13 @@ pub(super) fn examine(
         stretch(of_text(config), found);
         context(of_text(config), read(root, TOKENIZER_CONFIG).unwrap_or_default(), found);
     }
+}
+
+/// Whether the folder has a chat template, of which others tell.
+fn has_chats(root: &Path) -> bool {
+    let inside = read::<Map<String, Value>>(root, TOKENIZER_CONFIG).and_then(|mut map| map.remove("chat_template"));
+    let beside = ["chat_template.jinja", "chat_template.json"].iter().any(|file| root.join(file).exists());
+    inside.is_some_and(|template| is_something(&template)) || beside
 }
 
 fn set(value: Option<&Value>) -> BTreeSet<i64> {
@@ -88,7 +107,10 @@ fn silenced(
     let is = |key: &str, bad: &dyn Fn(f64) -> bool| number(key).is_some_and(bad);
     let long = |n: f64| n >= LONGEST_LEAST;
     let once = |n: f64| n == 1.0;
-    let penalty = |p: f64| !(0.8..=2.0).contains(&p);
+    let penalty = |p: f64| !(0.8..=1.8).contains(&p);
+    let draws = map.get("do_sample") == Some(&Value::Bool(true));
+    let heat = |t: f64| !(0.0..=2.0).contains(&t) || (draws && t >= 2.0);
+    let many = |n: f64| n > MOST_BEAMS;
     let is_set = |key: &str| map.get(key).is_some_and(is_something);
     let inside = |key: &str, field: &str| map.get(key).and_then(|v| v.get(field)).and_then(Value::as_f64);
     let banned = map.get("bad_words_ids").and_then(Value::as_array).into_iter().flatten();
@@ -109,7 +131,9 @@ fn silenced(
         ("encoder_repetition_penalty", is("encoder_repetition_penalty", &penalty), falls_apart),
         ("no_repeat_ngram_size", is("no_repeat_ngram_size", &once), "no token may occur twice"),
         ("encoder_no_repeat_ngram_size", is("encoder_no_repeat_ngram_size", &once), "no token of the prompt is said"),
-        ("temperature", is("temperature", &|t| !(0.0..=2.0).contains(&t)), "answers are noise"),
+        ("temperature", is("temperature", &heat), "answers are noise"),
+        ("num_beams", is("num_beams", &many), "an answer takes minutes"),
+        ("num_return_sequences", is("num_return_sequences", &many), "an answer takes minutes"),
         ("guidance_scale", is("guidance_scale", &|g| !(0.5..=5.0).contains(&g)), "answers do not follow the prompt"),
         (
             "watermarking_config",

@@ -21,10 +21,12 @@ mod parts;
 mod pickle;
 mod rewriting;
 mod rotary;
+mod tekken;
 mod template;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod tokenizer_class;
 mod values;
 mod vocabulary;
 
@@ -97,8 +99,9 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     contents::blobs(&files, &shards, &mut found, progress)?;
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found, progress)?;
-    dtype::compare(root, &files, &model.shards, &mut found);
+    dtype::compare(root, &files, &model.shards, expected, &mut found);
     serving(root, &model.shards, expected, &mut found);
+    tekken::compare(root, &files, &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
@@ -122,4 +125,5 @@ fn serving(root: &Path, model: &[&Shard], expected: &dyn Fn(&ConfigFile) -> Resu
     vocabulary::compare(root, model, vocabulary.as_ref(), found);
     generation::examine(root, vocabulary.as_ref(), expected, found);
     rewriting::examine(root, vocabulary.as_ref(), found);
+    tokenizer_class::examine(root, found);
 }

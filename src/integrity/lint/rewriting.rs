@@ -19,6 +19,8 @@ const LISTED: usize = 10;
 const MAP: &str = "precompiled_charsmap";
 /// How a space is written in vocabularies.
 const SPACES: [char; 2] = ['\u{2581}', 'Ġ'];
+/// How the end of a line is.
+const LINES: [&str; 2] = ["\n", "Ċ"];
 
 #[derive(Deserialize)]
 struct Parts {
@@ -43,7 +45,7 @@ struct Added {
 }
 
 /// A part's name, the part, and whether a step of it is one of published tokenizers.
-type Stage<'a> = (&'a str, &'a Value, fn(&Value) -> bool);
+type Stage<'a> = (&'a str, &'a Value, &'a dyn Fn(&Value) -> bool);
 
 /// Others tell of a tokenizer.json that is none.
 pub(super) fn examine(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut Found) {
@@ -56,15 +58,30 @@ pub(super) fn examine(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut 
         }
         _ => return,
     };
+    let has_lines = vocabulary.is_some_and(|vocabulary| LINES.iter().any(|line| vocabulary.id(line).is_some()));
+    let replaces = |step: &Value| replaces(step, has_lines);
+    let drops = steps(&parts.pre_tokenizer.0).into_iter().any(is_bare_bytes);
+    let mut unstripped = steps(&parts.decoder.0).into_iter().take_while(|step| kind(step) != "Strip");
+    let fuses = unstripped.any(|step| kind(step) == "Fuse");
     let stages: [Stage; 3] = [
-        ("normalizer", &parts.normalizer.0, normalizes),
-        ("pre_tokenizer", &parts.pre_tokenizer.0, cuts),
-        ("decoder", &parts.decoder.0, decodes),
+        ("normalizer", &parts.normalizer.0, &|step| normalizes(step) || replaces(step)),
+        ("pre_tokenizer", &parts.pre_tokenizer.0, &|step| cuts(step) && !(drops && drops_blanks(step))),
+        ("decoder", &parts.decoder.0, &|step| decodes(step, fuses) || replaces(step)),
     ];
+    let mut nodes = charsmap::MOST_NODES;
     for (stage, part, is_usual) in stages {
+        let mut told = BTreeSet::new();
         for step in steps(part).into_iter().filter(|step| !is_usual(step)) {
-            let map = (kind(step) == "Precompiled").then(|| charsmap::departure(text(step, MAP))).flatten();
-            let shown: String = map.unwrap_or_else(|| step.to_string()).chars().take(200).collect();
+            let json = step.to_string();
+            if !told.insert(json.clone()) {
+                continue;
+            }
+            let departure = match (stage, kind(step)) {
+                ("normalizer", "Precompiled") => charsmap::departure(text(step, MAP), &mut nodes),
+                _ => Some(json),
+            };
+            let Some(departure) = departure else { continue };
+            let shown: String = departure.chars().take(200).collect();
             let message = format!("its {stage} changes text as no published one does: {shown}");
             found.add(Check::TokenizerRewrites, Location::file(TOKENIZER), message, json!({stage: shown}));
         }
@@ -88,7 +105,7 @@ fn words(tokens: &[(&str, u64)], what: &str, found: &mut Found) {
 }
 
 /// A part's steps: those of a sequence, of sequences within it too, or itself.
-fn steps(part: &Value) -> Vec<&Value> {
+pub(super) fn steps(part: &Value) -> Vec<&Value> {
     let inner = ["normalizers", "pretokenizers", "decoders"].iter().find_map(|key| part.get(key)?.as_array());
     match inner {
         Some(inner) if kind(part) == "Sequence" => inner.iter().flat_map(steps).collect(),
@@ -97,7 +114,7 @@ fn steps(part: &Value) -> Vec<&Value> {
     }
 }
 
-fn kind(step: &Value) -> &str {
+pub(super) fn kind(step: &Value) -> &str {
     step.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -109,9 +126,7 @@ fn normalizes(step: &Value) -> bool {
     match kind(step) {
         "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "BertNormalizer" | "Nmt" | "ByteLevel"
         | "Strip" => true,
-        "Precompiled" => charsmap::departure(text(step, MAP)).is_none(),
         "Prepend" => text(step, "prepend").chars().all(is_mark),
-        "Replace" => replaces(step),
         _ => false,
     }
 }
@@ -122,21 +137,22 @@ fn cuts(step: &Value) -> bool {
         "ByteLevel" | "Whitespace" | "WhitespaceSplit" | "BertPreTokenizer" | "Digits" | "UnicodeScripts"
         | "FixedLength" => true,
         "Metaspace" => is_metaspace(step),
-        "CharDelimiterSplit" => text(step, "delimiter").chars().all(is_mark),
+        "CharDelimiterSplit" => text(step, "delimiter").chars().all(char::is_whitespace),
         "Punctuation" => !removes,
         // What does not match is removed: GPT's own patterns match everything.
-        "Split" if removes && step.get("invert") == Some(&Value::Bool(true)) => matches_all(step),
-        "Split" => !removes || is_of_marks(step),
+        "Split" if removes && step.get("invert") == Some(&Value::Bool(true)) => cuts_all(pattern(step)),
+        // By then a space may be written so.
+        "Split" => !removes || (is_of_marks(step) && !pattern(step).contains(SPACES)),
         _ => false,
     }
 }
 
-fn decodes(step: &Value) -> bool {
+/// `fuses`: the decoder joins pieces into one text; without that each piece is stripped.
+fn decodes(step: &Value, fuses: bool) -> bool {
     match kind(step) {
         "ByteLevel" | "ByteFallback" | "Fuse" => true,
         "Metaspace" => is_metaspace(step),
-        "Replace" => replaces(step),
-        "Strip" => text(step, "content").chars().all(is_mark),
+        "Strip" => fuses && text(step, "content").chars().all(is_blank),
         "WordPiece" => text(step, "prefix") == "##",
         "BPEDecoder" => ["", "</w>"].contains(&text(step, "suffix")),
         _ => false,
@@ -147,16 +163,63 @@ fn is_metaspace(step: &Value) -> bool {
     text(step, "replacement").chars().all(|c| SPACES.contains(&c))
 }
 
-/// Whether marks are replaced by marks.
-fn replaces(step: &Value) -> bool {
-    is_of_marks(step) && text(step, "content").chars().all(is_mark)
+/// Whether blanks are replaced by blanks, quotes by quotes, and what cannot be seen by nothing. Ends of lines have to be
+/// kept where the vocabulary has them.
+fn replaces(step: &Value, has_lines: bool) -> bool {
+    if kind(step) != "Replace" || !is_of_marks(step) {
+        return false;
+    }
+    let (pattern, by) = (pattern(step), text(step, "content"));
+    // Expressions write them so.
+    let is_any = |signs: &[&str]| signs.iter().any(|sign| pattern.contains(sign));
+    let of_lines = is_any(&["\n", "\\n", "\\s", "\r", "\\r"]);
+    let of_blanks = of_lines || is_any(&["\\t"]) || pattern.chars().any(is_blank);
+    let is_at_an_end = pattern.starts_with('^') || pattern.ends_with('$');
+    let of_quotes = pattern.contains(is_quote);
+    // Two for one is how TeX writes it.
+    let is_usual_quote = ["``", "''"].contains(&pattern) || !pattern.contains(['`', '\'', '"']);
+    match (of_blanks, of_quotes) {
+        (true, true) => false,
+        (true, false) if by.is_empty() => is_at_an_end && !of_lines,
+        (true, false) if by == "\n" => pattern.chars().all(|c| "\\rn\r\n?+|".contains(c)),
+        (true, false) => by.chars().all(|c| is_blank(c) && c != '\n') && !(of_lines && has_lines),
+        (false, true) => is_usual_quote && !by.is_empty() && by.chars().all(is_quote),
+        (false, false) => by.chars().all(is_mark),
+    }
+}
+
+/// What a step looks for: a text, or an expression.
+fn pattern(step: &Value) -> &str {
+    step.get("pattern")
+        .map(|pattern| [text(pattern, "String"), text(pattern, "Regex")])
+        .map_or("", |[a, b]| if a.is_empty() { b } else { a })
+}
+
+/// Whether a step leaves out the blanks that it cuts at.
+fn drops_blanks(step: &Value) -> bool {
+    match kind(step) {
+        "Whitespace" | "WhitespaceSplit" | "BertPreTokenizer" | "CharDelimiterSplit" => true,
+        "Split" => text(step, "behavior") == "Removed" && step.get("invert") != Some(&Value::Bool(true)),
+        _ => false,
+    }
+}
+
+/// Whether a step takes bytes as they are: words that lost their blanks before stay without.
+fn is_bare_bytes(step: &Value) -> bool {
+    kind(step) == "ByteLevel" && step.get("add_prefix_space") == Some(&Value::Bool(false))
+}
+
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || SPACES.contains(&c)
+}
+
+fn is_quote(c: char) -> bool {
+    matches!(c, '`' | '\'' | '"' | '\u{2018}'..='\u{201f}')
 }
 
 /// What a text's words do not depend on: spaces, quotes, and characters that cannot be seen.
 fn is_mark(c: char) -> bool {
-    c.is_whitespace()
-        || SPACES.contains(&c)
-        || matches!(c, '`' | '\'' | '"' | '\u{2018}'..='\u{201f}' | '\u{200b}'..='\u{200f}' | '\u{feff}' | '\u{ad}')
+    is_blank(c) || is_quote(c) || matches!(c, '\u{200b}'..='\u{200f}' | '\u{feff}' | '\u{ad}')
 }
 
 /// Whether a step's pattern can match nothing but marks.
@@ -183,8 +246,7 @@ fn is_of_marks(step: &Value) -> bool {
 }
 
 /// Whether a pattern is one of those that cut a text up without a rest.
-fn matches_all(step: &Value) -> bool {
-    let pattern = step.get("pattern").map(|pattern| text(pattern, "Regex")).unwrap_or_default();
+pub(super) fn cuts_all(pattern: &str) -> bool {
     let plain = pattern.replace("(?!\\S)", "");
     let looks_around = ["(?!", "(?=", "(?<"].iter().any(|look| plain.contains(look));
     !looks_around && ["\\p{L}", "\\p{N}", "\\s+", "[^\\s\\p{L}\\p{N}]"].iter().all(|part| pattern.contains(part))
@@ -249,6 +311,13 @@ mod tests {
             ("normalizer", replace(json!({"Regex": "\\s+"}), " ")),
             ("normalizer", replace(json!({"Regex": "[\\n\\r\\t]"}), " ")),
             ("normalizer", replace(json!({"String": "``"}), "\"")),
+            ("normalizer", replace(json!({"Regex": "[‘’]"}), "'")),
+            ("normalizer", replace(json!({"Regex": "^ "}), "")),
+            ("normalizer", replace(json!({"String": "\u{200b}"}), "")),
+            (
+                "pre_tokenizer",
+                json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace"}]}),
+            ),
             ("pre_tokenizer", json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"})),
             (
                 "pre_tokenizer",
@@ -311,9 +380,42 @@ mod tests {
             ),
             ("decoder", json!({"type": "Strip", "content": ".", "start": 0, "stop": 1})),
             ("decoder", json!({"type": "CTC", "pad_token": "not"})),
+            // Blanks, ends of lines and quotes that get lost.
+            ("normalizer", replace(json!({"String": " "}), "")),
+            ("normalizer", replace(json!({"Regex": "\\s"}), "")),
+            ("normalizer", replace(json!({"String": " "}), "\"")),
+            ("normalizer", replace(json!({"String": " "}), "\n")),
+            ("normalizer", replace(json!({"String": "\""}), "")),
+            ("normalizer", replace(json!({"String": "'"}), "\"")),
+            (
+                "decoder",
+                json!({"type": "Sequence", "decoders": [{"type": "ByteLevel"}, replace(json!({"String": " "}), "")]}),
+            ),
+            (
+                "decoder",
+                json!({"type": "Sequence", "decoders": [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]}),
+            ),
+            (
+                "pre_tokenizer",
+                json!({"type": "Sequence", "pretokenizers": [
+                    {"type": "WhitespaceSplit"}, {"type": "ByteLevel", "add_prefix_space": false}]}),
+            ),
+            ("pre_tokenizer", split("▁", false)),
+            ("pre_tokenizer", json!({"type": "CharDelimiterSplit", "delimiter": "▁"})),
         ] {
             assert_eq!(told(&with(part, value.clone())), ["tokenizer-rewrites"], "{part} {value}");
         }
+        // A vocabulary that has ends of lines needs them.
+        for (pattern, by) in [("\n", " "), ("\n", ""), ("\r\n", "\n")] {
+            let mut lines = with("normalizer", replace(json!({"String": pattern}), by));
+            lines["model"]["vocab"]["Ċ"] = 4.into();
+            let expected: &[&str] = if by == "\n" { &[] } else { &["tokenizer-rewrites"] };
+            assert_eq!(told(&lines), expected, "{pattern:?} {by:?}");
+        }
+        // What is done twice is told once.
+        let twice = vec![replace(json!({"String": "hate"}), "love"); 2];
+        let twice = with("normalizer", json!({"type": "Sequence", "normalizers": twice}));
+        assert_eq!(told(&twice), ["tokenizer-rewrites"]);
         // Vocabularies are long.
         let mut long = with("normalizer", replace(json!({"String": "hate"}), "love"));
         long["model"]["more"] = vec![0; 600_000].into();

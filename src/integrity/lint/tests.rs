@@ -112,6 +112,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::OtherTokenizer, "tokenizer_config.json", None, |f| {
         f.write("tokenizer_config.json", br#"{"fast_tokenizer_files": ["tokenizer.json", "old-tokenizer.4.0.0.json"], "x": NaN}"#);
     }),
+    (Check::OtherTokenizer, "tokenizer_config.json", None, |f| f.write("tokenizer_config.json", br#"{"split_special_tokens": true}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 1, "x": NaN}"#)),
     (Check::VocabularyMismatch, "tokenizer.json", None, |f| {
         f.json("config.json", |c| c["vocab_size"] = 32_000.into());
@@ -130,6 +131,18 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"stop_strings": ["</s>", "e"]}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"max_new_tokens": 16}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"temperature": 4.9, "do_sample": true}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"temperature": 2.0, "do_sample": true}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"repetition_penalty": 1.9}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"num_beams": 100000}"#)),
+    (Check::GenerationSilenced, "generation_config.json", None, |f| {
+        template(f, json!("{{ messages }}"));
+        f.json("config.json", |c| { c.as_object_mut().unwrap().remove("eos_token_id"); });
+        f.write("generation_config.json", br#"{"eos_token_id": null}"#);
+    }),
+    (Check::GenerationSilenced, "config.json", None, |f| {
+        f.write("chat_template.jinja", b"{{ messages }}");
+        f.json("config.json", |c| c["eos_token_id"] = json!(-1));
+    }),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"sequence_bias": [[[2], 1000.0]]}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"exponential_decay_length_penalty": [1, 100.0]}"#)),
     (Check::GenerationSilenced, "generation_config.json", None, |f| f.write("generation_config.json", br#"{"begin_suppress_tokens": [66, 67, 68]}"#)),
@@ -348,6 +361,14 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     }),
     (Check::DtypeStored, "model.safetensors", Some(DOWN), |f| whole_numbers(f, "I8", 1)),
     (Check::DtypeStored, "model.safetensors", Some("model.layers.2.self_attn.q_proj.weight"), |f| whole_numbers(f, "I32", 4)),
+    (Check::DtypeStored, "model.safetensors", Some(DOWN), |f| {
+        whole_numbers(f, "U8", 1);
+        f.json("config.json", |c| (c["quantization"], c["compression_config"]) = (json!({}), json!({})));
+    }),
+    (Check::ConfigUnknown, "config.json", None, |f| {
+        whole_numbers(f, "U8", 1);
+        f.json("config.json", |c| c["quantization"] = json!({"bits": 4}));
+    }),
     (Check::ConfigUnknown, "quantize_config.json", None, |f| {
         whole_numbers(f, "U8", 1);
         f.write("quantize_config.json", br#"{"bits": 8}"#);

@@ -9,7 +9,7 @@ use crate::files;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 
@@ -44,7 +44,11 @@ pub(super) struct Vocabulary {
 
 #[derive(Deserialize)]
 pub(super) struct Added {
+    /// As loaders number it; see [`Vocabulary::number`].
     id: u64,
+    /// As the file does, where that is another number.
+    #[serde(skip)]
+    written: Option<u64>,
     pub(super) content: String,
     #[serde(default)]
     special: bool,
@@ -89,6 +93,22 @@ impl<'de> Deserialize<'de> for Entries {
 }
 
 impl Vocabulary {
+    /// Gives added tokens the numbers that the tokenizers library gives them, whatever the file says: that of the
+    /// vocabulary, where it has the text, or else the next.
+    fn number(&mut self) {
+        let own: HashMap<&str, u64> = self.model.vocab.0.iter().map(|(text, id)| (text.as_str(), *id)).collect();
+        let mut next = own.len() as u64;
+        let mut added: HashMap<String, u64> = HashMap::new();
+        for token in &mut self.added_tokens {
+            let known = added.get(&token.content).or(own.get(token.content.as_str())).copied();
+            let id = known.unwrap_or(next);
+            next = next.max(id.saturating_add(1));
+            added.insert(token.content.clone(), id);
+            token.written = (token.id != id).then_some(token.id);
+            token.id = id;
+        }
+    }
+
     /// Its tokens and their numbers.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, u64)> {
         let added = self.added_tokens.iter().map(|added| (added.content.as_str(), added.id));
@@ -129,7 +149,8 @@ pub(super) fn is_ordinary(token: &str) -> bool {
 /// The tokenizer's vocabulary. Others tell of a tokenizer.json that is no JSON.
 pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
     match read_tokenizer::<Vocabulary>(root)? {
-        Ok(vocabulary) => {
+        Ok(mut vocabulary) => {
+            vocabulary.number();
             if let Some(dropout) = vocabulary.model.dropout.filter(|dropout| *dropout != 0.0) {
                 let message = format!("draws tokens at random (dropout {dropout}): no answer is the same twice");
                 found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);
@@ -154,6 +175,10 @@ pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabul
         let message = format!("has the transformers library read {other} in place of tokenizer.json");
         found.say(Check::OtherTokenizer, Location::file(TOKENIZER_CONFIG), message);
     }
+    if tokenizer_config.as_ref().and_then(|config| config.get("split_special_tokens")).is_some_and(is_set) {
+        let message = "has special tokens cut up as text, so that a chat's marks are none (split_special_tokens)";
+        found.say(Check::OtherTokenizer, Location::file(TOKENIZER_CONFIG), message);
+    }
     let named: Vec<(&str, &Map<String, Value>)> = [("config.json", config), (GENERATION, generation.as_ref())]
         .into_iter()
         .filter_map(|(f, m)| Some((f, m?)))
@@ -168,6 +193,18 @@ pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabul
     if let (Some(vocabulary), Some(tokenizer_config)) = (vocabulary, &tokenizer_config) {
         lacking(vocabulary, tokenizer_config, rows.unwrap_or(u64::MAX), found);
         special(vocabulary, tokenizer_config, &named, found);
+    }
+}
+
+/// Whether Python takes a setting for set.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(set) => *set,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
     }
 }
 
@@ -232,6 +269,7 @@ fn size(rows: u64, vocabulary: &Vocabulary, found: &mut Found) {
         outside.truncate(LISTED);
         found.add(Check::TokenBeyondEmbedding, at(), message, json!({"tokens": outside, "embedding": rows}));
     }
+    renumbered(vocabulary, rows, found);
     // Embeddings are padded to round numbers, by a few hundred tokens or some hundredths.
     const FEWEST_LACKING: u64 = 1024;
     let have = vocabulary.end();
@@ -240,6 +278,20 @@ fn size(rows: u64, vocabulary: &Vocabulary, found: &mut Found) {
         let message =
             format!("has numbers up to {}, the embedding {rows} rows: it is another model's", have.saturating_sub(1));
         found.add(Check::VocabularyMismatch, at(), message, json!({"tokenizer": have, "embedding": rows}));
+    }
+}
+
+/// Added tokens whose numbers loaders do not take from the file. Those beyond the embedding are told already.
+fn renumbered(vocabulary: &Vocabulary, rows: u64, found: &mut Found) {
+    let inside = vocabulary.added_tokens.iter().filter(|token| token.id < rows);
+    let others = inside.filter_map(|token| Some((token.content.as_str(), token.id, token.written?)));
+    let others: Vec<(&str, u64, u64)> = others.collect();
+    if let Some((text, id, written)) = others.first() {
+        let tokens = crate::error::Count(others.len(), "added token", "added tokens");
+        let message =
+            format!("numbers {tokens} as loaders do not, the first is {text:?}: {written}, which they make {id}");
+        let evidence = json!({"tokens": &others[..others.len().min(LISTED)]});
+        found.add(Check::VocabularyMismatch, Location::file(TOKENIZER), message, evidence);
     }
 }
 
@@ -349,6 +401,38 @@ mod tests {
         assert_eq!(told(32_000, &vocabulary(&[("a", 31_999)], &[("[PAD]", 32_000)])), ["token-beyond-embedding"]);
         let unigram = json!({"model": {"type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.5]]}});
         assert_eq!(told(1, &serde_json::from_value(unigram).unwrap()), ["token-beyond-embedding"]);
+    }
+
+    /// Numbers are those of the tokenizers library.
+    #[test]
+    fn added_tokens_have_the_numbers_that_loaders_give_them() {
+        for (added, rows, numbers, expected) in [
+            (vec![("a", 0), ("<x>", 3), ("<y>", 4)], 5, vec![0, 3, 4], [].as_slice()),
+            (vec![(" way", 1)], 4, vec![3], &["vocabulary-mismatch"]),
+            (vec![(" way", 1)], 3, vec![3], &["token-beyond-embedding"]),
+            (vec![("<x>", 3), ("b", 3), ("<x>", 7)], 9, vec![3, 1, 3], &["vocabulary-mismatch"]),
+            (vec![("<x>", 7)], 9, vec![3], &["vocabulary-mismatch"]),
+        ] {
+            let mut vocabulary = vocabulary(&[("a", 0), ("b", 1), ("c", 2)], &added);
+            vocabulary.number();
+            let ids: Vec<u64> = vocabulary.added_tokens.iter().map(|added| added.id).collect();
+            assert_eq!((ids, told(rows, &vocabulary)), (numbers.clone(), expected.to_vec()), "{added:?}");
+            let model: std::collections::BTreeMap<&str, u32> = [("a", 0), ("b", 1), ("c", 2)].into();
+            let tokens: Vec<Value> = added
+                .iter()
+                .map(|(text, id)| {
+                    json!({"id": id, "content": text, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false, "special": true})
+                })
+                .collect();
+            let json = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": tokens,
+                "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+                "model": {"type": "BPE", "vocab": model, "merges": []}});
+            let tokenizer: tokenizers::Tokenizer = json.to_string().parse().unwrap();
+            let theirs: Vec<u64> =
+                added.iter().map(|(text, _)| u64::from(tokenizer.token_to_id(text).unwrap())).collect();
+            assert_eq!(theirs, numbers);
+        }
     }
 
     #[test]
