@@ -147,7 +147,7 @@ fn a_process_that_was_asked_to_serve_answers_until_there_are_no_more_requests() 
         child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
         wait(child, SECONDS).unwrap()
     };
-    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {}, "on_any_day": false,
+    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {},
         "turns": [{"role": "user", "content": "Hi", "in_parts": false}]}});
     let output = serve(&format!("{chat}\n{chat}\n"));
     let answer = "{\"Rendered\":{\"made\":{\"Ok\":\"Hi!\"},\"met\":[]}}\n";
