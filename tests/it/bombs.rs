@@ -360,6 +360,30 @@ fn a_file_of_two_names_is_judged_by_both() {
     }
 }
 
+/// Long texts that are gone over again and again, behind numbers that let more be said, or in one kind of chat alone.
+#[test]
+fn a_template_that_takes_too_long_anywhere_was_not_tried() {
+    let says =
+        "{% for m in messages %}[{{ m.role }}]{{ m.content if m.content is string else '' }}{% endfor %}[assistant]";
+    let slow = "{% set ns = namespace(s='aaaaaaaaaaaaaaaa') %}{% for i in range(20) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}\
+                {% set s = ns.s %}{% for i in range(9) %}{% for i in range(5000) %}{% set y = s[-1] %}{% endfor %}{% endfor %}";
+    let numbers = (99_000..99_008).map(|n| n.to_string()).collect::<Vec<String>>().join(",");
+    for template in [
+        format!("{says}{{% set l = [{numbers}] %}}{{% if v00 is defined and v00 %}}{slow}{{% endif %}}"),
+        format!(
+            "{{% if messages[1] is defined and messages[1].reasoning_content is defined %}}{slow}{{% endif %}}{says}"
+        ),
+    ] {
+        let place = Place::new();
+        fs::write(place.model().join("chat_template.jinja"), &template).unwrap();
+        let started = std::time::Instant::now();
+        run(&place, &["lint", "{model}", "--format=json", "-o", "{out}/report.json"]);
+        assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+        let findings = report(&place)["findings"].to_string();
+        assert_eq!(findings.matches("template-not-tried").count(), 1, "{findings}");
+    }
+}
+
 /// A child that is killed says nothing of the template, which is no finding then.
 #[cfg(target_os = "linux")]
 #[test]
