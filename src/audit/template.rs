@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 
 /// How long all trials of a template may take together.
 const TIME: Duration = Duration::from_secs(8);
+const TOO_LONG: &str = "all that was tried took the 8 s there are";
 /// Texts of its own that a template is tried with, at most.
 const MOST_TRIED: usize = 500;
 /// Numbers of the template that are tried as lengths, and as numbers of turns; the longest text, and all of them.
@@ -193,9 +194,13 @@ impl Tried {
         Tried { template, asked, own, function, met, word, parts: false, end, left, ended }
     }
 
-    /// There is no more time.
+    /// There is no more time, which is told then.
     fn is_over(&self) -> bool {
-        Instant::now() >= self.end
+        let is_over = Instant::now() >= self.end;
+        if is_over {
+            self.leave(TOO_LONG);
+        }
+        is_over
     }
 
     /// Keeps what was not tried, to be told.
@@ -294,9 +299,7 @@ impl Tried {
         forced: BTreeMap<usize, bool>,
     ) -> (std::result::Result<String, Problem>, Met) {
         if self.is_over() {
-            let problem = format!("all that was tried took the {} s there are", TIME.as_secs());
-            self.leave(problem.clone());
-            return (Err(Problem::Failed(problem)), Met::new());
+            return (Err(Problem::Failed(TOO_LONG.into())), Met::new());
         }
         let as_it_is = forced.is_empty();
         let conditions = Conditions { function: (&self.function).into(), forced };

@@ -292,17 +292,9 @@ impl<'a> Scan<'a> {
                     self.tell("a text of its own that is split");
                 }
             }
-            Piece::Sign('.') => {
-                if OF_DICTIONARIES.contains(&name) {
-                    self.tell(format!("the method {name} itself"));
-                }
-            }
-            _ if is_test => {
-                if !TESTS.contains(&name) {
-                    self.tell(format!("the test {name}"));
-                }
-            }
-            _ if calls && !WORDS.contains(&name) => {
+            Piece::Sign('.') if OF_DICTIONARIES.contains(&name) => self.tell(format!("the method {name} itself")),
+            _ if is_test && !TESTS.contains(&name) => self.tell(format!("the test {name}")),
+            _ if calls && !is_test && *before != Piece::Sign('.') && !WORDS.contains(&name) => {
                 let is_known = FUNCTIONS.contains(&name) || self.macros.contains(name);
                 if !is_known {
                     self.tell(format!("the function {name}"));
