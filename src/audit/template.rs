@@ -3,56 +3,104 @@
 //! The words in them come from the template's own digest, so that it cannot know them. Told are: a turn of the user or
 //! the model that is left out, out of order or given to the other; text that depends on what is said, which is tried with
 //! every string of up to 200 bytes that the template itself holds, with single characters, a piece of English and some
-//! lengths, or on how many turns there are, up to 21; and the text that is added to every chat, which is a default system
+//! lengths, texts in other scripts, or on how many turns there are, up to 21; and the text that is added to every chat, which is a default system
 //! prompt in many sound models, for a reader to judge. A template that refuses a chat by `raise_exception` has said so
 //! to whoever runs it: that is let be where more than one turn is what it refuses. One that fails otherwise was not tried.
 //!
 //! In `varied` there is more than turns of the two: a system turn, tools and documents, no answer that is asked for, other
-//! roles, and a value for each variable that the template reads; all that is said has to be there, too, and the
-//! template's own words change nothing. Each condition that no chat has met is then taken to be met, and it is told where
+//! roles, a value for each variable that the template reads, and some dates; all that is said has to be there, too, and
+//! the template's own words change nothing. Each condition that no chat has met is then taken to be met, and it is told where
 //! that leaves out what is said or adds text: whether it ever is met is for a reader to judge.
 //!
-//! Not seen are: what is decided without a condition (by arithmetic on what is found in a text, say) and not on the
-//! template's own words as they stand, conditions on lengths and numbers of turns that the template computes, if they
-//! come with others, and on what tells this renderer from Jinja; what is done where a tag is said (`</think>`,
-//! `[INST]`, `/no_think`), which many templates rightly look for, is a note; a few words (under five) that are added to
-//! every chat alike; and templates of other names.
+//! What was not tried, as there is too much of it, it takes too long or this renderer cannot do it, is told and counts
+//! as a warning; so is what a template uses that published ones do not.
+//!
+//! A note is what is done where a tag is said (`</think>`, `[INST]`, `/no_think`), which many templates rightly look for.
+//! Not seen are:
+//! - what is decided without a condition, by arithmetic on lengths or on where something is found;
+//! - lengths and numbers of turns that the template computes, where another condition has to be met as well;
+//! - what tells this renderer from Jinja by what published templates use, too;
+//! - a few words (under five) that are added to every chat alike;
+//! - templates of other names.
+
+mod varied;
 
 use super::place::Place;
 use crate::checkpoint::gguf::GgufCheckpoint;
 use crate::checkpoint::python_json;
 use crate::error::{Error, Result};
-use crate::integrity::lint::{Asked, Check, Location, Observation, asked, literals};
+use crate::integrity::lint::{Asked, Check, Location, Observation, asked, literals, unusual};
 use crate::probe::{ChatTemplate, Turn};
-use crate::worker::{Conditions, Met};
+use crate::worker::{Conditions, Date, Met, NoText};
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Texts of its own that a template is tried with, at most, and for how long.
+/// How long all trials of a template may take together.
+const TIME: Duration = Duration::from_secs(8);
+const TOO_LONG: &str = "all that was tried took the 8 s there are";
+/// Texts of its own that a template is tried with, at most.
 const MOST_TRIED: usize = 500;
-const TIME: Duration = Duration::from_secs(5);
-/// Numbers of the template that are tried as lengths, and as numbers of turns; and the longest text.
+/// Numbers of the template that are tried as lengths, and as numbers of turns; the longest text, and all of them.
 const MOST_NUMBERS: usize = 30;
-const MOST_LENGTHS: usize = 4;
+const MOST_LENGTHS: usize = 8;
 const LONGEST: usize = 100_000;
+const MOST_WORDS: usize = 10_000;
+const MOST_CHARACTERS: usize = 500_000;
 /// Turns of the longest chat that is tried.
 const MOST_TURNS: usize = 21;
 /// And of one that the template has a number for.
-const MOST_TURNS_ASKED: usize = 200;
+const MOST_TURNS_ASKED: usize = 600;
 /// Characters that are tried alone.
 const CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyzATI0123456789\n\t.,;:?!/'\"-_()@#$%&*+=";
 /// What users say.
 const ENGLISH: &str = "Hello! Why won't this work? Please write me the code, not a story.\n\n\
                        1. Open https://example.com/a.html\n2. My password: 12345 (it's $5)";
+/// What users say elsewhere: letters of the scripts of the world, and signs that are none.
+const ELSEWHERE: &[&str] = &[
+    "Déjà vu à Málaga, größer, Łódź, Ðã, ığş, tiếng Việt",
+    "Γειά σου, κόσμε",
+    "Привет, мир! Помогите мне, пожалуйста.",
+    "Բարեւ աշխարհ",
+    "שלום עולם",
+    "مرحبا بالعالم، ساعدني",
+    "नमस्ते दुनिया",
+    "ওহে বিশ্ব",
+    "ਸਤਿ ਸ੍ਰੀ ਅਕਾਲ",
+    "નમસ્તે દુનિયા",
+    "ନମସ୍କାର ଦୁନିଆ",
+    "வணக்கம் உலகம்",
+    "హలో ప్రపంచం",
+    "ನಮಸ್ಕಾರ ಪ್ರಪಂಚ",
+    "ഹലോ വേൾഡ്",
+    "හෙලෝ වර්ල්ඩ්",
+    "สวัสดีชาวโลก",
+    "ສະບາຍດີຊາວໂລກ",
+    "བཀྲ་ཤིས་བདེ་ལེགས",
+    "မင်္ဂလာပါကမ္ဘာလောက",
+    "გამარჯობა მსოფლიო",
+    "안녕하세요, 세계",
+    "ሰላም ልዑል",
+    "ᎣᏏᏲ",
+    "សួស្តីពិភពលោក",
+    "ᠰᠠᠶᠢᠨ",
+    "こんにちは、カタカナ。",
+    "你好,世界。请帮帮我。",
+    "“quoted” — it’s… 5 € ≥ 3 ²½",
+    "😀👩‍💻🎉🇺🇳",
+    "𝒜𝔟𝓬 𠀀",
+    "a\u{a0}b\u{200b}c\u{ad}d",
+];
 /// Places in a chat.
 const BEFORE_MODEL: &str = "before the model's turn";
 const BEFORE_USER: &str = "before the user's turn";
 const AFTER: &str = "after the last turn";
 /// Characters of a text that are shown.
 const SHOWN: usize = 200;
+/// Of what was not tried, and of effects of conditions, so many are listed.
+const LISTED: usize = 10;
 /// As few words as tags and roles have are no text that is added.
 const FEWEST_WORDS: usize = 5;
 
@@ -63,7 +111,7 @@ const FEWEST_WORDS: usize = 5;
 pub fn observe(folder: &Path) -> Result<Vec<Observation>> {
     match ChatTemplate::of_folder(folder) {
         Ok(None) => Ok(Vec::new()),
-        Ok(Some(template)) => Tried::new(template.on_any_day()).all(),
+        Ok(Some(template)) => Tried::new(template).all(),
         Err(error) => {
             Ok(vec![observation(Check::TemplateNotTried, "tokenizer_config.json", error.to_string(), Value::Null)])
         }
@@ -100,6 +148,10 @@ struct Tried {
     word: String,
     /// Contents are lists of parts.
     parts: bool,
+    /// When there is no more time.
+    end: Instant,
+    /// What was not tried, and why.
+    left: RefCell<BTreeSet<String>>,
     /// What renders the template was ended.
     ended: RefCell<Option<Error>>,
 }
@@ -108,6 +160,9 @@ struct Tried {
 enum Problem {
     /// The template refuses it.
     Refused(String),
+    /// The template fails on it, as it may in Jinja.
+    Raised(String),
+    /// It was not tried.
     Failed(String),
 }
 
@@ -134,7 +189,32 @@ impl Tried {
         let asked = asked(template.text(), &function);
         let is_tried = |text: &String| text.len() <= SHOWN && !text.is_empty();
         let own = literals(template.text()).into_iter().filter(is_tried).collect();
-        Tried { template, asked, own, function, met: RefCell::default(), word, parts: false, ended: RefCell::default() }
+        let (met, left, ended) = Default::default();
+        let end = Instant::now() + TIME;
+        Tried { template, asked, own, function, met, word, parts: false, end, left, ended }
+    }
+
+    /// There is no more time, which is told then.
+    fn is_over(&self) -> bool {
+        let is_over = Instant::now() >= self.end;
+        if is_over {
+            self.leave(TOO_LONG);
+        }
+        is_over
+    }
+
+    /// Keeps what was not tried, to be told.
+    fn leave(&self, what: impl Into<String>) {
+        self.left.borrow_mut().insert(what.into());
+    }
+
+    /// At most so many are tried.
+    fn at_most<T>(&self, most: usize, what: &str, mut all: Vec<T>) -> Vec<T> {
+        if all.len() > most {
+            self.leave(format!("it has {} {what}, of which {most} were tried", all.len()));
+            all.truncate(most);
+        }
+        all
     }
 
     fn all(mut self) -> Result<Vec<Observation>> {
@@ -143,16 +223,35 @@ impl Tried {
             let evidence = text.map_or(Value::Null, |text| json!({"text": shown(&text)}));
             observation(check, &file, message, evidence)
         };
+        let unusual = unusual(self.template.text());
+        if !unusual.is_empty() {
+            self.leave(format!(
+                "it uses what published templates do not, and what may be another thing where it is served: {}",
+                unusual.join(", ")
+            ));
+        }
         let found = match self.plain().and_then(|plain| Ok((plain, self.around()?))) {
-            Err(told) => vec![observed(told)],
+            Err(told) => vec![told],
             Ok((plain, around)) => {
-                let depends = self.depends(Instant::now() + TIME);
+                let depends = self.depends();
                 // One cause is told once.
                 let is_known = depends.iter().any(|(check, ..)| *check != Check::TemplateDependsOnTag);
                 let varied = if is_known { Vec::new() } else { self.varied() };
-                depends.into_iter().chain(self.adds(&plain, &around)).chain(varied).map(observed).collect()
+                depends.into_iter().chain(self.adds(&plain, &around)).chain(varied).collect()
             }
         };
+        // What was not tried is told, and once.
+        let (not_tried, told): (Vec<Told>, Vec<Told>) =
+            found.into_iter().partition(|(check, ..)| *check == Check::TemplateNotTried);
+        self.left.borrow_mut().extend(not_tried.into_iter().map(|(_, message, _)| message));
+        let mut found: Vec<Observation> = told.into_iter().map(observed).collect();
+        let left = self.left.take();
+        if let Some(first) = left.first() {
+            let more = if left.len() == 1 { String::new() } else { format!(" (and {} more)", left.len() - 1) };
+            let message = format!("the chat template was not tried in all it may do: {first}{more}");
+            let listed: Vec<&String> = left.iter().take(LISTED).collect();
+            found.push(observation(Check::TemplateNotTried, &file, message, json!({"not_tried": listed})));
+        }
         self.ended.take().map_or(Ok(found), Err)
     }
 
@@ -174,7 +273,9 @@ impl Tried {
             Err(Problem::Refused(problem)) => {
                 Err((Check::TemplateRefuses, format!("the chat template refuses a plain chat: {problem}"), None))
             }
-            Err(Problem::Failed(problem)) => Err((Check::TemplateNotTried, problem, None)),
+            Err(Problem::Raised(problem) | Problem::Failed(problem)) => {
+                Err((Check::TemplateNotTried, format!("a plain chat: {problem}"), None))
+            }
         }
     }
 
@@ -182,7 +283,7 @@ impl Tried {
     fn chat(&self, contents: &[&str]) -> std::result::Result<String, Problem> {
         let roles = ["user", "assistant"].into_iter().cycle();
         let turns = roles.zip(contents).map(|(role, content)| self.turn(role, content)).collect();
-        self.render(turns, Map::new(), BTreeMap::new()).0
+        self.render(turns, Map::new(), Date::Format, BTreeMap::new()).0
     }
 
     fn turn<'t>(&self, role: &'t str, content: &'t str) -> Turn<'t> {
@@ -194,19 +295,28 @@ impl Tried {
         &self,
         turns: Vec<Turn<'_>>,
         variables: Map<String, Value>,
+        date: Date<'_>,
         forced: BTreeMap<usize, bool>,
     ) -> (std::result::Result<String, Problem>, Met) {
+        if self.is_over() {
+            return (Err(Problem::Failed(TOO_LONG.into())), Met::new());
+        }
         let as_it_is = forced.is_empty();
         let conditions = Conditions { function: (&self.function).into(), forced };
-        match self.template.render_chat(turns, variables, Some((&self.asked.marked, conditions))) {
+        let marked = (self.asked.marked.as_str(), conditions);
+        match self.template.render_marked(self.end, marked, turns, variables, date) {
             Ok((made, met)) => {
                 if as_it_is {
                     self.met.borrow_mut().extend(&met);
                 }
-                (made.map_err(Problem::Refused), met)
+                let problem = |no_text| match no_text {
+                    NoText::Refused(problem) => Problem::Refused(problem),
+                    NoText::Raised(problem) => Problem::Raised(problem),
+                };
+                (made.map_err(problem), met)
             }
             Err(error) => {
-                let problem = Problem::Failed(error.to_string());
+                let problem = Problem::Failed(self.template.problem(&error));
                 if matches!(error, Error::Interrupted | Error::Ended { .. }) {
                     self.ended.replace(Some(error));
                 }
@@ -220,13 +330,19 @@ impl Tried {
     /// turns.
     fn around(&self) -> std::result::Result<Around, Told> {
         let mut around = Around::new();
-        let longer = self.asked.numbers.range(MOST_TURNS..MOST_TURNS_ASKED).map(|turns| (turns | 1) + 2);
+        let longer = self.asked.numbers.range(MOST_TURNS..).copied().collect::<Vec<usize>>();
+        let (longer, longest): (Vec<usize>, Vec<usize>) =
+            longer.into_iter().partition(|turns| *turns < MOST_TURNS_ASKED);
+        if let Some(longest) = longest.first() {
+            self.leave(format!("it has the number {longest}, and no chat has over {MOST_TURNS_ASKED} turns"));
+        }
+        let longer = self.at_most(MOST_NUMBERS, "numbers", longer).into_iter().map(|turns| (turns | 1) + 2);
         for turns in (1..=MOST_TURNS).step_by(2).chain(longer) {
             let said: Vec<String> = self.words().take(turns).collect();
             let text = match self.chat(&said.iter().map(String::as_str).collect::<Vec<_>>()) {
                 Ok(text) => text,
                 Err(Problem::Refused(_)) => continue,
-                Err(Problem::Failed(problem)) => {
+                Err(Problem::Raised(problem) | Problem::Failed(problem)) => {
                     return Err((Check::TemplateNotTried, format!("in a chat of {turns} turns: {problem}"), None));
                 }
             };
@@ -253,8 +369,8 @@ impl Tried {
     }
 
     /// Something in what is said that changes what is around it: one tag, and one that is none.
-    fn depends(&self, end: Instant) -> Vec<Told> {
-        let (said, left) = self.said();
+    fn depends(&self) -> Vec<Told> {
+        let said = self.said();
         let not_tried = |message: String| (Check::TemplateNotTried, message, None);
         // The only turn, and all turns of longer chats.
         let chats: Vec<Vec<String>> =
@@ -266,17 +382,13 @@ impl Tried {
             .collect();
         let mut found: Vec<Told> = Vec::new();
         for Said { name, content, tag } in said {
-            if Instant::now() > end {
-                found.push(not_tried("the chat template takes too long to be tried with all of its own words".into()));
-                return found;
-            }
             // What is long is said in short chats.
             for (words, usual) in chats.iter().filter(|(words, _)| words.len() < 4 || content.len() < 4 * SHOWN) {
                 let expected = words.iter().fold(usual.clone(), |text, word| text.replace(word, &content));
                 let made = match self.chat(&vec![content.as_str(); words.len()]) {
                     Ok(made) if made == expected => continue,
                     Ok(made) | Err(Problem::Refused(made)) => made,
-                    Err(Problem::Failed(problem)) => {
+                    Err(Problem::Raised(problem) | Problem::Failed(problem)) => {
                         found.push(not_tried(format!("where what is said has {name}: {problem}")));
                         return found;
                     }
@@ -292,41 +404,51 @@ impl Tried {
                 }
             }
         }
-        if left > 0 {
-            found.push(not_tried(format!(
-                "the chat template holds {} texts, of which {MOST_TRIED} were tried",
-                left + MOST_TRIED
-            )));
-        }
         found
     }
 
     /// Turns of the chats in which all is said that is tried.
     fn lengths(&self) -> BTreeSet<usize> {
         let own = self.asked.numbers.iter().filter(|turns| (4..MOST_TURNS).contains(*turns));
-        let odd = own.map(|turns| turns | 1).flat_map(|turns| [turns, turns + 2]);
-        [1, 3].into_iter().chain(odd.take(MOST_LENGTHS)).collect()
+        let odd: BTreeSet<usize> = own.map(|turns| turns | 1).flat_map(|turns| [turns, turns + 2]).collect();
+        let odd = self.at_most(MOST_LENGTHS, "numbers that chats may be long", odd.into_iter().collect());
+        [1, 3].into_iter().chain(odd).collect()
     }
 
-    /// What is tried, and how many of the template's own texts are not.
-    fn said(&self) -> (Vec<Said>, usize) {
+    /// What is tried.
+    fn said(&self) -> Vec<Said> {
         let word = self.word.as_str();
         let words = |n: usize| vec![word; n].join(" ");
         let mut said: Vec<Said> = [2, 10, 100, 300, 1000, 10_000]
             .map(|n| Said { name: format!("{n} words"), content: words(n), tag: false })
             .into();
-        for number in self.asked.numbers.iter().copied().filter(|number| *number <= LONGEST).take(MOST_NUMBERS) {
+        if let Some(number) = self.asked.numbers.last().filter(|number| **number > LONGEST) {
+            self.leave(format!("it has the number {number}, and no text has over {LONGEST} characters"));
+        }
+        let numbers = self.asked.numbers.iter().copied().filter(|number| *number <= LONGEST).collect();
+        let mut all = 0;
+        for number in self.at_most(MOST_NUMBERS, "numbers", numbers) {
+            all += number;
+            if all > MOST_CHARACTERS {
+                self.leave(format!("it has many large numbers, of which those below {number} were tried as lengths"));
+                break;
+            }
             let characters = [number.saturating_sub(1), number, number + 1].into_iter().filter(|n| *n > 0);
             said.extend(characters.map(|n| {
                 let content = word.chars().cycle().take(n).collect();
                 Said { name: format!("{n} characters"), content, tag: false }
             }));
             let n = number + 1;
-            said.push(Said { name: format!("{n} words"), content: words(n), tag: false });
+            if n <= MOST_WORDS {
+                said.push(Said { name: format!("{n} words"), content: words(n), tag: false });
+            } else {
+                self.leave(format!("it has the number {number}, and no text has over {MOST_WORDS} words"));
+            }
         }
         let characters = CHARACTERS.chars().map(String::from).collect::<Vec<_>>();
-        let own = self.own.iter().map(String::as_str).take(MOST_TRIED);
-        for text in own.chain(characters.iter().map(String::as_str)).chain([ENGLISH]) {
+        let own = self.at_most(MOST_TRIED, "texts", self.own.iter().map(String::as_str).collect());
+        let others = characters.iter().map(String::as_str).chain([ENGLISH]).chain(ELSEWHERE.iter().copied());
+        for text in own.into_iter().chain(others) {
             let (name, tag) = (format!("{text:?}"), is_tag(text));
             said.push(Said { name: name.clone(), content: format!("{word} {text} {word}"), tag });
             // White space at the ends is what templates cut off.
@@ -334,7 +456,7 @@ impl Tried {
                 said.push(Said { name, content: text.trim().to_owned(), tag });
             }
         }
-        (said, self.own.len().saturating_sub(MOST_TRIED))
+        said
     }
 
     /// Its texts that may be words, as one.
@@ -415,22 +537,23 @@ fn is_tag(text: &str) -> bool {
 
 /// A text without the tags in angle or square brackets; more than a few words in them are none.
 fn words_outside_tags(text: &str) -> String {
-    let (mut opened, mut words) = (false, Vec::new());
+    let (mut opened, mut pieces) = (false, Vec::new());
     for piece in text.split_inclusive(['<', '>', '[', ']']) {
         let inside: Vec<&str> = piece.trim_end_matches(['<', '>', '[', ']']).split_whitespace().collect();
-        if !(opened && piece.ends_with(['>', ']']) && inside.len() < FEWEST_WORDS) {
-            words.extend(inside);
-        }
+        let is_tag = opened && piece.ends_with(['>', ']']) && inside.len() < FEWEST_WORDS;
+        pieces.push((is_tag, inside));
         opened = piece.ends_with(['<', '[']);
     }
-    words.join(" ")
+    // Tags that are a text together are none.
+    let in_tags = pieces.iter().filter(|(is_tag, inside)| *is_tag && inside.len() > 1);
+    let is_text = in_tags.map(|(_, inside)| inside.len()).sum::<usize>() >= FEWEST_WORDS;
+    let words = pieces.into_iter().filter(|(is_tag, inside)| !*is_tag || is_text && inside.len() > 1);
+    words.flat_map(|(_, inside)| inside).collect::<Vec<_>>().join(" ")
 }
 
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
-
-mod varied;
 
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,14 @@
 use crate::checkpoint::{Checkpoint, python_json, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::worker::{Chat, Conditions, Met, Request, Response, Turn, Worker};
+use crate::worker::{Chat, Conditions, Date, Met, NoText, Request, Response, Turn, Worker};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The longest template, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -29,8 +31,6 @@ pub struct ChatTemplate {
     /// `bos_token`, `eos_token` and their like, with their texts.
     special_tokens: BTreeMap<&'static str, String>,
     worker: Worker,
-    /// Templates may ask for the date.
-    on_any_day: bool,
 }
 
 #[derive(Deserialize)]
@@ -157,7 +157,7 @@ impl ChatTemplate {
     /// A template's text, and the texts of `bos_token`, `eos_token` and their like; `path` is for messages.
     pub fn new(path: PathBuf, template: String, special_tokens: BTreeMap<&'static str, String>) -> ChatTemplate {
         let worker = Worker::new(&path, RAW);
-        ChatTemplate { path, template, special_tokens, worker, on_any_day: false }
+        ChatTemplate { path, template, special_tokens, worker }
     }
 
     /// The name of the file that holds it.
@@ -165,14 +165,16 @@ impl ChatTemplate {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// What an error says of the template, for whoever knows which file it is in and asked for no prompts.
+    pub(crate) fn problem(&self, error: &Error) -> String {
+        let text = error.to_string();
+        let problem = text.strip_prefix(&format!("{}: ", self.path.display())).unwrap_or(&text);
+        problem.strip_suffix(&format!("; {RAW}")).unwrap_or(problem).to_owned()
+    }
+
     /// SHA-256 of the template, lower-case hex.
     pub fn sha256(&self) -> String {
         sha256_hex(self.template.as_bytes())
-    }
-
-    /// The same with a date that is none: what is rendered stays the same from day to day and is for no model to read.
-    pub fn on_any_day(self) -> ChatTemplate {
-        ChatTemplate { on_any_day: true, ..self }
     }
 
     /// The template itself.
@@ -188,28 +190,43 @@ impl ChatTemplate {
     /// The template is malformed, fails, or uses up too much time or memory.
     pub fn render(&self, message: &str) -> Result<String> {
         let turns = vec![Turn { role: "user".into(), content: message.into(), in_parts: false, also: Map::new() }];
-        let made = self.render_chat(turns, Map::new(), None)?.0;
-        made.map_err(|refusal| self.worker.wrong(&format!("its chat template refuses this chat: {refusal}")))
+        let special_tokens = self.special_tokens();
+        let template = (&self.template).into();
+        let chat = Chat { template, special_tokens, turns, date: None, variables: Map::new(), conditions: None };
+        match self.answer(None, chat)?.0 {
+            Ok(text) => Ok(text),
+            Err(NoText::Refused(refusal)) => {
+                Err(self.worker.wrong(&format!("its chat template refuses this chat: {refusal}")))
+            }
+            Err(NoText::Raised(problem)) => Err(self.worker.wrong(&problem)),
+        }
     }
 
-    /// As [`ChatTemplate::render`], of any chat and with other variables, else why the template itself refuses it; and
-    /// which conditions were met of the text that is followed in its place.
+    /// As [`ChatTemplate::render`], of any chat, with other variables and on any date, by a text that stands for the
+    /// template and has its conditions marked: the text or why there is none, and which conditions were met. There is
+    /// no answer beyond `end`.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`], but for what the template raises.
-    pub(crate) fn render_chat(
-        &self,
-        turns: Vec<Turn<'_>>,
+    pub(crate) fn render_marked<'a>(
+        &'a self,
+        end: Instant,
+        (marked, conditions): (&'a str, Conditions<'a>),
+        turns: Vec<Turn<'a>>,
         variables: Map<String, Value>,
-        followed: Option<(&str, Conditions<'_>)>,
-    ) -> Result<(std::result::Result<String, String>, Met)> {
-        let special_tokens = self.special_tokens.iter().map(|(name, text)| ((*name).into(), text.into())).collect();
-        let (template, conditions) = match followed {
-            Some((template, conditions)) => (template.into(), Some(conditions)),
-            None => ((&self.template).into(), None),
-        };
-        let chat = Chat { template, special_tokens, turns, on_any_day: self.on_any_day, variables, conditions };
-        match self.worker.ask(&Request::Render(chat))? {
+        date: Date<'a>,
+    ) -> Result<(std::result::Result<String, NoText>, Met)> {
+        let (special_tokens, conditions) = (self.special_tokens(), Some(conditions));
+        let chat = Chat { template: marked.into(), special_tokens, turns, date: Some(date), variables, conditions };
+        self.answer(Some(end), chat)
+    }
+
+    fn special_tokens(&self) -> BTreeMap<Cow<'_, str>, Cow<'_, str>> {
+        self.special_tokens.iter().map(|(name, text)| ((*name).into(), text.into())).collect()
+    }
+
+    fn answer(&self, end: Option<Instant>, chat: Chat<'_>) -> Result<(std::result::Result<String, NoText>, Met)> {
+        match self.worker.ask_until(end, &Request::Render(chat))? {
             Response::Rendered { made, met } => Ok((made, met)),
             other => Err(self.worker.astray(&other)),
         }
@@ -223,7 +240,7 @@ const RAW: &str = "use --no-chat-template to give the prompts as they are";
 mod tests {
     use super::*;
     use serde_json::Value as Json;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     fn template(text: &str, special_tokens: &[(&'static str, &str)]) -> ChatTemplate {
         let special_tokens = special_tokens.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();

@@ -1,6 +1,6 @@
 //! What is asked of the libraries that run what comes with a checkpoint.
 
-use super::template::{Chat, Met};
+use super::template::{Chat, Met, NoText};
 use super::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -33,9 +33,9 @@ pub(crate) enum Response {
     Ready,
     Ids(Vec<u32>),
     Text(String),
-    /// A chat's text or why the template itself refuses it, and which conditions were met on the way.
+    /// A chat's text or why there is none, and which conditions were met on the way.
     Rendered {
-        made: Result<String, String>,
+        made: Result<String, NoText>,
         met: Met,
     },
     /// Why there is no answer, in one line.

@@ -9,10 +9,12 @@ use std::time::Duration;
 pub(super) struct Allowance {
     cpu_s: f64,
     bytes: u64,
+    /// Of them for the longest chat: there is one at a time.
+    chat: u64,
 }
 
 /// For any input; a process that does nothing takes a hundredth of either.
-const LEAST: Allowance = Allowance { cpu_s: 1.0, bytes: 64 << 20 };
+const LEAST: Allowance = Allowance { cpu_s: 1.0, bytes: 64 << 20, chat: 0 };
 /// Of a file up to this long there is no more processor time, and memory enough for every kind of tokenizer published
 /// at that size.
 const SMALL_FILE: u64 = 5 << 20;
@@ -38,7 +40,15 @@ impl Allowance {
         let beyond = file.saturating_sub(SMALL_FILE);
         self.cpu_s += beyond as f64 * CPU_S_PER_BYTE_BEYOND + text as f64 * CPU_S_PER_TEXT_BYTE + CPU_S_PER_REQUEST;
         let of_file = (file - beyond) * BYTES_PER_FILE_BYTE + beyond * BYTES_PER_BYTE_BEYOND;
-        self.bytes += of_file + text * BYTES_PER_TEXT_BYTE;
+        let of_text = text * BYTES_PER_TEXT_BYTE;
+        self.bytes += of_file;
+        match request {
+            Request::Render(_) => {
+                self.bytes += of_text.saturating_sub(self.chat);
+                self.chat = self.chat.max(of_text);
+            }
+            _ => self.bytes += of_text,
+        }
     }
 
     /// How long an answer may take by the clock, on a machine that has much else to do.

@@ -18,7 +18,7 @@ mod tokenizer;
 
 pub(crate) use job::{Request, Response};
 pub use template::Turn;
-pub(crate) use template::{Chat, Conditions, Met};
+pub(crate) use template::{Chat, Conditions, Date, Met, NoText};
 
 use crate::error::{Error, Result};
 use job::Job;
@@ -28,7 +28,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The only argument of a program that is to serve as a child.
 pub const ARGUMENT: &str = "--serve-untrusted";
@@ -130,13 +130,21 @@ impl Worker {
     /// The file is malformed or fails, or asks for more time or memory than its size warrants, or the child is ended from
     /// outside: then nothing more can be asked.
     pub fn ask(&self, request: &Request<'_>) -> Result<Response> {
+        self.ask_until(None, request)
+    }
+
+    /// As [`Worker::ask`]; beyond `end` there is no answer, and the file takes too long.
+    ///
+    /// # Errors
+    /// As [`Worker::ask`].
+    pub fn ask_until(&self, end: Option<Instant>, request: &Request<'_>) -> Result<Response> {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let place = match place.as_mut() {
             Some(place) => place,
             None => place.insert(Place::new()?),
         };
         let answer = match place {
-            Place::Child(process) => process.ask(request),
+            Place::Child(process) => process.ask(request, end),
             Place::Here(job) => guarded(job, request),
         };
         match answer {
@@ -181,9 +189,16 @@ impl Process {
         Ok(Process { child, requests, answers, allowance: limits::Allowance::default() })
     }
 
-    fn ask(&mut self, request: &Request<'_>) -> std::result::Result<Response, Failure> {
+    fn ask(&mut self, request: &Request<'_>, end: Option<Instant>) -> std::result::Result<Response, Failure> {
         self.allowance.extend(request);
-        self.ask_within(request, self.allowance.wall())
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let most = left.unwrap_or(Duration::MAX).min(self.allowance.wall());
+        self.ask_within(request, most).map_err(|failure| match (failure, left) {
+            (Failure::Ended(_), Some(left)) if left <= most && end.is_some_and(|end| Instant::now() >= end) => {
+                Failure::Problem("takes too long".into())
+            }
+            (failure, _) => failure,
+        })
     }
 
     /// A child that stands still takes no processor time: it has to be seen that it does.
@@ -291,7 +306,7 @@ mod tests {
         assert!(matches!(&told, Err(Failure::Ended(why)) if why.contains("stood still")), "{told:?}");
         let mut killed = Process::start(Command::new("sleep").arg("600")).unwrap();
         killed.child.kill().unwrap();
-        let told = killed.ask(&request);
+        let told = killed.ask(&request, None);
         assert!(matches!(&told, Err(Failure::Ended(why)) if why.contains("KILL")), "{told:?}");
     }
 }

@@ -3,7 +3,7 @@
 use super::Response;
 use super::job::short;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{ValueKind, from_args};
+use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
@@ -52,13 +52,70 @@ pub(crate) struct Chat<'a> {
     /// `bos_token`, `eos_token` and their like, with their texts.
     pub special_tokens: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
     pub turns: Vec<Turn<'a>>,
-    /// The date may be asked for, and is none.
-    pub on_any_day: bool,
+    /// The date may be asked for.
+    #[serde(default)]
+    pub date: Option<Date<'a>>,
     /// What templates are given besides, tools and the like, or in place of what they are given.
     #[serde(default)]
     pub variables: Map<String, Json>,
     #[serde(default)]
     pub conditions: Option<Conditions<'a>>,
+}
+
+/// What `strftime_now` gives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Date<'a> {
+    /// What it is asked for, such as `%Y`, which stays the same from day to day.
+    #[default]
+    Format,
+    /// This text, whatever it is asked for.
+    Text(Cow<'a, str>),
+    /// What each letter after a `%` stands for.
+    Day(BTreeMap<char, Cow<'a, str>>),
+}
+
+impl Date<'_> {
+    fn owned(self) -> Date<'static> {
+        match self {
+            Date::Format => Date::Format,
+            Date::Text(text) => Date::Text(text.into_owned().into()),
+            Date::Day(letters) => {
+                Date::Day(letters.into_iter().map(|(letter, text)| (letter, text.into_owned().into())).collect())
+            }
+        }
+    }
+
+    fn formatted(&self, format: &str) -> String {
+        match self {
+            Date::Format => format.to_owned(),
+            Date::Text(text) => text.clone().into_owned(),
+            Date::Day(letters) => {
+                let (mut text, mut rest) = (String::new(), format);
+                while let Some((before, after)) = rest.split_once('%') {
+                    text.push_str(before);
+                    // Without the zero in front, as in `%-d`.
+                    let (short, letter) = match after.strip_prefix('-') {
+                        Some(letter) => (true, letter),
+                        None => (false, after),
+                    };
+                    let Some(c) = letter.chars().next() else { break };
+                    let known = letters.get(&c).map_or("", |known| known.as_ref());
+                    text.push_str(if short { known.trim_start_matches('0') } else { known });
+                    rest = &letter[c.len_utf8()..];
+                }
+                text + rest
+            }
+        }
+    }
+}
+
+/// Why a chat has no text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NoText {
+    /// The template refuses it by `raise_exception`.
+    Refused(String),
+    /// What it does with values is an error, as it mostly is in Jinja.
+    Raised(String),
 }
 
 /// A template's conditions are followed.
@@ -85,13 +142,23 @@ impl Conditions<'_> {
 }
 
 impl Chat<'_> {
-    /// The text, up to where the answer begins, or the template's own refusal.
+    /// The text, up to where the answer begins, or why there is none; what this renderer cannot do is a problem.
     pub fn render(&self) -> Result<Response, String> {
         let met = Arc::default();
         let made = match self.rendered(&met) {
             Ok(text) => Ok(text),
-            Err(e) if is_refusal(&e) => Err(short(e.detail().unwrap_or_default())),
-            Err(e) => return Err(format!("its chat template fails: {e}")),
+            Err(e) if is_refusal(&e) => Err(NoText::Refused(short(e.detail().unwrap_or_default()))),
+            Err(e) => {
+                let problem = format!("its chat template fails: {e}");
+                match e.kind() {
+                    ErrorKind::InvalidOperation
+                    | ErrorKind::UndefinedError
+                    | ErrorKind::NonKey
+                    | ErrorKind::CannotUnpack
+                    | ErrorKind::MissingArgument => Err(NoText::Raised(short(&problem))),
+                    _ => return Err(problem),
+                }
+            }
         };
         let said: usize = self.turns.iter().map(|turn| turn.content.len()).sum();
         let (bytes, most) = (made.as_ref().map_or(0, String::len), LONGEST + 8 * said);
@@ -106,8 +173,9 @@ impl Chat<'_> {
 
     fn rendered(&self, met: &Arc<Mutex<Met>>) -> Result<String, Error> {
         let mut environment = environment()?;
-        if self.on_any_day {
-            environment.add_function("strftime_now", |format: String| format);
+        if let Some(date) = &self.date {
+            let date = date.clone().owned();
+            environment.add_function("strftime_now", move |format: String| date.formatted(&format));
         }
         if let Some(conditions) = &self.conditions {
             conditions.follow(&mut environment, met);
@@ -148,9 +216,38 @@ fn environment<'a>() -> Result<Environment<'a>, Error> {
     let raise =
         |problem: String| Err::<String, _>(Error::new(ErrorKind::InvalidOperation, problem).with_source(Refusal));
     environment.add_function("raise_exception", raise);
+    environment.add_filter("tojson", to_json);
+    environment.add_filter("int", to_int);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", is_iterable);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEEPEST);
     Ok(environment)
+}
+
+/// A whole number, in Jinja 0 of what is none.
+fn to_int(state: &State, value: &Value, default: Option<Value>, arguments: Kwargs) -> Result<Value, Error> {
+    let default = match default {
+        Some(default) => default,
+        None => arguments.get::<Option<Value>>("default")?.unwrap_or_else(|| 0.into()),
+    };
+    minijinja::filters::int(state, value, Some(default), None, arguments)
+}
+
+/// As Jinja has it, for texts, dictionaries and what is undefined, too.
+fn is_iterable(value: &Value) -> bool {
+    use ValueKind::{Iterable, Map, Seq, String, Undefined};
+    matches!(value.kind(), String | Seq | Map | Iterable | Undefined)
+}
+
+/// JSON as transformers writes it, by default without escapes of letters.
+fn to_json(value: &Value, arguments: Kwargs) -> Result<Value, Error> {
+    let indent = arguments.get("indent")?;
+    if arguments.get::<Option<bool>>("ensure_ascii")? == Some(true) {
+        return Err(Error::new(ErrorKind::TooManyArguments, "ensure_ascii is not known to this renderer"));
+    }
+    arguments.assert_all_used()?;
+    minijinja::filters::tojson(value, indent, Kwargs::from_iter::<[(&str, Value); 0]>([]))
 }
 
 /// Behind an error that the template raised itself.
@@ -182,6 +279,15 @@ fn with_known_tags(template: &str) -> String {
     known
 }
 
+/// Methods of Python's lists.
+const OF_LISTS: &[&str] =
+    &["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
+
+/// As Python says of a value that has no such method.
+fn no_method(value: &Value, name: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("{} has no method named {name}", value.kind()))
+}
+
 /// Methods of Python's strings and bytes that the library does not know.
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match (value.kind(), value.as_str(), name) {
@@ -195,6 +301,11 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
             let (suffix,): (&str,) = from_args(args)?;
             Ok(text.strip_suffix(suffix).unwrap_or(text).into())
         }
+        // What these have in Python is asked of no other value.
+        (ValueKind::Undefined | ValueKind::None | ValueKind::Bool | ValueKind::Number, ..) => {
+            Err(no_method(value, name))
+        }
+        (ValueKind::Seq, ..) if !OF_LISTS.contains(&name) => Err(no_method(value, name)),
         _ => unknown_method_callback(state, value, name, args),
     }
 }

@@ -147,7 +147,7 @@ fn a_process_that_was_asked_to_serve_answers_until_there_are_no_more_requests() 
         child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
         wait(child, SECONDS).unwrap()
     };
-    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {}, "on_any_day": false,
+    let chat = json!({"Render": {"template": "{{ messages[0].content }}!", "special_tokens": {},
         "turns": [{"role": "user", "content": "Hi", "in_parts": false}]}});
     let output = serve(&format!("{chat}\n{chat}\n"));
     let answer = "{\"Rendered\":{\"made\":{\"Ok\":\"Hi!\"},\"met\":[]}}\n";
@@ -391,6 +391,30 @@ fn a_file_of_two_names_is_judged_by_both() {
     let findings = report(&place)["findings"].to_string();
     for rule in ["template-dunder", "json-duplicate-key"] {
         assert_eq!(findings.matches(&format!("\"{rule}\"")).count(), 2, "{rule}: {findings}");
+    }
+}
+
+/// Long texts that are gone over again and again, behind numbers that let more be said, or in one kind of chat alone.
+#[test]
+fn a_template_that_takes_too_long_anywhere_was_not_tried() {
+    let says =
+        "{% for m in messages %}[{{ m.role }}]{{ m.content if m.content is string else '' }}{% endfor %}[assistant]";
+    let slow = "{% set ns = namespace(s='aaaaaaaaaaaaaaaa') %}{% for i in range(20) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}\
+                {% set s = ns.s %}{% for i in range(9) %}{% for i in range(5000) %}{% set y = s[-1] %}{% endfor %}{% endfor %}";
+    let numbers = (99_000..99_008).map(|n| n.to_string()).collect::<Vec<String>>().join(",");
+    for template in [
+        format!("{says}{{% set l = [{numbers}] %}}{{% if v00 is defined and v00 %}}{slow}{{% endif %}}"),
+        format!(
+            "{{% if messages[1] is defined and messages[1].reasoning_content is defined %}}{slow}{{% endif %}}{says}"
+        ),
+    ] {
+        let place = Place::new();
+        fs::write(place.model().join("chat_template.jinja"), &template).unwrap();
+        let started = std::time::Instant::now();
+        run(&place, &["lint", "{model}", "--format=json", "-o", "{out}/report.json"]);
+        assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+        let findings = report(&place)["findings"].to_string();
+        assert_eq!(findings.matches("template-not-tried").count(), 1, "{findings}");
     }
 }
 

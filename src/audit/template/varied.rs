@@ -1,22 +1,22 @@
 //! Chats with more in them than turns of the user and the model, and conditions that no chat has met.
 
-use super::{Problem, Told, Tried, drops, shown, words_outside_tags};
+use super::{LISTED, Problem, Told, Tried, drops, shown, words_outside_tags};
 use crate::integrity::lint::Check;
 use crate::probe::Turn;
-use crate::worker::Met;
+use crate::worker::{Date, Met};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Variables that are given a value, roles that the template may know, and runs in which conditions are taken to be other than they are.
 const MOST_VARIABLES: usize = 40;
-const MOST_ROLES: usize = 40;
-const MOST_FORCED: usize = 400;
+const MOST_ROLES: usize = 150;
+const MOST_FORCED: usize = 1000;
+/// Texts of the template that may be a date.
+const MOST_DATES: usize = 30;
 /// Turns that have words of their own, a system turn's the last.
 const SAID: usize = 6;
 /// Words that are text where other chats have none.
 const FEWEST_NEW: usize = 2;
-/// Effects of conditions that an observation lists.
-const LISTED: usize = 10;
 
 /// A chat of some kind.
 #[derive(Clone)]
@@ -25,8 +25,11 @@ struct Scene<'t> {
     name: String,
     turns: Vec<Turn<'t>>,
     variables: Map<String, Value>,
-    /// Whether the template has to know such chats, or may fail and leave out what it does not know.
+    date: Date<'t>,
+    /// Whether the template has to know such chats, or may fail on them.
     usual: bool,
+    /// Of the unusual ones of one kind the template has to know one at least, but for those of no kind.
+    kind: Option<String>,
     must_keep: Vec<&'t str>,
 }
 
@@ -54,17 +57,42 @@ impl Tried {
             let given = Value::from(scene.variables.clone()).to_string();
             let also = scene.turns.iter().map(|turn| Value::from(turn.also.clone()).to_string() + &turn.content);
             known.extend(also.chain([given]).flat_map(|text| words(&text)));
+            match &scene.date {
+                Date::Format => {}
+                Date::Text(text) => known.extend(words(text)),
+                Date::Day(letters) => known.extend(letters.values().flat_map(|text| words(text))),
+            }
         }
         let mut found: Vec<Told> = Vec::new();
         let mut added = Vec::new();
+        let (mut tried, mut raised) = (BTreeSet::new(), BTreeMap::new());
         for scene in &varied {
-            let text = match self.render(scene.turns.clone(), scene.variables.clone(), BTreeMap::new()).0 {
-                Ok(text) => text,
-                Err(Problem::Failed(problem)) if scene.usual || problem.contains("fuel") => {
+            let text = match self.made(scene) {
+                Ok(text) => {
+                    tried.extend(&scene.kind);
+                    text
+                }
+                Err(Problem::Failed(problem)) => {
                     found.push((Check::TemplateNotTried, format!("where {}: {problem}", scene.name), None));
                     return found;
                 }
-                Err(_) => continue,
+                Err(Problem::Refused(problem)) if scene.date != Date::Format => {
+                    let message = format!("the chat template refuses a plain chat where {}: {problem}", scene.name);
+                    found.push((Check::TemplateRefuses, message, None));
+                    return found;
+                }
+                Err(Problem::Refused(_)) => {
+                    tried.extend(&scene.kind);
+                    continue;
+                }
+                Err(Problem::Raised(problem)) => {
+                    if scene.usual {
+                        self.leave(format!("where {}: {problem}", scene.name));
+                    } else if let Some(kind) = &scene.kind {
+                        raised.entry(kind).or_insert_with(|| format!("where {}: {problem}", scene.name));
+                    }
+                    continue;
+                }
             };
             if !scene.is_kept(&text) {
                 let (check, message, _) = drops(&format!("what is said where {}", scene.name));
@@ -81,6 +109,9 @@ impl Tried {
             // Told once.
             known.extend(words(&self.without_said(&text)));
         }
+        for (_, problem) in raised.into_iter().filter(|(kind, _)| !tried.contains(kind)) {
+            self.leave(problem);
+        }
         found.extend(added.into_iter().map(|(new, name)| {
             let message = format!("the chat template adds where {name}: {:?}", shown(&new));
             (Check::TemplateAddsText, message, Some(new))
@@ -91,8 +122,13 @@ impl Tried {
         found
     }
 
-    fn made(&self, scene: &Scene) -> Option<String> {
-        self.render(scene.turns.clone(), scene.variables.clone(), BTreeMap::new()).0.ok()
+    fn made(&self, scene: &Scene) -> Result<String, Problem> {
+        self.of(scene, scene.turns.clone(), BTreeMap::new()).0
+    }
+
+    /// The scene with these turns in place of its own.
+    fn of(&self, scene: &Scene, turns: Vec<Turn>, forced: BTreeMap<usize, bool>) -> (Result<String, Problem>, Met) {
+        self.render(turns, scene.variables.clone(), scene.date.clone(), forced)
     }
 
     fn without_said(&self, text: &str) -> String {
@@ -118,8 +154,13 @@ impl Tried {
             expected = expected.replace(&*turn.content, &content(&turn.content));
             turn.content = content(&turn.content).into();
         }
-        let (made, _) = self.render(turns, scene.variables.clone(), BTreeMap::new());
-        let made = made.ok().filter(|made| *made != expected)?;
+        let made = match self.of(scene, turns, BTreeMap::new()).0 {
+            Ok(made) | Err(Problem::Refused(made)) => Some(made).filter(|made| *made != expected)?,
+            Err(Problem::Raised(problem) | Problem::Failed(problem)) => {
+                self.leave(format!("where {} and its own words are said: {problem}", scene.name));
+                return None;
+            }
+        };
         let message = format!("the chat template makes another text where {} and its own words are said", scene.name);
         Some((Check::TemplateDependsOnText, message, Some(made)))
     }
@@ -133,10 +174,30 @@ impl Tried {
         let must_keep: Vec<&str> = said.iter().copied().take(turns).collect();
         let roles = ["user", "assistant"].into_iter().cycle();
         let turns = roles.zip(&must_keep).map(|(role, content)| self.turn(role, content)).collect();
-        Scene { name: name.into(), turns, variables: Map::new(), usual: true, must_keep }
+        let (variables, date, kind) = (Map::new(), Date::Format, Some(name.to_owned()));
+        Scene { name: name.into(), turns, variables, date, usual: true, kind, must_keep }
     }
 
-    fn scenes<'t>(&self, said: &[&'t str]) -> Vec<Scene<'t>> {
+    /// Dates that the template may know: long ago, in a far future, and as its own texts say.
+    fn dates<'t>(&'t self) -> Vec<(String, Date<'t>)> {
+        if !self.template.text().contains("strftime_now") {
+            return Vec::new();
+        }
+        let days = DAYS.map(|(name, letters)| {
+            (name.to_owned(), Date::Day(letters.iter().map(|(letter, text)| (*letter, (*text).into())).collect()))
+        });
+        let is_date = |text: &&String| {
+            let is_month = MONTHS.iter().any(|name| text.to_lowercase().contains(name));
+            (1..=LONGEST_DATE).contains(&text.len()) && (is_month || text.contains(|c: char| c.is_ascii_digit()))
+        };
+        let numbers = self.asked.numbers.iter().filter(|number| **number < 10_000).map(usize::to_string);
+        let own = self.own.iter().filter(is_date).cloned().chain(numbers).collect();
+        let own = self.at_most(MOST_DATES, "texts that may be a date", own);
+        let own = own.into_iter().map(|text| (format!("{text:?}"), Date::Text(text.into())));
+        days.into_iter().chain(own).collect()
+    }
+
+    fn scenes<'t>(&'t self, said: &[&'t str]) -> Vec<Scene<'t>> {
         let scene = |name: &str, turns| self.scene(name, said, turns);
         let with = |mut scene: Scene<'t>, name: &str, value: Value| {
             scene.variables.insert(name.into(), value);
@@ -149,6 +210,12 @@ impl Tried {
         for turns in [1, 2, 3] {
             all.push(with(scene("no answer is asked for", turns), "add_generation_prompt", false.into()));
         }
+        for (name, date) in self.dates() {
+            for turns in [1, 3] {
+                let date = date.clone();
+                all.push(Scene { date, ..scene(&format!("the date is {name}"), turns) });
+            }
+        }
         let unusual = |scene: Scene<'t>| Scene { usual: false, ..scene };
         let mut reasoned = scene("the model's reasoning is given", 3);
         reasoned.turns[1].also.insert("reasoning_content".into(), "reasoning".into());
@@ -158,10 +225,12 @@ impl Tried {
             let content = json!([{"type": "image"}, {"type": "text", "text": turn.content}]);
             turn.also.insert("content".into(), if self.parts { turn.content.clone().into() } else { content });
         }
-        all.push(Scene { must_keep: Vec::new(), ..unusual(parts) });
+        all.push(Scene { must_keep: Vec::new(), kind: None, ..unusual(parts) });
         let documents = json!([{"title": "title", "text": "text", "content": "content", "doc_id": 1}]);
         all.push(unusual(with(scene("documents are given", 1), "documents", documents)));
-        for name in self.own.iter().filter(|own| is_name(own)).take(MOST_ROLES).chain([&self.word]) {
+        let roles =
+            self.at_most(MOST_ROLES, "texts that may be a role", self.own.iter().filter(|own| is_name(own)).collect());
+        for name in roles.into_iter().chain([&self.word]) {
             let mut other = scene(&format!("a turn is {name}'s"), 3);
             other.turns[1].role = name.clone().into();
             other.must_keep = vec![said[0], said[2]];
@@ -186,10 +255,11 @@ impl Tried {
             above.turns[0].also.insert("tools".into(), "tools".into());
             all.extend([called, above]);
         }
-        for name in self.asked.variables.iter().take(MOST_VARIABLES) {
+        for name in self.at_most(MOST_VARIABLES, "variables", self.asked.variables.iter().collect()) {
             for value in [json!(true), json!(false), json!("value")] {
                 for turns in [1, 3] {
-                    all.push(unusual(with(scene(&format!("{name} is {value}"), turns), name, value.clone())));
+                    let given = with(scene(&format!("{name} is {value}"), turns), name, value.clone());
+                    all.push(Scene { kind: Some(name.clone()), ..unusual(given) });
                 }
             }
         }
@@ -203,7 +273,7 @@ impl Tried {
 
     /// What is set above a chat may be ignored, as some published templates do.
     fn system(&self, said: &[&str]) -> Option<Told> {
-        let text = self.made(&self.with_system(self.scene("", said, 1), said))?;
+        let text = self.made(&self.with_system(self.scene("", said, 1), said)).ok()?;
         let message = "the chat template leaves out what a system turn says".to_owned();
         (!text.contains(said[SAID - 1])).then_some((Check::TemplateIgnoresSystem, message, Some(text)))
     }
@@ -216,9 +286,15 @@ impl Tried {
         let (mut effects, mut runs) = (BTreeSet::new(), 0);
         for scene in scenes {
             let mut left = VecDeque::from([(None, BTreeMap::new())]);
-            while let Some((last, forced)) = left.pop_front().filter(|_| runs < MOST_FORCED) {
-                runs += 1;
-                let (made, met) = self.render(scene.turns.clone(), scene.variables.clone(), forced.clone());
+            while let Some((last, forced)) = left.pop_front() {
+                if runs == MOST_FORCED {
+                    self.leave(format!("it has more conditions than could be met in {MOST_FORCED} chats"));
+                }
+                if runs >= MOST_FORCED || self.is_over() {
+                    break;
+                }
+                runs += usize::from(last.is_some());
+                let (made, met) = self.of(scene, scene.turns.clone(), forced.clone());
                 for (condition, value) in met {
                     if tried.insert((condition, !value)) {
                         let mut more = forced.clone();
@@ -234,7 +310,12 @@ impl Tried {
                         None => continue,
                     },
                     Err(Problem::Refused(_)) => continue,
-                    Err(Problem::Failed(_)) => Effect::Fails,
+                    Err(Problem::Raised(_)) => Effect::Fails,
+                    Err(Problem::Failed(problem)) => {
+                        let condition = self.asked.conditions.get(condition).map_or("", String::as_str);
+                        self.leave(format!("where {:?} is {value}: {problem}", shown(condition)));
+                        continue;
+                    }
                 };
                 let condition = self.asked.conditions.get(condition).map_or("", String::as_str);
                 effects.insert((effect, condition, value));
@@ -275,6 +356,101 @@ impl std::fmt::Display for Effect {
 
 /// Roles, and what Jinja makes of no text.
 const KNOWN: [&str; 7] = ["system", "user", "assistant", "tool", "developer", "model", "none"];
+
+/// Two days, by what stands for their parts.
+const DAYS: [(&str, &[(char, &str)]); 2] = [
+    (
+        "in 1999",
+        &[
+            ('Y', "1999"),
+            ('y', "99"),
+            ('m', "01"),
+            ('d', "02"),
+            ('e', " 2"),
+            ('B', "January"),
+            ('b', "Jan"),
+            ('h', "Jan"),
+            ('A', "Saturday"),
+            ('a', "Sat"),
+            ('H', "03"),
+            ('I', "03"),
+            ('M', "04"),
+            ('S', "05"),
+            ('p', "AM"),
+            ('j', "002"),
+            ('F', "1999-01-02"),
+            ('D', "01/02/99"),
+            ('T', "03:04:05"),
+            ('R', "03:04"),
+            ('x', "01/02/99"),
+            ('X', "03:04:05"),
+            ('c', "Sat Jan  2 03:04:05 1999"),
+            ('u', "6"),
+            ('w', "6"),
+            ('U', "00"),
+            ('W', "00"),
+            ('V', "53"),
+            ('G', "1998"),
+            ('s', "915246245"),
+            ('z', ""),
+            ('Z', ""),
+            ('f', "000000"),
+            ('C', "19"),
+            ('%', "%"),
+            ('n', "\n"),
+            ('t', "\t"),
+        ],
+    ),
+    (
+        "in 2098",
+        &[
+            ('Y', "2098"),
+            ('y', "98"),
+            ('m', "12"),
+            ('d', "31"),
+            ('e', "31"),
+            ('B', "December"),
+            ('b', "Dec"),
+            ('h', "Dec"),
+            ('A', "Wednesday"),
+            ('a', "Wed"),
+            ('H', "22"),
+            ('I', "10"),
+            ('M', "58"),
+            ('S', "59"),
+            ('p', "PM"),
+            ('j', "365"),
+            ('F', "2098-12-31"),
+            ('D', "12/31/98"),
+            ('T', "22:58:59"),
+            ('R', "22:58"),
+            ('x', "12/31/98"),
+            ('X', "22:58:59"),
+            ('c', "Wed Dec 31 22:58:59 2098"),
+            ('u', "3"),
+            ('w', "3"),
+            ('U', "52"),
+            ('W', "52"),
+            ('V', "01"),
+            ('G', "2099"),
+            ('s', "4070905139"),
+            ('z', ""),
+            ('Z', ""),
+            ('f', "000000"),
+            ('C', "20"),
+            ('%', "%"),
+            ('n', "\n"),
+            ('t', "\t"),
+        ],
+    ),
+];
+
+/// Texts that are a date are no longer, and have a digit or begin a name.
+const LONGEST_DATE: usize = 30;
+const MONTHS: [&str; 19] = [
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "mon", "tue", "wed", "thu",
+    "fri", "sat", "sun",
+];
 
 /// As Mistral's templates want it.
 const ID: &str = "callcall1";

@@ -34,7 +34,7 @@ pub use check::Check;
 pub use contents::json as examine_json;
 pub use names::{ByName, by_name};
 pub use observation::{Location, More, Observation};
-pub use template::{Asked, asked, literals};
+pub use template::{Asked, asked, literals, unusual};
 
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};

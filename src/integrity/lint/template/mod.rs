@@ -8,8 +8,10 @@
 mod asked;
 mod lex;
 mod made;
+mod unusual;
 
 pub use asked::{Asked, asked};
+pub use unusual::unusual;
 
 use lex::{Token, lex};
 use made::Made;
