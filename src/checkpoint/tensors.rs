@@ -7,6 +7,7 @@ use super::map::MappedFile;
 use super::names::{Meaning, Names};
 use super::stand_in::{StandIn, unfinished};
 use crate::error::{Error, Result};
+use crate::files;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -216,6 +217,15 @@ impl Tensors {
     /// The entry of a tensor, if there is such a tensor.
     pub fn get(&self, name: &str) -> Option<&Entry> {
         self.entries.get(name)
+    }
+
+    /// Refuses files that are mostly holes, as [`StandIn::refuse_holes`], before they are read as zeros.
+    ///
+    /// # Errors
+    /// One of them is, or cannot be opened.
+    pub fn refuse_holes(&self) -> Result<()> {
+        let mut paths = self.files().iter().map(MappedFile::path);
+        paths.try_for_each(|path| StandIn::refuse_holes(&files::open_regular(path)?, path))
     }
 
     /// The mapped safetensors files; none for a GGUF.

@@ -34,9 +34,11 @@ pub struct Diff {
 /// Compares two model folders: their tensors, wherever they lie, and their other files byte by byte.
 ///
 /// # Errors
-/// A folder is no checkpoint, or a file cannot be read.
+/// A folder is no checkpoint, or a file cannot be read or is mostly holes.
 pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
     let (old, new) = (Tensors::open_directory(a)?, Tensors::open_directory(b)?);
+    old.refuse_holes()?;
+    new.refuse_holes()?;
     let mut differences = compare_files((a, &old), (b, &new))?;
     let mut shared = Vec::new();
     let names: BTreeSet<&str> = old.iter().chain(new.iter()).map(|(name, _)| name).collect();

@@ -2,9 +2,7 @@
 
 use super::{NotExamined, Report, SignKind, examine};
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Count, Error, Figure, Result};
-use crate::files;
 use crate::integrity::lint::{Check, Location, Observation};
 use crate::progress::Progress;
 use serde_json::{Value, json};
@@ -26,8 +24,7 @@ const LISTED: usize = 20;
 /// The user asked to stop. A checkpoint that cannot be examined is an observation.
 pub fn observe(root: &Path, progress: &dyn Progress) -> Result<Vec<Observation>> {
     let opened = Checkpoint::open(&root.to_string_lossy(), progress).and_then(|checkpoint| {
-        let mut paths = checkpoint.tensors().files().iter().map(|file| file.path());
-        paths.try_for_each(|path| StandIn::refuse_holes(&files::open_regular(path)?, path))?;
+        checkpoint.tensors().refuse_holes()?;
         Ok(checkpoint)
     });
     let examined = opened.and_then(|checkpoint| Ok((examine(&checkpoint, progress)?, checkpoint)));
