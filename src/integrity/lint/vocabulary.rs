@@ -259,8 +259,10 @@ fn whole(value: &Value) -> Option<i64> {
 /// Holds the tokenizer's size against the embedding's.
 fn size(rows: u64, vocabulary: &Vocabulary, found: &mut Found) {
     let at = || Location::file(TOKENIZER);
-    let mut outside: Vec<(&str, u64)> =
-        vocabulary.all().filter(|(text, id)| *id >= rows && !is_of_other_input(text)).collect();
+    // Converters take the numbers that are written where loaders count on.
+    let written = vocabulary.added_tokens.iter().filter_map(|token| Some((token.content.as_str(), token.written?)));
+    let beyond = |(text, id): &(&str, u64)| *id >= rows && !is_of_other_input(text);
+    let mut outside: Vec<(&str, u64)> = vocabulary.all().chain(written).filter(beyond).collect();
     outside.sort_by_key(|(_, id)| *id);
     outside.dedup();
     if let Some((text, id)) = outside.first() {
