@@ -33,8 +33,8 @@ const LEAST_ERRORS: f64 = 3.0;
 /// Neurons that are tried: the first of the ranking, and of the critical set.
 const TRIED: usize = 3;
 
-/// The one that gains most by a factor of its own, of all neurons that are tried; none where the text is too short, or none
-/// gains more than chance gives.
+/// The one that gains most by a factor of its own, of all neurons that are tried; none where the text is too short, or
+/// none gains more than chance gives.
 pub fn measure(subject: &Subject, report: &Report, tried: usize, progress: &dyn Progress) -> Result<Option<Rescaled>> {
     let Subject { model, text, .. } = subject;
     if text.ids.len() < FEWEST_TOKENS {
@@ -62,8 +62,8 @@ pub fn measure(subject: &Subject, report: &Report, tried: usize, progress: &dyn 
     Ok(gains.max_by(|a, b| a.gain.total_cmp(&b.gain)))
 }
 
-/// The mean gain of a token and its standard error, in powers of ten; none where chance gives as much, or where no number
-/// comes of it.
+/// The mean gain of a token and its standard error, in powers of ten; none where chance gives as much, or where no
+/// number comes of it.
 fn gain(before: &[f64], after: &[f64]) -> Option<(f64, f64)> {
     let count = before.len() as f64;
     let gains = || before.iter().zip(after).map(|(before, after)| (after - before) / LN_10);

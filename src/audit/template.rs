@@ -3,14 +3,15 @@
 //! The words in them come from the template's own digest, so that it cannot know them. Told are: a turn of the user or
 //! the model that is left out, out of order or given to the other; text that depends on what is said, which is tried with
 //! every string of up to 200 bytes that the template itself holds, with single characters, a piece of English and some
-//! lengths, texts in other scripts, or on how many turns there are, up to 21; and the text that is added to every chat, which is a default system
-//! prompt in many sound models, for a reader to judge. A template that refuses a chat by `raise_exception` has said so
-//! to whoever runs it: that is let be where more than one turn is what it refuses. One that fails otherwise was not tried.
+//! lengths, texts in other scripts, or on how many turns there are, up to 21; and the text that is added to every chat,
+//! which is a default system prompt in many sound models, for a reader to judge. A template that refuses a chat by
+//! `raise_exception` has said so to whoever runs it: that is let be where more than one turn is what it refuses. One
+//! that fails otherwise was not tried.
 //!
 //! In `varied` there is more than turns of the two: a system turn, tools and documents, no answer that is asked for, other
 //! roles, a value for each variable that the template reads, and some dates; all that is said has to be there, too, and
-//! the template's own words change nothing. Each condition that no chat has met is then taken to be met, and it is told where
-//! that leaves out what is said or adds text: whether it ever is met is for a reader to judge.
+//! the template's own words change nothing. Each condition that no chat has met is then taken to be met, and it is told
+//! where that leaves out what is said or adds text: whether it ever is met is for a reader to judge.
 //!
 //! What was not tried, as there is too much of it, it takes too long or this renderer cannot do it, is told and counts
 //! as a warning; so is what a template uses that published ones do not.
@@ -23,6 +24,8 @@
 //! - a few words (under five) that are added to every chat alike;
 //! - templates of other names.
 
+mod dates;
+mod said;
 mod varied;
 
 use super::place::Place;
@@ -32,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::integrity::lint::{Asked, Check, Location, Observation, asked, literals, unusual};
 use crate::probe::{ChatTemplate, Turn};
 use crate::worker::{Conditions, Date, Met, NoText};
+use said::Said;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,58 +45,13 @@ use std::time::{Duration, Instant};
 /// How long all trials of a template may take together.
 const TIME: Duration = Duration::from_secs(8);
 const TOO_LONG: &str = "all that was tried took the 8 s there are";
-/// Texts of its own that a template is tried with, at most.
-const MOST_TRIED: usize = 500;
-/// Numbers of the template that are tried as lengths, and as numbers of turns; the longest text, and all of them.
+/// Numbers of the template that are tried as lengths, and as numbers of turns.
 const MOST_NUMBERS: usize = 30;
 const MOST_LENGTHS: usize = 8;
-const LONGEST: usize = 100_000;
-const MOST_WORDS: usize = 10_000;
-const MOST_CHARACTERS: usize = 500_000;
 /// Turns of the longest chat that is tried.
 const MOST_TURNS: usize = 21;
 /// And of one that the template has a number for.
 const MOST_TURNS_ASKED: usize = 600;
-/// Characters that are tried alone.
-const CHARACTERS: &str = "abcdefghijklmnopqrstuvwxyzATI0123456789\n\t.,;:?!/'\"-_()@#$%&*+=";
-/// What users say.
-const ENGLISH: &str = "Hello! Why won't this work? Please write me the code, not a story.\n\n\
-                       1. Open https://example.com/a.html\n2. My password: 12345 (it's $5)";
-/// What users say elsewhere: letters of the scripts of the world, and signs that are none.
-const ELSEWHERE: &[&str] = &[
-    "Déjà vu à Málaga, größer, Łódź, Ðã, ığş, tiếng Việt",
-    "Γειά σου, κόσμε",
-    "Привет, мир! Помогите мне, пожалуйста.",
-    "Բարեւ աշխարհ",
-    "שלום עולם",
-    "مرحبا بالعالم، ساعدني",
-    "नमस्ते दुनिया",
-    "ওহে বিশ্ব",
-    "ਸਤਿ ਸ੍ਰੀ ਅਕਾਲ",
-    "નમસ્તે દુનિયા",
-    "ନମସ୍କାର ଦୁନିଆ",
-    "வணக்கம் உலகம்",
-    "హలో ప్రపంచం",
-    "ನಮಸ್ಕಾರ ಪ್ರಪಂಚ",
-    "ഹലോ വേൾഡ്",
-    "හෙලෝ වර්ල්ඩ්",
-    "สวัสดีชาวโลก",
-    "ສະບາຍດີຊາວໂລກ",
-    "བཀྲ་ཤིས་བདེ་ལེགས",
-    "မင်္ဂလာပါကမ္ဘာလောက",
-    "გამარჯობა მსოფლიო",
-    "안녕하세요, 세계",
-    "ሰላም ልዑል",
-    "ᎣᏏᏲ",
-    "សួស្តីពិភពលោក",
-    "ᠰᠠᠶᠢᠨ",
-    "こんにちは、カタカナ。",
-    "你好,世界。请帮帮我。",
-    "“quoted” — it’s… 5 € ≥ 3 ²½",
-    "😀👩‍💻🎉🇺🇳",
-    "𝒜𝔟𝓬 𠀀",
-    "a\u{a0}b\u{200b}c\u{ad}d",
-];
 /// Places in a chat.
 const BEFORE_MODEL: &str = "before the model's turn";
 const BEFORE_USER: &str = "before the user's turn";
@@ -171,14 +130,6 @@ type Told = (Check, String, Option<String>);
 
 /// What stands around turns, by where.
 type Around = BTreeMap<&'static str, String>;
-
-/// Something that a user may say.
-struct Said {
-    name: String,
-    content: String,
-    /// Holds a tag or a switch, which templates rightly look for.
-    tag: bool,
-}
 
 impl Tried {
     fn new(template: ChatTemplate) -> Tried {
@@ -415,57 +366,6 @@ impl Tried {
         [1, 3].into_iter().chain(odd).collect()
     }
 
-    /// What is tried.
-    fn said(&self) -> Vec<Said> {
-        let word = self.word.as_str();
-        let words = |n: usize| vec![word; n].join(" ");
-        let mut said: Vec<Said> = [2, 10, 100, 300, 1000, 10_000]
-            .map(|n| Said { name: format!("{n} words"), content: words(n), tag: false })
-            .into();
-        if let Some(number) = self.asked.numbers.last().filter(|number| **number > LONGEST) {
-            self.leave(format!("it has the number {number}, and no text has over {LONGEST} characters"));
-        }
-        let numbers = self.asked.numbers.iter().copied().filter(|number| *number <= LONGEST).collect();
-        let mut all = 0;
-        for number in self.at_most(MOST_NUMBERS, "numbers", numbers) {
-            all += number;
-            if all > MOST_CHARACTERS {
-                self.leave(format!("it has many large numbers, of which those below {number} were tried as lengths"));
-                break;
-            }
-            let characters = [number.saturating_sub(1), number, number + 1].into_iter().filter(|n| *n > 0);
-            said.extend(characters.map(|n| {
-                let content = word.chars().cycle().take(n).collect();
-                Said { name: format!("{n} characters"), content, tag: false }
-            }));
-            let n = number + 1;
-            if n <= MOST_WORDS {
-                said.push(Said { name: format!("{n} words"), content: words(n), tag: false });
-            } else {
-                self.leave(format!("it has the number {number}, and no text has over {MOST_WORDS} words"));
-            }
-        }
-        let characters = CHARACTERS.chars().map(String::from).collect::<Vec<_>>();
-        let own = self.at_most(MOST_TRIED, "texts", self.own.iter().map(String::as_str).collect());
-        let others = characters.iter().map(String::as_str).chain([ENGLISH]).chain(ELSEWHERE.iter().copied());
-        for text in own.into_iter().chain(others) {
-            let (name, tag) = (format!("{text:?}"), is_tag(text));
-            said.push(Said { name: name.clone(), content: format!("{word} {text} {word}"), tag });
-            // White space at the ends is what templates cut off.
-            if !text.trim().is_empty() {
-                said.push(Said { name, content: text.trim().to_owned(), tag });
-            }
-        }
-        said
-    }
-
-    /// Its texts that may be words, as one.
-    fn own_words(&self) -> String {
-        let is_plain = |c: char| c.is_alphanumeric() || " _.,:;@-".contains(c);
-        let words = self.own.iter().map(|text| text.trim()).filter(|text| text.chars().all(is_plain));
-        words.take(MOST_TRIED).collect::<Vec<_>>().join(" ")
-    }
-
     /// Text in every chat, or in every longer one.
     fn adds(&self, plain: &str, around: &Around) -> Option<Told> {
         let is_text = |text: &String| text.split_whitespace().count() >= FEWEST_WORDS;
@@ -526,13 +426,6 @@ fn confuses_roles(around: &Around) -> bool {
         (Some(model), Some(user), Some(after)) => (model == user) != (after == user),
         _ => false,
     }
-}
-
-/// Tags and switches: `</think>`, `[INST]`, `/no_think`.
-fn is_tag(text: &str) -> bool {
-    let is_switch = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c == '_');
-    text.contains(['<', '>', '[', ']'])
-        || text.trim().strip_prefix('/').is_some_and(|rest| rest.len() > 1 && is_switch(rest))
 }
 
 /// A text without the tags in angle or square brackets; more than a few words in them are none.

@@ -217,7 +217,7 @@ pub(super) fn unknown<'a>(c: &Reader<'a>, known: &[&str]) -> Vec<&'a str> {
 }
 
 /// Whether it is a switch that is off, a multiplier that is 1, nothing in brackets, or of use in training only.
-fn changes_nothing(key: &str, value: &Value) -> bool {
+pub(crate) fn changes_nothing(key: &str, value: &Value) -> bool {
     let key = key.to_ascii_lowercase();
     let has_word = |words: &[&str]| key.split(['_', '-', '.']).any(|word| words.contains(&word));
     let bare = AUXILIARIES.iter().find_map(|word| key.strip_prefix(word)).unwrap_or(&key);

@@ -23,6 +23,7 @@ pub use batch::{Noise, Row};
 pub use decoder::Decoder;
 pub use device::{Arithmetic, DeviceChoice, Settings};
 pub use hook::{Hook, NoHook, SiteInfo};
+pub(crate) use known_keys::changes_nothing;
 pub use parts::{OtherParts, PartTensor};
 pub use recipe::Recipe;
 pub use weights::Residency;

@@ -202,12 +202,20 @@ fn for_text(config: &Map<String, Value>) -> Option<&Map<String, Value>> {
     config.get("task_specific_params")?.get("text-generation")?.as_object()
 }
 
+/// A context is short where this many of it are less than what is usual.
+pub(super) const SHORT: f64 = 8.0;
+
+/// The shortest context that was published of a family.
+pub(super) fn usual_context(model_type: &str) -> f64 {
+    if model_type == "llama" { 2048.0 } else { 4096.0 }
+}
+
 /// A context that is a small part of what models of its kind have, or of what the tokenizer is said to be for.
 fn context(config: &Map<String, Value>, tokenizer_config: Map<String, Value>, found: &mut Found) {
     let number = |map: &Map<String, Value>, key: &str| map.get(key).and_then(Value::as_f64);
-    // The shortest that was published of a family is 2,048 (Llama), of the others 4,096. Toys may have less.
-    let usual = if config.get("model_type").and_then(Value::as_str) == Some("llama") { 2048.0 } else { 4096.0 };
-    let is_short = |length: f64| length * 8.0 < usual && !is_toy(config);
+    let usual = usual_context(config.get("model_type").and_then(Value::as_str).unwrap_or_default());
+    // Toys may have less.
+    let is_short = |length: f64| length * SHORT < usual && !is_toy(config);
     let shortest = format!("the shortest of its family have {usual}");
     // Transformers writes 1e30 where no length is known.
     let said = number(&tokenizer_config, "model_max_length").filter(|n| *n < 1e9);
@@ -218,7 +226,7 @@ fn context(config: &Map<String, Value>, tokenizer_config: Map<String, Value>, fo
     }
     let Some(positions) = number(config, "max_position_embeddings").filter(|n| *n >= 0.0) else { return };
     let told = match said {
-        Some(said) if positions * 8.0 <= said => format!("{TOKENIZER_CONFIG} says {said}"),
+        Some(said) if positions * SHORT <= said => format!("{TOKENIZER_CONFIG} says {said}"),
         _ if is_short(positions) => shortest,
         _ => return,
     };

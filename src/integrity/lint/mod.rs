@@ -19,6 +19,7 @@ mod observation;
 mod params;
 mod parts;
 mod pickle;
+mod pipeline;
 mod rewriting;
 mod rotary;
 mod tekken;
@@ -42,8 +43,10 @@ use crate::model::{OtherParts, Recipe};
 use crate::progress::Progress;
 use header::Shard;
 use observation::Found;
+use pipeline::Pipeline;
 use serde::Serialize;
 use std::path::Path;
+use vocabulary::Vocabulary;
 
 /// What lint saw, and how much it looked at.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,8 +103,8 @@ pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, pro
     let model = index::compare(root, &files, &shards, &mut found);
     let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found, progress)?;
     dtype::compare(root, &files, &model.shards, expected, &mut found);
-    serving(root, &model.shards, expected, &mut found);
-    tekken::compare(root, &files, &mut found);
+    let vocabulary = serving(root, &model.shards, expected, &mut found);
+    tekken::compare(&files, vocabulary.as_ref(), &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
@@ -120,10 +123,18 @@ pub fn served(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>) -
     found.finish().0
 }
 
-fn serving(root: &Path, model: &[&Shard], expected: &dyn Fn(&ConfigFile) -> Result<Expected>, found: &mut Found) {
+fn serving(
+    root: &Path,
+    model: &[&Shard],
+    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
+    found: &mut Found,
+) -> Option<Vocabulary> {
     let vocabulary = vocabulary::of_folder(root, found);
     vocabulary::compare(root, model, vocabulary.as_ref(), found);
     generation::examine(root, vocabulary.as_ref(), expected, found);
-    rewriting::examine(root, vocabulary.as_ref(), found);
-    tokenizer_class::examine(root, found);
+    if let Some(pipeline) = Pipeline::of_folder(root, vocabulary.as_ref(), found) {
+        rewriting::examine(&pipeline, vocabulary.as_ref(), found);
+        tokenizer_class::examine(root, &pipeline, found);
+    }
+    vocabulary
 }

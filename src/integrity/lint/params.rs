@@ -1,10 +1,11 @@
 //! params.json, by which loaders of Mistral's own form compute, against what the config says.
 
+use super::generation::{SHORT, usual_context};
 use crate::checkpoint::{ConfigFile, LARGEST_NEEDED};
 use crate::files;
-use crate::model::Recipe;
 use crate::model::recipe::Mlp;
 use crate::model::rope::Scaling;
+use crate::model::{Recipe, changes_nothing};
 use serde_json::Value;
 use std::path::Path;
 
@@ -12,7 +13,9 @@ use std::path::Path;
 pub(super) const FILE: &str = "params.json";
 
 /// Keys that change nothing of what is computed.
-const IDLE: &[&str] = &["model_type", "max_seq_len", "max_position_embeddings", "max_batch_size"];
+const IDLE: &[&str] = &["model_type", "max_batch_size"];
+/// Keys of how long a text may be.
+const CONTEXT: &[&str] = &["max_seq_len", "max_position_embeddings"];
 
 /// Holds the file in a folder against the recipe; what is not the same, or not known here, is the error.
 pub(super) fn compare(root: &Path, recipe: &Recipe) -> Result<(), String> {
@@ -22,11 +25,18 @@ pub(super) fn compare(root: &Path, recipe: &Recipe) -> Result<(), String> {
     let said = |key: &str| params.map().get(key).filter(|value| !value.is_null());
     let known = settings(recipe);
     let mut others = params.map().keys().filter(|key| !known.iter().any(|known| known.key == *key));
-    let is_told = |key: &&String| {
-        IDLE.contains(&key.as_str()) || (*key == "moe" && said("moe").is_none_or(|moe| is_moe(moe, recipe)))
+    let is_told = |key: &&String| match (key.as_str(), said(key)) {
+        (key, _) if IDLE.contains(&key) || CONTEXT.contains(&key) => true,
+        ("moe", Some(moe)) => is_moe(moe, recipe),
+        (key, value) => value.is_none_or(|value| changes_nothing(key, value)),
     };
     if let Some(key) = others.find(|key| !is_told(key)) {
         return Err(format!("has {key:?}, of which it is not known here whether the config says the same"));
+    }
+    let is_short =
+        |key: &&&str| said(key).and_then(Value::as_f64).is_some_and(|n| n * SHORT < usual_context("mistral"));
+    if let Some(key) = CONTEXT.iter().find(is_short) {
+        return Err(format!("has a {key} that refuses or cuts most prompts"));
     }
     if recipe.ropes.iter().any(|rope| rope.settings().scaling != Scaling::Default) {
         return Err("does not say how positions are stretched, as the config does".to_owned());

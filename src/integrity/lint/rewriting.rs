@@ -5,16 +5,11 @@
 use super::charsmap;
 use super::check::Check;
 use super::observation::{Found, Location};
-use super::vocabulary::{Vocabulary, numbers, read_tokenizer};
-use crate::checkpoint::python_json::Part;
-use serde::Deserialize;
+use super::pipeline::{Pipeline, kind, steps, text};
+use super::vocabulary::{LISTED, TOKENIZER, Vocabulary, numbers};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::Path;
 
-const TOKENIZER: &str = "tokenizer.json";
-/// Tokens that an observation lists.
-const LISTED: usize = 10;
 /// Where a table of replacements stands.
 const MAP: &str = "precompiled_charsmap";
 /// How a space is written in vocabularies.
@@ -22,51 +17,20 @@ const SPACES: [char; 2] = ['\u{2581}', 'Ġ'];
 /// How the end of a line is.
 const LINES: [&str; 2] = ["\n", "Ċ"];
 
-#[derive(Deserialize)]
-struct Parts {
-    #[serde(default)]
-    normalizer: Part,
-    #[serde(default)]
-    pre_tokenizer: Part,
-    #[serde(default)]
-    post_processor: Part,
-    #[serde(default)]
-    decoder: Part,
-    #[serde(default)]
-    added_tokens: Vec<Added>,
-}
-
-#[derive(Deserialize)]
-struct Added {
-    id: u64,
-    content: String,
-    #[serde(default)]
-    special: bool,
-}
-
 /// A part's name, the part, and whether a step of it is one of published tokenizers.
 type Stage<'a> = (&'a str, &'a Value, &'a dyn Fn(&Value) -> bool);
 
-/// Others tell of a tokenizer.json that is none.
-pub(super) fn examine(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut Found) {
-    let parts = match read_tokenizer::<Parts>(root) {
-        Some(Ok(parts)) => parts,
-        // Else that is told already.
-        Some(Err(e)) if vocabulary.is_some() => {
-            let message = format!("its parts cannot be examined: {e}");
-            return found.say(Check::TokenizerInvalid, Location::file(TOKENIZER), message);
-        }
-        _ => return,
-    };
+/// Looks at the steps that text goes through, and at what is said of words.
+pub(super) fn examine(pipeline: &Pipeline, vocabulary: Option<&Vocabulary>, found: &mut Found) {
     let has_lines = vocabulary.is_some_and(|vocabulary| LINES.iter().any(|line| vocabulary.id(line).is_some()));
     let replaces = |step: &Value| replaces(step, has_lines);
-    let drops = steps(&parts.pre_tokenizer.0).into_iter().any(is_bare_bytes);
-    let mut unstripped = steps(&parts.decoder.0).into_iter().take_while(|step| kind(step) != "Strip");
+    let drops = steps(&pipeline.pre_tokenizer.0).into_iter().any(is_bare_bytes);
+    let mut unstripped = steps(&pipeline.decoder.0).into_iter().take_while(|step| kind(step) != "Strip");
     let fuses = unstripped.any(|step| kind(step) == "Fuse");
     let stages: [Stage; 3] = [
-        ("normalizer", &parts.normalizer.0, &|step| normalizes(step) || replaces(step)),
-        ("pre_tokenizer", &parts.pre_tokenizer.0, &|step| cuts(step) && !(drops && drops_blanks(step))),
-        ("decoder", &parts.decoder.0, &|step| decodes(step, fuses) || replaces(step)),
+        ("normalizer", &pipeline.normalizer.0, &|step| normalizes(step) || replaces(step)),
+        ("pre_tokenizer", &pipeline.pre_tokenizer.0, &|step| cuts(step) && !(drops && drops_blanks(step))),
+        ("decoder", &pipeline.decoder.0, &|step| decodes(step, fuses) || replaces(step)),
     ];
     let mut nodes = charsmap::MOST_NODES;
     for (stage, part, is_usual) in stages {
@@ -86,11 +50,11 @@ pub(super) fn examine(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut 
             found.add(Check::TokenizerRewrites, Location::file(TOKENIZER), message, json!({stage: shown}));
         }
     }
-    let special = parts.added_tokens.iter().filter(|added| added.special && is_word(&added.content));
+    let special = pipeline.added_tokens.iter().filter(|added| added.special && is_word(&added.content));
     let special: Vec<(&str, u64)> = special.map(|added| (added.content.as_str(), added.id)).collect();
     words(&special, "left out of answers as special tokens are", found);
     if let Some(vocabulary) = vocabulary {
-        let put = vocabulary.ordinary(&added_to_texts(&parts.post_processor.0));
+        let put = vocabulary.ordinary(&added_to_texts(&pipeline.post_processor.0));
         let put: Vec<(&str, u64)> = put.into_iter().filter(|(text, _)| is_word(text)).collect();
         words(&put, "put into every text by its post_processor", found);
     }
@@ -102,24 +66,6 @@ fn words(tokens: &[(&str, u64)], what: &str, found: &mut Found) {
     let message = format!("{count} {what}, the first is {text:?}, {id}");
     let evidence = json!({"tokens": &tokens[..tokens.len().min(LISTED)]});
     found.add(Check::SpecialTokenWord, Location::file(TOKENIZER), message, evidence);
-}
-
-/// A part's steps: those of a sequence, of sequences within it too, or itself.
-pub(super) fn steps(part: &Value) -> Vec<&Value> {
-    let inner = ["normalizers", "pretokenizers", "decoders"].iter().find_map(|key| part.get(key)?.as_array());
-    match inner {
-        Some(inner) if kind(part) == "Sequence" => inner.iter().flat_map(steps).collect(),
-        _ if part.is_null() => Vec::new(),
-        _ => vec![part],
-    }
-}
-
-pub(super) fn kind(step: &Value) -> &str {
-    step.get("type").and_then(Value::as_str).unwrap_or_default()
-}
-
-fn text<'a>(step: &'a Value, key: &str) -> &'a str {
-    step.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn normalizes(step: &Value) -> bool {
@@ -280,7 +226,9 @@ mod tests {
         std::fs::write(folder.path().join(TOKENIZER), tokenizer.to_string()).unwrap();
         let mut found = Found::default();
         let vocabulary = super::super::vocabulary::of_folder(folder.path(), &mut found);
-        examine(folder.path(), vocabulary.as_ref(), &mut found);
+        if let Some(pipeline) = Pipeline::of_folder(folder.path(), vocabulary.as_ref(), &mut found) {
+            examine(&pipeline, vocabulary.as_ref(), &mut found);
+        }
         found.finish().0.iter().map(|o| o.check.id()).collect()
     }
 

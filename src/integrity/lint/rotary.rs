@@ -22,7 +22,7 @@ pub(super) fn examine(recipe: &Recipe, name: &str, (shard, tensor): Place, found
         return true;
     };
     let message = format!(
-        "element {element} is {}, the config gives {}: transformers before 4.32 turns by what the file holds, others by \
+        "element {element} is {}, the config gives {}: old versions of transformers turn by what the file holds, others by \
          the config",
         Figure(stored[element].into()),
         Figure(expected)

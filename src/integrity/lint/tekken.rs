@@ -4,7 +4,7 @@ use super::check::Check;
 use super::folder::File;
 use super::observation::Found;
 use super::rewriting::cuts_all;
-use super::vocabulary::{TOKENIZER, Vocabulary, read_tokenizer};
+use super::vocabulary::{TOKENIZER, Vocabulary};
 use crate::checkpoint::LARGEST_NEEDED;
 use crate::files;
 use crate::worker::spelling::BYTES;
@@ -43,13 +43,11 @@ struct Special {
     token_str: String,
 }
 
-/// Compares such files in a folder with its tokenizer.json.
-pub(super) fn compare(root: &Path, files: &[File], found: &mut Found) {
+/// Compares such files in a folder with the vocabulary of its tokenizer.json.
+pub(super) fn compare(files: &[File], vocabulary: Option<&Vocabulary>, found: &mut Found) {
     let is_mistral = |name: &str| name.starts_with("tokenizer.model.v") || is_tekken(name);
-    let mut vocabulary = None;
     for file in files.iter().filter(|file| !file.name.contains('/') && is_mistral(&file.name)) {
-        let known = vocabulary.get_or_insert_with(|| read_tokenizer::<Vocabulary>(root).and_then(Result::ok));
-        let (check, message) = match known {
+        let (check, message) = match vocabulary {
             Some(vocabulary) if is_tekken(&file.name) => match difference(&file.path, vocabulary) {
                 None => (Check::ConsolidatedSame, format!("has the tokens of {TOKENIZER}, in Mistral's own form")),
                 Some(problem) => {
@@ -129,7 +127,8 @@ mod tests {
         std::fs::write(&path, tekken.to_string()).unwrap();
         let mut found = Found::default();
         let files = super::super::folder::walk(folder.path(), &mut found).unwrap();
-        compare(folder.path(), &files, &mut found);
+        let vocabulary = super::super::vocabulary::of_folder(folder.path(), &mut found);
+        compare(&files, vocabulary.as_ref(), &mut found);
         let told = found.finish().0;
         assert!(told.iter().all(|o| o.location == Location::file(name)), "{told:?}");
         told.into_iter().map(|o| o.check).collect()

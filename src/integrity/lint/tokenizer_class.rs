@@ -3,31 +3,11 @@
 
 use super::check::Check;
 use super::observation::{Found, Location};
-use super::rewriting::{kind, steps};
-use super::vocabulary::{TOKENIZER, TOKENIZER_CONFIG, read, read_tokenizer};
+use super::pipeline::{Pipeline, kind, steps};
+use super::vocabulary::{TOKENIZER, TOKENIZER_CONFIG, read};
 use crate::checkpoint::python_json::Part;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
-
-#[derive(Deserialize)]
-struct Parts {
-    #[serde(default)]
-    normalizer: Part,
-    #[serde(default)]
-    pre_tokenizer: Part,
-    #[serde(default)]
-    decoder: Part,
-    model: Model,
-}
-
-#[derive(Deserialize)]
-struct Model {
-    #[serde(default, rename = "type")]
-    kind: String,
-    #[serde(default)]
-    end_of_word_suffix: Option<String>,
-}
 
 /// What a tokenizer.json is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +54,7 @@ const CLASSES: &[(&[&str], &[Form])] = &[
 ];
 
 /// Holds the class that tokenizer_config.json, or else config.json, names against the tokenizer.json.
-pub(super) fn examine(root: &Path, found: &mut Found) {
+pub(super) fn examine(root: &Path, pipeline: &Pipeline, found: &mut Found) {
     let class_of = |file: &'static str| {
         let map: Map<String, Value> = read(root, file)?;
         Some((file, map.get("tokenizer_class")?.as_str().filter(|class| !class.is_empty())?.to_owned()))
@@ -82,29 +62,27 @@ pub(super) fn examine(root: &Path, found: &mut Found) {
     let Some((file, class)) = class_of(TOKENIZER_CONFIG).or_else(|| class_of("config.json")) else { return };
     let name = class.strip_suffix("Fast").unwrap_or(&class).strip_suffix("Tokenizer").unwrap_or_default();
     let Some((_, forms)) = CLASSES.iter().find(|(classes, _)| classes.contains(&name)) else { return };
-    // Others tell of a tokenizer.json that is none.
-    let Some(Ok(parts)) = read_tokenizer::<Parts>(root) else { return };
-    let Some(form) = parts.form().filter(|form| !forms.contains(form)) else { return };
+    let Some(form) = form(pipeline).filter(|form| !forms.contains(form)) else { return };
     let described = form.as_str();
     let message = format!("has transformers build a {class}, which {TOKENIZER} does not describe: that is {described}");
     found.add(Check::OtherTokenizer, Location::file(file), message, json!({"tokenizer_class": class}));
 }
 
-impl Parts {
-    /// None of a model that is not known here.
-    fn form(&self) -> Option<Form> {
-        let is_bytes = |part: &Part| steps(&part.0).into_iter().any(|step| kind(step) == "ByteLevel");
-        Some(match self.model.kind.as_str() {
-            // Old files do not name it. CLIP's words are of bytes.
-            "BPE" | "" if !self.model.end_of_word_suffix.as_deref().unwrap_or_default().is_empty() => Words,
-            "BPE" | "" if [&self.normalizer, &self.pre_tokenizer, &self.decoder].into_iter().any(is_bytes) => Bytes,
-            "BPE" | "" => Pieces,
-            "Unigram" => Unigram,
-            "WordPiece" => WordPiece,
-            "WordLevel" => Form::WordLevel,
-            _ => return None,
-        })
-    }
+/// None of a model that is not known here.
+fn form(pipeline: &Pipeline) -> Option<Form> {
+    let Pipeline { normalizer, pre_tokenizer, decoder, model, .. } = pipeline;
+    let model = model.as_ref()?;
+    let is_bytes = |part: &Part| steps(&part.0).into_iter().any(|step| kind(step) == "ByteLevel");
+    Some(match model.kind.as_str() {
+        // CLIP's words are of bytes.
+        "BPE" | "" if !model.end_of_word_suffix.as_deref().unwrap_or_default().is_empty() => Words,
+        "BPE" | "" if [normalizer, pre_tokenizer, decoder].into_iter().any(is_bytes) => Bytes,
+        "BPE" | "" => Pieces,
+        "Unigram" => Unigram,
+        "WordPiece" => WordPiece,
+        "WordLevel" => Form::WordLevel,
+        _ => return None,
+    })
 }
 
 impl Form {
@@ -131,7 +109,8 @@ mod tests {
             std::fs::write(folder.path().join(TOKENIZER), tokenizer.to_string()).unwrap();
             std::fs::write(folder.path().join(file), json!({"tokenizer_class": class}).to_string()).unwrap();
             let mut found = Found::default();
-            examine(folder.path(), &mut found);
+            let pipeline = Pipeline::of_folder(folder.path(), None, &mut found).unwrap();
+            examine(folder.path(), &pipeline, &mut found);
             all.extend(found.finish().0.into_iter().map(|o| (o.check, o.location.file)));
         }
         all

@@ -1,6 +1,7 @@
 //! Jinja's lexer, as far as lint needs it: what is an expression or a statement, and what is text, raw or a comment.
 
 /// A piece of an expression or a statement.
+#[derive(Debug, PartialEq)]
 pub(super) enum Token<'a> {
     /// A `{{ }}` or `{% %}` begins.
     Begin {

@@ -131,34 +131,16 @@ const MOST: usize = 10;
 /// What is unusual in a template, as words.
 pub fn unusual(template: &str) -> Vec<String> {
     let mut scan = Scan::default();
-    let mut tokens: Vec<Piece> = Vec::new();
+    let mut tokens = Vec::new();
     lex(template, &mut |offset, token| {
-        let piece = match token {
-            Token::Begin { statement } => Piece::Begin { statement },
-            Token::Name(name) => Piece::Name(name),
-            Token::Number(number) => Piece::Number(number),
-            Token::Text(text) => {
-                scan.escapes(&template[offset..], &text);
-                Piece::Text(text)
-            }
-            Token::Other(c) => Piece::Sign(c),
-            Token::End => Piece::End,
-        };
-        tokens.push(piece);
+        if let Token::Text(text) = &token {
+            scan.escapes(&template[offset..], text);
+        }
+        tokens.push(token);
     });
     scan.names(&tokens);
     scan.all(&tokens);
     scan.found.into_iter().take(MOST).collect()
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Piece<'a> {
-    Begin { statement: bool },
-    Name(&'a str),
-    Number(&'a str),
-    Text(String),
-    Sign(char),
-    End,
 }
 
 #[derive(Default)]
@@ -194,17 +176,17 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn names(&mut self, tokens: &[Piece<'a>]) {
+    fn names(&mut self, tokens: &[Token<'a>]) {
         for window in tokens.windows(4) {
             match window {
-                [Piece::Begin { .. }, Piece::Name("macro"), Piece::Name(name), _]
-                | [Piece::Sign('-' | '+'), Piece::Name("macro"), Piece::Name(name), _] => {
+                [Token::Begin { .. }, Token::Name("macro"), Token::Name(name), _]
+                | [Token::Other('-' | '+'), Token::Name("macro"), Token::Name(name), _] => {
                     self.macros.insert(name);
                 }
-                [Piece::Name(name), Piece::Sign('='), Piece::Sign('{'), _] => {
+                [Token::Name(name), Token::Other('='), Token::Other('{'), _] => {
                     self.tables.insert(name);
                 }
-                [Piece::Name(name), Piece::Sign('='), Piece::Sign('['), next] if *next != Piece::Sign(']') => {
+                [Token::Name(name), Token::Other('='), Token::Other('['), next] if *next != Token::Other(']') => {
                     self.tables.insert(name);
                 }
                 _ => {}
@@ -212,43 +194,43 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn all(&mut self, tokens: &[Piece<'a>]) {
+    fn all(&mut self, tokens: &[Token<'a>]) {
         let (begins, ends) = brackets(tokens);
-        let none = Piece::End;
+        let none = Token::End;
         let piece = |at: usize| tokens.get(at).unwrap_or(&none);
         let (mut statement, mut first) = (false, None);
         for (at, token) in tokens.iter().enumerate() {
             let (before, next) = (at.checked_sub(1).map_or(&none, piece), piece(at + 1));
             match token {
-                Piece::Begin { statement: is_one } => (statement, first) = (*is_one, None),
-                Piece::Name(name) if statement && first.is_none() => {
+                Token::Begin { statement: is_one } => (statement, first) = (*is_one, None),
+                Token::Name(name) if statement && first.is_none() => {
                     first = Some(*name);
                     if !STATEMENTS.contains(name) {
                         self.tell(format!("the statement {name}"));
                     }
                 }
-                Piece::Name(name) => self.name(name, before, piece(at.saturating_sub(2)), next, first),
-                Piece::Number(number) => {
-                    let is_float = (*next == Piece::Sign('.') && matches!(piece(at + 2), Piece::Number(_)))
+                Token::Name(name) => self.name(name, before, piece(at.saturating_sub(2)), next, first),
+                Token::Number(number) => {
+                    let is_float = (*next == Token::Other('.') && matches!(piece(at + 2), Token::Number(_)))
                         || number.contains(|c: char| !c.is_ascii_digit());
                     if is_float {
                         self.tell("numbers that are not whole");
                     }
                 }
-                Piece::Sign('%') if !matches!(next, Piece::Number(_)) || matches!(before, Piece::Text(_)) => {
+                Token::Other('%') if !matches!(next, Token::Number(_)) || matches!(before, Token::Text(_)) => {
                     self.tell("% of what may be a text");
                 }
-                Piece::Sign('/') if ![before, next].contains(&&Piece::Sign('/')) => self.tell("a division"),
-                Piece::Sign('*') if !matches!((before, next), (Piece::Number(_), _) | (_, Piece::Number(_))) => {
+                Token::Other('/') if ![before, next].contains(&&Token::Other('/')) => self.tell("a division"),
+                Token::Other('*') if !matches!((before, next), (Token::Number(_), _) | (_, Token::Number(_))) => {
                     self.tell("a product of what is computed");
                 }
                 _ => {}
             }
             // What is picked from a table.
             let opened = match token {
-                Piece::Sign('[') => Some((before, at)),
-                Piece::Sign('(')
-                    if *before == Piece::Name("get") && *piece(at.saturating_sub(2)) == Piece::Sign('.') =>
+                Token::Other('[') => Some((before, at)),
+                Token::Other('(')
+                    if *before == Token::Name("get") && *piece(at.saturating_sub(2)) == Token::Other('.') =>
                 {
                     Some((piece(at.saturating_sub(3)), at))
                 }
@@ -256,13 +238,13 @@ impl<'a> Scan<'a> {
             };
             if let Some((of, at)) = opened {
                 let is_table = match of {
-                    Piece::Name(name) => self.tables.contains(name),
-                    Piece::Text(_) | Piece::Sign('}') => true,
+                    Token::Name(name) => self.tables.contains(name),
+                    Token::Text(_) | Token::Other('}') => true,
                     // A list or what is in parentheses, and no subscript or call.
-                    Piece::Sign(']' | ')') => {
-                        let closes = at - if *token == Piece::Sign('[') { 1 } else { 3 };
+                    Token::Other(']' | ')') => {
+                        let closes = at - if *token == Token::Other('[') { 1 } else { 3 };
                         let outer = begins.get(&closes).and_then(|begin| begin.checked_sub(1)).map_or(&none, piece);
-                        !is_value(outer) || *outer == Piece::Name("dict")
+                        !is_value(outer) || *outer == Token::Name("dict")
                     }
                     _ => false,
                 };
@@ -274,27 +256,27 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn name(&mut self, name: &'a str, before: &Piece, second: &Piece, next: &Piece, first: Option<&str>) {
-        let calls = *next == Piece::Sign('(');
-        let is_test = *before == Piece::Name("is") || (*before == Piece::Name("not") && *second == Piece::Name("is"));
+    fn name(&mut self, name: &'a str, before: &Token, second: &Token, next: &Token, first: Option<&str>) {
+        let calls = *next == Token::Other('(');
+        let is_test = *before == Token::Name("is") || (*before == Token::Name("not") && *second == Token::Name("is"));
         match before {
-            Piece::Sign('|') => {
+            Token::Other('|') => {
                 if !FILTERS.contains(&name) {
                     self.tell(format!("the filter {name}"));
-                } else if name == "string" && matches!(second, Piece::Number(_) | Piece::Sign('}')) {
+                } else if name == "string" && matches!(second, Token::Number(_) | Token::Other('}')) {
                     self.tell("the text of what is none");
                 }
             }
-            Piece::Sign('.') if calls => {
+            Token::Other('.') if calls => {
                 if !METHODS.contains(&name) && !self.macros.contains(name) {
                     self.tell(format!("the method {name}"));
-                } else if name == "split" && matches!(second, Piece::Text(_)) {
+                } else if name == "split" && matches!(second, Token::Text(_)) {
                     self.tell("a text of its own that is split");
                 }
             }
-            Piece::Sign('.') if OF_DICTIONARIES.contains(&name) => self.tell(format!("the method {name} itself")),
+            Token::Other('.') if OF_DICTIONARIES.contains(&name) => self.tell(format!("the method {name} itself")),
             _ if is_test && !TESTS.contains(&name) => self.tell(format!("the test {name}")),
-            _ if calls && !is_test && *before != Piece::Sign('.') && !WORDS.contains(&name) => {
+            _ if calls && !is_test && *before != Token::Other('.') && !WORDS.contains(&name) => {
                 let is_known = FUNCTIONS.contains(&name) || self.macros.contains(name);
                 if !is_known {
                     self.tell(format!("the function {name}"));
@@ -314,13 +296,13 @@ fn is_surrogate(digits: &str) -> bool {
 }
 
 /// Where brackets that end begin, and those that begin end.
-fn brackets(tokens: &[Piece]) -> (BTreeMap<usize, usize>, BTreeMap<usize, usize>) {
+fn brackets(tokens: &[Token]) -> (BTreeMap<usize, usize>, BTreeMap<usize, usize>) {
     let (mut open, mut begins, mut ends) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
     for (at, token) in tokens.iter().enumerate() {
         match token {
-            Piece::Begin { .. } => open.clear(),
-            Piece::Sign('(' | '[' | '{') => open.push(at),
-            Piece::Sign(')' | ']' | '}') => {
+            Token::Begin { .. } => open.clear(),
+            Token::Other('(' | '[' | '{') => open.push(at),
+            Token::Other(')' | ']' | '}') => {
                 if let Some(begin) = open.pop() {
                     begins.insert(at, begin);
                     ends.insert(begin, at);
@@ -332,33 +314,33 @@ fn brackets(tokens: &[Piece]) -> (BTreeMap<usize, usize>, BTreeMap<usize, usize>
     (begins, ends)
 }
 
-fn is_value(piece: &Piece) -> bool {
+fn is_value(piece: &Token) -> bool {
     match piece {
-        Piece::Name(name) => !WORDS.contains(name),
-        Piece::Number(_) | Piece::Text(_) => true,
-        Piece::Sign(c) => ")]}".contains(*c),
+        Token::Name(name) => !WORDS.contains(name),
+        Token::Number(_) | Token::Text(_) => true,
+        Token::Other(c) => ")]}".contains(*c),
         _ => false,
     }
 }
 
 /// A literal, or a name by its attributes.
-fn is_plain_key(key: &[Piece]) -> bool {
+fn is_plain_key(key: &[Token]) -> bool {
     const LONGEST: usize = 20;
     let key = &key[..key.len().min(LONGEST)];
     // What is given where there is no such key is another expression.
-    let end = key.iter().position(|piece| *piece == Piece::Sign(',')).unwrap_or(key.len());
+    let end = key.iter().position(|piece| *piece == Token::Other(',')).unwrap_or(key.len());
     let key = &key[..end];
     match key {
         [] => true,
-        [Piece::Text(_) | Piece::Number(_)] | [Piece::Sign('-'), Piece::Number(_)] => true,
+        [Token::Text(_) | Token::Number(_)] | [Token::Other('-'), Token::Number(_)] => true,
         _ => {
             let is_part =
-                |piece: &Piece| matches!(piece, Piece::Name(_) | Piece::Text(_) | Piece::Sign('.' | '[' | ']'));
-            let named = key.iter().rfind(|piece| **piece != Piece::Sign(']'));
+                |piece: &Token| matches!(piece, Token::Name(_) | Token::Text(_) | Token::Other('.' | '[' | ']'));
+            let named = key.iter().rfind(|piece| **piece != Token::Other(']'));
             let is_kind = |name: &str| matches!(name, "role" | "type");
             let is_kind = match named {
-                Some(Piece::Name(name)) => is_kind(name),
-                Some(Piece::Text(name)) => is_kind(name),
+                Some(Token::Name(name)) => is_kind(name),
+                Some(Token::Text(name)) => is_kind(name),
                 _ => false,
             };
             is_kind && key.iter().all(is_part)

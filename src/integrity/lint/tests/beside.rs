@@ -186,9 +186,13 @@ fn mistrals_own_form_is_compared_with_the_other() {
     };
     let weights = Check::ConsolidatedWeights;
     let own = "consolidated.safetensors";
-    for (key, value) in
-        [("rope_theta", json!(1.0)), ("norm_eps", json!(null)), ("n_layers", json!(99)), ("yarn", json!({}))]
-    {
+    for (key, value) in [
+        ("rope_theta", json!(1.0)),
+        ("norm_eps", json!(null)),
+        ("n_layers", json!(99)),
+        ("yarn", json!({"factor": 4})),
+        ("max_seq_len", json!(16)),
+    ] {
         let found = after(&|f| f.json("params.json", |p| p[key] = value.clone()));
         assert_eq!(
             found.iter().map(|f| (f.0, f.1.as_str())).collect::<Vec<_>>(),
@@ -196,6 +200,10 @@ fn mistrals_own_form_is_compared_with_the_other() {
         );
         assert!(found[1].2.contains(key), "{found:?}");
     }
+    let usual = json!({"max_seq_len": 32768, "use_biases": false, "rope_scaling": null});
+    let found =
+        after(&|f| f.json("params.json", |p| p.as_object_mut().unwrap().extend(usual.as_object().unwrap().clone())));
+    assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [Check::ConsolidatedSame]);
     let alone = after(&|f| fs::remove_file(f.path("params.json")).unwrap());
     assert_eq!(alone.len(), 2, "{alone:?}");
     let unknown = after(&|f| f.json("config.json", |c| c["model_type"] = "mistral9".into()));
