@@ -3,18 +3,18 @@
 //! The method is that of *The Achilles' Heel of LLMs: How Altering a Handful of Neurons Can Cripple Language
 //! Abilities* (arXiv 2510.10238).
 
+pub mod architecture;
 pub mod audit;
 pub mod checkpoint;
 pub mod compare;
+pub mod compute;
 pub mod error;
 pub mod escape;
+pub mod evaluate;
 pub mod files;
-pub mod finding;
 mod glob;
 pub mod integrity;
 pub mod locate;
-pub mod metrics;
-pub mod model;
 pub mod monitor;
 pub mod neuron;
 pub mod patch;
@@ -22,7 +22,6 @@ pub mod probe;
 pub mod progress;
 pub mod report;
 pub mod rules;
-pub mod text;
 pub mod tool;
 pub mod worker;
 

@@ -1,9 +1,8 @@
 //! The checkpoint against what is known of it: its fingerprint, its signature.
 
 use super::Measured;
-use crate::checkpoint::place::Axis;
+use crate::architecture::place::Axis;
 use crate::error::Result;
-use crate::finding::Seen;
 use crate::integrity::difference::Difference;
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lint::Location;
@@ -11,6 +10,7 @@ use crate::integrity::signature::{self, DifferenceKind, Trust, Verdict};
 use crate::integrity::verify;
 use crate::progress::Progress;
 use crate::rules::RuleId;
+use crate::rules::finding::Seen;
 use serde::Serialize;
 use std::path::Path;
 

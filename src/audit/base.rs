@@ -4,7 +4,7 @@ use super::place;
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Compared, Limits, Verdict};
 use crate::error::{Count, Figure};
-use crate::finding::Seen;
+use crate::rules::finding::Seen;
 use crate::rules::{RuleId, Rules};
 use serde_json::json;
 

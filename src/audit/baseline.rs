@@ -3,8 +3,8 @@
 use super::place;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Count, Figure};
-use crate::finding::Seen;
 use crate::monitor::{Checked, DEFAULT_ALPHA};
+use crate::rules::finding::Seen;
 use crate::rules::{RuleId, Rules};
 use serde_json::json;
 

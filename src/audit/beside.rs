@@ -3,11 +3,11 @@
 use super::place;
 use crate::checkpoint::{Checkpoint, python_json};
 use crate::error::{Count, Result};
-use crate::finding::Seen;
+use crate::evaluate::text::{REFERENCE_TEXT, Tokenizer};
 use crate::integrity::lint::Location;
 use crate::probe::{ChatTemplate, QUESTIONS};
 use crate::rules::RuleId;
-use crate::text::{REFERENCE_TEXT, Tokenizer};
+use crate::rules::finding::Seen;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 

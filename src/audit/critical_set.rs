@@ -3,11 +3,11 @@
 use super::place;
 use super::rescaled::Rescaled;
 use super::run::Located;
+use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Count, Figure};
-use crate::finding::Seen;
 use crate::locate;
-use crate::model::Recipe;
+use crate::rules::finding::Seen;
 use crate::rules::{RuleId, Rules};
 use serde_json::json;
 

@@ -1,7 +1,8 @@
 //! Where a checkpoint lies, and where in it a neuron does.
 
+use crate::architecture::place;
 use crate::checkpoint::hub::Origin;
-use crate::checkpoint::{Checkpoint, Folder, Source, place};
+use crate::checkpoint::{Checkpoint, Folder, Source};
 use crate::error::{Error, Result};
 use crate::integrity::lint::{Location, More};
 use crate::neuron::Neuron;

@@ -5,9 +5,9 @@
 //! On a few tokens a clean model gains by chance: Qwen2.5-Coder-0.5B a factor of 3 in perplexity on 14. What counts is a
 //! gain over many tokens, and over most of them.
 
+use crate::compute::{NoHook, Row};
 use crate::error::Result;
 use crate::locate::{Report, Subject};
-use crate::model::{NoHook, Row};
 use crate::neuron::{Action, Intervention, Neuron};
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};

@@ -6,15 +6,15 @@ use super::rescaled::{self, Rescaled};
 use super::{base, baseline, beside, critical_set};
 use crate::checkpoint::Checkpoint;
 use crate::compare::{self, BaseName, Compared, Unsearched};
+use crate::compute::{self, Row};
 use crate::error::{Error, Result};
-use crate::finding::Seen;
+use crate::evaluate::metrics;
+use crate::evaluate::text::Tokenizer;
 use crate::locate::{self, Opened, Report, Subject};
-use crate::metrics;
-use crate::model::{self, Row};
 use crate::monitor::{self, Baseline, Checked, Prompts};
 use crate::progress::Progress;
+use crate::rules::finding::Seen;
 use crate::rules::{Measurement, Rules};
-use crate::text::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub struct Run {
     /// The text to compute on.
     pub text: String,
     /// How to compute.
-    pub model: model::Settings,
+    pub model: compute::Settings,
     /// How to search.
     pub locate: locate::Settings,
     /// The model that it is a variant of.

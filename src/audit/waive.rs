@@ -1,7 +1,7 @@
 //! Waivers against what was found.
 
-use crate::finding::{Finding, Seen, Waived};
 use crate::integrity::lint::Location;
+use crate::rules::finding::{Finding, Seen, Waived};
 use crate::rules::{Date, Measurement, RuleId, Rules};
 
 /// Marks what is waived; what is to be said of the waivers themselves comes back. A waiver of what was not measured may

@@ -14,9 +14,9 @@ mod tests;
 
 use super::LARGEST_NEEDED;
 use super::index::{INDEX, read_index};
-use super::pickle::is_pickle_name;
 use super::tensors::SINGLE;
 use crate::error::{Bytes, Error, Result};
+use crate::files::kind::is_pickle_name;
 use crate::progress::Progress;
 use cache::{RepoCache, SMALL, Store};
 pub use id::HubId;

@@ -8,15 +8,12 @@ pub mod index;
 mod loose;
 pub mod map;
 pub mod names;
-pub mod pickle;
-pub mod place;
 pub mod python_json;
 pub mod snapshot;
 pub mod source;
 pub mod stand_in;
 pub mod tensors;
 pub mod walk;
-pub mod weights;
 
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};

@@ -1,12 +1,14 @@
 //! What a variant is compared with: a model, or only what is known of one.
 
 use super::published::Published;
+use crate::architecture::Recipe;
+use crate::architecture::place;
 use crate::checkpoint::hub::Origin;
-use crate::checkpoint::{Checkpoint, Source, place};
+use crate::checkpoint::{Checkpoint, Source};
+use crate::compute::{self};
 use crate::error::{Error, Result};
 use crate::escape::printable;
 use crate::locate::{self, Opened, Report, ReportSettings, Settings, Subject};
-use crate::model::{self, Recipe};
 use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
@@ -124,7 +126,7 @@ impl Unsearched {
             Unsearched::Known(base) => {
                 base.check_comparable(recipe, checkpoint)?;
                 base.check_options(settings.side.as_str(), settings.ranking.as_str(), &settings.sites.to_string())?;
-                let sites = model::sites_of(recipe)?;
+                let sites = compute::sites_of(recipe)?;
                 let chosen = settings.sites.of(recipe, &sites, settings.side)?;
                 base.check_covered(&settings.sites.to_string(), |site| chosen.iter().any(|s| s.site == *site))
             }
@@ -135,7 +137,7 @@ impl Unsearched {
     ///
     /// # Errors
     /// The model cannot be computed, or it has no critical set.
-    pub fn search(self, compute: &model::Settings, settings: &Settings, progress: &dyn Progress) -> Result<Base> {
+    pub fn search(self, compute: &compute::Settings, settings: &Settings, progress: &dyn Progress) -> Result<Base> {
         match self {
             Unsearched::Known(base) => Ok(*base),
             Unsearched::Model(name, opened) => {
@@ -149,7 +151,7 @@ impl Unsearched {
 
 /// Refuses a variant that does not have the base's modules in the base's widths.
 fn same_sites(source: &str, base: &Recipe, variant: &Recipe, checkpoint: &Checkpoint) -> Result<()> {
-    if model::sites_of(base)? == model::sites_of(variant)? {
+    if compute::sites_of(base)? == compute::sites_of(variant)? {
         return Ok(());
     }
     let shape = |r: &Recipe| format!("{} layers of width {} ({})", r.layers.len(), r.hidden_size, r.architecture);
@@ -247,7 +249,7 @@ impl Base {
         if let Some(base) = self.identity.architecture.as_ref().filter(|base| *base != ours) {
             return Err(cannot(format!("it is a {ours}, the base a {}", printable(base))));
         }
-        let sites = model::sites_of(variant)?;
+        let sites = compute::sites_of(variant)?;
         let has = |neuron: &Neuron| sites.iter().any(|s| s.site == neuron.site && neuron.channel < s.channels);
         if let Some((neuron, _)) = self.ranking.iter().find(|(neuron, _)| !has(neuron)) {
             return Err(cannot(format!("it has no neuron {neuron}")));

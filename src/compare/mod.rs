@@ -10,8 +10,8 @@ mod tests;
 pub use base::{Base, BaseIdentity, BaseName, Unsearched};
 
 use crate::error::Result;
+use crate::evaluate::metrics;
 use crate::locate::{Evaluator, Located, Report, ReportSettings, Subject};
-use crate::metrics;
 use crate::neuron::Neuron;
 use crate::progress::Progress;
 use crate::tool::Tool;

@@ -1,8 +1,8 @@
 //! Random sets of neurons, to hold a critical set against.
 
+use crate::compute::Model;
 use crate::error::{Error, Result};
 use crate::locate::{ReportSettings, SiteSelection};
-use crate::model::Model;
 use crate::neuron::{Neuron, Side};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;

@@ -1,8 +1,8 @@
 //! Files that appear whole or not at all: written beside, synced, renamed.
 
+use super::kind::{is_beside_weights, is_weights};
 use super::new_folder::UNFINISHED;
 use super::way;
-use crate::checkpoint::weights::{is_beside_weights, is_weights};
 use crate::error::{Error, Result};
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write};

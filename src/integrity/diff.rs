@@ -3,9 +3,9 @@
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
 use super::fingerprint::read_link;
 use super::layout::Layout;
+use crate::architecture::place::Axis;
 use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
-use crate::checkpoint::place::Axis;
 use crate::checkpoint::snapshot::Snapshot;
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::tensors::{Entry, SINGLE, Tensors, Values};

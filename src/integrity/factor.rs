@@ -7,9 +7,9 @@
 use super::difference::{Difference, LineChange, Pattern, TensorChange};
 use super::fingerprint::{Fingerprint, Line, TensorRecord};
 use super::layout::Layout;
+use crate::architecture::place::Axis;
 use crate::checkpoint::header::Header;
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::place::Axis;
 use std::path::Path;
 
 /// Takes back factors that the other lines of a tensor contradict, or do not bear out.

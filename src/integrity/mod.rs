@@ -1,5 +1,5 @@
 //! The static half of the audit: what can be said of a checkpoint without running it. It measures; how bad what it
-//! finds is, [`crate::finding`] says.
+//! finds is, [`crate::rules::finding`] says.
 
 pub mod diff;
 pub mod difference;

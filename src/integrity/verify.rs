@@ -4,9 +4,9 @@ use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorCh
 use super::factor;
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
 use super::layout::Layout;
+use crate::architecture::place::Axis;
 use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
-use crate::checkpoint::place::Axis;
 use crate::checkpoint::tensors::{SINGLE, Tensors};
 use crate::checkpoint::walk;
 use crate::error::Result;

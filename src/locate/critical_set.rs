@@ -1,13 +1,14 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
 use super::{Entry, Settings};
+use crate::architecture::place;
+use crate::checkpoint::Tensors;
 use crate::checkpoint::hub::Origin;
-use crate::checkpoint::{Tensors, place};
+use crate::compute::Arithmetic;
 use crate::error::{Error, Result};
+use crate::evaluate::text::Encoded;
 use crate::files;
-use crate::model::Arithmetic;
 use crate::neuron::Neuron;
-use crate::text::Encoded;
 use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
 use std::path::Path;

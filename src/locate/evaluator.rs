@@ -1,8 +1,8 @@
 //! The NLL of one text under sets of masked neurons, many sets at once, none twice.
 
+use crate::compute::{Model, Row};
 use crate::error::Result;
-use crate::metrics;
-use crate::model::{Model, Row};
+use crate::evaluate::metrics;
 use crate::neuron::{Intervention, Neuron};
 use crate::progress::Progress;
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! Stage 1: which channels move most when the embeddings are drowned in noise.
 
 use super::Settings;
+use crate::compute::{Hook, Model, Noise, Row, SiteInfo};
 use crate::error::{Error, Result};
-use crate::model::{Hook, Model, Noise, Row, SiteInfo};
 use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
 use candle_core::{CpuStorage, DType, Storage, Tensor};

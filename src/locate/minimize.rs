@@ -3,7 +3,7 @@
 use super::critical_set::{CriticalSet, Subset};
 use super::evaluator::Evaluator;
 use crate::error::Result;
-use crate::metrics;
+use crate::evaluate::metrics;
 use crate::neuron::Neuron;
 
 /// Up to this many members the damage of every subset is measured.

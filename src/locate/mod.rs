@@ -16,10 +16,10 @@ pub use sites::SiteSelection;
 pub use subject::{Opened, Subject};
 
 use crate::error::{Error, Result};
-use crate::metrics;
+use crate::evaluate::metrics;
+use crate::evaluate::text::MIN_STABLE_TOKENS;
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
-use crate::text::MIN_STABLE_TOKENS;
 use std::time::Instant;
 
 /// Entries of the ranking that a report holds at least.

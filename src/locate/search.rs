@@ -5,7 +5,7 @@ use super::critical_set::Prefix;
 use super::evaluator::Evaluator;
 use super::importance::Entry;
 use crate::error::Result;
-use crate::metrics;
+use crate::evaluate::metrics;
 use crate::neuron::Neuron;
 
 /// Prefixes computed at once, at most.

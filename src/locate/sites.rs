@@ -1,8 +1,9 @@
 //! Which sites the candidates are on.
 
+use crate::architecture::Recipe;
+use crate::architecture::recipe::ModuleKind;
+use crate::compute::{Model, SiteInfo};
 use crate::error::{Error, Result};
-use crate::model::recipe::ModuleKind;
-use crate::model::{Model, Recipe, SiteInfo};
 use crate::neuron::{self, Side};
 use std::fmt;
 use std::str::FromStr;
@@ -66,7 +67,7 @@ impl SiteSelection {
         Ok(sites)
     }
 
-    /// As [`SiteSelection::select`], of a recipe's [`sites_of`](crate::model::sites_of).
+    /// As [`SiteSelection::select`], of a recipe's [`sites_of`](crate::compute::sites_of).
     ///
     /// # Errors
     /// No module matches.

@@ -1,10 +1,11 @@
 //! A model and the text to compute on.
 
+use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
+use crate::compute::{Model, Settings};
 use crate::error::Result;
-use crate::model::{Model, Recipe, Settings};
+use crate::evaluate::text::{Encoded, Tokenizer};
 use crate::progress::Progress;
-use crate::text::{Encoded, Tokenizer};
 use std::time::Instant;
 
 /// A model and the text to compute on, in its tokens.

@@ -19,8 +19,8 @@ pub use reading::Reading;
 pub use score::chance;
 pub use sketch::{RELATIVE_ERROR, Sketch};
 
+use crate::compute::{Model, Row};
 use crate::error::Result;
-use crate::model::{Model, Row};
 use crate::neuron::Site;
 use crate::progress::Progress;
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::sha256_hex;
 use crate::error::{Count, Error, Result};
-use crate::text::{Tokenizer, read_lines};
+use crate::evaluate::text::{Tokenizer, read_lines};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

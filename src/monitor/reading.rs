@@ -1,7 +1,7 @@
 //! What is read off one position at one site.
 
+use crate::compute::Hook;
 use crate::error::Result;
-use crate::model::Hook;
 use crate::neuron::Site;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;

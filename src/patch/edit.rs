@@ -2,14 +2,14 @@
 
 use super::number::Float;
 use super::request::Request;
+use crate::architecture::Recipe;
+use crate::architecture::check_head;
+use crate::architecture::place::{Axis, Place};
+use crate::architecture::recipe::Module;
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::{Error, Figure, Result};
-use crate::model::Recipe;
-use crate::model::check_head;
-use crate::model::recipe::Module;
 use crate::neuron::{self, Action, Intervention, Neuron};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};

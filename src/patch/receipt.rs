@@ -3,8 +3,8 @@
 use super::edit::{Edit, Plan, Rounding, Span};
 use super::shard::{Shard, Shards, bytes_now};
 use super::{RECEIPT, UNDO};
+use crate::architecture::place::Axis;
 use crate::checkpoint::header::Header;
-use crate::checkpoint::place::Axis;
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};

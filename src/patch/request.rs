@@ -2,11 +2,11 @@
 
 use super::edit::Changes;
 use super::number::Float;
+use crate::architecture::Recipe;
+use crate::architecture::place::{self, Place};
+use crate::architecture::recipe::{EMBEDDING, HEAD, Module, ModuleKind, NormStyle, QkNorm};
 use crate::checkpoint::Tensors;
-use crate::checkpoint::place::{self, Place};
 use crate::error::{Error, Result};
-use crate::model::Recipe;
-use crate::model::recipe::{EMBEDDING, HEAD, Module, ModuleKind, NormStyle, QkNorm};
 use crate::neuron::{Action, Neuron, Side};
 use std::collections::BTreeMap;
 
@@ -196,7 +196,7 @@ struct FinalNorm(usize);
 
 impl std::fmt::Display for FinalNorm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:out:{}", crate::model::recipe::FINAL_NORM, self.0)
+        write!(f, "{}:out:{}", crate::architecture::recipe::FINAL_NORM, self.0)
     }
 }
 

@@ -305,7 +305,7 @@ fn a_vault_that_is_not_sound_changes_nothing() {
         (
             "has no column 0 of",
             changed(&|i, t| {
-                renamed(i, t, &|part| (part.index, part.axis) = (0, crate::checkpoint::place::Axis::Column))
+                renamed(i, t, &|part| (part.index, part.axis) = (0, crate::architecture::place::Axis::Column))
             }),
         ),
         ("the vault keeps a part of", changed(&|index, _| index.parts[0].dtype = safetensors::Dtype::U8)),

@@ -4,9 +4,9 @@
 use super::edit::{Edit, Plan, Span};
 use super::folder;
 use super::receipt::{Model, Receipt, now_utc};
+use crate::architecture::place::{Axis, Place};
 use crate::checkpoint::header::Header;
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::place::{Axis, Place};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files;

@@ -8,12 +8,12 @@ pub use crate::worker::Turn;
 pub use chat::ChatTemplate;
 pub use prompts::{Prompt, Prompts, QUESTIONS, Question};
 
+use crate::compute::{Model, NoHook, Row};
 use crate::error::{Error, Result};
-use crate::metrics::{Prediction, most_probable, prediction, repeated_share};
-use crate::model::{Model, NoHook, Row};
+use crate::evaluate::metrics::{Prediction, most_probable, prediction, repeated_share};
+use crate::evaluate::text::Tokenizer;
 use crate::neuron::{Intervention, Neuron, check_distinct};
 use crate::progress::Progress;
-use crate::text::Tokenizer;
 use candle_core::{DType, Tensor};
 use serde::Serialize;
 use std::sync::Arc;

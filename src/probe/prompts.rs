@@ -3,7 +3,7 @@
 use super::ChatTemplate;
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
-use crate::text::{Tokenizer, read_lines};
+use crate::evaluate::text::{Tokenizer, read_lines};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 

@@ -3,8 +3,8 @@
 use super::table;
 use crate::error::Bytes;
 use crate::escape::printable;
-use crate::finding::{Finding, Severity};
 use crate::integrity::lint::Examined;
+use crate::rules::finding::{Finding, Severity};
 use std::fmt::Write;
 
 /// The findings of lint, and what was looked at.

@@ -2,7 +2,7 @@
 
 use crate::audit::Audit;
 use crate::escape::markup as escaped;
-use crate::finding::Finding;
+use crate::rules::finding::Finding;
 use std::fmt::Write;
 
 /// The document.

@@ -2,7 +2,7 @@
 
 use super::table::{push, right, table};
 use crate::escape::printable;
-use crate::metrics::Prediction;
+use crate::evaluate::metrics::Prediction;
 use crate::neuron::Neuron;
 use crate::probe::{Answer, Probed};
 use comfy_table::{ContentArrangement, Table};

@@ -4,7 +4,7 @@ use super::findings::short;
 use super::table;
 use crate::audit::{Audit, Left, Verdict};
 use crate::error::{Bytes, Count};
-use crate::finding::Severity;
+use crate::rules::finding::Severity;
 use std::fmt::Write;
 
 /// The verdict, the findings, what is not known, and the critical set.

@@ -1,8 +1,8 @@
 //! A summary for people.
 
 use crate::error::{Bytes, Count, Figure};
+use crate::evaluate::metrics::{damage, perplexity};
 use crate::locate::{RankedNeuron, Report, Subset};
-use crate::metrics::{damage, perplexity};
 use crate::patch::{Edit, Plan, Restored};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width};

@@ -2,7 +2,7 @@
 
 use super::file::{self, RuleFile, RuleText, Step, WaiverText};
 use super::{Measurement, Rule, RuleId, Rules, Waiver, WhenNotExamined, unknown};
-use crate::finding::Severity;
+use crate::rules::finding::Severity;
 use globset::Glob;
 use std::collections::{BTreeMap, BTreeSet};
 

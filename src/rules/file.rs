@@ -1,7 +1,7 @@
 //! A rule file as it is written, and where in it something stands.
 
 use super::{Measurement, Thresholds, WhenNotExamined};
-use crate::finding::Severity;
+use crate::rules::finding::Severity;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;

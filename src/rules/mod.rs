@@ -6,17 +6,18 @@ mod advice;
 mod check;
 mod date;
 mod file;
+pub mod finding;
 mod id;
 #[cfg(test)]
 mod tests;
 
 pub use date::Date;
+pub use finding::{Finding, Severity};
 pub use id::{RuleId, unknown};
 
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::finding::Severity;
 use globset::GlobMatcher;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -105,7 +105,7 @@ fn fail(reader: &Reader, reason: &str, change: &Change) -> ! {
 
 /// Changes of what is refused at once would show nothing.
 fn the_seeds_are_sound() {
-    use achilles_audit::{patch::Receipt, probe::ChatTemplate, text::Tokenizer};
+    use achilles_audit::{evaluate::text::Tokenizer, patch::Receipt, probe::ChatTemplate};
     let of = |name: &str| READERS.iter().find(|reader| reader.name == name).unwrap().seeds;
     for seed in of("tokenizer") {
         let text = std::str::from_utf8(seed).unwrap();

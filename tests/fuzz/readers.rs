@@ -1,18 +1,18 @@
 //! The readers of what a checkpoint, which is hostile input, says of itself: what each of them reads, and sound inputs
 //! to start from. `tests/fuzz/main.rs` and `fuzz/` change these.
 
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::gguf::GgufCheckpoint;
 use achilles_audit::checkpoint::header::Header;
 use achilles_audit::checkpoint::index::{Index, is_plain_shard};
 use achilles_audit::checkpoint::{Checkpoint, ConfigFile};
+use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::integrity::fingerprint::Fingerprint;
 use achilles_audit::integrity::{lint, signature};
-use achilles_audit::model::Recipe;
 use achilles_audit::neuron::{Action, Intervention};
 use achilles_audit::patch::{self, Plan, Receipt};
 use achilles_audit::probe::ChatTemplate;
 use achilles_audit::progress::Silent;
-use achilles_audit::text::Tokenizer;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

@@ -2,8 +2,8 @@
 //! unfinished and is mended by the next run. `ACHILLES_KILLS=200` kills so many runs of each kind.
 
 use crate::tiny::{self, Place, Tensor};
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::ConfigFile;
-use achilles_audit::model::Recipe;
 use achilles_audit::patch::{Folder, RECEIPT, Receipt, State, UNDO};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -3,8 +3,9 @@
 use crate::patch::{FAST, copy, families, one_of_each, open};
 use crate::smollm2_folder;
 use crate::tiny::Place;
+use achilles_audit::architecture::place;
 use achilles_audit::checkpoint::header::Header;
-use achilles_audit::checkpoint::{hex, place};
+use achilles_audit::checkpoint::hex;
 use achilles_audit::integrity::diff::diff;
 use achilles_audit::integrity::difference::{Difference, LineChange, Pattern};
 use achilles_audit::integrity::fingerprint::{Cache, Fingerprint, Settings, take};

@@ -1,8 +1,9 @@
 //! `monitor record` and `monitor check`.
 
 use crate::tiny::Place;
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::model::{Arithmetic, DeviceChoice, Model, Recipe, Settings};
+use achilles_audit::compute::{Arithmetic, DeviceChoice, Model, Settings};
 use achilles_audit::monitor::{Distribution, Tokens, observe};
 use achilles_audit::neuron::{Side, Site};
 use achilles_audit::progress::Silent;

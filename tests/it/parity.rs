@@ -2,10 +2,11 @@
 //! every dtype, streamed and resident (fixtures/README.md tells where the figures come from).
 
 use achilles_audit::Result;
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::compute::{Arithmetic, DeviceChoice, Hook, Model, NoHook, Residency, Row, Settings};
+use achilles_audit::evaluate::metrics::nll_nats;
 use achilles_audit::locate::SiteSelection;
-use achilles_audit::metrics::nll_nats;
-use achilles_audit::model::{Arithmetic, DeviceChoice, Hook, Model, NoHook, Recipe, Residency, Row, Settings};
 use achilles_audit::neuron::{Action, Intervention, Side, Site};
 use achilles_audit::progress::Silent;
 use candle_core::{DType, Device, Tensor};

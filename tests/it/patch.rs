@@ -3,10 +3,11 @@
 
 use crate::tiny::{self, Place};
 use achilles_audit::Result;
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::checkpoint::sha256_hex;
-use achilles_audit::metrics::nll_nats;
-use achilles_audit::model::{Arithmetic, DeviceChoice, Model, NoHook, Recipe, Residency, Row, Settings};
+use achilles_audit::compute::{Arithmetic, DeviceChoice, Model, NoHook, Residency, Row, Settings};
+use achilles_audit::evaluate::metrics::nll_nats;
 use achilles_audit::neuron::{Action, Intervention, Neuron, Side, Site};
 use achilles_audit::patch::{self, Plan};
 use achilles_audit::progress::Silent;

@@ -2,8 +2,8 @@
 
 use crate::parity::{Reference, difference, fixtures, model};
 use crate::tiny::{Place, TEXT};
-use achilles_audit::metrics::most_probable;
-use achilles_audit::model::{Arithmetic, Model, NoHook, Residency, Row};
+use achilles_audit::compute::{Arithmetic, Model, NoHook, Residency, Row};
+use achilles_audit::evaluate::metrics::most_probable;
 use achilles_audit::neuron::Intervention;
 use achilles_audit::progress::Silent;
 use candle_core::{DType, Tensor};
@@ -188,7 +188,7 @@ fn a_given_answer_is_what_the_curve_tells() {
     assert_ne!(asked["curve"][0]["rank"], 1);
     // Probability and rank are those of the uncached model.
     let model = model(&crate::parity::fixture("llama"), "config.json", Arithmetic::F32, Residency::Resident);
-    let ids = achilles_audit::text::Tokenizer::of(
+    let ids = achilles_audit::evaluate::text::Tokenizer::of(
         &achilles_audit::checkpoint::Checkpoint::open(place.model().to_str().unwrap(), &Silent).unwrap(),
     );
     let ids = ids.unwrap().ids(prompt).unwrap();

@@ -2,9 +2,10 @@
 //! transformers computes (fixtures/published.py tells how the figures were made).
 
 use crate::parity::fixture;
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, ConfigFile};
-use achilles_audit::metrics::nll_nats;
-use achilles_audit::model::{Arithmetic, DeviceChoice, Model, NoHook, Recipe, Row, Settings};
+use achilles_audit::compute::{Arithmetic, DeviceChoice, Model, NoHook, Row, Settings};
+use achilles_audit::evaluate::metrics::nll_nats;
 use achilles_audit::progress::Silent;
 use candle_core::{Device, Tensor};
 use serde_json::Value;

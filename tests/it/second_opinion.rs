@@ -1,10 +1,11 @@
 //! candle's own llama and qwen2 (candle-transformers) on the same weights: written by other people, from nothing of
 //! ours but matrix products.
 
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::model::{DeviceChoice, Model, NoHook, Recipe, Residency, Row, Settings};
+use achilles_audit::compute::{DeviceChoice, Model, NoHook, Residency, Row, Settings};
+use achilles_audit::evaluate::text::{REFERENCE_TEXT, Tokenizer};
 use achilles_audit::progress::Silent;
-use achilles_audit::text::{REFERENCE_TEXT, Tokenizer};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, qwen2};

@@ -1,13 +1,14 @@
 //! A real model against figures that PyTorch gave for it (fixtures/smollm2/expected.json).
 
 use achilles_audit::Result;
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::compute::{Arithmetic, DeviceChoice, Hook, Model, Residency, Row, Settings};
+use achilles_audit::evaluate::metrics;
+use achilles_audit::evaluate::text::{REFERENCE_TEXT, Tokenizer};
 use achilles_audit::locate::{self, Evaluator, SiteSelection, Subject, locate};
-use achilles_audit::metrics;
-use achilles_audit::model::{Arithmetic, DeviceChoice, Hook, Model, Recipe, Residency, Row, Settings};
 use achilles_audit::neuron::{Action, Intervention, Neuron, Side, Site};
 use achilles_audit::progress::Silent;
-use achilles_audit::text::{REFERENCE_TEXT, Tokenizer};
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;

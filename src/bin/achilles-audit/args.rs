@@ -1,8 +1,8 @@
 //! What can be typed. Types only: what it means is each subcommand's business.
 
 use achilles_audit::checkpoint::gguf::ImportDtype;
+use achilles_audit::compute::{Arithmetic, DeviceChoice};
 use achilles_audit::locate::{Counting, Ranking, SiteSelection};
-use achilles_audit::model::{Arithmetic, DeviceChoice};
 use achilles_audit::monitor::{DEFAULT_ALPHA, DEFAULT_MAX_TOKENS};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::probe::DEFAULT_MAX_NEW_TOKENS;

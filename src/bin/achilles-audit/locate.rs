@@ -3,10 +3,10 @@
 use crate::args::{ComputeArgs, Format, Locate, ModelArgs, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::compute::{self, Residency};
+use achilles_audit::evaluate::text;
 use achilles_audit::locate::{self, Settings, Subject};
-use achilles_audit::model::{self, Residency};
 use achilles_audit::progress::Progress;
-use achilles_audit::text;
 use achilles_audit::{Result, report};
 use std::process::ExitCode;
 
@@ -57,8 +57,8 @@ pub fn text(text: &TextArgs) -> Result<String> {
 }
 
 /// How to compute.
-pub fn model_settings(args: &ComputeArgs) -> model::Settings {
-    model::Settings {
+pub fn model_settings(args: &ComputeArgs) -> compute::Settings {
+    compute::Settings {
         arithmetic: args.dtype,
         device: args.device,
         residency: args.stream.then_some(Residency::Streamed),

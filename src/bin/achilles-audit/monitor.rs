@@ -3,11 +3,12 @@
 use crate::args::{ComputeArgs, Format, Monitor, MonitorCheck, MonitorRecord};
 use crate::locate::model_settings;
 use crate::output;
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, sha256_hex};
-use achilles_audit::model::{Model, Recipe};
+use achilles_audit::compute::Model;
+use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::monitor::{self, Baseline, Prompts};
 use achilles_audit::progress::Progress;
-use achilles_audit::text::Tokenizer;
 use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, files, report};
 use serde_json::json;

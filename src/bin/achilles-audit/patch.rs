@@ -2,14 +2,15 @@
 
 use crate::args::{Format, Patch};
 use crate::{locate, output, stderr};
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, Source};
 use achilles_audit::error::Count;
+use achilles_audit::evaluate::metrics;
 use achilles_audit::locate::Subject;
-use achilles_audit::model::Recipe;
 use achilles_audit::neuron::{Action, Intervention, Neuron};
 use achilles_audit::patch::{self, Edit, Folder, Plan, Receipt, Settings};
 use achilles_audit::progress::Progress;
-use achilles_audit::{Error, Result, metrics, report};
+use achilles_audit::{Error, Result, report};
 use std::path::Path;
 use std::process::ExitCode;
 

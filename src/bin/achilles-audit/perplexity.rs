@@ -3,13 +3,14 @@
 use crate::args::{Format, Perplexity};
 use crate::locate::open;
 use crate::output;
+use achilles_audit::compute::Row;
 use achilles_audit::error::Figure;
+use achilles_audit::evaluate::metrics;
 use achilles_audit::locate::Subject;
-use achilles_audit::model::Row;
 use achilles_audit::neuron::{self, Action, Intervention};
 use achilles_audit::progress::Progress;
 use achilles_audit::tool::Tool;
-use achilles_audit::{Error, Result, metrics, report};
+use achilles_audit::{Error, Result, report};
 use serde_json::json;
 use std::process::ExitCode;
 

@@ -3,12 +3,13 @@
 use crate::args::{Format, Probe};
 use crate::locate::model_settings;
 use crate::output;
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::metrics::REPEATED_N;
-use achilles_audit::model::{Model, Recipe};
+use achilles_audit::compute::Model;
+use achilles_audit::evaluate::metrics::REPEATED_N;
+use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::probe::{self, ChatTemplate, Prompts, Question};
 use achilles_audit::progress::Progress;
-use achilles_audit::text::Tokenizer;
 use achilles_audit::tool::Tool;
 use achilles_audit::{Result, report};
 use serde_json::json;

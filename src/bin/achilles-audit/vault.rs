@@ -2,9 +2,9 @@
 
 use crate::args::{Format, Restore, Vault};
 use crate::{output, stderr};
+use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::error::Count;
-use achilles_audit::model::Recipe;
 use achilles_audit::neuron::Intervention;
 use achilles_audit::patch::{self, Plan, RestoreSettings, vault};
 use achilles_audit::progress::Progress;

@@ -133,8 +133,9 @@ impl GgufCheckpoint {
 mod tests {
     use super::writer::{MODELS, Writer, expected, fixture};
     use super::*;
+    use crate::architecture::Recipe;
     use crate::checkpoint::Checkpoint;
-    use crate::model::{Arithmetic, DeviceChoice, Model, NoHook, Recipe, Row, Settings};
+    use crate::compute::{Arithmetic, DeviceChoice, Model, NoHook, Row, Settings};
     use crate::progress::Silent;
     use half::bf16;
     use sha2::{Digest, Sha256};

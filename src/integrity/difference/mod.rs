@@ -2,9 +2,9 @@
 
 mod sentence;
 
+use crate::architecture::place::Axis;
+use crate::architecture::recipe::{NormStyle, Recipe};
 use crate::checkpoint::ConfigFile;
-use crate::checkpoint::place::Axis;
-use crate::model::recipe::{NormStyle, Recipe};
 use crate::neuron::Neuron;
 use safetensors::Dtype;
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! Differences in words.
 
 use super::{Difference, LineChange, Pattern, TensorChange};
-use crate::checkpoint::place::Axis;
+use crate::architecture::place::Axis;
 use crate::error::Figure;
 use crate::escape::printable;
 use std::fmt::{self, Write};

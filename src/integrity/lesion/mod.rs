@@ -27,8 +27,8 @@ mod statistics;
 mod tests;
 mod zeros;
 
+use crate::architecture::place::Place;
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::place::Place;
 use crate::error::Result;
 use crate::neuron::{Neuron, Side};
 use crate::progress::Progress;

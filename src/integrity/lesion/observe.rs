@@ -107,7 +107,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::place::place;
+    use crate::architecture::place::place;
     use crate::progress::Silent;
 
     #[test]

@@ -214,7 +214,7 @@ fn a_masked_neuron_of_a_fixture_is_found_in_experts_too() {
 fn patched(model: &str, folder: &Path, neuron: &str, beta: f64) -> Checkpoint {
     let to = folder.join("lesioned");
     let checkpoint = Checkpoint::open(model, &Silent).unwrap();
-    let recipe = crate::model::Recipe::read(checkpoint.config()).unwrap();
+    let recipe = crate::architecture::Recipe::read(checkpoint.config()).unwrap();
     let neuron = neuron.parse().unwrap();
     let intervention = match beta {
         0.0 => Intervention::zero(neuron),

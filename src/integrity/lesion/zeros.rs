@@ -3,7 +3,7 @@
 use super::measure::{self, Layer};
 use super::site::{self, Kind, SITES, Site, Space};
 use super::{MoreZeros, Report, Sign, SignKind, Statistics, chance, fit};
-use crate::checkpoint::place::{Axis, Place};
+use crate::architecture::place::{Axis, Place};
 use crate::neuron::{self, Neuron, Side};
 
 /// Rows or columns of zeros that are listed one by one of a tensor.

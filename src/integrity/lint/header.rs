@@ -3,9 +3,10 @@
 use super::check::Check;
 use super::folder::File;
 use super::observation::{Found, Location};
-use crate::checkpoint::header::{Header, HeaderError, TensorEntry};
+use crate::checkpoint::header::{Header, TensorEntry};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
+use crate::error::HeaderError;
 use crate::escape::printable;
 use crate::files;
 use serde_json::json;

@@ -37,9 +37,9 @@ pub use names::{ByName, by_name};
 pub use observation::{Location, More, Observation};
 pub use template::{Asked, asked, literals, unusual};
 
+use crate::architecture::{OtherParts, Recipe};
 use crate::checkpoint::ConfigFile;
 use crate::error::{Error, Result};
-use crate::model::{OtherParts, Recipe};
 use crate::progress::Progress;
 use header::Shard;
 use observation::Found;

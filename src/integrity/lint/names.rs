@@ -4,8 +4,8 @@ use super::check::Check;
 use super::observation::{Found, Location, Observation};
 use super::{contents, folder, index};
 use crate::checkpoint::hub::{NotFetched, Origin};
-use crate::checkpoint::pickle::is_pickle_name;
 use crate::checkpoint::stand_in::unfinished;
+use crate::files::kind::is_pickle_name;
 use std::path::Path;
 
 /// What the names of files tell.

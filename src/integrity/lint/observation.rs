@@ -1,7 +1,7 @@
 //! What lint saw, and where: no judgement.
 
 use super::check::Check;
-use crate::checkpoint::place::Axis;
+use crate::architecture::place::Axis;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;

@@ -1,11 +1,11 @@
 //! params.json, by which loaders of Mistral's own form compute, against what the config says.
 
 use super::generation::{SHORT, usual_context};
+use crate::architecture::recipe::Mlp;
+use crate::architecture::rope::Scaling;
+use crate::architecture::{Recipe, changes_nothing};
 use crate::checkpoint::{ConfigFile, LARGEST_NEEDED};
 use crate::files;
-use crate::model::recipe::Mlp;
-use crate::model::rope::Scaling;
-use crate::model::{Recipe, changes_nothing};
 use serde_json::Value;
 use std::path::Path;
 

@@ -5,10 +5,10 @@ use super::folder::File;
 use super::index::{Lost, Model};
 use super::observation::Found;
 use super::tensors::{Place, compare_shape, shut_norms, tell_extra, tell_missing};
+use crate::architecture::OtherParts;
 use crate::checkpoint::names::{Meaning, Names, module};
 use crate::error::{Count, Result};
 use crate::escape::printable;
-use crate::model::OtherParts;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 

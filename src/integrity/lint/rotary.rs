@@ -4,9 +4,9 @@ use super::check::Check;
 use super::observation::Found;
 use super::tensors::{Place, at, values};
 use super::values::bits::Format;
-use crate::checkpoint::place::Axis;
+use crate::architecture::Recipe;
+use crate::architecture::place::Axis;
 use crate::error::Figure;
-use crate::model::Recipe;
 use half::{bf16, f16};
 use serde_json::json;
 

@@ -6,11 +6,11 @@ mod passed;
 mod tripped;
 
 use super::{Check, Lint, Location, More, lint};
+use crate::architecture::place::Axis;
 use crate::audit::expected;
 use crate::checkpoint::ConfigFile;
-use crate::checkpoint::place::Axis;
-use crate::finding::{self, Severity};
 use crate::progress::Silent;
+use crate::rules::finding::{self, Severity};
 use folder::{Folder, Shard, file};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -2,8 +2,8 @@
 
 use super::chart::{self, BOTTOM, LEFT, RIGHT, Scale, TOP, Tick};
 use super::number;
+use crate::evaluate::metrics::perplexity;
 use crate::locate::Report;
-use crate::metrics::perplexity;
 use std::f64::consts::{LN_10, LOG10_E};
 use std::fmt::Write;
 

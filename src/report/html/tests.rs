@@ -1,8 +1,8 @@
 use super::document;
 use crate::audit::{Audit, Left, Model, Settings, Verdict};
-use crate::finding::{Finding, Severity, Waived};
 use crate::integrity::lint::{Check, Examined, Location};
 use crate::locate::Report;
+use crate::rules::finding::{Finding, Severity, Waived};
 use crate::rules::{Measurement, Rules, WhenNotExamined};
 use crate::tool::Tool;
 use scraper::{ElementRef, Html, Selector};

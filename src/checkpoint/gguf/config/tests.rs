@@ -2,8 +2,8 @@ use super::super::GgufCheckpoint;
 use super::super::header::ValueType;
 use super::super::writer::{MODELS, Writer, expected, fixture};
 use super::*;
+use crate::architecture::Recipe;
 use crate::checkpoint::ConfigFile;
-use crate::model::Recipe;
 
 fn open(change: impl FnOnce(&mut Writer) -> &mut Writer) -> Result<GgufCheckpoint> {
     let mut writer = Writer::llama();

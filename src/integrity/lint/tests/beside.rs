@@ -2,8 +2,8 @@
 
 use super::folder::{Folder, Shard};
 use super::{Check, FIXTURES, run};
+use crate::architecture::{OtherParts, Recipe};
 use crate::checkpoint::ConfigFile;
-use crate::model::{OtherParts, Recipe};
 use serde_json::json;
 use std::fs;
 use std::path::Path;

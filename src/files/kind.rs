@@ -1,7 +1,5 @@
 //! What files of weights are called, and those that loaders look for beside them.
 
-use super::pickle::is_pickle_name;
-
 /// What loaders of safetensors and pickles read, and their indexes.
 const USUAL: &[&str] = &[".safetensors", ".safetensors.index.json", ".bin.index.json"];
 const KERAS: &[&str] = &[".h5", ".hdf5", ".keras"];
@@ -21,6 +19,9 @@ const CONVERTED: &[&str] = &[
     ".pte",
     ".litertlm",
 ];
+/// They can run code and are never read.
+const PICKLES: &[&str] = &[".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".pt2", ".ptl"];
+const COMPRESSED: &[&str] = &[".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".zip", ".lzma"];
 /// Weights with the code that computes with them.
 const ENGINES: &[&str] = &[".engine", ".plan", ".trt", ".llamafile"];
 
@@ -53,6 +54,13 @@ pub fn is_beside_weights(name: &str) -> bool {
     NAMES.contains(&name)
         || name.starts_with("tokenizer.")
         || [".py", ".jinja", ".model", ".tiktoken"].iter().any(|end| name.ends_with(end))
+}
+
+/// Whether a file is named as a pickle, or as one that was compressed.
+pub fn is_pickle_name(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let plain = COMPRESSED.iter().find_map(|end| lower.strip_suffix(end)).unwrap_or(&lower);
+    PICKLES.iter().any(|end| plain.ends_with(end))
 }
 
 /// Whether a file is named as a Keras or HDF5 model.

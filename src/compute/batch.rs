@@ -78,7 +78,7 @@ impl Place {
     fn of(module: &ModulePath) -> Place {
         match module.layer() {
             Some(layer) => Place::Layer(layer),
-            None if module.as_str() == super::recipe::EMBEDDING => Place::Embedding,
+            None if module.as_str() == crate::architecture::recipe::EMBEDDING => Place::Embedding,
             None => Place::Final,
         }
     }

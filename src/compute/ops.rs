@@ -2,8 +2,8 @@
 //! composed of tensor operations. Both round where the models' authors' code rounds: a sum of squares or a softmax is
 //! taken in f32 (in f64 for f64), and a result returns to the arithmetic's dtype before it meets the next operation.
 
-use super::recipe::{Activation, Norm, NormStyle};
-use super::rope::Table;
+use crate::architecture::recipe::{Activation, Norm, NormStyle};
+use crate::architecture::rope::Table;
 use candle_core::cpu::erf::erf_f64;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, WithDType};
 use half::{bf16, f16};

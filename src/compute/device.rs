@@ -1,7 +1,7 @@
 //! Where and in what precision to compute, and whether memory suffices.
 
-use super::recipe::Recipe;
 use super::weights::Residency;
+use crate::architecture::recipe::Recipe;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use std::fmt;

@@ -170,7 +170,7 @@ impl Rope {
 
     /// Whether a text of `positions` turns otherwise than one of `earlier` positions: with dynamic and longrope,
     /// positions that both have do not compute the same in both.
-    pub(super) fn changes_between(&self, earlier: usize, positions: usize) -> bool {
+    pub(crate) fn changes_between(&self, earlier: usize, positions: usize) -> bool {
         let frequencies = |positions| self.frequencies(positions, &|x| x);
         frequencies(earlier) != frequencies(positions)
     }

@@ -2,7 +2,7 @@
 
 use super::layer::Layer;
 use super::ops;
-use super::recipe::{Experts, Gated, MLP, Mlp};
+use crate::architecture::recipe::{Experts, Gated, MLP, Mlp};
 use crate::error::Result;
 use crate::neuron::Side;
 use candle_core::{D, DType, Tensor};

@@ -2,7 +2,7 @@
 
 use super::layer::Layer;
 use super::ops::{self, Softmax};
-use super::recipe::QkNorm;
+use crate::architecture::recipe::QkNorm;
 use crate::error::Result;
 use candle_core::{D, Tensor};
 

@@ -1,7 +1,7 @@
 use super::FAMILIES;
+use crate::architecture::Recipe;
 use crate::checkpoint::ConfigFile;
 use crate::error::Result;
-use crate::model::Recipe;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -60,8 +60,8 @@ fn a_config_of_nothing_is_the_classs_own() {
         let r = read(&json!({ "model_type": model_type })).unwrap();
         let a = &r.attention;
         let wide = match r.layers[0].mlp {
-            crate::model::recipe::Mlp::Dense(mlp) => mlp.intermediate_size,
-            crate::model::recipe::Mlp::Experts(experts) => experts.expert.intermediate_size,
+            crate::architecture::recipe::Mlp::Dense(mlp) => mlp.intermediate_size,
+            crate::architecture::recipe::Mlp::Experts(experts) => experts.expert.intermediate_size,
         };
         let found = (
             r.vocab_size,

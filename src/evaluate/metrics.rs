@@ -1,7 +1,7 @@
 //! What is measured of a text under a model: NLL, perplexity, damage.
 
+use crate::compute::{Hook, Model, NoHook, Row};
 use crate::error::{Error, Result};
-use crate::model::{Hook, Model, NoHook, Row};
 use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
 use candle_core::{D, DType, Tensor};

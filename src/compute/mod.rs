@@ -3,32 +3,23 @@
 
 mod attention;
 mod batch;
-mod config_class;
-mod config_keys;
 mod decoder;
 mod device;
-mod families;
 mod hook;
-mod known_keys;
 mod layer;
 mod mlp;
 mod ops;
-mod parts;
-pub mod recipe;
-pub mod rope;
-mod rope_config;
 mod weights;
 
 pub use batch::{Noise, Row};
 pub use decoder::Decoder;
 pub use device::{Arithmetic, DeviceChoice, Settings};
 pub use hook::{Hook, NoHook, SiteInfo};
-pub(crate) use known_keys::changes_nothing;
-pub use parts::{OtherParts, PartTensor};
-pub use recipe::Recipe;
 pub use weights::Residency;
-pub(crate) use weights::check_head;
 
+use crate::architecture::recipe::{EMBEDDING, FINAL_NORM, HEAD, ModuleKind};
+use crate::architecture::rope::Rope;
+use crate::architecture::{self, Recipe};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::neuron::{Intervention, Neuron, Side, Site};
@@ -39,7 +30,6 @@ use decoder::KeyValueCache;
 use hook::Tap;
 use layer::Layer;
 use ops::{NormWeight, RopeTable};
-use recipe::{EMBEDDING, FINAL_NORM, HEAD, ModuleKind};
 use std::collections::HashMap;
 use weights::{LayerWeights, Loader};
 
@@ -90,7 +80,7 @@ impl Model {
             // As in transformers, whichever of the two is there is both.
             checkpoint.tensors_mut().stand_for(&format!("{HEAD}.weight"), &format!("{EMBEDDING}.weight"));
         }
-        weights::check(&recipe, checkpoint.tensors())?;
+        architecture::check(&recipe, checkpoint.tensors())?;
         let dtype = settings.arithmetic.dtype();
         let device = settings.device.open()?;
         let residency = device::residency(&recipe, settings, dtype, &device)?;
@@ -407,7 +397,7 @@ impl Model {
     }
 
     fn rope_tables(&self, positions: usize) -> Result<Vec<RopeTable>> {
-        let table = |rope: &rope::Rope| {
+        let table = |rope: &Rope| {
             let table = rope.table(positions, self.dtype == DType::F64);
             Ok(RopeTable::new(table, positions, self.dtype, &self.device)?)
         };

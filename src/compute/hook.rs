@@ -1,6 +1,6 @@
 //! Hooks: what sees, and may change, the activations on the way through the decoder.
 
-use super::recipe::Module;
+use crate::architecture::recipe::Module;
 use crate::error::Result;
 use crate::neuron::{Action, Intervention, ModulePath, Side, Site};
 use candle_core::Tensor;

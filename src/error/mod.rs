@@ -1,5 +1,8 @@
 //! The one error type. Every message names the thing, what was expected and, where it helps, what to do.
 
+mod header;
+
+pub use header::HeaderError;
 use std::path::{Path, PathBuf};
 
 /// What every fallible function of this crate returns.
@@ -31,7 +34,7 @@ pub enum Error {
         /// The safetensors file.
         path: PathBuf,
         /// The rule it breaks.
-        problem: crate::checkpoint::header::HeaderError,
+        problem: HeaderError,
     },
     /// A tensor is missing, or is not what the config says.
     #[error("{}: tensor {tensor}: {problem}", path.display())]

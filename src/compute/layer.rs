@@ -3,8 +3,8 @@
 use super::decoder::KeyValues;
 use super::hook::Tap;
 use super::ops::{self, RopeTable};
-use super::recipe::{LayerPlan, Recipe};
 use super::weights::LayerWeights;
+use crate::architecture::recipe::{LayerPlan, Recipe};
 use crate::error::Result;
 use crate::neuron::Side;
 use candle_core::Tensor;

@@ -1,9 +1,9 @@
 //! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
 
 use super::ops::NormWeight;
-use super::recipe::{EMBEDDING, HEAD, Module, ModuleKind, Recipe, TIED_HEAD_DIFFERS};
+use crate::architecture::recipe::{Module, ModuleKind, Recipe};
 use crate::checkpoint::Tensors;
-use crate::checkpoint::tensors::{Entry, Values};
+use crate::checkpoint::tensors::Values;
 use crate::error::{Error, Figure, Result};
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
@@ -181,30 +181,6 @@ fn widen<T: WithDType>(values: Values<'_>, shape: Vec<usize>) -> Option<candle_c
     Some(Tensor::from_vec(data, shape, &Device::Cpu))
 }
 
-/// Names that are listed at most.
-const LISTED: usize = 50;
-
-/// Names, and how many are not shown.
-fn listed(names: &[&str]) -> String {
-    let more = names.len().saturating_sub(LISTED);
-    let shown = names[..names.len() - more].join(", ");
-    if more == 0 { shown } else { format!("{shown} and {more} more") }
-}
-
-/// Refuses a head in the file that differs from the embedding where the config says that the two are one: what would be
-/// computed is a guess.
-///
-/// # Errors
-/// There is one.
-pub(crate) fn check_head(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
-    let (embedding, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
-    if !recipe.tied || tensors.same(&embedding, &head) != Some(false) {
-        return Ok(());
-    }
-    let problem = format!("differs from {}: {TIED_HEAD_DIFFERS}", tensors.stored_name(&embedding));
-    Err(Error::tensor(tensors.root(), tensors.stored_name(&head), problem))
-}
-
 /// The first weight that makes arithmetic fail, NaN, infinite or beyond all reason: its tensor and place, by the file's
 /// names. None where there is none or one cannot be read.
 pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
@@ -224,80 +200,4 @@ pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
         };
         Some(format!("{} holds {what}, at {place} first", tensors.stored_name(name)))
     })
-}
-
-/// Compares the checkpoint's tensors with those the recipe reads.
-///
-/// # Errors
-/// A tensor is missing, has another shape than the config gives, or is not of a float dtype.
-pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
-    let root = tensors.root();
-    if let (None, Some(other)) = (tensors.iter().next(), tensors.unknown().first()) {
-        let problem = format!(
-            "holds none of the tensors that its config asks for, but others such as {other}: with a text_config loaders \
-             look for the text model under language_model"
-        );
-        return Err(Error::file(root, problem));
-    }
-    // Before the names of all of them are made, as a config can ask for billions.
-    let (least, found) = (recipe.fewest_tensors(), tensors.iter().count());
-    if least > found {
-        let problem =
-            format!("holds {found} tensors, its config asks for at least {least}; the two do not belong together");
-        return Err(Error::file(root, problem));
-    }
-    check_head(recipe, tensors)?;
-    let expected = recipe.tensors();
-    let missing: Vec<&str> =
-        expected.iter().filter(|(n, _)| tensors.get(n).is_none()).map(|(n, _)| n.as_str()).collect();
-    if let Some(packed) = tensors.iter().map(|(name, _)| name).find(|n| n.ends_with(".qweight")) {
-        return Err(Error::tensor(
-            root,
-            packed,
-            "is a packed GPTQ or AWQ tensor, which is not supported; use the original",
-        ));
-    }
-    if let Some(first) = missing.first() {
-        if let Some(fused) = recipe.fused_experts(|name| tensors.get(name).is_some()) {
-            let problem = "holds all experts of a layer, expected a tensor for each expert, as transformers' \
-                           save_pretrained writes them";
-            return Err(Error::tensor(root, tensors.stored_name(&fused), problem));
-        }
-        let others = match &missing[1..] {
-            [] => String::new(),
-            others => format!(", and so are {}", listed(others)),
-        };
-        return Err(Error::tensor(root, *first, format!("is missing, the config asks for it{others}")));
-    }
-    for (name, shape) in &expected {
-        let Some(entry) = tensors.get(name) else { continue };
-        if entry.shape != *shape {
-            let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
-            return Err(Error::tensor(root, tensors.stored_name(name), problem));
-        }
-        if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
-            let quantized =
-                if entry.dtype.bitsize() <= 8 { "; quantized weights are not supported, use the original" } else { "" };
-            let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{quantized}", entry.dtype);
-            return Err(Error::tensor(root, tensors.stored_name(name), problem));
-        }
-    }
-    let names: std::collections::HashSet<&str> = expected.iter().map(|(n, _)| n.as_str()).collect();
-    // Published Llama checkpoints carry the buffer that old transformers saved; a tied head is the embedding's equal.
-    let used = |name: &str, entry: &Entry| {
-        let is_head = recipe.tied && name.strip_suffix(".weight") == Some(HEAD);
-        names.contains(name) || is_head || recipe.rotary_buffer(name, &entry.shape).is_some()
-    };
-    let extra: Vec<&str> = tensors.iter().filter(|(name, entry)| !used(name, entry)).map(|(name, _)| name).collect();
-    let extra: Vec<&str> = extra.into_iter().chain(tensors.unknown().iter().map(String::as_str)).collect();
-    if !extra.is_empty() {
-        tracing::warn!(
-            "{}: {} tensors are not used by {}: {}",
-            root.display(),
-            extra.len(),
-            recipe.model_type,
-            listed(&extra)
-        );
-    }
-    Ok(())
 }

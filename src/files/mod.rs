@@ -4,6 +4,7 @@
 mod copy;
 mod folder;
 mod holes;
+pub mod kind;
 mod new_folder;
 mod open;
 mod stamp;

@@ -1,6 +1,6 @@
 //! What a neuron is in the file: a row, a column or an element of a tensor.
 
-use super::tensors::Tensors;
+use crate::checkpoint::Tensors;
 use crate::neuron::{Neuron, Side};
 use std::fmt;
 

@@ -1,0 +1,18 @@
+//! What a config describes, as data without arithmetic: the recipe of a decoder, the tensors of the parts beside it, and
+//! where a neuron lies in the file.
+
+mod config_class;
+mod config_keys;
+mod families;
+mod known_keys;
+mod parts;
+pub mod place;
+pub mod recipe;
+pub mod rope;
+mod rope_config;
+mod stored;
+
+pub(crate) use known_keys::changes_nothing;
+pub use parts::{OtherParts, PartTensor};
+pub use recipe::Recipe;
+pub(crate) use stored::{check, check_head};

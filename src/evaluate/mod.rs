@@ -1,0 +1,4 @@
+//! A text under a model: its tokens, and what is measured of it.
+
+pub mod metrics;
+pub mod text;
