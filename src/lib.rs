@@ -6,6 +6,7 @@
 pub mod architecture;
 pub mod audit;
 pub mod checkpoint;
+mod clock;
 pub mod compare;
 pub mod compute;
 pub mod error;

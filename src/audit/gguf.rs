@@ -4,7 +4,7 @@
 use super::{place, template};
 use crate::checkpoint::gguf::GgufCheckpoint;
 use crate::error::{Error, Result};
-use crate::integrity::lint::{self, Location, Observation};
+use crate::integrity::lint::{self, Expected, Location, Observation};
 use std::path::Path;
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -25,7 +25,7 @@ pub fn observe(path: &Path) -> Result<Vec<Observation>> {
             found.extend(lint::examine_json(name, &bytes));
         }
     }
-    found.extend(lint::served(folder, &super::expected));
+    found.extend(lint::served(folder, &Expected::read));
     found.extend(template::observe(folder)?);
     let inside = |observation: Observation| Observation {
         location: Location { file: place::name_of(path), ..observation.location },

@@ -11,11 +11,11 @@ mod place;
 mod rescaled;
 mod run;
 mod template;
+#[cfg(all(test, unix))]
+mod tripped;
 mod unchanged;
 mod waive;
 
-use crate::architecture::{OtherParts, Recipe};
-use crate::checkpoint::ConfigFile;
 use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
 use crate::error::{Error, Result};
@@ -225,16 +225,6 @@ fn examine(
     Ok(gate.close(request))
 }
 
-/// What lint holds tensors against: what the config asks for, where its architecture is known.
-///
-/// # Errors
-/// The config is not understood.
-pub fn expected(config: &ConfigFile) -> Result<Expected> {
-    let recipe = Recipe::read(config)?;
-    let parts = OtherParts::read(config, &recipe);
-    Ok(Expected { recipe, parts })
-}
-
 /// What a measurement saw, and what it could not see.
 struct Measured<T> {
     seen: Vec<Seen>,
@@ -310,7 +300,7 @@ impl<'a> Gate<'a> {
     }
 
     fn lint(&mut self, folder: &Path, progress: &dyn Progress) -> Result<()> {
-        let found = lint::lint(folder, &expected, progress)?;
+        let found = lint::lint(folder, &Expected::read, progress)?;
         self.took_place.push(Measurement::Lint);
         let signs = lesion::observe(folder, progress)?;
         let template = template::observe(folder)?;

@@ -1,5 +1,5 @@
 //! The static half of the audit: what can be said of a checkpoint without running it. It measures; how bad what it
-//! finds is, [`crate::rules::finding`] says.
+//! finds is, the rules say.
 
 pub mod diff;
 pub mod difference;
@@ -8,6 +8,7 @@ pub mod fingerprint;
 mod layout;
 pub mod lesion;
 pub mod lint;
+pub mod receipt;
 pub mod signature;
 pub mod verify;
 

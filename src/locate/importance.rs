@@ -10,9 +10,11 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
+use strum::IntoStaticStr;
 
 /// What candidates are ranked by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Ranking {
     /// Imp = mean over K of |A_clean − A_noisy| (the paper, stage 1).
     Noise,
@@ -23,10 +25,7 @@ pub enum Ranking {
 impl Ranking {
     /// `noise` or `magnitude`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Ranking::Noise => "noise",
-            Ranking::Magnitude => "magnitude",
-        }
+        self.into()
     }
 }
 
@@ -43,7 +42,8 @@ impl FromStr for Ranking {
 }
 
 /// What an entry of the ranking is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Counting {
     /// A channel, ranked by its largest value over positions.
     Channels,
@@ -54,10 +54,7 @@ pub enum Counting {
 impl Counting {
     /// `channels` or `published`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Counting::Channels => "channels",
-            Counting::Published => "published",
-        }
+        self.into()
     }
 }
 

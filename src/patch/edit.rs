@@ -10,9 +10,9 @@ use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::tensors::Entry;
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::{Error, Figure, Result};
+use crate::integrity::receipt::{Rounding, Span};
 use crate::neuron::{self, Action, Intervention, Neuron};
 use safetensors::Dtype;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -56,33 +56,6 @@ pub struct Edit {
     pub before: Vec<u8>,
     /// They as they will be.
     pub after: Vec<u8>,
-}
-
-/// Equal pieces of a file at equal distances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Span {
-    /// Where the first piece begins, counted from the start of the file.
-    pub offset: u64,
-    /// Bytes of a piece.
-    pub piece_bytes: u64,
-    /// From the beginning of a piece to the beginning of the next.
-    pub stride_bytes: u64,
-    /// Pieces.
-    pub pieces: u64,
-}
-
-/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of
-/// what a norm multiplies by.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rounding {
-    /// 0 where every value is exact.
-    pub worst_relative: f64,
-    /// The tensor that holds it.
-    pub tensor: Option<String>,
-    /// How many values became 0, though the factor is not.
-    pub to_zero: u64,
 }
 
 impl Plan {
@@ -190,26 +163,6 @@ impl Span {
             (Axis::Element, &[elements]) if index < elements => Some(piece(start + at * element, element)),
             _ => None,
         }
-    }
-
-    /// Where each piece begins.
-    pub fn offsets(&self) -> impl Iterator<Item = u64> {
-        let Span { offset, stride_bytes, pieces, .. } = *self;
-        (0..pieces).map(move |at| offset + at * stride_bytes)
-    }
-
-    /// Bytes of all pieces.
-    pub fn bytes(&self) -> u64 {
-        self.piece_bytes * self.pieces
-    }
-
-    /// The span's bytes in a whole file; none where the file is shorter.
-    pub fn read(&self, file: &[u8]) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(self.bytes() as usize);
-        for offset in self.offsets() {
-            bytes.extend(file.get(offset as usize..(offset + self.piece_bytes) as usize)?);
-        }
-        Some(bytes)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Puts what a vault keeps back into a checkpoint.
 
 use super::disk::{Disk, System};
-use super::edit::{Edit, Plan, Rounding, Span, file_name};
+use super::edit::{Edit, Plan, file_name};
 use super::folder::{self, Folder, Unfinished};
 use super::receipt::{Receipt, State};
 use super::shard::{Pieces, Shards, bytes_now};
@@ -11,6 +11,7 @@ use crate::architecture::place::{Axis, Place};
 use crate::checkpoint::names::Names;
 use crate::checkpoint::{Tensors, sha256_hex};
 use crate::error::{Error, Result};
+use crate::integrity::receipt::{Rounding, Span};
 use crate::neuron::Neuron;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

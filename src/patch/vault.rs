@@ -1,15 +1,17 @@
 //! A vault: the rows, columns and elements of some neurons in a small file of their own, to repair a checkpoint with
 //! when the original is out of reach.
 
-use super::edit::{Edit, Plan, Span};
+use super::edit::{Edit, Plan};
 use super::folder;
-use super::receipt::{Model, Receipt, now_utc};
+use super::receipt::{Model, Receipt};
 use crate::architecture::place::{Axis, Place};
 use crate::checkpoint::header::Header;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::{Checkpoint, sha256_hex};
+use crate::clock::now_utc;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::integrity::receipt::Span;
 use crate::neuron::Neuron;
 use crate::tool::Tool;
 use safetensors::Dtype;

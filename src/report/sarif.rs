@@ -5,9 +5,9 @@ use crate::audit::{Audit, Left};
 use crate::checkpoint::sha256_hex;
 use crate::error::Result;
 use crate::escape::printable;
-use crate::integrity::lint::Location;
 use crate::rules::finding::{Finding, Severity};
-use crate::rules::{Measurement, Rule, RuleId};
+use crate::rules::{Rule, RuleId};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Component, Path};
@@ -86,13 +86,13 @@ fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
     let mut location = json!({
         "physicalLocation": {
             "artifactLocation": {"uri": uri(&audit.model.source, finding)},
-            "region": {"startLine": line(finding)},
+            // Other places than lines are in binary files, where everything is on the first.
+            "region": {"startLine": finding.location.line.unwrap_or(1)},
         },
         "message": message(&place),
     });
     if let Some(tensor) = &finding.location.tensor {
-        let whole = Location { file: String::new(), ..finding.location.clone() }.to_string();
-        let name = whole.trim_start_matches(". : ").trim_start_matches(".: ");
+        let name = finding.location.in_file();
         location["logicalLocations"] = json!([{"name": tensor, "fullyQualifiedName": name, "kind": "member"}]);
     }
     let rule = audit.judged.iter().position(|r| r.id == finding.id);
@@ -116,17 +116,12 @@ fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
     result
 }
 
-/// The line in a rule file; other places are in binary files, where everything is on the first line.
-fn line(finding: &Finding) -> u64 {
-    finding.evidence.get("line").and_then(Value::as_u64).unwrap_or(1).max(1)
-}
-
 /// A relative reference: below the model as it was named, where that is a relative path, so that a report of a model
 /// within a repository points into it. A finding of a whole folder points to its config.json.
 fn uri(model: &str, finding: &Finding) -> String {
     let path = Path::new(model);
     let file = &finding.location.file;
-    let of_rules = finding.id.measurement() == Measurement::Waivers;
+    let of_rules = finding.location.line.is_some();
     let file = match file.is_empty() {
         true => "config.json",
         false if of_rules && Path::new(file).is_absolute() => file.rsplit('/').next().unwrap_or(file),
@@ -139,15 +134,8 @@ fn uri(model: &str, finding: &Finding) -> String {
         false => Vec::new(),
     };
     let parts = root.into_iter().chain(file.split('/').filter(|part| *part != "."));
-    parts.map(percent_encoded).collect::<Vec<_>>().join("/")
+    parts.map(|part| utf8_percent_encode(part, RESERVED).to_string()).collect::<Vec<_>>().join("/")
 }
 
 /// RFC 3986: everything but unreserved characters.
-fn percent_encoded(part: &str) -> String {
-    part.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

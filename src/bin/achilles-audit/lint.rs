@@ -18,7 +18,7 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     let Folder { path: folder, origin } = Source::find(&options.model)?.folder_at_hand(progress)?;
     let rules = Rules::default_rules()?;
     let examine = || {
-        let seen = lint::lint(&folder, &audit::expected, progress)?;
+        let seen = lint::lint(&folder, &lint::Expected::read, progress)?;
         Ok((seen, lesion::observe(&folder, progress)?, audit::observe_template(&folder)?))
     };
     let (seen, signs, templates) = audit::unchanged(&folder, examine)?;

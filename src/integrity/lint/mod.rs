@@ -26,7 +26,7 @@ mod tekken;
 mod template;
 mod tensors;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tokenizer_class;
 mod values;
 mod vocabulary;
@@ -82,8 +82,20 @@ pub struct Expected {
     pub parts: Result<OtherParts>,
 }
 
+impl Expected {
+    /// What tensors are held against: what the config asks for, where its architecture is known.
+    ///
+    /// # Errors
+    /// The config is not understood.
+    pub fn read(config: &ConfigFile) -> Result<Expected> {
+        let recipe = Recipe::read(config)?;
+        let parts = OtherParts::read(config, &recipe);
+        Ok(Expected { recipe, parts })
+    }
+}
+
 /// Examines a checkpoint's folder. `expected` says what a config asks for, or why it cannot (such as that the
-/// architecture is not known): lint itself knows no architectures.
+/// architecture is not known): see [`Expected::read`].
 ///
 /// # Errors
 /// The folder cannot be read, is no checkpoint's (it has neither a config nor weights), or the user asked to stop. What
