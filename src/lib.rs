@@ -9,6 +9,7 @@ pub mod checkpoint;
 mod clock;
 pub mod compare;
 pub mod compute;
+pub mod document;
 pub mod error;
 pub mod escape;
 pub mod evaluate;

@@ -220,9 +220,9 @@ impl Base {
             identity: BaseIdentity {
                 source: source.into(),
                 kind: kind.into(),
-                architecture: Some(report.model.architecture),
-                config_sha256: Some(report.model.config_sha256),
-                hub: report.model.hub,
+                architecture: report.model.architecture.flatten(),
+                config_sha256: report.model.config_sha256.flatten(),
+                hub: report.model.hub.flatten(),
                 published: None,
                 partial: None,
             },

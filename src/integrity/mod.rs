@@ -3,6 +3,7 @@
 
 pub mod diff;
 pub mod difference;
+pub mod document;
 mod factor;
 pub mod fingerprint;
 mod layout;

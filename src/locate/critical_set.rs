@@ -3,8 +3,8 @@
 use super::{Entry, Settings};
 use crate::architecture::place;
 use crate::checkpoint::Tensors;
-use crate::checkpoint::hub::Origin;
 use crate::compute::Arithmetic;
+use crate::document::ModelIdentity;
 use crate::error::{Error, Result};
 use crate::evaluate::text::Encoded;
 use crate::files;
@@ -37,20 +37,6 @@ pub struct Report {
     pub critical_set: Option<CriticalSet>,
     /// Seconds.
     pub timing_s: Timing,
-}
-
-/// Which model it was.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelIdentity {
-    /// As it was named on the command line.
-    pub source: String,
-    /// As its config names it.
-    pub architecture: String,
-    /// SHA-256 of its config.json.
-    pub config_sha256: String,
-    /// Which commit of a hub repository it is, if it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hub: Option<Origin>,
 }
 
 /// The settings, and what they met.

@@ -6,9 +6,10 @@ use super::sketch::RELATIVE_ERROR;
 use super::{observe, score};
 use crate::architecture::recipe::ModuleKind;
 use crate::compute::{Model, SiteInfo};
+use crate::document::ModelIdentity;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::locate::{ModelIdentity, SiteSelection};
+use crate::locate::SiteSelection;
 use crate::neuron::Side;
 use crate::progress::Progress;
 use crate::tool::Tool;
@@ -92,12 +93,7 @@ pub fn record(
     Ok(Baseline {
         schema: SCHEMA.into(),
         tool: Tool::this(),
-        model: ModelIdentity {
-            source: checkpoint.name().into(),
-            architecture: model.recipe().architecture.into(),
-            config_sha256: checkpoint.config().sha256().into(),
-            hub: checkpoint.origin().cloned(),
-        },
+        model: ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub(),
         settings: BaselineSettings {
             dtype: model.arithmetic().as_str().into(),
             device: model.device_name(),
@@ -178,7 +174,7 @@ impl Baseline {
     /// It does not.
     pub fn check_model(&self, model: &Model) -> Result<()> {
         let other = |problem: String| {
-            let (of, name) = (&self.model.architecture, &self.model.source);
+            let (of, name) = (self.model.architecture().unwrap_or_default(), &self.model.source);
             let advice = "record a baseline of this model, or of the one it was made from";
             Err(Error::input(format!("the baseline is of another model ({name}, {of}): {problem}; {advice}")))
         };

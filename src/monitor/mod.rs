@@ -4,6 +4,7 @@
 mod activations;
 mod baseline;
 mod check;
+mod document;
 mod profile;
 mod prompts;
 mod reading;
@@ -13,6 +14,7 @@ mod sketch;
 pub use activations::read as read_activations;
 pub use baseline::{Baseline, BaselineSettings, DEFAULT_MAX_TOKENS, check_max_tokens, record};
 pub use check::{Checked, DEFAULT_ALPHA, NotFinite, Outside, check, check_alpha};
+pub use document::{BaselineIdentity, CheckDocument, CheckSettings, CheckedModel, Watched, check_watched};
 pub use profile::{Distribution, Extreme, Extremes, Observed, Profile, SiteProfile, Statistic, Tokens};
 pub use prompts::Prompts;
 pub use reading::Reading;

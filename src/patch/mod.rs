@@ -5,6 +5,7 @@ mod apply;
 mod believe;
 mod carried;
 mod disk;
+mod document;
 mod edit;
 mod folder;
 mod journal;
@@ -23,6 +24,7 @@ mod verify;
 
 pub use crate::integrity::receipt::{Asked, RECEIPT, Receipt, Rounding, Span, State, UNDO};
 pub use apply::{check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
+pub use document::{PlanDocument, PlannedEdit, RestoreDocument, ShownPart};
 pub use edit::{Edit, Plan};
 pub use folder::Folder;
 pub use journal::Settings;

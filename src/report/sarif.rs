@@ -1,7 +1,8 @@
 //! SARIF 2.1.0 (OASIS), with what GitHub's code scanning asks for on top: every location has a first line, every result
 //! a fingerprint.
 
-use crate::audit::{Audit, Left};
+use super::judged::Judged;
+use crate::audit::Left;
 use crate::checkpoint::sha256_hex;
 use crate::error::Result;
 use crate::escape::printable;
@@ -16,15 +17,15 @@ use std::path::{Component, Path};
 ///
 /// # Errors
 /// It cannot be written as JSON.
-pub fn document(audit: &Audit) -> Result<String> {
+pub fn document(judged: &Judged<'_>) -> Result<String> {
     let mut so_far: HashMap<(RuleId, String), usize> = HashMap::new();
-    let results: Vec<Value> = audit
+    let results: Vec<Value> = judged
         .findings
         .iter()
         .map(|finding| {
             let nth = so_far.entry((finding.id, finding.location.to_string())).or_default();
             *nth += 1;
-            result(audit, finding, *nth)
+            result(judged, finding, *nth)
         })
         .collect();
     super::json::document(&json!({
@@ -32,22 +33,22 @@ pub fn document(audit: &Audit) -> Result<String> {
         "version": "2.1.0",
         "runs": [{
             "tool": {"driver": {
-                "name": audit.tool.name,
-                "version": audit.tool.version,
-                "semanticVersion": audit.tool.version,
+                "name": judged.tool.name,
+                "version": judged.tool.version,
+                "semanticVersion": judged.tool.version,
                 "informationUri": "https://arxiv.org/abs/2510.10238",
-                "rules": audit.judged.iter().map(rule).collect::<Vec<_>>(),
+                "rules": judged.rules.iter().map(rule).collect::<Vec<_>>(),
             }},
             "invocations": [{
                 // Whether the tool did its job, not whether it liked what it saw.
-                "executionSuccessful": audit.not_examined.is_empty(),
-                "exitCode": audit.verdict.exit_code(),
-                "toolExecutionNotifications": audit.not_examined.iter().map(notification).collect::<Vec<_>>(),
+                "executionSuccessful": judged.not_examined.is_empty(),
+                "exitCode": judged.verdict.exit_code(),
+                "toolExecutionNotifications": judged.not_examined.iter().map(notification).collect::<Vec<_>>(),
             }],
             "results": results,
             "columnKind": "unicodeCodePoints",
-            "properties": {"verdict": audit.verdict, "model": audit.model, "settings": audit.settings,
-                "skipped": audit.skipped},
+            "properties": {"verdict": judged.verdict, "model": judged.model, "settings": judged.settings,
+                "skipped": judged.skipped},
         }],
     }))
 }
@@ -80,12 +81,12 @@ fn message(text: &str) -> Value {
     json!({"text": printable(text).replace("](", "\\](")})
 }
 
-fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
+fn result(judged: &Judged<'_>, finding: &Finding, nth: usize) -> Value {
     let place = finding.location.to_string();
     let identity = sha256_hex(format!("{}\0{place}\0{nth}", finding.id).as_bytes());
     let mut location = json!({
         "physicalLocation": {
-            "artifactLocation": {"uri": uri(&audit.model.source, finding)},
+            "artifactLocation": {"uri": uri(judged.source, finding)},
             // Other places than lines are in binary files, where everything is on the first.
             "region": {"startLine": finding.location.line.unwrap_or(1)},
         },
@@ -95,7 +96,7 @@ fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
         let name = finding.location.in_file();
         location["logicalLocations"] = json!([{"name": tensor, "fullyQualifiedName": name, "kind": "member"}]);
     }
-    let rule = audit.judged.iter().position(|r| r.id == finding.id);
+    let rule = judged.rules.iter().position(|r| r.id == finding.id);
     let mut result = json!({
         "ruleId": finding.id,
         "level": finding.severity,

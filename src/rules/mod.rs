@@ -186,13 +186,16 @@ impl Waiver {
 }
 
 impl Rules {
+    /// The name of those that judge where no others are asked for.
+    pub const DEFAULT: &str = "default";
+
     /// `default` and `release` are built in; anything else is a file.
     ///
     /// # Errors
     /// The file cannot be read, or says what makes no sense: the error points to line and column.
     pub fn find(name: &str) -> Result<Rules> {
         match name {
-            "default" => Rules::default_rules(),
+            Rules::DEFAULT => Rules::default_rules(),
             "release" => Rules::release(),
             path => {
                 let path = Path::new(path);
@@ -213,7 +216,7 @@ impl Rules {
     pub fn default_rules() -> Result<Rules> {
         let text = include_str!("../../rules/default.yaml");
         let rules = check::base(file::read(text), text).map_err(|p| Error::file("rules/default.yaml", p))?;
-        Ok(Rules { name: "default".into(), sha256: sha256_hex(text.as_bytes()), ..rules })
+        Ok(Rules { name: Rules::DEFAULT.into(), sha256: sha256_hex(text.as_bytes()), ..rules })
     }
 
     /// rules/release.yaml.
@@ -243,6 +246,12 @@ impl Rules {
     /// Every rule there is, in the order of default.yaml.
     pub fn all(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Those that are not off and judge one of these measurements.
+    pub fn judging(&self, measurements: &[Measurement]) -> Vec<Rule> {
+        let judges = |rule: &&Rule| rule.severity.is_some() && measurements.contains(&rule.measurement);
+        self.rules.iter().filter(judges).cloned().collect()
     }
 
     /// The rule of this id.

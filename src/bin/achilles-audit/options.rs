@@ -6,6 +6,7 @@ use achilles_audit::evaluate::text;
 use achilles_audit::locate::{self, Counting, Ranking, SiteSelection, Subject};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Progress;
+use achilles_audit::report::{Show, ShowFindings};
 use achilles_audit::{Result, patch};
 use clap::ValueEnum;
 use std::path::PathBuf;
@@ -165,4 +166,52 @@ pub enum Format {
     Table,
     /// For programs
     Json,
+}
+
+impl Format {
+    /// The document in this form.
+    pub fn render(self, document: &impl Show) -> Result<String> {
+        match self {
+            Format::Table => Ok(document.table()),
+            Format::Json => document.json(),
+        }
+    }
+}
+
+/// Where a report of findings goes.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Form of the report
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: ReportFormat,
+    /// Write the report to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// For code scanning (SARIF 2.1.0)
+    Sarif,
+    /// For build servers (JUnit XML)
+    Junit,
+    /// For people, with charts: one page that stands alone
+    Html,
+}
+
+impl ReportFormat {
+    /// The findings in this form.
+    pub fn render(self, document: &impl ShowFindings) -> Result<String> {
+        Ok(match self {
+            ReportFormat::Table => document.table(),
+            ReportFormat::Json => document.json()?,
+            ReportFormat::Sarif => document.sarif()?,
+            ReportFormat::Junit => document.junit(),
+            ReportFormat::Html => document.html(),
+        })
+    }
 }
