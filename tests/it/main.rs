@@ -39,7 +39,6 @@ mod smollm2;
 mod tiny;
 mod tokens;
 mod waivers;
-mod walls;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.
 fn smollm2_folder() -> String {
