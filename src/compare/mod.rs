@@ -196,7 +196,7 @@ pub fn compare(
     let report = &located.report;
     let ours = &report.settings;
     base.check_comparable(variant.model.recipe(), variant.model.checkpoint())?;
-    base.check_options(&ours.side, &ours.ranking, &ours.sites)?;
+    base.check_options(ours.side, ours.ranking, &ours.sites)?;
     base.check_covered(&ours.sites, |site| located.covers(site))?;
     let importance_not_compared = base.settings_differ(ours);
     let location = locate_in(base, located, importance_not_compared.is_none());

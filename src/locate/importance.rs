@@ -7,13 +7,15 @@ use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use strum::IntoStaticStr;
 
 /// What candidates are ranked by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Ranking {
     /// Imp = mean over K of |A_clean − A_noisy| (the paper, stage 1).
@@ -42,7 +44,8 @@ impl FromStr for Ranking {
 }
 
 /// What an entry of the ranking is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Counting {
     /// A channel, ranked by its largest value over positions.

@@ -5,7 +5,7 @@ use super::prompts::Prompts;
 use super::sketch::RELATIVE_ERROR;
 use super::{observe, score};
 use crate::architecture::recipe::ModuleKind;
-use crate::compute::{Model, SiteInfo};
+use crate::compute::{Arithmetic, Model, SiteInfo};
 use crate::document::ModelIdentity;
 use crate::error::{Error, Result};
 use crate::files;
@@ -47,11 +47,11 @@ pub struct Baseline {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaselineSettings {
     /// The arithmetic.
-    pub dtype: String,
+    pub dtype: Arithmetic,
     /// The device.
     pub device: String,
     /// Which modules, beside the RMSNorms.
-    pub sites: String,
+    pub sites: SiteSelection,
     /// Prompts are cut after so many tokens.
     pub max_tokens: usize,
     /// SHA-256 of the text.
@@ -95,9 +95,9 @@ pub fn record(
         tool: Tool::this(),
         model: ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub(),
         settings: BaselineSettings {
-            dtype: model.arithmetic().as_str().into(),
+            dtype: model.arithmetic(),
             device: model.device_name(),
-            sites: selection.to_string(),
+            sites: selection.clone(),
             max_tokens,
             text_sha256: prompts.sha256.clone(),
             profile_prompts: profiling.len(),

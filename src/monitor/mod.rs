@@ -43,7 +43,7 @@ pub fn check_model(
     progress: &dyn Progress,
 ) -> Result<Checked> {
     baseline.check_model(model)?;
-    let (theirs, ours) = (&baseline.settings.dtype, model.arithmetic().as_str());
+    let (theirs, ours) = (baseline.settings.dtype.as_str(), model.arithmetic().as_str());
     if theirs != ours {
         tracing::warn!("the baseline was recorded in {theirs}, this computes in {ours}: rounding alone may differ");
     }

@@ -3,7 +3,7 @@
 use crate::architecture::place::Axis;
 use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
-use crate::locate::{RankedNeuron, Report, Subset};
+use crate::locate::{RankedNeuron, Ranking, Report, Subset};
 use crate::neuron::Neuron;
 use crate::patch::{PlanDocument, RestoreDocument};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -147,16 +147,16 @@ pub(super) fn timing(report: &Report) -> String {
         t.importance,
         t.search,
         t.minimize,
-        s.dtype,
+        s.dtype.as_str(),
         s.device
     )
 }
 
 fn ranking_line(report: &Report) -> String {
     let s = &report.settings;
-    let how = match s.ranking.as_str() {
-        "noise" => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
-        other => other.to_owned(),
+    let how = match s.ranking {
+        Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
+        other => other.as_str().to_owned(),
     };
     format!("{how}, side {}, sites {}", s.side, s.sites)
 }

@@ -189,7 +189,8 @@ fn findings_are_reported_and_judged_as_by_scan() {
         assert_eq!(strong.inner_html(), ["PASS", "FAIL"][code as usize]);
     }
     let waived = run(&["--rules", "{in}/gate.yaml"]);
-    for shown in ["waived (warning)", "waived until 9999-12-31: read", "0 warnings, 1 note, 1 waived", "waiver-unused"] {
+    for shown in ["waived (warning)", "waived until 9999-12-31: read", "0 warnings, 1 note, 1 waived", "waiver-unused"]
+    {
         assert!(text(&waived.stdout).contains(shown), "{}", text(&waived.stdout));
     }
     assert_eq!(run(&["--rules", "release"]).status.code(), Some(1));

@@ -2,7 +2,7 @@ use super::document;
 use crate::audit::{Audit, Left, Settings, Verdict};
 use crate::document::ModelIdentity;
 use crate::integrity::lint::{Check, Examined, Location};
-use crate::locate::Report;
+use crate::locate::{Report, SiteSelection};
 use crate::rules::finding::{Finding, Severity, Waived};
 use crate::rules::{Measurement, Rules, WhenNotExamined};
 use crate::tool::Tool;
@@ -155,7 +155,8 @@ fn nothing_that_is_said_becomes_markup() {
     audit.findings.push(Finding { waived: Some(waived), evidence: json!([HOSTILE]), ..audit.findings[0].clone() });
     let mut found = report(4.4, &[4.4, 9.9], true);
     let s = &mut found.settings;
-    for text in [&mut s.ranking, &mut s.sites, &mut s.side, &mut s.device, &mut s.dtype, &mut s.text_sha256] {
+    s.sites = SiteSelection::Glob(hostile());
+    for text in [&mut s.device, &mut s.text_sha256] {
         *text = hostile();
     }
     found.ranking[0].tensor = Some(hostile());
