@@ -5,6 +5,7 @@ use super::receipt::{Receipt, Record, State};
 use super::shard::Shards;
 use super::vault::Vault;
 use super::{RECEIPT, UNDO, believe, restore};
+use crate::checkpoint::packing::Span;
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
@@ -285,7 +286,7 @@ pub(super) fn forget(folder: &OpenFolder, disk: &mut dyn Disk) -> Result<()> {
 pub(super) fn write(
     folder: &OpenFolder,
     shards: Shards,
-    edits: &[(&str, super::Span, &[u8])],
+    edits: &[(&str, Span, &[u8])],
     disk: &mut dyn Disk,
 ) -> Result<()> {
     // The maps go first: what they show would change.

@@ -7,7 +7,6 @@ mod carried;
 mod disk;
 mod edit;
 mod folder;
-mod number;
 mod receipt;
 mod request;
 mod restore;
@@ -20,7 +19,7 @@ pub mod vault;
 mod verify;
 
 pub use apply::{Settings, check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
-pub use edit::{Edit, Plan, Rounding, Span};
+pub use edit::{Edit, Plan, Rounding};
 pub use folder::{Folder, Unpatched, unpatch};
 pub(crate) use receipt::now_utc;
 pub use receipt::{Asked, Receipt, State};

@@ -4,7 +4,7 @@ use super::Checked;
 use super::types::{Decoder, GgmlType};
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
-use half::{bf16, f16};
+use half::f16;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -30,19 +30,11 @@ pub(super) fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Checked
 
 fn decode(decoder: Decoder, bytes: &[u8], out: &mut [f32]) -> Checked<()> {
     match decoder {
-        Decoder::F32 => each(bytes, out, f32::from_le_bytes),
-        Decoder::F16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-        Decoder::Bf16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-        Decoder::F64 => each(bytes, out, |b| f64::from_le_bytes(b) as f32),
-        Decoder::Blocks(dtype) => return decode_blocks(dtype, bytes, out),
-    }
-    Ok(())
-}
-
-fn each<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
-    let (elements, _) = bytes.as_chunks::<N>();
-    for (y, x) in out.iter_mut().zip(elements) {
-        *y = decode(*x);
+        Decoder::Numbers(number) => {
+            number.decode(bytes, out);
+            Ok(())
+        }
+        Decoder::Blocks(dtype) => decode_blocks(dtype, bytes, out),
     }
 }
 

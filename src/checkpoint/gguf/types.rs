@@ -1,5 +1,6 @@
 //! The element types GGUF knows: their names, how they pack, and which of them can be read.
 
+use crate::checkpoint::packing::NumberType;
 use candle_core::quantized::GgmlDType;
 
 /// An element type of GGML.
@@ -20,10 +21,7 @@ pub struct GgmlType {
 /// How elements become f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Decoder {
-    F32,
-    F16,
-    Bf16,
-    F64,
+    Numbers(NumberType),
     Blocks(GgmlDType),
 }
 
@@ -54,8 +52,8 @@ const fn unread(id: u32, name: &'static str, block_elements: usize, block_bytes:
     GgmlType { id, name, block_elements, block_bytes, decoder: None }
 }
 
-const fn plain(id: u32, name: &'static str, block_bytes: usize, decoder: Decoder) -> GgmlType {
-    GgmlType { id, name, block_elements: 1, block_bytes, decoder: Some(decoder) }
+const fn plain(id: u32, name: &'static str, block_bytes: usize, number: NumberType) -> GgmlType {
+    GgmlType { id, name, block_elements: 1, block_bytes, decoder: Some(Decoder::Numbers(number)) }
 }
 
 const fn blocks(id: u32, name: &'static str, elements: usize, bytes: usize, dtype: GgmlDType) -> GgmlType {
@@ -64,10 +62,10 @@ const fn blocks(id: u32, name: &'static str, elements: usize, bytes: usize, dtyp
 
 /// `ggml_type` of ggml.h; sizes as gguf-py's `GGML_QUANT_SIZES` lists them.
 static TYPES: [GgmlType; 34] = [
-    plain(0, "F32", 4, Decoder::F32),
-    plain(1, "F16", 2, Decoder::F16),
-    plain(30, "BF16", 2, Decoder::Bf16),
-    plain(28, "F64", 8, Decoder::F64),
+    plain(0, "F32", 4, NumberType::F32),
+    plain(1, "F16", 2, NumberType::F16),
+    plain(30, "BF16", 2, NumberType::Bf16),
+    plain(28, "F64", 8, NumberType::F64),
     blocks(2, "Q4_0", 32, 18, GgmlDType::Q4_0),
     blocks(3, "Q4_1", 32, 20, GgmlDType::Q4_1),
     blocks(6, "Q5_0", 32, 22, GgmlDType::Q5_0),
