@@ -1,56 +1,27 @@
 //! Packed elements to f32, bit-equal to gguf-py's `gguf.quants.dequantize`.
 
 use super::Checked;
-use super::types::{Decoder, GgmlType};
-use candle_core::CpuStorage;
-use candle_core::quantized::GgmlDType;
-use half::f16;
+use super::types::GgmlType;
 use rayon::prelude::*;
-use std::borrow::Cow;
 
 /// Elements one thread decodes at a time; a multiple of every block size.
 const CHUNK_ELEMENTS: usize = 16_384;
 
 /// Decodes whole blocks into `out`, in parallel where there are many. The error is a text without the tensor's name.
 pub(super) fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Checked<()> {
-    let Some(decoder) = ty.decoder else {
+    let Some(decode) = ty.decode else {
         return Err(format!("has type {}, which cannot be read; readable are {}", ty.name, GgmlType::supported()));
     };
     if ty.bytes_of(out.len()) != Some(bytes.len()) {
         return Err(format!("{} elements of {} do not take {} bytes", out.len(), ty.name, bytes.len()));
     }
     if out.len() <= CHUNK_ELEMENTS {
-        return decode(decoder, bytes, out);
+        decode(bytes, out);
+        return Ok(());
     }
     let chunk_bytes = CHUNK_ELEMENTS / ty.block_elements * ty.block_bytes;
-    out.par_chunks_mut(CHUNK_ELEMENTS)
-        .zip(bytes.par_chunks(chunk_bytes))
-        .try_for_each(|(out, bytes)| decode(decoder, bytes, out))
-}
-
-fn decode(decoder: Decoder, bytes: &[u8], out: &mut [f32]) -> Checked<()> {
-    match decoder {
-        Decoder::Numbers(number) => {
-            number.decode(bytes, out);
-            Ok(())
-        }
-        Decoder::Blocks(dtype) => decode_blocks(dtype, bytes, out),
-    }
-}
-
-fn decode_blocks(dtype: GgmlDType, bytes: &[u8], out: &mut [f32]) -> Checked<()> {
-    // candle asserts that blocks lie on even addresses, which the alignment of GGUF data (8 at least) makes sure of.
-    if bytes.as_ptr().align_offset(align_of::<f16>()) != 0 {
-        return Err("its blocks lie on odd addresses".to_owned());
-    }
-    match dtype.from_data(Cow::Borrowed(bytes)).dequantize(out.len()) {
-        Ok(CpuStorage::F32(values)) if values.len() == out.len() => {
-            out.copy_from_slice(&values);
-            Ok(())
-        }
-        Ok(_) => Err("did not decode to f32".to_owned()),
-        Err(e) => Err(format!("does not decode: {e}")),
-    }
+    out.par_chunks_mut(CHUNK_ELEMENTS).zip(bytes.par_chunks(chunk_bytes)).for_each(|(out, bytes)| decode(bytes, out));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -58,6 +29,7 @@ mod tests {
     use super::super::file::GgufFile;
     use super::super::writer::{Writer, expected, fixture};
     use super::*;
+    use half::f16;
     use sha2::{Digest, Sha256};
 
     #[test]
