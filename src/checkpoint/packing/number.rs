@@ -320,21 +320,17 @@ mod tests {
 
         #[test]
         fn single_precision_is_rounded_once_to_half(bits in 0u16..0x7b00, low in -3i32..4) {
-            // Just above and below a tie: what rounding by way of f64 takes for one.
-            for (number, middle) in [
-                (NumberType::Bf16, f32::from_bits(u32::from(bits) << 16 | 0x8000)),
-                (NumberType::F16, (f16::from_bits(bits).to_f32() + f16::from_bits(bits + 1).to_f32()) / 2.0),
-            ] {
-                let value = f32::from_bits((middle.to_bits() as i32 + low).max(0) as u32);
-                let mut bytes = Vec::new();
-                let stored = number.encode(value.into(), &mut bytes);
-                let single = NumberType::F32;
-                let rounded = match number {
-                    NumberType::F16 => f64::from(single.decode_all::<f16>(&value.to_le_bytes())[0]),
-                    _ => f64::from(single.decode_all::<bf16>(&value.to_le_bytes())[0]),
-                };
-                prop_assert_eq!(stored, rounded);
-            }
+            let (f16_of, bf16_of) = (|b| f16::from_bits(b).to_f64(), |b| bf16::from_bits(b).to_f64());
+            let near = |of: &dyn Fn(u16) -> f64| {
+                let middle = ((of(bits) + of(bits + 1)) / 2.0) as f32;
+                f32::from_bits((middle.to_bits() as i32 + low).max(0) as u32)
+            };
+            let value = near(&f16_of);
+            let rounded = NumberType::F32.decode_all::<f16>(&value.to_le_bytes());
+            prop_assert_eq!(rounded[0].to_f64(), nearest(value.into(), f16_of, bits));
+            let value = near(&bf16_of);
+            let rounded = NumberType::F32.decode_all::<bf16>(&value.to_le_bytes());
+            prop_assert_eq!(rounded[0].to_f64(), nearest(value.into(), bf16_of, bits));
         }
 
         #[test]
@@ -369,5 +365,20 @@ mod tests {
             assert_eq!(number.encode(largest, &mut bytes), largest);
             assert_eq!(number.encode(-largest * 1.01, &mut bytes), f64::NEG_INFINITY);
         }
+    }
+
+    /// Fingerprints are sums of these.
+    #[test]
+    fn patterns_stay_what_they_are() {
+        let bytes: Vec<u8> = (0xf1..0xf9).collect();
+        let of = |number: NumberType| {
+            let mut patterns = Vec::new();
+            number.patterns(&bytes, &mut patterns);
+            patterns
+        };
+        assert_eq!(of(NumberType::I8), [0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8]);
+        assert_eq!(of(NumberType::Bf16), [0xf2f1, 0xf4f3, 0xf6f5, 0xf8f7]);
+        assert_eq!(of(NumberType::F32), [0xf4f3_f2f1, 0xf8f7_f6f5]);
+        assert_eq!(of(NumberType::F64), [0x90c2_7f56]);
     }
 }
