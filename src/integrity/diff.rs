@@ -1,8 +1,9 @@
 //! In what two checkpoints differ, both at hand.
 
-use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
+use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, replaced_by};
 use super::fingerprint::read_link;
 use super::layout::Layout;
+use crate::architecture::names;
 use crate::architecture::place::Axis;
 use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
@@ -67,7 +68,7 @@ pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
         .par_iter()
         .with_max_len(1)
         .map(|pair| {
-            let change = compare(pair, norms);
+            let change = compare(pair, &norms);
             progress.advance(bytes(pair.entry))?;
             Ok(change.map(|change| (pair, change)))
         })
@@ -235,7 +236,7 @@ impl<'a> Pair<'a> {
 }
 
 /// How the tensor changed; none where it did not.
-fn compare(pair: &Pair<'_>, norms: Norms) -> Option<TensorChange> {
+fn compare(pair: &Pair<'_>, norms: &Norms) -> Option<TensorChange> {
     if pair.before == pair.after {
         return None;
     }
@@ -353,7 +354,7 @@ fn line_change(
     (axis, index): (Axis, usize),
     [a, b]: &[Vec<f32>; 2],
     scaled: bool,
-    norms: Norms,
+    norms: &Norms,
 ) -> LineChange {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let (aa, ab, bb) = (dot(a, a), dot(a, b), dot(b, b));
@@ -369,7 +370,7 @@ fn line_change(
     LineChange {
         axis,
         index,
-        neuron: neuron(pair.name, pair.entry.shape.len(), axis, index),
+        neuron: names::neuron(pair.name, pair.entry.shape.len(), axis, index),
         norm_before: aa.sqrt(),
         norm_after: bb.sqrt(),
         beta,

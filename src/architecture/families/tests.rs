@@ -58,11 +58,8 @@ fn a_config_of_nothing_is_the_classs_own() {
     assert_eq!(expected.len(), FAMILIES.len());
     for (model_type, sizes) in expected {
         let r = read(&json!({ "model_type": model_type })).unwrap();
-        let a = &r.attention;
-        let wide = match r.layers[0].mlp {
-            crate::architecture::recipe::Mlp::Dense(mlp) => mlp.intermediate_size,
-            crate::architecture::recipe::Mlp::Experts(experts) => experts.expert.intermediate_size,
-        };
+        let a = r.attention(0).unwrap();
+        let wide = r.layers[0].channel_mixer.mlp().intermediate_size;
         let found = (
             r.vocab_size,
             r.hidden_size,
@@ -96,7 +93,7 @@ fn a_config_of_nothing_is_the_classs_own() {
 #[test]
 fn null_is_what_the_class_makes_of_it() {
     for model_type in ["llama", "mistral", "mixtral", "qwen2", "phi3"] {
-        assert_eq!(recipe(model_type, json!({"num_key_value_heads": null})).attention.kv_heads, 4, "{model_type}");
+        assert_eq!(recipe(model_type, json!({"num_key_value_heads": null})).attention(0).unwrap().kv_heads, 4);
     }
     for (model_type, key) in [
         ("gemma2", "num_key_value_heads"),

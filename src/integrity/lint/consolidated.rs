@@ -6,6 +6,7 @@ use super::observation::{Found, Location};
 use super::params;
 use super::tensors::{Place, at};
 use crate::architecture::Recipe;
+use crate::architecture::module::{AttentionRole, Role};
 use crate::checkpoint::header::TensorEntry;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -121,9 +122,13 @@ fn name(own: &str) -> Option<String> {
 /// The heads of a projection whose rows the two forms have in different order: Mistral's turns each channel with its
 /// neighbour, the other with the one half a head further.
 fn heads(recipe: &Recipe, name: &str) -> Option<usize> {
-    let a = &recipe.attention;
-    let projections = [("self_attn.q_proj.weight", a.heads), ("self_attn.k_proj.weight", a.kv_heads)];
-    projections.into_iter().find_map(|(end, heads)| name.ends_with(end).then_some(heads))
+    let module = recipe.module(&name.strip_suffix(".weight")?.parse().ok()?)?;
+    let attention = recipe.attention(module.layer?)?;
+    match module.role {
+        Role::Attention(AttentionRole::Query) => Some(attention.heads),
+        Role::Attention(AttentionRole::Key) => Some(attention.kv_heads),
+        _ => None,
+    }
 }
 
 /// Whether two tensors have the same bytes, the rows of `heads` heads in the order of the two forms.
