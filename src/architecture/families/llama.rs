@@ -8,8 +8,7 @@ use crate::architecture::rope_config::RopeClass;
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
 
-pub(super) const LLAMA: Family =
-    Family { model_type: "llama", architecture: "LlamaForCausalLM", inside: None, read: read };
+pub(super) const LLAMA: Family = Family { model_type: "llama", architecture: "LlamaForCausalLM", inside: None, read };
 
 /// What later families start from, too.
 pub(super) const CLASS: Class = Class {

@@ -10,8 +10,7 @@ use crate::architecture::token_mixer::QkNorm;
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
 
-pub(super) const OLMO2: Family =
-    Family { model_type: "olmo2", architecture: "Olmo2ForCausalLM", inside: None, read: read };
+pub(super) const OLMO2: Family = Family { model_type: "olmo2", architecture: "Olmo2ForCausalLM", inside: None, read };
 
 const CLASS: Class = Class { vocab_size: 50_304, rms_norm_eps: 1e-5, ..llama::CLASS };
 

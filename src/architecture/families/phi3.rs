@@ -10,8 +10,7 @@ use crate::architecture::rope_config::RopeClass;
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
 
-pub(super) const PHI3: Family =
-    Family { model_type: "phi3", architecture: "Phi3ForCausalLM", inside: None, read: read };
+pub(super) const PHI3: Family = Family { model_type: "phi3", architecture: "Phi3ForCausalLM", inside: None, read };
 
 const CLASS: Class = Class {
     vocab_size: 32_064,
