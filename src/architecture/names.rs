@@ -3,7 +3,7 @@
 
 use super::module::{AttentionRole, MixerKind, MlpRole, Role};
 use super::place::Axis;
-use crate::neuron::{Neuron, Side, Site};
+use crate::neuron::{ModulePath, Neuron, Side, Site};
 
 /// The path within a layer that most families give to a module of this role.
 pub(crate) fn usual(role: Role) -> Option<&'static str> {
@@ -22,13 +22,18 @@ pub(crate) fn usual(role: Role) -> Option<&'static str> {
 
 /// The neuron that a line of a tensor is: an output channel for a row, an input channel for a column.
 pub(crate) fn neuron(tensor: &str, dimensions: usize, axis: Axis, index: usize) -> Option<Neuron> {
-    let module = tensor.strip_suffix(".weight").or_else(|| tensor.strip_suffix(".bias"))?;
+    let module = module(tensor)?;
     let side = match (axis, dimensions) {
         (Axis::Row, 2) | (Axis::Element, 1) => Side::Out,
         (Axis::Column, 2) => Side::In,
         _ => return None,
     };
-    Some(Neuron { site: Site { module: module.parse().ok()?, side }, channel: index })
+    Some(Neuron { site: Site { module, side }, channel: index })
+}
+
+/// The module whose weight or bias a tensor is.
+pub(crate) fn module(tensor: &str) -> Option<ModulePath> {
+    tensor.strip_suffix(".weight").or_else(|| tensor.strip_suffix(".bias"))?.parse().ok()
 }
 
 /// Whether a tensor is the embedding of tokens.
@@ -39,6 +44,33 @@ pub(crate) fn is_embedding(tensor: &str) -> bool {
 /// Whether each row of a tensor belongs to a token or to a position.
 pub(crate) fn has_a_row_a_token(tensor: &str) -> bool {
     is_embedding(tensor) || ["lm_head.weight", "wte.weight", "wpe.weight"].iter().any(|end| tensor.ends_with(end))
+}
+
+/// What a tensor of Mistral's own form is called in the form that config.json describes.
+pub(crate) fn of_mistral(own: &str) -> Option<String> {
+    let known = match own {
+        "tok_embeddings.weight" => "model.embed_tokens.weight",
+        "norm.weight" => "model.norm.weight",
+        "output.weight" => "lm_head.weight",
+        _ => "",
+    };
+    if !known.is_empty() {
+        return Some(known.to_owned());
+    }
+    let (layer, rest) = own.strip_prefix("layers.")?.split_once('.')?;
+    let rest = match rest.strip_suffix(".weight")? {
+        "attention_norm" => "input_layernorm".to_owned(),
+        "ffn_norm" => "post_attention_layernorm".to_owned(),
+        "attention.wq" => "self_attn.q_proj".to_owned(),
+        "attention.wk" => "self_attn.k_proj".to_owned(),
+        "attention.wv" => "self_attn.v_proj".to_owned(),
+        "attention.wo" => "self_attn.o_proj".to_owned(),
+        "feed_forward.w1" => "mlp.gate_proj".to_owned(),
+        "feed_forward.w2" => "mlp.down_proj".to_owned(),
+        "feed_forward.w3" => "mlp.up_proj".to_owned(),
+        other => format!("block_sparse_moe.{}", other.strip_prefix("feed_forward.")?),
+    };
+    Some(format!("model.layers.{layer}.{rest}.weight"))
 }
 
 #[cfg(test)]

@@ -136,11 +136,11 @@ impl Loader<'_> {
         let path = &module.path;
         Ok(match module.kind {
             ModuleKind::Linear { bias } => {
-                let weight = self.tensor(&format!("{path}.weight"))?;
+                let weight = self.tensor(&module.weight())?;
                 if !bias {
                     return Ok(ModuleWeights::Linear { weight, bias: Bias::None });
                 }
-                let bias = self.tensor(&format!("{path}.bias"))?;
+                let bias = self.tensor(&module.bias())?;
                 match self.dtype {
                     DType::F16 | DType::BF16 => {
                         ModuleWeights::Linear { weight: with_bias(&weight, &bias)?, bias: Bias::InWeight }

@@ -154,7 +154,7 @@ impl Comparison<'_> {
         let modules = recipe.modules();
         let shut = if recipe.norm.is_one_plus() { -1.0 } else { 0.0 };
         let norms = modules.iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
-        let weights = norms.map(|module| format!("{}.weight", module.path));
+        let weights = norms.map(|module| module.weight());
         shut_norms(weights.filter_map(|name| Some((*text.get(&name)?, shut))), &self.model.shards, found);
         let fused = recipe.fused_experts(|name| text.contains_key(name));
         if let Some(name) = &fused {
