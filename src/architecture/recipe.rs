@@ -4,11 +4,9 @@
 //! the config again.
 
 use super::channel_mixer::ChannelMixer;
-use super::families;
 use super::module::{MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
 use super::rope::Rope;
 use super::token_mixer::{GroupedQueryAttention, TokenMixer};
-use crate::checkpoint::ConfigFile;
 use crate::error::Result;
 use crate::neuron::{ModulePath, Side, Site};
 
@@ -107,15 +105,6 @@ pub const TIED_HEAD_DIFFERS: &str = "by tie_word_embeddings the two are one, but
     transformers 4 and vLLM with the embedding; set tie_word_embeddings to false or remove the head";
 
 impl Recipe {
-    /// The recipe that `config` describes.
-    ///
-    /// # Errors
-    /// The architecture is not supported (the message names those that are), a key is missing or contradicts another,
-    /// or the config asks for arithmetic that is not implemented.
-    pub fn read(config: &ConfigFile) -> Result<Recipe> {
-        families::read(config)
-    }
-
     /// The attention of layer `layer`, if that is its token mixer.
     pub fn attention(&self, layer: usize) -> Option<&GroupedQueryAttention> {
         let TokenMixer::Attention(attention) = &self.layers.get(layer)?.token_mixer;

@@ -10,6 +10,21 @@ pub enum TokenMixer {
 }
 
 impl TokenMixer {
+    /// Numbers that it keeps of each position for those after it.
+    pub fn kept_width(&self) -> usize {
+        match self {
+            TokenMixer::Attention(attention) => 2 * attention.key_width(),
+        }
+    }
+
+    /// Numbers that it needs for each position of a text of `positions` at its widest point: queries, keys and values
+    /// as they are projected, turned and mixed, and two matrices of scores.
+    pub fn width(&self, positions: usize) -> usize {
+        match self {
+            TokenMixer::Attention(a) => 3 * (a.query_width() + a.key_width()) + 2 * a.heads * positions,
+        }
+    }
+
     /// Adds its leaf modules, in the order in which they compute.
     pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
         match self {

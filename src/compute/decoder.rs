@@ -3,7 +3,6 @@
 use super::batch::Row;
 use super::hook::NoHook;
 use super::{Model, device};
-use crate::architecture::token_mixer::TokenMixer;
 use crate::error::Result;
 use crate::neuron::Intervention;
 use crate::progress::Silent;
@@ -57,8 +56,7 @@ impl Model {
     pub fn decoder(&self, interventions: Vec<Intervention>, positions: usize) -> Result<Decoder<'_>> {
         interventions.iter().try_for_each(|i| self.check(&i.neuron))?;
         let layers = &self.recipe.layers;
-        let numbers = |TokenMixer::Attention(attention): &TokenMixer| 2 * attention.key_width() as u64;
-        let numbers: u64 = layers.iter().map(|layer| numbers(&layer.token_mixer)).sum();
+        let numbers: u64 = layers.iter().map(|layer| layer.token_mixer.kept_width() as u64).sum();
         if self.device.is_cpu() {
             let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64).saturating_mul(positions as u64);
             device::check_memory(&format!("keeping keys and values of {positions} tokens"), bytes)?;

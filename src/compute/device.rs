@@ -2,7 +2,6 @@
 
 use super::weights::Residency;
 use crate::architecture::Recipe;
-use crate::architecture::token_mixer::TokenMixer;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use std::fmt;
@@ -187,9 +186,7 @@ pub(crate) fn chunk_rows(recipe: &Recipe, positions: usize, dtype: DType, budget
 /// Bytes of activations that one group takes at the widest point of a layer.
 fn group_bytes(recipe: &Recipe, positions: usize, dtype: DType) -> u64 {
     let wide = recipe.layers.iter().map(|l| l.channel_mixer.width()).max().unwrap_or(0);
-    let of_attention =
-        |TokenMixer::Attention(a): &TokenMixer| 3 * (a.query_width() + a.key_width()) + 2 * a.heads * positions;
-    let attention = recipe.layers.iter().map(|l| of_attention(&l.token_mixer)).max().unwrap_or(0);
+    let attention = recipe.layers.iter().map(|l| l.token_mixer.width(positions)).max().unwrap_or(0);
     let channels = 4 * recipe.hidden_size + attention.max(4 * wide);
     positions as u64 * channels as u64 * dtype.size_in_bytes() as u64
 }

@@ -49,8 +49,19 @@ const FAMILIES: &[&Family] = &[
 const NOT_TEXT: &[&str] =
     &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "text_config", "vision_config"];
 
-/// Reads the config with its family's function; see [`Recipe::read`].
-pub(super) fn read(config: &ConfigFile) -> Result<Recipe> {
+impl Recipe {
+    /// The recipe that `config` describes.
+    ///
+    /// # Errors
+    /// The architecture is not supported (the message names those that are), a key is missing or contradicts another,
+    /// or the config asks for arithmetic that is not implemented.
+    pub fn read(config: &ConfigFile) -> Result<Recipe> {
+        read(config)
+    }
+}
+
+/// Reads the config with its family's function.
+fn read(config: &ConfigFile) -> Result<Recipe> {
     let whole = config.reader();
     let model_type = whole.str_opt("model_type")?;
     let nested = FAMILIES.iter().find(|f| f.inside.is_some() && f.inside == model_type);

@@ -1,6 +1,6 @@
 //! `lint`.
 
-use crate::args::{Format, Lint};
+use crate::options::{Format, OutputArgs};
 use crate::output;
 use achilles_audit::audit;
 use achilles_audit::checkpoint::{Folder, Source};
@@ -13,7 +13,15 @@ use achilles_audit::{Result, report};
 use serde_json::json;
 use std::process::ExitCode;
 
-pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let Folder { path: folder, origin } = Source::find(&options.model)?.folder_at_hand(progress)?;
     let rules = Rules::default_rules()?;

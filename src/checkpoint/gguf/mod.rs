@@ -2,6 +2,7 @@
 
 mod architecture;
 mod attention;
+mod blocks;
 mod config;
 mod dequantize;
 pub mod file;

@@ -242,3 +242,33 @@ fn one_plus_norms(config: &ConfigFile) -> Result<BTreeSet<String>> {
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gemma 3 with a vision tower, whose norms multiply by w, and a norm between the two, which multiplies by 1 + w.
+    #[test]
+    fn norms_multiply_by_one_plus_w_where_the_model_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let beta = |config: &str, tensor: &str| {
+            std::fs::write(folder.path().join("config.json"), config).unwrap();
+            Norms::of(folder.path()).beta(tensor, 1.0, 3.0).unwrap()
+        };
+        let gemma3 = r#"{"model_type": "gemma3", "text_config": {}, "vision_config": {}}"#;
+        for (tensor, expected) in [
+            ("language_model.model.layers.1.input_layernorm.weight", 2.0),
+            ("model.language_model.layers.1.self_attn.q_norm.weight", 2.0),
+            ("language_model.model.norm.weight", 2.0),
+            ("multi_modal_projector.mm_soft_emb_norm.weight", 2.0),
+            ("model.multi_modal_projector.mm_soft_emb_norm.weight", 2.0),
+            ("vision_tower.vision_model.post_layernorm.weight", 3.0),
+            ("model.layers.1.self_attn.q_proj.bias", 3.0),
+        ] {
+            assert_eq!(beta(gemma3, tensor), expected, "{tensor}");
+        }
+        assert_eq!(beta(r#"{"model_type": "gemma"}"#, "model.norm.weight"), 2.0);
+        assert_eq!(beta(r#"{"model_type": "llama"}"#, "model.norm.weight"), 3.0);
+        assert_eq!(beta("{}", "model.norm.weight"), 3.0);
+    }
+}
