@@ -1,7 +1,8 @@
 //! In what two checkpoints differ, both at hand.
 
-use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
+use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, replaced_by};
 use super::fingerprint::read_link;
+use crate::architecture::names;
 use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::packing::{Axis, Layout, Rows, Weight};
@@ -66,7 +67,7 @@ pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
         .par_iter()
         .with_max_len(1)
         .map(|pair| {
-            let change = compare(pair, norms)?;
+            let change = compare(pair, &norms)?;
             progress.advance(bytes(pair.entry))?;
             Ok(change.map(|change| (pair, change)))
         })
@@ -233,7 +234,7 @@ impl Changed<'_> {
 }
 
 /// How the tensor changed; none where it did not.
-fn compare(pair: &Pair<'_>, norms: Norms) -> Result<Option<TensorChange>> {
+fn compare(pair: &Pair<'_>, norms: &Norms) -> Result<Option<TensorChange>> {
     if pair.before == pair.after {
         return Ok(None);
     }
@@ -355,7 +356,7 @@ fn line_change(
     (axis, index): (Axis, usize),
     [a, b]: &[Vec<f32>; 2],
     scaled: bool,
-    norms: Norms,
+    norms: &Norms,
 ) -> LineChange {
     let (pair, rounding) = (changed.pair, changed.layout.number.rounding());
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
@@ -372,7 +373,7 @@ fn line_change(
     LineChange {
         axis,
         index,
-        neuron: neuron(pair.name, pair.entry.shape.len(), axis, index),
+        neuron: names::neuron(pair.name, pair.entry.shape.len(), axis, index),
         norm_before: aa.sqrt(),
         norm_after: bb.sqrt(),
         beta,

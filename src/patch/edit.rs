@@ -4,7 +4,6 @@ use super::request::Request;
 use crate::architecture::Recipe;
 use crate::architecture::check_head;
 use crate::architecture::place::Place;
-use crate::architecture::recipe::Module;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::packing::{Axis, NumberType, Span};
 use crate::checkpoint::{Checkpoint, Tensors};
@@ -90,10 +89,9 @@ impl Plan {
         interventions.sort_by(|a, b| a.neuron.cmp(&b.neuron));
         neuron::check_distinct(interventions.iter().map(|i| &i.neuron))?;
         check_head(recipe, tensors)?;
-        let modules: BTreeMap<String, Module> = recipe.modules().into_iter().map(|m| (m.path.clone(), m)).collect();
         let mut changes = Changes::default();
         for intervention in &interventions {
-            let request = Request { recipe, modules: &modules, tensors, neuron: &intervention.neuron };
+            let request = Request { recipe, tensors, neuron: &intervention.neuron };
             request.add(intervention.action, &mut changes)?;
         }
         let (edits, Cost { rounding, scaled }) = changes.edits(tensors, &|_, span, file| span.read(file.bytes()))?;

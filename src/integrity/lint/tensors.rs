@@ -6,7 +6,9 @@ use super::header::Shard;
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
 use super::{Expected, consolidated, parts, rotary};
-use crate::architecture::recipe::{EMBEDDING, HEAD, ModuleKind, NormStyle, Recipe, TIED_HEAD_DIFFERS};
+use crate::architecture::Recipe;
+use crate::architecture::module::ModuleKind;
+use crate::architecture::recipe::{EMBEDDING, HEAD, TIED_HEAD_DIFFERS};
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::names::{Meaning, Names};
@@ -149,17 +151,17 @@ impl Comparison<'_> {
         if recipe.tied {
             tied_head(&mut text, found);
         }
-        let (style, modules) = (recipe.norm.style, recipe.modules());
-        let shut = if style == NormStyle::OnePlusWeightThenRound { -1.0 } else { 0.0 };
+        let modules = recipe.modules();
+        let shut = if recipe.norm.is_one_plus() { -1.0 } else { 0.0 };
         let norms = modules.iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
-        let weights = norms.map(|module| format!("{}.weight", module.path));
+        let weights = norms.map(|module| module.weight());
         shut_norms(weights.filter_map(|name| Some((*text.get(&name)?, shut))), &self.model.shards, found);
         let fused = recipe.fused_experts(|name| text.contains_key(name));
         if let Some(name) = &fused {
             let message = format!("the experts are fused ({name}) and were not compared with it");
             found.say(Check::ConfigUnknown, config.location(), message);
         }
-        let is_fused = |name: &str| fused.is_some() && name.contains(".experts.");
+        let is_fused = |name: &str| fused.is_some() && recipe.is_of_experts(name);
         let malformed = self.model.shards.iter().flat_map(|s| s.malformed.iter());
         // Of these enough was said; of all, where there is no index.
         let told: Option<BTreeSet<String>> = match lost {
