@@ -6,7 +6,6 @@ pub mod difference;
 pub mod document;
 mod factor;
 pub mod fingerprint;
-mod layout;
 pub mod lesion;
 pub mod lint;
 pub mod receipt;

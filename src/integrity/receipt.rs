@@ -1,7 +1,7 @@
 //! The receipt of a patch, as it is read: what was changed, and where. Lint tells of one that it meets; `patch` writes
 //! them and undoes by them.
 
-use crate::architecture::place::Axis;
+use crate::checkpoint::packing::{Axis, Span};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::neuron::Neuron;
@@ -134,42 +134,6 @@ pub struct UndoFile {
     pub bytes: u64,
     /// Its SHA-256.
     pub sha256: String,
-}
-
-/// Equal pieces of a file at equal distances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Span {
-    /// Where the first piece begins, counted from the start of the file.
-    pub offset: u64,
-    /// Bytes of a piece.
-    pub piece_bytes: u64,
-    /// From the beginning of a piece to the beginning of the next.
-    pub stride_bytes: u64,
-    /// Pieces.
-    pub pieces: u64,
-}
-
-impl Span {
-    /// Where each piece begins.
-    pub fn offsets(&self) -> impl Iterator<Item = u64> {
-        let Span { offset, stride_bytes, pieces, .. } = *self;
-        (0..pieces).map(move |at| offset + at * stride_bytes)
-    }
-
-    /// Bytes of all pieces.
-    pub fn bytes(&self) -> u64 {
-        self.piece_bytes * self.pieces
-    }
-
-    /// The span's bytes in a whole file; none where the file is shorter.
-    pub fn read(&self, file: &[u8]) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(self.bytes() as usize);
-        for offset in self.offsets() {
-            bytes.extend(file.get(offset as usize..(offset + self.piece_bytes) as usize)?);
-        }
-        Some(bytes)
-    }
 }
 
 /// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of

@@ -1,7 +1,7 @@
 //! What a patch plans and a restore did, as documents.
 
-use super::{Asked, Edit, Plan, Restored, RestoredPart, Rounding, Span};
-use crate::architecture::place::Axis;
+use super::{Asked, Edit, Plan, Restored, RestoredPart, Rounding};
+use crate::checkpoint::packing::{Axis, Span};
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::neuron::Neuron;
 use safetensors::Dtype;

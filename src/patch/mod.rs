@@ -9,7 +9,6 @@ mod document;
 mod edit;
 mod folder;
 mod journal;
-mod number;
 mod receipt;
 mod request;
 mod restore;
@@ -22,7 +21,7 @@ mod unpatch;
 pub mod vault;
 mod verify;
 
-pub use crate::integrity::receipt::{Asked, RECEIPT, Receipt, Rounding, Span, State, UNDO};
+pub use crate::integrity::receipt::{Asked, RECEIPT, Receipt, Rounding, State, UNDO};
 pub use apply::{check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
 pub use document::{PlanDocument, PlannedEdit, RestoreDocument, ShownPart};
 pub use edit::{Edit, Plan};

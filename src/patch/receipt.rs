@@ -3,12 +3,13 @@
 use super::edit::{Edit, Plan};
 use super::shard::{Shard, Shards, bytes_now};
 use crate::checkpoint::header::Header;
+use crate::checkpoint::packing::Span;
 use crate::checkpoint::sha256_hex;
 use crate::clock::now_utc;
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
 pub(super) use crate::integrity::receipt::{Asked, ChangedFile, Model, Receipt, Record, State};
-use crate::integrity::receipt::{RECEIPT, SCHEMA, Span, UNDO, UndoFile};
+use crate::integrity::receipt::{RECEIPT, SCHEMA, UNDO, UndoFile};
 use crate::neuron::{Action, Intervention};
 use crate::tool::Tool;
 use std::collections::HashMap;
@@ -77,8 +78,8 @@ impl Receipt {
         for record in &self.edits {
             let found = tensors.get(&(record.file.as_str(), record.tensor.clone()));
             let found = found.filter(|t| t.dtype == record.dtype && t.shape == record.shape);
-            let span =
-                found.and_then(|t| Span::within(record.axis, record.index, &record.shape, record.dtype, t.bytes.start));
+            let Record { axis, index, shape, dtype, .. } = record;
+            let span = found.and_then(|t| Span::of_dense(*axis, *index, shape, *dtype, t.bytes.start));
             if span != Some(record.span) {
                 let problem =
                     format!("{} of the receipt is not in {}; nothing was changed", record.tensor, record.file);

@@ -3,9 +3,9 @@
 use super::edit::Edit;
 use crate::checkpoint::hex;
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::packing::Span;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
-use crate::integrity::receipt::Span;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;

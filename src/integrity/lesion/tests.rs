@@ -1,5 +1,5 @@
 use super::*;
-use crate::architecture::place::{Axis, parts};
+use crate::architecture::place::Axis;
 use crate::progress::Silent;
 use half::bf16;
 use rand::SeedableRng;
@@ -226,7 +226,8 @@ fn patched(model: &str, folder: &Path, neuron: &str, beta: f64) -> Checkpoint {
     }
     let open = || Checkpoint::open(to.to_str().unwrap(), &Silent).unwrap();
     let checkpoint = open();
-    for part in parts(&neuron.parse().unwrap(), checkpoint.tensors()) {
+    let recipe = crate::architecture::Recipe::read(checkpoint.config()).unwrap();
+    for part in recipe.parts(&neuron.parse().unwrap(), checkpoint.tensors()) {
         let entry = checkpoint.tensors().get(&part.tensor).unwrap();
         let (file, range) = entry.place.clone().unwrap();
         let path = checkpoint.tensors().files()[file].path();
