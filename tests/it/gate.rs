@@ -291,10 +291,10 @@ fn a_signature_is_verified() {
     let place = Place::new();
     let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys");
     let (own, public) = (format!("{keys}/p256.pem"), format!("{keys}/p256.pub.pem"));
-    let signed = place.run(&["sign", "{model}", "--key", &own]);
+    let signed = place.run(&["sign", "{model}", "--private-key", &own]);
     assert!(signed.status.success(), "{}", text(&signed.stderr));
     let run_with = |place: &Place, more: &[&str]| {
-        let args = ["scan", "{model}", "--static", "--signature", "--key", &public, "--format", "json"];
+        let args = ["scan", "{model}", "--static", "--signature", "--public-key", &public, "--format", "json"];
         place.run(&[&args, more].concat())
     };
     let run = |place: &Place| run_with(place, &[]);
@@ -308,13 +308,13 @@ fn a_signature_is_verified() {
     let found = json(&run(&place), 2);
     assert_eq!(found["not_examined"][0]["measurement"], "signature");
     let other = format!("{keys}/p384.pub.pem");
-    assert!(place.run(&["sign", "{model}", "--key", &own]).status.success());
+    assert!(place.run(&["sign", "{model}", "--private-key", &own]).status.success());
     let found = place.run(&[
         "scan",
         "{model}",
         "--static",
         "--signature={model}/model.sig",
-        "--key",
+        "--public-key",
         &other,
         "--format",
         "json",

@@ -437,7 +437,7 @@ fn weights_that_only_other_loaders_read_are_differences() {
     };
     let patch = ["patch", "{model}", "-o", "{out}/p", "--neuron", "L1.mlp.down_proj:out:5"];
     assert_eq!(said(&patch).0, Some(0));
-    let verify = ["patch", "--verify", "{out}/p", "--original", "{model}"];
+    let verify = ["verify-patch", "{out}/p", "--original", "{model}"];
     assert_eq!(said(&verify).0, Some(0));
     std::fs::copy(place.model().join("model.safetensors"), place.out().join("p/consolidated.safetensors")).unwrap();
     assert_eq!(said(&verify).0, Some(1));

@@ -29,6 +29,7 @@ mod patch;
 mod probe;
 mod published;
 mod readme;
+mod renamed;
 #[cfg(unix)]
 mod rules;
 mod safe_hands;

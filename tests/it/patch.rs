@@ -256,7 +256,7 @@ fn the_binary_patches_verifies_and_goes_back() {
     assert_eq!(receipt["files"][0]["sha256_before"], sha256_hex(&model["model.safetensors"]));
     assert_eq!(receipt["files"][0]["sha256_after"], sha256_hex(&patched["model.safetensors"]));
     assert!(receipt["rounding"]["worst_relative"].as_f64().unwrap() < 1e-7);
-    let verify = ["patch", "--verify", "{out}/p", "--original", "{model}"];
+    let verify = ["verify-patch", "{out}/p", "--original", "{model}"];
     let verified = good(run(&verify));
     assert!(text(&verified.stdout).contains("nothing else differs"), "{}", text(&verified.stdout));
     // Refused before the plan is printed.
@@ -310,7 +310,7 @@ fn what_is_the_models_own_is_carried_and_what_is_missing_is_told() {
     }
     assert!(other.iter().chain(&[".git"]).all(|name| !out.join(name).exists()));
     let verify = || {
-        let output = place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]);
+        let output = place.run(&["verify-patch", "{out}/p", "--original", "{model}"]);
         (output.status.code(), text(&output.stdout).to_owned())
     };
     assert!(verify().1.contains("nothing else differs") && verify().0 == Some(0), "{:?}", verify());
@@ -360,7 +360,7 @@ fn holes_and_links_stay_what_they_are() {
     let out = place.out().join("p");
     let about = std::fs::metadata(out.join("LICENSE")).unwrap();
     assert!(about.len() == 1 << 42 && about.blocks() * 512 < 1 << 20, "{} blocks", about.blocks());
-    let verified = place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]);
+    let verified = place.run(&["verify-patch", "{out}/p", "--original", "{model}"]);
     assert!(verified.status.code() == Some(2) && text(&verified.stderr).contains("LICENSE: is mostly holes"));
     std::fs::remove_file(model.join("LICENSE")).unwrap();
     std::fs::remove_file(out.join("LICENSE")).unwrap();
@@ -368,7 +368,7 @@ fn holes_and_links_stay_what_they_are() {
         assert_eq!(std::fs::read_link(out.join(link)).unwrap(), Path::new(target));
         assert_eq!(std::fs::metadata(out.join(link)).unwrap().len(), 1 << 20);
     }
-    good(place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]));
+    good(place.run(&["verify-patch", "{out}/p", "--original", "{model}"]));
     // Hard links cannot be told from the files that they are: they are copied, up to a bound.
     std::fs::File::options().write(true).open(model.join("blob.dat")).unwrap().set_len(90 << 20).unwrap();
     for i in 0..6 {
@@ -386,7 +386,7 @@ fn a_patched_folder_may_lie_in_the_models() {
     let place = Place::new();
     for name in ["{model}/p", "{model}/q"] {
         good(place.run(&[&PATCH, ["-o", name].as_slice()].concat()));
-        good(place.run(&["patch", "--verify", name, "--original", "{model}"]));
+        good(place.run(&["verify-patch", name, "--original", "{model}"]));
     }
     assert!(!place.model().join("q/p/model.safetensors").exists() && !place.model().join("q/q").exists());
 }
@@ -537,7 +537,7 @@ fn what_files_are_called_cannot_turn_a_line_around() {
     let place = Place::new();
     good(place.run(&[&PATCH, ["-o", "{out}/p"].as_slice()].concat()));
     std::fs::write(place.out().join("p/\u{202e}\u{1b}[2J\n.py"), "").unwrap();
-    let output = place.run(&["patch", "--verify", "{out}/p", "--original", "{model}"]);
+    let output = place.run(&["verify-patch", "{out}/p", "--original", "{model}"]);
     assert!(text(&output.stdout).contains("\\u{202e}\\u{1b}[2J"), "{}", text(&output.stdout));
     assert_eq!(output.status.code(), Some(1));
     let output = place.run(&["unpatch", "\u{202e}é\u{301}\u{200b}\"'\\"]);

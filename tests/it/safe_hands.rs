@@ -88,9 +88,9 @@ fn results_are_not_written_through_links_or_into_pipes() {
         &["lint", "{model}", "-o", "{out}/result"],
         &["fingerprint", "{model}", "-o", "{out}/result"],
         &["vault", "{model}", "--neuron", NEURON, "-o", "{out}/result"],
-        &["monitor", "record", "{model}", "--text={in}/text.txt", "-o", "{out}/result"],
+        &["monitor", "record", "{model}", "--prompts={in}/text.txt", "-o", "{out}/result"],
         &["perplexity", "{model}", "--text", tiny::TEXT, "-o", "{out}/result"],
-        &["sign", "{model}", "--key={out}/key.pem", "-o", "{out}/result"],
+        &["sign", "{model}", "--private-key={out}/key.pem", "-o", "{out}/result"],
     ];
     let result = place.out().join("result");
     for args in commands.into_iter().filter(|args| signs || args[0] != "sign") {
@@ -109,11 +109,11 @@ fn results_are_not_written_through_links_or_into_pipes() {
     if signs {
         replace_by_link(&place.model().join("model.sig"), "../../out/empty");
         std::fs::write(place.out().join("empty"), "").unwrap();
-        refused(&place, &["sign", "{model}", "--key={out}/key.pem"], "results are not written through links");
+        refused(&place, &["sign", "{model}", "--private-key={out}/key.pem"], "results are not written through links");
         assert_eq!(std::fs::read(place.out().join("empty")).unwrap(), b"");
         std::fs::remove_file(place.model().join("model.sig")).unwrap();
         pipe(&place.model().join("model.sig"));
-        refused(&place, &["sign", "{model}", "--key={out}/key.pem"], "is a pipe");
+        refused(&place, &["sign", "{model}", "--private-key={out}/key.pem"], "is a pipe");
     }
 }
 
@@ -194,7 +194,7 @@ fn what_a_link_brings_from_elsewhere_is_not_copied() {
         assert_eq!(std::fs::read_link(out.join(name)).unwrap(), Path::new("files").join(name));
     }
     assert!(!out.join("model.safetensors").is_symlink());
-    assert_eq!(run(&place, &["patch", "--verify", "{out}/p", "--original", "{model}"]).0, 0);
+    assert_eq!(run(&place, &["verify-patch", "{out}/p", "--original", "{model}"]).0, 0);
     assert_eq!(run(&place, &["unpatch", "{out}/p"]).0, 0);
     let weights = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert_eq!(weights(&out), weights(&place.model()));
@@ -323,7 +323,7 @@ fn a_receipt_that_does_not_follow_from_what_was_asked_is_not_followed() {
         let mut theirs = weights.clone();
         theirs[forger.row.clone()].copy_from_slice(&undo[..clean.len()]);
         std::fs::write(original.join("model.safetensors"), theirs).unwrap();
-        let (code, _, error) = run(&forger.place, &["patch", "--verify", "{model}", "--original", "{out}/original"]);
+        let (code, _, error) = run(&forger.place, &["verify-patch", "{model}", "--original", "{out}/original"]);
         assert_eq!(code, 2, "{what}: {error}");
     }
     // The true one, of today or of an earlier day, still leads back; so does one half-way.
@@ -418,7 +418,7 @@ fn a_page_that_was_written_to_is_not_taken_from_the_cache() {
     let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "dirty");
     std::thread::sleep(std::time::Duration::from_millis(2200));
-    let verify = ["verify", "{model}", fingerprint, "--cache"];
+    let verify = ["verify", "{model}", fingerprint, "--digest-cache"];
     assert_eq!(run(&place, &verify).0, 0);
     assert_eq!(std::fs::read_dir(place.out().join("../.cache/achilles-audit/fingerprint")).unwrap().count(), 3);
     writer.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
@@ -437,8 +437,15 @@ fn a_model_that_changes_while_it_is_scanned_gets_no_verdict() {
     let bytes = std::fs::read(&weights).unwrap();
     for what in ["replaced by the same", "shortened", "added to"] {
         std::fs::write(&weights, &bytes).unwrap();
-        let args =
-            ["scan", "{model}", "--cache", "--progress=json", "--text", "Pitchfork called it daring", "--samples=2"];
+        let args = [
+            "scan",
+            "{model}",
+            "--result-cache",
+            "--progress=json",
+            "--text",
+            "Pitchfork called it daring",
+            "--samples=2",
+        ];
         let mut scan = place.command(&args).spawn().unwrap();
         let mut told = BufReader::new(scan.stderr.take().unwrap());
         // It has begun to look.
