@@ -18,6 +18,7 @@ mod field;
 #[cfg(unix)]
 mod folders;
 mod gate;
+mod help;
 mod hub;
 mod integrity;
 mod lint;
