@@ -185,7 +185,7 @@ fn the_exit_code_is_the_verdict_s_in_every_format() {
 
 /// By the schema that OASIS publishes, and what GitHub asks for besides.
 fn sarif_is_valid(found: &Value) {
-    let schema = include_str!("../../fixtures/sarif/sarif-schema-2.1.0.json");
+    let schema = include_str!("../../../fixtures/sarif/sarif-schema-2.1.0.json");
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.add_resource("sarif.json", serde_json::from_str(schema).unwrap()).unwrap();
     let form = compiler.compile("sarif.json", &mut schemas).unwrap();
@@ -412,7 +412,7 @@ fn rules_are_listed_and_explained() {
     let strict = place.run(&["rules", "list", "--rules", "release"]);
     assert_ne!(strict.stdout, list.stdout);
     let schema = place.run(&["rules", "schema"]);
-    assert_eq!(text(&schema.stdout), include_str!("../../rules/schema.json"));
+    assert_eq!(text(&schema.stdout), include_str!("../../../rules/schema.json"));
     for rule in achilles_audit::rules::Rules::default_rules().unwrap().all() {
         let explained = place.run(&["explain", rule.id.as_str()]);
         let said = text(&explained.stdout);

@@ -1,10 +1,10 @@
-//! What `--help` prints of each command: tests/it/help.md shows it.
+//! What `--help` prints of each command: tests/it/command_line/help.md shows it.
 
 use crate::tiny::Place;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-const SHOWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/help.md");
+const SHOWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/command_line/help.md");
 
 #[test]
 fn help_is_as_shown() {

@@ -1,6 +1,6 @@
 //! Fingerprints and diffs: every change is found, placed to its row and column, and a lesion told by neuron and factor.
 
-use crate::patch::{FAST, copy, families, one_of_each, open};
+use super::patch::{FAST, copy, families, one_of_each, open};
 use crate::smollm2_folder;
 use crate::tiny::Place;
 use achilles_audit::architecture::place;
