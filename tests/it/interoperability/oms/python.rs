@@ -1,6 +1,7 @@
 //! Signatures exchanged with the Python implementation itself, which `make oms` fetches.
 
-use super::{BY_ROOT, CURVES, FIXTURES, Scratch, Way, refs, remove, signature, ways, write};
+use super::signing::{Way, refs, ways};
+use super::{BY_ROOT, CURVES, FIXTURES, Scratch, remove, signature, write};
 use std::path::Path;
 use std::process::Command;
 
