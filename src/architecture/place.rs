@@ -3,6 +3,7 @@
 use super::module::{AttentionRole, MixerKind, MlpRole, Module, ModuleKind, Role};
 use super::recipe::{FINAL_NORM, Recipe};
 use crate::checkpoint::Tensors;
+pub use crate::checkpoint::packing::Axis;
 use crate::neuron::{ModulePath, Neuron, Side};
 use std::fmt;
 
@@ -28,29 +29,6 @@ impl Place {
     /// Whether it is an element of a norm's weight: no other weight is a vector.
     pub fn is_norm(&self) -> bool {
         self.axis == Axis::Element && !self.is_bias()
-    }
-}
-
-/// How a neuron lies in its tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Axis {
-    /// One row of a [out, in] matrix: an output channel.
-    Row,
-    /// One column of it: an input channel.
-    Column,
-    /// One element of a vector: a norm's channel.
-    Element,
-}
-
-impl Axis {
-    /// `row`, `column` or `element`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Axis::Row => "row",
-            Axis::Column => "column",
-            Axis::Element => "element",
-        }
     }
 }
 

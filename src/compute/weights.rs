@@ -4,13 +4,12 @@ use super::ops::NormWeight;
 use crate::architecture::Recipe;
 use crate::architecture::module::{Module, ModuleKind, Role};
 use crate::checkpoint::Tensors;
-use crate::checkpoint::tensors::Values;
+use crate::checkpoint::packing::number::Real;
+use crate::checkpoint::packing::{Rows, Weight};
 use crate::error::{Error, Figure, Result};
 use crate::neuron::ModulePath;
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use rayon::prelude::*;
-use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -160,59 +159,44 @@ impl Loader<'_> {
         Ok(NormWeight { host, tensor })
     }
 
-    /// A whole tensor.
+    /// A whole weight.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let rows = self.tensors.get(name).and_then(|e| e.shape.first().copied()).unwrap_or(0);
-        self.rows(name, 0..rows)
+        let weight = self.tensors.weight(name)?;
+        self.values(&weight, weight.all()?, weight.shape().to_vec())
     }
 
-    /// Some rows of a tensor.
+    /// Some rows of a matrix.
     pub fn rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
-        let mut shape = self.tensors.get(name).map(|e| e.shape.clone()).unwrap_or_default();
-        if let Some(first) = shape.first_mut() {
-            *first = rows.len();
-        }
-        let values = self.tensors.rows(name, rows)?;
-        let unsupported = || {
-            let found = self.tensors.get(name).map(|e| e.dtype.to_string()).unwrap_or_default();
-            Error::tensor(self.tensors.root(), name, format!("has dtype {found}, expected F32, F16, BF16 or F64"))
-        };
-        let host = match self.dtype {
-            DType::F32 => widen::<f32>(values, shape),
-            DType::F64 => widen::<f64>(values, shape),
-            DType::F16 => widen::<f16>(values, shape),
-            _ => widen::<bf16>(values, shape),
-        };
-        Ok(host.ok_or_else(unsupported)??.to_device(self.device)?)
+        let weight = self.tensors.weight(name)?;
+        let shape = vec![rows.len(), weight.layout().columns];
+        self.values(&weight, weight.rows(rows)?, shape)
     }
-}
 
-/// The values as a tensor of another dtype on the host, rounded once where the dtype is narrower; none where they are
-/// not floats.
-fn widen<T: WithDType>(values: Values<'_>, shape: Vec<usize>) -> Option<candle_core::Result<Tensor>> {
-    fn each<const N: usize, T: WithDType>(bytes: &[u8], read: impl Fn([u8; N]) -> f64 + Sync) -> Vec<T> {
-        let (elements, _) = bytes.as_chunks::<N>();
-        elements.par_iter().with_min_len(1 << 14).map(|b| T::from_f64(read(*b))).collect()
+    /// Rounded once where the arithmetic's dtype is narrower.
+    fn values(&self, weight: &Weight, rows: Rows, shape: Vec<usize>) -> Result<Tensor> {
+        fn host<T: WithDType + Real>(rows: Rows, shape: Vec<usize>) -> candle_core::Result<Tensor> {
+            Tensor::from_vec(rows.into_values::<T>(), shape, &Device::Cpu)
+        }
+        if !weight.is_float() {
+            let problem = format!("has dtype {}, expected F32, F16, BF16 or F64", weight.dtypes());
+            return Err(Error::tensor(self.tensors.root(), weight.name(), problem));
+        }
+        let host = match self.dtype {
+            DType::F32 => host::<f32>(rows, shape),
+            DType::F64 => host::<f64>(rows, shape),
+            DType::F16 => host::<f16>(rows, shape),
+            _ => host::<bf16>(rows, shape),
+        };
+        Ok(host?.to_device(self.device)?)
     }
-    let data: Vec<T> = match values {
-        Values::F32(values) => values.into_par_iter().with_min_len(1 << 14).map(|v| T::from_f64(v.into())).collect(),
-        Values::Stored { dtype, bytes } => match dtype {
-            Dtype::F32 => each(bytes, |b| f32::from_le_bytes(b).into()),
-            Dtype::F64 => each(bytes, f64::from_le_bytes),
-            Dtype::F16 => each(bytes, |b| f16::from_le_bytes(b).into()),
-            Dtype::BF16 => each(bytes, |b| bf16::from_le_bytes(b).into()),
-            _ => return None,
-        },
-    };
-    Some(Tensor::from_vec(data, shape, &Device::Cpu))
 }
 
 /// The first weight that makes arithmetic fail, NaN, infinite or beyond all reason: its tensor and place, by the file's
 /// names. None where there is none or one cannot be read.
 pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
     recipe.tensors().iter().find_map(|(name, shape)| {
-        let rows = tensors.rows(name, 0..*shape.first()?).ok()?;
-        let values = widen::<f64>(rows, vec![shape.iter().product()])?.ok()?.to_vec1::<f64>().ok()?;
+        let weight = tensors.weight(name).ok().filter(Weight::is_float)?;
+        let values: Vec<f64> = weight.all().ok()?.into_values();
         // Sound weights are far below a million; the square of this is beyond f32.
         let at = values.iter().position(|value| !value.is_finite() || value.abs() > 1e19)?;
         let place = match shape.as_slice() {

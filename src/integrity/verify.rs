@@ -3,11 +3,10 @@
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, replaced_by};
 use super::factor;
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
-use super::layout::Layout;
 use crate::architecture::names;
-use crate::architecture::place::Axis;
 use crate::checkpoint::LARGEST_NEEDED;
 use crate::checkpoint::index::{INDEX, Index};
+use crate::checkpoint::packing::{Axis, NumberType};
 use crate::checkpoint::tensors::{SINGLE, Tensors};
 use crate::checkpoint::walk;
 use crate::error::Result;
@@ -221,7 +220,7 @@ fn replaced(
 /// Places a change by the marks of rows and columns.
 fn change(old: &TensorRecord, new: &TensorRecord, norms: &Norms) -> TensorChange {
     let dimensions = old.shape.len();
-    let tolerance = Layout::of(old.dtype, &old.shape).map_or(0.0, Layout::rounding);
+    let tolerance = NumberType::of(old.dtype).rounding();
     let differing = |a: &[Line], b: &[Line]| -> Vec<usize> {
         a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect()
     };

@@ -1,7 +1,6 @@
 //! What a neuron and an action ask of the weights, or why weights cannot express them.
 
 use super::edit::Changes;
-use super::number::Float;
 use crate::architecture::Recipe;
 use crate::architecture::module::{Module, Role};
 use crate::architecture::place::Place;
@@ -74,7 +73,7 @@ impl Request<'_> {
             expected.extend(self.recipe.head().tensors());
         }
         for (name, shape) in expected {
-            let Some(entry) = self.tensors.get(&name) else {
+            let Ok(weight) = self.tensors.weight(&name) else {
                 let start = name.strip_suffix("weight").unwrap_or(&name);
                 let packed = PACKED.iter().map(|end| format!("{start}{end}")).find(|n| self.tensors.get(n).is_some());
                 let problem = match packed {
@@ -86,14 +85,14 @@ impl Request<'_> {
                 return Err(Error::tensor(root, name, problem));
             };
             let name = self.tensors.stored_name(&name);
-            if entry.shape != shape {
-                let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
+            if weight.shape() != shape {
+                let problem = format!("has shape {:?}, the config gives {shape:?}", weight.shape());
                 return Err(Error::tensor(root, name, problem));
             }
-            if Float::of(entry.dtype).is_none() {
+            if weight.dense().is_none() || !weight.is_float() {
                 let problem = format!(
                     "has dtype {}, expected F32, F16, BF16 or F64; patch the original, then quantize it",
-                    entry.dtype
+                    weight.dtypes()
                 );
                 return Err(Error::tensor(root, name, problem));
             }

@@ -72,8 +72,8 @@ impl Statistics {
 
     fn add(&mut self, tensors: &Tensors, name: &str, shape: [usize; 2]) -> Result<()> {
         let mut refuse = |why: String| self.not_examined.push(NotExamined { what: name.into(), why });
-        let Some(norms) = Norms::of(tensors, name, shape)? else {
-            let dtype = tensors.get(name).map(|entry| entry.dtype.to_string()).unwrap_or_default();
+        let Some(norms) = Norms::of(tensors, name)? else {
+            let dtype = tensors.weight(name)?.dtypes();
             refuse(format!("its dtype is {dtype}, expected F32, F16, BF16 or F64"));
             return Ok(());
         };

@@ -12,10 +12,10 @@ use crate::architecture::recipe::{EMBEDDING, HEAD, TIED_HEAD_DIFFERS};
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::names::{Meaning, Names};
+use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::Result;
 use crate::files;
-use crate::integrity::layout::Layout;
 use crate::progress::Progress;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -230,15 +230,8 @@ pub(super) fn shut_norms<'p>(norms: impl Iterator<Item = (Place<'p>, f32)>, shar
 /// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the
 /// file.
 pub(super) fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
-    let mut values = Vec::new();
-    if shard.overlaps {
-        return values;
-    }
-    let layout = Layout::of(tensor.dtype, &tensor.shape);
-    if let (Some(bytes), Some(layout)) = (shard.bytes(tensor), layout) {
-        layout.values(bytes, &mut values);
-    }
-    values
+    let bytes = shard.bytes(tensor).filter(|_| !shard.overlaps);
+    bytes.map(|bytes| NumberType::of(tensor.dtype).decode_all(bytes)).unwrap_or_default()
 }
 
 /// A head in the file of a model whose head is the embedding; from here on the embedding alone.
