@@ -12,7 +12,8 @@ mod place;
 mod rescaled;
 mod run;
 mod template;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tripped;
 mod unchanged;
 mod waive;

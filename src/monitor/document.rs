@@ -1,6 +1,8 @@
 //! What a check against a baseline found, as a document.
 
-use super::{Baseline, BaselineSettings, Checked, Prompts, check, check_alpha, check_model, read_activations};
+use super::{
+    Baseline, BaselineSettings, Checked, Prompts, check, check_false_alarm_rate, check_model, read_activations,
+};
 use crate::checkpoint::sha256_hex;
 use crate::compute::{Arithmetic, Model};
 use crate::document::{Document, Kind, ModelIdentity};
@@ -80,7 +82,7 @@ pub fn check_watched(
     alpha: f64,
     progress: &dyn Progress,
 ) -> Result<Document<CheckDocument>> {
-    check_alpha(alpha)?;
+    check_false_alarm_rate(alpha)?;
     let (model, activations, result) = match watched {
         Watched::Activations(dump) => {
             let observed = read_activations(dump, baseline)?;

@@ -44,11 +44,11 @@ fn schema() -> String {
     serde_json::to_string_pretty(&schema).unwrap() + "\n"
 }
 
-/// Where it is not: `ACHILLES_WRITE_SCHEMA=1 cargo test --lib the_schema_is_that_of_the_types` writes the file.
+/// Where it is not: `ACHILLES_WRITE_GOLDEN=1 cargo test --lib the_schema_is_that_of_the_types` writes the file.
 #[test]
 fn the_schema_is_that_of_the_types() {
     let schema = schema();
-    if std::env::var_os("ACHILLES_WRITE_SCHEMA").is_some() {
+    if std::env::var_os("ACHILLES_WRITE_GOLDEN").is_some() {
         std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/rules/schema.json"), &schema).unwrap();
     }
     assert_eq!(schema, SCHEMA, "rules/schema.json is not what the types of src/rules/file.rs give");

@@ -20,15 +20,15 @@ pub struct Options {
     pub allow_resharding: bool,
     /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
     /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
-    #[arg(long)]
-    pub cache: bool,
+    #[arg(long, alias = "cache")]
+    pub digest_cache: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let cache = options.cache.then(Cache::of_user).transpose()?;
+    let cache = options.digest_cache.then(Cache::of_user).transpose()?;
     let (file, allow_resharding) = (&options.fingerprint, options.allow_resharding);
     let found = verify_model(&options.model, file, allow_resharding, cache.as_ref(), progress)?;
     output::write(&options.output, &found)?;
