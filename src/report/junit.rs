@@ -1,9 +1,14 @@
 //! JUnit XML, as build servers read it: a test case for each rule that found nothing, and one for each finding.
 
+use super::Renderer;
 use super::judged::Judged;
 use crate::escape::markup as escaped;
 use crate::rules::finding::Finding;
 use std::fmt::Write;
+
+/// For build servers (JUnit XML).
+pub const RENDERER: Renderer =
+    Renderer { name: "junit", about: "For build servers (JUnit XML)", render: |report| Ok(document(&report.judged())) };
 
 /// The document.
 pub fn document(judged: &Judged<'_>) -> String {

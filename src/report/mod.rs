@@ -1,4 +1,6 @@
 //! One result, rendered: one small file a format, or a kind of document.
+//!
+//! A new format of reports is a file with a [`Renderer`] and its line in [`RENDERERS`].
 
 pub mod compare;
 pub mod differences;
@@ -19,4 +21,26 @@ pub mod signature;
 pub mod table;
 
 pub use judged::Judged;
-pub use show::{Show, ShowFindings};
+pub use show::{Show, ShowFindings, ShowJson};
+
+use crate::error::Result;
+
+/// A form of reports of findings.
+#[derive(Debug)]
+pub struct Renderer {
+    /// What `--format` calls it.
+    pub name: &'static str,
+    /// What it is for, in the words of `--help`.
+    pub about: &'static str,
+    /// Makes the report.
+    pub render: fn(&dyn ShowFindings) -> Result<String>,
+}
+
+/// Every form; the first is the usual one.
+pub const RENDERERS: &[Renderer] = &[
+    Renderer { name: "table", about: "For people", render: |document| Ok(document.table()) },
+    Renderer { name: "json", about: "For programs", render: |document| document.json() },
+    sarif::RENDERER,
+    junit::RENDERER,
+    html::RENDERER,
+];

@@ -1,6 +1,7 @@
 //! SARIF 2.1.0 (OASIS), with what GitHub's code scanning asks for on top: every location has a first line, every result
 //! a fingerprint.
 
+use super::Renderer;
 use super::judged::Judged;
 use crate::audit::Left;
 use crate::checkpoint::sha256_hex;
@@ -12,6 +13,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Component, Path};
+
+/// For code scanning (SARIF 2.1.0).
+pub const RENDERER: Renderer =
+    Renderer { name: "sarif", about: "For code scanning (SARIF 2.1.0)", render: |report| document(&report.judged()) };
 
 /// The document.
 ///

@@ -1,8 +1,7 @@
-//! Which formats a document has.
+//! What every document can show of itself; [`RENDERERS`](super::RENDERERS) are the forms of it.
 
 use super::{
-    Judged, compare, differences, findings, html, hub, json, junit, monitor, perplexity, probe, sarif, scan, signature,
-    table,
+    Judged, compare, differences, findings, html, hub, json, monitor, perplexity, probe, scan, signature, table,
 };
 use crate::audit::{Audit, Linted};
 use crate::compare::Comparison;
@@ -19,14 +18,21 @@ use crate::probe::Probe;
 use serde::Serialize;
 
 /// A document that can be shown.
-pub trait Show: Serialize + Sized {
+pub trait Show: ShowJson {
     /// For people.
     fn table(&self) -> String;
+}
 
+/// What can be written as JSON.
+pub trait ShowJson {
     /// For programs.
     ///
     /// # Errors
     /// It cannot be written as JSON.
+    fn json(&self) -> Result<String>;
+}
+
+impl<T: Serialize> ShowJson for T {
     fn json(&self) -> Result<String> {
         json::document(self)
     }
@@ -39,19 +45,6 @@ pub trait ShowFindings: Show {
 
     /// A page that stands alone.
     fn html(&self) -> String;
-
-    /// For code scanning.
-    ///
-    /// # Errors
-    /// It cannot be written as JSON.
-    fn sarif(&self) -> Result<String> {
-        sarif::document(&self.judged())
-    }
-
-    /// For build servers.
-    fn junit(&self) -> String {
-        junit::document(&self.judged())
-    }
 }
 
 impl Show for Audit {

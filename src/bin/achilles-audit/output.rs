@@ -11,12 +11,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Writes a document to where the user wants it, in the form that is asked for.
-pub fn write(to: &OutputArgs, document: &impl Show) -> Result<()> {
+pub fn write(to: &OutputArgs, document: &dyn Show) -> Result<()> {
     write_to(to.output.as_deref(), &to.format.render(document)?)
 }
 
 /// As [`write`], of findings.
-pub fn write_report(to: &ReportArgs, document: &impl ShowFindings) -> Result<()> {
+pub fn write_report(to: &ReportArgs, document: &dyn ShowFindings) -> Result<()> {
     write_to(to.output.as_deref(), &to.format.render(document)?)
 }
 

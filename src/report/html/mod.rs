@@ -6,6 +6,7 @@ mod layers;
 #[cfg(test)]
 mod tests;
 
+use super::Renderer;
 use super::judged::Judged;
 use super::rules::thresholds;
 use super::table::{number, place, timing, verdict as search_verdict};
@@ -19,6 +20,13 @@ use crate::rules::finding::{Finding, Severity};
 use serde::Serialize;
 use serde_json::{Number, Value, json};
 use std::fmt::Write;
+
+/// For people, with charts: one page that stands alone.
+pub const RENDERER: Renderer = Renderer {
+    name: "html",
+    about: "For people, with charts: one page that stands alone",
+    render: |report| Ok(report.html()),
+};
 
 /// Findings that the verdict links to.
 const LINKED: usize = 8;
