@@ -1,6 +1,6 @@
 //! Where a checkpoint lies, and where in it a neuron does.
 
-use crate::architecture::place;
+use crate::architecture::Recipe;
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{Checkpoint, Folder, Source};
 use crate::error::{Error, Result};
@@ -64,7 +64,8 @@ pub fn whole(checkpoint: &Checkpoint) -> Location {
 /// The part of a tensor that holds a neuron alone, or the whole checkpoint where none does.
 pub fn of_neuron(neuron: &Neuron, checkpoint: &Checkpoint) -> Location {
     let tensors = checkpoint.tensors();
-    let Some(part) = place::parts(neuron, tensors).into_iter().next() else { return whole(checkpoint) };
+    let recipe = Recipe::read(checkpoint.config());
+    let Some(part) = recipe.ok().and_then(|recipe| recipe.place(neuron, tensors)) else { return whole(checkpoint) };
     let shard = tensors.get(&part.tensor).and_then(|entry| entry.place.as_ref());
     let file = shard.and_then(|(at, _)| tensors.files().get(*at));
     let file = file.map_or(whole(checkpoint).file, |f| name_of(f.path()));

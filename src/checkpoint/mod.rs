@@ -8,6 +8,7 @@ pub mod index;
 mod loose;
 pub mod map;
 pub mod names;
+pub mod packing;
 pub mod python_json;
 pub mod snapshot;
 pub mod source;
