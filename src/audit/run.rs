@@ -1,10 +1,9 @@
 //! The model is run, loaded once for all that needs it.
 
 use super::cache::Cache;
-use super::place::Place;
 use super::rescaled::{self, Rescaled};
 use super::{base, baseline, beside, critical_set};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::compare::{self, BaseName, Compared, Unsearched};
 use crate::compute::{self, Row};
 use crate::error::{Error, Result};
@@ -17,6 +16,7 @@ use crate::rules::finding::Seen;
 use crate::rules::{Measurement, Rules};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How the model is run, and what it is then held against.
 #[derive(Debug)]
@@ -101,13 +101,13 @@ pub type Observed = Vec<(Measurement, Vec<Seen>)>;
 /// # Errors
 /// The checkpoint cannot be loaded or the user asked to stop. What else fails is told of its measurement.
 pub fn run(
-    (name, place): (&str, &Place),
+    opened: &Arc<checkpoint::Opened>,
     run: &Run,
     wanted: Wanted,
     rules: &Rules,
     progress: &dyn Progress,
 ) -> Result<(Ran, Observed)> {
-    let checkpoint = place.open(name)?;
+    let checkpoint = Checkpoint::of(opened)?;
     let cached = |checkpoint: &Checkpoint| match Cache::of(checkpoint, run, wanted, rules, progress) {
         Err(Error::Interrupted) => Err(Error::Interrupted),
         Err(error) => {

@@ -28,9 +28,7 @@ mod dates;
 mod said;
 mod varied;
 
-use super::place::Place;
-use crate::checkpoint::gguf::GgufCheckpoint;
-use crate::checkpoint::python_json;
+use crate::checkpoint::{Opened, TOKENIZER_CONFIG};
 use crate::error::{Error, Result};
 use crate::integrity::lint::{Asked, Check, Location, Observation, asked, literals, unusual};
 use crate::probe::{ChatTemplate, Turn};
@@ -39,7 +37,6 @@ use said::Said;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long all trials of a template may take together.
@@ -63,29 +60,26 @@ const LISTED: usize = 10;
 /// As few words as tags and roles have are no text that is added.
 const FEWEST_WORDS: usize = 5;
 
-/// Looks at the default template of a model folder.
+/// Looks at a model's default template.
 ///
 /// # Errors
 /// What renders it is ended from outside, which is no property of the template.
-pub fn observe(folder: &Path) -> Result<Vec<Observation>> {
-    match ChatTemplate::of_folder(folder) {
+pub fn observe(opened: &Opened) -> Result<Vec<Observation>> {
+    match ChatTemplate::of(opened) {
         Ok(None) => Ok(Vec::new()),
         Ok(Some(template)) => Tried::new(template).all(),
         Err(error) => {
-            Ok(vec![observation(Check::TemplateNotTried, "tokenizer_config.json", error.to_string(), Value::Null)])
+            Ok(vec![observation(Check::TemplateNotTried, TOKENIZER_CONFIG, error.to_string(), Value::Null)])
         }
     }
 }
 
 /// The default template's SHA-256, and which class of tokenizers the checkpoint names; none of what it lacks or what
 /// cannot be read, which others tell of.
-pub fn identity(place: &Place) -> (Option<String>, Option<String>) {
-    let config: Option<Value> = match place {
-        Place::Folder(folder) => python_json::read(&folder.path.join("tokenizer_config.json")).ok().flatten(),
-        Place::Gguf(path) => GgufCheckpoint::open(path).and_then(|gguf| gguf.tokenizer_config_json()).ok(),
-    };
+pub fn identity(opened: &Opened) -> (Option<String>, Option<String>) {
+    let config: Option<Value> = opened.settings(TOKENIZER_CONFIG).ok().flatten();
     let class = config.as_ref().and_then(|config| Some(config.get("tokenizer_class")?.as_str()?.to_owned()));
-    let template = ChatTemplate::of_config(place.path(), config).ok().flatten();
+    let template = ChatTemplate::of_readable(opened);
     (template.map(|template| template.sha256()), class)
 }
 

@@ -2,9 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Seek;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files up to this size are read, not mapped: it costs as little, and they cannot become shorter while they are used.
 const READ_UP_TO: u64 = 1 << 20;
@@ -13,10 +14,10 @@ const READ_UP_TO: u64 = 1 << 20;
 ///
 /// Somebody who writes to a mapped file meanwhile changes the bytes seen here; somebody who shortens it ends the
 /// process with SIGBUS, as it does every reader of mapped weights. No exit code 0 can come of that.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MappedFile {
     path: PathBuf,
-    bytes: Bytes,
+    bytes: Arc<Bytes>,
     opened: Option<Stamp>,
 }
 
@@ -52,7 +53,12 @@ impl MappedFile {
             // memory safety; one that shortens it ends the process, see above.
             Bytes::Mapped(unsafe { memmap2::Mmap::map(file) }.map_err(Error::io(path))?)
         };
-        Ok(MappedFile { path: path.to_owned(), bytes, opened: Stamp::of(&about) })
+        Ok(MappedFile { path: path.to_owned(), bytes: Arc::new(bytes), opened: Stamp::of(&about) })
+    }
+
+    /// The same by another of its names.
+    pub(super) fn at(&self, path: &Path) -> MappedFile {
+        MappedFile { path: path.to_owned(), ..self.clone() }
     }
 
     /// Where the file lies.
@@ -65,9 +71,14 @@ impl MappedFile {
         self.opened.as_ref()
     }
 
+    /// Whether a file that is open now is as this one was when it was opened.
+    pub(crate) fn is_still(&self, now: &Metadata) -> bool {
+        self.opened.as_ref().is_some_and(|opened| Stamp::of(now).as_ref() == Some(opened))
+    }
+
     /// All bytes of the file.
     pub fn bytes(&self) -> &[u8] {
-        match &self.bytes {
+        match &*self.bytes {
             Bytes::Read(bytes) => bytes,
             Bytes::Mapped(map) => map,
         }
@@ -92,6 +103,6 @@ mod tests {
             assert_ne!(open.opened(), Stamp::of(&std::fs::metadata(&path).unwrap()).as_ref());
         }
         std::fs::write(&path, vec![7; READ_UP_TO as usize + 1]).unwrap();
-        assert!(matches!(MappedFile::open(&path).unwrap().bytes, Bytes::Mapped(_)));
+        assert!(matches!(*MappedFile::open(&path).unwrap().bytes, Bytes::Mapped(_)));
     }
 }

@@ -81,7 +81,7 @@ impl LayerWeights {
 }
 
 fn no_weights(name: &str) -> Error {
-    Error::Compute(format!("the recipe has no weights for {name}").into())
+    Error::Compute(format!("the recipe has no weights for {name}"))
 }
 
 /// Reads weights from a checkpoint onto a device.

@@ -13,8 +13,7 @@ use super::{RECEIPT, UNDO};
 use crate::architecture::Recipe;
 use crate::architecture::place::{self, Place};
 use crate::architecture::recipe::NormStyle;
-use crate::checkpoint::names::Names;
-use crate::checkpoint::{ConfigFile, Tensors, sha256_hex};
+use crate::checkpoint::{Opened, sha256_hex};
 use crate::error::{Error, Result};
 use crate::neuron;
 use std::collections::BTreeMap;
@@ -26,7 +25,8 @@ use std::path::Path;
 /// # Errors
 /// They are others, or config.json or the weights' headers cannot be read.
 pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
+    let opened = Opened::folder_at(root);
+    let tensors = opened.text_tensors()?;
     let refused = |problem: String| {
         Error::file(root.join(RECEIPT), format!("{problem}; such a receipt is not followed, nothing was changed"))
     };
@@ -38,7 +38,7 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec
         let action = action.ok_or_else(|| refused(format!("does not say what was asked for {}", asked.neuron)))?;
         let parts = place::parts(&asked.neuron, &tensors);
         if one_plus.is_none() && parts.iter().any(Place::is_norm) {
-            let recipe = Recipe::read(&ConfigFile::read(&root.join("config.json"))?)?;
+            let recipe = Recipe::read(opened.needed_config()?)?;
             one_plus = Some(recipe.norm.style == NormStyle::OnePlusWeightThenRound);
         }
         changes.add(&asked.neuron, action, &parts, one_plus.unwrap_or_default());
@@ -66,7 +66,7 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec
 
 /// As [`check`], of the journal of a restore: its edits leave what the vault keeps.
 pub(super) fn check_restore(receipt: &Receipt, root: &Path, vault: &Vault) -> Result<Vec<Vec<u8>>> {
-    let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
+    let tensors = Opened::folder_at(root).text_tensors()?;
     let parts = vault.parts();
     let kept: BTreeMap<_, &[u8]> = parts
         .map(|(part, bytes)| ((tensors.stored_name(&part.tensor), part.axis.as_str(), part.index), bytes))

@@ -8,8 +8,7 @@ use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};
 use super::{RECEIPT, UNDO, apply, believe};
 use crate::architecture::place::{Axis, Place};
-use crate::checkpoint::names::Names;
-use crate::checkpoint::{Tensors, sha256_hex};
+use crate::checkpoint::{Opened, Tensors, sha256_hex};
 use crate::error::{Error, Result};
 use crate::neuron::Neuron;
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,7 +148,7 @@ struct Work {
 
 impl Work {
     fn new(root: &Path, vault: &Vault) -> Result<Work> {
-        let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
+        let tensors = Opened::folder_at(root).text_tensors()?;
         let mut edits = Vec::new();
         let mut rests = BTreeMap::new();
         for (part, kept) in vault.parts() {

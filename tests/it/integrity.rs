@@ -21,13 +21,13 @@ use std::path::Path;
 const BETAS: [f64; 7] = [0.0, 0.3, 0.5, 0.8, 2.0, 5.0, -1.0];
 
 fn fingerprint(folder: &Path) -> Fingerprint {
-    let taken = take(folder, &Settings::default(), None, None, &Silent).unwrap();
+    let taken = take(&Opened::folder_at(folder), &Settings::default(), None, None, &Silent).unwrap();
     assert_eq!(taken.problems, []);
     taken.fingerprint
 }
 
 fn differences(folder: &Path, before: &Fingerprint) -> Vec<Difference> {
-    let found = verify(folder, before, None, None, &Silent).unwrap();
+    let found = verify(&Opened::folder_at(folder), before, None, None, &Silent).unwrap();
     assert_eq!(found.intact, found.differences.is_empty());
     found.differences
 }
@@ -202,7 +202,7 @@ fn a_resharded_copy_has_the_same_tensors() {
     let (single, sharded) = (fingerprint(&from), fingerprint(&to));
     assert_eq!(single.tensors_sha256(), sharded.tensors_sha256());
     assert_ne!(single.files_sha256(), sharded.files_sha256());
-    let found = verify(&to, &single, None, None, &Silent).unwrap();
+    let found = verify(&Opened::folder_at(&to), &single, None, None, &Silent).unwrap();
     assert!(!found.intact && found.same_tensors && found.is_resharding());
     assert_eq!(diff(&from, &to, &Silent).unwrap().differences, []);
 
@@ -327,7 +327,7 @@ fn a_cache_spares_what_has_not_changed_and_nothing_else() {
         std::fs::write(&path, std::fs::read(&path).unwrap()).unwrap();
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
     }
-    let cached = || take(&place.model(), &Settings::default(), None, Some(&cache), &Silent).unwrap().fingerprint;
+    let cached = || take(&Opened::folder_at(&place.model()), &Settings::default(), None, Some(&cache), &Silent).unwrap().fingerprint;
     let plain = fingerprint(&place.model());
     assert_eq!((cached(), cached()), (plain.clone(), plain.clone()));
     let kept: Vec<_> = std::fs::read_dir(place.out()).unwrap().map(|e| e.unwrap().path()).collect();
@@ -453,7 +453,7 @@ fn a_resharded_copy_with_a_misleading_index_does_not_pass() {
     std::fs::copy(from.join("tokenizer.json"), to.join("tokenizer.json")).unwrap();
     reshard(&from, &to, 3);
     let single = fingerprint(&from);
-    let passes = || verify(&to, &single, None, None, &Silent).unwrap().is_resharding();
+    let passes = || verify(&Opened::folder_at(&to), &single, None, None, &Silent).unwrap().is_resharding();
     assert!(passes());
     let index = to.join("model.safetensors.index.json");
     let sound = std::fs::read_to_string(&index).unwrap();
@@ -489,7 +489,7 @@ fn a_fingerprint_in_the_folder_it_describes_is_not_missed() {
     let own = place.model().join("f.json");
     std::fs::write(&own, "").unwrap();
     let before = fingerprint(&place.model());
-    assert!(verify(&place.model(), &before, Some(&own), None, &Silent).unwrap().intact);
+    assert!(verify(&Opened::folder_at(&place.model()), &before, Some(&own), None, &Silent).unwrap().intact);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::args::{Format, Lint};
 use crate::output;
 use achilles_audit::audit;
-use achilles_audit::checkpoint::{Folder, Source};
+use achilles_audit::checkpoint::Opened;
 use achilles_audit::integrity::{lesion, lint};
 use achilles_audit::progress::Progress;
 use achilles_audit::rules::Rules;
@@ -12,20 +12,22 @@ use achilles_audit::tool::Tool;
 use achilles_audit::{Result, report};
 use serde_json::json;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let Folder { path: folder, origin } = Source::find(&options.model)?.folder_at_hand(progress)?;
+    let opened = Arc::new(Opened::open_at_hand(&options.model, progress)?);
+    let (folder, origin) = (opened.folder()?, opened.origin());
     let rules = Rules::default_rules()?;
     let examine = || {
-        let seen = lint::lint(&folder, &audit::expected, progress)?;
-        Ok((seen, lesion::observe(&folder, progress)?, audit::observe_template(&folder)?))
+        let seen = lint::lint(&opened, progress)?;
+        Ok((seen, lesion::observe(&opened, progress)?, audit::observe_template(&opened)?))
     };
-    let (seen, signs, templates) = audit::unchanged(&folder, examine)?;
-    let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();
+    let (seen, signs, templates) = audit::unchanged(folder, examine)?;
+    let by_name = origin.map(|origin| lint::by_name(origin, folder)).unwrap_or_default();
     let seen_all = seen.observations.into_iter().chain(templates).chain(signs).chain(by_name.observations);
     let findings = finding::judge(seen_all, &rules);
-    let not_examined = origin.as_ref().map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
+    let not_examined = origin.map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
     let fails = finding::fails(&findings, rules.fail_on);
     let rendered = match options.output.format {
         Format::Json => report::json::document(&json!({
@@ -40,7 +42,7 @@ pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
         }))?,
         Format::Table => {
             report::findings::table(&findings, seen.not_listed, &seen.examined)
-                + &report::hub::lines(origin.as_ref(), &not_examined)
+                + &report::hub::lines(origin, &not_examined)
         }
     };
     output::write(&options.output, &rendered)?;

@@ -27,7 +27,7 @@ pub fn run(options: &Probe, progress: &dyn Progress) -> Result<ExitCode> {
     let recipe = Recipe::read(checkpoint.config())?;
     let neurons = options.neurons.read(recipe.architecture)?;
     let tokenizer = Tokenizer::of(&checkpoint)?;
-    let template = if options.no_chat_template { None } else { ChatTemplate::of(&checkpoint)? };
+    let template = if options.no_chat_template { None } else { ChatTemplate::of(checkpoint.opened())? };
     let prompts = Prompts::new(questions, &checkpoint, &tokenizer, template.as_ref())?;
     let model = Model::new(checkpoint, recipe, &model_settings(&options.model.compute), progress)?;
     let probed = probe::probe(&model, &tokenizer, &prompts, &neurons, options.max_new_tokens, progress)?;

@@ -4,11 +4,10 @@ mod sentence;
 
 use crate::architecture::place::Axis;
 use crate::architecture::recipe::{NormStyle, Recipe};
-use crate::checkpoint::ConfigFile;
+use crate::checkpoint::Opened;
 use crate::neuron::Neuron;
 use safetensors::Dtype;
 use serde::Serialize;
-use std::path::Path;
 
 /// Rows or columns of a tensor that are listed one by one; where more changed they are counted.
 pub const LISTED: usize = 64;
@@ -212,9 +211,10 @@ pub struct Norms {
 
 impl Norms {
     /// By the folder's config.json; without a readable one, the weights themselves.
-    pub fn of(root: &Path) -> Norms {
-        let recipe = ConfigFile::read(&root.join("config.json")).and_then(|config| Recipe::read(&config));
-        Norms { one_plus: recipe.is_ok_and(|r| r.norm.style == NormStyle::OnePlusWeightThenRound) }
+    pub fn of(opened: &Opened) -> Norms {
+        let config = opened.config().ok().flatten();
+        let recipe = config.and_then(|config| Recipe::read(config).ok());
+        Norms { one_plus: recipe.is_some_and(|r| r.norm.style == NormStyle::OnePlusWeightThenRound) }
     }
 
     /// The factor between an element of a vector and what it was: of Gemma's norms, between 1 + w.

@@ -199,7 +199,7 @@ mod tests {
                 ("up", TensorView::new(dtype, vec![inner, hidden], &of_up).unwrap()),
             ];
             serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
-            let tensors = Tensors::open_directory(folder.path()).unwrap();
+            let tensors = crate::checkpoint::Opened::folder_at(folder.path()).tensors().unwrap();
             let norms = Norms::of(&tensors, "down", [hidden, inner]).unwrap();
             let cosines = cosines(&tensors, "down", "up", [hidden, inner]).unwrap();
             let row = line(&tensors, "down", [hidden, inner], Side::Out, 69).unwrap();

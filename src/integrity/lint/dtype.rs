@@ -7,14 +7,12 @@ use super::folder::File;
 use super::header::Shard;
 use super::observation::{Found, Location};
 use super::vocabulary::of_text;
-use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
-use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
 use crate::escape::printable;
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use std::path::Path;
 
 /// What loaders compute in.
 const KNOWN: &[&str] = &["auto", "float32", "float", "float64", "double", "float16", "half", "bfloat16"];
@@ -27,14 +25,14 @@ const PACKED_BY: &[&str] = &["quantization_config", "compression_config", "quant
 const PACKED_BESIDE: &[&str] = &["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 pub(super) fn compare(
-    root: &Path,
+    opened: &Opened,
     files: &[File],
     model: &[&Shard],
-    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
+    expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) {
-    let Ok(config) = ConfigFile::read(&root.join("config.json")) else { return };
-    stored(&config, files, model, expected(&config).is_ok(), found);
+    let Ok(Some(config)) = opened.config() else { return };
+    stored(config, files, model, expected.is_some_and(Result::is_ok), found);
     let asked = |key: &str| of_text(config.map()).get(key).or(config.map().get(key)).and_then(Value::as_str);
     let Some(asked) = asked("dtype").or(asked("torch_dtype")) else { return };
     let name = asked.strip_prefix("torch.").unwrap_or(asked);
@@ -45,7 +43,7 @@ pub(super) fn compare(
     if !["float16", "half"].contains(&name) {
         return;
     }
-    for (shard, tensor) in model.iter().flat_map(|shard| shard.header.tensors.iter().map(move |t| (shard, t))) {
+    for (shard, tensor) in model.iter().flat_map(|shard| shard.tensors().iter().map(move |t| (shard, t))) {
         let Some(at) = first_beyond_half(shard, tensor) else { continue };
         let message = format!("holds values that the dtype that the config asks for, {asked}, does not: element {at}");
         let evidence = json!({"dtype": asked, "stored": tensor.dtype.to_string(), "element": at});
@@ -65,7 +63,7 @@ fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], is_understood: 
     let beside = files.iter().find(|file| PACKED_BESIDE.contains(&file.name.as_str()));
     let by_config = packed_by.map(|key| (Location::file("config.json"), format!("{key} tells")));
     let settings = by_config.or(beside.map(|file| (file.location(), "tells".to_owned())));
-    let tensors = model.iter().flat_map(|shard| shard.header.tensors.iter().map(move |tensor| (shard, tensor)));
+    let tensors = model.iter().flat_map(|shard| shard.tensors().iter().map(move |tensor| (shard, tensor)));
     for (shard, tensor) in tensors.filter(|(_, t)| is_weight(t) && !PLAIN.contains(&t.dtype)) {
         if let Some((location, tells)) = settings {
             let name = printable(&tensor.name);
@@ -85,8 +83,7 @@ fn is_weight(tensor: &TensorEntry) -> bool {
 
 /// The first finite value that becomes infinite in half precision, whose largest number is 65504.
 fn first_beyond_half(shard: &Shard, tensor: &TensorEntry) -> Option<usize> {
-    let map = MappedFile::open(&shard.file.path).ok()?;
-    let bytes = map.bytes().get(tensor.bytes.start as usize..tensor.bytes.end as usize)?;
+    let bytes = shard.bytes(tensor)?;
     match tensor.dtype {
         // The bits without the sign are in the order of the numbers: from 65536 (65520 rounds up to it) to infinity.
         Dtype::BF16 => {

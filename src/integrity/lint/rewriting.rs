@@ -6,7 +6,8 @@ use super::charsmap;
 use super::check::Check;
 use super::observation::{Found, Location};
 use super::pipeline::{Pipeline, kind, steps, text};
-use super::vocabulary::{LISTED, TOKENIZER, Vocabulary, numbers};
+use super::vocabulary::{LISTED, Vocabulary, numbers};
+use crate::checkpoint::TOKENIZER;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
