@@ -1,23 +1,40 @@
-//! `compare` and `published`.
+//! `compare`.
 
-use crate::args::{Compare, Format, OutputArgs};
-use crate::{locate, output};
+use crate::options::{ComputeArgs, Format, OutputArgs, SearchArgs, TextArgs};
+use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::compare::published::Published;
 use achilles_audit::compare::{self, BaseName, Comparison, Unsearched, Variant};
-use achilles_audit::locate::{Opened, locate as search};
+use achilles_audit::locate::{Opened, locate};
 use achilles_audit::progress::Progress;
 use achilles_audit::rules::Rules;
-use achilles_audit::tool::Tool;
 use achilles_audit::{Result, audit, report};
-use serde_json::json;
 use std::process::ExitCode;
 
-pub fn run(options: &Compare, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The model that the variants were made from: a model, a critical set (.json), or published:NAME
+    pub base: String,
+    /// Model folders, .gguf files or hub ids
+    #[arg(required = true, value_name = "VARIANT")]
+    pub variants: Vec<String>,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// The rules whose thresholds the verdicts take: default, release, or a file
+    #[arg(long, value_name = "FILE", default_value = "default")]
+    pub rules: String,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let limits = audit::base_limits(&Rules::find(&options.rules)?);
-    let (settings, compute) = (locate::settings(&options.search)?, locate::model_settings(&options.compute));
-    let text = locate::text(&options.text)?;
+    let (settings, compute) = (options.search.settings()?, options.compute.settings());
+    let text = options.text.read()?;
     // Everything that can be wrong comes before the first search.
     let base = Unsearched::open(&BaseName::of(&options.base), &text, progress)?;
     let open = |name: &String| Opened::new(Checkpoint::open(name, progress)?, &text);
@@ -27,7 +44,7 @@ pub fn run(options: &Compare, progress: &dyn Progress) -> Result<ExitCode> {
     let mut variants = Vec::new();
     for variant in opened {
         let subject = variant.load(&compute, progress)?;
-        let located = search(&subject, &settings, progress)?;
+        let located = locate(&subject, &settings, progress)?;
         let compared = compare::compare(&base, &subject, &located, &limits, progress)?;
         variants.push(Variant { located: located.report, compared });
     }
@@ -37,18 +54,5 @@ pub fn run(options: &Compare, progress: &dyn Progress) -> Result<ExitCode> {
         Format::Json => report::json::document(&result)?,
     };
     output::write(&options.output, &rendered)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-pub fn published(options: &OutputArgs) -> Result<ExitCode> {
-    output::check(options)?;
-    let sets = Published::all()?;
-    let rendered = match options.format {
-        Format::Table => report::compare::published(&sets),
-        Format::Json => report::json::document(
-            &json!({"schema": "achilles-audit/published/v1", "tool": Tool::this(), "sets": sets}),
-        )?,
-    };
-    output::write(options, &rendered)?;
     Ok(ExitCode::SUCCESS)
 }

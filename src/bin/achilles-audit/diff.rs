@@ -1,6 +1,6 @@
 //! `diff`.
 
-use crate::args::{Diff, Format};
+use crate::options::{Format, OutputArgs};
 use crate::output;
 use achilles_audit::checkpoint::Source;
 use achilles_audit::integrity::{diff, difference};
@@ -10,7 +10,19 @@ use achilles_audit::{Result, report};
 use serde_json::json;
 use std::process::ExitCode;
 
-pub fn run(options: &Diff, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A model folder or a hub id: what was before
+    #[arg(value_name = "A")]
+    pub before: String,
+    /// A model folder or a hub id: what is now
+    #[arg(value_name = "B")]
+    pub after: String,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let (before, after) =
         (Source::find(&options.before)?.folder(progress)?, Source::find(&options.after)?.folder(progress)?);

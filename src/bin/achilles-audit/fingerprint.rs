@@ -1,16 +1,36 @@
 //! `fingerprint`.
 
-use crate::args::Fingerprint;
 use crate::{output, stderr};
 use achilles_audit::checkpoint::{Folder, Source, hex};
 use achilles_audit::error::Bytes;
 use achilles_audit::integrity::fingerprint::{self, Cache, Settings};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result, escape, files, report};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-pub fn run(options: &Fingerprint, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    /// Write the fingerprint to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Leave out files whose path below the folder matches this glob (.git and .cache/huggingface always are); can be
+    /// given several times
+    #[arg(long, value_name = "GLOB")]
+    pub ignore: Vec<String>,
+    /// Tensors whose rows get SHA-256 digests of their own, by a glob over names; can be given several times
+    #[arg(long, value_name = "GLOB", default_value = "*down_proj*")]
+    pub row_digests: Vec<String>,
+    /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
+    /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
+    #[arg(long)]
+    pub cache: bool,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     options.output.as_deref().map_or(Ok(()), files::check_writable)?;
     let Folder { path: root, origin } = Source::find(&options.model)?.folder(progress)?;
     let settings =

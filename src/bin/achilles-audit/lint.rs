@@ -1,6 +1,6 @@
 //! `lint`.
 
-use crate::args::{Format, Lint};
+use crate::options::{Format, OutputArgs};
 use crate::output;
 use achilles_audit::audit;
 use achilles_audit::checkpoint::Opened;
@@ -14,7 +14,15 @@ use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-pub fn run(options: &Lint, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let opened = Arc::new(Opened::open_at_hand(&options.model, progress)?);
     let (folder, origin) = (opened.folder()?, opened.origin());

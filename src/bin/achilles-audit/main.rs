@@ -1,32 +1,118 @@
 //! The command line of achilles-audit.
 
-mod args;
 mod compare;
+mod completions;
 mod diff;
+mod explain;
 mod fingerprint;
 mod import;
 mod lint;
 mod locate;
+mod man;
 mod monitor;
+mod options;
 mod output;
 mod patch;
 mod perplexity;
 mod probe;
 mod progress;
+mod published;
+mod restore;
 mod rules;
 mod scan;
-mod shell;
 mod sign;
 mod stderr;
 mod unpatch;
+mod usage;
 mod vault;
 mod verify;
 mod verify_signature;
 
 use achilles_audit::{Error, Result, worker};
-use args::{Args, Command};
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use options::OutputArgs;
 use std::process::ExitCode;
+
+/// Finds the handful of neurons a language model cannot do without, and audits checkpoints before release.
+///
+/// MODEL is a model folder, a .gguf file, or a hub id (org/name[@revision]).
+/// Exit code: 0 done and clean, 1 findings, 2 could not do the job.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Args {
+    /// How long waits are shown on standard error
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    progress: progress::Choice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Audit a checkpoint before release: may it ship? Files, critical set, base model, activations, fingerprint and
+    /// signature, judged by rules
+    #[command(after_help = "\
+Exit code: 0 nothing speaks against it; 1 a finding does (by the rules: from a warning on); 2 nothing that was examined
+does, but not everything that should was, or the job could not be done. The form of the report makes no difference.")]
+    Scan(scan::Options),
+    /// List the rules that scan judges by, or print the form of rule files
+    #[command(subcommand)]
+    Rules(rules::Command),
+    /// Tell what a rule is about
+    Explain(explain::Options),
+    /// Find the critical set: noise importance, causal masking, minimization
+    Locate(locate::Options),
+    /// Tell whether variants of a model share its critical set: where it is, and what masking it does
+    ///
+    /// BASE is a model, what `locate --format json` wrote of one (a .json file), or published:NAME.
+    Compare(compare::Options),
+    /// List the critical sets that the paper's authors published
+    Published(OutputArgs),
+    /// Perplexity of a text, as the model is or with neurons masked or scaled
+    Perplexity(perplexity::Options),
+    /// Ask questions before and after neurons are masked: the answers, and the probability of their first token
+    Probe(probe::Options),
+    /// Record how large activations usually are, and tell when they no longer are
+    #[command(subcommand)]
+    Monitor(monitor::Command),
+    /// Examine a checkpoint's files without running it: format, index, config, values, code
+    ///
+    /// Exit code 1 where a finding is a warning or an error; notes do not count.
+    Lint(lint::Options),
+    /// Convert a GGUF file to a Hugging Face model folder
+    Import(import::Options),
+    /// Bake a mask or a scaling of neurons into a checkpoint's weights, with a receipt
+    Patch(patch::Options),
+    /// Undo a patch by its receipt, bit for bit
+    ///
+    /// The edited ranges, and size and header of the files that hold them, have to be as the receipt says; with
+    /// `patch --digests` so has every other byte of these files. Where they are not, nothing is changed.
+    Unpatch(unpatch::Options),
+    /// Write down what a checkpoint is: digests of its files, tensors, rows and columns
+    Fingerprint(fingerprint::Options),
+    /// Hold a checkpoint against its fingerprint: exit code 1 and what differs, down to the neuron, if it is not intact
+    Verify(verify::Options),
+    /// Say in what two checkpoints differ, down to the neuron; exit code 1 where they do
+    Diff(diff::Options),
+    /// Sign a checkpoint's files (OpenSSF Model Signing) with a key or a certificate
+    Sign(sign::Options),
+    /// Verify a checkpoint's signature (OpenSSF Model Signing)
+    ///
+    /// Exit code: 0 verified; 1 not verified, with every reason listed; 2 could not tell (a file cannot be read, is no
+    /// signature, or is one of a kind that is not verified here).
+    VerifySignature(verify_signature::Options),
+    /// Keep the weights of a critical set in a small file, to repair the checkpoint with later
+    Vault(vault::Options),
+    /// Put the weights that a vault keeps back where they were changed, bit for bit
+    ///
+    /// Needs no receipt, and finds the tensors by name however they are sharded. Where that leaves nothing of a patch,
+    /// its receipt is removed. Exit code 1: the kept parts are sound, but the same tensors were changed elsewhere.
+    Restore(restore::Options),
+    /// Print what makes a shell complete this command line
+    Completions(completions::Options),
+    /// Write manual pages, one for each command
+    Man(man::Options),
+}
 
 fn main() -> ExitCode {
     if let Some(code) = worker::serve_if_asked() {
@@ -34,7 +120,7 @@ fn main() -> ExitCode {
     }
     let (args, typed) = match parse() {
         Ok(parsed) => parsed,
-        Err(error) => return shell::usage(error),
+        Err(error) => return usage::print(error),
     };
     tracing_subscriber::fmt()
         .with_writer(|| stderr::Escaping)
@@ -71,13 +157,13 @@ fn run(args: Args) -> Result<ExitCode> {
     match args.command {
         Command::Scan(options) => scan::run(&options, &progress),
         Command::Rules(command) => rules::run(&command),
-        Command::Explain(options) => rules::explain(&options),
+        Command::Explain(options) => explain::run(&options),
         Command::Compare(options) => compare::run(&options, &progress),
-        Command::Published(options) => compare::published(&options),
+        Command::Published(options) => published::run(&options),
         Command::Locate(options) => locate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
         Command::Probe(options) => probe::run(&options, &progress),
-        Command::Monitor { command } => monitor::run(&command, &progress),
+        Command::Monitor(command) => monitor::run(&command, &progress),
         Command::Lint(options) => lint::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
@@ -87,9 +173,9 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Diff(options) => diff::run(&options, &progress),
         Command::Sign(options) => sign::run(&options, &progress),
         Command::VerifySignature(options) => verify_signature::run(&options, &progress),
-        Command::Vault(options) => vault::keep(&options, &progress),
-        Command::Restore(options) => vault::restore(&options),
-        Command::Completions { shell } => shell::completions(shell),
-        Command::Man { output } => shell::manual(&output),
+        Command::Vault(options) => vault::run(&options, &progress),
+        Command::Restore(options) => restore::run(&options),
+        Command::Completions(options) => completions::run(&options),
+        Command::Man(options) => man::run(&options),
     }
 }

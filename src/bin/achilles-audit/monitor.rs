@@ -1,28 +1,86 @@
 //! `monitor record` and `monitor check`.
 
-use crate::args::{ComputeArgs, Format, Monitor, MonitorCheck, MonitorRecord};
-use crate::locate::model_settings;
+use crate::options::{ComputeArgs, Format, ModelArgs, OutputArgs};
 use crate::output;
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, sha256_hex};
 use achilles_audit::compute::Model;
 use achilles_audit::evaluate::text::Tokenizer;
-use achilles_audit::monitor::{self, Baseline, Prompts};
+use achilles_audit::locate::SiteSelection;
+use achilles_audit::monitor::{self, Baseline, DEFAULT_ALPHA, DEFAULT_MAX_TOKENS, Prompts};
 use achilles_audit::progress::Progress;
 use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, files, report};
+use clap::{ArgGroup, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-pub fn run(command: &Monitor, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write down the distribution of norms at every site over many prompts
+    ///
+    /// Sites are the outputs of modules and of every RMSNorm; norms are the L2 norm and max |x| of a position, with the
+    /// channel that holds it. Every other prompt makes the profile, the others calibrate the alarm.
+    Record(RecordOptions),
+    /// Hold a model, or norms that a serving process dumped, against a baseline: exit code 1 where they are not like it
+    ///
+    /// On prompts like those of the baseline a model like the baseline's alarms with probability --alpha or less.
+    Check(CheckOptions),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RecordOptions {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Prompts, one a line; in a .jsonl file one {"text": …} a line. Some 200 make a good baseline
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub text: Vec<PathBuf>,
+    /// The baseline to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Which modules beside the RMSNorms: reference (as the published code), linear, down_proj, or a glob over module
+    /// paths
+    #[arg(long, default_value = "reference")]
+    pub sites: SiteSelection,
+    /// Cut prompts after so many tokens; a check cuts its own likewise
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_TOKENS)]
+    pub max_tokens: usize,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("what").args(["text", "activations"]).required(true))]
+pub struct CheckOptions {
+    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
+    #[arg(required_unless_present = "activations", requires = "text")]
+    pub model: Option<String>,
+    /// What `monitor record` wrote
+    #[arg(long, value_name = "FILE")]
+    pub baseline: PathBuf,
+    /// Prompts of the same kind as the baseline's, but none of them: one a line; in a .jsonl file one {"text": …} a
+    /// line
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub text: Vec<PathBuf>,
+    /// Norms that a serving process dumped, as contrib/ records them, instead of a model
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dtype", "device", "stream"])]
+    pub activations: Option<PathBuf>,
+    /// The probability of a false alarm
+    #[arg(long, default_value_t = DEFAULT_ALPHA, allow_hyphen_values = true)]
+    pub alpha: f64,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+pub fn run(command: &Command, progress: &dyn Progress) -> Result<ExitCode> {
     match command {
-        Monitor::Record(options) => record(options, progress),
-        Monitor::Check(options) => check(options, progress),
+        Command::Record(options) => record(options, progress),
+        Command::Check(options) => check(options, progress),
     }
 }
 
-fn record(options: &MonitorRecord, progress: &dyn Progress) -> Result<ExitCode> {
+fn record(options: &RecordOptions, progress: &dyn Progress) -> Result<ExitCode> {
     files::check_writable(&options.output)?;
     monitor::check_max_tokens(options.max_tokens)?;
     let (model, prompts) =
@@ -33,7 +91,7 @@ fn record(options: &MonitorRecord, progress: &dyn Progress) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(options: &MonitorCheck, progress: &dyn Progress) -> Result<ExitCode> {
+fn check(options: &CheckOptions, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     monitor::check_alpha(options.alpha)?;
     let baseline = Baseline::read(&options.baseline)?;
@@ -81,5 +139,5 @@ fn open(
     let checkpoint = Checkpoint::open(model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
     let prompts = Prompts::read(text, &Tokenizer::of(&checkpoint)?, max_tokens)?;
-    Ok((Model::new(checkpoint, recipe, &model_settings(compute), progress)?, prompts))
+    Ok((Model::new(checkpoint, recipe, &compute.settings(), progress)?, prompts))
 }

@@ -2,7 +2,8 @@
 //! all that leaves here is escaped; of a document (JSON, HTML, XML) that was done in its own way, and nothing is left
 //! to do.
 
-use crate::args::{Args, OutputArgs};
+use crate::Args;
+use crate::options::OutputArgs;
 use achilles_audit::checkpoint::hub::Origin;
 use achilles_audit::{Error, Result, escape, files};
 use clap::{ArgMatches, CommandFactory};

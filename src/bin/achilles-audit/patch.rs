@@ -1,9 +1,10 @@
 //! `patch`.
 
-use crate::args::{Format, Patch};
-use crate::{locate, output, stderr};
+use crate::options::{ComputeArgs, Format, ModelArgs, TextArgs};
+use crate::{output, stderr};
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, Source};
+use achilles_audit::compute::{Arithmetic, DeviceChoice};
 use achilles_audit::error::Count;
 use achilles_audit::evaluate::metrics;
 use achilles_audit::locate::Subject;
@@ -11,13 +12,74 @@ use achilles_audit::neuron::{Action, Intervention, Neuron};
 use achilles_audit::patch::{self, Edit, Folder, Plan, Receipt, Settings};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result, report};
-use std::path::Path;
+use clap::ArgGroup;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "\
+    achilles-audit patch MODEL <--critical FILE|--neuron ID> <-o DIR|--in-place|--dry-run> ...\n       \
+    achilles-audit patch --verify DIR --original MODEL")]
+#[command(group = ArgGroup::new("which neurons").args(["critical", "neuron", "verify"]).required(true))]
+#[command(group = ArgGroup::new("where to").args(["output", "in_place", "dry_run", "verify"]).required(true).multiple(true))]
+pub struct Options {
+    /// A model folder or a hub id (org/name[@revision])
+    #[arg(required_unless_present = "verify")]
+    pub model: Option<String>,
+    /// The folder to write; it must not exist yet, or be empty
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Edit the model folder itself; the original bytes are kept beside the receipt
+    #[arg(long, conflicts_with = "output")]
+    pub in_place: bool,
+    /// A critical-set.json: its critical neurons are patched
+    #[arg(long, value_name = "FILE")]
+    pub critical: Option<PathBuf>,
+    /// A neuron to patch, such as L11.mlp.down_proj:out:507; can be given several times
+    #[arg(long, value_name = "ID")]
+    pub neuron: Vec<Neuron>,
+    /// Multiply the neurons by this; 0 masks them
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
+    pub beta: f64,
+    /// Set the neurons to their mean over the text instead; their modules need a bias
+    #[arg(long, conflicts_with = "beta")]
+    pub mean: bool,
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// Print the plan and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Form of the plan
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: Format,
+    /// Hard-link the shards that do not change, instead of copying them. Shards that change are copied, which takes no
+    /// time where the file system can share blocks
+    #[arg(long, requires = "output")]
+    pub link: bool,
+    /// Put the SHA-256 of whole files that change into the receipt, beside those of their headers and of each changed
+    /// range: slow, as all of their bytes are read. `unpatch` then checks them too
+    #[arg(long)]
+    pub digests: bool,
+    /// Prove that this patched folder differs from --original only as its receipt says; exit code 1 where it does not
+    #[arg(long, value_name = "DIR", requires = "original", conflicts_with_all = ["model", "output", "in_place", "dry_run"])]
+    pub verify: Option<PathBuf>,
+    /// What --verify compares with
+    #[arg(long, value_name = "MODEL", requires = "verify")]
+    pub original: Option<String>,
+}
+
+impl Options {
+    /// How the model is run where means are asked for.
+    pub fn model_args(&self, model: &str) -> ModelArgs {
+        let (dtype, device) = (Arithmetic::F32, DeviceChoice::Auto);
+        ModelArgs { model: model.into(), compute: ComputeArgs { dtype, device, stream: false } }
+    }
+}
 
 /// How many of the files are named that are not copied.
 const BEHIND_LISTED: usize = 10;
 
-pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     if let (Some(patched), Some(original)) = (&options.verify, &options.original) {
         return verify(patched, original, progress);
     }
@@ -54,7 +116,7 @@ pub fn run(options: &Patch, progress: &dyn Progress) -> Result<ExitCode> {
     }
 }
 
-fn plan(options: &Patch, model: &str, progress: &dyn Progress) -> Result<(Checkpoint, Plan)> {
+fn plan(options: &Options, model: &str, progress: &dyn Progress) -> Result<(Checkpoint, Plan)> {
     let checkpoint = Checkpoint::open(model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
     let neurons = match &options.critical {
@@ -71,7 +133,7 @@ fn plan(options: &Patch, model: &str, progress: &dyn Progress) -> Result<(Checkp
     }
     // What weights cannot hold is refused before the model is loaded.
     Plan::new(&checkpoint, &recipe, &asked(&|_| Action::Set(0.0)))?;
-    let Subject { model: opened, text, .. } = locate::open(&options.model_args(model), &options.text, progress)?;
+    let Subject { model: opened, text, .. } = options.model_args(model).open(&options.text, progress)?;
     progress.begin("means", recipe.layers.len() as u64, "layers");
     let means = metrics::means(&opened, &text.ids, &neurons, progress)?;
     progress.end();
@@ -79,7 +141,7 @@ fn plan(options: &Patch, model: &str, progress: &dyn Progress) -> Result<(Checkp
     Ok((checkpoint, plan))
 }
 
-fn print(options: &Patch, plan: &Plan) -> Result<()> {
+fn print(options: &Options, plan: &Plan) -> Result<()> {
     output::print(&match options.format {
         Format::Table => report::table::patch_plan(plan),
         Format::Json => report::json::document(&report::json::patch_plan(plan))?,

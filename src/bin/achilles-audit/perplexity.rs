@@ -1,20 +1,35 @@
 //! `perplexity`.
 
-use crate::args::{Format, Perplexity};
-use crate::locate::open;
+use crate::options::{Format, ModelArgs, OutputArgs, TextArgs};
 use crate::output;
 use achilles_audit::compute::Row;
 use achilles_audit::error::Figure;
 use achilles_audit::evaluate::metrics;
 use achilles_audit::locate::Subject;
-use achilles_audit::neuron::{self, Action, Intervention};
+use achilles_audit::neuron::{self, Action, Intervention, Neuron};
 use achilles_audit::progress::Progress;
 use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, report};
 use serde_json::json;
 use std::process::ExitCode;
 
-pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// A neuron to mask, such as L11.mlp.down_proj:out:507; can be given several times
+    #[arg(long, value_name = "ID")]
+    pub neuron: Vec<Neuron>,
+    /// Multiply the neurons by this instead of masking them
+    #[arg(long, requires = "neuron", allow_hyphen_values = true)]
+    pub beta: Option<f64>,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let action = match options.beta {
         None => Action::Zero,
@@ -22,7 +37,7 @@ pub fn run(options: &Perplexity, progress: &dyn Progress) -> Result<ExitCode> {
         Some(beta) => return Err(Error::input(format!("beta is {beta}, expected a finite number"))),
     };
     neuron::check_distinct(&options.neuron)?;
-    let Subject { model, text, .. } = open(&options.model, &options.text, progress)?;
+    let Subject { model, text, .. } = options.model.open(&options.text, progress)?;
     let tokens = &text.ids;
     let mut rows = vec![Row::clean(tokens.clone())];
     if !options.neuron.is_empty() {

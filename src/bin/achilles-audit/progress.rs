@@ -1,10 +1,10 @@
 //! Progress on standard error, and Ctrl-C.
 
-use crate::args::ProgressChoice;
 use crate::stderr;
 use achilles_audit::escape::printable;
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result};
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -12,6 +12,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Set by Ctrl-C; a job sees it at its next step and drops what it has not finished.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// Bars where standard error is a terminal, else nothing
+    Auto,
+    /// One JSON object a line
+    Json,
+    /// Nothing
+    None,
+}
 
 /// Progress bars, JSON lines or nothing.
 pub struct Bars {
@@ -36,7 +46,7 @@ struct Stage {
 
 impl Bars {
     /// Listens for Ctrl-C from now on; a second one ends the process at once.
-    pub fn new(choice: ProgressChoice) -> Result<Bars> {
+    pub fn new(choice: Choice) -> Result<Bars> {
         let handler = || {
             if INTERRUPTED.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
@@ -44,8 +54,8 @@ impl Bars {
         };
         ctrlc::set_handler(handler).map_err(|e| Error::input(format!("cannot listen for Ctrl-C: {e}")))?;
         let choice = match choice {
-            ProgressChoice::Auto if std::io::stderr().is_terminal() => Shown::Bars,
-            ProgressChoice::Json => Shown::Json,
+            Choice::Auto if std::io::stderr().is_terminal() => Shown::Bars,
+            Choice::Json => Shown::Json,
             _ => Shown::Nothing,
         };
         Ok(Bars { choice, stage: Mutex::new(None) })

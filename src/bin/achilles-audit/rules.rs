@@ -1,22 +1,27 @@
-//! `rules` and `explain`.
+//! `rules`.
 
-use crate::args::{Explain, RulesCommand};
 use crate::output;
-use achilles_audit::rules::{self, RuleId, Rules};
-use achilles_audit::{Error, Result, report};
+use achilles_audit::rules::{self, Rules};
+use achilles_audit::{Result, report};
+use clap::Subcommand;
 use std::process::ExitCode;
 
-pub fn run(command: &RulesCommand) -> Result<ExitCode> {
-    match command {
-        RulesCommand::List { rules } => output::print(&report::rules::list(&Rules::find(rules)?))?,
-        RulesCommand::Schema => output::print_as_it_is(rules::SCHEMA)?,
-    }
-    Ok(ExitCode::SUCCESS)
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List all rules
+    List {
+        /// Which rules: default, release, or a file
+        #[arg(long, value_name = "FILE", default_value = "default")]
+        rules: String,
+    },
+    /// Print the JSON Schema of rule files
+    Schema,
 }
 
-pub fn explain(options: &Explain) -> Result<ExitCode> {
-    let rules = Rules::find(&options.rules)?;
-    let id = RuleId::of(&options.rule).ok_or_else(|| Error::input(rules::unknown(&options.rule)))?;
-    output::print(&report::rules::explain(rules.rule(id)))?;
+pub fn run(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::List { rules } => output::print(&report::rules::list(&Rules::find(rules)?))?,
+        Command::Schema => output::print_as_it_is(rules::SCHEMA)?,
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! `scan`: the release gate.
 
-use crate::args::{Scan, ScanFormat};
-use crate::{locate, output, stderr};
+use crate::options::{ModelArgs, SearchArgs, TextArgs};
+use crate::{output, stderr};
 use achilles_audit::audit::{self, Request, Run, Signature, Watch};
 use achilles_audit::compare::BaseName;
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
@@ -9,9 +9,89 @@ use achilles_audit::monitor::Baseline;
 use achilles_audit::progress::Progress;
 use achilles_audit::rules::{Date, Rules};
 use achilles_audit::{Result, files, report};
+use clap::{ArgGroup, ValueEnum};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("trusted").args(["key", "cert_roots"]))]
+pub struct Options {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The rules to judge by: default, release, or a file
+    #[arg(long, value_name = "FILE", default_value = "default")]
+    pub rules: String,
+    /// Do not run the model: look at its files only
+    #[arg(long = "static", conflicts_with_all = ["base", "baseline", "cache"])]
+    pub no_run: bool,
+    /// Compare with the model that this one was made from: a model, what `locate --format json` wrote of one (a .json
+    /// file), or published:NAME
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// Hold its activations against this baseline (see monitor record)
+    #[arg(long, value_name = "FILE", requires = "prompts")]
+    pub baseline: Option<PathBuf>,
+    /// The prompts for that, other ones than were recorded, one a line; in a .jsonl file one {"text": …} a line
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "baseline")]
+    pub prompts: Vec<PathBuf>,
+    /// Keep what running the model gives in the user's cache, and take it from there while no byte and no setting that
+    /// it depends on has changed: all bytes are digested for that. What lies in the cache is believed
+    #[arg(long)]
+    pub cache: bool,
+    /// Hold the checkpoint against this fingerprint
+    #[arg(long, value_name = "FILE")]
+    pub fingerprint: Option<PathBuf>,
+    /// Verify its signature [FILE: MODEL/model.sig, or MODEL.sig beside a single file]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, requires = "trusted")]
+    pub signature: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Form of the report
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: Format,
+    /// Write the report to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+}
+
+/// Whose signature is accepted.
+#[derive(Debug, clap::Args)]
+pub struct TrustArgs {
+    /// Accept a signature by this public key, in PEM
+    #[arg(long, value_name = "FILE", requires = "signature")]
+    pub key: Option<PathBuf>,
+    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now. Revocation
+    /// and transparency logs are not checked, and the time of the signature is not known
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "key")]
+    pub cert_roots: Vec<PathBuf>,
+    /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
+    /// address, URI or DNS name among its alternative names
+    #[arg(long, value_name = "NAME", requires = "cert_roots")]
+    pub identity: Option<String>,
+    /// Accept files that are not signed
+    #[arg(long, requires = "signature")]
+    pub ignore_unsigned_files: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// For code scanning (SARIF 2.1.0)
+    Sarif,
+    /// For build servers (JUnit XML)
+    Junit,
+    /// For people, with charts: one page that stands alone
+    Html,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     options.output.as_deref().map_or(Ok(()), files::check_writable)?;
     let rules = Rules::find(&options.rules)?;
     let run = (!options.no_run).then(|| run_of(options)).transpose()?;
@@ -34,11 +114,11 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
     };
     let found = audit::audit(&request, progress)?;
     let rendered = match options.format {
-        ScanFormat::Table => report::scan::table(&found),
-        ScanFormat::Json => report::json::document(&found)?,
-        ScanFormat::Sarif => report::sarif::document(&found)?,
-        ScanFormat::Junit => report::junit::document(&found),
-        ScanFormat::Html => report::html::document(&found),
+        Format::Table => report::scan::table(&found),
+        Format::Json => report::json::document(&found)?,
+        Format::Sarif => report::sarif::document(&found)?,
+        Format::Junit => report::junit::document(&found),
+        Format::Html => report::html::document(&found),
     };
     output::write_to(options.output.as_deref(), &rendered)?;
     for left in &found.not_examined {
@@ -47,7 +127,7 @@ pub fn run(options: &Scan, progress: &dyn Progress) -> Result<ExitCode> {
     Ok(ExitCode::from(found.verdict.exit_code()))
 }
 
-fn run_of(options: &Scan) -> Result<Run> {
+fn run_of(options: &Options) -> Result<Run> {
     let baseline = match &options.baseline {
         None => None,
         Some(file) => {
@@ -55,9 +135,9 @@ fn run_of(options: &Scan) -> Result<Run> {
         }
     };
     Ok(Run {
-        text: locate::text(&options.text)?,
-        model: locate::model_settings(&options.model.compute),
-        locate: locate::settings(&options.search)?,
+        text: options.text.read()?,
+        model: options.model.compute.settings(),
+        locate: options.search.settings()?,
         base: options.base.as_deref().map(BaseName::of),
         baseline,
         cache: options.cache,

@@ -1,12 +1,19 @@
 //! `unpatch`.
 
-use crate::args::Unpatch;
 use crate::stderr;
 use achilles_audit::Result;
 use achilles_audit::patch;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub fn run(options: &Unpatch) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The patched folder
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
+pub fn run(options: &Options) -> Result<ExitCode> {
     let folder = options.folder.display();
     let unpatched = patch::unpatch(&options.folder)?;
     if unpatched.config_changed {

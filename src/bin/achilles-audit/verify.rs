@@ -1,6 +1,6 @@
 //! `verify`.
 
-use crate::args::{Format, Verify};
+use crate::options::{Format, OutputArgs};
 use crate::output;
 use achilles_audit::checkpoint::{Folder, Source};
 use achilles_audit::integrity::fingerprint::{Cache, Fingerprint};
@@ -9,9 +9,27 @@ use achilles_audit::progress::Progress;
 use achilles_audit::tool::Tool;
 use achilles_audit::{Result, report};
 use serde_json::json;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub fn run(options: &Verify, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A model folder or a hub id (org/name[@revision])
+    pub model: String,
+    /// Its fingerprint
+    pub fingerprint: PathBuf,
+    /// Pass a checkpoint whose tensors are the same but lie in other weight files
+    #[arg(long)]
+    pub allow_resharding: bool,
+    /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
+    /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
+    #[arg(long)]
+    pub cache: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let before = Fingerprint::read(&options.fingerprint)?;
     let Folder { path: root, origin } = Source::find(&options.model)?.folder(progress)?;

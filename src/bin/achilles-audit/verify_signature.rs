@@ -1,15 +1,51 @@
 //! `verify-signature`.
 
-use crate::args::{Format, VerifySignature};
+use crate::options::{Format, OutputArgs};
 use crate::output;
 use achilles_audit::error::Bytes;
 use achilles_audit::escape::printable;
 use achilles_audit::integrity::signature::{self, PublicKey, Report, Roots, Trust, Verdict};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Result, report};
+use clap::ArgGroup;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub fn run(options: &VerifySignature, progress: &dyn Progress) -> Result<ExitCode> {
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("trusted").args(["key", "cert_roots"]).required(true))]
+pub struct Options {
+    /// A folder or a file
+    pub model: PathBuf,
+    /// The signature [default: MODEL/model.sig, or MODEL.sig beside a single file]
+    #[arg(long, value_name = "FILE")]
+    pub signature: Option<PathBuf>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Accept files that are not signed
+    #[arg(long)]
+    pub ignore_unsigned_files: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Whose signature is accepted.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct TrustArgs {
+    /// Accept a signature by this public key, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM. Revocation and
+    /// transparency logs are not checked, and the time of the signature is not known
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub cert_roots: Vec<PathBuf>,
+    /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
+    /// address, URI or DNS name among its alternative names
+    #[arg(long, value_name = "NAME", conflicts_with = "key", requires = "cert_roots")]
+    pub identity: Option<String>,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let place = options.signature.clone().unwrap_or_else(|| signature::default_path(&options.model));
     let trust = match &options.trust.key {

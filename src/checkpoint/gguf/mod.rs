@@ -2,6 +2,7 @@
 
 mod architecture;
 mod attention;
+mod blocks;
 mod byte_level;
 mod config;
 mod dequantize;

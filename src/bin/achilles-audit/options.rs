@@ -1,0 +1,168 @@
+//! Options that several subcommands have, and what they mean.
+
+use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::compute::{self, Arithmetic, DeviceChoice, Residency};
+use achilles_audit::evaluate::text;
+use achilles_audit::locate::{self, Counting, Ranking, SiteSelection, Subject};
+use achilles_audit::neuron::{Neuron, Side};
+use achilles_audit::progress::Progress;
+use achilles_audit::{Result, patch};
+use clap::ValueEnum;
+use std::path::PathBuf;
+
+/// Which model, and how it computes.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
+    pub model: String,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+impl ModelArgs {
+    /// The model to compute with and the text to compute on.
+    pub fn open(&self, text: &TextArgs, progress: &dyn Progress) -> Result<Subject> {
+        let text = text.read()?;
+        let checkpoint = Checkpoint::open(&self.model, progress)?;
+        Subject::load(checkpoint, &text, &self.compute.settings(), progress)
+    }
+}
+
+/// How a model computes.
+#[derive(Debug, clap::Args)]
+pub struct ComputeArgs {
+    /// Precision of the arithmetic: f32, f64, f16 or bf16
+    #[arg(long, default_value = "f32")]
+    pub dtype: Arithmetic,
+    /// Where to compute: auto, cpu, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Keep no weights between passes: slower, for models larger than memory
+    #[arg(long)]
+    pub stream: bool,
+}
+
+impl ComputeArgs {
+    pub fn settings(&self) -> compute::Settings {
+        compute::Settings {
+            arithmetic: self.dtype,
+            device: self.device,
+            residency: self.stream.then_some(Residency::Streamed),
+        }
+    }
+}
+
+/// Which text.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub struct TextArgs {
+    /// The text to compute on [default: the paper's reference text]
+    #[arg(long)]
+    pub text: Option<String>,
+    /// A file that holds the text
+    #[arg(long, value_name = "FILE")]
+    pub text_file: Option<PathBuf>,
+}
+
+impl TextArgs {
+    /// The text as it was given, or the paper's.
+    pub fn read(&self) -> Result<String> {
+        match (&self.text, &self.text_file) {
+            (Some(text), _) => Ok(text.clone()),
+            (None, Some(path)) => text::read_file(path),
+            (None, None) => Ok(text::REFERENCE_TEXT.to_owned()),
+        }
+    }
+}
+
+/// How to look for the critical set.
+#[derive(Debug, clap::Args)]
+pub struct SearchArgs {
+    /// What candidates are ranked by: noise (the paper) or magnitude (much faster)
+    #[arg(long, default_value = "noise")]
+    pub ranking: Ranking,
+    /// Which side of modules to look at: out or in
+    #[arg(long, default_value = "out")]
+    pub side: Side,
+    /// Which modules: reference (as the published code), linear, down_proj, or a glob over module paths
+    #[arg(long, default_value = "reference")]
+    pub sites: SiteSelection,
+    /// What a prefix counts: channels, or published (a channel once a position)
+    #[arg(long, default_value = "channels")]
+    pub counting: Counting,
+    /// α: standard deviation of the noise on embeddings
+    #[arg(long, default_value_t = 5.0, allow_hyphen_values = true)]
+    pub alpha: f64,
+    /// K: noisy samples
+    #[arg(long, short = 'k', default_value_t = 100)]
+    pub samples: usize,
+    /// Which noise
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// ε: damage (log10 of the perplexity ratio) from which the model has collapsed
+    #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
+    pub epsilon: f64,
+    /// Longest prefix of the ranking that is tried
+    #[arg(long, default_value_t = 200)]
+    pub max_neurons: usize,
+}
+
+impl SearchArgs {
+    /// How to search, checked.
+    pub fn settings(&self) -> Result<locate::Settings> {
+        let settings = locate::Settings {
+            ranking: self.ranking,
+            side: self.side,
+            sites: self.sites.clone(),
+            counting: self.counting,
+            alpha: self.alpha,
+            samples: self.samples,
+            seed: self.seed,
+            epsilon: self.epsilon,
+            max_neurons: self.max_neurons,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+/// Which neurons.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct NeuronArgs {
+    /// A critical-set.json, as `locate --format json` writes it: its critical neurons
+    #[arg(long, value_name = "FILE")]
+    pub critical: Option<PathBuf>,
+    /// A neuron, such as L11.mlp.down_proj:out:507; can be given several times
+    #[arg(long, value_name = "ID")]
+    pub neuron: Vec<Neuron>,
+}
+
+impl NeuronArgs {
+    /// The neurons, from where they are named, in a model of `architecture`.
+    pub fn read(&self, architecture: &str) -> Result<Vec<Neuron>> {
+        match &self.critical {
+            Some(path) => patch::critical_neurons(path, architecture),
+            None => Ok(self.neuron.clone()),
+        }
+    }
+}
+
+/// Where the result goes.
+#[derive(Debug, clap::Args)]
+pub struct OutputArgs {
+    /// Form of the result
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: Format,
+    /// Write the result to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
