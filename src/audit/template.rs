@@ -68,9 +68,7 @@ pub fn observe(opened: &Opened) -> Result<Vec<Observation>> {
     match ChatTemplate::of(opened) {
         Ok(None) => Ok(Vec::new()),
         Ok(Some(template)) => Tried::new(template).all(),
-        Err(error) => {
-            Ok(vec![observation(Check::TemplateNotTried, TOKENIZER_CONFIG, error.to_string(), Value::Null)])
-        }
+        Err(error) => Ok(vec![observation(Check::TemplateNotTried, TOKENIZER_CONFIG, error.to_string(), Value::Null)]),
     }
 }
 

@@ -81,10 +81,7 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
 
 /// Files other than the weights that were read and their index, which the tensors stand for. Weights that other loaders
 /// may read instead are files.
-fn compare_files(
-    (a, a_tensors): (&Opened, &Tensors),
-    (b, b_tensors): (&Opened, &Tensors),
-) -> Result<Vec<Difference>> {
+fn compare_files((a, a_tensors): (&Opened, &Tensors), (b, b_tensors): (&Opened, &Tensors)) -> Result<Vec<Difference>> {
     let unlisted = [unlisted(a, a_tensors)?, unlisted(b, b_tensors)?];
     let (a, b) = (a.root(), b.root());
     let of = |root: &Path, tensors: &Tensors| -> Result<BTreeMap<String, Kind>> {

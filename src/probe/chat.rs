@@ -248,7 +248,8 @@ mod tests {
             std::fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
             std::fs::write(dir.path().join(name), text).unwrap();
         };
-        let served = || ChatTemplate::of(&Opened::folder_at(dir.path())).unwrap().map(|template| template.text().to_owned());
+        let served =
+            || ChatTemplate::of(&Opened::folder_at(dir.path())).unwrap().map(|template| template.text().to_owned());
         assert_eq!(served(), None);
         for (config, expected) in [
             (r#"{"chat_template": "one", "pad_token": {"__type": "AddedToken"}, "x": NaN}"#, "one"),

@@ -2,7 +2,7 @@
 
 use crate::options::{Format, OutputArgs};
 use crate::output;
-use achilles_audit::checkpoint::Source;
+use achilles_audit::checkpoint::Opened;
 use achilles_audit::integrity::{diff, difference};
 use achilles_audit::progress::Progress;
 use achilles_audit::tool::Tool;
@@ -24,20 +24,20 @@ pub struct Options {
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let (before, after) =
-        (Source::find(&options.before)?.folder(progress)?, Source::find(&options.after)?.folder(progress)?);
-    let found = diff::diff(&before.path, &after.path, progress)?;
-    let not_examined = output::not_examined([&before.origin, &after.origin]);
+    let (before, after) = (Opened::open(&options.before, progress)?, Opened::open(&options.after, progress)?);
+    let found = diff::diff(&before, &after, progress)?;
+    let origins = [before.origin(), after.origin()];
+    let not_examined = output::not_examined(origins);
     let rendered = match options.output.format {
         Format::Table => {
-            let hub = [&before.origin, &after.origin].map(|origin| report::hub::lines(origin.as_ref(), &[]));
+            let hub = origins.map(|origin| report::hub::lines(origin, &[]));
             report::differences::diff(&found) + &hub.concat() + &report::hub::lines(None, &not_examined)
         }
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/diff/v1",
             "tool": Tool::this(),
             "settings": {"before": options.before, "after": options.after, "listed_lines": difference::LISTED},
-            "hub": {"before": before.origin, "after": after.origin},
+            "hub": {"before": before.origin(), "after": after.origin()},
             "not_examined": not_examined,
             "result": found,
         }))?,

@@ -40,7 +40,7 @@ pub fn print_as_it_is(text: &str) -> Result<()> {
 }
 
 /// What of checkpoints from the hub was not examined, where every file counts.
-pub fn not_examined<'a>(origins: impl IntoIterator<Item = &'a Option<Origin>>) -> Vec<String> {
+pub fn not_examined<'a>(origins: impl IntoIterator<Item = Option<&'a Origin>>) -> Vec<String> {
     origins.into_iter().flatten().flat_map(|origin| origin.not_examined(&origin.not_fetched)).collect()
 }
 

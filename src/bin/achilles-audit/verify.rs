@@ -2,7 +2,7 @@
 
 use crate::options::{Format, OutputArgs};
 use crate::output;
-use achilles_audit::checkpoint::{Folder, Source};
+use achilles_audit::checkpoint::Opened;
 use achilles_audit::integrity::fingerprint::{Cache, Fingerprint};
 use achilles_audit::integrity::{difference, verify};
 use achilles_audit::progress::Progress;
@@ -32,19 +32,19 @@ pub struct Options {
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let before = Fingerprint::read(&options.fingerprint)?;
-    let Folder { path: root, origin } = Source::find(&options.model)?.folder(progress)?;
+    let opened = Opened::open(&options.model, progress)?;
     let cache = options.cache.then(Cache::of_user).transpose()?;
-    let found = verify::verify(&root, &before, Some(&options.fingerprint), cache.as_ref(), progress)?;
+    let found = verify::verify(&opened, &before, Some(&options.fingerprint), cache.as_ref(), progress)?;
     let passed = found.intact || options.allow_resharding && found.is_resharding();
-    let not_examined = output::not_examined([&origin]);
+    let not_examined = output::not_examined([opened.origin()]);
     let rendered = match options.output.format {
         Format::Table => {
-            report::differences::verification(&found) + &report::hub::lines(origin.as_ref(), &not_examined)
+            report::differences::verification(&found) + &report::hub::lines(opened.origin(), &not_examined)
         }
         Format::Json => report::json::document(&json!({
             "schema": "achilles-audit/verification/v1",
             "tool": Tool::this(),
-            "model": {"source": options.model, "hub": origin},
+            "model": {"source": options.model, "hub": opened.origin()},
             "settings": {"fingerprint": options.fingerprint.to_string_lossy(), "allow_resharding": options.allow_resharding,
                 "listed_lines": difference::LISTED},
             "passed": passed,

@@ -5,10 +5,10 @@ mod lines;
 mod read;
 mod stored;
 
-use crate::checkpoint::{Opened, hex};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::walk::{self, Entry, Kind};
+use crate::checkpoint::{Opened, hex};
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
 use crate::progress::Progress;

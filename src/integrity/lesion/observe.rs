@@ -142,6 +142,9 @@ mod tests {
                     800 more for other reasons; 1 side of a tensor was judged";
         assert_eq!((found[0].message.as_str(), found[0].evidence["first"].as_array().unwrap().len()), (said, 20));
         assert_eq!(found[0].evidence["count"], 2000);
-        assert_eq!(observe(&Arc::new(Opened::folder_at("/nowhere/at/all".as_ref())), &Silent).unwrap()[0].check, Check::LesionNotExamined);
+        assert_eq!(
+            observe(&Arc::new(Opened::folder_at("/nowhere/at/all".as_ref())), &Silent).unwrap()[0].check,
+            Check::LesionNotExamined
+        );
     }
 }

@@ -41,8 +41,9 @@ pub(super) fn examine(
     let config = opened.config().ok().flatten().map(|config| config.map());
     let generation: Option<Map<String, Value>> = read(opened, GENERATION_CONFIG);
     // The first that names any says where answers end.
-    let files =
-        [(GENERATION_CONFIG, generation.as_ref()), ("config.json", config)].into_iter().filter_map(|(f, m)| Some((f, m?)));
+    let files = [(GENERATION_CONFIG, generation.as_ref()), ("config.json", config)]
+        .into_iter()
+        .filter_map(|(f, m)| Some((f, m?)));
     let stated = |map: &Map<String, Value>| map.get(EOS).or(of_text(map).get(EOS)).cloned();
     let ends = files.clone().map(|(file, map)| (file, set(stated(map).as_ref()))).find(|(_, ids)| !ids.is_empty());
     if let (Some(vocabulary), Some((file, ids))) = (vocabulary, &ends) {

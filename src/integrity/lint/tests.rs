@@ -358,7 +358,9 @@ fn all_rules_look_at_the_file_that_was_opened() {
 #[test]
 fn what_is_no_checkpoint_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
-    assert!(lint(&Opened::folder_at(empty.path()), &Silent).unwrap_err().to_string().contains("holds neither config.json"));
+    assert!(
+        lint(&Opened::folder_at(empty.path()), &Silent).unwrap_err().to_string().contains("holds neither config.json")
+    );
     assert!(lint(&Opened::folder_at(&empty.path().join("gone")), &Silent).is_err());
 }
 
