@@ -84,15 +84,16 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
 fn compare_files((a, a_tensors): (&Opened, &Tensors), (b, b_tensors): (&Opened, &Tensors)) -> Result<Vec<Difference>> {
     let unlisted = [unlisted(a, a_tensors)?, unlisted(b, b_tensors)?];
     let (a, b) = (a.root(), b.root());
-    let of = |root: &Path, tensors: &Tensors| -> Result<BTreeMap<String, Kind>> {
+    let all = |root: &Path| walk::walk(root, &|path| walk::is_left_out(root, path));
+    let (all_a, all_b) = (all(a)?, all(b)?);
+    let of = |root: &Path, tensors: &Tensors, entries: &[walk::Entry]| -> BTreeMap<String, Kind> {
         let read: Vec<&Path> = tensors.files().iter().map(|file| file.path()).collect();
         let by_index = !read.contains(&root.join(SINGLE).as_path());
         let stood_for = |path: &str| read.contains(&root.join(path).as_path()) || by_index && path == INDEX;
-        let entries = walk::walk(root, &|path| walk::is_left_out(root, path))?.into_iter();
-        Ok(entries.filter(|e| !stood_for(&e.path)).map(|e| (e.path, e.kind)).collect())
+        entries.iter().filter(|e| !stood_for(&e.path)).map(|e| (e.path.clone(), e.kind)).collect()
     };
-    let (old, new) = (of(a, a_tensors)?, of(b, b_tensors)?);
-    let mut found = linked(a, b)?;
+    let (old, new) = (of(a, a_tensors, &all_a), of(b, b_tensors, &all_b));
+    let mut found = linked((a, &all_a), (b, &all_b))?;
     found.extend(unlisted.into_iter().flatten());
     for path in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let readable = |kind: Option<&Kind>| matches!(kind, Some(Kind::File | Kind::Link));
@@ -120,15 +121,14 @@ fn compare_files((a, a_tensors): (&Opened, &Tensors), (b, b_tensors): (&Opened, 
 }
 
 /// Links of `b`, weights among them, where `a` has no such link: a file, another link, or nothing.
-fn linked(a: &Path, b: &Path) -> Result<Vec<Difference>> {
-    let of = |root: &Path| -> Result<BTreeMap<String, String>> {
+fn linked((a, all_a): (&Path, &[walk::Entry]), (b, all_b): (&Path, &[walk::Entry])) -> Result<Vec<Difference>> {
+    let of = |root: &Path, entries: &[walk::Entry]| -> Result<BTreeMap<String, String>> {
         let snapshot = Snapshot::of(root);
         let is_file = |path: &str| snapshot.as_ref().is_some_and(|s| s.blob(&root.join(path)).is_some());
-        let entries = walk::walk(root, &|path| walk::is_left_out(root, path))?.into_iter();
-        let links = entries.filter(|e| e.kind == Kind::Link && !is_file(&e.path));
-        links.map(|e| Ok((e.path.clone(), read_link(&root.join(e.path))?))).collect()
+        let links = entries.iter().filter(|e| e.kind == Kind::Link && !is_file(&e.path));
+        links.map(|e| Ok((e.path.clone(), read_link(&root.join(&e.path))?))).collect()
     };
-    let (mut old, new) = (of(a)?, of(b)?);
+    let (mut old, new) = (of(a, all_a)?, of(b, all_b)?);
     let told = |(path, after): (String, String)| {
         let before = old.remove(&path);
         (before.as_ref() != Some(&after)).then_some(Difference::FileLinked { path, before, after })

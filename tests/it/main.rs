@@ -24,6 +24,7 @@ mod lint;
 mod monitor;
 #[cfg(unix)]
 mod oms;
+mod once;
 mod parity;
 mod patch;
 mod probe;

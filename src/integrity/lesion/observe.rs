@@ -108,6 +108,22 @@ mod tests {
     use super::*;
     use crate::architecture::place::place;
     use crate::progress::Silent;
+    use std::path::Path;
+
+    /// What the weights show does not depend on any other file than the config.
+    #[test]
+    fn a_broken_tokenizer_leaves_nothing_unexamined() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama");
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
+        }
+        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+            std::fs::write(folder.path().join(name), "{").unwrap();
+        }
+        let found = |root: &Path| observe(&Arc::new(Opened::folder_at(root)), &Silent).unwrap();
+        assert_eq!(found(folder.path()), found(&fixture));
+    }
 
     #[test]
     fn a_sign_is_told_apart_from_a_hint_and_placed() {

@@ -101,7 +101,7 @@ impl Expected {
 pub fn lint(opened: &Opened, progress: &dyn Progress) -> Result<Lint> {
     let root = opened.folder()?;
     let mut found = Found::default();
-    let files = folder::walk(root, &mut found)?;
+    let files = folder::files_of(root, &mut found)?;
     let has = |wanted: &dyn Fn(&str) -> bool| files.iter().any(|f| wanted(&f.name));
     if !has(&|n| n == "config.json" || n.ends_with(".safetensors") || n == crate::checkpoint::index::INDEX) {
         let problem = "holds neither config.json nor *.safetensors; expected a model folder in Hugging Face form";
