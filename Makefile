@@ -1,11 +1,13 @@
 # make demo   scans a real language model and shows its critical neuron
 # make test   everything that has to pass before a change lands
+# make bench  what docs/ say of speed, measured anew (15 GB of disk, some minutes)
+# make deny   licences and sources of all dependencies (needs cargo-deny)
 
 GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 FOLDER := models/smollm2-135m-instruct
 CARGO ?= cargo
 
-.PHONY: demo test model oms clean
+.PHONY: demo test bench deny model oms clean
 
 demo: $(GGUF)
 	$(CARGO) build --release --locked
@@ -15,6 +17,15 @@ test: model oms
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked -- --include-ignored
+
+bench:
+	$(CARGO) build --release --locked
+	mkdir -p target/bench
+	python3 benches/fingerprint_speed.py target/release/achilles-audit
+	python3 benches/patch_cost.py target/release/achilles-audit target/bench
+
+deny:
+	$(CARGO) deny check licenses bans sources
 
 # The real model that tests use, as a Hugging Face folder.
 model: $(FOLDER)/config.json

@@ -1,6 +1,6 @@
 """What scan's --base, --fingerprint and --baseline say of a model, its fine-tunes, and lesions of all of them.
 
-Prints the rows of README's table. Fingerprint and baseline are each model's own, taken before anything was done to it; those of the
+Prints the rows of the table in docs/scan.md. Fingerprint and baseline are each model's own, taken before anything was done to it; those of the
 noisy copy and of the re-initialised model are the base's. Nothing else that scan measures is counted.
 
     pip install torch transformers

@@ -40,10 +40,19 @@ impl MappedFile {
     ///
     /// # Errors
     /// The system refuses, or the file changes its size meanwhile.
+    pub fn of(file: &File, path: &Path) -> Result<MappedFile> {
+        MappedFile::with(file, path, READ_UP_TO)
+    }
+
+    /// As [`MappedFile::of`], of one of many files that stay open: whatever its size it takes no memory of its own.
+    pub(super) fn of_many(file: &File, path: &Path) -> Result<MappedFile> {
+        MappedFile::with(file, path, 0)
+    }
+
     #[allow(unsafe_code)]
-    pub fn of(mut file: &File, path: &Path) -> Result<MappedFile> {
+    fn with(mut file: &File, path: &Path, read_up_to: u64) -> Result<MappedFile> {
         let about = file.metadata().map_err(Error::io(path))?;
-        let bytes = if about.len() <= READ_UP_TO {
+        let bytes = if about.len() <= read_up_to {
             let bytes = files::read_open(file, path, READ_UP_TO)?;
             file.rewind().map_err(Error::io(path))?;
             Bytes::Read(bytes)
@@ -76,6 +85,14 @@ impl MappedFile {
         self.opened.as_ref().is_some_and(|opened| Stamp::of(now).as_ref() == Some(opened))
     }
 
+    /// Bytes of memory that it takes: those that were read and not mapped.
+    pub(super) fn in_memory(&self) -> u64 {
+        match &*self.bytes {
+            Bytes::Read(bytes) => bytes.len() as u64,
+            Bytes::Mapped(_) => 0,
+        }
+    }
+
     /// All bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         match &*self.bytes {
@@ -98,6 +115,8 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             let (of, open) = (File::open(&path).unwrap(), MappedFile::open(&path).unwrap());
             let map = MappedFile::of(&of, &path).unwrap();
+            assert_eq!(map.in_memory(), length);
+            assert_eq!(MappedFile::of_many(&of, &path).unwrap().in_memory(), 0);
             std::fs::write(&path, "").unwrap();
             assert!(map.bytes() == bytes && open.bytes() == bytes, "{length}");
             assert_ne!(open.opened(), Stamp::of(&std::fs::metadata(&path).unwrap()).as_ref());

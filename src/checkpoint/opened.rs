@@ -4,6 +4,7 @@ use super::config::ConfigFile;
 use super::gguf::GgufCheckpoint;
 use super::hub::Origin;
 use super::index::{INDEX, IndexFile};
+use super::map::MappedFile;
 use super::names::Names;
 use super::shard::Shard;
 use super::source::{Folder, Source};
@@ -34,8 +35,19 @@ pub struct Opened {
     index: OnceLock<Result<Option<IndexFile>>>,
     tokenizer: OnceLock<Result<Option<String>>>,
     settings: Mutex<HashMap<String, Result<Option<Arc<Value>>>>>,
-    shards: Mutex<HashMap<ShardKey, Shard>>,
+    shards: Mutex<Shards>,
 }
+
+/// The safetensors files that were asked for.
+#[derive(Debug, Default)]
+struct Shards {
+    known: HashMap<ShardKey, Shard>,
+    /// Bytes of small ones that were read whole.
+    in_memory: u64,
+}
+
+/// Where small files that were read have so many bytes together, others are mapped: a hostile folder has thousands.
+const MOST_IN_MEMORY: u64 = 64 << 20;
 
 /// What tells one file from another, whatever its names.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -185,11 +197,13 @@ impl Opened {
         let about = file.metadata().map_err(Error::io(path))?;
         let mut shards = self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let key = ShardKey::of(&about, path);
-        if let Some(shard) = shards.get(&key).filter(|known| known.file().is_still(&about)) {
+        if let Some(shard) = shards.known.get(&key).filter(|known| known.file().is_still(&about)) {
             return Ok(shard.at(path));
         }
-        let shard = Shard::of(file, path)?;
-        shards.insert(key, shard.clone());
+        let map = if shards.in_memory < MOST_IN_MEMORY { MappedFile::of } else { MappedFile::of_many };
+        let shard = Shard::of(file, map(file, path)?)?;
+        shards.in_memory += shard.file().in_memory();
+        shards.known.insert(key, shard.clone());
         Ok(shard)
     }
 

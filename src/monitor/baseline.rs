@@ -36,7 +36,7 @@ pub struct Baseline {
     pub model: ModelIdentity,
     /// How it was recorded.
     pub settings: BaselineSettings,
-    /// The scores of the calibration prompts, largest first; see [`score::score`].
+    /// The scores of the calibration prompts, largest first: of each its largest deviation over all sites.
     pub calibration_scores: Vec<f64>,
     /// In the order in which they are computed, over the other prompts.
     pub sites: Vec<SiteProfile>,

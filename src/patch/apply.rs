@@ -2,10 +2,10 @@
 
 use super::carried::{self, Carried};
 use super::disk::{Disk, System};
-use super::edit::{Edit, Plan, file_name};
+use super::edit::{Plan, file_name};
 use super::folder::{self, Folder};
-use super::receipt::{ChangedFile, Receipt, State, header_sha256, undo_bytes};
-use super::shard::{Pieces, Shard, Shards};
+use super::journal::{self, Settings};
+use super::receipt::{Receipt, State, undo_bytes};
 use super::{RECEIPT, UNDO};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -13,16 +13,6 @@ use crate::files::{self, ModelFiles, NewFolder, OpenFolder};
 use crate::progress::Progress;
 use std::collections::BTreeSet;
 use std::path::Path;
-
-/// How to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Settings {
-    /// To a new folder: shards that do not change become hard links.
-    pub link: bool,
-    /// The files that change get their SHA-256, before and after, into the receipt: all their bytes are read for it.
-    /// Without, the receipt still holds that of their headers and of every range that changes.
-    pub digests: bool,
-}
 
 /// Writes the patched checkpoint to the folder `out`, which appears whole or not at all.
 ///
@@ -75,9 +65,9 @@ pub(super) fn to_folder_with(
         new.folder().make_way(name)?;
         new.folder().link(name, &carried::way(name, target))?;
     }
-    let shards = open_shards(plan, new.folder())?;
-    let files = changed_files(plan, &shards, settings)?;
-    write_edits(new.folder(), shards, &plan.edits, disk)?;
+    let shards = journal::open_shards(plan, new.folder())?;
+    let files = journal::changed_files(plan, &shards, settings)?;
+    journal::write_edits(new.folder(), shards, &plan.edits, disk)?;
     // Last: by now the system has long begun to write the first ones.
     for name in &copies {
         disk.sync(&new.folder().change(name)?, &new.folder().path().join(name))?;
@@ -104,7 +94,7 @@ pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Rece
 
 pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, disk: &mut dyn Disk) -> Result<Receipt> {
     check_in_place(plan)?;
-    write_journalled(&folder.open, plan, settings, State::Applied, disk)
+    journal::write_journalled(&folder.open, plan, settings, State::Applied, disk)
 }
 
 /// Whether a plan can be written where the checkpoint lies.
@@ -120,7 +110,7 @@ pub fn check_in_place(plan: &Plan) -> Result<()> {
                        new folder with -o";
         return Err(Error::tensor(plan.root.join(&edit.file), &edit.stored_as, problem));
     }
-    open_shards(plan, &OpenFolder::open(&plan.root)?).map(drop)
+    journal::open_shards(plan, &OpenFolder::open(&plan.root)?).map(drop)
 }
 
 /// Whether a plan can be written to the new folder `out`. Gives what stays behind: other weights, hidden folders, what
@@ -171,61 +161,6 @@ pub fn check_unpatched(plan: &Plan) -> Result<()> {
     Err(Error::file(&plan.root, problem))
 }
 
-/// Writes the edits between a journal, the receipt, that says they are unfinished, and one that says `done`.
-pub(super) fn write_journalled(
-    folder: &OpenFolder,
-    plan: &Plan,
-    settings: Settings,
-    done: State,
-    disk: &mut dyn Disk,
-) -> Result<Receipt> {
-    if folder.holds(UNDO) {
-        let problem = format!("is there without its {RECEIPT}; put that back, or move this file away");
-        return Err(Error::file(folder.path().join(UNDO), problem));
-    }
-    let shards = open_shards(plan, folder)?;
-    let mut receipt = Receipt::new(plan, changed_files(plan, &shards, settings)?, State::Applying);
-    disk.write_whole(folder, RECEIPT, &receipt.json()?)?;
-    let written = disk
-        .write_whole(folder, UNDO, &undo_bytes(&plan.edits))
-        .and_then(|()| write_edits(folder, shards, &plan.edits, disk))
-        .and_then(|()| {
-            let done = Receipt { state: done, ..receipt.clone() };
-            disk.write_whole(folder, RECEIPT, &done.json()?)
-        });
-    if let Err(error) = written {
-        // Where this fails too, the receipt still says that the edits are unfinished.
-        return Err(match folder::roll_back(folder, &receipt, &|_, _| Ok(()), disk) {
-            Ok(()) => {
-                Error::file(folder.path(), format!("the bytes are as they were before, as writing failed: {error}"))
-            }
-            Err(_) => {
-                let problem = format!(
-                    "writing failed half-way: {error}; {} puts the bytes back as they were before",
-                    match done {
-                        State::Restored => "`achilles-audit restore` on the folder, with the same vault,",
-                        _ => "`achilles-audit unpatch` on the folder",
-                    }
-                );
-                Error::file(folder.path(), problem)
-            }
-        });
-    }
-    receipt.state = done;
-    Ok(receipt)
-}
-
-fn write_edits(folder: &OpenFolder, shards: Shards, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
-    let edits: Vec<_> = edits.iter().map(|e| (e.file.as_str(), e.span, e.after.as_slice())).collect();
-    folder::write(folder, shards, &edits, disk)
-}
-
-/// Opens the files that change, in the folder where they do.
-fn open_shards(plan: &Plan, folder: &OpenFolder) -> Result<Shards> {
-    let open = |name: &str| Ok((name.to_owned(), Shard::of(folder.change(name)?, &folder.path().join(name))?));
-    plan.files().into_iter().map(open).collect()
-}
-
 /// vLLM loads every *.safetensors of a folder and prefers consolidated ones.
 fn refuse_other_weights(root: &Path, plan: &Plan) -> Result<()> {
     for entry in std::fs::read_dir(root).map_err(Error::io(root))? {
@@ -237,28 +172,4 @@ fn refuse_other_weights(root: &Path, plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What the receipt says of the files that change, read once before anything is written.
-fn changed_files(plan: &Plan, shards: &Shards, settings: Settings) -> Result<Vec<ChangedFile>> {
-    let of = |(name, shard): (&String, &Shard)| {
-        let edits: Vec<&Edit> = plan.edits.iter().filter(|e| e.file == *name).collect();
-        if edits.iter().any(|e| e.span.read(shard.bytes()).as_ref() != Some(&e.before)) {
-            let problem = "was changed by someone else in the meantime; nothing was written";
-            return Err(Error::file(plan.root.join(name), problem));
-        }
-        let (mut before, mut after) = (None, None);
-        if settings.digests {
-            let (old, new) = shard.sha256_before_and_after(&Pieces::of(&edits))?;
-            (before, after) = (Some(old), Some(new));
-        }
-        Ok(ChangedFile {
-            name: name.to_owned(),
-            bytes: shard.bytes().len() as u64,
-            header_sha256: header_sha256(shard.bytes()),
-            sha256_before: before,
-            sha256_after: after,
-        })
-    };
-    shards.iter().map(of).collect()
 }

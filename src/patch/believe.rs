@@ -8,23 +8,25 @@
 use super::edit::Changes;
 use super::receipt::{Receipt, Record};
 use super::shard::{Shards, bytes_now};
-use super::vault::Vault;
-use super::{RECEIPT, UNDO};
+use super::{RECEIPT, journal};
 use crate::architecture::Recipe;
 use crate::architecture::place::{self, Place};
 use crate::architecture::recipe::NormStyle;
-use crate::checkpoint::{Opened, sha256_hex};
+use crate::checkpoint::Opened;
 use crate::error::{Error, Result};
 use crate::neuron;
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// The bytes of each edit, in their order.
+pub(super) type EditBytes = Vec<Vec<u8>>;
 
 /// Checks that the receipt's edits are those that make what was asked for of `before`, the original bytes in the order
 /// of its edits. Gives the bytes that each edit leaves.
 ///
 /// # Errors
 /// They are others, or config.json or the weights' headers cannot be read.
-pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec<Vec<u8>>> {
+pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<EditBytes> {
     let opened = Opened::folder_at(root);
     let tensors = opened.text_tensors()?;
     let refused = |problem: String| {
@@ -45,7 +47,7 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec
     }
     let key = |tensor: &str, axis: place::Axis, index| (tensor.to_owned(), axis.as_str(), index);
     let mut original = BTreeMap::new();
-    let pieces = pieces(receipt, root, before)?;
+    let pieces = journal::pieces(receipt, root, before)?;
     for (record, bytes) in receipt.edits.iter().zip(pieces) {
         original.insert(key(&record.tensor, record.axis, record.index), bytes.to_vec());
     }
@@ -64,23 +66,6 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Vec
     }
 }
 
-/// As [`check`], of the journal of a restore: its edits leave what the vault keeps.
-pub(super) fn check_restore(receipt: &Receipt, root: &Path, vault: &Vault) -> Result<Vec<Vec<u8>>> {
-    let tensors = Opened::folder_at(root).text_tensors()?;
-    let parts = vault.parts();
-    let kept: BTreeMap<_, &[u8]> = parts
-        .map(|(part, bytes)| ((tensors.stored_name(&part.tensor), part.axis.as_str(), part.index), bytes))
-        .collect();
-    let of = |record: &Record| {
-        let bytes = kept.get(&(record.tensor.as_str(), record.axis.as_str(), record.index));
-        bytes.filter(|bytes| sha256_hex(bytes) == record.sha256_after).map(|bytes| bytes.to_vec())
-    };
-    receipt.edits.iter().map(of).collect::<Option<_>>().ok_or_else(|| {
-        let problem = "is not the journal of a restore from this vault; nothing was changed";
-        Error::file(root.join(RECEIPT), problem)
-    })
-}
-
 /// Checks that every byte of an unfinished run's edits is the old one or the new one.
 pub(super) fn check_between(
     receipt: &Receipt,
@@ -89,7 +74,7 @@ pub(super) fn check_between(
     old: &[u8],
     new: &[Vec<u8>],
 ) -> Result<()> {
-    for ((record, old), new) in receipt.edits.iter().zip(pieces(receipt, root, old)?).zip(new) {
+    for ((record, old), new) in receipt.edits.iter().zip(journal::pieces(receipt, root, old)?).zip(new) {
         let now = bytes_now(shards, &record.file, record.span).unwrap_or_default();
         let known = now.iter().zip(old).zip(new).all(|((now, old), new)| now == old || now == new);
         if !known || now.len() != new.len() {
@@ -103,23 +88,4 @@ pub(super) fn check_between(
         }
     }
     Ok(())
-}
-
-/// Cuts the original bytes into those of each edit, whose digests they have to have.
-pub(super) fn pieces<'a>(receipt: &Receipt, root: &Path, mut before: &'a [u8]) -> Result<Vec<&'a [u8]>> {
-    let mut pieces = Vec::with_capacity(receipt.edits.len());
-    for record in &receipt.edits {
-        let cut = usize::try_from(record.span.bytes()).ok().and_then(|length| before.split_at_checked(length));
-        match cut {
-            Some((piece, rest)) if sha256_hex(piece) == record.sha256_before => {
-                pieces.push(piece);
-                before = rest;
-            }
-            _ => {
-                let problem = format!("and {UNDO} contradict each other; nothing was changed");
-                return Err(Error::file(root.join(RECEIPT), problem));
-            }
-        }
-    }
-    Ok(pieces)
 }

@@ -7,6 +7,7 @@ mod carried;
 mod disk;
 mod edit;
 mod folder;
+mod journal;
 mod number;
 mod receipt;
 mod request;
@@ -16,15 +17,18 @@ mod restore_tests;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod unpatch;
 pub mod vault;
 mod verify;
 
-pub use apply::{Settings, check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
+pub use apply::{check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
 pub use edit::{Edit, Plan, Rounding, Span};
-pub use folder::{Folder, Unpatched, unpatch};
+pub use folder::Folder;
+pub use journal::Settings;
 pub(crate) use receipt::now_utc;
 pub use receipt::{Asked, Receipt, State};
 pub use restore::{RestoreSettings, Restored, RestoredPart, restore};
+pub use unpatch::{Unpatched, unpatch};
 pub use verify::{Verified, verify};
 
 use crate::error::{Error, Result};

@@ -1,12 +1,13 @@
 //! Puts what a vault keeps back into a checkpoint.
 
+use super::believe::EditBytes;
 use super::disk::{Disk, System};
 use super::edit::{Edit, Plan, Rounding, Span, file_name};
-use super::folder::{self, Folder, Unfinished};
-use super::receipt::{Receipt, State};
+use super::folder::Folder;
+use super::receipt::{Receipt, Record, State};
 use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};
-use super::{RECEIPT, UNDO, apply, believe};
+use super::{RECEIPT, UNDO, believe, journal};
 use crate::architecture::place::{Axis, Place};
 use crate::checkpoint::{Opened, Tensors, sha256_hex};
 use crate::error::{Error, Result};
@@ -81,7 +82,7 @@ pub(super) fn restore_with(
     let vault = Vault::read(vault)?;
     let locked = match settings.dry_run {
         true => Folder::to_read(root)?,
-        false => Folder::lock_with(root, Unfinished::Restore(&vault), disk)?,
+        false => Folder::lock_with(root, &vouch(root, &vault), disk)?,
     };
     let folder = &locked.open;
     let work = Work::new(root, &vault)?;
@@ -112,7 +113,7 @@ pub(super) fn restore_with(
     }
     let mut edits = work.edits;
     if let Some((receipt, shards, undo)) = undone {
-        folder::undo(folder, receipt, shards, &undo, disk)?;
+        journal::undo(folder, receipt, shards, &undo, disk)?;
         edits = Work::new(root, &vault)?.edits;
     }
     edits.retain(|edit| edit.before != edit.after);
@@ -127,15 +128,38 @@ pub(super) fn restore_with(
             rounding: Rounding::none(),
             shards,
         };
-        apply::write_journalled(folder, &plan, apply::Settings::default(), State::Restored, disk)?;
-        folder::forget(folder, disk)?;
+        journal::write_journalled(folder, &plan, journal::Settings::default(), State::Restored, disk)?;
+        journal::forget(folder, disk)?;
     }
     Ok(restored)
 }
 
-/// The original bytes of everything that the patch of `receipt` changed, by what the vault keeps.
-pub(super) fn original_of(root: &Path, vault: &Vault, receipt: &Receipt, shards: &Shards) -> Result<Vec<u8>> {
-    Work::new(root, vault)?.original_of(root, receipt, shards)
+/// A restore from this vault, or any run whose original bytes it keeps.
+pub(super) fn vouch(root: &Path, vault: &Vault) -> impl Fn(&Receipt, &Shards, &[u8]) -> Result<Option<EditBytes>> {
+    move |receipt, shards, _| match receipt.asked.is_empty() {
+        true => check_journal(receipt, root, vault).map(Some),
+        false => {
+            let kept = Work::new(root, vault)?.original_of(root, receipt, shards)?;
+            believe::check(receipt, root, &kept).map(Some)
+        }
+    }
+}
+
+/// Checks that a receipt is the journal of a restore: its edits leave what the vault keeps.
+fn check_journal(receipt: &Receipt, root: &Path, vault: &Vault) -> Result<EditBytes> {
+    let tensors = Opened::folder_at(root).text_tensors()?;
+    let parts = vault.parts();
+    let kept: BTreeMap<_, &[u8]> = parts
+        .map(|(part, bytes)| ((tensors.stored_name(&part.tensor), part.axis.as_str(), part.index), bytes))
+        .collect();
+    let of = |record: &Record| {
+        let bytes = kept.get(&(record.tensor.as_str(), record.axis.as_str(), record.index));
+        bytes.filter(|bytes| sha256_hex(bytes) == record.sha256_after).map(|bytes| bytes.to_vec())
+    };
+    receipt.edits.iter().map(of).collect::<Option<_>>().ok_or_else(|| {
+        let problem = "is not the journal of a restore from this vault; nothing was changed";
+        Error::file(root.join(RECEIPT), problem)
+    })
 }
 
 /// What a vault means for a folder.

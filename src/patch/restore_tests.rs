@@ -1,7 +1,6 @@
 //! Random checkpoints: what a vault keeps comes back bit for bit, whatever happened to it and wherever a run stops; a
 //! vault that is not sound, or not this checkpoint's, changes nothing.
 
-use super::folder::Unfinished;
 use super::restore::restore_with;
 use super::tests::{Failing, checkpoint, files, open, plan, several, some_interventions};
 use super::vault::{Index, Part, Vault, keep};
@@ -190,7 +189,7 @@ fn a_restore_that_stops_anywhere_leaves_the_damage_or_the_original() {
                 // The next run finishes the way back or forth, even if it is stopped at every step once.
                 let kept = Vault::read(&vault).unwrap();
                 let finishes = |left| {
-                    Folder::lock_with(&model, Unfinished::Restore(&kept), &mut Failing { left, dead: true }).is_ok()
+                    Folder::lock_with(&model, &restore::vouch(&model, &kept), &mut Failing { left, dead: true }).is_ok()
                 };
                 assert!((0..100).any(finishes), "stopped at step {left}");
                 let now = files(&model);

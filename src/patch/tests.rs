@@ -3,7 +3,8 @@
 
 use super::apply::{in_place_with, to_folder_with};
 use super::disk::{Disk, System};
-use super::folder::{Folder, Unfinished, unpatch_with};
+use super::folder::Folder;
+use super::unpatch::{unpatch_with, vouch};
 use super::*;
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
@@ -267,7 +268,7 @@ fn a_patch_in_place_that_stops_anywhere_leaves_the_old_bytes_or_a_way_back() {
             stops += 1;
             if dead {
                 // The next run finishes the way back, even if it is stopped at every step once.
-                let finishes = |left| Folder::lock_with(&model, Unfinished::Patch, &mut Failing { left, dead }).is_ok();
+                let finishes = |left| Folder::lock_with(&model, &vouch(&model), &mut Failing { left, dead }).is_ok();
                 assert!((0..100).any(finishes), "stopped at step {left}, cannot go on");
             }
             assert!(files(&model) == before, "stopped at step {left}");

@@ -2,7 +2,7 @@
 
 use super::carried::Carried;
 use super::receipt::Receipt;
-use super::{RECEIPT, UNDO, believe, folder};
+use super::{RECEIPT, UNDO, believe, folder, journal};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::walk::{Kind, is_left_out, walk};
@@ -35,7 +35,7 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
     let receipt = Receipt::read(patched)?
         .ok_or_else(|| Error::file(patched, format!("holds no {RECEIPT}; there is nothing to verify")))?;
     receipt.shards(patched, &|name| files::open_regular(&patched.join(name)))?;
-    let undo = folder::read_undo(&OpenFolder::open(patched)?, &receipt)?;
+    let undo = journal::read_undo(&OpenFolder::open(patched)?, &receipt)?;
     let undo = undo.ok_or_else(|| Error::file(patched, format!("holds no {UNDO}: the patch cannot be undone")))?;
     believe::check(&receipt, patched, &undo)?;
     let changed = Checkpoint::open(&patched.to_string_lossy(), &Silent)?;

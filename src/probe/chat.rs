@@ -192,7 +192,7 @@ impl ChatTemplate {
             Err(NoText::Refused(refusal)) => {
                 Err(self.worker.wrong(&format!("its chat template refuses this chat: {refusal}")))
             }
-            Err(NoText::Raised(problem)) => Err(self.worker.wrong(&problem)),
+            Err(NoText::Raised(problem) | NoText::Failed(problem)) => Err(self.worker.wrong(&problem)),
         }
     }
 

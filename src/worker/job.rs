@@ -1,17 +1,9 @@
 //! What is asked of the libraries that run what comes with a checkpoint.
 
-use super::template::{Chat, Met, NoText};
+use super::template::{Chat, Met, NoText, short};
 use super::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-
-/// Characters of a problem that are told: what comes with a checkpoint may have its own words in it.
-const LONGEST_PROBLEM: usize = 300;
-
-/// A problem in one line.
-pub(super) fn short(problem: &str) -> String {
-    problem.lines().next().unwrap_or_default().chars().take(LONGEST_PROBLEM).collect()
-}
 
 /// What is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,7 +66,7 @@ impl Job {
             Request::Text { ids, skip_special_tokens } => {
                 self.tokenizer().and_then(|t| t.text(ids, *skip_special_tokens)).map(Response::Text)
             }
-            Request::Render(chat) => chat.render(),
+            Request::Render(chat) => chat.render().map(|(made, met)| Response::Rendered { made, met }),
         };
         answered.unwrap_or_else(|problem| Response::Failed(short(&problem)))
     }

@@ -3,7 +3,7 @@
 //!
 //! A kilobyte of regular expressions, normalizers or Jinja can ask for hours and for all memory, and the libraries that
 //! run them cannot be told where to stop. So a child process does it, which the kernel ends where it takes more than its
-//! input can need ([`limits`]). The child is the same program, started with [`ARGUMENT`]: a program that uses this
+//! input can need. The child is the same program, started with [`ARGUMENT`]: a program that uses this
 //! library calls [`serve_if_asked`] first thing in its `main`. One that does not gets the same answers from a thread of
 //! its own, without limits: it has to trust the checkpoints it opens.
 //!

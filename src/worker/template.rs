@@ -1,7 +1,5 @@
 //! Chat templates: Jinja, as transformers renders it.
 
-use super::Response;
-use super::job::short;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value, context};
@@ -18,6 +16,14 @@ const LONGEST: usize = 32 << 10;
 const FUEL: u64 = 1_000_000;
 /// How deep macros may call each other.
 const DEEPEST: usize = 50;
+
+/// Characters of a problem that are told: what comes with a checkpoint may have its own words in it.
+const LONGEST_PROBLEM: usize = 300;
+
+/// A problem in one line.
+pub(super) fn short(problem: &str) -> String {
+    problem.lines().next().unwrap_or_default().chars().take(LONGEST_PROBLEM).collect()
+}
 
 /// What one side of a chat said.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -116,6 +122,9 @@ pub(crate) enum NoText {
     Refused(String),
     /// What it does with values is an error, as it mostly is in Jinja.
     Raised(String),
+    /// It was not tried, or what renders it failed: that says nothing of the template.
+    #[serde(skip)]
+    Failed(String),
 }
 
 /// A template's conditions are followed.
@@ -143,7 +152,7 @@ impl Conditions<'_> {
 
 impl Chat<'_> {
     /// The text, up to where the answer begins, or why there is none; what this renderer cannot do is a problem.
-    pub fn render(&self) -> Result<Response, String> {
+    pub fn render(&self) -> Result<(Result<String, NoText>, Met), String> {
         let met = Arc::default();
         let made = match self.rendered(&met) {
             Ok(text) => Ok(text),
@@ -168,7 +177,7 @@ impl Chat<'_> {
             ));
         }
         let met = met.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Response::Rendered { made, met })
+        Ok((made, met))
     }
 
     fn rendered(&self, met: &Arc<Mutex<Met>>) -> Result<String, Error> {

@@ -1,7 +1,7 @@
 //! Changes what checkpoints say of themselves and reads it: no reader may panic, hang or allocate without measure.
 //!
 //! `ACHILLES_FUZZ_SECONDS` is how long it goes on, all readers together; `ACHILLES_FUZZ_SEED` (a number far from 42)
-//! makes other changes. `fuzz/` does the same with coverage to guide it.
+//! makes other changes. `coverage/` does the same with coverage to guide it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 

@@ -1,5 +1,5 @@
 //! The readers of what a checkpoint, which is hostile input, says of itself: what each of them reads, and sound inputs
-//! to start from. `tests/fuzz/main.rs` and `fuzz/` change these.
+//! to start from. `main.rs` and `coverage/` change these.
 
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::gguf::GgufCheckpoint;

@@ -1,4 +1,4 @@
-//! README shows what the program prints.
+//! README.md and docs/ show what the program prints.
 
 use std::process::Command;
 
@@ -27,10 +27,10 @@ fn the_demo_prints_what_readme_shows() {
 
 #[test]
 #[ignore = "needs `make model`"]
-fn probe_prints_what_readme_shows() {
+fn probe_prints_what_its_page_shows() {
     let root = env!("CARGO_MANIFEST_DIR");
-    let readme = std::fs::read_to_string(format!("{root}/README.md")).unwrap();
-    let example = readme.split("$ achilles-audit probe ").nth(1).unwrap().split("```").next().unwrap();
+    let page = std::fs::read_to_string(format!("{root}/docs/probe.md")).unwrap();
+    let example = page.split("$ achilles-audit probe ").nth(1).unwrap().split("```").next().unwrap();
     let (command, shown) = example.split_once('\n').unwrap();
     let prompts = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(prompts.path(), "What is the capital of France?\n").unwrap();

@@ -122,7 +122,7 @@ impl Statistics {
         fits.then_some(Heads { queries, keys, channels })
     }
 
-    /// Judges the norms by the given tails: [`MEASURED`], or others where those are to be measured.
+    /// Judges the norms by the given tails: [`super::MEASURED`], or others where those are to be measured.
     pub fn report(&self, tails: &Tails) -> Report {
         let mut report = Report { not_examined: self.not_examined.clone(), ..Report::default() };
         self.add_zeros(&mut report);
@@ -148,7 +148,7 @@ impl Statistics {
     }
 
     /// The largest strength of each tensor that is judged, by site (as in [`Tails::norms`]) and direction (large norms,
-    /// then small), and of each layer's cosines: what [`Tail::of`] takes.
+    /// then small), and of each layer's cosines: what [`super::Tail::of`] takes.
     pub fn largest_strengths(&self) -> (Vec<[Vec<f64>; 2]>, Vec<f64>) {
         let tests = self.tests(&self.series());
         let largest = |of: &Deviations, large: bool| {

@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo install cargo-fuzz
-//! cargo +nightly fuzz run readers --sanitizer none -- -max_total_time=3600 -rss_limit_mb=512 -timeout=10
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz/coverage readers --sanitizer none -- -max_total_time=3600 -rss_limit_mb=512 -timeout=10
 //! ```
 //!
 //! Tokenizers and chat templates run in a child process, as they do in the binary: `ACHILLES_AUDIT` names one that is
@@ -11,7 +11,7 @@
 
 #![no_main]
 
-#[path = "../../tests/fuzz/readers.rs"]
+#[path = "../../readers.rs"]
 mod readers;
 
 use libfuzzer_sys::{Corpus, fuzz_target};

@@ -1,0 +1,215 @@
+//! Edits written in place under a journal, and taken back by it: the receipt says that they are unfinished until the
+//! last of them is on disk.
+
+use super::disk::Disk;
+use super::edit::{Edit, Plan, Span};
+use super::receipt::{ChangedFile, Receipt, State, header_sha256, undo_bytes};
+use super::shard::{Pieces, Shard, Shards};
+use super::{RECEIPT, UNDO};
+use crate::checkpoint::sha256_hex;
+use crate::error::{Error, Result};
+use crate::files::{self, OpenFolder};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+/// How to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// To a new folder: shards that do not change become hard links.
+    pub link: bool,
+    /// The files that change get their SHA-256, before and after, into the receipt: all their bytes are read for it.
+    /// Without, the receipt still holds that of their headers and of every range that changes.
+    pub digests: bool,
+}
+
+/// Writes the edits between a journal, the receipt, that says they are unfinished, and one that says `done`.
+pub(super) fn write_journalled(
+    folder: &OpenFolder,
+    plan: &Plan,
+    settings: Settings,
+    done: State,
+    disk: &mut dyn Disk,
+) -> Result<Receipt> {
+    if folder.holds(UNDO) {
+        let problem = format!("is there without its {RECEIPT}; put that back, or move this file away");
+        return Err(Error::file(folder.path().join(UNDO), problem));
+    }
+    let shards = open_shards(plan, folder)?;
+    let mut receipt = Receipt::new(plan, changed_files(plan, &shards, settings)?, State::Applying);
+    disk.write_whole(folder, RECEIPT, &receipt.json()?)?;
+    let written = disk
+        .write_whole(folder, UNDO, &undo_bytes(&plan.edits))
+        .and_then(|()| write_edits(folder, shards, &plan.edits, disk))
+        .and_then(|()| {
+            let done = Receipt { state: done, ..receipt.clone() };
+            disk.write_whole(folder, RECEIPT, &done.json()?)
+        });
+    if let Err(error) = written {
+        // Where this fails too, the receipt still says that the edits are unfinished.
+        return Err(match roll_back(folder, &receipt, &|_, _| Ok(()), disk) {
+            Ok(()) => {
+                Error::file(folder.path(), format!("the bytes are as they were before, as writing failed: {error}"))
+            }
+            Err(_) => {
+                let problem = format!(
+                    "writing failed half-way: {error}; {} puts the bytes back as they were before",
+                    match done {
+                        State::Restored => "`achilles-audit restore` on the folder, with the same vault,",
+                        _ => "`achilles-audit unpatch` on the folder",
+                    }
+                );
+                Error::file(folder.path(), problem)
+            }
+        });
+    }
+    receipt.state = done;
+    Ok(receipt)
+}
+
+pub(super) fn write_edits(folder: &OpenFolder, shards: Shards, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
+    let edits: Vec<_> = edits.iter().map(|e| (e.file.as_str(), e.span, e.after.as_slice())).collect();
+    write(folder, shards, &edits, disk)
+}
+
+/// Opens the files that change, in the folder where they do.
+pub(super) fn open_shards(plan: &Plan, folder: &OpenFolder) -> Result<Shards> {
+    let open = |name: &str| Ok((name.to_owned(), Shard::of(folder.change(name)?, &folder.path().join(name))?));
+    plan.files().into_iter().map(open).collect()
+}
+
+/// What the receipt says of the files that change, read once before anything is written.
+pub(super) fn changed_files(plan: &Plan, shards: &Shards, settings: Settings) -> Result<Vec<ChangedFile>> {
+    let of = |(name, shard): (&String, &Shard)| {
+        let edits: Vec<&Edit> = plan.edits.iter().filter(|e| e.file == *name).collect();
+        if edits.iter().any(|e| e.span.read(shard.bytes()).as_ref() != Some(&e.before)) {
+            let problem = "was changed by someone else in the meantime; nothing was written";
+            return Err(Error::file(plan.root.join(name), problem));
+        }
+        let (mut before, mut after) = (None, None);
+        if settings.digests {
+            let (old, new) = shard.sha256_before_and_after(&Pieces::of(&edits))?;
+            (before, after) = (Some(old), Some(new));
+        }
+        Ok(ChangedFile {
+            name: name.to_owned(),
+            bytes: shard.bytes().len() as u64,
+            header_sha256: header_sha256(shard.bytes()),
+            sha256_before: before,
+            sha256_after: after,
+        })
+    };
+    shards.iter().map(of).collect()
+}
+
+/// Puts `undo`, the original bytes that the receipt was written with, back and removes both files.
+pub(super) fn undo(
+    folder: &OpenFolder,
+    mut receipt: Receipt,
+    shards: Shards,
+    undo: &[u8],
+    disk: &mut dyn Disk,
+) -> Result<Receipt> {
+    if !matches!(read_undo(folder, &receipt), Ok(Some(found)) if found == undo) {
+        disk.write_whole(folder, UNDO, undo)?;
+    }
+    receipt.state = State::Undoing;
+    disk.write_whole(folder, RECEIPT, &receipt.json()?)?;
+    put_back(folder, &receipt, shards, undo, disk)?;
+    receipt.state = State::Applied;
+    Ok(receipt)
+}
+
+/// Puts the original bytes back after a run was stopped, once `believe` agrees to them.
+pub(super) fn roll_back(
+    folder: &OpenFolder,
+    receipt: &Receipt,
+    believe: &dyn Fn(&Shards, &[u8]) -> Result<()>,
+    disk: &mut dyn Disk,
+) -> Result<()> {
+    let shards = receipt.shards_to_change(folder)?;
+    match read_undo(folder, receipt)? {
+        Some(undo) => {
+            believe(&shards, &undo)?;
+            put_back(folder, receipt, shards, &undo, disk)
+        }
+        // The run was stopped before it wrote the undo file, or after it removed it: no byte is new.
+        None if receipt.edits.iter().all(|r| r.sha256_now(&shards).as_ref() == Some(&r.sha256_before)) => {
+            disk.remove(folder, RECEIPT)
+        }
+        None => {
+            let problem =
+                format!("an unfinished patch cannot be rolled back as {UNDO} is missing; fetch the checkpoint again");
+            Err(Error::file(folder.path(), problem))
+        }
+    }
+}
+
+/// The original bytes; none where there is no undo file.
+pub(super) fn read_undo(folder: &OpenFolder, receipt: &Receipt) -> Result<Option<Vec<u8>>> {
+    let path = folder.path().join(UNDO);
+    let Some(file) = folder.read(UNDO)? else { return Ok(None) };
+    let bytes = files::read_open(&file, &path, files::LARGEST_READ)?;
+    let needed: u64 = receipt.edits.iter().map(|r| r.span.bytes()).sum();
+    if bytes.len() as u64 != needed || sha256_hex(&bytes) != receipt.undo.sha256 {
+        return Err(Error::file(path, format!("is not the file that {RECEIPT} was written with; nothing was changed")));
+    }
+    Ok(Some(bytes))
+}
+
+fn put_back(folder: &OpenFolder, receipt: &Receipt, shards: Shards, undo: &[u8], disk: &mut dyn Disk) -> Result<()> {
+    let pieces = pieces(receipt, folder.path(), undo)?;
+    let edits: Vec<_> = receipt.edits.iter().zip(pieces).map(|(r, bytes)| (r.file.as_str(), r.span, bytes)).collect();
+    write(folder, shards, &edits, disk)?;
+    forget(folder, disk)
+}
+
+/// Removes what nothing is left to be done with. Without its undo file a receipt whose bytes are the old ones is still
+/// understood, not the other way round.
+pub(super) fn forget(folder: &OpenFolder, disk: &mut dyn Disk) -> Result<()> {
+    if folder.holds(UNDO) {
+        disk.remove(folder, UNDO)?;
+    }
+    disk.remove(folder, RECEIPT)
+}
+
+/// Writes spans, given in order of file, and syncs each file.
+pub(super) fn write(
+    folder: &OpenFolder,
+    shards: Shards,
+    edits: &[(&str, Span, &[u8])],
+    disk: &mut dyn Disk,
+) -> Result<()> {
+    // The maps go first: what they show would change.
+    let files: BTreeMap<String, File> = shards.into_iter().map(|(name, shard)| (name, shard.file)).collect();
+    for of_file in edits.chunk_by(|a, b| a.0 == b.0) {
+        let path = folder.path().join(of_file[0].0);
+        let file = files.get(of_file[0].0).ok_or_else(|| Error::file(&path, "is not open to be changed"))?;
+        for (_, span, bytes) in of_file {
+            for (offset, piece) in span.offsets().zip(bytes.chunks_exact(span.piece_bytes as usize)) {
+                disk.write_at(file, &path, offset, piece)?;
+            }
+        }
+        disk.sync(file, &path)?;
+    }
+    Ok(())
+}
+
+/// Cuts the original bytes into those of each edit, whose digests they have to have.
+pub(super) fn pieces<'a>(receipt: &Receipt, root: &Path, mut before: &'a [u8]) -> Result<Vec<&'a [u8]>> {
+    let mut pieces = Vec::with_capacity(receipt.edits.len());
+    for record in &receipt.edits {
+        let cut = usize::try_from(record.span.bytes()).ok().and_then(|length| before.split_at_checked(length));
+        match cut {
+            Some((piece, rest)) if sha256_hex(piece) == record.sha256_before => {
+                pieces.push(piece);
+                before = rest;
+            }
+            _ => {
+                let problem = format!("and {UNDO} contradict each other; nothing was changed");
+                return Err(Error::file(root.join(RECEIPT), problem));
+            }
+        }
+    }
+    Ok(pieces)
+}
