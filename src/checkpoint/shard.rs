@@ -76,11 +76,10 @@ impl Shard {
 
     /// Of kinds that have more problems than are kept one of them, and how many more.
     pub fn not_kept(&self) -> impl Iterator<Item = (&HeaderError, u64)> {
-        let more = self.content.counts.iter().filter_map(|(kind, count)| {
+        self.content.counts.iter().filter_map(|(kind, count)| {
             let of_kind = self.problems().iter().find(|problem| discriminant(*problem) == *kind)?;
             Some((of_kind, count.checked_sub(Shard::KEPT).filter(|more| *more > 0)?))
-        });
-        more
+        })
     }
 
     /// Tensors whose entry cannot be used, which are not in the header's list.
