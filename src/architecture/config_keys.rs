@@ -1,17 +1,30 @@
 //! Keys that families share, read into a recipe or parts of it; where one is absent, the family's class says what it
 //! is.
 
+use super::channel_mixer::{Activation, ChannelMixer, GatedMlp, GatedNames};
 use super::config_class::Class;
-use super::recipe::{Activation, Attention, Block, GATED, Gated, LayerPlan, Mlp, Norm, NormStyle, QkNorm, Recipe};
+use super::recipe::{Around, Block, Layer, Norm, NormStyle, Recipe};
+use super::rope::Rope;
 use super::rope_config;
+use super::token_mixer::{GroupedQueryAttention, QkNorm, TokenMixer};
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
 
-/// The common case: norms before attention and MLP, separate projections without biases, one rotary embedding.
+/// The common case: norms before attention and gated MLP, separate projections without biases, one rotary embedding.
 pub(super) fn plain(c: &Reader, class: &Class) -> Result<Recipe> {
-    let recipe = without_rope(c, class, activation_or(c, "hidden_act", Activation::Silu)?)?;
-    let rope = rope_config::read(c, &class.rope, recipe.attention.head_dim)?;
-    Ok(Recipe { ropes: vec![rope], ..recipe })
+    let mut recipe = without_rope(c, class, activation_or(c, "hidden_act", Activation::Silu)?)?;
+    recipe.ropes = vec![rope(c, class, &recipe)?];
+    Ok(recipe)
+}
+
+/// The one rotary embedding of all layers.
+pub(super) fn rope(c: &Reader, class: &Class, recipe: &Recipe) -> Result<Rope> {
+    rope_config::read(c, &class.rope, head_dim(recipe))
+}
+
+/// The width of heads, which is one in all layers.
+pub(super) fn head_dim(recipe: &Recipe) -> usize {
+    recipe.attention(0).map_or(0, |attention| attention.head_dim)
 }
 
 /// [`plain`] with this activation, and with no rotary embedding yet.
@@ -39,7 +52,21 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         None => return Err(c.wrong("hidden_size", &format!("a multiple of the {heads} attention heads"))),
     };
     let intermediate_size = c.size_or("intermediate_size", class.intermediate_size)?;
-    let mlp = Gated { names: GATED, intermediate_size, activation, bias: false };
+    let mlp = GatedMlp { names: GatedNames::USUAL, intermediate_size, activation, bias: false };
+    let attention = GroupedQueryAttention {
+        heads,
+        kv_heads,
+        head_dim,
+        fused: false,
+        qkv_bias: false,
+        o_bias: false,
+        qk_norm: QkNorm::None,
+        scale: 1.0 / (head_dim as f64).sqrt(),
+        softcap: None,
+        window: None,
+        rope: 0,
+    };
+    let layer = Layer { token_mixer: TokenMixer::Attention(attention), channel_mixer: ChannelMixer::Mlp(mlp) };
     let layers = c.size_or("num_hidden_layers", class.layers)?;
     const MOST_LAYERS: usize = 10_000;
     if layers > MOST_LAYERS {
@@ -53,37 +80,44 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         embedding_multiplier: None,
         norm: Norm { epsilon: c.f64_or("rms_norm_eps", class.rms_norm_eps)?, style: NormStyle::RoundThenWeight },
         block: Block {
-            before_attention: Some("input_layernorm"),
-            before_mlp: Some("post_attention_layernorm"),
-            ..Block::default()
+            token: Around { norm_before: Some("input_layernorm"), ..Around::default() },
+            channel: Around { norm_before: Some("post_attention_layernorm"), ..Around::default() },
         },
-        attention: Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            fused: false,
-            qkv_bias: false,
-            o_bias: false,
-            qk_norm: QkNorm::None,
-            scale: 1.0 / (head_dim as f64).sqrt(),
-            softcap: None,
-        },
-        layers: vec![LayerPlan { window: None, rope: 0, mlp: Mlp::Dense(mlp) }; layers],
+        layers: vec![layer; layers],
         ropes: Vec::new(),
         logit_softcap: None,
         tied: c.bool_or("tie_word_embeddings", class.tied)?,
     })
 }
 
-/// `attention_bias`: q, k and v, and o.
-pub(super) fn attention_bias(c: &Reader) -> Result<(bool, bool)> {
+/// `attention_bias`: of q, k, v and o.
+pub(super) fn attention_bias(c: &Reader, recipe: &mut Recipe) -> Result<()> {
     let bias = c.bool_or("attention_bias", false)?;
-    Ok((bias, bias))
+    each_attention(recipe, |attention| (attention.qkv_bias, attention.o_bias) = (bias, bias));
+    Ok(())
 }
 
-pub(super) fn each_dense(recipe: &mut Recipe, change: impl Fn(&mut Gated)) {
+/// Changes the attention of every layer.
+pub(super) fn each_attention(recipe: &mut Recipe, change: impl Fn(&mut GroupedQueryAttention)) {
+    each_attention_with(recipe, std::iter::repeat(()), |attention, ()| change(attention));
+}
+
+/// Changes the attention of every layer, each with what `with` has for it.
+pub(super) fn each_attention_with<T>(
+    recipe: &mut Recipe,
+    with: impl IntoIterator<Item = T>,
+    change: impl Fn(&mut GroupedQueryAttention, T),
+) {
+    for (layer, with) in recipe.layers.iter_mut().zip(with) {
+        let TokenMixer::Attention(attention) = &mut layer.token_mixer;
+        change(attention, with);
+    }
+}
+
+/// Changes the MLP of every layer that has one for all positions.
+pub(super) fn each_mlp(recipe: &mut Recipe, change: impl Fn(&mut GatedMlp)) {
     for layer in &mut recipe.layers {
-        if let Mlp::Dense(mlp) = &mut layer.mlp {
+        if let ChannelMixer::Mlp(mlp) = &mut layer.channel_mixer {
             change(mlp);
         }
     }
@@ -110,7 +144,7 @@ pub(super) fn window(c: &Reader, class: &Class) -> Result<Option<usize>> {
 /// `sliding_window` for all layers, or for none.
 pub(super) fn window_everywhere(c: &Reader, recipe: &mut Recipe, class: &Class) -> Result<()> {
     let window = window(c, class)?;
-    recipe.layers.iter_mut().for_each(|layer| layer.window = window);
+    each_attention(recipe, |attention| attention.window = window);
     Ok(())
 }
 
@@ -133,9 +167,7 @@ pub(super) fn window_where(c: &Reader, recipe: &mut Recipe, window: Option<usize
         let key = if c.get("sliding_window").is_some() { "use_sliding_window" } else { "sliding_window" };
         return Err(c.wrong(key, "a window in use, as layers of sliding_attention need one"));
     }
-    for (layer, slides) in recipe.layers.iter_mut().zip(slides) {
-        layer.window = window.filter(|_| *slides);
-    }
+    each_attention_with(recipe, slides, |attention, slides| attention.window = window.filter(|_| *slides));
     Ok(())
 }
 

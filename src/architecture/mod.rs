@@ -1,16 +1,20 @@
 //! What a config describes, as data without arithmetic: the recipe of a decoder, the tensors of the parts beside it, and
 //! where a neuron lies in the file.
 
+pub mod channel_mixer;
 mod config_class;
 mod config_keys;
 mod families;
 mod known_keys;
+pub mod module;
+pub(crate) mod names;
 mod parts;
 pub mod place;
 pub mod recipe;
 pub mod rope;
 mod rope_config;
 mod stored;
+pub mod token_mixer;
 
 pub(crate) use known_keys::changes_nothing;
 pub use parts::{OtherParts, PartTensor};

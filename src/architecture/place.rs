@@ -1,7 +1,10 @@
-//! What a neuron is in the file: a row, a column or an element of a tensor.
+//! What a neuron is in the file: a row, a column or an element of a tensor; or why it is none, and what comes nearest.
 
+use super::module::{AttentionRole, MixerKind, MlpRole, Module, ModuleKind, Role};
+use super::recipe::{FINAL_NORM, Recipe};
 use crate::checkpoint::Tensors;
-use crate::neuron::{Neuron, Side};
+pub use crate::checkpoint::packing::Axis;
+use crate::neuron::{ModulePath, Neuron, Side};
 use std::fmt;
 
 /// The part of one tensor whose change changes one neuron and nothing else.
@@ -29,29 +32,6 @@ impl Place {
     }
 }
 
-/// How a neuron lies in its tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Axis {
-    /// One row of a [out, in] matrix: an output channel.
-    Row,
-    /// One column of it: an input channel.
-    Column,
-    /// One element of a vector: a norm's channel.
-    Element,
-}
-
-impl Axis {
-    /// `row`, `column` or `element`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Axis::Row => "row",
-            Axis::Column => "column",
-            Axis::Element => "element",
-        }
-    }
-}
-
 impl Place {
     /// In words, by the name that the file has for the tensor.
     pub fn in_file(&self, stored_as: &str) -> String {
@@ -65,64 +45,121 @@ impl fmt::Display for Place {
     }
 }
 
-/// Finds what `neuron` is in the file; none where no single tensor holds it alone (the input of a norm, a q/k norm
-/// that all heads share, the embedding of a tied head).
-pub fn place(neuron: &Neuron, tensors: &Tensors) -> Option<Place> {
-    parts(neuron, tensors).into_iter().next()
-}
+impl Recipe {
+    /// Finds what `neuron` is in the file; none where no single tensor holds it alone (the input of a norm, a q/k norm
+    /// that all heads share, the embedding of a tied head).
+    pub fn place(&self, neuron: &Neuron, tensors: &Tensors) -> Option<Place> {
+        self.parts(neuron, tensors).into_iter().next()
+    }
 
-/// Everything that a factor on `neuron` multiplies: the part that [`place`] finds, then the element of the bias where
-/// the module has one. Empty where there is no such part.
-pub fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<Place> {
-    let module = neuron.site.module.as_str();
-    let shape_of = |tensor: &str| tensors.get(tensor).map(|entry| entry.shape.as_slice());
-    let part = |tensor: String, axis: Axis| {
-        let shape = shape_of(&tensor)?.to_vec();
-        let length = match (axis, shape.as_slice()) {
-            (Axis::Row, &[rows, _]) => rows,
-            (Axis::Column, &[_, columns]) => columns,
-            (Axis::Element, &[elements]) => elements,
-            _ => return None,
+    /// Everything that a factor on `neuron` multiplies: the part that [`Recipe::place`] finds, then the element of the
+    /// bias where the module has one. Empty where there is no such part.
+    pub fn parts(&self, neuron: &Neuron, tensors: &Tensors) -> Vec<Place> {
+        let Some(module) = self.module(&neuron.site.module) else { return Vec::new() };
+        let part = |tensor: String, axis: Axis| {
+            let shape = tensors.get(&tensor)?.shape.clone();
+            let length = match (axis, shape.as_slice()) {
+                (Axis::Row, &[rows, _]) => rows,
+                (Axis::Column, &[_, columns]) => columns,
+                (Axis::Element, &[elements]) => elements,
+                _ => return None,
+            };
+            (neuron.channel < length).then_some(Place { tensor, shape, axis, index: neuron.channel })
         };
-        (neuron.channel < length).then_some(Place { tensor, shape, axis, index: neuron.channel })
-    };
-    let weight = format!("{module}.weight");
-    let found = if let Some(mlp) = ACTIVATIONS.iter().find_map(|name| module.strip_suffix(name)) {
-        // The output of the activation enters the down projection after a product with the up projection's: a factor on
-        // it is one on that column. Its input is the gate's output.
-        let down = DOWN.iter().map(|name| format!("{mlp}.{name}.weight")).find(|name| tensors.get(name).is_some());
-        down.filter(|_| neuron.site.side == Side::Out).and_then(|down| part(down, Axis::Column))
-    } else if module == EMBEDDING {
-        // Stored [vocabulary, hidden]: a channel is a column. Without a head of its own the model reads logits from it.
-        let own = tensors.get(HEAD).is_some() && neuron.site.side == Side::Out;
-        own.then(|| part(weight, Axis::Column)).flatten()
-    } else {
-        match (shape_of(&weight).map_or(0, <[usize]>::len), neuron.site.side) {
-            (2, Side::Out) => part(weight, Axis::Row),
-            (2, Side::In) => part(weight, Axis::Column),
-            (1, Side::Out) if !is_shared_by_heads(module, tensors) => part(weight, Axis::Element),
+        let Some((holder, axis)) = self.holder(&module, neuron.site.side) else { return Vec::new() };
+        let found = part(holder.weight(), axis);
+        let has_bias = axis == Axis::Row && holder.kind == ModuleKind::Linear { bias: true };
+        let bias = found.as_ref().filter(|_| has_bias).and_then(|_| part(holder.bias(), Axis::Element));
+        found.into_iter().chain(bias).collect()
+    }
+
+    /// The module whose weight holds the channels of `module` on this side, each of them alone, and how they lie in it.
+    pub(crate) fn holder(&self, module: &Module, side: Side) -> Option<(Module, Axis)> {
+        let own = |axis| Some((module.clone(), axis));
+        match (module.role, module.kind, side) {
+            // The output of the activation enters the down projection after a product with the up projection's: a
+            // factor on it is one on that column. Its input is the gate's output.
+            (Role::Mlp { part: MlpRole::Activation, expert }, _, Side::Out) => {
+                let down = self.beside(module, Role::Mlp { part: MlpRole::Down, expert })?;
+                Some((down, Axis::Column))
+            }
+            // Without a head of its own the model reads logits from the embedding.
+            (Role::Embedding | Role::Head, _, _) if self.tied => None,
+            // Stored [vocabulary, hidden]: a channel is a column.
+            (_, ModuleKind::Embedding, Side::Out) => own(Axis::Column),
+            (_, ModuleKind::Linear { .. }, Side::Out) => own(Axis::Row),
+            (_, ModuleKind::Linear { .. }, Side::In) => own(Axis::Column),
+            (_, ModuleKind::Norm { width }, Side::Out) if width == module.outputs => own(Axis::Element),
+            (_, ModuleKind::Norm { .. } | ModuleKind::Function | ModuleKind::Embedding, _) => None,
+        }
+    }
+
+    /// Why weights cannot express a factor on `neuron`, a channel of `module` that has no [`Recipe::holder`], and what
+    /// comes nearest.
+    pub(crate) fn why_no_place(&self, module: &Module, neuron: &Neuron) -> String {
+        let (side, channel) = (neuron.site.side, neuron.channel);
+        let source = self.source(module, channel).map(|(source, channel)| output(&source, channel));
+        match (module.role, module.kind, side) {
+            (_, ModuleKind::Embedding, Side::In) => "an embedding has an output side only".into(),
+            (_, ModuleKind::Embedding, Side::Out) => {
+                let first = self.layers.first().and(self.block.token.norm_before);
+                let nearest =
+                    first.map(|norm| format!("; what the first layer reads of it is L0.{norm}:out:{channel}"));
+                let reason = "the head is tied to the embedding, so its weights are the logits' too";
+                format!("{reason}{}", nearest.unwrap_or_default())
+            }
+            (Role::Head, _, Side::In) => {
+                let nearest = format!("{FINAL_NORM}:out:{channel}");
+                format!("the head is tied: its weights are the embedding's; patch {nearest} instead")
+            }
+            (Role::Head, _, Side::Out) => "the head is tied: its weights are the embedding's; give the model a head \
+                                           of its own (tie_word_embeddings false, lm_head.weight) first"
+                .into(),
+            (_, ModuleKind::Norm { .. }, Side::In) => match source {
+                Some(projection) => format!("it is what {projection} puts out: patch that"),
+                None => format!(
+                    "a norm's input is no weight, and it acts on all channels through the mean square; the nearest is \
+                     its output, {}",
+                    output(module, channel)
+                ),
+            },
+            (_, ModuleKind::Norm { .. }, Side::Out) => format!(
+                "one weight serves this channel of all heads; the nearest is {}, the same channel of this head before \
+                 the norm",
+                source.unwrap_or_default()
+            ),
+            (Role::Dropout(_), ..) => {
+                let same = source.unwrap_or_else(|| "the mixer before it".into());
+                format!("a dropout has no weights; it passes on what {same} puts out: patch that")
+            }
+            _ => {
+                let gate = source.unwrap_or_else(|| "the gate".into());
+                format!("an activation has no weights; its input is what {gate} puts out: patch that")
+            }
+        }
+    }
+
+    /// The projection that puts out what goes into `channel` of `module` and nowhere else, and its channel.
+    fn source(&self, module: &Module, channel: usize) -> Option<(Module, usize)> {
+        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm};
+        let of = |role| self.beside(module, role).map(|source| (source, channel));
+        match module.role {
+            Role::Attention(QueryNorm) => of(Role::Attention(Query)).or_else(|| of(Role::Attention(QueryKeyValue))),
+            Role::Attention(KeyNorm) => of(Role::Attention(Key)).or_else(|| {
+                let queries = self.attention(module.layer?)?.query_width();
+                of(Role::Attention(QueryKeyValue)).map(|(fused, channel)| (fused, queries + channel))
+            }),
+            Role::Mlp { part: MlpRole::Activation, expert } => of(Role::Mlp { part: MlpRole::Gate, expert })
+                .or_else(|| of(Role::Mlp { part: MlpRole::GateUp, expert })),
+            Role::Dropout(MixerKind::Token) => of(Role::Attention(Output)),
+            Role::Dropout(MixerKind::Channel) => of(Role::mlp(MlpRole::Down)),
             _ => None,
         }
-    };
-    let bias =
-        found.as_ref().filter(|p| p.axis == Axis::Row).and_then(|_| part(format!("{module}.bias"), Axis::Element));
-    found.into_iter().chain(bias).collect()
+    }
 }
 
-/// Whether the module is a norm of queries or keys with one weight for all heads.
-fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
-    let projection = [("q_norm", "q_proj"), ("k_norm", "k_proj")]
-        .iter()
-        .find_map(|(norm, projection)| module.strip_suffix(norm).map(|start| format!("{start}{projection}.weight")));
-    let first = |tensor: &str| tensors.get(tensor).and_then(|entry| entry.shape.first());
-    projection.is_some_and(|projection| first(&projection) != first(&format!("{module}.weight")))
+/// `L3.self_attn.q_proj:out:7`.
+fn output(module: &Module, channel: usize) -> String {
+    let short = module.path.parse().map(|path: ModulePath| path.short());
+    format!("{}:out:{channel}", short.unwrap_or_else(|_| module.path.clone()))
 }
-
-/// The modules of activations, after the MLP's own name.
-const ACTIVATIONS: [&str; 2] = [".act_fn", ".activation_fn"];
-/// The projections that read the gated product.
-const DOWN: [&str; 2] = ["down_proj", "w2"];
-/// The module of the token embedding.
-const EMBEDDING: &str = "model.embed_tokens";
-/// The tensor of a head of its own.
-const HEAD: &str = "lm_head.weight";

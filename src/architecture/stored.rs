@@ -4,7 +4,7 @@ use super::recipe::{EMBEDDING, HEAD, Recipe, TIED_HEAD_DIFFERS};
 use crate::checkpoint::Tensors;
 use crate::checkpoint::tensors::Entry;
 use crate::error::{Error, Result};
-use safetensors::Dtype;
+use std::collections::HashSet;
 
 /// Names that are listed at most.
 const LISTED: usize = 50;
@@ -53,7 +53,7 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     check_head(recipe, tensors)?;
     let expected = recipe.tensors();
     let missing: Vec<&str> =
-        expected.iter().filter(|(n, _)| tensors.get(n).is_none()).map(|(n, _)| n.as_str()).collect();
+        expected.iter().filter(|(n, _)| tensors.weight(n).is_err()).map(|(n, _)| n.as_str()).collect();
     if let Some(packed) = tensors.iter().map(|(name, _)| name).find(|n| n.ends_with(".qweight")) {
         return Err(Error::tensor(
             root,
@@ -73,24 +73,25 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
         };
         return Err(Error::tensor(root, *first, format!("is missing, the config asks for it{others}")));
     }
+    let mut known = HashSet::new();
     for (name, shape) in &expected {
-        let Some(entry) = tensors.get(name) else { continue };
-        if entry.shape != *shape {
-            let problem = format!("has shape {:?}, the config gives {shape:?}", entry.shape);
+        let weight = tensors.weight(name)?;
+        if weight.shape() != shape {
+            let problem = format!("has shape {:?}, the config gives {shape:?}", weight.shape());
             return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
-        if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
-            let quantized =
-                if entry.dtype.bitsize() <= 8 { "; quantized weights are not supported, use the original" } else { "" };
-            let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{quantized}", entry.dtype);
+        if !weight.is_float() {
+            let is_packed = weight.layout().number.bytes() == 1;
+            let quantized = if is_packed { "; quantized weights are not supported, use the original" } else { "" };
+            let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{quantized}", weight.dtypes());
             return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
+        known.extend(weight.stored().into_iter().map(str::to_owned));
     }
-    let names: std::collections::HashSet<&str> = expected.iter().map(|(n, _)| n.as_str()).collect();
     // Published Llama checkpoints carry the buffer that old transformers saved; a tied head is the embedding's equal.
     let used = |name: &str, entry: &Entry| {
         let is_head = recipe.tied && name.strip_suffix(".weight") == Some(HEAD);
-        names.contains(name) || is_head || recipe.rotary_buffer(name, &entry.shape).is_some()
+        known.contains(name) || is_head || recipe.rotary_buffer(name, &entry.shape).is_some()
     };
     let extra: Vec<&str> = tensors.iter().filter(|(name, entry)| !used(name, entry)).map(|(name, _)| name).collect();
     let extra: Vec<&str> = extra.into_iter().chain(tensors.unknown().iter().map(String::as_str)).collect();

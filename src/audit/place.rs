@@ -1,6 +1,6 @@
 //! Where a finding about a checkpoint lies, and where one about a neuron does.
 
-use crate::architecture::place;
+use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
 use crate::integrity::lint::{Location, More};
 use crate::neuron::Neuron;
@@ -17,7 +17,8 @@ pub fn whole(checkpoint: &Checkpoint) -> Location {
 /// The part of a tensor that holds a neuron alone, or the whole checkpoint where none does.
 pub fn of_neuron(neuron: &Neuron, checkpoint: &Checkpoint) -> Location {
     let tensors = checkpoint.tensors();
-    let Some(part) = place::parts(neuron, tensors).into_iter().next() else { return whole(checkpoint) };
+    let recipe = Recipe::read(checkpoint.config());
+    let Some(part) = recipe.ok().and_then(|recipe| recipe.place(neuron, tensors)) else { return whole(checkpoint) };
     let shard = tensors.get(&part.tensor).and_then(|entry| entry.place.as_ref());
     let file = shard.and_then(|(at, _)| tensors.files().get(*at));
     let file = file.map_or(whole(checkpoint).file, |f| name_of(f.path()));

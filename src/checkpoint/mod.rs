@@ -9,6 +9,7 @@ mod loose;
 pub mod map;
 pub mod names;
 mod opened;
+pub mod packing;
 pub mod python_json;
 mod shard;
 pub mod snapshot;

@@ -6,6 +6,7 @@ use super::index::{INDEX, Unindexed};
 use super::map::MappedFile;
 use super::names::{Meaning, Names};
 use super::opened::Opened;
+use super::packing::Weight;
 use super::stand_in::{StandIn, unfinished};
 use crate::error::{Error, Result};
 use crate::files;
@@ -46,20 +47,6 @@ pub struct Entry {
     /// Index of the shard in [`Tensors::files`], and the absolute byte range within it; none for a GGUF, whose tensors
     /// are not stored as they are read.
     pub place: Option<(usize, Range<u64>)>,
-}
-
-/// Values of a tensor's rows.
-#[derive(Debug)]
-pub enum Values<'a> {
-    /// Little-endian elements as the file holds them.
-    Stored {
-        /// Their type.
-        dtype: Dtype,
-        /// The bytes in the map.
-        bytes: &'a [u8],
-    },
-    /// Dequantized elements.
-    F32(Vec<f32>),
 }
 
 impl Tensors {
@@ -187,11 +174,7 @@ impl Tensors {
     /// read.
     pub(crate) fn same(&self, a: &str, b: &str) -> Option<bool> {
         let (of_a, of_b) = (self.entries.get(a)?, self.entries.get(b)?);
-        let bytes = |entry: &Entry| {
-            let (file, range) = entry.place.as_ref()?;
-            self.files().get(*file)?.bytes().get(range.start as usize..range.end as usize)
-        };
-        let (bytes_a, bytes_b) = (bytes(of_a)?, bytes(of_b)?);
+        let (bytes_a, bytes_b) = (self.bytes(a)?, self.bytes(b)?);
         Some((of_a.dtype, &of_a.shape) == (of_b.dtype, &of_b.shape) && bytes_a == bytes_b)
     }
 
@@ -240,27 +223,30 @@ impl Tensors {
         }
     }
 
-    /// The values of rows `rows` (of the first dimension; of the elements where there is one dimension only).
+    /// The bytes of a tensor as the file stores them; none for a GGUF, or where there is no such tensor.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let (file, range) = self.entries.get(name)?.place.as_ref()?;
+        self.files().get(*file)?.bytes().get(range.start as usize..range.end as usize)
+    }
+
+    /// The weight of this name, however it is packed; of a norm or a bias too.
     ///
     /// # Errors
-    /// There is no such tensor or no such rows.
-    pub fn rows(&self, name: &str, rows: Range<usize>) -> Result<Values<'_>> {
-        let missing = || Error::tensor(&self.root, name, "is missing from the checkpoint");
-        let entry = self.entries.get(name).ok_or_else(missing)?;
-        let count = entry.shape.first().copied().unwrap_or(1);
-        if rows.start > rows.end || rows.end > count {
-            let problem = format!("has {count} rows, asked for {} to {}", rows.start, rows.end);
-            return Err(Error::tensor(&self.root, name, problem));
-        }
-        match (&self.backing, &entry.place) {
-            (Backing::Safetensors(files), Some((file, bytes))) => {
-                let row_bytes = (bytes.end - bytes.start) as usize / count.max(1);
-                let from = bytes.start as usize + rows.start * row_bytes;
-                let bytes = files[*file].bytes().get(from..from + rows.len() * row_bytes).ok_or_else(missing)?;
-                Ok(Values::Stored { dtype: entry.dtype, bytes })
-            }
-            (Backing::Gguf(gguf), _) => Ok(Values::F32(gguf.rows(name, rows)?)),
-            _ => Err(missing()),
+    /// There is no such weight.
+    pub fn weight<'a>(&'a self, name: &'a str) -> Result<Weight<'a>> {
+        Weight::of(self, name).ok_or_else(|| Error::tensor(&self.root, name, "is missing from the checkpoint"))
+    }
+
+    /// A tensor's entry, and its name as kept here.
+    pub(super) fn entry(&self, name: &str) -> Option<(&str, &Entry)> {
+        self.entries.get_key_value(name).map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// The GGUF, where it is one.
+    pub(super) fn gguf(&self) -> Option<&GgufCheckpoint> {
+        match &self.backing {
+            Backing::Gguf(gguf) => Some(gguf),
+            Backing::Safetensors(_) => None,
         }
     }
 }

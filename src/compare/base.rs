@@ -2,10 +2,9 @@
 
 use super::published::Published;
 use crate::architecture::Recipe;
-use crate::architecture::place;
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{Checkpoint, Source};
-use crate::compute::{self};
+use crate::compute;
 use crate::error::{Error, Result};
 use crate::escape::printable;
 use crate::locate::{self, Opened, Report, ReportSettings, Settings, Subject};
@@ -132,7 +131,7 @@ impl Unsearched {
             Unsearched::Known(base) => {
                 base.check_comparable(recipe, checkpoint)?;
                 base.check_options(settings.side.as_str(), settings.ranking.as_str(), &settings.sites.to_string())?;
-                let sites = compute::sites_of(recipe)?;
+                let sites = recipe.sites()?;
                 let chosen = settings.sites.of(recipe, &sites, settings.side)?;
                 base.check_covered(&settings.sites.to_string(), |site| chosen.iter().any(|s| s.site == *site))
             }
@@ -157,7 +156,7 @@ impl Unsearched {
 
 /// Refuses a variant that does not have the base's modules in the base's widths.
 fn same_sites(source: &str, base: &Recipe, variant: &Recipe, checkpoint: &Checkpoint) -> Result<()> {
-    if compute::sites_of(base)? == compute::sites_of(variant)? {
+    if base.sites()? == variant.sites()? {
         return Ok(());
     }
     let shape = |r: &Recipe| format!("{} layers of width {} ({})", r.layers.len(), r.hidden_size, r.architecture);
@@ -255,13 +254,13 @@ impl Base {
         if let Some(base) = self.identity.architecture.as_ref().filter(|base| *base != ours) {
             return Err(cannot(format!("it is a {ours}, the base a {}", printable(base))));
         }
-        let sites = compute::sites_of(variant)?;
+        let sites = variant.sites()?;
         let has = |neuron: &Neuron| sites.iter().any(|s| s.site == neuron.site && neuron.channel < s.channels);
         if let Some((neuron, _)) = self.ranking.iter().find(|(neuron, _)| !has(neuron)) {
             return Err(cannot(format!("it has no neuron {neuron}")));
         }
         for (neuron, shape) in &self.shapes {
-            let parts = place::parts(neuron, checkpoint.tensors());
+            let parts = variant.parts(neuron, checkpoint.tensors());
             if let Some(part) = parts.first().filter(|part| part.shape != *shape) {
                 return Err(cannot(format!("its {} is {:?}, the base's {shape:?}", part.tensor, part.shape)));
             }

@@ -2,19 +2,19 @@
 
 use super::layer::Layer;
 use super::ops::{self, Softmax};
-use crate::architecture::recipe::QkNorm;
+use crate::architecture::module::{AttentionRole, Role};
+use crate::architecture::token_mixer::{GroupedQueryAttention, QkNorm};
 use crate::error::Result;
 use candle_core::{D, Tensor};
 
 impl Layer<'_, '_, '_> {
     /// Causal attention; (groups, positions, hidden) in and out. With a cache, what comes in are the positions after
     /// those it holds.
-    pub(super) fn attention(&mut self, x: &Tensor) -> Result<Tensor> {
-        let a = &self.recipe.attention;
+    pub(super) fn attention(&mut self, a: &GroupedQueryAttention, x: &Tensor) -> Result<Tensor> {
         let (groups, positions, _) = x.dims3()?;
         let (heads, kv_heads, width) = (a.heads, a.kv_heads, a.head_dim);
-        let (q, k, v) = self.queries_keys_values(x)?;
-        let rope = &self.ropes[self.plan.rope];
+        let (q, k, v) = self.queries_keys_values(a, x)?;
+        let rope = &self.ropes[a.rope];
         // Query heads that share a key head lie beside each other, so they become more queries of that key head.
         let q = ops::to_heads(&q, heads, Some(rope))?;
         let q = q.reshape((groups * kv_heads, heads / kv_heads * positions, width))?;
@@ -25,29 +25,30 @@ impl Layer<'_, '_, '_> {
             None => (k, v),
         };
         let scores = q.matmul(&k.t()?)?;
-        let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: self.plan.window, positions };
+        let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: a.window, positions };
         let mixed = ops::causal_softmax(&scores, softmax)?.matmul(&v)?;
         let mixed = mixed.reshape((groups, heads, positions, width))?.transpose(1, 2)?;
-        self.linear("self_attn.o_proj", &mixed.reshape((groups, positions, heads * width))?)
+        self.linear(Role::Attention(AttentionRole::Output), &mixed.reshape((groups, positions, heads * width))?)
     }
 
     /// Each (groups, positions, heads · width), normed where the family norms them.
-    fn queries_keys_values(&mut self, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
-        let a = &self.recipe.attention;
+    fn queries_keys_values(&mut self, a: &GroupedQueryAttention, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        use AttentionRole::{Key, KeyNorm, Query, QueryKeyValue, QueryNorm, Value};
         let (q, k, v) = if a.fused {
-            let all = self.linear("self_attn.qkv_proj", x)?;
-            let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+            let all = self.linear(Role::Attention(QueryKeyValue), x)?;
+            let (q, kv) = (a.query_width(), a.key_width());
             let part = |from, width| all.narrow(D::Minus1, from, width);
             (part(0, q)?, part(q, kv)?, part(q + kv, kv)?)
         } else {
-            let q = self.linear("self_attn.q_proj", x)?;
-            let k = self.linear("self_attn.k_proj", x)?;
-            (q, k, self.linear("self_attn.v_proj", x)?)
+            let q = self.linear(Role::Attention(Query), x)?;
+            let k = self.linear(Role::Attention(Key), x)?;
+            (q, k, self.linear(Role::Attention(Value), x)?)
         };
         match a.qk_norm {
             QkNorm::None => Ok((q, k, v)),
             QkNorm::PerHead | QkNorm::AllHeads => {
-                Ok((self.norm("self_attn.q_norm", q)?, self.norm("self_attn.k_norm", k)?, v))
+                let q = self.norm(Role::Attention(QueryNorm), q)?;
+                Ok((q, self.norm(Role::Attention(KeyNorm), k)?, v))
             }
         }
     }

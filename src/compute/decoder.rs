@@ -55,13 +55,13 @@ impl Model {
     /// The model has no such neuron, or memory would not suffice.
     pub fn decoder(&self, interventions: Vec<Intervention>, positions: usize) -> Result<Decoder<'_>> {
         interventions.iter().try_for_each(|i| self.check(&i.neuron))?;
-        let (attention, layers) = (&self.recipe.attention, self.recipe.layers.len());
-        let numbers = (2 * layers * attention.kv_heads * attention.head_dim) as u64;
+        let layers = &self.recipe.layers;
+        let numbers: u64 = layers.iter().map(|layer| layer.token_mixer.kept_width() as u64).sum();
         if self.device.is_cpu() {
             let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64).saturating_mul(positions as u64);
             device::check_memory(&format!("keeping keys and values of {positions} tokens"), bytes)?;
         }
-        let cache = KeyValueCache::empty(layers);
+        let cache = KeyValueCache::empty(layers.len());
         Ok(Decoder { model: self, head: self.head()?, interventions, tokens: Vec::new(), cache })
     }
 }

@@ -1,7 +1,7 @@
 //! Where and in what precision to compute, and whether memory suffices.
 
 use super::weights::Residency;
-use crate::architecture::recipe::Recipe;
+use crate::architecture::Recipe;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use std::fmt;
@@ -185,9 +185,8 @@ pub(crate) fn chunk_rows(recipe: &Recipe, positions: usize, dtype: DType, budget
 
 /// Bytes of activations that one group takes at the widest point of a layer.
 fn group_bytes(recipe: &Recipe, positions: usize, dtype: DType) -> u64 {
-    let a = &recipe.attention;
-    let wide = recipe.layers.iter().map(|l| l.mlp.width()).max().unwrap_or(0);
-    let attention = 3 * (a.heads + a.kv_heads) * a.head_dim + 2 * a.heads * positions;
+    let wide = recipe.layers.iter().map(|l| l.channel_mixer.width()).max().unwrap_or(0);
+    let attention = recipe.layers.iter().map(|l| l.token_mixer.width(positions)).max().unwrap_or(0);
     let channels = 4 * recipe.hidden_size + attention.max(4 * wide);
     positions as u64 * channels as u64 * dtype.size_in_bytes() as u64
 }

@@ -1,6 +1,5 @@
 //! Hooks: what sees, and may change, the activations on the way through the decoder.
 
-use crate::architecture::recipe::Module;
 use crate::error::Result;
 use crate::neuron::{Action, Intervention, ModulePath, Side, Site};
 use candle_core::Tensor;
@@ -42,21 +41,8 @@ impl Hook for NoHook {
     }
 }
 
-/// A site that hooks can see, and its width.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SiteInfo {
-    /// The site.
-    pub site: Site,
-    /// The module it is a side of.
-    pub module: Module,
-    /// Channels of this side.
-    pub channels: usize,
-}
-
 /// Interventions and hooks at the sites of one layer, for the groups of one chunk.
 pub(crate) struct Tap<'a> {
-    /// `model.layers.3.`, or nothing outside the layers.
-    pub prefix: String,
     /// For every group of the chunk, its rows.
     pub rows: &'a [Vec<usize>],
     /// For every group of the chunk, its interventions in this layer.
@@ -66,21 +52,16 @@ pub(crate) struct Tap<'a> {
 }
 
 impl Tap<'_> {
-    /// Whether an intervention or the hook waits at `side` of module `name`.
-    pub fn is_watched(&self, name: &str, side: Side) -> Result<bool> {
-        let site = self.site(name, side)?;
+    /// Whether an intervention or the hook waits at `side` of a module.
+    pub fn is_watched(&self, module: &ModulePath, side: Side) -> bool {
+        let site = Site { module: module.clone(), side };
         let intervened = self.interventions.iter().flatten().any(|i| i.neuron.site == site);
-        Ok(intervened || self.hook.wants(&site))
+        intervened || self.hook.wants(&site)
     }
 
-    fn site(&self, name: &str, side: Side) -> Result<Site> {
-        let module: ModulePath = format!("{}{name}", self.prefix).parse()?;
-        Ok(Site { module, side })
-    }
-
-    /// What flows on at `side` of module `name` when `x`, (groups, positions, channels), arrives.
-    pub fn at(&mut self, name: &str, side: Side, x: Tensor) -> Result<Tensor> {
-        let site = self.site(name, side)?;
+    /// What flows on at `side` of a module when `x`, (groups, positions, channels), arrives.
+    pub fn at(&mut self, module: &ModulePath, side: Side, x: Tensor) -> Result<Tensor> {
+        let site = Site { module: module.clone(), side };
         let x = self.intervene(&site, x)?;
         if !self.hook.wants(&site) {
             return Ok(x);

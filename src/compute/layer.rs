@@ -4,7 +4,10 @@ use super::decoder::KeyValues;
 use super::hook::Tap;
 use super::ops::{self, RopeTable};
 use super::weights::LayerWeights;
-use crate::architecture::recipe::{LayerPlan, Recipe};
+use crate::architecture::channel_mixer::ChannelMixer;
+use crate::architecture::module::{MixerKind, Role};
+use crate::architecture::recipe::{self, Recipe};
+use crate::architecture::token_mixer::TokenMixer;
 use crate::error::Result;
 use crate::neuron::Side;
 use candle_core::Tensor;
@@ -12,7 +15,7 @@ use candle_core::Tensor;
 /// What a layer computes with, for one chunk of groups.
 pub(crate) struct Layer<'a, 'b, 'c> {
     pub recipe: &'a Recipe,
-    pub plan: &'a LayerPlan,
+    pub plan: &'a recipe::Layer,
     pub weights: &'a LayerWeights,
     pub ropes: &'a [RopeTable],
     pub tap: Tap<'b>,
@@ -23,46 +26,65 @@ pub(crate) struct Layer<'a, 'b, 'c> {
 impl Layer<'_, '_, '_> {
     /// The residual stream (groups, positions, hidden) after this layer.
     pub fn forward(&mut self, x: Tensor) -> Result<Tensor> {
-        let block = self.recipe.block;
-        let h = self.norm_if(block.before_attention, x.clone())?;
-        let h = self.attention(&h)?;
-        let h = self.pass_if(block.dropouts.map(|d| d.0), h)?;
-        let h = self.norm_if(block.after_attention, h)?;
-        let x = (x + h)?;
-        let h = self.norm_if(block.before_mlp, x.clone())?;
-        let h = self.mlp(&h)?;
-        let h = self.pass_if(block.dropouts.map(|d| d.1), h)?;
-        let h = self.norm_if(block.after_mlp, h)?;
-        Ok((x + h)?)
+        let h = self.norm_if(Role::NormBefore(MixerKind::Token), x.clone())?;
+        let h = self.mix_tokens(&h)?;
+        let x = (x + self.added(MixerKind::Token, h)?)?;
+        let h = self.norm_if(Role::NormBefore(MixerKind::Channel), x.clone())?;
+        let h = self.mix_channels(&h)?;
+        Ok((x + self.added(MixerKind::Channel, h)?)?)
     }
 
-    /// A linear module with its hooks; (groups, positions, in) to (groups, positions, out).
-    pub fn linear(&mut self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let x = self.tap.at(name, Side::In, x.clone())?;
-        self.tap.at(name, Side::Out, self.weights.linear(name, &x)?)
-    }
-
-    /// A norm with its hooks, over as many channels at a time as it has weights.
-    pub fn norm(&mut self, name: &str, x: Tensor) -> Result<Tensor> {
-        let x = self.tap.at(name, Side::In, x)?;
-        let weight = self.weights.norm(name)?;
-        let (groups, positions, channels) = x.dims3()?;
-        let parts = x.reshape((groups, positions, channels / weight.host.len(), weight.host.len()))?;
-        let y = ops::rms_norm(&parts, weight, self.recipe.norm)?;
-        self.tap.at(name, Side::Out, y.reshape((groups, positions, channels))?)
-    }
-
-    fn norm_if(&mut self, name: Option<&str>, x: Tensor) -> Result<Tensor> {
-        match name {
-            Some(name) => self.norm(name, x),
-            None => Ok(x),
+    /// (groups, positions, hidden) in and out.
+    fn mix_tokens(&mut self, x: &Tensor) -> Result<Tensor> {
+        match &self.plan.token_mixer {
+            TokenMixer::Attention(attention) => self.attention(attention, x),
         }
     }
 
-    /// A module that does nothing but be seen.
-    fn pass_if(&mut self, name: Option<&str>, x: Tensor) -> Result<Tensor> {
-        let Some(name) = name else { return Ok(x) };
-        let x = self.tap.at(name, Side::In, x)?;
-        self.tap.at(name, Side::Out, x)
+    /// (groups, positions, hidden) in and out.
+    fn mix_channels(&mut self, x: &Tensor) -> Result<Tensor> {
+        match &self.plan.channel_mixer {
+            ChannelMixer::Mlp(mlp) => self.gated_mlp(mlp, x, None),
+            ChannelMixer::Experts(experts) => self.experts(experts, x),
+        }
+    }
+
+    /// What a mixer adds to the residual, of what it puts out.
+    fn added(&mut self, mixer: MixerKind, h: Tensor) -> Result<Tensor> {
+        let h = self.pass_if(Role::Dropout(mixer), h)?;
+        self.norm_if(Role::NormAfter(mixer), h)
+    }
+
+    /// A linear module with its hooks; (groups, positions, in) to (groups, positions, out).
+    pub fn linear(&mut self, role: Role, x: &Tensor) -> Result<Tensor> {
+        let module = self.weights.module(role)?;
+        let x = self.tap.at(&module.path, Side::In, x.clone())?;
+        self.tap.at(&module.path, Side::Out, module.linear(&x)?)
+    }
+
+    /// A norm with its hooks, over as many channels at a time as it has weights.
+    pub fn norm(&mut self, role: Role, x: Tensor) -> Result<Tensor> {
+        let module = self.weights.module(role)?;
+        let x = self.tap.at(&module.path, Side::In, x)?;
+        let weight = module.norm()?;
+        let (groups, positions, channels) = x.dims3()?;
+        let parts = x.reshape((groups, positions, channels / weight.host.len(), weight.host.len()))?;
+        let y = ops::rms_norm(&parts, weight, self.recipe.norm)?;
+        self.tap.at(&module.path, Side::Out, y.reshape((groups, positions, channels))?)
+    }
+
+    /// A norm, where the layer has it.
+    fn norm_if(&mut self, role: Role, x: Tensor) -> Result<Tensor> {
+        if self.weights.has(role) { self.norm(role, x) } else { Ok(x) }
+    }
+
+    /// A module that does nothing but be seen, where the layer has it.
+    fn pass_if(&mut self, role: Role, x: Tensor) -> Result<Tensor> {
+        if !self.weights.has(role) {
+            return Ok(x);
+        }
+        let module = self.weights.module(role)?;
+        let x = self.tap.at(&module.path, Side::In, x)?;
+        self.tap.at(&module.path, Side::Out, x)
     }
 }

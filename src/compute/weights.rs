@@ -1,15 +1,16 @@
 //! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
 
 use super::ops::NormWeight;
-use crate::architecture::recipe::{Module, ModuleKind, Recipe};
+use crate::architecture::Recipe;
+use crate::architecture::module::{Module, ModuleKind, Role};
 use crate::checkpoint::Tensors;
-use crate::checkpoint::tensors::Values;
+use crate::checkpoint::packing::number::Real;
+use crate::checkpoint::packing::{Rows, Weight};
 use crate::error::{Error, Figure, Result};
+use crate::neuron::ModulePath;
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use rayon::prelude::*;
-use safetensors::Dtype;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Whether weights stay on the device between passes.
@@ -21,18 +22,29 @@ pub enum Residency {
     Streamed,
 }
 
+/// A module of a layer, ready to compute.
+#[derive(Debug)]
+pub(crate) struct LoadedModule {
+    pub path: ModulePath,
+    pub inputs: usize,
+    pub outputs: usize,
+    weights: ModuleWeights,
+}
+
 /// The weights of one module.
 #[derive(Debug)]
-pub(crate) enum ModuleWeights {
+enum ModuleWeights {
     /// [out, in] and [out]; or [out, in + BIAS_COLUMNS], see [`with_bias`].
     Linear { weight: Tensor, bias: Bias },
     /// [channels].
     Norm(NormWeight),
+    /// An activation's or a dropout's.
+    None,
 }
 
 /// The bias of a linear module.
 #[derive(Debug)]
-pub(crate) enum Bias {
+enum Bias {
     None,
     /// [out], added to the product.
     Added(Tensor),
@@ -50,14 +62,31 @@ fn with_bias(weight: &Tensor, bias: &Tensor) -> candle_core::Result<Tensor> {
     Tensor::cat(&[weight, &bias.unsqueeze(1)?, &zeros], 1)
 }
 
-/// The weights of one layer by the module's name within it (`mlp.down_proj`).
+/// The modules of one layer, with their weights.
 #[derive(Debug, Default)]
-pub(crate) struct LayerWeights(HashMap<String, ModuleWeights>);
+pub(crate) struct LayerWeights(BTreeMap<Role, LoadedModule>);
 
 impl LayerWeights {
+    /// Whether the layer has such a module.
+    pub fn has(&self, role: Role) -> bool {
+        self.0.contains_key(&role)
+    }
+
+    /// The module that does `role`.
+    pub fn module(&self, role: Role) -> Result<&LoadedModule> {
+        self.0.get(&role).ok_or_else(|| Error::Compute(format!("the recipe has no module for {role:?}")))
+    }
+
+    /// The modules of one expert.
+    pub fn of_expert(&self, expert: usize) -> impl Iterator<Item = &LoadedModule> {
+        self.0.iter().filter(move |(role, _)| role.expert() == Some(expert)).map(|(_, module)| module)
+    }
+}
+
+impl LoadedModule {
     /// y = W x + b over (groups, positions, in).
-    pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let Some(ModuleWeights::Linear { weight, bias }) = self.0.get(name) else { return Err(no_weights(name)) };
+    pub fn linear(&self, x: &Tensor) -> Result<Tensor> {
+        let ModuleWeights::Linear { weight, bias } = &self.weights else { return Err(self.is_not("linear")) };
         let (groups, positions, inputs) = x.dims3()?;
         let x = x.reshape((groups * positions, inputs))?;
         let y = match bias {
@@ -72,16 +101,16 @@ impl LayerWeights {
     }
 
     /// The weight of a norm.
-    pub fn norm(&self, name: &str) -> Result<&NormWeight> {
-        match self.0.get(name) {
-            Some(ModuleWeights::Norm(weight)) => Ok(weight),
-            _ => Err(no_weights(name)),
+    pub fn norm(&self) -> Result<&NormWeight> {
+        match &self.weights {
+            ModuleWeights::Norm(weight) => Ok(weight),
+            _ => Err(self.is_not("a norm")),
         }
     }
-}
 
-fn no_weights(name: &str) -> Error {
-    Error::Compute(format!("the recipe has no weights for {name}"))
+    fn is_not(&self, what: &str) -> Error {
+        Error::Compute(format!("{} is not {what}", self.path))
+    }
 }
 
 /// Reads weights from a checkpoint onto a device.
@@ -93,38 +122,34 @@ pub(crate) struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The weights of layer `layer`.
+    /// The modules of layer `layer`.
     pub fn layer(&self, recipe: &Recipe, layer: usize) -> Result<LayerWeights> {
-        let prefix = format!("model.layers.{layer}.");
-        let mut weights = HashMap::new();
-        for module in recipe.layer_modules(layer) {
-            let name = module.path.strip_prefix(&prefix).unwrap_or(&module.path).to_owned();
-            if let Some(module) = self.module(&module)? {
-                weights.insert(name, module);
-            }
-        }
-        Ok(LayerWeights(weights))
+        let load = |module: Module| {
+            let (path, weights) = (module.path.parse()?, self.weights(&module)?);
+            Ok((module.role, LoadedModule { path, inputs: module.inputs, outputs: module.outputs, weights }))
+        };
+        recipe.layer_modules(layer).into_iter().map(load).collect::<Result<_>>().map(LayerWeights)
     }
 
-    fn module(&self, module: &Module) -> Result<Option<ModuleWeights>> {
+    fn weights(&self, module: &Module) -> Result<ModuleWeights> {
         let path = &module.path;
-        match module.kind {
+        Ok(match module.kind {
             ModuleKind::Linear { bias } => {
-                let weight = self.tensor(&format!("{path}.weight"))?;
+                let weight = self.tensor(&module.weight())?;
                 if !bias {
-                    return Ok(Some(ModuleWeights::Linear { weight, bias: Bias::None }));
+                    return Ok(ModuleWeights::Linear { weight, bias: Bias::None });
                 }
-                let bias = self.tensor(&format!("{path}.bias"))?;
-                Ok(Some(match self.dtype {
+                let bias = self.tensor(&module.bias())?;
+                match self.dtype {
                     DType::F16 | DType::BF16 => {
                         ModuleWeights::Linear { weight: with_bias(&weight, &bias)?, bias: Bias::InWeight }
                     }
                     _ => ModuleWeights::Linear { weight, bias: Bias::Added(bias) },
-                }))
+                }
             }
-            ModuleKind::Norm { .. } => Ok(Some(ModuleWeights::Norm(self.norm(path)?))),
-            ModuleKind::Function | ModuleKind::Embedding => Ok(None),
-        }
+            ModuleKind::Norm { .. } => ModuleWeights::Norm(self.norm(path)?),
+            ModuleKind::Function | ModuleKind::Embedding => ModuleWeights::None,
+        })
     }
 
     /// The weight of a norm, rounded to the arithmetic's dtype.
@@ -134,59 +159,44 @@ impl Loader<'_> {
         Ok(NormWeight { host, tensor })
     }
 
-    /// A whole tensor.
+    /// A whole weight.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let rows = self.tensors.get(name).and_then(|e| e.shape.first().copied()).unwrap_or(0);
-        self.rows(name, 0..rows)
+        let weight = self.tensors.weight(name)?;
+        self.values(&weight, weight.all()?, weight.shape().to_vec())
     }
 
-    /// Some rows of a tensor.
+    /// Some rows of a matrix.
     pub fn rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
-        let mut shape = self.tensors.get(name).map(|e| e.shape.clone()).unwrap_or_default();
-        if let Some(first) = shape.first_mut() {
-            *first = rows.len();
-        }
-        let values = self.tensors.rows(name, rows)?;
-        let unsupported = || {
-            let found = self.tensors.get(name).map(|e| e.dtype.to_string()).unwrap_or_default();
-            Error::tensor(self.tensors.root(), name, format!("has dtype {found}, expected F32, F16, BF16 or F64"))
-        };
-        let host = match self.dtype {
-            DType::F32 => widen::<f32>(values, shape),
-            DType::F64 => widen::<f64>(values, shape),
-            DType::F16 => widen::<f16>(values, shape),
-            _ => widen::<bf16>(values, shape),
-        };
-        Ok(host.ok_or_else(unsupported)??.to_device(self.device)?)
+        let weight = self.tensors.weight(name)?;
+        let shape = vec![rows.len(), weight.layout().columns];
+        self.values(&weight, weight.rows(rows)?, shape)
     }
-}
 
-/// The values as a tensor of another dtype on the host, rounded once where the dtype is narrower; none where they are
-/// not floats.
-fn widen<T: WithDType>(values: Values<'_>, shape: Vec<usize>) -> Option<candle_core::Result<Tensor>> {
-    fn each<const N: usize, T: WithDType>(bytes: &[u8], read: impl Fn([u8; N]) -> f64 + Sync) -> Vec<T> {
-        let (elements, _) = bytes.as_chunks::<N>();
-        elements.par_iter().with_min_len(1 << 14).map(|b| T::from_f64(read(*b))).collect()
+    /// Rounded once where the arithmetic's dtype is narrower.
+    fn values(&self, weight: &Weight, rows: Rows, shape: Vec<usize>) -> Result<Tensor> {
+        fn host<T: WithDType + Real>(rows: Rows, shape: Vec<usize>) -> candle_core::Result<Tensor> {
+            Tensor::from_vec(rows.into_values::<T>(), shape, &Device::Cpu)
+        }
+        if !weight.is_float() {
+            let problem = format!("has dtype {}, expected F32, F16, BF16 or F64", weight.dtypes());
+            return Err(Error::tensor(self.tensors.root(), weight.name(), problem));
+        }
+        let host = match self.dtype {
+            DType::F32 => host::<f32>(rows, shape),
+            DType::F64 => host::<f64>(rows, shape),
+            DType::F16 => host::<f16>(rows, shape),
+            _ => host::<bf16>(rows, shape),
+        };
+        Ok(host?.to_device(self.device)?)
     }
-    let data: Vec<T> = match values {
-        Values::F32(values) => values.into_par_iter().with_min_len(1 << 14).map(|v| T::from_f64(v.into())).collect(),
-        Values::Stored { dtype, bytes } => match dtype {
-            Dtype::F32 => each(bytes, |b| f32::from_le_bytes(b).into()),
-            Dtype::F64 => each(bytes, f64::from_le_bytes),
-            Dtype::F16 => each(bytes, |b| f16::from_le_bytes(b).into()),
-            Dtype::BF16 => each(bytes, |b| bf16::from_le_bytes(b).into()),
-            _ => return None,
-        },
-    };
-    Some(Tensor::from_vec(data, shape, &Device::Cpu))
 }
 
 /// The first weight that makes arithmetic fail, NaN, infinite or beyond all reason: its tensor and place, by the file's
 /// names. None where there is none or one cannot be read.
 pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
     recipe.tensors().iter().find_map(|(name, shape)| {
-        let rows = tensors.rows(name, 0..*shape.first()?).ok()?;
-        let values = widen::<f64>(rows, vec![shape.iter().product()])?.ok()?.to_vec1::<f64>().ok()?;
+        let weight = tensors.weight(name).ok().filter(Weight::is_float)?;
+        let values: Vec<f64> = weight.all().ok()?.into_values();
         // Sound weights are far below a million; the square of this is beyond f32.
         let at = values.iter().position(|value| !value.is_finite() || value.abs() > 1e19)?;
         let place = match shape.as_slice() {

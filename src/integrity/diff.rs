@@ -1,14 +1,14 @@
 //! In what two checkpoints differ, both at hand.
 
-use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
+use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, replaced_by};
 use super::fingerprint::read_link;
-use super::layout::Layout;
-use crate::architecture::place::Axis;
+use crate::architecture::names;
 use crate::checkpoint::Opened;
 use crate::checkpoint::index::INDEX;
+use crate::checkpoint::packing::{Axis, Layout, Rows, Weight};
 use crate::checkpoint::snapshot::Snapshot;
 use crate::checkpoint::stand_in::StandIn;
-use crate::checkpoint::tensors::{Entry, SINGLE, Tensors, Values};
+use crate::checkpoint::tensors::{Entry, SINGLE, Tensors};
 use crate::checkpoint::walk::{self, Kind};
 use crate::error::{Error, Result};
 use crate::files;
@@ -67,7 +67,7 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
         .par_iter()
         .with_max_len(1)
         .map(|pair| {
-            let change = compare(pair, norms);
+            let change = compare(pair, &norms)?;
             progress.advance(bytes(pair.entry))?;
             Ok(change.map(|change| (pair, change)))
         })
@@ -190,58 +190,59 @@ fn replaced(changes: Vec<(&Pair<'_>, TensorChange)>) -> Vec<Difference> {
 struct Pair<'a> {
     name: &'a str,
     entry: &'a Entry,
+    /// Its bytes as stored.
     before: &'a [u8],
     after: &'a [u8],
+    weights: [Weight<'a>; 2],
 }
 
 impl<'a> Pair<'a> {
     fn of(old: &'a Tensors, new: &'a Tensors, name: &'a str, entry: &'a Entry) -> Result<Pair<'a>> {
-        let bytes = |tensors: &'a Tensors| match tensors.rows(name, 0..entry.shape.first().copied().unwrap_or(1))? {
-            Values::Stored { bytes, .. } => Ok(bytes),
-            Values::F32(_) => Err(Error::tensor(tensors.root(), name, "is quantized, expected a safetensors tensor")),
+        let bytes = |tensors: &'a Tensors| {
+            let problem = "is quantized, expected a safetensors tensor";
+            tensors.bytes(name).ok_or_else(|| Error::tensor(tensors.root(), name, problem))
         };
-        Ok(Pair { name, entry, before: bytes(old)?, after: bytes(new)? })
+        let weights = [old.weight(name)?, new.weight(name)?];
+        Ok(Pair { name, entry, before: bytes(old)?, after: bytes(new)?, weights })
     }
+}
 
+/// A tensor that changed.
+struct Changed<'a> {
+    pair: &'a Pair<'a>,
+    /// Of what is stored.
+    layout: Layout,
+    /// Before and after.
+    values: [Rows<'a>; 2],
+}
+
+impl Changed<'_> {
     /// The values of a row, before and after.
-    fn row(&self, layout: Layout, row: usize) -> [Vec<f32>; 2] {
-        let here = row * layout.row_bytes()..(row + 1) * layout.row_bytes();
-        [self.before, self.after].map(|bytes| {
-            let mut values = Vec::with_capacity(layout.columns);
-            layout.values(&bytes[here.clone()], &mut values);
-            values
-        })
+    fn row(&self, row: usize) -> [Vec<f32>; 2] {
+        [self.values[0].row(row), self.values[1].row(row)]
     }
 
     /// The values of a column, before and after.
-    fn column(&self, layout: Layout, column: usize) -> [Vec<f32>; 2] {
-        let (matrix, column) = (column / layout.columns, column % layout.columns);
-        [self.before, self.after].map(|bytes| {
-            let mut element = Vec::with_capacity(1);
-            let rows = matrix * layout.rows..(matrix + 1) * layout.rows;
-            rows.map(|row| {
-                let from = row * layout.row_bytes() + column * layout.element;
-                layout.values(&bytes[from..from + layout.element], &mut element);
-                element[0]
-            })
-            .collect()
-        })
+    fn column(&self, column: usize) -> [Vec<f32>; 2] {
+        [self.values[0].column(column), self.values[1].column(column)]
     }
 }
 
 /// How the tensor changed; none where it did not.
-fn compare(pair: &Pair<'_>, norms: Norms) -> Option<TensorChange> {
+fn compare(pair: &Pair<'_>, norms: &Norms) -> Result<Option<TensorChange>> {
     if pair.before == pair.after {
-        return None;
+        return Ok(None);
     }
     let entry = pair.entry;
-    let layout = Layout::of(entry.dtype, &entry.shape).unwrap_or(Layout::bytes(pair.before.len()));
-    let counts = Counts::of(pair, layout);
+    let [before, after] = &pair.weights;
+    let layout = Layout::of_bytes(entry.dtype, &entry.shape, pair.before.len());
+    let changed = Changed { pair, layout, values: [before.all()?, after.all()?] };
+    let counts = Counts::of(&changed);
     let vector = layout.columns == 1;
     let row_axis = if vector { Axis::Element } else { Axis::Row };
     let line = |axis: Axis, index: usize, scaled: bool| {
-        let values = if axis == Axis::Column { pair.column(layout, index) } else { pair.row(layout, index) };
-        line_change(pair, layout, (axis, index), &values, scaled, norms)
+        let values = if axis == Axis::Column { changed.column(index) } else { changed.row(index) };
+        line_change(&changed, (axis, index), &values, scaled, norms)
     };
     let at = |counts: &[u32], more_than: usize| -> Vec<usize> {
         counts.iter().enumerate().filter(|(_, n)| **n as usize > more_than).map(|(at, _)| at).collect()
@@ -256,7 +257,7 @@ fn compare(pair: &Pair<'_>, norms: Norms) -> Option<TensorChange> {
         true => (told(rows.clone(), layout.all_rows()), Vec::new()),
         false => (told(whole_rows, layout.all_rows()), told(whole_columns, layout.all_columns())),
     };
-    let covered = counts.covered(pair, layout, &told_rows, &told_columns);
+    let covered = counts.covered(&changed, &told_rows, &told_columns);
     let few = |lines: &[usize], of: usize| lines.len() <= LISTED && lines.len() * 2 <= of;
     let mut lines = Vec::new();
     let pattern = if covered == counts.elements {
@@ -268,9 +269,9 @@ fn compare(pair: &Pair<'_>, norms: Norms) -> Option<TensorChange> {
         lines.extend(columns.iter().map(|at| line(Axis::Column, *at, false)));
         Pattern::Elements
     } else {
-        low_rank(pair, layout).map_or(Pattern::Dense, |rank| Pattern::LowRank { rank })
+        low_rank(&changed).map_or(Pattern::Dense, |rank| Pattern::LowRank { rank })
     };
-    Some(TensorChange {
+    Ok(Some(TensorChange {
         name: pair.name.to_owned(),
         shape: entry.shape.clone(),
         dtype: entry.dtype,
@@ -283,7 +284,7 @@ fn compare(pair: &Pair<'_>, norms: Norms) -> Option<TensorChange> {
         became_nan: counts.nan.1.saturating_sub(counts.nan.0),
         pattern,
         lines,
-    })
+    }))
 }
 
 /// Changed elements.
@@ -300,14 +301,16 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(pair: &Pair<'_>, layout: Layout) -> Counts {
+    fn of(changed: &Changed) -> Counts {
+        let Changed { pair, layout, .. } = changed;
+        let (row_bytes, element) = (layout.row_bytes(), layout.element_bytes());
         let (rows, columns) = (layout.all_rows(), layout.all_columns());
         let mut found =
             Counts { rows: vec![0; rows], columns: vec![0; columns], elements: 0, change: 0.0, norm: 0.0, nan: (0, 0) };
         for row in 0..rows {
-            let [a, b] = pair.row(layout, row);
+            let [a, b] = changed.row(row);
             found.norm += a.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
-            let here = row * layout.row_bytes()..(row + 1) * layout.row_bytes();
+            let here = row * row_bytes..(row + 1) * row_bytes;
             let (before, after) = (&pair.before[here.clone()], &pair.after[here]);
             if before == after {
                 continue;
@@ -316,7 +319,7 @@ impl Counts {
             let nan = |values: &[f32]| values.iter().filter(|v| v.is_nan()).count() as u64;
             found.nan = (found.nan.0 + nan(&a), found.nan.1 + nan(&b));
             let first = row / layout.rows * layout.columns;
-            let elements = before.chunks_exact(layout.element).zip(after.chunks_exact(layout.element));
+            let elements = before.chunks_exact(element).zip(after.chunks_exact(element));
             for (column, (a, b)) in elements.enumerate() {
                 let changed = u32::from(a != b);
                 found.rows[row] += changed;
@@ -328,13 +331,14 @@ impl Counts {
     }
 
     /// Changed elements that lie in these rows and columns.
-    fn covered(&self, pair: &Pair<'_>, layout: Layout, rows: &[usize], columns: &[usize]) -> u64 {
+    fn covered(&self, changed: &Changed, rows: &[usize], columns: &[usize]) -> u64 {
+        let Changed { pair, layout, .. } = changed;
         let sum = |counts: &[u32], of: &[usize]| of.iter().map(|at| u64::from(counts[*at])).sum::<u64>();
         let mut twice = 0;
         for row in rows {
             for column in columns.iter().filter(|c| *c / layout.columns == row / layout.rows) {
-                let from = row * layout.row_bytes() + column % layout.columns * layout.element;
-                let here = from..from + layout.element;
+                let from = row * layout.row_bytes() + column % layout.columns * layout.element_bytes();
+                let here = from..from + layout.element_bytes();
                 twice += u64::from(pair.before[here.clone()] != pair.after[here]);
             }
         }
@@ -343,28 +347,28 @@ impl Counts {
 }
 
 fn line_change(
-    pair: &Pair<'_>,
-    layout: Layout,
+    changed: &Changed,
     (axis, index): (Axis, usize),
     [a, b]: &[Vec<f32>; 2],
     scaled: bool,
-    norms: Norms,
+    norms: &Norms,
 ) -> LineChange {
+    let (pair, rounding) = (changed.pair, changed.layout.number.rounding());
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let (aa, ab, bb) = (dot(a, a), dot(a, b), dot(b, b));
     // Least squares; what is left has to be rounding: at most one a element.
     let factor = ab / aa;
     let left = a.iter().zip(b).map(|(a, b)| (f64::from(*b) - factor * f64::from(*a)).powi(2)).sum::<f64>();
-    let fits = aa > 0.0 && left.sqrt() <= (layout.rounding() + 1e-7) * bb.sqrt();
+    let fits = aa > 0.0 && left.sqrt() <= (rounding + 1e-7) * bb.sqrt();
     let beta = match (axis, a.as_slice(), b.as_slice()) {
         _ if !scaled => None,
         (Axis::Element, [a], [b]) => norms.beta(pair.name, (*a).into(), (*b).into()),
-        _ => (fits && (factor - 1.0).abs() > 3.0 * layout.rounding() + 1e-6).then_some(factor),
+        _ => (fits && (factor - 1.0).abs() > 3.0 * rounding + 1e-6).then_some(factor),
     };
     LineChange {
         axis,
         index,
-        neuron: neuron(pair.name, pair.entry.shape.len(), axis, index),
+        neuron: names::neuron(pair.name, pair.entry.shape.len(), axis, index),
         norm_before: aa.sqrt(),
         norm_after: bb.sqrt(),
         beta,
@@ -376,22 +380,24 @@ const SAMPLE: usize = 160;
 
 /// The rank of the change where it is low: singular values of a sample of its rows and columns that stand above what
 /// rounding to the element type gives, if what is left of the change is no more than rounding.
-fn low_rank(pair: &Pair<'_>, layout: Layout) -> Option<usize> {
+fn low_rank(changed: &Changed) -> Option<usize> {
+    let layout = changed.layout;
+    let rounding = layout.number.rounding();
     let (rows, columns) = (layout.rows.min(SAMPLE), layout.columns.min(SAMPLE));
-    if rows < 8 || columns < 8 || layout.matrices > 1 || layout.rounding() == 0.0 {
+    if rows < 8 || columns < 8 || layout.matrices > 1 || rounding == 0.0 {
         return None;
     }
     let spread = |at: usize, of: usize, from: usize| at * from / of;
     let (mut noise, mut delta) = (0.0, DMatrix::<f64>::zeros(rows, columns));
     for i in 0..rows {
-        let [a, b] = pair.row(layout, spread(i, rows, layout.rows));
+        let [a, b] = changed.row(spread(i, rows, layout.rows));
         for j in 0..columns {
             let at = spread(j, columns, layout.columns);
             let (a, b) = (f64::from(a[at]), f64::from(b[at]));
             delta[(i, j)] = b - a;
             // A rounding is uniform over the gap between neighbouring numbers: twice `rounding` of the power of two
             // below.
-            let gap = if b == 0.0 { 0.0 } else { 2.0 * layout.rounding() * b.abs().log2().floor().exp2() };
+            let gap = if b == 0.0 { 0.0 } else { 2.0 * rounding * b.abs().log2().floor().exp2() };
             noise += gap * gap / 12.0;
         }
     }

@@ -6,9 +6,8 @@
 
 use super::difference::{Difference, LineChange, Pattern, TensorChange};
 use super::fingerprint::{Fingerprint, Line, TensorRecord};
-use super::layout::Layout;
-use crate::architecture::place::Axis;
 use crate::checkpoint::Opened;
+use crate::checkpoint::packing::{Axis, Layout, Rows, dense};
 
 /// Takes back factors that the other lines of a tensor contradict, or do not bear out.
 pub(super) fn confirm(opened: &Opened, before: &Fingerprint, after: &Fingerprint, differences: &mut [Difference]) {
@@ -32,6 +31,7 @@ fn fits(opened: &Opened, old: &TensorRecord, new: &TensorRecord, change: &Tensor
     let layout = Layout::of(new.dtype, &new.shape)?;
     let shard = opened.shard(&opened.root().join(&new.file)).ok()?;
     let bytes = shard.bytes(shard.sound_header().ok()?.tensors.iter().find(|tensor| tensor.name == new.name)?)?;
+    let all = dense::rows(new.dtype, &new.shape, bytes);
     let axis = change.lines.first()?.axis;
     let (was, is) = match axis {
         Axis::Row => (&old.columns, &new.columns),
@@ -41,7 +41,7 @@ fn fits(opened: &Opened, old: &TensorRecord, new: &TensorRecord, change: &Tensor
     let (mut grown, mut size) = (vec![0.0; is.len()], vec![0.0; is.len()]);
     for line in &change.lines {
         let share = 1.0 - line.beta.filter(|beta| *beta != 0.0)?.powi(-2);
-        for (crossing, value) in elements(layout, bytes, axis, line.index)? {
+        for (crossing, value) in elements(layout, &all, axis, line.index)? {
             let square = f64::from(value) * f64::from(value);
             *grown.get_mut(crossing)? += share * square;
             *size.get_mut(crossing)? += (1.0 + share.abs()) * square;
@@ -53,23 +53,15 @@ fn fits(opened: &Opened, old: &TensorRecord, new: &TensorRecord, change: &Tensor
     let left = length(&mut pairs().zip(&grown).map(|((was, is), grown)| square(is) - square(was) - grown));
     let all = length(&mut pairs().map(|(was, is)| square(was) + square(is)));
     // Of elements, a rounding each and what the factor is off by; of norms, that they are sums in f32.
-    Some(left <= (4.0 * layout.rounding() + 1e-6) * length(&mut size.iter().copied()) + 4e-6 * all)
+    Some(left <= (4.0 * layout.number.rounding() + 1e-6) * length(&mut size.iter().copied()) + 4e-6 * all)
 }
 
 /// The elements of a line, each with the line that crosses it there.
-fn elements(layout: Layout, bytes: &[u8], axis: Axis, index: usize) -> Option<Vec<(usize, f32)>> {
+fn elements(layout: Layout, all: &Rows, axis: Axis, index: usize) -> Option<impl Iterator<Item = (usize, f32)>> {
     let Layout { rows, columns, .. } = layout;
-    let mut values = Vec::new();
-    if axis == Axis::Row {
-        let first = index / rows * columns;
-        layout.values(bytes.get(index * layout.row_bytes()..(index + 1) * layout.row_bytes())?, &mut values);
-        return Some((first..).zip(values).collect());
-    }
-    let first = index / columns * rows;
-    let element = |row: usize| {
-        let from = row * layout.row_bytes() + index % columns * layout.element;
-        layout.values(bytes.get(from..from + layout.element)?, &mut values);
-        Some((row, *values.first()?))
+    let (first, values) = match axis {
+        Axis::Row => (index / rows * columns, all.row::<f32>(index)),
+        _ => (index / columns * rows, all.column::<f32>(index)),
     };
-    (first..first + rows).map(element).collect()
+    (!values.is_empty()).then(|| (first..).zip(values))
 }

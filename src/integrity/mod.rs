@@ -5,7 +5,6 @@ pub mod diff;
 pub mod difference;
 mod factor;
 pub mod fingerprint;
-mod layout;
 pub mod lesion;
 pub mod lint;
 pub mod signature;

@@ -1,10 +1,10 @@
 //! Holds a checkpoint against a fingerprint.
 
-use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, neuron, replaced_by};
+use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, replaced_by};
 use super::factor;
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
-use super::layout::Layout;
-use crate::architecture::place::Axis;
+use crate::architecture::names;
+use crate::checkpoint::packing::{Axis, NumberType};
 use crate::checkpoint::tensors::SINGLE;
 use crate::checkpoint::{Opened, walk};
 use crate::error::Result;
@@ -47,7 +47,7 @@ pub fn verify(
     // The fingerprint's own file may have been there, empty, when it was taken.
     let own = own.and_then(|own| walk::below(opened.root(), own));
     let loadable = is_loadable(opened, &taken.fingerprint);
-    let mut found = Verification { loadable, ..compare(before, &taken, Norms::of(opened), own.as_deref()) };
+    let mut found = Verification { loadable, ..compare(before, &taken, &Norms::of(opened), own.as_deref()) };
     factor::confirm(opened, before, &taken.fingerprint, &mut found.differences);
     Ok(found)
 }
@@ -68,7 +68,7 @@ impl Verification {
 }
 
 /// Compares what was read with what was.
-fn compare(before: &Fingerprint, taken: &Taken, norms: Norms, own: Option<&str>) -> Verification {
+fn compare(before: &Fingerprint, taken: &Taken, norms: &Norms, own: Option<&str>) -> Verification {
     let after = &taken.fingerprint;
     let mut differences: Vec<Difference> = Vec::new();
     for (path, problem) in &taken.problems {
@@ -153,7 +153,7 @@ fn compare_files(
     }
 }
 
-fn tensors(before: &Fingerprint, after: &Fingerprint, norms: Norms, found: &mut Vec<Difference>) {
+fn tensors(before: &Fingerprint, after: &Fingerprint, norms: &Norms, found: &mut Vec<Difference>) {
     let mut gone: Vec<&TensorRecord> = Vec::new();
     let mut changed: Vec<(&TensorRecord, &TensorRecord)> = Vec::new();
     let mut unmatched: BTreeMap<&str, Vec<&TensorRecord>> = BTreeMap::new();
@@ -203,7 +203,7 @@ fn tensors(before: &Fingerprint, after: &Fingerprint, norms: Norms, found: &mut 
 fn replaced(
     changed: &[(&TensorRecord, &TensorRecord)],
     alike: impl Fn(&TensorRecord) -> ([u8; 32], String),
-    norms: Norms,
+    norms: &Norms,
 ) -> Vec<Difference> {
     let held: HashMap<_, &str> = changed.iter().rev().map(|(old, _)| (alike(old), old.name.as_str())).collect();
     let by: BTreeMap<&str, &str> =
@@ -216,9 +216,9 @@ fn replaced(
 }
 
 /// Places a change by the marks of rows and columns.
-fn change(old: &TensorRecord, new: &TensorRecord, norms: Norms) -> TensorChange {
+fn change(old: &TensorRecord, new: &TensorRecord, norms: &Norms) -> TensorChange {
     let dimensions = old.shape.len();
-    let tolerance = Layout::of(old.dtype, &old.shape).map_or(0.0, Layout::rounding);
+    let tolerance = NumberType::of(old.dtype).rounding();
     let differing = |a: &[Line], b: &[Line]| -> Vec<usize> {
         a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect()
     };
@@ -235,7 +235,7 @@ fn change(old: &TensorRecord, new: &TensorRecord, norms: Norms) -> TensorChange 
         LineChange {
             axis,
             index,
-            neuron: neuron(&old.name, dimensions, axis, index),
+            neuron: names::neuron(&old.name, dimensions, axis, index),
             norm_before: a.norm.into(),
             norm_after: b.norm.into(),
             beta: match axis {

@@ -1,7 +1,7 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
 use super::{Entry, Settings};
-use crate::architecture::place;
+use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
 use crate::checkpoint::hub::Origin;
 use crate::compute::Arithmetic;
@@ -159,8 +159,8 @@ pub struct RankedNeuron {
 }
 
 impl RankedNeuron {
-    pub(super) fn new(entry: &Entry, tensors: &Tensors) -> RankedNeuron {
-        let mut parts = place::parts(&entry.neuron, tensors).into_iter();
+    pub(super) fn new(entry: &Entry, recipe: &Recipe, tensors: &Tensors) -> RankedNeuron {
+        let mut parts = recipe.parts(&entry.neuron, tensors).into_iter();
         let (place, bias) = (parts.next(), parts.next());
         RankedNeuron {
             layer: entry.neuron.site.module.layer(),

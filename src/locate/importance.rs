@@ -1,7 +1,8 @@
 //! Stage 1: which channels move most when the embeddings are drowned in noise.
 
 use super::Settings;
-use crate::compute::{Hook, Model, Noise, Row, SiteInfo};
+use crate::architecture::module::SiteInfo;
+use crate::compute::{Hook, Model, Noise, Row};
 use crate::error::{Error, Result};
 use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;

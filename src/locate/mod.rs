@@ -157,7 +157,7 @@ pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -
     let minimize_s = started.elapsed().as_secs_f64();
 
     let checkpoint = model.checkpoint();
-    let ranked = |entry: &Entry| RankedNeuron::new(entry, checkpoint.tensors());
+    let ranked = |entry: &Entry| RankedNeuron::new(entry, model.recipe(), checkpoint.tensors());
     let report = Report {
         schema: critical_set::SCHEMA.into(),
         tool: crate::tool::Tool::this(),

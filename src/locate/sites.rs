@@ -1,8 +1,8 @@
 //! Which sites the candidates are on.
 
 use crate::architecture::Recipe;
-use crate::architecture::recipe::ModuleKind;
-use crate::compute::{Model, SiteInfo};
+use crate::architecture::module::{MlpRole, ModuleKind, Role, SiteInfo};
+use crate::compute::Model;
 use crate::error::{Error, Result};
 use crate::neuron::{self, Side};
 use std::fmt;
@@ -58,7 +58,7 @@ impl SiteSelection {
     /// No module matches.
     pub fn select<'m>(&self, model: &'m Model, side: Side) -> Result<Vec<&'m SiteInfo>> {
         let sites = self.of(model.recipe(), model.sites(), side)?;
-        let in_mlp = |s: &&SiteInfo| s.module.path.contains("mlp") || s.module.path.contains("moe");
+        let in_mlp = |s: &&SiteInfo| matches!(s.module.role, Role::Mlp { .. } | Role::Router);
         if !sites.iter().any(in_mlp) && !matches!(self, SiteSelection::Glob(_)) {
             tracing::warn!(
                 "sites {self} holds no MLP of this model, as in the published code; `--sites '*'` is all of it"
@@ -67,7 +67,7 @@ impl SiteSelection {
         Ok(sites)
     }
 
-    /// As [`SiteSelection::select`], of a recipe's [`sites_of`](crate::compute::sites_of).
+    /// As [`SiteSelection::select`], of a recipe's [`sites`](Recipe::sites).
     ///
     /// # Errors
     /// No module matches.
@@ -83,8 +83,7 @@ impl SiteSelection {
             match self {
                 SiteSelection::Reference => published(path),
                 SiteSelection::Linear => published(path) && linear(info),
-                // Mixtral's experts call theirs w2.
-                SiteSelection::DownProj => path.ends_with(".down_proj") || path.ends_with(".w2"),
+                SiteSelection::DownProj => matches!(info.module.role, Role::Mlp { part: MlpRole::Down, .. }),
                 SiteSelection::Glob(_) => {
                     glob.as_ref().is_some_and(|g| g.is_match(path) || g.is_match(info.site.module.short()))
                 }

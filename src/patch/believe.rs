@@ -10,8 +10,7 @@ use super::receipt::{Receipt, Record};
 use super::shard::{Shards, bytes_now};
 use super::{RECEIPT, journal};
 use crate::architecture::Recipe;
-use crate::architecture::place::{self, Place};
-use crate::architecture::recipe::NormStyle;
+use crate::architecture::place::{Axis, Place};
 use crate::checkpoint::Opened;
 use crate::error::{Error, Result};
 use crate::neuron;
@@ -33,19 +32,15 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Edi
         Error::file(root.join(RECEIPT), format!("{problem}; such a receipt is not followed, nothing was changed"))
     };
     neuron::check_distinct(receipt.asked.iter().map(|asked| &asked.neuron))?;
-    let mut one_plus = None;
+    let recipe = Recipe::read(opened.needed_config()?)?;
     let mut changes = Changes::default();
     for asked in &receipt.asked {
         let action = asked.action();
         let action = action.ok_or_else(|| refused(format!("does not say what was asked for {}", asked.neuron)))?;
-        let parts = place::parts(&asked.neuron, &tensors);
-        if one_plus.is_none() && parts.iter().any(Place::is_norm) {
-            let recipe = Recipe::read(opened.needed_config()?)?;
-            one_plus = Some(recipe.norm.style == NormStyle::OnePlusWeightThenRound);
-        }
-        changes.add(&asked.neuron, action, &parts, one_plus.unwrap_or_default());
+        let parts = recipe.parts(&asked.neuron, &tensors);
+        changes.add(&asked.neuron, action, &parts, recipe.norm.is_one_plus());
     }
-    let key = |tensor: &str, axis: place::Axis, index| (tensor.to_owned(), axis.as_str(), index);
+    let key = |tensor: &str, axis: Axis, index| (tensor.to_owned(), axis.as_str(), index);
     let mut original = BTreeMap::new();
     let pieces = journal::pieces(receipt, root, before)?;
     for (record, bytes) in receipt.edits.iter().zip(pieces) {

@@ -1,13 +1,11 @@
 //! From neurons and factors to byte edits.
 
-use super::number::Float;
 use super::request::Request;
 use crate::architecture::Recipe;
 use crate::architecture::check_head;
-use crate::architecture::place::{Axis, Place};
-use crate::architecture::recipe::Module;
+use crate::architecture::place::Place;
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::tensors::Entry;
+use crate::checkpoint::packing::{Axis, NumberType, Span};
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::{Error, Figure, Result};
 use crate::neuron::{self, Action, Intervention, Neuron};
@@ -58,20 +56,6 @@ pub struct Edit {
     pub after: Vec<u8>,
 }
 
-/// Equal pieces of a file at equal distances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Span {
-    /// Where the first piece begins, counted from the start of the file.
-    pub offset: u64,
-    /// Bytes of a piece.
-    pub piece_bytes: u64,
-    /// From the beginning of a piece to the beginning of the next.
-    pub stride_bytes: u64,
-    /// Pieces.
-    pub pieces: u64,
-}
-
 /// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of
 /// what a norm multiplies by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,10 +89,9 @@ impl Plan {
         interventions.sort_by(|a, b| a.neuron.cmp(&b.neuron));
         neuron::check_distinct(interventions.iter().map(|i| &i.neuron))?;
         check_head(recipe, tensors)?;
-        let modules: BTreeMap<String, Module> = recipe.modules().into_iter().map(|m| (m.path.clone(), m)).collect();
         let mut changes = Changes::default();
         for intervention in &interventions {
-            let request = Request { recipe, modules: &modules, tensors, neuron: &intervention.neuron };
+            let request = Request { recipe, tensors, neuron: &intervention.neuron };
             request.add(intervention.action, &mut changes)?;
         }
         let (edits, Cost { rounding, scaled }) = changes.edits(tensors, &|_, span, file| span.read(file.bytes()))?;
@@ -144,7 +127,7 @@ impl Rounding {
 impl Edit {
     /// The bytes of the elements that change.
     pub fn changed_bytes(&self) -> u64 {
-        let size = self.dtype.bitsize().div_ceil(8).max(1);
+        let size = NumberType::of(self.dtype).bytes();
         let changed = self.before.chunks(size).zip(self.after.chunks(size)).filter(|(before, after)| before != after);
         (changed.count() * size) as u64
     }
@@ -156,60 +139,12 @@ impl Edit {
 
     /// The values as they are.
     pub fn values_before(&self) -> Vec<f64> {
-        Float::of(self.dtype).map(|float| float.read(&self.before)).unwrap_or_default()
+        NumberType::of(self.dtype).decode_all(&self.before)
     }
 
     /// The values as they will be.
     pub fn values_after(&self) -> Vec<f64> {
-        Float::of(self.dtype).map(|float| float.read(&self.after)).unwrap_or_default()
-    }
-}
-
-impl Span {
-    /// Where the bytes of `place` lie; `entry` is its tensor's. None where the tensor has no such part.
-    pub(super) fn of(place: &Place, entry: &Entry) -> Option<Span> {
-        let (_, bytes) = entry.place.as_ref()?;
-        Span::within(place.axis, place.index, &entry.shape, entry.dtype, bytes.start)
-    }
-
-    /// As [`Span::of`], of a tensor that begins at `start`.
-    pub(super) fn within(axis: Axis, index: usize, shape: &[usize], dtype: Dtype, start: u64) -> Option<Span> {
-        let element = Float::of(dtype)?.size() as u64;
-        let at = index as u64;
-        let piece = |offset, piece_bytes| Span { offset, piece_bytes, stride_bytes: piece_bytes, pieces: 1 };
-        match (axis, shape) {
-            (Axis::Row, &[rows, columns]) if index < rows => {
-                let row = columns as u64 * element;
-                Some(piece(start + at * row, row))
-            }
-            (Axis::Column, &[rows, columns]) if index < columns => {
-                let row = columns as u64 * element;
-                let offset = start + at * element;
-                Some(Span { offset, piece_bytes: element, stride_bytes: row, pieces: rows as u64 })
-            }
-            (Axis::Element, &[elements]) if index < elements => Some(piece(start + at * element, element)),
-            _ => None,
-        }
-    }
-
-    /// Where each piece begins.
-    pub fn offsets(&self) -> impl Iterator<Item = u64> {
-        let Span { offset, stride_bytes, pieces, .. } = *self;
-        (0..pieces).map(move |at| offset + at * stride_bytes)
-    }
-
-    /// Bytes of all pieces.
-    pub fn bytes(&self) -> u64 {
-        self.piece_bytes * self.pieces
-    }
-
-    /// The span's bytes in a whole file; none where the file is shorter.
-    pub fn read(&self, file: &[u8]) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(self.bytes() as usize);
-        for offset in self.offsets() {
-            bytes.extend(file.get(offset as usize..(offset + self.piece_bytes) as usize)?);
-        }
-        Some(bytes)
+        NumberType::of(self.dtype).decode_all(&self.after)
     }
 }
 
@@ -321,19 +256,18 @@ impl TensorChanges {
         let stored_as = tensors.stored_name(name);
         let bad = |problem: String| Error::tensor(tensors.root(), stored_as, problem);
         let missing = || bad("is not where its header says".into());
-        let entry = tensors.get(name).ok_or_else(missing)?;
-        let float = Float::of(entry.dtype).ok_or_else(missing)?;
-        let (at, _) = entry.place.as_ref().ok_or_else(missing)?;
-        let file = &tensors.files()[*at];
+        let weight = tensors.weight(name).map_err(|_| missing())?;
+        let dense = weight.dense().filter(|_| weight.is_float()).ok_or_else(missing)?;
+        let (number, file) = (NumberType::of(dense.dtype()), dense.file());
         let axes = [(Axis::Row, &self.rows), (Axis::Column, &self.columns), (Axis::Element, &self.elements)];
         for (axis, of_axis) in axes {
             for (&index, (change, neurons)) in of_axis {
-                let place = Place { tensor: name.into(), shape: entry.shape.clone(), axis, index };
-                let span = Span::of(&place, entry).ok_or_else(missing)?;
+                let place = Place { tensor: name.into(), shape: weight.shape().to_vec(), axis, index };
+                let span = dense.span(axis, index).ok_or_else(missing)?;
                 let before = before(&place, span, file).filter(|b| b.len() as u64 == span.bytes());
                 let before = before.ok_or_else(missing)?;
                 let mut after = Vec::with_capacity(before.len());
-                let stored = before.chunks_exact(float.size()).zip(float.read(&before));
+                let stored = before.chunks_exact(number.bytes()).zip(number.decode_all::<f64>(&before));
                 for (at, (bytes, value)) in stored.enumerate() {
                     // A row meets columns that change too, and a column rows.
                     let crossing = match axis {
@@ -347,10 +281,10 @@ impl TensorChanges {
                         after.extend(bytes);
                         continue;
                     }
-                    let rounded = float.append(exact, &mut after);
+                    let rounded = number.encode(exact, &mut after);
                     if !rounded.is_finite() && value.is_finite() {
                         let (place, value) = (place.in_file(stored_as), Figure(value));
-                        let problem = format!("{place}: {value} would become {exact:e}, beyond {}", entry.dtype);
+                        let problem = format!("{place}: {value} would become {exact:e}, beyond {}", dense.dtype());
                         return Err(bad(format!("{problem}; use a smaller factor")));
                     }
                     let error = (rounded - exact).abs() / (exact + offset).abs();
@@ -367,7 +301,7 @@ impl TensorChanges {
                 to.push(Edit {
                     neurons: neurons.clone(),
                     place,
-                    dtype: entry.dtype,
+                    dtype: dense.dtype(),
                     stored_as: stored_as.to_owned(),
                     file: file_name(file.path()),
                     span,

@@ -2,10 +2,11 @@
 //! last of them is on disk.
 
 use super::disk::Disk;
-use super::edit::{Edit, Plan, Span};
+use super::edit::{Edit, Plan};
 use super::receipt::{ChangedFile, Receipt, State, header_sha256, undo_bytes};
 use super::shard::{Pieces, Shard, Shards};
 use super::{RECEIPT, UNDO};
+use crate::checkpoint::packing::Span;
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};

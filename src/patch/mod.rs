@@ -8,7 +8,6 @@ mod disk;
 mod edit;
 mod folder;
 mod journal;
-mod number;
 mod receipt;
 mod request;
 mod restore;
@@ -22,7 +21,7 @@ pub mod vault;
 mod verify;
 
 pub use apply::{check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
-pub use edit::{Edit, Plan, Rounding, Span};
+pub use edit::{Edit, Plan, Rounding};
 pub use folder::Folder;
 pub use journal::Settings;
 pub(crate) use receipt::now_utc;

@@ -1,10 +1,10 @@
 //! What a patch changed, enough to check it and to undo it.
 
-use super::edit::{Edit, Plan, Rounding, Span};
+use super::edit::{Edit, Plan, Rounding};
 use super::shard::{Shard, Shards, bytes_now};
 use super::{RECEIPT, UNDO};
-use crate::architecture::place::Axis;
 use crate::checkpoint::header::Header;
+use crate::checkpoint::packing::{Axis, Span};
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
@@ -236,8 +236,8 @@ impl Receipt {
         for record in &self.edits {
             let found = tensors.get(&(record.file.as_str(), record.tensor.clone()));
             let found = found.filter(|t| t.dtype == record.dtype && t.shape == record.shape);
-            let span =
-                found.and_then(|t| Span::within(record.axis, record.index, &record.shape, record.dtype, t.bytes.start));
+            let Record { axis, index, shape, dtype, .. } = record;
+            let span = found.and_then(|t| Span::of_dense(*axis, *index, shape, *dtype, t.bytes.start));
             if span != Some(record.span) {
                 let problem =
                     format!("{} of the receipt is not in {}; nothing was changed", record.tensor, record.file);

@@ -2,13 +2,14 @@
 
 use super::believe::EditBytes;
 use super::disk::{Disk, System};
-use super::edit::{Edit, Plan, Rounding, Span, file_name};
+use super::edit::{Edit, Plan, Rounding, file_name};
 use super::folder::Folder;
 use super::receipt::{Receipt, Record, State};
 use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};
 use super::{RECEIPT, UNDO, believe, journal};
-use crate::architecture::place::{Axis, Place};
+use crate::architecture::place::Place;
+use crate::checkpoint::packing::{Axis, NumberType};
 use crate::checkpoint::{Opened, Tensors, sha256_hex};
 use crate::error::{Error, Result};
 use crate::neuron::Neuron;
@@ -186,8 +187,10 @@ impl Work {
                 return Err(bad(format!("{problem}: it was taken from another checkpoint")));
             }
             let none = || bad(format!("has no {} {} of {} bytes", part.axis.as_str(), part.index, kept.len()));
-            let span = Span::of(&part.place(), entry).filter(|s| s.bytes() == kept.len() as u64).ok_or_else(none)?;
-            let file = &tensors.files()[entry.place.as_ref().ok_or_else(none)?.0];
+            let weight = tensors.weight(&part.tensor)?;
+            let dense = weight.dense().ok_or_else(none)?;
+            let span = dense.span(part.axis, part.index).filter(|s| s.bytes() == kept.len() as u64).ok_or_else(none)?;
+            let file = dense.file();
             rests.insert(part.tensor.as_str(), part.rest_sha256.as_str());
             edits.push(Edit {
                 neurons: part.neurons.clone(),
@@ -205,10 +208,8 @@ impl Work {
         for of_tensor in edits.chunk_by(|a, b| a.place.tensor == b.place.tensor) {
             check_crossings(root, of_tensor)?;
             let name = &of_tensor[0].place.tensor;
-            let place = tensors.get(name).and_then(|entry| entry.place.clone());
-            let rest = place.and_then(|(at, bytes)| {
-                rest_sha256(tensors.files()[at].bytes(), bytes, of_tensor.iter().map(|e| e.span))
-            });
+            let weight = tensors.weight(name)?;
+            let rest = weight.dense().and_then(|dense| rest_sha256(dense, of_tensor.iter().map(|e| e.span)));
             if rest.as_deref() != rests.get(name.as_str()).copied() {
                 other_tensors.insert(name.clone());
             }
@@ -256,7 +257,7 @@ impl Work {
 fn check_crossings(root: &Path, of_tensor: &[Edit]) -> Result<()> {
     let along = |axis: Axis| of_tensor.iter().filter(move |e| e.place.axis == axis);
     for row in along(Axis::Row) {
-        let size = row.dtype.bitsize() / 8;
+        let size = NumberType::of(row.dtype).bytes();
         let element = |of: &Edit, at: usize| of.after.get(at * size..(at + 1) * size).map(<[u8]>::to_vec);
         if along(Axis::Column).any(|column| element(row, column.place.index) != element(column, row.place.index)) {
             let problem = "the vault contradicts itself where a row crosses a column; nothing was changed";

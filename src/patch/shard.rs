@@ -1,8 +1,9 @@
 //! The files of weights that a receipt or a plan names: each is opened once, checked, and changed through that.
 
-use super::edit::{Edit, Span};
+use super::edit::Edit;
 use crate::checkpoint::hex;
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::packing::Span;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};

@@ -1,12 +1,13 @@
 //! A vault: the rows, columns and elements of some neurons in a small file of their own, to repair a checkpoint with
 //! when the original is out of reach.
 
-use super::edit::{Edit, Plan, Span};
+use super::edit::{Edit, Plan};
 use super::folder;
 use super::receipt::{Model, Receipt, now_utc};
-use crate::architecture::place::{Axis, Place};
+use crate::architecture::place::Place;
 use crate::checkpoint::header::Header;
 use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::packing::{Axis, Dense, NumberType, Span};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files;
@@ -88,8 +89,9 @@ pub fn keep(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> Result<Index> {
     let mut parts = Vec::with_capacity(plan.edits.len());
     for of_tensor in plan.edits.chunk_by(|a, b| a.place.tensor == b.place.tensor) {
         let tensors = checkpoint.tensors();
-        let (at, bytes) = tensors.get(&of_tensor[0].place.tensor).and_then(|t| t.place.clone()).ok_or_else(missing)?;
-        let rest = rest_sha256(tensors.files()[at].bytes(), bytes, of_tensor.iter().map(|e| e.span));
+        let weight = tensors.weight(&of_tensor[0].place.tensor).map_err(|_| missing())?;
+        let dense = weight.dense().ok_or_else(missing)?;
+        let rest = rest_sha256(dense, of_tensor.iter().map(|e| e.span));
         let rest = rest.ok_or_else(missing)?;
         parts.extend(of_tensor.iter().map(|edit| Part::of(edit, &rest)));
     }
@@ -137,7 +139,7 @@ impl Index {
         let metadata = HashMap::from([("schema".to_owned(), SCHEMA.to_owned()), (INDEX.to_owned(), json)]);
         let mut tensors = Vec::with_capacity(edits.len());
         for (part, edit) in self.parts.iter().zip(edits) {
-            let elements = edit.before.len() * 8 / edit.dtype.bitsize();
+            let elements = edit.before.len() / NumberType::of(edit.dtype).bytes();
             let view = TensorView::new(edit.dtype, vec![elements], &edit.before).map_err(|e| bad(&e))?;
             tensors.push((part.key(), view));
         }
@@ -197,12 +199,13 @@ impl Vault {
 }
 
 /// SHA-256 of a tensor's bytes outside of `spans`, in order; none where the file is shorter.
-pub(super) fn rest_sha256(file: &[u8], tensor: Range<u64>, spans: impl Iterator<Item = Span>) -> Option<String> {
+pub(super) fn rest_sha256(tensor: &Dense, spans: impl Iterator<Item = Span>) -> Option<String> {
+    let (file, place) = (tensor.file().bytes(), tensor.place());
     let pieces = spans.flat_map(|span| span.offsets().map(move |at| (at, at + span.piece_bytes)).collect::<Vec<_>>());
-    let mut pieces: Vec<(u64, u64)> = pieces.chain([(tensor.end, tensor.end)]).collect();
+    let mut pieces: Vec<(u64, u64)> = pieces.chain([(place.end, place.end)]).collect();
     pieces.sort_unstable();
     let mut hasher = Sha256::new();
-    let mut at = tensor.start;
+    let mut at = place.start;
     for (start, end) in pieces {
         if start > at {
             hasher.update(slice(file, &(at..start))?);

@@ -3,7 +3,6 @@
 use crate::patch::{FAST, copy, families, one_of_each, open};
 use crate::smollm2_folder;
 use crate::tiny::Place;
-use achilles_audit::architecture::place;
 use achilles_audit::checkpoint::header::Header;
 use achilles_audit::checkpoint::{Opened, hex};
 use achilles_audit::integrity::diff::{Diff, diff};
@@ -149,7 +148,7 @@ fn lesions(folder: &Path, neurons: Option<&[&str]>) -> usize {
             let Ok(plan) = Plan::new(&checkpoint, &recipe, &[change]) else { continue };
             patch::to_folder(&checkpoint, &plan, &out, FAST, &Silent).unwrap();
             let found = [differences(&out, &before), diff_of(folder, &out).unwrap().differences];
-            for part in place::parts(&neuron, checkpoint.tensors()) {
+            for part in recipe.parts(&neuron, checkpoint.tensors()) {
                 let stored = checkpoint.tensors().stored_name(&part.tensor);
                 for (found, by) in found.iter().zip(["verify", "diff"]) {
                     let lines = lines(found, stored);

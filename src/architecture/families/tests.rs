@@ -1,7 +1,9 @@
 use super::FAMILIES;
 use crate::architecture::Recipe;
+use crate::architecture::module::{Module, ModuleKind};
 use crate::checkpoint::ConfigFile;
 use crate::error::Result;
+use crate::neuron::{Neuron, Side, Site};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -58,11 +60,8 @@ fn a_config_of_nothing_is_the_classs_own() {
     assert_eq!(expected.len(), FAMILIES.len());
     for (model_type, sizes) in expected {
         let r = read(&json!({ "model_type": model_type })).unwrap();
-        let a = &r.attention;
-        let wide = match r.layers[0].mlp {
-            crate::architecture::recipe::Mlp::Dense(mlp) => mlp.intermediate_size,
-            crate::architecture::recipe::Mlp::Experts(experts) => experts.expert.intermediate_size,
-        };
+        let a = r.attention(0).unwrap();
+        let wide = r.layers[0].channel_mixer.mlp().intermediate_size;
         let found = (
             r.vocab_size,
             r.hidden_size,
@@ -96,7 +95,7 @@ fn a_config_of_nothing_is_the_classs_own() {
 #[test]
 fn null_is_what_the_class_makes_of_it() {
     for model_type in ["llama", "mistral", "mixtral", "qwen2", "phi3"] {
-        assert_eq!(recipe(model_type, json!({"num_key_value_heads": null})).attention.kv_heads, 4, "{model_type}");
+        assert_eq!(recipe(model_type, json!({"num_key_value_heads": null})).attention(0).unwrap().kv_heads, 4);
     }
     for (model_type, key) in [
         ("gemma2", "num_key_value_heads"),
@@ -318,4 +317,51 @@ fn json_as_python_writes_it_is_read() {
     assert_eq!(read(&text).unwrap(), recipe("llama", json!({})));
     let message = read(&text.replace("length_penalty", "rope_theta")).unwrap_err().to_string();
     assert!(message.contains("rope_theta: expected a number, found \"Infinity\""), "{message}");
+}
+
+/// All sides of all modules of every family's first layers and around them.
+#[test]
+fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
+    for family in FAMILIES {
+        let few_experts = match family.model_type {
+            "mixtral" | "qwen3_moe" => json!({"num_experts": 2, "num_experts_per_tok": 1}),
+            _ => json!({}),
+        };
+        let recipe = recipe(family.model_type, few_experts);
+        for layer in 0..recipe.layers.len() {
+            let mut roles: Vec<_> = recipe.layer_modules(layer).iter().map(|module| module.role).collect();
+            let all = roles.len();
+            roles.sort();
+            roles.dedup();
+            assert_eq!(roles.len(), all, "{}", family.model_type);
+        }
+        let head = recipe.module(&"lm_head".parse().unwrap()).unwrap();
+        for module in recipe.modules().into_iter().chain([head]) {
+            assert_eq!(recipe.module(&module.path.parse().unwrap()), Some(module.clone()));
+            for side in [Side::In, Side::Out] {
+                let site = Site { module: module.path.parse().unwrap(), side };
+                let neuron = Neuron { site, channel: module.channels(side) - 1 };
+                match recipe.holder(&module, side) {
+                    Some((holder, _)) => assert!(matches!(holder.kind, kind if kind != ModuleKind::Function)),
+                    None => nearest_is_there(&recipe, &module, &recipe.why_no_place(&module, &neuron)),
+                }
+            }
+        }
+    }
+}
+
+/// What a reason names instead is a neuron of the model.
+#[track_caller]
+fn nearest_is_there(recipe: &Recipe, module: &Module, reason: &str) {
+    let words = reason.split([' ', ',', ';']).map(|word| word.trim_end_matches(':'));
+    let named: Vec<Neuron> = words.filter_map(|word| word.parse().ok()).collect();
+    let expected = match module.kind {
+        ModuleKind::Embedding | ModuleKind::Linear { .. } => reason.matches(":out:").count(),
+        ModuleKind::Norm { .. } | ModuleKind::Function => 1,
+    };
+    assert_eq!(named.len(), expected, "{}: {reason}", module.path);
+    for neuron in named {
+        let nearest = recipe.module(&neuron.site.module).unwrap_or_else(|| panic!("{reason}"));
+        assert!(neuron.channel < nearest.channels(neuron.site.side), "{reason}");
+    }
 }

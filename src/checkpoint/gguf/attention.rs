@@ -1,8 +1,8 @@
 //! Windows, soft caps and the scale of attention: from a GGUF's metadata to the keys of config.json.
 
 use super::architecture::{Architecture, Window};
-use super::config::Sizes;
 use super::file::GgufFile;
+use super::sizes::Sizes;
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 

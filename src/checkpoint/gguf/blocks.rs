@@ -1,7 +1,7 @@
-//! The types of GGML that are decoded, to f32; blocks as what `dequantize_row_*` of ggml-quants.c computes, operation for
+//! The blocks of GGML that are decoded, to f32, as what `dequantize_row_*` of ggml-quants.c computes, operation for
 //! operation, so that values are bit-equal.
 
-use half::{bf16, f16};
+use half::f16;
 
 /// Decodes whole blocks: `bytes` and `out` hold as many of them.
 pub(super) type Decode = fn(bytes: &[u8], out: &mut [f32]);
@@ -19,22 +19,6 @@ fn each<const BYTES: usize>(bytes: &[u8], out: &mut [f32], elements: usize, deco
 /// The half-precision number at byte `at`.
 fn half(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
-pub(super) fn f32(bytes: &[u8], out: &mut [f32]) {
-    each::<4>(bytes, out, 1, |x, out| out[0] = f32::from_le_bytes(*x));
-}
-
-pub(super) fn f16(bytes: &[u8], out: &mut [f32]) {
-    each::<2>(bytes, out, 1, |x, out| out[0] = f16::from_le_bytes(*x).to_f32());
-}
-
-pub(super) fn bf16(bytes: &[u8], out: &mut [f32]) {
-    each::<2>(bytes, out, 1, |x, out| out[0] = bf16::from_le_bytes(*x).to_f32());
-}
-
-pub(super) fn f64(bytes: &[u8], out: &mut [f32]) {
-    each::<8>(bytes, out, 1, |x, out| out[0] = f64::from_le_bytes(*x) as f32);
 }
 
 pub(super) fn q4_0(bytes: &[u8], out: &mut [f32]) {

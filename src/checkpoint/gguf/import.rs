@@ -1,11 +1,11 @@
 //! Turns a GGUF into a Hugging Face folder: all of it or nothing, one chunk of one tensor in memory at a time.
 
 use super::{Checked, GgufCheckpoint};
+use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::tensors::SINGLE;
 use crate::error::{Error, Result};
 use crate::files::{NewFolder, OpenFolder};
 use crate::progress::Progress;
-use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::HashMap;
@@ -80,8 +80,8 @@ fn write_weights(
     let mut listed = Vec::new();
     for (name, shape) in checkpoint.tensors() {
         let elements: usize = shape.iter().product();
-        let end = offset + elements * dtype.bytes();
-        let info = TensorInfo { dtype: dtype.safetensors(), shape: shape.to_vec(), data_offsets: (offset, end) };
+        let end = offset + elements * NumberType::of(dtype.stored()).bytes();
+        let info = TensorInfo { dtype: dtype.stored(), shape: shape.to_vec(), data_offsets: (offset, end) };
         listed.push((name.to_owned(), info));
         (offset, parameters) = (end, parameters + elements as u64);
     }
@@ -150,7 +150,7 @@ impl ImportDtype {
         }
     }
 
-    fn safetensors(self) -> Dtype {
+    fn stored(self) -> Dtype {
         match self {
             ImportDtype::Bf16 => Dtype::BF16,
             ImportDtype::F16 => Dtype::F16,
@@ -158,27 +158,17 @@ impl ImportDtype {
         }
     }
 
-    fn bytes(self) -> usize {
-        if self == ImportDtype::F32 { 4 } else { 2 }
-    }
-
     /// Rounds to nearest, ties to even, as torch does; a finite value that would become infinite is an error.
     fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Checked<()> {
         out.clear();
-        match self {
-            ImportDtype::F32 => out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
-            ImportDtype::Bf16 => out.extend(values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes())),
-            ImportDtype::F16 => out.extend(values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes())),
+        let number = NumberType::of(self.stored());
+        for value in values {
+            let rounded = number.encode(f64::from(*value), out);
+            if value.is_finite() && !rounded.is_finite() {
+                return Err(format!("holds {value}, beyond what {self} can; import it as f32"));
+            }
         }
-        let fits = |x: f32| match self {
-            ImportDtype::F32 => true,
-            ImportDtype::Bf16 => bf16::from_f32(x).is_finite(),
-            ImportDtype::F16 => f16::from_f32(x).is_finite(),
-        };
-        match values.iter().find(|x| x.is_finite() && !fits(**x)) {
-            None => Ok(()),
-            Some(x) => Err(format!("holds {x}, beyond what {self} can; import it as f32")),
-        }
+        Ok(())
     }
 }
 

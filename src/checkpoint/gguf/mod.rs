@@ -3,14 +3,13 @@
 mod architecture;
 mod attention;
 mod blocks;
-mod byte_level;
 mod config;
 mod dequantize;
 pub mod file;
 pub mod header;
 pub mod import;
 mod rope;
-mod sentencepiece;
+mod sizes;
 mod tokenizer;
 pub mod types;
 

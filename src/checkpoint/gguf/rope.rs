@@ -2,8 +2,8 @@
 
 use super::Checked;
 use super::architecture::Architecture;
-use super::config::Sizes;
 use super::file::GgufFile;
+use super::sizes::Sizes;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::f64::consts::TAU;

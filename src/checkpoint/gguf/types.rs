@@ -1,6 +1,7 @@
 //! The element types GGUF knows: their names, how they pack, and which of them can be read.
 
 use super::blocks::{self, Decode};
+use crate::checkpoint::packing::NumberType;
 
 /// An element type of GGML.
 #[derive(Debug, Clone, Copy)]
@@ -61,10 +62,10 @@ const fn blocks(id: u32, name: &'static str, elements: usize, bytes: usize, deco
 
 /// `ggml_type` of ggml.h; sizes as gguf-py's `GGML_QUANT_SIZES` lists them.
 static TYPES: [GgmlType; 34] = [
-    plain(0, "F32", 4, blocks::f32),
-    plain(1, "F16", 2, blocks::f16),
-    plain(30, "BF16", 2, blocks::bf16),
-    plain(28, "F64", 8, blocks::f64),
+    plain(0, "F32", 4, |bytes, out| NumberType::F32.decode(bytes, out)),
+    plain(1, "F16", 2, |bytes, out| NumberType::F16.decode(bytes, out)),
+    plain(30, "BF16", 2, |bytes, out| NumberType::Bf16.decode(bytes, out)),
+    plain(28, "F64", 8, |bytes, out| NumberType::F64.decode(bytes, out)),
     blocks(2, "Q4_0", 32, 18, blocks::q4_0),
     blocks(3, "Q4_1", 32, 20, blocks::q4_1),
     blocks(6, "Q5_0", 32, 22, blocks::q5_0),

@@ -2,12 +2,15 @@
 
 mod sentence;
 
+use crate::architecture::module::ModuleKind;
 use crate::architecture::place::Axis;
-use crate::architecture::recipe::{NormStyle, Recipe};
-use crate::checkpoint::Opened;
-use crate::neuron::Neuron;
+use crate::architecture::{OtherParts, Recipe};
+use crate::checkpoint::{ConfigFile, Opened};
+use crate::error::Result;
+use crate::neuron::{ModulePath, Neuron};
 use safetensors::Dtype;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Rows or columns of a tensor that are listed one by one; where more changed they are counted.
 pub const LISTED: usize = 64;
@@ -182,7 +185,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-fn as_text<S: serde::Serializer>(neuron: &Option<Neuron>, to: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: serde::Serializer>(neuron: &Option<Neuron>, to: S) -> std::result::Result<S::Ok, S::Error> {
     neuron.as_ref().map(ToString::to_string).serialize(to)
 }
 
@@ -192,35 +195,79 @@ pub fn replaced_by(name: &str, other: &str, swapped: bool) -> Option<Difference>
     told.then(|| Difference::TensorReplaced { name: name.to_owned(), other: other.to_owned(), swapped })
 }
 
-/// The neuron that a line of a tensor is: an output channel for a row, an input channel for a column.
-pub fn neuron(tensor: &str, dimensions: usize, axis: Axis, index: usize) -> Option<Neuron> {
-    let module = tensor.strip_suffix(".weight").or_else(|| tensor.strip_suffix(".bias"))?;
-    let side = match (axis, dimensions) {
-        (Axis::Row, 2) | (Axis::Element, 1) => "out",
-        (Axis::Column, 2) => "in",
-        _ => return None,
-    };
-    format!("{module}:{side}:{index}").parse().ok()
-}
-
 /// Tells what the elements of norms' weights multiply by.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Norms {
-    one_plus: bool,
+    /// The tensors of norms that multiply by 1 + w.
+    one_plus: BTreeSet<String>,
 }
 
 impl Norms {
     /// By the folder's config.json; without a readable one, the weights themselves.
     pub fn of(opened: &Opened) -> Norms {
         let config = opened.config().ok().flatten();
-        let recipe = config.and_then(|config| Recipe::read(config).ok());
-        Norms { one_plus: recipe.is_some_and(|r| r.norm.style == NormStyle::OnePlusWeightThenRound) }
+        Norms { one_plus: config.and_then(|config| one_plus_norms(config).ok()).unwrap_or_default() }
     }
 
     /// The factor between an element of a vector and what it was: of Gemma's norms, between 1 + w.
-    pub fn beta(self, tensor: &str, before: f64, after: f64) -> Option<f64> {
-        let added = if self.one_plus && tensor.ends_with("norm.weight") { 1.0 } else { 0.0 };
+    pub fn beta(&self, tensor: &str, before: f64, after: f64) -> Option<f64> {
+        let added = if self.is_one_plus(tensor) { 1.0 } else { 0.0 };
         let beta = (added + after) / (added + before);
         beta.is_finite().then_some(beta)
+    }
+
+    fn is_one_plus(&self, tensor: &str) -> bool {
+        if self.one_plus.is_empty() {
+            return false;
+        }
+        // A wrapper's names are those of its text model.
+        let name = tensor.parse::<ModulePath>();
+        name.is_ok_and(|name| self.one_plus.contains(name.as_str()))
+    }
+}
+
+/// Those of the text model and those beside it.
+fn one_plus_norms(config: &ConfigFile) -> Result<BTreeSet<String>> {
+    let recipe = Recipe::read(config)?;
+    if !recipe.norm.is_one_plus() {
+        return Ok(BTreeSet::new());
+    }
+    let modules = recipe.modules().into_iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
+    let mut names: BTreeSet<String> = modules.map(|module| module.weight()).collect();
+    if let OtherParts::Known(parts) = OtherParts::read(config, &recipe)? {
+        // Transformers 4 puts nothing before these names, 5 puts `model.`.
+        let parts = parts.into_iter().filter(|part| part.shut == Some(-1.0));
+        names.extend(parts.flat_map(|part| [format!("model.{}", part.name), part.name]));
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gemma 3 with a vision tower, whose norms multiply by w, and a norm between the two, which multiplies by 1 + w.
+    #[test]
+    fn norms_multiply_by_one_plus_w_where_the_model_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let beta = |config: &str, tensor: &str| {
+            std::fs::write(folder.path().join("config.json"), config).unwrap();
+            Norms::of(&Opened::folder_at(folder.path())).beta(tensor, 1.0, 3.0).unwrap()
+        };
+        let gemma3 = r#"{"model_type": "gemma3", "text_config": {}, "vision_config": {}}"#;
+        for (tensor, expected) in [
+            ("language_model.model.layers.1.input_layernorm.weight", 2.0),
+            ("model.language_model.layers.1.self_attn.q_norm.weight", 2.0),
+            ("language_model.model.norm.weight", 2.0),
+            ("multi_modal_projector.mm_soft_emb_norm.weight", 2.0),
+            ("model.multi_modal_projector.mm_soft_emb_norm.weight", 2.0),
+            ("vision_tower.vision_model.post_layernorm.weight", 3.0),
+            ("model.layers.1.self_attn.q_proj.bias", 3.0),
+        ] {
+            assert_eq!(beta(gemma3, tensor), expected, "{tensor}");
+        }
+        assert_eq!(beta(r#"{"model_type": "gemma"}"#, "model.norm.weight"), 2.0);
+        assert_eq!(beta(r#"{"model_type": "llama"}"#, "model.norm.weight"), 3.0);
+        assert_eq!(beta("{}", "model.norm.weight"), 3.0);
     }
 }

@@ -1,6 +1,6 @@
 //! Marks of a tensor's rows and columns: enough to say later which of them changed, and by what factor.
 
-use super::super::layout::Layout;
+use crate::checkpoint::packing::Layout;
 use serde::{Deserialize, Serialize};
 
 /// The mark of one row or column.
@@ -116,7 +116,7 @@ impl Marker {
 
     /// Takes the next whole elements.
     pub fn update(&mut self, mut bytes: &[u8]) {
-        let Layout { columns, element, .. } = self.layout;
+        let (columns, element) = (self.layout.columns, self.layout.element_bytes());
         while !bytes.is_empty() {
             let (row, column) = (self.at / columns % self.layout.rows, self.at % columns);
             let count = (columns - column).min(bytes.len() / element);
@@ -132,9 +132,10 @@ impl Marker {
 
     /// A part of one row.
     fn piece(&mut self, row: usize, column: usize, bytes: &[u8]) {
-        self.layout.patterns(bytes, &mut self.patterns);
-        self.layout.values(bytes, &mut self.values);
-        let n = self.values.len();
+        let n = bytes.len() / self.layout.element_bytes();
+        self.values.resize(n, 0.0);
+        self.layout.number.patterns(bytes, &mut self.patterns);
+        self.layout.number.decode(bytes, &mut self.values);
         self.count();
         self.row.check = self.row.check.wrapping_add(weighted(&self.patterns, &self.factors[column..]));
         self.row.squares += squares(&self.values);

@@ -4,10 +4,10 @@ use super::lines::Marker;
 use super::{FileRecord, TensorRecord};
 use crate::checkpoint::Opened;
 use crate::checkpoint::header::TensorEntry;
+use crate::checkpoint::packing::Layout;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files::Stamp;
-use crate::integrity::layout::Layout;
 use crate::progress::Progress;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -139,7 +139,7 @@ fn pieces(entries: &[TensorEntry], length: u64) -> Vec<(Option<usize>, Range<u64
     for (at, entry) in entries.iter().enumerate() {
         let unit = Layout::of(entry.dtype, &entry.shape).map_or(1, |l| match l.row_bytes() {
             row if row <= PIECE => row,
-            _ => l.element,
+            _ => l.element_bytes(),
         });
         cut(Some(at), entry.bytes.clone(), unit);
     }

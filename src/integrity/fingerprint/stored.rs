@@ -3,9 +3,9 @@
 use super::{FileRecord, Fingerprint, Line, Settings, Statistics, TensorRecord};
 use crate::checkpoint::hex;
 use crate::checkpoint::hub::Origin;
+use crate::checkpoint::packing::Layout;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::integrity::layout::Layout;
 use crate::tool::Tool;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -29,13 +29,13 @@ impl Statistics {
         let layer = module.layer().filter(|layer| *layer < self.layers.len()).ok_or_else(unknown)?;
         let kind = Kind::ALL.into_iter().find(|kind| kind.module() == module.in_layer()).ok_or_else(unknown)?;
         let (side, channel) = (neuron.site.side, neuron.channel);
-        let shape = self.shapes[layer][kind as usize].ok_or_else(unknown)?;
+        self.shapes[layer][kind as usize].ok_or_else(unknown)?;
         let mut lesioned = self.clone();
         let of_layer = &mut lesioned.layers[layer];
         let norms = of_layer.log_norms[Site { kind, side }.index()].as_mut().ok_or_else(unknown)?;
         let norm = norms.get_mut(channel).ok_or_else(unknown)?;
         *norm += beta.abs().ln() as f32;
-        let values = line(tensors, &measure::tensor_name(layer, kind), shape, side, channel)?;
+        let values = line(tensors, &measure::tensor_name(layer, kind), side, channel)?;
         let across = Site { kind, side: if side == Side::Out { Side::In } else { Side::Out } };
         if let Some(crossing) = of_layer.log_norms[across.index()].as_mut() {
             for (norm, value) in crossing.iter_mut().zip(&values) {
@@ -69,8 +69,10 @@ impl Statistics {
     ) -> Result<()> {
         let (other, side) = if kind == Kind::Down { (Kind::Up, Side::Out) } else { (Kind::Down, Side::In) };
         let sites = [Site { kind: Kind::Down, side: Side::Out }, Site { kind: Kind::Up, side: Side::In }];
-        let Some(shape) = self.shapes[layer][other as usize] else { return Ok(()) };
-        let partner = line(tensors, &measure::tensor_name(layer, other), shape, side, channel)?;
+        if self.shapes[layer][other as usize].is_none() {
+            return Ok(());
+        }
+        let partner = line(tensors, &measure::tensor_name(layer, other), side, channel)?;
         let of = |layer: &Layer, at: usize| -> Option<f64> {
             sites.iter().map(|site| layer.of(*site)?.get(at).map(|norm| f64::from(*norm))).sum()
         };

@@ -2,12 +2,10 @@
 
 use super::site::{Kind, SITES, Site};
 use crate::checkpoint::Tensors;
-use crate::checkpoint::tensors::Values;
+use crate::checkpoint::packing::Layout;
 use crate::error::Result;
 use crate::neuron::Side;
-use half::{bf16, f16};
 use rayon::prelude::*;
-use safetensors::Dtype;
 use std::ops::Range;
 
 /// Rows that are longer are not read: no model has them, and memory is to stay bounded.
@@ -36,27 +34,28 @@ pub(super) struct Norms {
 }
 
 impl Norms {
-    /// Norms of `name`, [rows, columns]; none where the elements are not floats.
-    pub fn of(tensors: &Tensors, name: &str, [rows, columns]: [usize; 2]) -> Result<Option<Norms>> {
+    /// Norms of the matrix `name`; none where its elements are not floats.
+    pub fn of(tensors: &Tensors, name: &str) -> Result<Option<Norms>> {
+        let weight = tensors.weight(name)?;
+        if !weight.is_float() {
+            return Ok(None);
+        }
+        let Layout { rows, columns, .. } = weight.layout();
         let piece = rows.div_ceil((HELD / columns.max(1)).clamp(1, PIECES)).max(1);
         let pieces: Vec<Range<usize>> = (0..rows).step_by(piece).map(|at| at..(at + piece).min(rows)).collect();
-        let sums = pieces.into_par_iter().map(|range| -> Result<Option<(Vec<f64>, Vec<f64>)>> {
+        let sums = pieces.into_par_iter().map(|range| -> Result<(Vec<f64>, Vec<f64>)> {
             let mut of_rows = Vec::with_capacity(range.len());
             let mut of_columns = vec![0.0; columns];
             let mut row = vec![0.0; columns];
             for at in range {
-                let matrix = Matrix { values: tensors.rows(name, at..at + 1)?, columns };
-                if !matrix.read(0, 0, &mut row) {
-                    return Ok(None);
-                }
+                _ = weight.rows(at..at + 1)?.read(0, 0, &mut row);
                 let squares = row.iter().map(|v| v * v);
                 of_rows.push(squares.clone().sum());
                 of_columns.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
             }
-            Ok(Some((of_rows, of_columns)))
+            Ok((of_rows, of_columns))
         });
-        let sums: Option<Vec<_>> = sums.collect::<Result<Vec<_>>>()?.into_iter().collect();
-        let Some(sums) = sums else { return Ok(None) };
+        let sums = sums.collect::<Result<Vec<_>>>()?;
         let mut of_columns = vec![0.0; columns];
         for (_, part) in &sums {
             of_columns.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
@@ -75,12 +74,15 @@ pub(super) fn cosines(
     up: &str,
     [hidden, intermediate]: [usize; 2],
 ) -> Result<Option<Vec<f32>>> {
-    let down = Matrix { values: tensors.rows(down, 0..hidden)?, columns: intermediate };
-    let up = Matrix { values: tensors.rows(up, 0..intermediate)?, columns: hidden };
+    let (down, up) = (tensors.weight(down)?, tensors.weight(up)?);
+    if !down.is_float() || !up.is_float() {
+        return Ok(None);
+    }
+    let (down, up) = (down.all()?, up.all()?);
     let width = (HELD / intermediate.max(1)).clamp(1, TILE);
     let tiles: Vec<Range<usize>> = (0..hidden).step_by(width).map(|at| at..(at + width).min(hidden)).collect();
     let of_tiles = tiles.into_par_iter().map(|tile| -> Option<Vec<f32>> {
-        let mut sums = vec![[0.0; 3]; tile.len()];
+        let mut sums = vec![[0.0f64; 3]; tile.len()];
         let mut rows = vec![0.0; tile.len() * intermediate];
         for (row, at) in rows.chunks_mut(intermediate.max(1)).zip(tile.clone()) {
             down.read(at, 0, row).then_some(())?;
@@ -101,59 +103,13 @@ pub(super) fn cosines(
     Ok(of_tiles.map(|tiles| tiles.concat()))
 }
 
-/// One row or column of a tensor, widened; empty where its elements are not floats.
-pub(super) fn line(tensors: &Tensors, name: &str, shape: [usize; 2], side: Side, index: usize) -> Result<Vec<f64>> {
-    let [rows, columns] = shape;
-    let mut values = match side {
-        Side::Out => vec![0.0; columns],
-        Side::In => vec![0.0; rows],
-    };
-    let read = match side {
-        Side::Out => Matrix { values: tensors.rows(name, index..index + 1)?, columns }.read(0, 0, &mut values),
-        Side::In => {
-            let matrix = Matrix { values: tensors.rows(name, 0..rows)?, columns };
-            values.iter_mut().enumerate().all(|(row, to)| matrix.read(row, index, std::slice::from_mut(to)))
-        }
-    };
-    Ok(if read { values } else { Vec::new() })
-}
-
-/// Rows in the map, or dequantized.
-struct Matrix<'a> {
-    values: Values<'a>,
-    columns: usize,
-}
-
-impl Matrix<'_> {
-    /// Widens elements of a row, from column `from` on; false where they are not floats or not there.
-    fn read(&self, row: usize, from: usize, to: &mut [f64]) -> bool {
-        fn each<const N: usize>(bytes: &[u8], to: &mut [f64], read: impl Fn([u8; N]) -> f64) {
-            to.iter_mut().zip(bytes.as_chunks::<N>().0).for_each(|(to, bytes)| *to = read(*bytes));
-        }
-        let first = row * self.columns + from;
-        let elements = first..first + to.len();
-        match &self.values {
-            Values::F32(values) => match values.get(elements) {
-                Some(values) => to.iter_mut().zip(values).for_each(|(to, value)| *to = (*value).into()),
-                None => return false,
-            },
-            Values::Stored { dtype, bytes } => {
-                let size = match dtype {
-                    Dtype::F64 => 8,
-                    Dtype::F32 => 4,
-                    Dtype::F16 | Dtype::BF16 => 2,
-                    _ => return false,
-                };
-                let Some(bytes) = bytes.get(elements.start * size..elements.end * size) else { return false };
-                match dtype {
-                    Dtype::F64 => each(bytes, to, f64::from_le_bytes),
-                    Dtype::F32 => each(bytes, to, |b| f32::from_le_bytes(b).into()),
-                    Dtype::F16 => each(bytes, to, |b| f16::from_le_bytes(b).into()),
-                    _ => each(bytes, to, |b| bf16::from_le_bytes(b).into()),
-                }
-            }
-        }
-        true
+/// One row or column of a matrix, widened; empty where its elements are not floats.
+pub(super) fn line(tensors: &Tensors, name: &str, side: Side, index: usize) -> Result<Vec<f64>> {
+    let weight = tensors.weight(name)?;
+    match side {
+        _ if !weight.is_float() => Ok(Vec::new()),
+        Side::Out => Ok(weight.rows(index..index + 1)?.row(0)),
+        Side::In => Ok(weight.all()?.column(index)),
     }
 }
 
@@ -172,6 +128,8 @@ impl Layer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::packing::NumberType;
+    use safetensors::Dtype;
     use safetensors::tensor::{TensorView, serialize_to_file};
 
     /// Every float dtype against sums written out: values are small quarters, exact in all of them.
@@ -182,14 +140,9 @@ mod tests {
         let down: Vec<f64> = (0..hidden * inner).map(quarter).collect();
         let up: Vec<f64> = (0..hidden * inner).map(|i| quarter(i * 3 + 1)).collect();
         let bytes = |dtype, values: &[f64]| -> Vec<u8> {
-            let each = |v: &f64| match dtype {
-                Dtype::F64 => v.to_le_bytes().to_vec(),
-                Dtype::F32 => (*v as f32).to_le_bytes().to_vec(),
-                Dtype::F16 => f16::from_f64(*v).to_le_bytes().to_vec(),
-                Dtype::BF16 => bf16::from_f64(*v).to_le_bytes().to_vec(),
-                _ => vec![*v as i8 as u8],
-            };
-            values.iter().flat_map(each).collect()
+            let mut bytes = Vec::new();
+            values.iter().for_each(|value| _ = NumberType::of(dtype).encode(*value, &mut bytes));
+            bytes
         };
         for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8] {
             let folder = tempfile::tempdir().unwrap();
@@ -200,10 +153,10 @@ mod tests {
             ];
             serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
             let tensors = crate::checkpoint::Opened::folder_at(folder.path()).tensors().unwrap();
-            let norms = Norms::of(&tensors, "down", [hidden, inner]).unwrap();
+            let norms = Norms::of(&tensors, "down").unwrap();
             let cosines = cosines(&tensors, "down", "up", [hidden, inner]).unwrap();
-            let row = line(&tensors, "down", [hidden, inner], Side::Out, 69).unwrap();
-            let column = line(&tensors, "down", [hidden, inner], Side::In, 32).unwrap();
+            let row = line(&tensors, "down", Side::Out, 69).unwrap();
+            let column = line(&tensors, "down", Side::In, 32).unwrap();
             if dtype == Dtype::I8 {
                 assert!(norms.is_none() && cosines.is_none() && row.is_empty() && column.is_empty());
                 continue;

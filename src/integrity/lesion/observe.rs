@@ -106,7 +106,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::architecture::place::place;
+    use crate::architecture::Recipe;
     use crate::progress::Silent;
     use std::path::Path;
 
@@ -129,12 +129,13 @@ mod tests {
     fn a_sign_is_told_apart_from_a_hint_and_placed() {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
         let checkpoint = Checkpoint::open(fixture, &Silent).unwrap();
+        let recipe = Recipe::read(checkpoint.config()).unwrap();
         let neuron: crate::neuron::Neuron = "L1.mlp.down_proj:in:5".parse().unwrap();
         let sign = |kind, chance| super::super::Sign {
             kind,
             neuron: neuron.clone(),
             or: None,
-            place: place(&neuron, checkpoint.tensors()).unwrap(),
+            place: recipe.place(&neuron, checkpoint.tensors()).unwrap(),
             statistic: 0.3,
             expected: 1.0,
             strength: None,

@@ -1,5 +1,7 @@
 //! The sides of a decoder layer's linear modules, and what their channels are.
 
+use crate::architecture::module::{AttentionRole, MlpRole, Role};
+use crate::architecture::names;
 use crate::neuron::Side;
 
 /// A linear module of a decoder layer.
@@ -17,17 +19,21 @@ pub(super) enum Kind {
 impl Kind {
     pub const ALL: [Kind; 7] = [Kind::Q, Kind::K, Kind::V, Kind::O, Kind::Gate, Kind::Up, Kind::Down];
 
-    /// Its path within the layer.
-    pub fn module(self) -> &'static str {
+    fn role(self) -> Role {
         match self {
-            Kind::Q => "self_attn.q_proj",
-            Kind::K => "self_attn.k_proj",
-            Kind::V => "self_attn.v_proj",
-            Kind::O => "self_attn.o_proj",
-            Kind::Gate => "mlp.gate_proj",
-            Kind::Up => "mlp.up_proj",
-            Kind::Down => "mlp.down_proj",
+            Kind::Q => Role::Attention(AttentionRole::Query),
+            Kind::K => Role::Attention(AttentionRole::Key),
+            Kind::V => Role::Attention(AttentionRole::Value),
+            Kind::O => Role::Attention(AttentionRole::Output),
+            Kind::Gate => Role::mlp(MlpRole::Gate),
+            Kind::Up => Role::mlp(MlpRole::Up),
+            Kind::Down => Role::mlp(MlpRole::Down),
         }
+    }
+
+    /// Its path within the layer: signs are looked for in checkpoints of unknown families too, so it is the usual one.
+    pub fn module(self) -> &'static str {
+        names::usual(self.role()).unwrap_or_default()
     }
 }
 

@@ -6,6 +6,8 @@ use super::search::{Suspect, Tests};
 use super::site::{Heads, Kind, SITES, Site, Space};
 use super::zeros::place;
 use super::{NotExamined, Report, Sign, SignKind, Statistics, Tails, fit};
+use crate::architecture::module::{MixerKind, Role};
+use crate::architecture::names;
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::Result;
 use crate::neuron::{self, Neuron, Side};
@@ -30,9 +32,7 @@ impl Statistics {
         let mut statistics = Statistics {
             layers: vec![Layer::default(); count],
             shapes: vec![[None; Kind::ALL.len()]; count],
-            normalized_outputs: (0..count)
-                .map(|l| tensors.get(&format!("model.layers.{l}.post_feedforward_layernorm.weight")).is_some())
-                .collect(),
+            normalized_outputs: (0..count).map(|layer| has_normalized_outputs(tensors, layer)).collect(),
             heads: None,
             other_zeros: Vec::new(),
             not_examined: Vec::new(),
@@ -72,8 +72,8 @@ impl Statistics {
 
     fn add(&mut self, tensors: &Tensors, name: &str, shape: [usize; 2]) -> Result<()> {
         let mut refuse = |why: String| self.not_examined.push(NotExamined { what: name.into(), why });
-        let Some(norms) = Norms::of(tensors, name, shape)? else {
-            let dtype = tensors.get(name).map(|entry| entry.dtype.to_string()).unwrap_or_default();
+        let Some(norms) = Norms::of(tensors, name)? else {
+            let dtype = tensors.weight(name)?.dtypes();
             refuse(format!("its dtype is {dtype}, expected F32, F16, BF16 or F64"));
             return Ok(());
         };
@@ -284,4 +284,10 @@ impl Statistics {
             chance: suspect.chance,
         })
     }
+}
+
+/// Whether what the layer's MLP adds to the residual is normed first.
+fn has_normalized_outputs(tensors: &Tensors, layer: usize) -> bool {
+    let norm = names::usual(Role::NormAfter(MixerKind::Channel));
+    norm.is_some_and(|norm| tensors.get(&format!("model.layers.{layer}.{norm}.weight")).is_some())
 }

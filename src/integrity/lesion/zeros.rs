@@ -3,6 +3,7 @@
 use super::measure::{self, Layer};
 use super::site::{self, Kind, SITES, Site, Space};
 use super::{MoreZeros, Report, Sign, SignKind, Statistics, chance, fit};
+use crate::architecture::names;
 use crate::architecture::place::{Axis, Place};
 use crate::neuron::{self, Neuron, Side};
 
@@ -21,8 +22,8 @@ impl Statistics {
                 report.more_zeros.push(MoreZeros { tensor: tensor.into(), side, count });
             }
             for &(index, expected) in &zeros[..listed] {
-                let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
-                let Ok(module) = module.parse() else { continue };
+                // A stack of experts is a tensor without such an end.
+                let Some(module) = names::module(tensor).or_else(|| tensor.parse().ok()) else { continue };
                 report.signs.push(Sign {
                     kind: SignKind::Zero,
                     neuron: Neuron { site: neuron::Site { module, side }, channel: index },

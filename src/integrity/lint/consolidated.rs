@@ -6,6 +6,8 @@ use super::observation::{Found, Location};
 use super::params;
 use super::tensors::{Place, at};
 use crate::architecture::Recipe;
+use crate::architecture::module::{AttentionRole, Role};
+use crate::architecture::names;
 use crate::checkpoint::header::TensorEntry;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -67,7 +69,7 @@ fn difference(
     let mut own: BTreeMap<String, Place> = BTreeMap::new();
     for shard in files {
         for tensor in shard.tensors() {
-            let Some(name) = name(&tensor.name) else {
+            let Some(name) = names::of_mistral(&tensor.name) else {
                 return Ok(Some((at(shard, tensor), "is not named as Mistral names tensors".into())));
             };
             if own.insert(name, (shard, tensor)).is_some() {
@@ -91,39 +93,16 @@ fn difference(
         .map(|(shard, tensor)| (at(shard, tensor), "is not among the tensors of the config".into())))
 }
 
-/// The name of a tensor in the form that the config describes.
-fn name(own: &str) -> Option<String> {
-    let known = match own {
-        "tok_embeddings.weight" => "model.embed_tokens.weight",
-        "norm.weight" => "model.norm.weight",
-        "output.weight" => "lm_head.weight",
-        _ => "",
-    };
-    if !known.is_empty() {
-        return Some(known.to_owned());
-    }
-    let (layer, rest) = own.strip_prefix("layers.")?.split_once('.')?;
-    let rest = match rest.strip_suffix(".weight")? {
-        "attention_norm" => "input_layernorm".to_owned(),
-        "ffn_norm" => "post_attention_layernorm".to_owned(),
-        "attention.wq" => "self_attn.q_proj".to_owned(),
-        "attention.wk" => "self_attn.k_proj".to_owned(),
-        "attention.wv" => "self_attn.v_proj".to_owned(),
-        "attention.wo" => "self_attn.o_proj".to_owned(),
-        "feed_forward.w1" => "mlp.gate_proj".to_owned(),
-        "feed_forward.w2" => "mlp.down_proj".to_owned(),
-        "feed_forward.w3" => "mlp.up_proj".to_owned(),
-        other => format!("block_sparse_moe.{}", other.strip_prefix("feed_forward.")?),
-    };
-    Some(format!("model.layers.{layer}.{rest}.weight"))
-}
-
 /// The heads of a projection whose rows the two forms have in different order: Mistral's turns each channel with its
 /// neighbour, the other with the one half a head further.
 fn heads(recipe: &Recipe, name: &str) -> Option<usize> {
-    let a = &recipe.attention;
-    let projections = [("self_attn.q_proj.weight", a.heads), ("self_attn.k_proj.weight", a.kv_heads)];
-    projections.into_iter().find_map(|(end, heads)| name.ends_with(end).then_some(heads))
+    let module = recipe.module(&names::module(name)?)?;
+    let attention = recipe.attention(module.layer?)?;
+    match module.role {
+        Role::Attention(AttentionRole::Query) => Some(attention.heads),
+        Role::Attention(AttentionRole::Key) => Some(attention.kv_heads),
+        _ => None,
+    }
 }
 
 /// Whether two tensors have the same bytes, the rows of `heads` heads in the order of the two forms.

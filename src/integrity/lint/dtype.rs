@@ -8,17 +8,15 @@ use super::header::Shard;
 use super::observation::{Found, Location};
 use super::vocabulary::of_text;
 use crate::checkpoint::header::TensorEntry;
+use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
 use crate::escape::printable;
-use safetensors::Dtype;
 use serde_json::{Value, json};
 
 /// What loaders compute in.
 const KNOWN: &[&str] = &["auto", "float32", "float", "float64", "double", "float16", "half", "bfloat16"];
 
-/// Dtypes that hold weights as they are; the narrower ones need scales, whole numbers even more.
-const PLAIN: &[Dtype] = &[Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
 /// Keys of a config that says how packed weights are to be read.
 const PACKED_BY: &[&str] = &["quantization_config", "compression_config", "quantization"];
 /// Files beside it that said so before the config did.
@@ -64,7 +62,7 @@ fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], is_understood: 
     let by_config = packed_by.map(|key| (Location::file("config.json"), format!("{key} tells")));
     let settings = by_config.or(beside.map(|file| (file.location(), "tells".to_owned())));
     let tensors = model.iter().flat_map(|shard| shard.tensors().iter().map(move |tensor| (shard, tensor)));
-    for (shard, tensor) in tensors.filter(|(_, t)| is_weight(t) && !PLAIN.contains(&t.dtype)) {
+    for (shard, tensor) in tensors.filter(|(_, t)| is_weight(t) && !NumberType::of(t.dtype).holds_weights()) {
         if let Some((location, tells)) = settings {
             let name = printable(&tensor.name);
             let message = format!("{tells} how {name} and the like are packed: they were not examined");
@@ -83,21 +81,7 @@ fn is_weight(tensor: &TensorEntry) -> bool {
 
 /// The first finite value that becomes infinite in half precision, whose largest number is 65504.
 fn first_beyond_half(shard: &Shard, tensor: &TensorEntry) -> Option<usize> {
-    let bytes = shard.bytes(tensor)?;
-    match tensor.dtype {
-        // The bits without the sign are in the order of the numbers: from 65536 (65520 rounds up to it) to infinity.
-        Dtype::BF16 => {
-            bytes.as_chunks().0.iter().position(|b| (0x4780..0x7f80).contains(&(u16::from_le_bytes(*b) & 0x7fff)))
-        }
-        Dtype::F32 => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .position(|b| (0x477f_f000..0x7f80_0000).contains(&(u32::from_le_bytes(*b) & 0x7fff_ffff))),
-        Dtype::F64 => bytes.as_chunks().0.iter().position(|b| {
-            let value = f64::from_le_bytes(*b).abs();
-            value.is_finite() && value >= 65520.0
-        }),
-        _ => None,
-    }
+    let number = Some(NumberType::of(tensor.dtype)).filter(|number| number.holds_weights())?;
+    // From here on values are rounded up to 65536, which is infinite.
+    number.position(shard.bytes(tensor)?, |value| value.is_finite() && value.abs() >= 65520.0)
 }

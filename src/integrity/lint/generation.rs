@@ -236,7 +236,7 @@ fn context(config: &Map<String, Value>, tokenizer_config: Map<String, Value>, fo
 
 /// Layers that see less of a text than those of any model do.
 fn window(recipe: &Recipe, found: &mut Found) {
-    let windows: Vec<usize> = recipe.layers.iter().filter_map(|layer| layer.window).collect();
+    let windows: Vec<usize> = (0..recipe.layers.len()).filter_map(|layer| recipe.attention(layer)?.window).collect();
     let Some(shortest) = windows.iter().min() else { return };
     // Beside layers that see all, the smallest Gemma 3 have 512; without them, Phi-3 has 2,047.
     let least = if windows.len() < recipe.layers.len() { 512 } else { 1024 };

@@ -1,7 +1,7 @@
 //! params.json, by which loaders of Mistral's own form compute, against what the config says.
 
 use super::generation::{SHORT, usual_context};
-use crate::architecture::recipe::Mlp;
+use crate::architecture::channel_mixer::ChannelMixer;
 use crate::architecture::rope::Scaling;
 use crate::architecture::{Recipe, changes_nothing};
 use crate::checkpoint::{ConfigFile, LARGEST_NEEDED};
@@ -62,20 +62,21 @@ struct Setting {
 }
 
 fn settings(recipe: &Recipe) -> Vec<Setting> {
-    let a = &recipe.attention;
-    let first = recipe.layers.first();
-    let hidden = first.map(|layer| match layer.mlp {
-        Mlp::Dense(mlp) => mlp.intermediate_size,
-        Mlp::Experts(experts) => experts.expert.intermediate_size,
-    });
-    let window = first.and_then(|layer| layer.window);
+    let attention = recipe.attention(0);
+    let heads = attention.map(|a| a.heads);
+    let hidden = recipe.layers.first().map(|layer| layer.channel_mixer.mlp().intermediate_size);
+    let window = attention.and_then(|a| a.window);
     let whole = |n: usize| Some(n as f64);
     let all = [
         ("dim", whole(recipe.hidden_size), None),
         ("n_layers", whole(recipe.layers.len()), None),
-        ("n_heads", whole(a.heads), None),
-        ("n_kv_heads", whole(a.kv_heads), whole(a.heads)),
-        ("head_dim", whole(a.head_dim), whole(recipe.hidden_size / a.heads.max(1))),
+        ("n_heads", heads.and_then(whole), None),
+        ("n_kv_heads", attention.and_then(|a| whole(a.kv_heads)), heads.and_then(whole)),
+        (
+            "head_dim",
+            attention.and_then(|a| whole(a.head_dim)),
+            heads.and_then(|n| whole(recipe.hidden_size / n.max(1))),
+        ),
         ("norm_eps", Some(recipe.norm.epsilon), None),
         ("rope_theta", recipe.ropes.first().map(|rope| rope.settings().theta), Some(10_000.0)),
         ("sliding_window", window.and_then(whole), None),
@@ -89,7 +90,8 @@ fn settings(recipe: &Recipe) -> Vec<Setting> {
 
 /// Whether what it says of a mixture of experts is what the recipe has.
 fn is_moe(said: &Value, recipe: &Recipe) -> bool {
-    let Some(Mlp::Experts(experts)) = recipe.layers.first().map(|layer| layer.mlp) else { return false };
+    let first = recipe.layers.first().map(|layer| layer.channel_mixer);
+    let Some(ChannelMixer::Experts(experts)) = first else { return false };
     let is = |key: &str, n: usize| said.get(key).and_then(Value::as_u64) == Some(n as u64);
     is("num_experts", experts.count) && is("num_experts_per_tok", experts.top_k)
 }

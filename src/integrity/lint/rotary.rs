@@ -3,16 +3,17 @@
 use super::check::Check;
 use super::observation::Found;
 use super::tensors::{Place, at, values};
-use super::values::bits::Format;
 use crate::architecture::Recipe;
-use crate::architecture::place::Axis;
+use crate::checkpoint::packing::Axis;
+use crate::checkpoint::packing::number::{NumberType, Real};
 use crate::error::Figure;
 use half::{bf16, f16};
 use serde_json::json;
 
 /// Whether a tensor of the text model is such a buffer; one that is not what the config gives is told of.
 pub(super) fn examine(recipe: &Recipe, name: &str, (shard, tensor): Place, found: &mut Found) -> bool {
-    let rope = recipe.rotary_buffer(name, &tensor.shape).filter(|_| Format::of(tensor.dtype).is_some());
+    let is_float = NumberType::of(tensor.dtype).float_bits().is_some();
+    let rope = recipe.rotary_buffer(name, &tensor.shape).filter(|_| is_float);
     let Some(rope) = rope else { return false };
     let (stored, readings) = (values(shard, tensor), rope.saved_frequencies());
     let other = |reading: &Vec<f64>| stored.iter().zip(reading).position(|(value, of)| !is_rounded(*value, *of));
@@ -37,7 +38,8 @@ fn is_rounded(stored: f32, frequency: f64) -> bool {
     // The power is computed in f32, with the exponent rounded: some units in the last place of six digits.
     const ROUNDING: f64 = 1e-5;
     let around = [1.0 - ROUNDING, 1.0, 1.0 + ROUNDING].map(|factor| frequency * factor);
-    let half = |f: &f64| f16::from_f64(*f).to_f32() == stored || bf16::from_f64(*f).to_f32() == stored;
+    let half =
+        |f: &f64| <f16 as Real>::from_f64(*f).to_f32() == stored || <bf16 as Real>::from_f64(*f).to_f32() == stored;
     (around[0]..=around[2]).contains(&f64::from(stored)) || around.iter().any(half)
 }
 

@@ -6,14 +6,16 @@ use super::header::Shard;
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
 use super::{Expected, consolidated, parts, rotary};
-use crate::architecture::recipe::{EMBEDDING, HEAD, ModuleKind, NormStyle, Recipe, TIED_HEAD_DIFFERS};
+use crate::architecture::Recipe;
+use crate::architecture::module::ModuleKind;
+use crate::architecture::recipe::{EMBEDDING, HEAD, TIED_HEAD_DIFFERS};
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::names::{Meaning, Names};
+use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
 use crate::files;
-use crate::integrity::layout::Layout;
 use crate::progress::Progress;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,17 +151,17 @@ impl Comparison<'_> {
         if recipe.tied {
             tied_head(&mut text, found);
         }
-        let (style, modules) = (recipe.norm.style, recipe.modules());
-        let shut = if style == NormStyle::OnePlusWeightThenRound { -1.0 } else { 0.0 };
+        let modules = recipe.modules();
+        let shut = if recipe.norm.is_one_plus() { -1.0 } else { 0.0 };
         let norms = modules.iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
-        let weights = norms.map(|module| format!("{}.weight", module.path));
+        let weights = norms.map(|module| module.weight());
         shut_norms(weights.filter_map(|name| Some((*text.get(&name)?, shut))), &self.model.shards, found);
         let fused = recipe.fused_experts(|name| text.contains_key(name));
         if let Some(name) = &fused {
             let message = format!("the experts are fused ({name}) and were not compared with it");
             found.say(Check::ConfigUnknown, config.location(), message);
         }
-        let is_fused = |name: &str| fused.is_some() && name.contains(".experts.");
+        let is_fused = |name: &str| fused.is_some() && recipe.is_of_experts(name);
         let malformed = self.model.shards.iter().flat_map(|s| s.malformed());
         // Of these enough was said; of all, where there is no index.
         let told: Option<BTreeSet<String>> = match lost {
@@ -228,15 +230,8 @@ pub(super) fn shut_norms<'p>(norms: impl Iterator<Item = (Place<'p>, f32)>, shar
 /// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the
 /// file.
 pub(super) fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
-    let mut values = Vec::new();
-    if shard.overlaps() {
-        return values;
-    }
-    let layout = Layout::of(tensor.dtype, &tensor.shape);
-    if let (Some(bytes), Some(layout)) = (shard.bytes(tensor), layout) {
-        layout.values(bytes, &mut values);
-    }
-    values
+    let bytes = shard.bytes(tensor).filter(|_| !shard.overlaps());
+    bytes.map(|bytes| NumberType::of(tensor.dtype).decode_all(bytes)).unwrap_or_default()
 }
 
 /// A head in the file of a model whose head is the embedding; from here on the embedding alone.

@@ -8,6 +8,7 @@ pub(super) mod bits;
 use super::check::Check;
 use super::header::Shard;
 use super::observation::{Found, Location, More};
+use crate::architecture::names;
 use crate::architecture::place::Axis;
 use crate::checkpoint::header::TensorEntry;
 use crate::error::Result;
@@ -193,7 +194,7 @@ fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
         return;
     }
     let rows = job.rows;
-    let is_embedding = EMBEDDINGS.iter().any(|end| job.tensor.name.ends_with(end));
+    let is_embedding = names::has_a_row_a_token(&job.tensor.name);
     if may_be_zero(&job.tensor.name) {
         return;
     }
@@ -231,6 +232,3 @@ fn may_be_zero(name: &str) -> bool {
     const ENDS: &[&str] = &["bias", "zero_point", "zeros", "_zp", "token_type_embeddings.weight"];
     ENDS.iter().any(|end| name.ends_with(end))
 }
-
-/// Tensors whose rows belong to tokens.
-const EMBEDDINGS: &[&str] = &["embed_tokens.weight", "lm_head.weight", "wte.weight", "wpe.weight"];

@@ -4,6 +4,7 @@ use super::added;
 use super::check::Check;
 use super::header::Shard;
 use super::observation::{Found, Location};
+use crate::architecture::names;
 use crate::checkpoint::{GENERATION_CONFIG, Opened, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -209,7 +210,7 @@ pub(super) fn of_text(config: &Map<String, Value>) -> &Map<String, Value> {
 /// How many tokens the embedding has.
 fn rows(model: &[&Shard]) -> Option<u64> {
     let mut tensors = model.iter().flat_map(|shard| shard.tensors());
-    let embedding = tensors.find(|t| t.name.ends_with("embed_tokens.weight") && t.shape.len() == 2)?;
+    let embedding = tensors.find(|t| names::is_embedding(&t.name) && t.shape.len() == 2)?;
     embedding.shape.first().map(|rows| *rows as u64)
 }
 

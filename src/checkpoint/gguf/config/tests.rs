@@ -1,4 +1,5 @@
 use super::super::GgufCheckpoint;
+use super::super::architecture::EMBEDDING;
 use super::super::header::ValueType;
 use super::super::writer::{MODELS, Writer, expected, fixture};
 use super::*;

@@ -123,7 +123,7 @@ fn with_consolidated(change: impl Fn(&str, &mut Vec<u8>)) -> Folder {
     }
     let config = ConfigFile::read(&folder.path("config.json")).unwrap();
     let recipe = Recipe::read(&config).unwrap();
-    let a = &recipe.attention;
+    let a = recipe.attention(0).unwrap();
     folder.copy("model.safetensors", "consolidated.safetensors");
     let path = folder.path("consolidated.safetensors");
     let hub = Shard::read(&path);
@@ -162,7 +162,7 @@ fn with_consolidated(change: impl Fn(&str, &mut Vec<u8>)) -> Folder {
     fs::write(path, super::file(&own.text(), &own.data)).unwrap();
     let params = json!({"dim": recipe.hidden_size, "n_layers": recipe.layers.len(), "head_dim": a.head_dim, "hidden_dim": 56,
         "n_heads": a.heads, "n_kv_heads": a.kv_heads, "norm_eps": recipe.norm.epsilon, "vocab_size": recipe.vocab_size,
-        "rope_theta": recipe.ropes[0].settings().theta, "sliding_window": recipe.layers[0].window});
+        "rope_theta": recipe.ropes[0].settings().theta, "sliding_window": a.window});
     folder.write("params.json", params.to_string().as_bytes());
     folder
 }

@@ -1,41 +1,30 @@
 //! Floats looked at as bits.
 
 use super::KEPT;
+use crate::checkpoint::packing::NumberType;
+use crate::checkpoint::packing::number::FloatBits;
 use safetensors::Dtype;
 
-/// How a float's bits are to be read, without its sign.
+/// A float type, and what is unusual in it.
 #[derive(Debug, Clone, Copy)]
 pub struct Format {
     pub bytes: usize,
-    /// All but the sign.
-    mask: u64,
-    /// From here on bits are infinity (exactly this) or NaN.
-    special: u64,
-    /// Whether `special` itself is infinity.
-    has_infinity: bool,
-    /// Up to here, zero apart, bits are denormal numbers; 0 where these are nothing unusual.
-    denormal: u64,
+    float: FloatBits,
     /// Above this share of denormal numbers they are a flood: f16's range makes some of them usual.
     pub flood: f64,
 }
 
 impl Format {
     pub fn of(dtype: Dtype) -> Option<Format> {
-        let ieee = |bytes: usize, mantissa: u32, flood| {
-            let mask = u64::MAX >> (65 - 8 * bytes);
-            let denormal = (1u64 << mantissa) - 1;
-            Format { bytes, mask, special: mask & !denormal, has_infinity: true, denormal, flood }
-        };
-        match dtype {
-            Dtype::F64 => Some(ieee(8, 52, 0.01)),
-            Dtype::F32 => Some(ieee(4, 23, 0.01)),
-            Dtype::BF16 => Some(ieee(2, 7, 0.01)),
-            Dtype::F16 => Some(ieee(2, 10, 0.5)),
+        let number = NumberType::of(dtype);
+        let float = number.float_bits()?;
+        let bytes = number.bytes();
+        Some(match number {
+            NumberType::F16 => Format { bytes, float, flood: 0.5 },
+            _ if number.holds_weights() => Format { bytes, float, flood: 0.01 },
             // With scales beside them, their denormal numbers are as good as others.
-            Dtype::F8_E5M2 => Some(Format { denormal: 0, ..ieee(1, 2, 1.0) }),
-            Dtype::F8_E4M3 => Some(Format { special: 0x7f, has_infinity: false, denormal: 0, ..ieee(1, 3, 1.0) }),
-            _ => None,
-        }
+            _ => Format { bytes, float: FloatBits { denormal: 0, ..float }, flood: 1.0 },
+        })
     }
 
     /// Scans rows of `row` elements, the first of which is row `from` of the tensor.
@@ -178,7 +167,8 @@ impl<T> Sums<T> {
 }
 
 fn sums<T: Bits<N>, const N: usize>(block: &[[u8; N]], format: Format) -> Sums<T> {
-    let [mask, special, denormal] = [format.mask, format.special, format.denormal].map(T::from_u64);
+    let FloatBits { mask, special, denormal, .. } = format.float;
+    let [mask, special, denormal] = [mask, special, denormal].map(T::from_u64);
     let mut sums = Sums::none();
     for bytes in block {
         sums.add(T::read(*bytes) & mask, special, denormal);
@@ -187,7 +177,8 @@ fn sums<T: Bits<N>, const N: usize>(block: &[[u8; N]], format: Format) -> Sums<T
 }
 
 fn sums_and_columns<T: Bits<N>, const N: usize>(block: &[[u8; N]], format: Format, columns: &mut [T]) -> Sums<T> {
-    let [mask, special, denormal] = [format.mask, format.special, format.denormal].map(T::from_u64);
+    let FloatBits { mask, special, denormal, .. } = format.float;
+    let [mask, special, denormal] = [mask, special, denormal].map(T::from_u64);
     let mut sums = Sums::none();
     for (bytes, column) in block.iter().zip(columns) {
         let bits = T::read(*bytes) & mask;
@@ -199,11 +190,12 @@ fn sums_and_columns<T: Bits<N>, const N: usize>(block: &[[u8; N]], format: Forma
 
 /// Counts what is unusual in a block whose first element is element `first` of the tensor.
 fn places<T: Bits<N>, const N: usize>(block: &[[u8; N]], first: u64, format: Format, seen: &mut Seen) {
+    let FloatBits { mask, special, has_infinity, denormal } = format.float;
     for (bytes, at) in block.iter().zip(first..) {
-        let bits = (T::read(*bytes) & T::from_u64(format.mask)).to_u64();
-        let count = if bits >= format.special {
-            if format.has_infinity && bits == format.special { &mut seen.infinite } else { &mut seen.nan }
-        } else if bits != 0 && bits <= format.denormal {
+        let bits = (T::read(*bytes) & T::from_u64(mask)).to_u64();
+        let count = if bits >= special {
+            if has_infinity && bits == special { &mut seen.infinite } else { &mut seen.nan }
+        } else if bits != 0 && bits <= denormal {
             &mut seen.denormal
         } else {
             continue;

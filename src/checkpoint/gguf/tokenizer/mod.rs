@@ -1,43 +1,17 @@
 //! A GGUF's tokenizer as the files of a Hugging Face folder: tokenizer.json, tokenizer_config.json and
 //! generation_config.json.
 
+mod byte_level;
+mod sentencepiece;
+mod vocabulary;
+
 use super::config::SPECIAL_IDS;
 use super::file::GgufFile;
-use super::{byte_level, sentencepiece};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde_json::{Map, Value, json};
+use vocabulary::{TOKENS, Tokens};
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const TYPES: &str = "tokenizer.ggml.token_type";
 const MODEL: &str = "tokenizer.ggml.model";
-
-// `llama_token_type`, and SentencePiece's own numbers.
-pub(super) const NORMAL: i32 = 1;
-pub(super) const UNKNOWN: i32 = 2;
-/// Never cut, and hidden in decoded text.
-pub(super) const CONTROL: i32 = 3;
-/// Never cut.
-pub(super) const USER_DEFINED: i32 = 4;
-pub(super) const UNUSED: i32 = 5;
-pub(super) const BYTE: i32 = 6;
-
-/// The vocabulary as the file has it.
-pub(super) struct Tokens<'a> {
-    pub texts: Vec<&'a str>,
-    /// None where the file does not say: all are normal.
-    pub types: Option<Vec<i32>>,
-}
-
-/// What the kinds of tokenizers differ in.
-pub(super) struct Parts {
-    pub added: Vec<Value>,
-    /// Whether a text begins with BOS where the file does not say.
-    pub adds_bos: bool,
-    pub normalizer: Value,
-    pub pre_tokenizer: Value,
-    pub decoder: Value,
-    pub model: Value,
-}
 
 /// tokenizer.json.
 pub(super) fn tokenizer_json(file: &GgufFile) -> Result<Value> {
@@ -62,59 +36,6 @@ pub(super) fn tokenizer_json(file: &GgufFile) -> Result<Value> {
         "decoder": parts.decoder,
         "model": parts.model,
     }))
-}
-
-impl<'a> Tokens<'a> {
-    fn read(file: &'a GgufFile) -> Result<Tokens<'a>> {
-        let missing = || file.problem(TOKENS, "is missing; the file has no tokenizer");
-        let texts = file.strs_opt(TOKENS)?.ok_or_else(missing)?;
-        let types = file.i32s_opt(TYPES)?;
-        if let Some(types) = types.as_ref().filter(|types| types.len() != texts.len()) {
-            let problem = format!("has {} entries, expected {}, one for each token", types.len(), texts.len());
-            return Err(file.problem(TYPES, problem));
-        }
-        Ok(Tokens { texts, types })
-    }
-
-    /// The type of a token.
-    pub fn ty(&self, id: usize) -> i32 {
-        self.types.as_ref().and_then(|types| types.get(id).copied()).unwrap_or(NORMAL)
-    }
-
-    /// Number, text and type of the tokens of some types.
-    pub fn of_type(&self, wanted: &[i32]) -> impl Iterator<Item = (usize, &'a str, i32)> {
-        let all = self.texts.iter().enumerate().map(|(id, token)| (id, *token, self.ty(id)));
-        all.filter(|(.., ty)| wanted.contains(ty))
-    }
-
-    /// Every token's number by its text.
-    pub fn vocabulary(&self, file: &GgufFile) -> Result<Map<String, Value>> {
-        let mut vocabulary = Map::with_capacity(self.texts.len());
-        for (id, token) in self.texts.iter().enumerate() {
-            if vocabulary.insert((*token).to_owned(), id.into()).is_some() {
-                return Err(file.problem(TOKENS, format!("has {token:?} twice, the second at {id}")));
-            }
-        }
-        Ok(vocabulary)
-    }
-
-    /// An error about a token.
-    pub fn problem(&self, file: &GgufFile, id: usize, problem: &str) -> Error {
-        file.problem(TOKENS, format!("[{id}] is {:?}, {problem}", self.texts.get(id).unwrap_or(&"")))
-    }
-}
-
-/// A token that is found in the text before anything else is done.
-pub(super) fn added_token(id: usize, content: &str, special: bool) -> Value {
-    json!({
-        "id": id,
-        "content": content,
-        "single_word": false,
-        "lstrip": false,
-        "rstrip": false,
-        "normalized": false,
-        "special": special,
-    })
 }
 
 /// tokenizer_config.json. The class is the plain one, which takes tokenizer.json as it is.
@@ -199,8 +120,9 @@ fn special_token<'a>(file: &GgufFile, key: &str, tokens: &[&'a str]) -> Result<O
 
 #[cfg(test)]
 mod tests {
-    use super::super::byte_level::{MERGES, PRE, PRE_TOKENIZERS};
     use super::super::writer::{Writer, expected, fixture};
+    use super::byte_level::{MERGES, PRE, PRE_TOKENIZERS};
+    use super::vocabulary::TYPES;
     use super::*;
     use tokenizers::Tokenizer;
 

@@ -3,8 +3,8 @@
 //! A GGUF names its pre-tokenizer and leaves what the name means to llama.cpp (`llm_tokenizer_bpe` in llama-vocab.cpp)
 //! or to the original tokenizer.json; [`PRE_TOKENIZERS`] holds that meaning.
 
-use super::file::GgufFile;
-use super::tokenizer::{CONTROL, Parts, Tokens, USER_DEFINED, added_token};
+use super::super::file::GgufFile;
+use super::vocabulary::{CONTROL, Parts, Tokens, USER_DEFINED, added_token};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 

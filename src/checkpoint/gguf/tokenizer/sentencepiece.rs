@@ -7,8 +7,8 @@
 //! space gets its prefix all the same (`Prepend`, where the loader has `Metaspace`), and pieces that the user defined
 //! are never cut nor joined with their neighbours.
 
-use super::file::GgufFile;
-use super::tokenizer::{BYTE, CONTROL, NORMAL, Parts, Tokens, UNKNOWN, UNUSED, USER_DEFINED, added_token};
+use super::super::file::GgufFile;
+use super::vocabulary::{BYTE, CONTROL, NORMAL, Parts, Tokens, UNKNOWN, UNUSED, USER_DEFINED, added_token};
 use crate::error::Result;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -155,8 +155,8 @@ fn merges(file: &GgufFile, tokens: &Tokens) -> Result<Vec<Value>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tokenizer::tokenizer_json;
-    use super::super::writer::{Writer, expected, fixture};
+    use super::super::super::writer::{Writer, expected, fixture};
+    use super::super::tokenizer_json;
     use super::*;
     use std::path::Path;
     use tokenizers::Tokenizer;

@@ -1,0 +1,136 @@
+//! The families this tool knows: how each one's config.json becomes a [`Recipe`].
+//!
+//! To add one: give it a file here, or a place in that of its close kin; list it in [`FAMILIES`]; make its fixture
+//! (fixtures/families.py). Its function starts from [`plain`](super::config_keys::plain) and changes what differs; a
+//! config key that nothing asks for is refused unless it cannot change anything, so every key that changes the
+//! arithmetic has to be read or checked.
+
+mod gemma;
+mod llama;
+mod mistral;
+mod olmo2;
+mod phi3;
+mod qwen;
+
+use super::known_keys;
+use super::recipe::Recipe;
+use crate::checkpoint::ConfigFile;
+use crate::checkpoint::config::Reader;
+use crate::error::{Error, Result};
+
+/// A family: what its configs call it, and the function that reads them.
+struct Family {
+    /// `model_type`.
+    model_type: &'static str,
+    /// The architecture beside it.
+    architecture: &'static str,
+    /// `model_type` of configs whose `text_config` is this family's, whether that says it or not. The text model is
+    /// named as if it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
+    inside: Option<&'static str>,
+    read: fn(&Reader) -> Result<Recipe>,
+}
+
+/// All families.
+const FAMILIES: &[&Family] = &[
+    &llama::LLAMA,
+    &mistral::MISTRAL,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &phi3::PHI3,
+    &olmo2::OLMO2,
+    &mistral::MIXTRAL,
+    &qwen::QWEN3_MOE,
+];
+
+/// Keys of a whole config that concern what is not its text model.
+const NOT_TEXT: &[&str] =
+    &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "text_config", "vision_config"];
+
+impl Recipe {
+    /// The recipe that `config` describes.
+    ///
+    /// # Errors
+    /// The architecture is not supported (the message names those that are), a key is missing or contradicts another,
+    /// or the config asks for arithmetic that is not implemented.
+    pub fn read(config: &ConfigFile) -> Result<Recipe> {
+        read(config)
+    }
+}
+
+/// Reads the config with its family's function.
+fn read(config: &ConfigFile) -> Result<Recipe> {
+    let whole = config.reader();
+    let model_type = whole.str_opt("model_type")?;
+    let nested = FAMILIES.iter().find(|f| f.inside.is_some() && f.inside == model_type);
+    let text = nested.map(|f| whole.object_opt("text_config").map(|text| (f.model_type, text))).transpose()?;
+    let Some((text_type, Some(text))) = text else { return read_text(config, &whole, None) };
+    if !whole.bool_or("tie_word_embeddings", true)? {
+        return Err(whole.wrong("tie_word_embeddings", "true, as in the text model"));
+    }
+    refuse_quantized(config, &whole)?;
+    refuse_unknown(config, &whole, NOT_TEXT)?;
+    let recipe = read_text(config, &text, Some(text_type))?;
+    if !recipe.tied {
+        let expected =
+            "true: transformers 5 goes by the key outside of text_config and ties them, transformers 4 does not";
+        return Err(text.wrong("tie_word_embeddings", expected));
+    }
+    if recipe.logit_softcap.is_some() {
+        let expected = "null: transformers does not apply it in a model with images, other loaders do";
+        return Err(text.wrong("final_logit_softcapping", expected));
+    }
+    Ok(recipe)
+}
+
+/// Reads the config of a text model; `default` is its `model_type` where it does not say.
+fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<Recipe> {
+    let architectures = c.get("architectures").and_then(|v| v.as_array());
+    let architecture = architectures.and_then(|a| a.first()).and_then(|v| v.as_str());
+    let Some(model_type) = c.str_opt("model_type")?.or(default) else {
+        return Err(c.wrong("model_type", "the name of a family, such as llama"));
+    };
+    let known = |f: &&&Family| model_type == f.model_type && architecture.is_none_or(|a| a == f.architecture);
+    let Some(family) = FAMILIES.iter().find(known) else {
+        let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
+        let found = architecture.unwrap_or("(none)");
+        let problem = format!(
+            "architecture {found} (model_type {model_type}) is not supported; supported: {}",
+            supported.join(", ")
+        );
+        return Err(Error::file(config.path(), problem));
+    };
+    refuse_quantized(config, c)?;
+    let recipe = Recipe { architecture: family.architecture, model_type: family.model_type, ..(family.read)(c)? };
+    // transformers looks for it whatever the family.
+    if !c.bool_or("is_causal", true)? {
+        return Err(c.wrong("is_causal", "true, as in a causal language model"));
+    }
+    refuse_unknown(config, c, &[])?;
+    Ok(recipe)
+}
+
+fn refuse_quantized(config: &ConfigFile, c: &Reader) -> Result<()> {
+    let Some(quantization) = c.object_opt("quantization_config")? else { return Ok(()) };
+    let method = quantization.str_opt("quant_method")?.unwrap_or("an unknown method");
+    let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
+    Err(Error::file(config.path(), problem))
+}
+
+/// Refuses keys that may change the arithmetic and that nobody has asked for.
+fn refuse_unknown(config: &ConfigFile, c: &Reader, known: &[&str]) -> Result<()> {
+    let unknown = known_keys::unknown(c, known);
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let problem = format!(
+        "{} may change the arithmetic and is not known for this architecture; refused rather than guessed",
+        unknown.join(", ")
+    );
+    Err(Error::file(config.path(), problem))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Leaf modules: what a decoder is made of, and what its hooks can see.
+
+use crate::neuron::{Side, Site};
+
+/// A leaf module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// The checkpoint's own path.
+    pub path: String,
+    /// The layer that it is in; none outside of them.
+    pub layer: Option<usize>,
+    /// What it is in its layer, or in the model.
+    pub role: Role,
+    /// What it is made of.
+    pub kind: ModuleKind,
+    /// Channels going in.
+    pub inputs: usize,
+    /// Channels coming out.
+    pub outputs: usize,
+}
+
+/// What a module is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// y = W x (+ b), W stored [outputs, inputs].
+    Linear {
+        /// There is a b.
+        bias: bool,
+    },
+    /// An RMSNorm over `width` channels at a time, with a weight for each of them.
+    Norm {
+        /// Channels normed together; all, but in q/k norms per head.
+        width: usize,
+    },
+    /// No tensors: an activation, or a dropout.
+    Function,
+    /// A table of `inputs` rows; it has an output side only.
+    Embedding,
+}
+
+/// What a module does. Within a layer, no two modules have the same role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// The token embedding, before the layers.
+    Embedding,
+    /// The norm of what a mixer reads from the residual.
+    NormBefore(MixerKind),
+    /// The norm of what a mixer adds to the residual.
+    NormAfter(MixerKind),
+    /// What does nothing outside of training, on what a mixer puts out.
+    Dropout(MixerKind),
+    /// A part of attention.
+    Attention(AttentionRole),
+    /// A part of a gated MLP.
+    Mlp {
+        /// Which part.
+        part: MlpRole,
+        /// Which expert's; none in a layer without them.
+        expert: Option<usize>,
+    },
+    /// Scores the experts.
+    Router,
+    /// The norm after the layers.
+    FinalNorm,
+    /// Makes logits of the residual.
+    Head,
+}
+
+/// A layer's two mixers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MixerKind {
+    /// What brings positions together, such as attention.
+    Token,
+    /// What computes at each position alone, such as an MLP.
+    Channel,
+}
+
+/// The parts of multi-head attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AttentionRole {
+    /// The projection to queries.
+    Query,
+    /// The projection to keys.
+    Key,
+    /// The projection to values.
+    Value,
+    /// One projection to queries, keys and values, in this order.
+    QueryKeyValue,
+    /// The norm of the queries.
+    QueryNorm,
+    /// The norm of the keys.
+    KeyNorm,
+    /// The projection back.
+    Output,
+}
+
+/// The parts of a gated MLP: down(act(gate(x)) * up(x)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MlpRole {
+    /// The projection that goes through the activation.
+    Gate,
+    /// The projection that meets it.
+    Up,
+    /// Both in one, the gate's rows first.
+    GateUp,
+    /// The activation.
+    Activation,
+    /// The projection back.
+    Down,
+}
+
+impl Role {
+    /// The part of an MLP that is its layer's only one.
+    pub const fn mlp(part: MlpRole) -> Role {
+        Role::Mlp { part, expert: None }
+    }
+
+    /// The expert whose part it is.
+    pub fn expert(self) -> Option<usize> {
+        match self {
+            Role::Mlp { expert, .. } => expert,
+            _ => None,
+        }
+    }
+}
+
+impl Module {
+    /// Channels of one side.
+    pub fn channels(&self, side: Side) -> usize {
+        match side {
+            Side::In => self.inputs,
+            Side::Out => self.outputs,
+        }
+    }
+
+    /// Name and shape of the module's tensors.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let weight = |shape| (self.weight(), shape);
+        match self.kind {
+            ModuleKind::Linear { bias } => {
+                let mut tensors = vec![weight(vec![self.outputs, self.inputs])];
+                if bias {
+                    tensors.push((self.bias(), vec![self.outputs]));
+                }
+                tensors
+            }
+            ModuleKind::Norm { width } => vec![weight(vec![width])],
+            ModuleKind::Embedding => vec![weight(vec![self.inputs, self.outputs])],
+            ModuleKind::Function => vec![],
+        }
+    }
+
+    /// The name of its weight's tensor.
+    pub(crate) fn weight(&self) -> String {
+        format!("{}.weight", self.path)
+    }
+
+    /// The name of its bias's tensor.
+    pub(crate) fn bias(&self) -> String {
+        format!("{}.bias", self.path)
+    }
+}
+
+/// A site that hooks can see, and its width.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteInfo {
+    /// The site.
+    pub site: Site,
+    /// The module it is a side of.
+    pub module: Module,
+    /// Channels of this side.
+    pub channels: usize,
+}
+
+/// Collects the modules of one layer.
+pub(super) struct Modules {
+    layer: usize,
+    list: Vec<Module>,
+}
+
+impl Modules {
+    pub fn of_layer(layer: usize) -> Modules {
+        Modules { layer, list: Vec::new() }
+    }
+
+    /// `name` is the path within the layer.
+    pub fn add(&mut self, name: &str, role: Role, kind: ModuleKind, inputs: usize, outputs: usize) {
+        let path = format!("model.layers.{}.{name}", self.layer);
+        self.list.push(Module { path, layer: Some(self.layer), role, kind, inputs, outputs });
+    }
+
+    pub fn linear(&mut self, name: &str, role: Role, bias: bool, inputs: usize, outputs: usize) {
+        self.add(name, role, ModuleKind::Linear { bias }, inputs, outputs);
+    }
+
+    /// A norm over `width` of its `channels` at a time.
+    pub fn norm(&mut self, name: &str, role: Role, width: usize, channels: usize) {
+        self.add(name, role, ModuleKind::Norm { width }, channels, channels);
+    }
+
+    pub fn function(&mut self, name: &str, role: Role, channels: usize) {
+        self.add(name, role, ModuleKind::Function, channels, channels);
+    }
+
+    pub fn into_list(self) -> Vec<Module> {
+        self.list
+    }
+}

@@ -1,0 +1,106 @@
+//! What brings a layer's positions together.
+
+use super::module::{AttentionRole, Modules, Role};
+
+/// A layer's token mixer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TokenMixer {
+    /// Attention.
+    Attention(GroupedQueryAttention),
+}
+
+impl TokenMixer {
+    /// Numbers that it keeps of each position for those after it.
+    pub fn kept_width(&self) -> usize {
+        match self {
+            TokenMixer::Attention(attention) => 2 * attention.key_width(),
+        }
+    }
+
+    /// Numbers that it needs for each position of a text of `positions` at its widest point: queries, keys and values
+    /// as they are projected, turned and mixed, and two matrices of scores.
+    pub fn width(&self, positions: usize) -> usize {
+        match self {
+            TokenMixer::Attention(a) => 3 * (a.query_width() + a.key_width()) + 2 * a.heads * positions,
+        }
+    }
+
+    /// Adds its leaf modules, in the order in which they compute.
+    pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
+        match self {
+            TokenMixer::Attention(attention) => attention.modules(hidden, to),
+        }
+    }
+}
+
+/// Multi-head attention with grouped keys and values (Ainslie et al. 2023).
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupedQueryAttention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// q, k and v are one projection, `qkv_proj`, with their rows in this order.
+    pub fused: bool,
+    /// q, k and v have a bias.
+    pub qkv_bias: bool,
+    /// o has a bias.
+    pub o_bias: bool,
+    /// Norms of queries and keys before the rotary embedding.
+    pub qk_norm: QkNorm,
+    /// Scores are multiplied by this.
+    pub scale: f64,
+    /// Scores then become c · tanh(scores / c).
+    pub softcap: Option<f64>,
+    /// A position sees this many, itself included; all before it where none.
+    pub window: Option<usize>,
+    /// Index into [`Recipe::ropes`](super::Recipe::ropes).
+    pub rope: usize,
+}
+
+/// Norms of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// There are none.
+    None,
+    /// Each head by itself, one weight for all heads.
+    PerHead,
+    /// All heads together.
+    AllHeads,
+}
+
+impl GroupedQueryAttention {
+    /// Channels of all queries.
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Channels of all keys, and of all values.
+    pub fn key_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    fn modules(&self, hidden: usize, to: &mut Modules) {
+        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Value};
+        let (q, kv) = (self.query_width(), self.key_width());
+        if self.fused {
+            to.linear("self_attn.qkv_proj", Role::Attention(QueryKeyValue), self.qkv_bias, hidden, q + 2 * kv);
+        } else {
+            to.linear("self_attn.q_proj", Role::Attention(Query), self.qkv_bias, hidden, q);
+            to.linear("self_attn.k_proj", Role::Attention(Key), self.qkv_bias, hidden, kv);
+            to.linear("self_attn.v_proj", Role::Attention(Value), self.qkv_bias, hidden, kv);
+        }
+        let widths = match self.qk_norm {
+            QkNorm::None => None,
+            QkNorm::PerHead => Some((self.head_dim, self.head_dim)),
+            QkNorm::AllHeads => Some((q, kv)),
+        };
+        if let Some((q_width, k_width)) = widths {
+            to.norm("self_attn.q_norm", Role::Attention(QueryNorm), q_width, q);
+            to.norm("self_attn.k_norm", Role::Attention(KeyNorm), k_width, kv);
+        }
+        to.linear("self_attn.o_proj", Role::Attention(Output), self.o_bias, q, hidden);
+    }
+}

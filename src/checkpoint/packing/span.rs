@@ -1,0 +1,64 @@
+//! Where a row, a column or an element lies in a file.
+
+use super::layout::Axis;
+use super::number::NumberType;
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+
+/// Equal pieces of a file at equal distances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Span {
+    /// Where the first piece begins, counted from the start of the file.
+    pub offset: u64,
+    /// Bytes of a piece.
+    pub piece_bytes: u64,
+    /// From the beginning of a piece to the beginning of the next.
+    pub stride_bytes: u64,
+    /// Pieces.
+    pub pieces: u64,
+}
+
+impl Span {
+    /// Row, column or element `index` of a dense tensor that begins at `start`; none where it has no such part, or no
+    /// elements that weights are stored in as they are.
+    pub fn of_dense(axis: Axis, index: usize, shape: &[usize], dtype: Dtype, start: u64) -> Option<Span> {
+        let number = NumberType::of(dtype);
+        let element = number.holds_weights().then(|| number.bytes() as u64)?;
+        let at = index as u64;
+        let piece = |offset, piece_bytes| Span { offset, piece_bytes, stride_bytes: piece_bytes, pieces: 1 };
+        match (axis, shape) {
+            (Axis::Row, &[rows, columns]) if index < rows => {
+                let row = columns as u64 * element;
+                Some(piece(start + at * row, row))
+            }
+            (Axis::Column, &[rows, columns]) if index < columns => {
+                let row = columns as u64 * element;
+                let offset = start + at * element;
+                Some(Span { offset, piece_bytes: element, stride_bytes: row, pieces: rows as u64 })
+            }
+            (Axis::Element, &[elements]) if index < elements => Some(piece(start + at * element, element)),
+            _ => None,
+        }
+    }
+
+    /// Where each piece begins.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> {
+        let Span { offset, stride_bytes, pieces, .. } = *self;
+        (0..pieces).map(move |at| offset + at * stride_bytes)
+    }
+
+    /// Bytes of all pieces.
+    pub fn bytes(&self) -> u64 {
+        self.piece_bytes * self.pieces
+    }
+
+    /// The span's bytes in a whole file; none where the file is shorter.
+    pub fn read(&self, file: &[u8]) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(self.bytes() as usize);
+        for offset in self.offsets() {
+            bytes.extend(file.get(offset as usize..(offset + self.piece_bytes) as usize)?);
+        }
+        Some(bytes)
+    }
+}

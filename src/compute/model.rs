@@ -1,0 +1,214 @@
+//! A checkpoint ready to compute.
+
+use super::device::{self, Arithmetic, Settings};
+use super::ops::{NormWeight, RopeTable};
+use super::weights::{self, LayerWeights, Loader, Residency};
+use crate::architecture::module::SiteInfo;
+use crate::architecture::recipe::{EMBEDDING, FINAL_NORM, HEAD};
+use crate::architecture::rope::Rope;
+use crate::architecture::{self, Recipe};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::neuron::{Neuron, Site};
+use crate::progress::Progress;
+use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+
+/// A checkpoint ready to compute.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) recipe: Recipe,
+    sites: Vec<SiteInfo>,
+    site_index: HashMap<Site, usize>,
+    arithmetic: Arithmetic,
+    pub(super) dtype: DType,
+    pub(super) device: Device,
+    pub(super) final_norm: NormWeight,
+    resident: Option<Resident>,
+}
+
+/// What stays on the device between passes.
+#[derive(Debug)]
+struct Resident {
+    layers: Vec<LayerWeights>,
+    head: Tensor,
+}
+
+impl Model {
+    /// Checks every tensor against the checkpoint's recipe and prepares the weights.
+    ///
+    /// # Errors
+    /// A setting is not supported, a tensor is missing or has the wrong shape, or memory would not suffice.
+    pub fn new(
+        mut checkpoint: Checkpoint,
+        recipe: Recipe,
+        settings: &Settings,
+        progress: &dyn Progress,
+    ) -> Result<Model> {
+        if recipe.tied {
+            // As in transformers, whichever of the two is there is both.
+            checkpoint.tensors_mut().stand_for(&format!("{HEAD}.weight"), &format!("{EMBEDDING}.weight"));
+        }
+        architecture::check(&recipe, checkpoint.tensors())?;
+        let dtype = settings.arithmetic.dtype();
+        let device = settings.device.open()?;
+        let residency = device::residency(&recipe, settings, dtype, &device)?;
+        let loader = Loader { tensors: checkpoint.tensors(), dtype, device: &device };
+        let final_norm = loader.norm(FINAL_NORM)?;
+        let resident = match residency {
+            Residency::Streamed => None,
+            Residency::Resident => {
+                progress.begin("loading weights", recipe.layers.len() as u64 + 1, "layers");
+                let mut layers = Vec::with_capacity(recipe.layers.len());
+                for index in 0..recipe.layers.len() {
+                    layers.push(loader.layer(&recipe, index)?);
+                    progress.advance(1)?;
+                }
+                let head = loader.tensor(&recipe.head_tensor())?;
+                progress.advance(1)?;
+                progress.end();
+                Some(Resident { layers, head })
+            }
+        };
+        let sites = recipe.sites()?;
+        let site_index = sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect();
+        Ok(Model {
+            checkpoint,
+            recipe,
+            sites,
+            site_index,
+            arithmetic: settings.arithmetic,
+            dtype,
+            device,
+            final_norm,
+            resident,
+        })
+    }
+
+    /// The checkpoint it computes.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The checkpoint, without the weights that were made ready.
+    pub fn into_checkpoint(self) -> Checkpoint {
+        self.checkpoint
+    }
+
+    /// Its recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// The precision it computes in.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
+    /// The device it computes on: `cpu`, `cuda:0` or `metal`.
+    pub fn device_name(&self) -> String {
+        device::name(&self.device)
+    }
+
+    /// The first weight that makes arithmetic fail (NaN, infinite or beyond all reason), in words; none where there is
+    /// none.
+    pub fn not_finite(&self) -> Option<String> {
+        weights::not_finite(&self.recipe, self.checkpoint.tensors())
+    }
+
+    /// Every site that hooks can see, layer by layer.
+    pub fn sites(&self) -> &[SiteInfo] {
+        &self.sites
+    }
+
+    /// The site's place in [`Model::sites`] and its width.
+    ///
+    /// # Errors
+    /// The model has no such site.
+    pub fn site(&self, site: &Site) -> Result<(usize, &SiteInfo)> {
+        let missing = || Error::Name {
+            what: "site",
+            text: site.to_string(),
+            problem: format!(
+                "this model has no such site; its layers L0 to L{} have {}",
+                self.recipe.layers.len() - 1,
+                self.recipe.names_in_layers().join(", ")
+            ),
+        };
+        let at = *self.site_index.get(site).ok_or_else(missing)?;
+        Ok((at, &self.sites[at]))
+    }
+
+    /// Checks that the model has this neuron.
+    ///
+    /// # Errors
+    /// It has no such site, or the site has fewer channels.
+    pub fn check(&self, neuron: &Neuron) -> Result<()> {
+        let (_, site) = self.site(&neuron.site)?;
+        if neuron.channel < site.channels {
+            return Ok(());
+        }
+        let problem = format!("the site has {} channels, 0 to {}", site.channels, site.channels - 1);
+        Err(Error::Name { what: "neuron", text: neuron.to_string(), problem })
+    }
+
+    /// Refuses what would need more host memory than there is.
+    ///
+    /// # Errors
+    /// `needed` bytes are not free.
+    pub fn check_memory(&self, what: &str, needed: u64) -> Result<()> {
+        device::check_memory(what, needed)
+    }
+
+    /// The head's weights, [vocabulary, hidden].
+    pub(super) fn head(&self) -> Result<Tensor> {
+        match &self.resident {
+            Some(resident) => Ok(resident.head.clone()),
+            None => self.loader().tensor(&self.recipe.head_tensor()),
+        }
+    }
+
+    pub(super) fn loader(&self) -> Loader<'_> {
+        Loader { tensors: self.checkpoint.tensors(), dtype: self.dtype, device: &self.device }
+    }
+
+    /// The embeddings of `tokens`, (tokens, hidden), read row by row from the map.
+    pub(super) fn embedding_rows(&self, tokens: &[u32]) -> Result<Tensor> {
+        let loader = self.loader();
+        let name = format!("{EMBEDDING}.weight");
+        let rows = tokens.iter().map(|&t| loader.rows(&name, t as usize..t as usize + 1));
+        Ok(Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// The rotary embeddings that layers refer to, for texts of this many positions.
+    pub(super) fn rope_tables(&self, positions: usize) -> Result<Vec<RopeTable>> {
+        let table = |rope: &Rope| {
+            let table = rope.table(positions, self.dtype == DType::F64);
+            Ok(RopeTable::new(table, positions, self.dtype, &self.device)?)
+        };
+        self.recipe.ropes.iter().map(table).collect()
+    }
+
+    /// Calls `f` with each layer's weights in turn; streamed ones are read one layer ahead.
+    pub(super) fn each_layer(&self, mut f: impl FnMut(usize, &LayerWeights) -> Result<()>) -> Result<()> {
+        if let Some(resident) = &self.resident {
+            return resident.layers.iter().enumerate().try_for_each(|(index, weights)| f(index, weights));
+        }
+        std::thread::scope(|scope| {
+            let (send, receive) = std::sync::mpsc::sync_channel(0);
+            scope.spawn(move || {
+                for index in 0..self.recipe.layers.len() {
+                    // The receiver hangs up when a layer failed or the user asked to stop.
+                    if send.send(self.loader().layer(&self.recipe, index)).is_err() {
+                        break;
+                    }
+                }
+            });
+            for (index, weights) in receive.into_iter().enumerate() {
+                f(index, &weights?)?;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! Activation functions.
+
+use super::kernel::{Element, RowKernel, Rows, in_wide};
+use crate::architecture::channel_mixer::Activation;
+use candle_core::cpu::erf::erf_f64;
+use candle_core::{Result, Tensor};
+use num_traits::Float;
+
+impl RowKernel for Activation {
+    const NAME: &'static str = "activation";
+
+    fn row<T: Element>(&self, _: usize, x: &[T], out: &mut [T]) {
+        let one = T::wide(1.0);
+        let half = T::wide(0.5);
+        for (out, &v) in out.iter_mut().zip(x) {
+            let v = v.widen();
+            *out = T::narrow(match self {
+                Activation::Silu => v / (one + (-v).exp()),
+                Activation::Gelu => {
+                    let x: f64 = v.into();
+                    <T as Element>::wide(0.5 * x * (1.0 + erf_f64(x * std::f64::consts::FRAC_1_SQRT_2)))
+                }
+                Activation::GeluTanh => {
+                    let inner = T::wide(std::f64::consts::FRAC_2_PI.sqrt()) * (v + T::wide(0.044715) * v * v * v);
+                    half * v * (one + inner.tanh())
+                }
+            });
+        }
+    }
+}
+
+/// The activation, element by element.
+pub(crate) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1_no_bwd(&Rows(activation));
+    }
+    activation_composed(x, activation)
+}
+
+fn activation_composed(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    in_wide(x, |x| match activation {
+        Activation::Silu => x.silu(),
+        Activation::Gelu => x.gelu_erf(),
+        Activation::GeluTanh => x.gelu(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::closeness::{DTYPES, assert_close, random};
+    use super::*;
+
+    #[test]
+    fn a_composed_activation_is_the_fused_one() {
+        for dtype in DTYPES {
+            for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+                let x = random(6, &[7, 41], 3.0, dtype);
+                let fused = activation(&x, kind).unwrap();
+                assert_close(&format!("{kind:?}"), &fused, &activation_composed(&x, kind).unwrap());
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The element-wise and row-wise steps of a decoder. On the CPU each is one fused parallel pass; elsewhere it is
+//! composed of tensor operations. Both round where the models' authors' code rounds: a sum of squares or a softmax is
+//! taken in f32 (in f64 for f64), and a result returns to the arithmetic's dtype before it meets the next operation.
+
+mod activation;
+#[cfg(test)]
+mod closeness;
+mod heads;
+mod kernel;
+mod log_probs;
+mod norm;
+mod softmax;
+
+pub(super) use activation::activation;
+pub(super) use heads::{RopeTable, to_heads};
+pub(super) use kernel::wide_dtype;
+pub(super) use log_probs::log_probs_of;
+pub(super) use norm::{NormWeight, rms_norm};
+pub(super) use softmax::{Softmax, causal_softmax, softcap};

@@ -1,0 +1,91 @@
+//! RMSNorm.
+
+use super::kernel::{Element, RowKernel, Rows, wide_dtype};
+use crate::architecture::recipe::{Norm, NormStyle};
+use candle_core::{D, Result, Tensor};
+use num_traits::Float;
+
+/// The weight of a norm: on the host for the fused pass, on the device for the composed one.
+#[derive(Debug, Clone)]
+pub(crate) struct NormWeight {
+    pub host: Vec<f64>,
+    pub tensor: Tensor,
+}
+
+struct RmsNorm<'a> {
+    weight: &'a [f64],
+    norm: Norm,
+}
+
+impl RowKernel for RmsNorm<'_> {
+    const NAME: &'static str = "rms-norm";
+
+    fn row<T: Element>(&self, _: usize, x: &[T], out: &mut [T]) {
+        // Eight partial sums, so that the compiler can keep them in one register.
+        let mut sums = [T::wide(0.0); 8];
+        let (eights, rest) = x.as_chunks::<8>();
+        for eight in eights {
+            for (sum, &v) in sums.iter_mut().zip(eight) {
+                *sum = *sum + v.widen() * v.widen();
+            }
+        }
+        let mut sum = sums.into_iter().fold(T::wide(0.0), |a, b| a + b);
+        for &v in rest {
+            sum = sum + v.widen() * v.widen();
+        }
+        let mean = sum / T::wide(x.len() as f64);
+        let inverse = (mean + T::wide(self.norm.epsilon)).sqrt().recip();
+        for ((out, &v), &w) in out.iter_mut().zip(x).zip(self.weight) {
+            let (normed, w) = (v.widen() * inverse, T::wide(w));
+            *out = T::narrow(match self.norm.style {
+                NormStyle::RoundThenWeight => w * T::narrow(normed).widen(),
+                NormStyle::WeightThenRound => w * normed,
+                NormStyle::OnePlusWeightThenRound => normed * (T::wide(1.0) + w),
+            });
+        }
+    }
+}
+
+/// x / sqrt(mean(x²) + ε) · w over the last dimension.
+pub(crate) fn rms_norm(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        let kernel = RmsNorm { weight: &weight.host, norm };
+        return x.contiguous()?.apply_op1_no_bwd(&Rows(kernel));
+    }
+    rms_norm_composed(x, weight, norm)
+}
+
+fn rms_norm_composed(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
+    let wide = x.to_dtype(wide_dtype(x.dtype()))?;
+    let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
+    let normed = wide.broadcast_div(&(mean + norm.epsilon)?.sqrt()?)?;
+    let weight = &weight.tensor;
+    match norm.style {
+        NormStyle::RoundThenWeight => normed.to_dtype(x.dtype())?.broadcast_mul(weight),
+        NormStyle::WeightThenRound => normed.broadcast_mul(&weight.to_dtype(wide.dtype())?)?.to_dtype(x.dtype()),
+        NormStyle::OnePlusWeightThenRound => {
+            normed.broadcast_mul(&(weight.to_dtype(wide.dtype())? + 1.0)?)?.to_dtype(x.dtype())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::closeness::{DTYPES, assert_close, random};
+    use super::*;
+    use candle_core::DType;
+
+    #[test]
+    fn a_composed_norm_is_the_fused_one() {
+        for dtype in DTYPES {
+            for style in [NormStyle::RoundThenWeight, NormStyle::WeightThenRound, NormStyle::OnePlusWeightThenRound] {
+                let x = random(1, &[3, 7, 43], 2.0, dtype);
+                let tensor = random(2, &[43], 0.7, dtype);
+                let host = tensor.to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+                let (weight, norm) = (NormWeight { host, tensor }, Norm { epsilon: 1e-2, style });
+                let fused = rms_norm(&x, &weight, norm).unwrap();
+                assert_close(&format!("{style:?}"), &fused, &rms_norm_composed(&x, &weight, norm).unwrap());
+            }
+        }
+    }
+}

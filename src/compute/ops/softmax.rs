@@ -1,0 +1,136 @@
+//! From attention scores to weights, and the cap that some families put on scores and logits.
+
+use super::kernel::{Element, RowKernel, Rows, in_wide, wide_dtype};
+use candle_core::{Result, Tensor};
+use num_traits::Float;
+
+/// What turns attention scores into weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Softmax {
+    /// Scores are multiplied by this first.
+    pub scale: f64,
+    /// They then become c · tanh(scores / c).
+    pub softcap: Option<f64>,
+    /// A query sees this many keys, the one at its own position included.
+    pub window: Option<usize>,
+    /// Each head's queries sit at this many last positions of the keys.
+    pub positions: usize,
+}
+
+impl RowKernel for Softmax {
+    const NAME: &'static str = "causal-softmax";
+
+    fn row<T: Element>(&self, index: usize, x: &[T], out: &mut [T]) {
+        let position = x.len() - self.positions + index % self.positions;
+        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let (x, out) = (&x[first..=position], &mut out[first..=position]);
+        let score = |v: T| {
+            let scaled = T::narrow(v.widen() * T::wide(self.scale));
+            match self.softcap {
+                Some(cap) => capped(scaled, cap).widen(),
+                None => scaled.widen(),
+            }
+        };
+        let max = x.iter().fold(T::Wide::neg_infinity(), |m, &v| if m >= score(v) { m } else { score(v) });
+        let mut sum = T::wide(0.0);
+        for (out, &v) in out.iter_mut().zip(x) {
+            let weight = (score(v) - max).exp();
+            sum = sum + weight;
+            *out = T::narrow(weight);
+        }
+        if T::DTYPE == wide_dtype(T::DTYPE) {
+            let inverse = sum.recip();
+            out.iter_mut().for_each(|out| *out = T::narrow(out.widen() * inverse));
+        } else {
+            // A weight that was rounded already must not be rounded again.
+            for (out, &v) in out.iter_mut().zip(x) {
+                *out = T::narrow((score(v) - max).exp() / sum);
+            }
+        }
+    }
+}
+
+/// c · tanh(x / c), rounded after each operation.
+fn capped<T: Element>(x: T, cap: f64) -> T {
+    let ratio = T::narrow(x.widen() / T::wide(cap));
+    T::narrow(T::narrow(ratio.widen().tanh()).widen() * T::wide(cap))
+}
+
+struct Softcap(f64);
+
+impl RowKernel for Softcap {
+    const NAME: &'static str = "softcap";
+
+    fn row<T: Element>(&self, _: usize, x: &[T], out: &mut [T]) {
+        for (out, &v) in out.iter_mut().zip(x) {
+            *out = capped(v, self.0);
+        }
+    }
+}
+
+/// c · tanh(x / c), element by element.
+pub(crate) fn softcap(x: &Tensor, cap: f64) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1_no_bwd(&Rows(Softcap(cap)));
+    }
+    softcap_composed(x, cap)
+}
+
+fn softcap_composed(x: &Tensor, cap: f64) -> Result<Tensor> {
+    let ratio = in_wide(x, |x| x / cap)?;
+    in_wide(&in_wide(&ratio, Tensor::tanh)?, |x| x * cap)
+}
+
+/// Attention weights from scores (n, queries, keys), where `queries` is a multiple of [`Softmax::positions`], and query
+/// q sits at the (q mod positions)-th of the last `positions` keys: it sees the keys up to its own, within the window.
+pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
+    if scores.device().is_cpu() {
+        return scores.contiguous()?.apply_op1_no_bwd(&Rows(softmax));
+    }
+    causal_softmax_composed(scores, softmax)
+}
+
+fn causal_softmax_composed(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
+    let (_, queries, keys) = scores.dims3()?;
+    let window = softmax.window.unwrap_or(keys);
+    let position = |q: usize| keys - softmax.positions + q % softmax.positions;
+    let sees = |q: usize, k: usize| k <= position(q) && k + window > position(q);
+    let value = |q, k| if sees(q, k) { 0f32 } else { f32::NEG_INFINITY };
+    let mask: Vec<f32> = (0..queries).flat_map(|q| (0..keys).map(move |k| value(q, k))).collect();
+    let wide = wide_dtype(scores.dtype());
+    let mask = Tensor::from_vec(mask, (1, queries, keys), scores.device())?.to_dtype(wide)?;
+    let mut scaled = in_wide(scores, |x| x * softmax.scale)?;
+    if let Some(cap) = softmax.softcap {
+        scaled = softcap_composed(&scaled, cap)?;
+    }
+    let masked = scaled.to_dtype(wide)?.broadcast_add(&mask)?;
+    candle_nn::ops::softmax_last_dim(&masked)?.to_dtype(scores.dtype())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::closeness::{DTYPES, assert_close, random};
+    use super::*;
+
+    #[test]
+    fn a_composed_softmax_is_the_fused_one() {
+        for dtype in DTYPES {
+            for (softcap, window) in [(None, None), (Some(3.7), None), (None, Some(4)), (Some(3.7), Some(1))] {
+                for positions in [11, 4, 1] {
+                    let scores = random(3, &[5, 3 * positions, 11], 9.0, dtype);
+                    let softmax = Softmax { scale: 1.0 / 13f64.sqrt(), softcap, window, positions };
+                    let fused = causal_softmax(&scores, softmax).unwrap();
+                    assert_close(&format!("{softmax:?}"), &fused, &causal_softmax_composed(&scores, softmax).unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_composed_softcap_is_the_fused_one() {
+        for dtype in DTYPES {
+            let x = random(5, &[7, 41], 9.0, dtype);
+            assert_close("softcap", &softcap(&x, 6.7).unwrap(), &softcap_composed(&x, 6.7).unwrap());
+        }
+    }
+}

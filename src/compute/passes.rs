@@ -1,0 +1,205 @@
+//! Passes of rows through a model: from the embedding through the layers to the logits.
+
+use super::batch::{self, Group, Place, Row};
+use super::decoder::KeyValueCache;
+use super::hook::{Hook, Tap};
+use super::layer::Layer;
+use super::{Model, device, ops};
+use crate::architecture::recipe::{EMBEDDING, FINAL_NORM};
+use crate::error::Result;
+use crate::neuron::{Intervention, ModulePath, Side};
+use crate::progress::Progress;
+use candle_core::Tensor;
+
+/// Bytes of activations that one chunk of groups may take.
+const CHUNK_BYTES: u64 = 32 << 20;
+/// Bytes of logits that are computed at once.
+const LOGITS_BYTES: usize = 64 << 20;
+
+impl Model {
+    /// Pushes rows through the layers and the final norm for what `hook` sees on the way. Progress advances by rows ×
+    /// layers.
+    ///
+    /// # Errors
+    /// The rows cannot be computed together, memory would not suffice, the hook failed, or the user asked to stop.
+    pub fn trace(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<()> {
+        self.hidden(rows, None, hook, progress).map(drop)
+    }
+
+    /// ln P(x_t | x_<t) of every row, for t = 1 … T−1. Progress advances by rows × (layers + 1).
+    ///
+    /// # Errors
+    /// As [`Model::trace`].
+    pub fn target_log_probs(
+        &self,
+        rows: &[Row],
+        hook: &mut dyn Hook,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<f64>>> {
+        let groups = self.hidden(rows, None, hook, progress)?;
+        let head = self.head()?;
+        let mut result = vec![Vec::new(); rows.len()];
+        for group in groups {
+            let tokens = rows[group.rows[0]].tokens.clone();
+            let targets = tokens.len() - 1;
+            let mut log_probs = Vec::with_capacity(targets);
+            let step = (LOGITS_BYTES / (self.recipe.vocab_size * self.dtype.size_in_bytes())).clamp(1, targets.max(1));
+            for from in (0..targets).step_by(step) {
+                let to = (from + step).min(targets);
+                let logits = self.logits_of(&group.x.narrow(0, from, to - from)?, &head)?;
+                log_probs.extend(ops::log_probs_of(&logits, &tokens[from + 1..to + 1])?);
+            }
+            for &row in &group.rows {
+                result[row] = log_probs.clone();
+            }
+            progress.advance(group.rows.len() as u64)?;
+        }
+        Ok(result)
+    }
+
+    /// The logits of every row, (positions, vocabulary), in the arithmetic's dtype on the device. Progress advances by
+    /// rows × layers.
+    ///
+    /// # Errors
+    /// As [`Model::trace`].
+    pub fn logits(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<Vec<Tensor>> {
+        let groups = self.hidden(rows, None, hook, progress)?;
+        self.logits_of_rows(rows.len(), &groups, |x| Ok(x.clone()))
+    }
+
+    /// What each row says of the token after it: the logits of its last position, (vocabulary), in the arithmetic's
+    /// dtype on the device. Progress advances by rows × layers.
+    ///
+    /// # Errors
+    /// As [`Model::trace`].
+    pub fn last_logits(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<Vec<Tensor>> {
+        let groups = self.hidden(rows, None, hook, progress)?;
+        let logits = self.logits_of_rows(rows.len(), &groups, |x| Ok(x.narrow(0, x.dim(0)? - 1, 1)?))?;
+        logits.iter().map(|logits| Ok(logits.squeeze(0)?)).collect()
+    }
+
+    /// The logits of each row's group, at the positions that `of` takes.
+    fn logits_of_rows(
+        &self,
+        rows: usize,
+        groups: &[Group],
+        of: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Vec<Tensor>> {
+        let head = self.head()?;
+        let mut result: Vec<Option<Tensor>> = vec![None; rows];
+        for group in groups {
+            let logits = self.logits_of(&of(&group.x)?, &head)?;
+            for &row in &group.rows {
+                result[row] = Some(logits.clone());
+            }
+        }
+        Ok(result.into_iter().flatten().collect())
+    }
+
+    pub(super) fn logits_of(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
+        let logits = x.matmul(&head.t()?)?;
+        match self.recipe.logit_softcap {
+            Some(cap) => Ok(ops::softcap(&logits, cap)?),
+            None => Ok(logits),
+        }
+    }
+
+    /// The rows' groups with what the head reads: (positions, hidden) after the final norm. With a cache there is one
+    /// row: the positions after those that the cache holds.
+    pub(super) fn hidden(
+        &self,
+        rows: &[Row],
+        mut cache: Option<&mut KeyValueCache>,
+        hook: &mut dyn Hook,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Group>> {
+        let positions = batch::positions(rows, self.recipe.vocab_size)?;
+        for intervention in rows.iter().flat_map(|r| &r.interventions) {
+            self.check(&intervention.neuron)?;
+        }
+        let chunk_rows = device::chunk_rows(&self.recipe, positions, self.dtype, CHUNK_BYTES);
+        device::check_activations(&self.recipe, rows.len(), chunk_rows, positions, self.dtype, &self.device)?;
+        let ropes = self.rope_tables(cache.as_ref().map_or(0, |cache| cache.positions) + positions)?;
+        let mut groups = self.embed(rows, positions, hook)?;
+        self.each_layer(|index, weights| {
+            groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
+            for chunk in groups.chunks_mut(chunk_rows) {
+                let place = Place::Layer(index);
+                self.in_chunk(rows, chunk, place, hook, |x, tap| {
+                    let plan = &self.recipe.layers[index];
+                    let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
+                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, tap, cache }.forward(x)
+                })?;
+                progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
+            }
+            hook.layer_done(index)
+        })?;
+        groups = batch::split(groups, rows, Place::Final);
+        for chunk in groups.chunks_mut(chunk_rows) {
+            self.in_chunk(rows, chunk, Place::Final, hook, |x, mut tap| {
+                let module: ModulePath = FINAL_NORM.parse()?;
+                let x = tap.at(&module, Side::In, x)?;
+                tap.at(&module, Side::Out, ops::rms_norm(&x, &self.final_norm, self.recipe.norm)?)
+            })?;
+        }
+        Ok(groups)
+    }
+
+    /// Stacks the chunk's groups, applies `f` and takes them apart again.
+    fn in_chunk(
+        &self,
+        rows: &[Row],
+        chunk: &mut [Group],
+        place: Place,
+        hook: &mut dyn Hook,
+        f: impl FnOnce(Tensor, Tap<'_>) -> Result<Tensor>,
+    ) -> Result<()> {
+        let members: Vec<Vec<usize>> = chunk.iter().map(|g| g.rows.clone()).collect();
+        let interventions: Vec<Vec<Intervention>> =
+            chunk.iter().map(|g| batch::interventions_at(&rows[g.rows[0]], place)).collect();
+        let x = Tensor::stack(&chunk.iter().map(|g| &g.x).collect::<Vec<_>>(), 0)?;
+        let x = f(x, Tap { rows: &members, interventions: &interventions, hook })?;
+        for (at, group) in chunk.iter_mut().enumerate() {
+            group.x = x.get(at)?;
+        }
+        Ok(())
+    }
+
+    /// The residual stream before the first layer, one group for all rows with the same tokens and noise.
+    fn embed(&self, rows: &[Row], positions: usize, hook: &mut dyn Hook) -> Result<Vec<Group>> {
+        let mut groups: Vec<Group> = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            let same = |g: &&mut Group| {
+                let other = &rows[g.rows[0]];
+                other.tokens == row.tokens && other.noise == row.noise
+            };
+            match groups.iter_mut().find(same) {
+                Some(group) => group.rows.push(at),
+                None => {
+                    let known = groups.iter().find(|g| rows[g.rows[0]].tokens == row.tokens);
+                    let clean = known.filter(|g| rows[g.rows[0]].noise.is_none()).map(|g| g.x.clone());
+                    let mut x = match clean {
+                        Some(x) => x,
+                        None => self.embedding_rows(&row.tokens)?,
+                    };
+                    if let Some(noise) = row.noise {
+                        let noise = noise.tensor(positions, self.recipe.hidden_size)?;
+                        x = (x + noise.to_dtype(self.dtype)?.to_device(&self.device)?)?;
+                    }
+                    groups.push(Group { rows: vec![at], x });
+                }
+            }
+        }
+        groups = batch::split(groups, rows, Place::Embedding);
+        for group in groups.chunks_mut(1) {
+            self.in_chunk(rows, group, Place::Embedding, hook, |x, mut tap| {
+                let x = match self.recipe.embedding_multiplier {
+                    Some(factor) => (x * factor)?,
+                    None => x,
+                };
+                tap.at(&EMBEDDING.parse()?, Side::Out, x)
+            })?;
+        }
+        Ok(groups)
+    }
+}
