@@ -1,7 +1,7 @@
 """Fine-tunes a model on text, whole or by LoRA that is merged back: real variants for `compare` and `scan --base`.
 
     pip install torch transformers peft
-    python benches/fine_tune.py MODEL OUT --text FILE... [--lora] [--steps 300]
+    python benches/fine_tune.py MODEL OUT --text-file FILE... [--lora] [--steps 300]
 """
 
 import argparse
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model")
 parser.add_argument("out")
-parser.add_argument("--text", nargs="+", required=True, metavar="FILE")
+parser.add_argument("--text-file", nargs="+", required=True, metavar="FILE")
 parser.add_argument("--lora", action="store_true", help="rank 16 on every linear module of the layers, merged at the end")
 parser.add_argument("--steps", type=int, default=300)
 parser.add_argument("--rate", type=float, help="peak learning rate [default: 5e-5, LoRA 5e-4]")
@@ -32,7 +32,7 @@ model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
 # The variant is stored as the model is.
 with safe_open(next(Path(options.model).glob("*.safetensors")), "pt") as file:
     stored = file.get_tensor(next(iter(file.keys()))).dtype
-ids = tokenizer("\n\n".join(Path(f).read_text(errors="replace") for f in options.text))["input_ids"]
+ids = tokenizer("\n\n".join(Path(f).read_text(errors="replace") for f in options.text_file))["input_ids"]
 if options.lora:
     from peft import LoraConfig, get_peft_model
 

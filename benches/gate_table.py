@@ -4,8 +4,8 @@ Prints the rows of the table in docs/scan.md. Fingerprint and baseline are each 
 noisy copy and of the re-initialised model are the base's. Nothing else that scan measures is counted.
 
     pip install torch transformers
-    python benches/fine_tune.py BASE full --text FILE...
-    python benches/fine_tune.py BASE lora --text FILE... --lora
+    python benches/fine_tune.py BASE full --text-file FILE...
+    python benches/fine_tune.py BASE lora --text-file FILE... --lora
     python benches/gate_table.py BASE full lora --neuron L11.mlp.down_proj:out:507 --innocent L5.mlp.down_proj:out:100
 """
 
@@ -75,7 +75,7 @@ def initialised(source, out):
 def prepare(name, model):
     """What is known of a model before anything is done to it."""
     tool("fingerprint", model, "-o", work / f"{name}.fingerprint.json")
-    tool("monitor", "record", model, "--text", work / "recorded.txt", "-o", work / f"{name}.baseline.json")
+    tool("monitor", "record", model, "--prompts", work / "recorded.txt", "-o", work / f"{name}.baseline.json")
 
 
 def row(label, model, known):

@@ -1,6 +1,6 @@
 """Records the norms of activations in transformers, for `achilles-audit monitor check --activations`.
 
-    python record_activations.py MODEL --baseline baseline.json --text FILE... -o dump.jsonl [--dtype float32]
+    python record_activations.py MODEL --baseline baseline.json --prompts FILE... -o dump.jsonl [--dtype float32]
 
 The sites and the length that prompts are cut to are those of the baseline. A text file has one prompt a line; a .jsonl
 file one {"text": ...} a line. In a server of your own, keep `Recorder` and call `add` with each layer's output.
@@ -45,7 +45,7 @@ def main():
     parser = argparse.ArgumentParser(description="Norms of activations from transformers, as JSON Lines.")
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
     parser.add_argument("--baseline", required=True, help="what `achilles-audit monitor record` wrote")
-    parser.add_argument("--text", nargs="+", required=True, metavar="FILE")
+    parser.add_argument("--prompts", nargs="+", required=True, metavar="FILE")
     parser.add_argument("-o", "--output", required=True, metavar="FILE")
     parser.add_argument("--dtype", default="float32", help="of the arithmetic; auto follows the checkpoint")
     args = parser.parse_args()
@@ -69,7 +69,7 @@ def main():
             module.register_forward_hook(hook)
         if missing:
             print(f"{len(missing)} sites are no module here and are left out, such as {missing[0]}", file=sys.stderr)
-        for number, text in enumerate(prompts(args.text)):
+        for number, text in enumerate(prompts(args.prompts)):
             recorder.prompt = number
             ids = tokenizer(text, return_tensors="pt").input_ids[:, : baseline["settings"]["max_tokens"]]
             with torch.inference_mode():

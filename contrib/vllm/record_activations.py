@@ -1,6 +1,6 @@
 """Records the norms of activations in vLLM, for `achilles-audit monitor check --activations`.
 
-    python contrib/vllm/record_activations.py MODEL --baseline baseline.json --text FILE... -o dump.jsonl [--dtype float32]
+    python contrib/vllm/record_activations.py MODEL --baseline baseline.json --prompts FILE... -o dump.jsonl [--dtype float32]
 
 vLLM merges q, k and v, gate and up, and the addition of the residual with the norm after it; what is left of the
 baseline's sites as modules of their own are the outputs of `self_attn.o_proj` and `mlp.down_proj`, and these are recorded.
@@ -51,7 +51,7 @@ def main():
     parser = argparse.ArgumentParser(description="Norms of activations from vLLM, as JSON Lines.")
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
     parser.add_argument("--baseline", required=True, help="what `achilles-audit monitor record` wrote")
-    parser.add_argument("--text", nargs="+", required=True, metavar="FILE")
+    parser.add_argument("--prompts", nargs="+", required=True, metavar="FILE")
     parser.add_argument("-o", "--output", required=True, metavar="FILE")
     parser.add_argument("--dtype", default="auto", help="of the arithmetic; auto follows the checkpoint")
     args = parser.parse_args()
@@ -77,7 +77,7 @@ def main():
         found = []
         llm.apply_model(watch)
         print(f"{len(found)} of {len(baseline['sites'])} sites of the baseline are recorded")
-        for number, text in enumerate(prompts(args.text)):
+        for number, text in enumerate(prompts(args.prompts)):
             ids = tokenizer(text).input_ids[:length]
             recorder.prompt, recorder.positions = number, len(ids)
             # One new token: it is chosen from the prompt's last position and never passes the layers itself.

@@ -33,7 +33,7 @@ impl ChannelMixer {
         match self {
             ChannelMixer::Mlp(mlp) => mlp.modules("mlp", None, hidden, to),
             ChannelMixer::Experts(e) => {
-                for number in 0..e.count {
+                for number in to.experts(e.count) {
                     e.expert.modules(&format!("{}.experts.{number}", e.module), Some(number), hidden, to);
                 }
                 to.linear(&format!("{}.gate", e.module), Role::Router, false, hidden, e.count);
@@ -126,6 +126,11 @@ pub struct Experts {
 impl Experts {
     /// What the names of tensors that belong to the experts of a layer begin with, after the layer's own.
     pub(super) fn prefix(&self) -> String {
-        format!("{}.experts", self.module)
+        format!("{}.experts.", self.module)
+    }
+
+    /// The number of the expert that a path within the layer leads into.
+    pub(super) fn number(&self, in_layer: &str) -> Option<usize> {
+        in_layer.strip_prefix(&self.prefix())?.split_once('.')?.0.parse().ok()
     }
 }

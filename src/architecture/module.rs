@@ -1,6 +1,7 @@
 //! Leaf modules: what a decoder is made of, and what its hooks can see.
 
 use crate::neuron::{Side, Site};
+use std::ops::Range;
 
 /// A leaf module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,12 +176,19 @@ pub struct SiteInfo {
 /// Collects the modules of one layer.
 pub(super) struct Modules {
     layer: usize,
+    /// Those of other experts are left out: a hostile config can claim billions.
+    experts: Range<usize>,
     list: Vec<Module>,
 }
 
 impl Modules {
-    pub fn of_layer(layer: usize) -> Modules {
-        Modules { layer, list: Vec::new() }
+    pub fn of_layer(layer: usize, experts: Range<usize>) -> Modules {
+        Modules { layer, experts, list: Vec::new() }
+    }
+
+    /// Which of `count` experts are wanted.
+    pub fn experts(&self, count: usize) -> Range<usize> {
+        self.experts.start..self.experts.end.min(count)
     }
 
     /// `name` is the path within the layer.

@@ -9,6 +9,7 @@ use super::rope::Rope;
 use super::token_mixer::{GroupedQueryAttention, TokenMixer};
 use crate::error::Result;
 use crate::neuron::{ModulePath, Side, Site};
+use std::ops::Range;
 
 /// A decoder, described.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,8 +114,13 @@ impl Recipe {
 
     /// The leaf modules of layer `layer`, the token mixer's before the channel mixer's, under the checkpoint's paths.
     pub fn layer_modules(&self, layer: usize) -> Vec<Module> {
+        self.layer_modules_with(layer, 0..usize::MAX)
+    }
+
+    /// As [`Recipe::layer_modules`], of the experts only these.
+    fn layer_modules_with(&self, layer: usize, experts: Range<usize>) -> Vec<Module> {
         let hidden = self.hidden_size;
-        let mut modules = Modules::of_layer(layer);
+        let mut modules = Modules::of_layer(layer, experts);
         let Layer { token_mixer, channel_mixer } = &self.layers[layer];
         for (mixer, around) in [(MixerKind::Token, self.block.token), (MixerKind::Channel, self.block.channel)] {
             if let Some(name) = around.norm_before {
@@ -146,17 +152,22 @@ impl Recipe {
     /// The leaf module at `path`, the head included.
     pub fn module(&self, path: &ModulePath) -> Option<Module> {
         match path.layer() {
-            Some(layer) if layer < self.layers.len() => {
-                self.layer_modules(layer).into_iter().find(|module| module.path == path.as_str())
+            Some(layer) => {
+                let expert = match &self.layers.get(layer)?.channel_mixer {
+                    ChannelMixer::Experts(experts) => experts.number(path.in_layer()),
+                    ChannelMixer::Mlp(_) => None,
+                };
+                let modules = self.layer_modules_with(layer, only(expert));
+                modules.into_iter().find(|module| module.path == path.as_str())
             }
-            Some(_) => None,
             None => [self.embedding(), self.final_norm(), self.head()].into_iter().find(|m| m.path == path.as_str()),
         }
     }
 
     /// The module that does `role` in the layer of `module`.
     pub(super) fn beside(&self, module: &Module, role: Role) -> Option<Module> {
-        self.layer_modules(module.layer?).into_iter().find(|other| other.role == role)
+        let modules = self.layer_modules_with(module.layer?, only(role.expert()));
+        modules.into_iter().find(|other| other.role == role)
     }
 
     /// Every site that hooks can see, layer by layer.
@@ -251,7 +262,7 @@ impl Recipe {
         self.layers.iter().enumerate().find_map(|(layer, plan)| {
             let ChannelMixer::Experts(experts) = plan.channel_mixer else { return None };
             let start = format!("model.layers.{layer}.{}", experts.prefix());
-            let names = ["gate_up_proj", "gate_up_proj.weight", "down_proj"].map(|end| format!("{start}.{end}"));
+            let names = ["gate_up_proj", "gate_up_proj.weight", "down_proj"].map(|end| format!("{start}{end}"));
             names.into_iter().find(|name| has(name))
         })
     }
@@ -263,7 +274,7 @@ impl Recipe {
             let ChannelMixer::Experts(experts) = self.layers.get(layer.parse::<usize>().ok()?)?.channel_mixer else {
                 return None;
             };
-            rest.strip_prefix(&experts.prefix())?.strip_prefix('.').map(drop)
+            rest.strip_prefix(&experts.prefix()).map(drop)
         };
         of_layer(name).is_some()
     }
@@ -272,4 +283,9 @@ impl Recipe {
     pub fn head_tensor(&self) -> String {
         if self.tied { self.embedding().weight() } else { self.head().weight() }
     }
+}
+
+/// One expert, or none.
+fn only(expert: Option<usize>) -> Range<usize> {
+    expert.map_or(0..0, |number| number..number.saturating_add(1))
 }

@@ -3,7 +3,7 @@
 use super::place;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Count, Figure};
-use crate::monitor::{Checked, DEFAULT_ALPHA};
+use crate::monitor::{Checked, DEFAULT_FALSE_ALARM_RATE};
 use crate::rules::finding::Seen;
 use crate::rules::{RuleId, Rules};
 use serde_json::json;
@@ -13,7 +13,7 @@ const LISTED: usize = 20;
 
 /// The probability of a false alarm that the rules ask for.
 pub fn alpha(rules: &Rules) -> f64 {
-    rules.thresholds(RuleId::ActivationsOutside).alpha.unwrap_or(DEFAULT_ALPHA)
+    rules.thresholds(RuleId::ActivationsOutside).alpha.unwrap_or(DEFAULT_FALSE_ALARM_RATE)
 }
 
 pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {

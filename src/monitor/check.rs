@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Chance of an alarm on a check of prompts that are like the baseline's, unless asked otherwise.
-pub const DEFAULT_ALPHA: f64 = 0.01;
+pub const DEFAULT_FALSE_ALARM_RATE: f64 = 0.01;
 
 /// What checking found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ pub struct Outside {
 /// There is no prompt, α is none, or the calibration prompts are too few for it.
 pub fn check(baseline: &Baseline, observed: &Observed, alpha: f64) -> Result<Checked> {
     let (n, m) = (baseline.calibration_scores.len(), observed.prompts.len());
-    check_alpha(alpha)?;
+    check_false_alarm_rate(alpha)?;
     if m == 0 {
         return Err(Error::input("there is no prompt to check"));
     }
@@ -94,8 +94,8 @@ pub fn check(baseline: &Baseline, observed: &Observed, alpha: f64) -> Result<Che
     if smallest > alpha {
         let (n, m) = (Count(n, "calibration prompt", "calibration prompts"), Count(m, "prompt", "prompts"));
         return Err(Error::input(format!(
-            "{m} against {n} cannot be told from chance below {smallest:.2e}, and alpha is {alpha}: check more prompts, \
-             record more, or use a larger --alpha"
+            "{m} against {n} cannot be told from chance below {smallest:.2e}, and the false-alarm rate is {alpha}: check \
+             more prompts, record more, or use a larger --false-alarm-rate"
         )));
     }
     let threshold = baseline.calibration_scores[rank - 1];
@@ -132,14 +132,16 @@ pub fn check(baseline: &Baseline, observed: &Observed, alpha: f64) -> Result<Che
     })
 }
 
-/// Refuses an α that is no probability.
+/// Refuses a false-alarm rate that is no probability.
 ///
 /// # Errors
 /// It is not between 0 and 1.
-pub fn check_alpha(alpha: f64) -> Result<()> {
+pub fn check_false_alarm_rate(alpha: f64) -> Result<()> {
     match alpha > 0.0 && alpha < 1.0 {
         true => Ok(()),
-        false => Err(Error::input(format!("alpha is {alpha}, expected a probability between 0 and 1, such as 0.01"))),
+        false => Err(Error::input(format!(
+            "the false-alarm rate is {alpha}, expected a probability between 0 and 1, such as 0.01"
+        ))),
     }
 }
 

@@ -12,7 +12,7 @@ mod sketch;
 
 pub use activations::read as read_activations;
 pub use baseline::{Baseline, BaselineSettings, DEFAULT_MAX_TOKENS, check_max_tokens, record};
-pub use check::{Checked, DEFAULT_ALPHA, NotFinite, Outside, check, check_alpha};
+pub use check::{Checked, DEFAULT_FALSE_ALARM_RATE, NotFinite, Outside, check, check_false_alarm_rate};
 pub use profile::{Distribution, Extreme, Extremes, Observed, Profile, SiteProfile, Statistic, Tokens};
 pub use prompts::Prompts;
 pub use reading::Reading;

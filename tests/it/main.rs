@@ -3,43 +3,11 @@
 // clippy.toml allows these in test functions; here what those call is test code, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-mod bad_input;
-#[cfg(target_os = "linux")]
-mod bombs;
 mod command_line;
-mod compare;
-#[cfg(unix)]
-mod contrib;
-mod escape;
-#[cfg(target_os = "linux")]
-mod faults;
-#[cfg(unix)]
-mod field;
-#[cfg(unix)]
-mod folders;
-mod gate;
-mod hub;
-mod integrity;
-mod lint;
-mod monitor;
-#[cfg(unix)]
-mod oms;
-mod once;
+mod hostile;
+mod interoperability;
 mod parity;
-mod patch;
-mod probe;
-mod published;
-mod readme;
-#[cfg(unix)]
-mod rules;
-mod safe_hands;
-mod second_opinion;
-mod served;
-mod shell;
-mod smollm2;
 mod tiny;
-mod tokens;
-mod waivers;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.
 fn smollm2_folder() -> String {

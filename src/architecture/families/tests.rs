@@ -350,6 +350,18 @@ fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
     }
 }
 
+/// Its modules are not listed to find one.
+#[test]
+fn a_claim_of_billions_of_experts_costs_nothing_where_one_neuron_is_asked_for() {
+    let recipe = recipe("mixtral", json!({"num_local_experts": 2_000_000_000}));
+    let module = |path: &str| recipe.module(&format!("model.layers.1.{path}").parse().unwrap());
+    let activation = module("block_sparse_moe.experts.1999999999.act_fn").unwrap();
+    let (down, _) = recipe.holder(&activation, Side::Out).unwrap();
+    assert_eq!(down.path, "model.layers.1.block_sparse_moe.experts.1999999999.w2");
+    assert!(module("block_sparse_moe.gate").is_some() && module("self_attn.q_proj").is_some());
+    assert_eq!(module("block_sparse_moe.experts.2000000000.w2"), None);
+}
+
 /// What a reason names instead is a neuron of the model.
 #[track_caller]
 fn nearest_is_there(recipe: &Recipe, module: &Module, reason: &str) {

@@ -26,8 +26,8 @@ pub struct Options {
     pub row_digests: Vec<String>,
     /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
     /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
-    #[arg(long)]
-    pub cache: bool,
+    #[arg(long, alias = "cache")]
+    pub digest_cache: bool,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
@@ -36,7 +36,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let (root, origin) = (opened.folder()?, opened.origin());
     let settings =
         Settings { ignore: options.ignore.clone(), row_digests: options.row_digests.clone(), ..Settings::default() };
-    let cache = options.cache.then(Cache::of_user).transpose()?;
+    let cache = options.digest_cache.then(Cache::of_user).transpose()?;
     let started = Instant::now();
     let taken = fingerprint::take(&opened, &settings, options.output.as_deref(), cache.as_ref(), progress)?;
     if let Some((path, problem)) = taken.problems.iter().chain(&taken.damaged).next() {

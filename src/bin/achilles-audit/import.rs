@@ -17,12 +17,12 @@ pub struct Options {
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
     /// Dtype of the weights written: bf16, f16 or f32
-    #[arg(long, default_value = "bf16")]
-    pub dtype: ImportDtype,
+    #[arg(long, alias = "dtype", default_value = "bf16")]
+    pub weights_dtype: ImportDtype,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
-    let summary = import(&options.gguf, &options.output, options.dtype, progress)?;
+    let summary = import(&options.gguf, &options.output, options.weights_dtype, progress)?;
     let (folder, size) = (options.output.display(), Bytes(summary.bytes));
     stderr::line(&format!("{folder}: {} tensors, {size}", summary.tensors));
     Ok(ExitCode::SUCCESS)

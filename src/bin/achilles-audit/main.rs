@@ -17,6 +17,7 @@ mod perplexity;
 mod probe;
 mod progress;
 mod published;
+mod renamed;
 mod restore;
 mod rules;
 mod scan;
@@ -26,6 +27,7 @@ mod unpatch;
 mod usage;
 mod vault;
 mod verify;
+mod verify_patch;
 mod verify_signature;
 
 use achilles_audit::{Error, Result, worker};
@@ -83,6 +85,8 @@ does, but not everything that should was, or the job could not be done. The form
     Import(import::Options),
     /// Bake a mask or a scaling of neurons into a checkpoint's weights, with a receipt
     Patch(patch::Options),
+    /// Prove that a patched folder differs from the original only as its receipt says; exit code 1 where it does not
+    VerifyPatch(verify_patch::Options),
     /// Undo a patch by its receipt, bit for bit
     ///
     /// The edited ranges, and size and header of the files that hold them, have to be as the receipt says; with
@@ -136,6 +140,7 @@ fn main() -> ExitCode {
             usual(panic);
         }
     }));
+    renamed::warn(&typed, std::env::args_os());
     match output::check_inputs(&typed).and_then(|()| run(args)) {
         Ok(code) => code,
         Err(error) => {
@@ -150,6 +155,16 @@ fn parse() -> std::result::Result<(Args, ArgMatches), clap::Error> {
     let typed = Args::command().try_get_matches()?;
     let args = Args::from_arg_matches(&typed).map_err(|error| error.format(&mut Args::command()))?;
     Ok((args, typed))
+}
+
+/// The subcommand that was typed, and its definition.
+fn subcommand(mut typed: &ArgMatches) -> (&ArgMatches, clap::Command) {
+    let mut command = Args::command();
+    while let Some((name, below)) = typed.subcommand() {
+        let Some(found) = command.find_subcommand(name) else { break };
+        (typed, command) = (below, found.clone());
+    }
+    (typed, command)
 }
 
 fn run(args: Args) -> Result<ExitCode> {
@@ -167,6 +182,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Lint(options) => lint::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
+        Command::VerifyPatch(options) => verify_patch::run(&options, &progress),
         Command::Unpatch(options) => unpatch::run(&options),
         Command::Fingerprint(options) => fingerprint::run(&options, &progress),
         Command::Verify(options) => verify::run(&options, &progress),

@@ -7,7 +7,7 @@ use achilles_audit::checkpoint::{Checkpoint, sha256_hex};
 use achilles_audit::compute::Model;
 use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::locate::SiteSelection;
-use achilles_audit::monitor::{self, Baseline, DEFAULT_ALPHA, DEFAULT_MAX_TOKENS, Prompts};
+use achilles_audit::monitor::{self, Baseline, DEFAULT_FALSE_ALARM_RATE, DEFAULT_MAX_TOKENS, Prompts};
 use achilles_audit::progress::Progress;
 use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, files, report};
@@ -25,7 +25,8 @@ pub enum Command {
     Record(RecordOptions),
     /// Hold a model, or norms that a serving process dumped, against a baseline: exit code 1 where they are not like it
     ///
-    /// On prompts like those of the baseline a model like the baseline's alarms with probability --alpha or less.
+    /// On prompts like those of the baseline a model like the baseline's alarms with probability --false-alarm-rate or
+    /// less.
     Check(CheckOptions),
 }
 
@@ -34,8 +35,8 @@ pub struct RecordOptions {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Prompts, one a line; in a .jsonl file one {"text": …} a line. Some 200 make a good baseline
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
-    pub text: Vec<PathBuf>,
+    #[arg(long, alias = "text", value_name = "FILE", num_args = 1.., required = true)]
+    pub prompts: Vec<PathBuf>,
     /// The baseline to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -49,24 +50,24 @@ pub struct RecordOptions {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("what").args(["text", "activations"]).required(true))]
+#[command(group = ArgGroup::new("what").args(["prompts", "activations"]).required(true))]
 pub struct CheckOptions {
     /// A model folder, a .gguf file, or a hub id (org/name[@revision])
-    #[arg(required_unless_present = "activations", requires = "text")]
+    #[arg(required_unless_present = "activations", requires = "prompts")]
     pub model: Option<String>,
     /// What `monitor record` wrote
     #[arg(long, value_name = "FILE")]
     pub baseline: PathBuf,
     /// Prompts of the same kind as the baseline's, but none of them: one a line; in a .jsonl file one {"text": …} a
     /// line
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub text: Vec<PathBuf>,
+    #[arg(long, alias = "text", value_name = "FILE", num_args = 1..)]
+    pub prompts: Vec<PathBuf>,
     /// Norms that a serving process dumped, as contrib/ records them, instead of a model
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dtype", "device", "stream"])]
     pub activations: Option<PathBuf>,
     /// The probability of a false alarm
-    #[arg(long, default_value_t = DEFAULT_ALPHA, allow_hyphen_values = true)]
-    pub alpha: f64,
+    #[arg(long, alias = "alpha", value_name = "P", default_value_t = DEFAULT_FALSE_ALARM_RATE, allow_hyphen_values = true)]
+    pub false_alarm_rate: f64,
     #[command(flatten)]
     pub compute: ComputeArgs,
     #[command(flatten)]
@@ -84,7 +85,7 @@ fn record(options: &RecordOptions, progress: &dyn Progress) -> Result<ExitCode> 
     files::check_writable(&options.output)?;
     monitor::check_max_tokens(options.max_tokens)?;
     let (model, prompts) =
-        open(&options.model.model, &options.model.compute, &options.text, options.max_tokens, progress)?;
+        open(&options.model.model, &options.model.compute, &options.prompts, options.max_tokens, progress)?;
     let baseline = monitor::record(&model, &prompts, &options.sites, options.max_tokens, progress)?;
     files::write_whole(&options.output, baseline.to_json()?.as_bytes())?;
     output::print(&report::monitor::recorded(&baseline))?;
@@ -93,23 +94,23 @@ fn record(options: &RecordOptions, progress: &dyn Progress) -> Result<ExitCode> 
 
 fn check(options: &CheckOptions, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    monitor::check_alpha(options.alpha)?;
+    monitor::check_false_alarm_rate(options.false_alarm_rate)?;
     let baseline = Baseline::read(&options.baseline)?;
     let (model, checked) = match (&options.activations, &options.model) {
         (Some(dump), _) => {
             let observed = monitor::read_activations(dump, &baseline)?;
-            (None, monitor::check(&baseline, &observed, options.alpha)?)
+            (None, monitor::check(&baseline, &observed, options.false_alarm_rate)?)
         }
         (None, Some(model)) => {
             let (model, prompts) =
-                open(model, &options.compute, &options.text, baseline.settings.max_tokens, progress)?;
-            let checked = monitor::check_model(&model, &baseline, &prompts, options.alpha, progress)?;
+                open(model, &options.compute, &options.prompts, baseline.settings.max_tokens, progress)?;
+            let checked = monitor::check_model(&model, &baseline, &prompts, options.false_alarm_rate, progress)?;
             let identity = json!({"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
                 "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin(), "dtype": model.arithmetic().as_str(),
                 "device": model.device_name(), "text_sha256": prompts.sha256});
             (Some(identity), checked)
         }
-        (None, None) => return Err(Error::input("give a MODEL with --text, or --activations")),
+        (None, None) => return Err(Error::input("give a MODEL with --prompts, or --activations")),
     };
     let rendered = match options.output.format {
         Format::Table => report::monitor::checked(&checked),
@@ -117,7 +118,7 @@ fn check(options: &CheckOptions, progress: &dyn Progress) -> Result<ExitCode> {
             "schema": "achilles-audit/activation-check/v1",
             "tool": Tool::this(),
             "model": model,
-            "settings": {"alpha": options.alpha, "activations": options.activations.as_deref().map(Path::to_string_lossy),
+            "settings": {"alpha": options.false_alarm_rate, "activations": options.activations.as_deref().map(Path::to_string_lossy),
                 "baseline": options.baseline.to_string_lossy(),
                 "baseline_sha256": sha256_hex(&files::read_regular(&options.baseline)?)},
             "baseline": {"model": baseline.model, "settings": baseline.settings},

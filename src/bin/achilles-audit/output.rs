@@ -2,11 +2,10 @@
 //! all that leaves here is escaped; of a document (JSON, HTML, XML) that was done in its own way, and nothing is left
 //! to do.
 
-use crate::Args;
 use crate::options::OutputArgs;
 use achilles_audit::checkpoint::hub::Origin;
 use achilles_audit::{Error, Result, escape, files};
-use clap::{ArgMatches, CommandFactory};
+use clap::ArgMatches;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,11 +54,7 @@ pub fn exit_code(yes: bool, not_examined: &[String]) -> ExitCode {
 
 /// Refuses a result in the place of a file that the same command line names, to be read.
 pub fn check_inputs(typed: &ArgMatches) -> Result<()> {
-    let (mut typed, mut command) = (typed, &Args::command());
-    while let Some((name, below)) = typed.subcommand() {
-        let Some(found) = command.find_subcommand(name) else { return Ok(()) };
-        (typed, command) = (below, found);
-    }
+    let (typed, command) = crate::subcommand(typed);
     let values = |id: &str| typed.try_get_raw(id).ok().flatten().into_iter().flatten().map(Path::new);
     let place = |path: &Path| path.canonicalize().ok().filter(|place| place.is_file());
     let Some(output) = values(OUTPUT).next().and_then(|output| Some((output, place(output)?))) else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! `patch`.
 
 use crate::options::{ComputeArgs, Format, ModelArgs, TextArgs};
-use crate::{output, stderr};
+use crate::{output, stderr, verify_patch};
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, Source};
 use achilles_audit::compute::{Arithmetic, DeviceChoice};
@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
-#[command(override_usage = "\
-    achilles-audit patch MODEL <--critical FILE|--neuron ID> <-o DIR|--in-place|--dry-run> ...\n       \
-    achilles-audit patch --verify DIR --original MODEL")]
+#[command(
+    override_usage = "achilles-audit patch MODEL <--critical FILE|--neuron ID> <-o DIR|--in-place|--dry-run> ..."
+)]
 #[command(group = ArgGroup::new("which neurons").args(["critical", "neuron", "verify"]).required(true))]
 #[command(group = ArgGroup::new("where to").args(["output", "in_place", "dry_run", "verify"]).required(true).multiple(true))]
 pub struct Options {
@@ -60,11 +60,11 @@ pub struct Options {
     /// range: slow, as all of their bytes are read. `unpatch` then checks them too
     #[arg(long)]
     pub digests: bool,
-    /// Prove that this patched folder differs from --original only as its receipt says; exit code 1 where it does not
-    #[arg(long, value_name = "DIR", requires = "original", conflicts_with_all = ["model", "output", "in_place", "dry_run"])]
+    /// The old name of verify-patch
+    #[arg(long, hide = true, requires = "original", conflicts_with_all = ["model", "output", "in_place", "dry_run"])]
     pub verify: Option<PathBuf>,
     /// What --verify compares with
-    #[arg(long, value_name = "MODEL", requires = "verify")]
+    #[arg(long, hide = true, requires = "verify")]
     pub original: Option<String>,
 }
 
@@ -80,8 +80,10 @@ impl Options {
 const BEHIND_LISTED: usize = 10;
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
-    if let (Some(patched), Some(original)) = (&options.verify, &options.original) {
-        return verify(patched, original, progress);
+    if let (Some(folder), Some(original)) = (&options.verify, &options.original) {
+        tracing::warn!("patch --verify is called verify-patch now; the old name is understood for one more release");
+        let options = verify_patch::Options { folder: folder.clone(), original: original.clone() };
+        return verify_patch::run(&options, progress);
     }
     let Some(model) = &options.model else { return Err(Error::input("no MODEL to patch")) };
     let settings = Settings { link: options.link, digests: options.digests };
@@ -155,21 +157,4 @@ fn done(plan: &Plan, folder: &Path, receipt: &Receipt) -> Result<ExitCode> {
     let folder = folder.display();
     stderr::line(&format!("{folder}: {bytes} bytes changed by {edits} of {files}, see {}", patch::RECEIPT));
     Ok(ExitCode::SUCCESS)
-}
-
-fn verify(patched: &Path, original: &str, progress: &dyn Progress) -> Result<ExitCode> {
-    let found = patch::verify(patched, &Checkpoint::open(original, progress)?, progress)?;
-    let mut text: String = found.differences.iter().map(|line| format!("differs: {line}\n")).collect();
-    text += &format!(
-        "{}, {} bytes compared; {} bytes belong to the receipt's edits; {}\n",
-        Count(found.files, "file", "files"),
-        found.bytes,
-        found.edited_bytes,
-        match found.differences.len() {
-            0 => "nothing else differs".to_owned(),
-            n => Count(n, "difference", "differences").to_string(),
-        }
-    );
-    output::print(&text)?;
-    Ok(ExitCode::from(u8::from(!found.differences.is_empty())))
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("trusted").args(["key", "cert_roots"]))]
+#[command(group = ArgGroup::new("trusted").args(["public_key", "cert_roots"]))]
 pub struct Options {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -22,7 +22,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", default_value = "default")]
     pub rules: String,
     /// Do not run the model: look at its files only
-    #[arg(long = "static", conflicts_with_all = ["base", "baseline", "cache"])]
+    #[arg(long = "static", conflicts_with_all = ["base", "baseline", "result_cache"])]
     pub no_run: bool,
     /// Compare with the model that this one was made from: a model, what `locate --format json` wrote of one (a .json
     /// file), or published:NAME
@@ -36,8 +36,8 @@ pub struct Options {
     pub prompts: Vec<PathBuf>,
     /// Keep what running the model gives in the user's cache, and take it from there while no byte and no setting that
     /// it depends on has changed: all bytes are digested for that. What lies in the cache is believed
-    #[arg(long)]
-    pub cache: bool,
+    #[arg(long, alias = "cache")]
+    pub result_cache: bool,
     /// Hold the checkpoint against this fingerprint
     #[arg(long, value_name = "FILE")]
     pub fingerprint: Option<PathBuf>,
@@ -62,11 +62,11 @@ pub struct Options {
 #[derive(Debug, clap::Args)]
 pub struct TrustArgs {
     /// Accept a signature by this public key, in PEM
-    #[arg(long, value_name = "FILE", requires = "signature")]
-    pub key: Option<PathBuf>,
+    #[arg(long, alias = "key", value_name = "FILE", requires = "signature")]
+    pub public_key: Option<PathBuf>,
     /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now. Revocation
     /// and transparency logs are not checked, and the time of the signature is not known
-    #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "key")]
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "public_key")]
     pub cert_roots: Vec<PathBuf>,
     /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
     /// address, URI or DNS name among its alternative names
@@ -95,7 +95,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     options.output.as_deref().map_or(Ok(()), files::check_writable)?;
     let rules = Rules::find(&options.rules)?;
     let run = (!options.no_run).then(|| run_of(options)).transpose()?;
-    let trust = match (&options.trust.key, options.trust.cert_roots.as_slice()) {
+    let trust = match (&options.trust.public_key, options.trust.cert_roots.as_slice()) {
         (Some(key), _) => Some(Trust::Key(PublicKey::read(key)?)),
         (None, []) => None,
         (None, roots) => Some(Trust::Roots(Roots::read(roots)?.with_identity(options.trust.identity.clone()))),
@@ -140,6 +140,6 @@ fn run_of(options: &Options) -> Result<Run> {
         locate: options.search.settings()?,
         base: options.base.as_deref().map(BaseName::of),
         baseline,
-        cache: options.cache,
+        cache: options.result_cache,
     })
 }

@@ -13,8 +13,8 @@ pub struct Options {
     /// A folder or a file
     pub model: PathBuf,
     /// The private key, in PEM: ECDSA on P-256, P-384 or P-521, not encrypted
-    #[arg(long, value_name = "FILE")]
-    pub key: PathBuf,
+    #[arg(long, alias = "key", value_name = "FILE")]
+    pub private_key: PathBuf,
     /// The key's certificate, in PEM: the signature is then verified with the root it leads to
     #[arg(long, value_name = "FILE")]
     pub cert: Option<PathBuf>,
@@ -32,17 +32,17 @@ pub struct Options {
     pub shard_size: Option<u64>,
     /// Leave out this file or folder of the model (.git, .gitattributes, .github, .gitignore and .cache/huggingface
     /// always are); the signature says so, and no weights can be left out; can be given several times
-    #[arg(long, value_name = "PATH")]
-    pub ignore: Vec<String>,
+    #[arg(long, alias = "ignore", value_name = "PATH")]
+    pub ignore_path: Vec<String>,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let place = options.output.clone().unwrap_or_else(|| signature::default_path(&options.model));
-    let signer = Signer::read(&options.key, options.cert.as_deref(), &options.chain)?;
+    let signer = Signer::read(&options.private_key, options.cert.as_deref(), &options.chain)?;
     let settings = SignSettings {
         allow_symlinks: options.allow_symlinks,
         shard_bytes: options.shard_size,
-        ignore: options.ignore.clone(),
+        ignore: options.ignore_path.clone(),
     };
     let signed = signature::sign(&options.model, &place, &signer, &settings, progress)?;
     let (files, bytes, signer) = (signed.files, Bytes(signed.bytes), signed.signer);

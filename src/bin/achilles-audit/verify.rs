@@ -23,8 +23,8 @@ pub struct Options {
     pub allow_resharding: bool,
     /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,
     /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
-    #[arg(long)]
-    pub cache: bool,
+    #[arg(long, alias = "cache")]
+    pub digest_cache: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -33,7 +33,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let before = Fingerprint::read(&options.fingerprint)?;
     let opened = Opened::open(&options.model, progress)?;
-    let cache = options.cache.then(Cache::of_user).transpose()?;
+    let cache = options.digest_cache.then(Cache::of_user).transpose()?;
     let found = verify::verify(&opened, &before, Some(&options.fingerprint), cache.as_ref(), progress)?;
     let passed = found.intact || options.allow_resharding && found.is_resharding();
     let not_examined = output::not_examined([opened.origin()]);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("trusted").args(["key", "cert_roots"]).required(true))]
+#[command(group = ArgGroup::new("trusted").args(["public_key", "cert_roots"]).required(true))]
 pub struct Options {
     /// A folder or a file
     pub model: PathBuf,
@@ -33,22 +33,22 @@ pub struct Options {
 #[group(skip)]
 pub struct TrustArgs {
     /// Accept a signature by this public key, in PEM
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
+    #[arg(long, alias = "key", value_name = "FILE")]
+    pub public_key: Option<PathBuf>,
     /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM. Revocation and
     /// transparency logs are not checked, and the time of the signature is not known
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub cert_roots: Vec<PathBuf>,
     /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
     /// address, URI or DNS name among its alternative names
-    #[arg(long, value_name = "NAME", conflicts_with = "key", requires = "cert_roots")]
+    #[arg(long, value_name = "NAME", conflicts_with = "public_key", requires = "cert_roots")]
     pub identity: Option<String>,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let place = options.signature.clone().unwrap_or_else(|| signature::default_path(&options.model));
-    let trust = match &options.trust.key {
+    let trust = match &options.trust.public_key {
         Some(key) => Trust::Key(PublicKey::read(key)?),
         None => Trust::Roots(Roots::read(&options.trust.cert_roots)?.with_identity(options.trust.identity.clone())),
     };

@@ -1,8 +1,9 @@
 //! How weights are packed in stored tensors.
 //!
-//! A weight is what a module computes with, W [out, in] or [channels]. Each file here is a packing: a form in which
-//! checkpoints store weights. It says which stored tensors a weight is made of, what its rows hold, and where in a file
-//! they lie. Nothing outside of this folder decodes numbers.
+//! A weight is what a module computes with, W [out, in] or [channels]. A packing is a form in which checkpoints store
+//! weights: [`dense`] and `gguf` are two. It says which stored tensors a weight is made of, what its rows hold, and where
+//! in a file they lie. A new one is a file with a type that implements [`Packing`], and a function in `PACKINGS` that
+//! finds weights in its form. Nothing outside of this folder decodes the numbers of a checkpoint.
 
 pub mod dense;
 mod gguf;
@@ -35,7 +36,7 @@ pub trait Packing: Debug + Send + Sync {
     /// Its shape, outermost dimension first.
     fn shape(&self) -> &[usize];
 
-    /// Its rows and columns, and the number type that they are decoded to at least.
+    /// Its rows and columns, and the number type that holds its elements without rounding.
     fn layout(&self) -> Layout;
 
     /// Rows `rows`, all of which there are by its layout; none where the file ends before them.

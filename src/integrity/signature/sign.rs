@@ -149,7 +149,7 @@ fn ignored(paths: &[String]) -> Result<Vec<String>> {
         let path = path.trim_end_matches('/').to_owned();
         match bad_path(&path).or((path == ".").then_some("is the whole model")) {
             Some(problem) => {
-                Err(Error::input(format!("--ignore {path:?}: it {problem}; expected a path below the model")))
+                Err(Error::input(format!("--ignore-path {path:?}: it {problem}; expected a path below the model")))
             }
             None => Ok(path),
         }

@@ -262,7 +262,9 @@ pub(super) fn authentic(bundle: &Bundle, trust: &Trust, path: &Path) -> Checked<
             check_certificates(&chain, trust)?
         }
         (Material::Key(_), Trust::Roots(_)) => {
-            return Err(Error::file(path, "was made with a key, not with a certificate; give --key PUB.pem").into());
+            return Err(
+                Error::file(path, "was made with a key, not with a certificate; give --public-key PUB.pem").into()
+            );
         }
         (Material::Certificates(_), Trust::Key(_)) => {
             return Err(Error::file(path, "was made with a certificate; give --cert-roots ROOT.pem").into());

@@ -185,7 +185,7 @@ fn the_exit_code_is_the_verdict_s_in_every_format() {
 
 /// By the schema that OASIS publishes, and what GitHub asks for besides.
 fn sarif_is_valid(found: &Value) {
-    let schema = include_str!("../../fixtures/sarif/sarif-schema-2.1.0.json");
+    let schema = include_str!("../../../fixtures/sarif/sarif-schema-2.1.0.json");
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.add_resource("sarif.json", serde_json::from_str(schema).unwrap()).unwrap();
     let form = compiler.compile("sarif.json", &mut schemas).unwrap();
@@ -291,10 +291,10 @@ fn a_signature_is_verified() {
     let place = Place::new();
     let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys");
     let (own, public) = (format!("{keys}/p256.pem"), format!("{keys}/p256.pub.pem"));
-    let signed = place.run(&["sign", "{model}", "--key", &own]);
+    let signed = place.run(&["sign", "{model}", "--private-key", &own]);
     assert!(signed.status.success(), "{}", text(&signed.stderr));
     let run_with = |place: &Place, more: &[&str]| {
-        let args = ["scan", "{model}", "--static", "--signature", "--key", &public, "--format", "json"];
+        let args = ["scan", "{model}", "--static", "--signature", "--public-key", &public, "--format", "json"];
         place.run(&[&args, more].concat())
     };
     let run = |place: &Place| run_with(place, &[]);
@@ -308,13 +308,13 @@ fn a_signature_is_verified() {
     let found = json(&run(&place), 2);
     assert_eq!(found["not_examined"][0]["measurement"], "signature");
     let other = format!("{keys}/p384.pub.pem");
-    assert!(place.run(&["sign", "{model}", "--key", &own]).status.success());
+    assert!(place.run(&["sign", "{model}", "--private-key", &own]).status.success());
     let found = place.run(&[
         "scan",
         "{model}",
         "--static",
         "--signature={model}/model.sig",
-        "--key",
+        "--public-key",
         &other,
         "--format",
         "json",
@@ -412,7 +412,7 @@ fn rules_are_listed_and_explained() {
     let strict = place.run(&["rules", "list", "--rules", "release"]);
     assert_ne!(strict.stdout, list.stdout);
     let schema = place.run(&["rules", "schema"]);
-    assert_eq!(text(&schema.stdout), include_str!("../../rules/schema.json"));
+    assert_eq!(text(&schema.stdout), include_str!("../../../rules/schema.json"));
     for rule in achilles_audit::rules::Rules::default_rules().unwrap().all() {
         let explained = place.run(&["explain", rule.id.as_str()]);
         let said = text(&explained.stdout);

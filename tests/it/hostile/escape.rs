@@ -63,8 +63,8 @@ fn names_in_a_checkpoint_are_shown_and_do_nothing() {
         vec!["verify", "{model}", "{out}/f.json"],
         vec!["verify", "{model}", "{out}/f.json", "--format", "json"],
         vec!["fingerprint", "{model}"],
-        vec!["patch", "--verify", "{out}/patched", "--original", "{model}"],
-        vec!["sign", "{model}", "--key", concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys/p256.pem")],
+        vec!["verify-patch", "{out}/patched", "--original", "{model}"],
+        vec!["sign", "{model}", "--private-key", concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys/p256.pem")],
     ];
     for format in ["table", "json", "sarif", "junit", "html"] {
         commands.push(vec!["scan", "{model}", "--format", format, "--fingerprint", "{out}/f.json"]);

@@ -190,10 +190,10 @@ fn a_snapshot_of_the_hubs_cache_is_as_good_as_a_copy() {
     assert_eq!(said(&place, &["lint", SNAPSHOT]).0, 0);
     let (key, public) = ("fixtures/oms/keys/p256.pem", "fixtures/oms/keys/p256.pub.pem");
     let full = |path: &str| format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
-    assert_eq!(said(&place, &["sign", SNAPSHOT, "--key", &full(key), "-o", "{in}/s.sig"]).0, 0);
+    assert_eq!(said(&place, &["sign", SNAPSHOT, "--private-key", &full(key), "-o", "{in}/s.sig"]).0, 0);
     for model in ["{model}", SNAPSHOT] {
         let (code, told) =
-            said(&place, &["verify-signature", model, "--signature", "{in}/s.sig", "--key", &full(public)]);
+            said(&place, &["verify-signature", model, "--signature", "{in}/s.sig", "--public-key", &full(public)]);
         assert_eq!(code, 0, "{told}");
     }
 }

@@ -88,7 +88,7 @@ fn every_rule_on_signatures_is_tripped() {
     let key = |name: &str| format!("{KEYS}/{name}.pem");
     let (own, public, other) = (key("p256"), key("p256.pub"), key("p384.pub"));
     let rows: [(Row<'_>, &[&str]); 7] = [
-        (("signature-refused", &|_| {}), &["--key", &other]),
+        (("signature-refused", &|_| {}), &["--public-key", &other]),
         (("signature-file-missing", &|m| fs::remove_file(m.join("tokenizer.json")).unwrap()), &[]),
         (("signature-file-extra", &|m| fs::write(m.join("more.txt"), "more").unwrap()), &[]),
         (("signature-file-changed", &|m| fs::write(m.join("tokenizer.json"), "{}").unwrap()), &[]),
@@ -106,9 +106,9 @@ fn every_rule_on_signatures_is_tripped() {
         let place = Place::new();
         fs::create_dir(place.model().join("notes")).unwrap();
         fs::write(place.model().join("notes/a.txt"), "a").unwrap();
-        assert!(place.run(&["sign", "{model}", "--key", &own, "--ignore", "notes"]).status.success());
+        assert!(place.run(&["sign", "{model}", "--private-key", &own, "--ignore-path", "notes"]).status.success());
         change(&place.model());
-        let trusted: &[&str] = if more.contains(&"--key") { &[] } else { &["--key", &public] };
+        let trusted: &[&str] = if more.contains(&"--public-key") { &[] } else { &["--public-key", &public] };
         let args = [&["--static", "--signature"], trusted, more].concat();
         let (_, ids) = found(&place, "signature", &args);
         assert!(ids.iter().any(|id| id == rule), "{rule}: {ids:?}");

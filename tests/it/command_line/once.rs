@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tracing::{Event, Metadata, Subscriber, span};
 
-const NAME: &str = "once::a_scan_parses_each_header_and_each_config_once";
+const NAME: &str = "command_line::once::a_scan_parses_each_header_and_each_config_once";
 /// Set in the process that counts, where no other test parses anything.
 const COUNTS: &str = "ACHILLES_AUDIT_TEST_COUNTS";
 

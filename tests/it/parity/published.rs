@@ -1,7 +1,7 @@
 //! Published configs, key for key: for each, a tiny checkpoint of that config with small sizes has the NLL that
 //! transformers computes (fixtures/published.py tells how the figures were made).
 
-use crate::parity::fixture;
+use crate::parity::families::fixture;
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, ConfigFile};
 use achilles_audit::compute::{Arithmetic, DeviceChoice, Model, NoHook, Row, Settings};

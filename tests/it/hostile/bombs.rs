@@ -347,7 +347,7 @@ fn what_is_mostly_holes_is_told_and_not_read() {
             _ => &[diff],
         };
         let all: [&[&str]; 2] =
-            [&["fingerprint", "{model}", "-o", "{out}/print.json"], &["sign", "{model}", "--key", KEY]];
+            [&["fingerprint", "{model}", "-o", "{out}/print.json"], &["sign", "{model}", "--private-key", KEY]];
         for args in all.iter().chain(reads) {
             refuses(name, &place, args, "is mostly holes");
         }

@@ -1,6 +1,6 @@
 //! `probe`, and the key-value cache under it.
 
-use crate::parity::{Reference, difference, fixtures, model};
+use crate::parity::families::{Reference, difference, fixtures, model};
 use crate::tiny::{Place, TEXT};
 use achilles_audit::compute::{Arithmetic, Model, NoHook, Residency, Row};
 use achilles_audit::evaluate::metrics::most_probable;
@@ -76,7 +76,7 @@ fn masks_of(neurons: &Value) -> Vec<Intervention> {
 
 #[test]
 fn greedy_continuations_are_those_of_transformers() {
-    let theirs: Value = serde_json::from_str(include_str!("../../fixtures/greedy.json")).unwrap();
+    let theirs: Value = serde_json::from_str(include_str!("../../../fixtures/greedy.json")).unwrap();
     for folder in fixtures() {
         let family = folder.file_name().unwrap().to_str().unwrap();
         let expected = &theirs["families"][family];
@@ -93,7 +93,7 @@ fn greedy_continuations_are_those_of_transformers() {
 #[test]
 #[ignore = "needs `make model`"]
 fn answers_of_a_real_model_are_those_of_transformers() {
-    let theirs: Value = serde_json::from_str(include_str!("../../fixtures/smollm2/probe.json")).unwrap();
+    let theirs: Value = serde_json::from_str(include_str!("../../../fixtures/smollm2/probe.json")).unwrap();
     let mut args = vec!["probe".to_owned(), crate::smollm2_folder(), "--device=cpu".into(), "--format=json".into()];
     args.extend(theirs["neurons"].as_array().unwrap().iter().map(|n| format!("--neuron={}", n.as_str().unwrap())));
     let ours = document(&Place::new(), &args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -187,7 +187,7 @@ fn a_given_answer_is_what_the_curve_tells() {
     assert_eq!((&asked["prompt"], &asked["answer_token"]["text"]), (&json!(prompt), &json!(" ")));
     assert_ne!(asked["curve"][0]["rank"], 1);
     // Probability and rank are those of the uncached model.
-    let model = model(&crate::parity::fixture("llama"), "config.json", Arithmetic::F32, Residency::Resident);
+    let model = model(&crate::parity::families::fixture("llama"), "config.json", Arithmetic::F32, Residency::Resident);
     let ids = achilles_audit::evaluate::text::Tokenizer::of(
         &achilles_audit::checkpoint::Checkpoint::open(place.model().to_str().unwrap(), &Silent).unwrap(),
     );

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Output;
 
 const RECORD: [&str; 8] =
-    ["monitor", "record", "{model}", "--text", "{in}/record.txt", "-o", "{out}/base.json", "--max-tokens=24"];
+    ["monitor", "record", "{model}", "--prompts", "{in}/record.txt", "-o", "{out}/base.json", "--max-tokens=24"];
 
 /// A place with prompts: 120 to record, 10 others to check.
 fn place() -> Place {
@@ -54,7 +54,7 @@ fn done(place: &Place, args: &[&str]) -> Output {
 
 /// The exit code and the result of a check.
 fn check(place: &Place, model: &str, more: &[&str]) -> (i32, Value) {
-    let args = ["monitor", "check", model, "--baseline={out}/base.json", "--text={in}/check.txt", "--format=json"];
+    let args = ["monitor", "check", model, "--baseline={out}/base.json", "--prompts={in}/check.txt", "--format=json"];
     let output = place.run(&[&args, more].concat());
     let code = output.status.code().unwrap();
     assert!(code < 2, "{}", String::from_utf8_lossy(&output.stderr));
@@ -91,7 +91,7 @@ fn a_lesion_is_told_and_clean_prompts_are_not() {
     assert_eq!(check(&place, "{out}/innocent", &[]).0, 0);
 
     let table =
-        place.run(&["monitor", "check", "{out}/lesioned-0", "--baseline={out}/base.json", "--text={in}/check.txt"]);
+        place.run(&["monitor", "check", "{out}/lesioned-0", "--baseline={out}/base.json", "--prompts={in}/check.txt"]);
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.starts_with("ALARM: 10 of 10 prompts outside") && table.contains("L1.mlp.down_proj:out"), "{table}");
 }
@@ -176,7 +176,7 @@ fn what_cannot_be_recorded_or_checked_is_refused() {
     write(&place, "few.txt", "The capital\nof France\nis Paris\n");
     write(&place, "bad.jsonl", "{\"text\": \"The capital of France\"}\n{\"txt\": \"is Paris\"}\n");
     let record = |text: &str| {
-        let text = format!("--text={{in}}/{text}");
+        let text = format!("--prompts={{in}}/{text}");
         place.run(&["monitor", "record", "{model}", &text, "-o={out}/none.json"])
     };
     refused(&record("empty.txt"), "no prompt found");
@@ -204,7 +204,8 @@ fn what_cannot_be_recorded_or_checked_is_refused() {
         (with(&|d| d["sites"][0]["rest"]["l2"]["largest"]["range"] = json!([2.0, 1.0])), "its range is none"),
         (with(&|d| d["sites"][1] = d["sites"][0].clone()), "is there twice"),
     ];
-    let check = |more: &[&str]| place.run(&[&["monitor", "check", "{model}", "--text={in}/check.txt"], more].concat());
+    let check =
+        |more: &[&str]| place.run(&[&["monitor", "check", "{model}", "--prompts={in}/check.txt"], more].concat());
     for (text, says) in hostile {
         write(&place, "hostile.json", &text);
         refused(&check(&["--baseline={in}/hostile.json"]), says);
@@ -213,8 +214,8 @@ fn what_cannot_be_recorded_or_checked_is_refused() {
     refused(&check(&["--baseline={in}/other.json"]), "is of another model");
     write(&place, "deeper.json", &with(&|d| d["sites"][0]["site"] = json!("model.layers.9.input_layernorm:out")));
     refused(&check(&["--baseline={in}/deeper.json"]), "this one has no model.layers.9");
-    refused(&check(&["--baseline={out}/base.json", "--alpha=0"]), "alpha is 0");
-    refused(&check(&["--baseline={out}/base.json", "--alpha=1e-30"]), "cannot be told from chance");
+    refused(&check(&["--baseline={out}/base.json", "--false-alarm-rate=0"]), "the false-alarm rate is 0");
+    refused(&check(&["--baseline={out}/base.json", "--false-alarm-rate=1e-30"]), "cannot be told from chance");
     assert_eq!(check(&[]).status.code(), Some(2), "a check without a baseline");
     assert_eq!(place.run(&["monitor", "check", "--baseline={out}/base.json"]).status.code(), Some(2));
 }

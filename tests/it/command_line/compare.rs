@@ -312,7 +312,7 @@ fn activations_are_held_against_a_baseline() {
     let lines = |from, to| (from..to).map(prompt).collect::<Vec<_>>().join("\n");
     std::fs::write(input(&place, "recorded.txt"), lines(0, 240)).unwrap();
     std::fs::write(input(&place, "others.txt"), lines(240, 260)).unwrap();
-    let record = ["monitor", "record", "{model}", "--text={in}/recorded.txt", "-o", "{out}/baseline.json"];
+    let record = ["monitor", "record", "{model}", "--prompts={in}/recorded.txt", "-o", "{out}/baseline.json"];
     let output = place.run(&record);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let against = ["--baseline={out}/baseline.json", "--prompts={in}/others.txt"];
@@ -339,7 +339,7 @@ fn the_cache_answers_for_the_same_bytes_and_settings_only() {
     located(&place);
     // What was written a moment ago may be written again unseen, and is not kept.
     std::thread::sleep(std::time::Duration::from_millis(2100));
-    let asked = ["--cache", "--base={in}/base.json"];
+    let asked = ["--result-cache", "--base={in}/base.json"];
     let (code, first, told) = scan(&place, "{model}", &asked);
     assert_eq!((code, told.as_str()), (0, ""));
     let folder = input(&place, "../.cache/achilles-audit/scan");
@@ -353,7 +353,9 @@ fn the_cache_answers_for_the_same_bytes_and_settings_only() {
     std::fs::write(&kept, marked).unwrap();
     let architecture = |args: &[&str]| scan(&place, "{model}", args).1["model"]["architecture"].clone();
     assert_eq!(architecture(&asked), "FromTheCache");
-    for other in [&["--base={in}/base.json"][..], &["--cache"], &["--cache", "--base={in}/base.json", "--seed=43"]] {
+    for other in
+        [&["--base={in}/base.json"][..], &["--result-cache"], &["--result-cache", "--base={in}/base.json", "--seed=43"]]
+    {
         assert_eq!(architecture(other), "LlamaForCausalLM", "{other:?}");
     }
     // Of other bytes, if only by a newline, nothing is known: the base's, the tokenizer's.
@@ -402,7 +404,7 @@ fn the_cache_answers_for_the_same_bytes_and_settings_only() {
 fn a_cache_that_cannot_be_used_is_told_and_left() {
     let place = place();
     std::fs::write(input(&place, "../.cache"), "a file").unwrap();
-    let (code, result, told) = scan(&place, "{model}", &["--cache"]);
+    let (code, result, told) = scan(&place, "{model}", &["--result-cache"]);
     assert_eq!((code, result["verdict"].as_str()), (0, Some("pass")));
     assert!(told.contains("the cache is not used"), "{told}");
 }

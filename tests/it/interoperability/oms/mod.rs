@@ -1,6 +1,7 @@
 //! `sign` and `verify-signature`, on the model of fixtures/oms that the Python implementation signed.
 
 mod python;
+mod signing;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::process::{Command, Output};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms");
 const CURVES: [&str; 3] = ["p256", "p384", "p521"];
-const BY_KEY: [&str; 2] = ["--key", "{f}/keys/p256.pub.pem"];
+const BY_KEY: [&str; 2] = ["--public-key", "{f}/keys/p256.pub.pem"];
 const BY_ROOT: [&str; 2] = ["--cert-roots", "{f}/certificates/root.pem"];
 
 /// A copy of the model, in which `{m}` stands for it, `{d}` for the folder around it and `{f}` for the fixtures.
@@ -80,7 +81,7 @@ fn what_python_signed_verifies() {
     let scratch = Scratch::new();
     for curve in CURVES {
         let key = format!("{{f}}/keys/{curve}.pub.pem");
-        scratch.verified(&options(&signature(&format!("key-{curve}")), ["--key", &key]));
+        scratch.verified(&options(&signature(&format!("key-{curve}")), ["--public-key", &key]));
         scratch.verified(&options(&signature(&format!("certificate-{curve}")), BY_ROOT));
     }
     for (name, root) in [
@@ -235,7 +236,7 @@ fn what_a_policy_leaves_out_is_listed_and_weights_are_refused() {
     write("notes/a.txt", b"1")(&scratch.model());
     write("notes/b.txt", b"2")(&scratch.model());
     write(".cache/huggingface/download/config.json.metadata", b"x")(&scratch.model());
-    scratch.sign(&["--key", "{f}/keys/p256.pem", "--ignore", "notes/", "--ignore", "b/y.txt"]);
+    scratch.sign(&["--private-key", "{f}/keys/p256.pem", "--ignore-path", "notes/", "--ignore-path", "b/y.txt"]);
     let (code, said) = scratch.verify(&[&BY_KEY[..], &["--format", "json"]].concat());
     let found: Value = serde_json::from_str(&said).unwrap();
     let left = |path: &str, files: usize, bytes: usize, why: &str| serde_json::json!({"path": path, "files": files, "bytes": bytes, "why": why});
@@ -256,12 +257,12 @@ fn what_a_policy_leaves_out_is_listed_and_weights_are_refused() {
     for (ignore, expected) in [
         ("notes", "notes/model.safetensors: holds weights by its name"),
         ("weights.bin", "weights.bin: holds weights by its name"),
-        ("../model", "--ignore \"../model\": it leads out of the model"),
-        ("/etc", "--ignore \"/etc\": it is absolute"),
-        (".", "--ignore \".\": it is the whole model"),
-        ("", "--ignore \"\": it is not in plain form"),
+        ("../model", "--ignore-path \"../model\": it leads out of the model"),
+        ("/etc", "--ignore-path \"/etc\": it is absolute"),
+        (".", "--ignore-path \".\": it is the whole model"),
+        ("", "--ignore-path \"\": it is not in plain form"),
     ] {
-        let output = scratch.run(&["sign", "{m}", "--key", "{f}/keys/p256.pem", "--ignore", ignore]);
+        let output = scratch.run(&["sign", "{m}", "--private-key", "{f}/keys/p256.pem", "--ignore-path", ignore]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains(expected), "{said}");
     }
@@ -270,7 +271,7 @@ fn what_a_policy_leaves_out_is_listed_and_weights_are_refused() {
 #[test]
 fn a_signatures_name_exempts_a_file_and_no_folder() {
     let scratch = Scratch::new();
-    scratch.sign(&["--key", "{f}/keys/p256.pem"]);
+    scratch.sign(&["--private-key", "{f}/keys/p256.pem"]);
     std::fs::rename(scratch.model().join("model.sig"), scratch.0.path().join("moved.sig")).unwrap();
     let moved = [&["--signature", "{d}/moved.sig"], &BY_KEY[..]].concat();
     scratch.verified(&moved);
@@ -282,7 +283,7 @@ fn a_signatures_name_exempts_a_file_and_no_folder() {
 #[test]
 fn names_of_version_control_exempt_no_weights_and_those_of_its_files_no_folder() {
     let scratch = Scratch::new();
-    scratch.sign(&["--key", "{f}/keys/p256.pem"]);
+    scratch.sign(&["--private-key", "{f}/keys/p256.pem"]);
     write(".github/workflows/ci.yml", b"")(&scratch.model());
     write(".git/objects/model.safetensors", b"")(&scratch.model());
     scratch.verified(&BY_KEY);
@@ -295,7 +296,7 @@ fn names_of_version_control_exempt_no_weights_and_those_of_its_files_no_folder()
         write(name, b"")(&scratch.model());
         let (code, said) = scratch.verify(&BY_KEY);
         assert!(code == 1 && said.starts_with(&format!("{kind} {name}: ")), "{said}");
-        let output = scratch.run(&["sign", "{m}", "--key", "{f}/keys/p256.pem"]);
+        let output = scratch.run(&["sign", "{m}", "--private-key", "{f}/keys/p256.pem"]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains(name) && said.lines().count() == 1, "{said}");
         remove(name)(&scratch.model());
@@ -314,7 +315,7 @@ fn signed_links_are_listed() {
     let scratch = Scratch::new();
     write("../outside", b"outside")(&scratch.model());
     link("z", "../outside")(&scratch.model());
-    scratch.sign(&["--key", "{f}/keys/p256.pem", "--allow-symlinks"]);
+    scratch.sign(&["--private-key", "{f}/keys/p256.pem", "--allow-symlinks"]);
     let (code, said) = scratch.verify(&BY_KEY);
     assert!(code == 0 && said.starts_with("not vouched for z: its bytes are signed, but it is a link, "), "{said}");
 }
@@ -323,7 +324,7 @@ fn signed_links_are_listed() {
 fn an_identity_pins_the_signer() {
     let scratch = Scratch::new();
     let trust = ["--cert-roots", "{f}/certificates/root-usage.pem"];
-    scratch.sign(&["--key", "{f}/keys/p256.pem", "--cert", "{f}/certificates/p256-named.pem"]);
+    scratch.sign(&["--private-key", "{f}/keys/p256.pem", "--cert", "{f}/certificates/p256-named.pem"]);
     scratch.verified(&trust);
     scratch.verified(&[&trust[..], &["--identity", "release@example.org"]].concat());
     scratch.verified(&[&trust[..], &["--identity", "CN=test p256-named"]].concat());
@@ -338,7 +339,7 @@ fn an_identity_pins_the_signer() {
     };
     assert!(scan("other@example.org").contains("signature-refused"));
     assert!(!scan("release@example.org").contains("signature-refused"));
-    let output = scratch.run(&["verify-signature", "{m}", "--key", "{f}/keys/p256.pub.pem", "--identity", "x"]);
+    let output = scratch.run(&["verify-signature", "{m}", "--public-key", "{f}/keys/p256.pub.pem", "--identity", "x"]);
     assert_eq!(output.status.code(), Some(2));
 }
 
@@ -408,132 +409,4 @@ fn the_document_tells_the_same() {
     assert_eq!(differs["verdict"], "differs");
     let extra = serde_json::json!([{"path": "z", "kind": "extra", "problem": "is not signed"}]);
     assert_eq!(differs["differences"], extra);
-}
-
-/// One thing that `sign` can do.
-struct Way {
-    sign: Vec<String>,
-    /// What makes the model fit for it.
-    fit: Option<Change>,
-    /// What `verify-signature` is given.
-    verify: Vec<String>,
-    /// What Python's `verify` is given, or `-c` with a program.
-    python: Vec<String>,
-}
-
-fn ways() -> Vec<Way> {
-    let list = |items: &[&str]| items.iter().map(|i| (*i).to_owned()).collect::<Vec<_>>();
-    let mut ways = Vec::new();
-    for curve in CURVES {
-        let (private, public) = (format!("{{f}}/keys/{curve}.pem"), format!("{{f}}/keys/{curve}.pub.pem"));
-        let sec1 = format!("{{f}}/keys/{curve}.sec1.pem");
-        let python = list(&["key", "--public_key", &public]);
-        ways.push(Way { sign: list(&["--key", &sec1]), fit: None, verify: list(&["--key", &public]), python });
-        let certificate = format!("{{f}}/certificates/{curve}.pem");
-        let chain = ["--chain", "{f}/certificates/intermediate.pem"];
-        let sign = [&["--key", &private, "--cert", &certificate], &chain[..]].concat();
-        let python = list(&["certificate", "--certificate_chain", "{f}/certificates/root.pem"]);
-        ways.push(Way { sign: list(&sign), fit: None, verify: list(&BY_ROOT), python });
-    }
-    let key = ["--key", "{f}/keys/p256.pem"];
-    let python = ["key", "--public_key", "{f}/keys/p256.pub.pem"];
-    let links: Change = Box::new(|model| {
-        write("../outside", b"outside")(model);
-        link("b/link.bin", "../../outside")(model);
-    });
-    ways.push(Way {
-        sign: list(&[&key[..], &["--allow-symlinks"]].concat()),
-        fit: Some(links),
-        verify: list(&BY_KEY),
-        python: list(&[&python[..], &["--allow_symlinks"]].concat()),
-    });
-    ways.push(Way {
-        sign: list(&[&key[..], &["--shard-size", "8"]].concat()),
-        fit: Some(remove("empty.txt")),
-        verify: list(&BY_KEY),
-        python: list(&["-c", python::VERIFY_SHARDS, "{m}", "{f}/keys/p256.pub.pem"]),
-    });
-    ways
-}
-
-fn refs(all: &[String]) -> Vec<&str> {
-    all.iter().map(String::as_str).collect()
-}
-
-#[test]
-fn what_was_signed_verifies() {
-    for Way { sign, fit, verify, .. } in ways() {
-        let scratch = Scratch::new();
-        fit.iter().for_each(|fit| fit(&scratch.model()));
-        scratch.sign(&refs(&sign));
-        scratch.verified(&refs(&verify));
-        // Signed anew, the old signature is no part of the model.
-        scratch.sign(&refs(&sign));
-        scratch.verified(&refs(&verify));
-        // The signature is found by its name only.
-        std::fs::rename(scratch.model().join("model.sig"), scratch.model().join("other.sig")).unwrap();
-        scratch.verified(&[&["--signature", "{m}/other.sig"], &refs(&verify)[..]].concat());
-        write("b/y.txt", b"z\n")(&scratch.model());
-        let (code, said) = scratch.verify(&[&["--signature", "{m}/other.sig"], &refs(&verify)[..]].concat());
-        assert!(code == 1 && said.starts_with("changed b/y.txt: "), "{said}");
-    }
-}
-
-#[test]
-fn shards_added_or_cut_off_are_noticed() {
-    let scratch = Scratch::new();
-    remove("empty.txt")(&scratch.model());
-    write("weights.bin", &[7; 16])(&scratch.model());
-    scratch.sign(&["--key", "{f}/keys/p256.pem", "--shard-size", "8"]);
-    scratch.verified(&BY_KEY);
-    for bytes in [&[7; 24][..], &[7; 17], &[7; 15], &[7; 8], &[]] {
-        std::fs::write(scratch.model().join("weights.bin"), bytes).unwrap();
-        let (code, said) = scratch.verify(&BY_KEY);
-        assert!(code == 1 && said.starts_with("changed weights.bin: has "), "{said}");
-    }
-}
-
-#[test]
-fn a_single_file_is_signed_beside_itself() {
-    let scratch = Scratch::new();
-    for more in [&[][..], &["--shard-size", "7"]] {
-        let signed = scratch.run(&[&["sign", "{m}/weights.bin", "--key", "{f}/keys/p256.pem"], more].concat());
-        assert_eq!(signed.status.code(), Some(0), "{signed:?}");
-        assert!(scratch.model().join("weights.bin.sig").exists());
-        let verify = |model: &str| scratch.run(&[&["verify-signature", model], &BY_KEY[..]].concat()).status.code();
-        assert_eq!(verify("{m}/weights.bin"), Some(0));
-        std::fs::copy(scratch.model().join("weights.bin.sig"), scratch.model().join("config.json.sig")).unwrap();
-        assert_eq!(verify("{m}/config.json"), Some(1));
-    }
-}
-
-#[test]
-fn nothing_is_signed_that_could_not_be_verified() {
-    let scratch = Scratch::new();
-    scratch.sign(&["--key", "{f}/keys/p256.pem"]);
-    let before = std::fs::read(scratch.model().join("model.sig")).unwrap();
-    let certificate =
-        |name: &'static str, chain: &'static str| vec!["--key", "{f}/keys/p256.pem", "--cert", name, "--chain", chain];
-    let key = || vec!["--key", "{f}/keys/p256.pem"];
-    let (cert, other) = ("{f}/certificates/p256.pem", "{f}/certificates/may-not-issue.pem");
-    let between = "{f}/certificates/intermediate.pem";
-    let cases: Vec<(Vec<&str>, Change, &str)> = vec![
-        (certificate("{f}/certificates/p256-expired.pem", between), write("z", b""), "expired at 2021"),
-        (certificate(cert, other), write("z", b""), "leads to none of the roots"),
-        (certificate("{f}/certificates/p256-no-usage.pem", between), write("z", b""), "is not one for signatures"),
-        (key(), link("z", "config.json"), "model/z: is a symbolic link; --allow-symlinks signs the file"),
-        ([key(), vec!["--allow-symlinks"]].concat(), link("z", "b"), "model/z: is a link to no file"),
-        (key(), socket("z"), "model/z: is a pipe, socket or device"),
-        (key(), write("z\\y", b""), "model/z\\y: the name holds a backslash"),
-        ([key(), vec!["--shard-size", "8"]].concat(), write("z", b""), "empty.txt: is empty, and signing by shards"),
-    ];
-    for (args, change, expected) in cases {
-        let _ = std::fs::remove_file(scratch.model().join("z"));
-        change(&scratch.model());
-        let output = scratch.run(&[&["sign", "{m}"], &args[..]].concat());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && said.contains(expected), "{said}");
-        assert_eq!(std::fs::read(scratch.model().join("model.sig")).unwrap(), before);
-        let _ = std::fs::remove_file(scratch.model().join("z\\y"));
-    }
 }

@@ -1,6 +1,6 @@
 //! Fingerprints and diffs: every change is found, placed to its row and column, and a lesion told by neuron and factor.
 
-use crate::patch::{FAST, copy, families, one_of_each, open};
+use super::patch::{FAST, copy, families, one_of_each, open};
 use crate::smollm2_folder;
 use crate::tiny::Place;
 use achilles_audit::checkpoint::header::Header;
@@ -440,7 +440,7 @@ fn weights_that_only_other_loaders_read_are_differences() {
     };
     let patch = ["patch", "{model}", "-o", "{out}/p", "--neuron", "L1.mlp.down_proj:out:5"];
     assert_eq!(said(&patch).0, Some(0));
-    let verify = ["patch", "--verify", "{out}/p", "--original", "{model}"];
+    let verify = ["verify-patch", "{out}/p", "--original", "{model}"];
     assert_eq!(said(&verify).0, Some(0));
     std::fs::copy(place.model().join("model.safetensors"), place.out().join("p/consolidated.safetensors")).unwrap();
     assert_eq!(said(&verify).0, Some(1));

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 const TOLERANCE: f64 = 1e-4;
 
 fn expected() -> Value {
-    serde_json::from_str(include_str!("../../fixtures/smollm2/expected.json")).unwrap()
+    serde_json::from_str(include_str!("../../../fixtures/smollm2/expected.json")).unwrap()
 }
 
 /// What expected.json gives of each module's output.
@@ -156,7 +156,7 @@ struct SideInEntry {
 #[test]
 #[ignore = "needs `make model`"]
 fn the_input_side_agrees_with_pytorch() {
-    let theirs: SideIn = serde_json::from_str(include_str!("../../fixtures/smollm2/side_in.json")).unwrap();
+    let theirs: SideIn = serde_json::from_str(include_str!("../../../fixtures/smollm2/side_in.json")).unwrap();
     let neuron = |e: &SideInEntry| format!("{}:in:{}", e.module, e.channel).parse::<Neuron>().unwrap();
     let ranked: Vec<Neuron> = theirs.ranked.iter().map(neuron).collect();
     let subject = subject(&on_cpu());

@@ -1,6 +1,7 @@
 //! Signatures exchanged with the Python implementation itself, which `make oms` fetches.
 
-use super::{BY_ROOT, CURVES, FIXTURES, Scratch, Way, refs, remove, signature, ways, write};
+use super::signing::{Way, refs, ways};
+use super::{BY_ROOT, CURVES, FIXTURES, Scratch, remove, signature, write};
 use std::path::Path;
 use std::process::Command;
 
@@ -64,7 +65,7 @@ fn python_verifies_what_was_signed() {
         assert!(!good && said.contains("b/y.txt"), "{sign:?}: {said}");
     }
     let scratch = Scratch::new();
-    scratch.run(&["sign", "{m}/weights.bin", "--key", "{f}/keys/p384.pem"]);
+    scratch.run(&["sign", "{m}/weights.bin", "--private-key", "{f}/keys/p384.pem"]);
     let key = ["--public_key", "{f}/keys/p384.pub.pem"];
     let verify = ["-m", "model_signing", "verify", "key", "{m}/weights.bin", "--signature", "{m}/weights.bin.sig"];
     scratch.python_does(&[&verify[..], &key].concat());
@@ -79,14 +80,14 @@ fn what_python_signs_now_verifies() {
         let sign = ["-m", "model_signing", "sign"];
         let to = ["{m}", "--signature", "{m}/model.sig", "--private_key", &private];
         scratch.python_does(&[&sign[..], &["key"], &to].concat());
-        scratch.verified(&["--key", &public]);
+        scratch.verified(&["--public-key", &public]);
         let certificate = format!("{{f}}/certificates/{curve}.pem");
         let by = ["--signing_certificate", &certificate, "--certificate_chain", "{f}/certificates/intermediate.pem"];
         scratch.python_does(&[&sign[..], &["certificate"], &to, &by].concat());
         scratch.verified(&BY_ROOT);
         remove("empty.txt")(&scratch.model());
         scratch.python_does(&["-c", SIGN_SHARDS, "{m}", &private]);
-        scratch.verified(&["--key", &public]);
+        scratch.verified(&["--public-key", &public]);
     }
 }
 

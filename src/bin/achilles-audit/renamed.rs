@@ -1,0 +1,21 @@
+//! Old names of options. A hidden alias is one: it is understood for one release, with a warning that tells the new name.
+
+use clap::ArgMatches;
+use std::ffi::OsString;
+
+/// Warns of each old name among the words that were typed. What was typed has been parsed: a word that is an old name is
+/// an option.
+pub fn warn(typed: &ArgMatches, words: impl Iterator<Item = OsString>) {
+    let (_, command) = crate::subcommand(typed);
+    let words = words.map(|word| word.to_string_lossy().into_owned()).take_while(|word| word != "--");
+    let options: Vec<String> =
+        words.filter_map(|w| w.split('=').next()?.strip_prefix("--").map(str::to_owned)).collect();
+    for argument in command.get_arguments() {
+        let Some(new) = argument.get_long() else { continue };
+        for old in argument.get_all_aliases().unwrap_or_default() {
+            if options.iter().any(|option| option == old) {
+                tracing::warn!("--{old} is called --{new} now; the old name is understood for one more release");
+            }
+        }
+    }
+}

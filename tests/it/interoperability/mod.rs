@@ -1,0 +1,8 @@
+//! Other programs: the hub, loaders of models, build servers, other signers.
+
+#[cfg(unix)]
+mod contrib;
+mod hub;
+#[cfg(unix)]
+mod oms;
+mod served;

@@ -1,0 +1,6 @@
+//! What is computed, against what others compute.
+
+pub mod families;
+mod published;
+mod second_opinion;
+mod smollm2;
