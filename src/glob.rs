@@ -5,7 +5,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 /// Bytes that the globs of a set may have together: what is compiled of them takes some hundred times that.
 const LONGEST: usize = 64 << 10;
 
-/// All of `patterns`. Where globset compiles one by itself it panics on a glob whose regular expression is refused,
+/// All of `patterns`. Where globset compiles one by itself (`Glob::compile_matcher`) it panics on a glob whose regular expression is refused,
 /// such as 300 nested braces; a set says so.
 ///
 /// # Errors
@@ -15,10 +15,26 @@ pub(crate) fn set<P: AsRef<str>>(patterns: &[P]) -> Result<GlobSet, String> {
     if bytes > LONGEST {
         return Err(format!("has {bytes} bytes of globs, expected at most {LONGEST}"));
     }
-    let mut set = GlobSetBuilder::new();
+    let mut globs = Vec::new();
     for pattern in patterns {
         let pattern = pattern.as_ref();
-        set.add(Glob::new(pattern).map_err(|e| format!("{pattern:?} is not a glob: {}", e.kind()))?);
+        globs.push(Glob::new(pattern).map_err(|e| format!("{pattern:?} is not a glob: {}", e.kind()))?);
+    }
+    compiled(globs)
+}
+
+/// As [`set`], of one pattern, which stands where it is told of.
+///
+/// # Errors
+/// It is not a glob, or too much of one.
+pub(crate) fn one(pattern: &str) -> Result<GlobSet, String> {
+    compiled([Glob::new(pattern).map_err(|e| format!("is not a glob: {}", e.kind()))?])
+}
+
+fn compiled(globs: impl IntoIterator<Item = Glob>) -> Result<GlobSet, String> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(glob);
     }
     set.build().map_err(|e| format!("cannot be compiled: {}", e.kind()))
 }

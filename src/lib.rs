@@ -27,8 +27,10 @@
 pub mod architecture;
 pub mod audit;
 pub mod checkpoint;
+mod clock;
 pub mod compare;
 pub mod compute;
+pub mod document;
 pub mod error;
 pub mod escape;
 pub mod evaluate;

@@ -246,13 +246,14 @@ macro_rules! serialize_as_text {
         }
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
-                let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
     )*};
 }
 serialize_as_text!(ModulePath, Side, Site, Neuron);
+pub(crate) use serialize_as_text;
 
 #[cfg(test)]
 mod tests {

@@ -7,19 +7,23 @@ mod beside;
 mod cache;
 mod critical_set;
 mod gguf;
+mod linted;
 mod place;
 mod rescaled;
 mod run;
 mod template;
+#[cfg(test)]
+#[cfg(unix)]
+mod tripped;
 mod unchanged;
 mod waive;
 
 use crate::checkpoint::Opened;
 use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
+use crate::document::ModelIdentity;
 use crate::error::{Error, Result};
 use crate::integrity::fingerprint::Fingerprint;
-use crate::integrity::lesion;
 use crate::integrity::lint::{self, Examined};
 use crate::integrity::signature::{self, Trust};
 use crate::locate;
@@ -30,13 +34,13 @@ use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
 use crate::tool::Tool;
 pub use against::Integrity;
 pub use base::limits as base_limits;
+pub use linted::{LintSettings, Linted, lint};
 use run::Wanted;
 pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-pub use template::observe as observe_template;
-pub use unchanged::unchanged;
+use unchanged::unchanged;
 use waive::waive;
 
 /// What to audit, and against what.
@@ -75,7 +79,7 @@ pub struct Audit {
     /// What wrote it.
     pub tool: Tool,
     /// What was audited.
-    pub model: Model,
+    pub model: ModelIdentity,
     /// What it was judged by.
     pub settings: Settings,
     /// The answer.
@@ -102,25 +106,6 @@ pub struct Audit {
     pub fingerprint: Option<Integrity>,
     /// The verification of the signature.
     pub signature: Option<signature::Report>,
-}
-
-/// Which model it was.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Model {
-    /// As it was named on the command line.
-    pub source: String,
-    /// As its config names it; none where the model was not run.
-    pub architecture: Option<String>,
-    /// SHA-256 of its config.json, lower-case hex; none where it has none that can be read.
-    pub config_sha256: Option<String>,
-    /// SHA-256 of its default chat template, lower-case hex; none where it has none that can be read.
-    pub chat_template_sha256: Option<String>,
-    /// The class that tokenizer_config.json names. Numbers of tokens are those of tokenizer.json as it is; transformers 5
-    /// builds some classes' tokenizers anew, from files of old Llama, Gemma and Qwen2 models, and may give others.
-    pub tokenizer_class: Option<String>,
-    /// Which commit of a hub repository it was, and what of it was not fetched; none where it is no such.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hub: Option<Origin>,
 }
 
 /// What an audit judged by.
@@ -153,6 +138,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The answer to findings; `incomplete` where not everything was examined that has to be.
+    fn of(findings: &[Finding], fail_on: Severity, incomplete: bool) -> Verdict {
+        match (finding::fails(findings, fail_on), incomplete) {
+            (true, _) => Verdict::Fail,
+            (false, true) => Verdict::NotExamined,
+            (false, false) => Verdict::Pass,
+        }
+    }
+
     /// 0, 1 or 2.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -193,7 +187,8 @@ fn examine(
     progress: &dyn Progress,
 ) -> Result<Audit> {
     let mut gate = Gate::new(request);
-    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) = template::identity(opened);
+    let (template, class) = template::identity(opened);
+    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) = (Some(template), Some(class));
     if let Some(origin) = opened.origin() {
         gate.origin(origin, opened.root());
     }
@@ -244,7 +239,14 @@ impl<'a> Gate<'a> {
         let audit = Audit {
             schema: "achilles-audit/scan/v1",
             tool: Tool::this(),
-            model: Model { source: request.model.into(), ..Model::default() },
+            model: ModelIdentity {
+                source: request.model.into(),
+                architecture: Some(None),
+                config_sha256: Some(None),
+                chat_template_sha256: Some(None),
+                tokenizer_class: Some(None),
+                hub: None,
+            },
             settings: Settings {
                 rules: rules.name.clone(),
                 rules_sha256: rules.sha256.clone(),
@@ -294,18 +296,16 @@ impl<'a> Gate<'a> {
         for why in origin.not_examined(by_name.unknown) {
             self.leave(Measurement::Lint, why, true);
         }
-        self.audit.model.hub = Some(origin.clone());
+        self.audit.model.hub = Some(Some(origin.clone()));
     }
 
     fn lint(&mut self, opened: &Arc<Opened>, progress: &dyn Progress) -> Result<()> {
-        let found = lint::lint(opened, progress)?;
+        let found = linted::observe(opened, progress)?;
         self.took_place.push(Measurement::Lint);
-        let signs = lesion::observe(opened, progress)?;
-        let template = template::observe(opened)?;
-        self.seen.extend(found.observations.into_iter().chain(template).chain(signs).map(Seen::from));
+        self.seen.extend(found.observations.into_iter().map(Seen::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;
-        self.audit.model.config_sha256 = found.config_sha256;
+        self.audit.model.config_sha256 = Some(found.config_sha256);
         Ok(())
     }
 
@@ -358,8 +358,8 @@ impl<'a> Gate<'a> {
         for (measurement, why) in ran.failed {
             self.leave(measurement, why, true);
         }
-        self.audit.model.architecture = Some(ran.architecture);
-        self.audit.model.config_sha256 = Some(ran.config_sha256);
+        self.audit.model.architecture = Some(Some(ran.architecture));
+        self.audit.model.config_sha256 = Some(Some(ran.config_sha256));
         self.audit.critical_set = ran.located.and_then(|located| located.report);
         self.audit.base = ran.compared;
         self.audit.baseline = ran.checked;
@@ -408,14 +408,9 @@ impl<'a> Gate<'a> {
         let about = waive(&mut findings, rules, &self.took_place, request.today);
         findings.extend(finding::judge(about, rules));
         findings.sort_by_key(|f| (f.waived.is_some(), std::cmp::Reverse(f.severity)));
-        let judged = rules.all().iter().filter(|r| r.severity.is_some() && self.took_place.contains(&r.measurement));
-        self.audit.judged = judged.cloned().collect();
+        self.audit.judged = rules.judging(&self.took_place);
         let incomplete = !self.audit.not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
-        self.audit.verdict = match (finding::fails(&findings, rules.fail_on), incomplete) {
-            (true, _) => Verdict::Fail,
-            (false, true) => Verdict::NotExamined,
-            (false, false) => Verdict::Pass,
-        };
+        self.audit.verdict = Verdict::of(&findings, rules.fail_on, incomplete);
         self.audit.findings = findings;
         self.audit
     }

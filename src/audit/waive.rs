@@ -10,12 +10,12 @@ pub fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement]
     let mut about = Vec::new();
     for waiver in &rules.waivers {
         let (line, expires) = (waiver.line, waiver.expires);
-        let pattern = waiver.location.glob().glob();
+        let pattern = &waiver.location;
         let name = format!("line {line}: the waiver of {} at {pattern:?}", waiver.rule);
         let mut seen = |rule: RuleId, message: String| {
             let evidence = serde_json::json!({"line": line, "rule": waiver.rule, "location": pattern,
                 "reason": waiver.reason, "expires": expires});
-            about.push(Seen { rule, location: Location::file(rules.name.clone()), message, evidence });
+            about.push(Seen { rule, location: Location::file(rules.name.clone()).line(line), message, evidence });
         };
         if expires < today {
             seen(RuleId::WaiverExpired, format!("{name} expired on {expires}"));
@@ -31,11 +31,10 @@ pub fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement]
         let mut used = false;
         let mut names_a_part_of = None;
         for finding in findings.iter_mut().filter(|f| f.id == waiver.rule) {
-            if finding.location.is_matched(|place| waiver.location.is_match(place)) {
+            if finding.location.is_matched(|place| waiver.names(place)) {
                 finding.waived = Some(Waived { reason: waiver.reason.clone(), expires });
                 used = true;
-            } else if (Location { more: None, ..finding.location.clone() }).is_matched(|p| waiver.location.is_match(p))
-            {
+            } else if (Location { more: None, ..finding.location.clone() }).is_matched(|place| waiver.names(place)) {
                 names_a_part_of = Some(finding.location.to_string());
             }
         }

@@ -94,6 +94,12 @@ impl Opened {
         Opened::new(&path.to_string_lossy(), path.to_owned(), None)
     }
 
+    /// The same by another name.
+    #[cfg(test)]
+    pub(crate) fn called(self, name: &str) -> Opened {
+        Opened { name: name.into(), ..self }
+    }
+
     fn new(name: &str, root: PathBuf, origin: Option<Origin>) -> Opened {
         Opened {
             name: name.into(),

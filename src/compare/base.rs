@@ -7,8 +7,8 @@ use crate::checkpoint::{Checkpoint, Source};
 use crate::compute;
 use crate::error::{Error, Result};
 use crate::escape::printable;
-use crate::locate::{self, Opened, Report, ReportSettings, Settings, Subject};
-use crate::neuron::{Neuron, Site};
+use crate::locate::{self, Opened, Ranking, Report, ReportSettings, Settings, SiteSelection, Subject};
+use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -130,10 +130,10 @@ impl Unsearched {
             Unsearched::Model(source, base) => same_sites(source, &base.recipe, recipe, checkpoint),
             Unsearched::Known(base) => {
                 base.check_comparable(recipe, checkpoint)?;
-                base.check_options(settings.side.as_str(), settings.ranking.as_str(), &settings.sites.to_string())?;
+                base.check_options(settings.side, settings.ranking, &settings.sites)?;
                 let sites = recipe.sites()?;
                 let chosen = settings.sites.of(recipe, &sites, settings.side)?;
-                base.check_covered(&settings.sites.to_string(), |site| chosen.iter().any(|s| s.site == *site))
+                base.check_covered(&settings.sites, |site| chosen.iter().any(|s| s.site == *site))
             }
         }
     }
@@ -225,9 +225,9 @@ impl Base {
             identity: BaseIdentity {
                 source: source.into(),
                 kind: kind.into(),
-                architecture: Some(report.model.architecture),
-                config_sha256: Some(report.model.config_sha256),
-                hub: report.model.hub,
+                architecture: report.model.architecture.flatten(),
+                config_sha256: report.model.config_sha256.flatten(),
+                hub: report.model.hub.flatten(),
                 published: None,
                 partial: None,
             },
@@ -272,16 +272,21 @@ impl Base {
     ///
     /// # Errors
     /// It is one.
-    pub(super) fn check_options(&self, side: &str, ranking: &str, sites: &str) -> Result<()> {
+    pub(super) fn check_options(&self, side: Side, ranking: Ranking, sites: &SiteSelection) -> Result<()> {
         let source = &self.identity.source;
         let Some(base) = &self.settings else {
             return match side {
-                "out" => Ok(()),
-                side => Err(Error::input(format!("{source} was published of outputs, this is of --side {side}"))),
+                Side::Out => Ok(()),
+                side @ Side::In => {
+                    Err(Error::input(format!("{source} was published of outputs, this is of --side {side}")))
+                }
             };
         };
-        let same =
-            [("side", base.side.as_str(), side), ("ranking", &base.ranking, ranking), ("sites", &base.sites, sites)];
+        let same = [
+            ("side", base.side.to_string(), side.to_string()),
+            ("ranking", base.ranking.as_str().to_owned(), ranking.as_str().to_owned()),
+            ("sites", base.sites.to_string(), sites.to_string()),
+        ];
         for (flag, base, ours) in same {
             if base != ours {
                 return Err(Error::input(format!(
@@ -296,7 +301,7 @@ impl Base {
     ///
     /// # Errors
     /// It does.
-    pub(super) fn check_covered(&self, sites: &str, covers: impl Fn(&Site) -> bool) -> Result<()> {
+    pub(super) fn check_covered(&self, sites: &SiteSelection, covers: impl Fn(&Site) -> bool) -> Result<()> {
         match self.neurons.iter().find(|neuron| !covers(&neuron.site)) {
             None => Ok(()),
             Some(neuron) => {

@@ -16,6 +16,7 @@ use crate::neuron::Neuron;
 use crate::progress::Progress;
 use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// Random sets that a critical set is held against.
 pub const CONTROLS: usize = 10;
@@ -37,8 +38,9 @@ pub struct Limits {
 }
 
 /// Whether the variant shares its base's critical set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Verdict {
     /// Masking the base's set makes the variant collapse too, and no random set of its size does as much.
     Shared,
@@ -53,12 +55,7 @@ pub enum Verdict {
 impl Verdict {
     /// In kebab case.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Verdict::Shared => "shared",
-            Verdict::SharedLocationOnly => "shared-location-only",
-            Verdict::Moved => "moved",
-            Verdict::Unrelated => "unrelated",
-        }
+        self.into()
     }
 }
 
@@ -199,7 +196,7 @@ pub fn compare(
     let report = &located.report;
     let ours = &report.settings;
     base.check_comparable(variant.model.recipe(), variant.model.checkpoint())?;
-    base.check_options(&ours.side, &ours.ranking, &ours.sites)?;
+    base.check_options(ours.side, ours.ranking, &ours.sites)?;
     base.check_covered(&ours.sites, |site| located.covers(site))?;
     let importance_not_compared = base.settings_differ(ours);
     let location = locate_in(base, located, importance_not_compared.is_none());

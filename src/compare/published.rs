@@ -1,5 +1,6 @@
 //! The critical sets that the paper's authors published (`rules/published/`).
 
+use crate::document::{Document, Kind};
 use crate::error::{Error, Result};
 use crate::neuron::Neuron;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,29 @@ pub struct PublishedEntry {
     pub position: usize,
     /// Mean of |A_clean − A_noisy|.
     pub importance: f64,
+}
+
+/// All sets that were published (`achilles-audit/published/v1`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PublishedSets {
+    /// Each of them.
+    pub sets: Vec<Published>,
+}
+
+impl Kind for PublishedSets {
+    const SCHEMA: &'static str = "achilles-audit/published/v1";
+    type Model = ();
+    type Settings = ();
+}
+
+impl PublishedSets {
+    /// The list.
+    ///
+    /// # Errors
+    /// None, as a test shows.
+    pub fn document() -> Result<Document<PublishedSets>> {
+        Ok(Document::new(None, None, PublishedSets { sets: Published::all()? }))
+    }
 }
 
 impl Published {

@@ -2,8 +2,8 @@
 
 use crate::compute::Model;
 use crate::error::{Error, Result};
-use crate::locate::{ReportSettings, SiteSelection};
-use crate::neuron::{Neuron, Side};
+use crate::locate::ReportSettings;
+use crate::neuron::Neuron;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
@@ -16,8 +16,7 @@ const FIRST_STREAM: u64 = 1 << 63;
 /// # Errors
 /// There are too few channels.
 pub fn sets(model: &Model, settings: &ReportSettings, like: &[Neuron], count: usize) -> Result<Vec<Vec<Neuron>>> {
-    let (selection, side): (SiteSelection, Side) = (settings.sites.parse()?, settings.side.parse()?);
-    let sites = selection.select(model, side)?;
+    let sites = settings.sites.select(model, settings.side)?;
     let channels: usize = sites.iter().map(|site| site.channels).sum();
     if channels < 2 * like.len() {
         let problem = format!("{channels} channels are too few to draw {} others from", like.len());

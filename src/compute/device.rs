@@ -19,7 +19,8 @@ pub struct Settings {
 }
 
 /// The precision of the arithmetic; weights of other dtypes are widened or rounded to it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Arithmetic {
     /// 32-bit floats.
     #[default]

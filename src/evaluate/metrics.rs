@@ -116,7 +116,9 @@ pub fn means(model: &Model, tokens: &Arc<[u32]>, neurons: &[Neuron], progress: &
     }
     neurons.iter().try_for_each(|neuron| model.check(neuron))?;
     let mut hook = Means { neurons, means: vec![0.0; neurons.len()] };
+    progress.begin("means", model.recipe().layers.len() as u64, "layers");
     model.trace(&[Row::clean(tokens.clone())], &mut hook, progress)?;
+    progress.end();
     Ok(hook.means)
 }
 

@@ -1,4 +1,5 @@
 //! A text under a model: its tokens, and what is measured of it.
 
 pub mod metrics;
+pub mod perplexity;
 pub mod text;

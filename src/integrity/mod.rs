@@ -1,12 +1,14 @@
 //! The static half of the audit: what can be said of a checkpoint without running it. It measures; how bad what it
-//! finds is, [`crate::rules::finding`] says.
+//! finds is, the rules say.
 
 pub mod diff;
 pub mod difference;
+pub mod document;
 mod factor;
 pub mod fingerprint;
 pub mod lesion;
 pub mod lint;
+pub mod receipt;
 pub mod signature;
 pub mod verify;
 

@@ -1,14 +1,14 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
-use super::{Entry, Settings};
+use super::{Counting, Entry, Ranking, Settings, SiteSelection};
 use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
-use crate::checkpoint::hub::Origin;
 use crate::compute::Arithmetic;
+use crate::document::ModelIdentity;
 use crate::error::{Error, Result};
 use crate::evaluate::text::Encoded;
 use crate::files;
-use crate::neuron::Neuron;
+use crate::neuron::{Neuron, Side};
 use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -39,31 +39,17 @@ pub struct Report {
     pub timing_s: Timing,
 }
 
-/// Which model it was.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelIdentity {
-    /// As it was named on the command line.
-    pub source: String,
-    /// As its config names it.
-    pub architecture: String,
-    /// SHA-256 of its config.json.
-    pub config_sha256: String,
-    /// Which commit of a hub repository it is, if it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hub: Option<Origin>,
-}
-
 /// The settings, and what they met.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReportSettings {
-    /// `noise` or `magnitude`.
-    pub ranking: String,
-    /// `out` or `in`.
-    pub side: String,
+    /// What candidates were ranked by.
+    pub ranking: Ranking,
+    /// Which side of modules they were on.
+    pub side: Side,
     /// Which modules.
-    pub sites: String,
-    /// `channels` or `published`.
-    pub counting: String,
+    pub sites: SiteSelection,
+    /// What prefixes counted.
+    pub counting: Counting,
     /// α of the noise.
     pub alpha: f64,
     /// K as asked for.
@@ -77,7 +63,7 @@ pub struct ReportSettings {
     /// The longest prefix tried.
     pub max_neurons: usize,
     /// The arithmetic.
-    pub dtype: String,
+    pub dtype: Arithmetic,
     /// The device.
     pub device: String,
     /// SHA-256 of the text.
@@ -106,17 +92,17 @@ impl Report {
 impl ReportSettings {
     pub(super) fn new(s: &Settings, arithmetic: Arithmetic, device: String, text: &Encoded) -> Self {
         ReportSettings {
-            ranking: s.ranking.as_str().into(),
-            side: s.side.as_str().into(),
-            sites: s.sites.to_string(),
-            counting: s.counting.as_str().into(),
+            ranking: s.ranking,
+            side: s.side,
+            sites: s.sites.clone(),
+            counting: s.counting,
             alpha: s.alpha,
             samples: s.samples,
-            samples_used: if s.ranking == super::Ranking::Noise { s.samples } else { 0 },
+            samples_used: if s.ranking == Ranking::Noise { s.samples } else { 0 },
             seed: s.seed,
             epsilon: s.epsilon,
             max_neurons: s.max_neurons,
-            dtype: arithmetic.as_str().into(),
+            dtype: arithmetic,
             device,
             text_sha256: text.sha256.clone(),
             tokens: text.ids.len(),

@@ -8,12 +8,16 @@ use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
+use strum::IntoStaticStr;
 
 /// What candidates are ranked by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Ranking {
     /// Imp = mean over K of |A_clean − A_noisy| (the paper, stage 1).
     Noise,
@@ -24,10 +28,7 @@ pub enum Ranking {
 impl Ranking {
     /// `noise` or `magnitude`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Ranking::Noise => "noise",
-            Ranking::Magnitude => "magnitude",
-        }
+        self.into()
     }
 }
 
@@ -44,7 +45,9 @@ impl FromStr for Ranking {
 }
 
 /// What an entry of the ranking is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Counting {
     /// A channel, ranked by its largest value over positions.
     Channels,
@@ -55,10 +58,7 @@ pub enum Counting {
 impl Counting {
     /// `channels` or `published`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Counting::Channels => "channels",
-            Counting::Published => "published",
-        }
+        self.into()
     }
 }
 

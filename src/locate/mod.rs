@@ -8,13 +8,14 @@ mod search;
 mod sites;
 mod subject;
 
-pub use critical_set::{Base, CriticalSet, ModelIdentity, Prefix, RankedNeuron, Report, ReportSettings, Subset};
+pub use critical_set::{Base, CriticalSet, Prefix, RankedNeuron, Report, ReportSettings, Subset};
 pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
 pub use subject::{Opened, Subject};
 
+use crate::document::ModelIdentity;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
 use crate::evaluate::text::MIN_STABLE_TOKENS;
@@ -161,12 +162,7 @@ pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -
     let report = Report {
         schema: critical_set::SCHEMA.into(),
         tool: crate::tool::Tool::this(),
-        model: critical_set::ModelIdentity {
-            source: checkpoint.name().into(),
-            architecture: model.recipe().architecture.into(),
-            config_sha256: checkpoint.config().sha256().into(),
-            hub: checkpoint.origin().cloned(),
-        },
+        model: ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub(),
         settings: ReportSettings::new(settings, model.arithmetic(), model.device_name(), text),
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },
         ranking: entries.iter().take(REPORTED.max(prefix.n)).map(ranked).collect(),

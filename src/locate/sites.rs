@@ -35,6 +35,8 @@ impl fmt::Display for SiteSelection {
     }
 }
 
+neuron::serialize_as_text!(SiteSelection);
+
 impl FromStr for SiteSelection {
     type Err = Error;
 

@@ -5,10 +5,11 @@ use super::prompts::Prompts;
 use super::sketch::RELATIVE_ERROR;
 use super::{observe, score};
 use crate::architecture::module::{ModuleKind, SiteInfo};
-use crate::compute::Model;
+use crate::compute::{Arithmetic, Model};
+use crate::document::ModelIdentity;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::locate::{ModelIdentity, SiteSelection};
+use crate::locate::SiteSelection;
 use crate::neuron::Side;
 use crate::progress::Progress;
 use crate::tool::Tool;
@@ -46,11 +47,11 @@ pub struct Baseline {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaselineSettings {
     /// The arithmetic.
-    pub dtype: String,
+    pub dtype: Arithmetic,
     /// The device.
     pub device: String,
     /// Which modules, beside the RMSNorms.
-    pub sites: String,
+    pub sites: SiteSelection,
     /// Prompts are cut after so many tokens.
     pub max_tokens: usize,
     /// SHA-256 of the text.
@@ -92,16 +93,11 @@ pub fn record(
     Ok(Baseline {
         schema: SCHEMA.into(),
         tool: Tool::this(),
-        model: ModelIdentity {
-            source: checkpoint.name().into(),
-            architecture: model.recipe().architecture.into(),
-            config_sha256: checkpoint.config().sha256().into(),
-            hub: checkpoint.origin().cloned(),
-        },
+        model: ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub(),
         settings: BaselineSettings {
-            dtype: model.arithmetic().as_str().into(),
+            dtype: model.arithmetic(),
             device: model.device_name(),
-            sites: selection.to_string(),
+            sites: selection.clone(),
             max_tokens,
             text_sha256: prompts.sha256.clone(),
             profile_prompts: profiling.len(),
@@ -178,7 +174,7 @@ impl Baseline {
     /// It does not.
     pub fn check_model(&self, model: &Model) -> Result<()> {
         let other = |problem: String| {
-            let (of, name) = (&self.model.architecture, &self.model.source);
+            let (of, name) = (self.model.architecture().unwrap_or_default(), &self.model.source);
             let advice = "record a baseline of this model, or of the one it was made from";
             Err(Error::input(format!("the baseline is of another model ({name}, {of}): {problem}; {advice}")))
         };

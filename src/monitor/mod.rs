@@ -4,6 +4,7 @@
 mod activations;
 mod baseline;
 mod check;
+mod document;
 mod profile;
 mod prompts;
 mod reading;
@@ -13,6 +14,7 @@ mod sketch;
 pub use activations::read as read_activations;
 pub use baseline::{Baseline, BaselineSettings, DEFAULT_MAX_TOKENS, check_max_tokens, record};
 pub use check::{Checked, DEFAULT_FALSE_ALARM_RATE, NotFinite, Outside, check, check_false_alarm_rate};
+pub use document::{BaselineIdentity, CheckDocument, CheckSettings, CheckedModel, Watched, check_watched};
 pub use profile::{Distribution, Extreme, Extremes, Observed, Profile, SiteProfile, Statistic, Tokens};
 pub use prompts::Prompts;
 pub use reading::Reading;
@@ -41,7 +43,7 @@ pub fn check_model(
     progress: &dyn Progress,
 ) -> Result<Checked> {
     baseline.check_model(model)?;
-    let (theirs, ours) = (&baseline.settings.dtype, model.arithmetic().as_str());
+    let (theirs, ours) = (baseline.settings.dtype.as_str(), model.arithmetic().as_str());
     if theirs != ours {
         tracing::warn!("the baseline was recorded in {theirs}, this computes in {ours}: rounding alone may differ");
     }

@@ -6,11 +6,13 @@ use crate::error::{Error, Result};
 use crate::neuron::Site;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use strum::IntoStaticStr;
 
 /// Which positions. The first token is where a decoder's massive activations are (the attention sink, arXiv
 /// 2402.17762): its norms have a distribution of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "lowercase")]
 pub enum Tokens {
     /// Position 0.
     First,
@@ -29,16 +31,14 @@ impl Tokens {
 
     /// `first` or `rest`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Tokens::First => "first",
-            Tokens::Rest => "rest",
-        }
+        self.into()
     }
 }
 
 /// What is read off a position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Statistic {
     /// The Euclidean norm over channels.
     L2,
@@ -52,10 +52,7 @@ impl Statistic {
 
     /// `l2` or `max_abs`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Statistic::L2 => "l2",
-            Statistic::MaxAbs => "max_abs",
-        }
+        self.into()
     }
 
     fn of(self, reading: &Reading) -> f64 {

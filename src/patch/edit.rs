@@ -8,9 +8,9 @@ use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::packing::{Axis, NumberType, Span};
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::{Error, Figure, Result};
+use crate::integrity::receipt::Rounding;
 use crate::neuron::{self, Action, Intervention, Neuron};
 use safetensors::Dtype;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -54,19 +54,6 @@ pub struct Edit {
     pub before: Vec<u8>,
     /// They as they will be.
     pub after: Vec<u8>,
-}
-
-/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of
-/// what a norm multiplies by.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rounding {
-    /// 0 where every value is exact.
-    pub worst_relative: f64,
-    /// The tensor that holds it.
-    pub tensor: Option<String>,
-    /// How many values became 0, though the factor is not.
-    pub to_zero: u64,
 }
 
 impl Plan {

@@ -5,6 +5,7 @@ mod apply;
 mod believe;
 mod carried;
 mod disk;
+mod document;
 mod edit;
 mod folder;
 mod journal;
@@ -20,12 +21,12 @@ mod unpatch;
 pub mod vault;
 mod verify;
 
+pub use crate::integrity::receipt::{Asked, RECEIPT, Receipt, Rounding, State, UNDO};
 pub use apply::{check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
-pub use edit::{Edit, Plan, Rounding};
+pub use document::{PlanDocument, PlannedEdit, RestoreDocument, ShownPart};
+pub use edit::{Edit, Plan};
 pub use folder::Folder;
 pub use journal::Settings;
-pub(crate) use receipt::now_utc;
-pub use receipt::{Asked, Receipt, State};
 pub use restore::{RestoreSettings, Restored, RestoredPart, restore};
 pub use unpatch::{Unpatched, unpatch};
 pub use verify::{Verified, verify};
@@ -33,11 +34,6 @@ pub use verify::{Verified, verify};
 use crate::error::{Error, Result};
 use crate::neuron::Neuron;
 use std::path::Path;
-
-/// The receipt's file name.
-pub const RECEIPT: &str = "achilles-patch.json";
-/// The name of the file with the original bytes, in the order of the receipt's edits.
-pub const UNDO: &str = "achilles-patch.undo";
 
 /// The critical neurons of a `critical-set.json`, in the order of the ranking, for a model of `architecture`.
 ///

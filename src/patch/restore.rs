@@ -2,7 +2,7 @@
 
 use super::believe::EditBytes;
 use super::disk::{Disk, System};
-use super::edit::{Edit, Plan, Rounding, file_name};
+use super::edit::{Edit, Plan, file_name};
 use super::folder::Folder;
 use super::receipt::{Receipt, Record, State};
 use super::shard::{Pieces, Shards, bytes_now};
@@ -12,6 +12,7 @@ use crate::architecture::place::Place;
 use crate::checkpoint::packing::{Axis, NumberType};
 use crate::checkpoint::{Opened, Tensors, sha256_hex};
 use crate::error::{Error, Result};
+use crate::integrity::receipt::Rounding;
 use crate::neuron::Neuron;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -3,12 +3,13 @@
 
 use super::edit::{Edit, Plan};
 use super::folder;
-use super::receipt::{Model, Receipt, now_utc};
+use super::receipt::{Model, Receipt};
 use crate::architecture::place::Place;
 use crate::checkpoint::header::Header;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::packing::{Axis, Dense, NumberType, Span};
 use crate::checkpoint::{Checkpoint, sha256_hex};
+use crate::clock::now_utc;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::neuron::Neuron;

@@ -8,9 +8,10 @@ pub use crate::worker::Turn;
 pub use chat::ChatTemplate;
 pub use prompts::{Prompt, Prompts, QUESTIONS, Question};
 
-use crate::compute::{Model, NoHook, Row};
+use crate::compute::{Arithmetic, Model, NoHook, Row};
+use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::{Error, Result};
-use crate::evaluate::metrics::{Prediction, most_probable, prediction, repeated_share};
+use crate::evaluate::metrics::{Prediction, REPEATED_N, most_probable, prediction, repeated_share};
 use crate::evaluate::text::Tokenizer;
 use crate::neuron::{Intervention, Neuron, check_distinct};
 use crate::progress::Progress;
@@ -61,6 +62,49 @@ pub struct AnswerToken {
     pub text: String,
 }
 
+/// What became of all prompts (`achilles-audit/probe/v1`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Probe {
+    /// Each of them.
+    pub prompts: Vec<Probed>,
+}
+
+/// How prompts were answered.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProbeSettings {
+    /// The precision of the arithmetic.
+    pub dtype: Arithmetic,
+    /// The device.
+    pub device: String,
+    /// The neurons, in the order in which they were masked.
+    pub neurons: Vec<Neuron>,
+    /// SHA-256 of the prompts.
+    pub prompts_sha256: String,
+    /// Tokens of an answer at most.
+    pub max_new_tokens: usize,
+    /// What ends an answer.
+    pub stop_tokens: Vec<u32>,
+    /// The length of the n-grams whose repetition is told.
+    pub repeated_n: usize,
+    /// The template that the prompts are in; none where they are as they are.
+    pub chat_template: Option<TemplateIdentity>,
+}
+
+/// Which chat template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TemplateIdentity {
+    /// The file that holds it.
+    pub file: String,
+    /// Its SHA-256.
+    pub sha256: String,
+}
+
+impl Kind for Probe {
+    const SCHEMA: &'static str = "achilles-audit/probe/v1";
+    type Model = ModelIdentity;
+    type Settings = ProbeSettings;
+}
+
 /// Answers all prompts with nothing masked and with all neurons masked, and measures the answer's first token with the
 /// first 0, 1, 2, … neurons masked.
 ///
@@ -74,7 +118,7 @@ pub fn probe(
     neurons: &[Neuron],
     max_new_tokens: usize,
     progress: &dyn Progress,
-) -> Result<Vec<Probed>> {
+) -> Result<Document<Probe>> {
     check_max_new_tokens(max_new_tokens)?;
     if neurons.is_empty() {
         return Err(Error::input("there is no neuron to mask"));
@@ -101,7 +145,18 @@ pub fn probe(
         });
     }
     progress.end();
-    Ok(probed)
+    let settings = ProbeSettings {
+        dtype: model.arithmetic(),
+        device: model.device_name(),
+        neurons: neurons.to_vec(),
+        prompts_sha256: prompts.sha256.clone(),
+        max_new_tokens,
+        stop_tokens: prompts.stop_tokens.clone(),
+        repeated_n: REPEATED_N,
+        chat_template: prompts.template.clone(),
+    };
+    let identity = ModelIdentity::of(model.checkpoint(), model.recipe().architecture);
+    Ok(Document::new(Some(identity), Some(settings), Probe { prompts: probed }))
 }
 
 /// Checks how long answers may be.

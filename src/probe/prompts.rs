@@ -1,6 +1,6 @@
 //! What a model is asked, as tokens.
 
-use super::ChatTemplate;
+use super::{ChatTemplate, TemplateIdentity};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::error::{Error, Result};
 use crate::evaluate::text::{Tokenizer, read_lines};
@@ -47,6 +47,8 @@ pub struct Prompts {
     pub stop_tokens: Vec<u32>,
     /// SHA-256 of the questions as JSON, lower-case hex.
     pub sha256: String,
+    /// The template that they are in; none where they are as they are.
+    pub template: Option<TemplateIdentity>,
 }
 
 impl Question {
@@ -94,6 +96,8 @@ impl Prompts {
             all: questions.into_iter().map(prompt).collect::<Result<_>>()?,
             stop_tokens: stop_tokens(checkpoint)?,
             sha256: sha256_hex(&json),
+            template: template
+                .map(|template| TemplateIdentity { file: template.file_name(), sha256: template.sha256() }),
         })
     }
 }

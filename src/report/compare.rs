@@ -56,7 +56,7 @@ pub fn comparison(result: &Comparison) -> String {
     }
     out += &hub::lines(base.hub.as_ref(), &[]);
     for variant in &result.variants {
-        out += &hub::lines(variant.located.model.hub.as_ref(), &[]);
+        out += &hub::lines(variant.located.model.hub(), &[]);
     }
     out + "base's set on it, random sets (the worst of 10), its set on base: perplexity when masked; \
            shared: how many of the first n neurons of both rankings are the same\n"

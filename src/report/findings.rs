@@ -1,32 +1,51 @@
 //! Findings, for people.
 
 use super::table;
+use crate::audit::Linted;
 use crate::error::Bytes;
 use crate::escape::printable;
-use crate::integrity::lint::Examined;
 use crate::rules::finding::{Finding, Severity};
 use std::fmt::Write;
 
-/// The findings of lint, and what was looked at.
-pub fn table(findings: &[Finding], not_listed: u64, examined: &Examined) -> String {
+/// Findings as rows; `rule` is what the column of their ids is called.
+pub(super) fn rows(findings: &[Finding], rule: &str) -> String {
     let mut out = String::new();
-    if !findings.is_empty() {
-        let mut rows = table::table(&["severity", "check", "where", "found"]);
-        for finding in findings {
-            let (place, message) = (short(&finding.location.to_string()), short(&finding.message));
-            rows.add_row(vec![finding.severity.to_string(), finding.id.to_string(), place, message]);
-        }
-        table::wrap(&mut rows, 3);
-        table::push(&mut out, &rows);
+    if findings.is_empty() {
+        return out;
     }
-    let count = |severity: Severity| findings.iter().filter(|f| f.severity == severity).count();
+    let mut rows = table::table(&["severity", rule, "where", "found"]);
+    for finding in findings {
+        let severity = match &finding.waived {
+            Some(_) => format!("waived ({})", finding.severity),
+            None => finding.severity.to_string(),
+        };
+        let mut found = short(&finding.message);
+        if let Some(waived) = &finding.waived {
+            let _ = write!(found, "\nwaived until {}: {}", waived.expires, short(&waived.reason));
+        }
+        rows.add_row(vec![severity, finding.id.to_string(), short(&finding.location.to_string()), found]);
+    }
+    table::wrap(&mut rows, 3);
+    table::push(&mut out, &rows);
+    out
+}
+
+/// The findings of lint, and what was looked at.
+pub fn table(linted: &Linted) -> String {
+    let Linted { findings, not_listed, examined, .. } = linted;
+    let mut out = rows(findings, "check");
+    let count = |severity: Severity| findings.iter().filter(|f| f.severity == severity && f.waived.is_none()).count();
     let plural = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let counts = [Severity::Error, Severity::Warning, Severity::Note]
         .map(|severity| plural(count(severity) as u64, severity.as_str()));
-    let more = if not_listed > 0 { format!(" ({not_listed} more not listed)") } else { String::new() };
+    let waived = match findings.iter().filter(|f| f.waived.is_some()).count() {
+        0 => String::new(),
+        n => format!(", {n} waived"),
+    };
+    let more = if *not_listed > 0 { format!(" ({not_listed} more not listed)") } else { String::new() };
     let _ = writeln!(
         out,
-        "{}{more}; examined {}, {} in {}, {} of values",
+        "{}{waived}{more}; examined {}, {} in {}, {} of values",
         counts.join(", "),
         plural(examined.files, "file"),
         plural(examined.tensors, "tensor"),

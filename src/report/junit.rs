@@ -1,29 +1,34 @@
 //! JUnit XML, as build servers read it: a test case for each rule that found nothing, and one for each finding.
 
-use crate::audit::Audit;
+use super::Renderer;
+use super::judged::Judged;
 use crate::escape::markup as escaped;
 use crate::rules::finding::Finding;
 use std::fmt::Write;
 
+/// For build servers (JUnit XML).
+pub const RENDERER: Renderer =
+    Renderer { name: "junit", about: "For build servers (JUnit XML)", render: |report| Ok(document(&report.judged())) };
+
 /// The document.
-pub fn document(audit: &Audit) -> String {
-    let clean: Vec<_> = audit.judged.iter().filter(|r| !audit.findings.iter().any(|f| f.id == r.id)).collect();
-    let fail_on = audit.settings.fail_on;
+pub fn document(judged: &Judged<'_>) -> String {
+    let clean: Vec<_> = judged.rules.iter().filter(|r| !judged.findings.iter().any(|f| f.id == r.id)).collect();
+    let fail_on = judged.fail_on;
     let fails = |f: &&Finding| f.waived.is_none() && f.severity >= fail_on;
-    let (failures, errors) = (audit.findings.iter().filter(fails).count(), audit.not_examined.len());
-    let skipped = audit.skipped.len() + audit.findings.iter().filter(|f| f.waived.is_some()).count();
-    let tests = clean.len() + audit.findings.len() + errors + audit.skipped.len();
+    let (failures, errors) = (judged.findings.iter().filter(fails).count(), judged.not_examined.len());
+    let skipped = judged.skipped.len() + judged.findings.iter().filter(|f| f.waived.is_some()).count();
+    let tests = clean.len() + judged.findings.len() + errors + judged.skipped.len();
     let counts = format!(r#"tests="{tests}" failures="{failures}" errors="{errors}" skipped="{skipped}""#);
-    let tool = &audit.tool.name;
+    let tool = &judged.tool.name;
     let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let _ = writeln!(out, r#"<testsuites name="{tool}" {counts}>"#);
-    let _ = writeln!(out, r#"  <testsuite name="{tool} {}" {counts}>"#, escaped(&audit.model.source));
+    let _ = writeln!(out, r#"  <testsuite name="{tool} {}" {counts}>"#, escaped(judged.source));
     let mut case = |measurement: &str, name: &str, inside: &str| {
         let (name, end) =
             (escaped(name), if inside.is_empty() { "/>".into() } else { format!(">{inside}</testcase>") });
         let _ = writeln!(out, r#"    <testcase classname="{tool}.{measurement}" name="{name}"{end}"#);
     };
-    for finding in &audit.findings {
+    for finding in judged.findings {
         let measurement = finding.id.measurement().as_str();
         let (message, why, severity) = (escaped(&finding.message), escaped(&finding.why), finding.severity);
         let inside = match &finding.waived {
@@ -37,11 +42,11 @@ pub fn document(audit: &Audit) -> String {
         };
         case(measurement, &format!("{}: {}", finding.id, finding.location), &inside);
     }
-    for left in &audit.not_examined {
+    for left in judged.not_examined {
         let inside = format!(r#"<error type="not-examined" message="{}"/>"#, escaped(&left.why));
         case(left.measurement.as_str(), "not examined", &inside);
     }
-    for left in &audit.skipped {
+    for left in judged.skipped {
         let inside = format!(r#"<skipped message="{}"/>"#, escaped(&left.why));
         case(left.measurement.as_str(), "skipped", &inside);
     }

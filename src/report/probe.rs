@@ -1,10 +1,11 @@
 //! Answers before and after, for people.
 
 use super::table::{push, right, table};
+use crate::document::Document;
 use crate::escape::printable;
 use crate::evaluate::metrics::Prediction;
 use crate::neuron::Neuron;
-use crate::probe::{Answer, Probed};
+use crate::probe::{Answer, Probe};
 use comfy_table::{ContentArrangement, Table};
 
 /// Columns of a terminal that the tables take.
@@ -15,14 +16,17 @@ const POINTS: usize = 6;
 const NAMED: usize = 5;
 
 /// What was asked and masked, the answers, and what became of their first tokens.
-pub fn probed(model: &str, template: Option<&str>, neurons: &[Neuron], probed: &[Probed]) -> String {
+pub fn probed(document: &Document<Probe>) -> String {
     let mut out = String::new();
+    let (Some(model), Some(settings)) = (&document.model, &document.settings) else { return out };
+    let (probed, neurons) = (&document.result.prompts, &settings.neurons);
+    let model = format!("{} ({})", model.source, model.architecture().unwrap_or_default());
     let mut head = table(&[]);
-    head.add_row(["model", &printable(model)]);
+    head.add_row(["model", &printable(&model)]);
     head.add_row([
         "prompts",
-        &match template {
-            Some(file) => format!("{}, in the chat template of {}", probed.len(), printable(file)),
+        &match &settings.chat_template {
+            Some(template) => format!("{}, in the chat template of {}", probed.len(), printable(&template.file)),
             None => format!("{}, as they are", probed.len()),
         },
     ]);

@@ -1,30 +1,36 @@
 //! SARIF 2.1.0 (OASIS), with what GitHub's code scanning asks for on top: every location has a first line, every result
 //! a fingerprint.
 
-use crate::audit::{Audit, Left};
+use super::Renderer;
+use super::judged::Judged;
+use crate::audit::Left;
 use crate::checkpoint::sha256_hex;
 use crate::error::Result;
 use crate::escape::printable;
-use crate::integrity::lint::Location;
 use crate::rules::finding::{Finding, Severity};
-use crate::rules::{Measurement, Rule, RuleId};
+use crate::rules::{Rule, RuleId};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Component, Path};
+
+/// For code scanning (SARIF 2.1.0).
+pub const RENDERER: Renderer =
+    Renderer { name: "sarif", about: "For code scanning (SARIF 2.1.0)", render: |report| document(&report.judged()) };
 
 /// The document.
 ///
 /// # Errors
 /// It cannot be written as JSON.
-pub fn document(audit: &Audit) -> Result<String> {
+pub fn document(judged: &Judged<'_>) -> Result<String> {
     let mut so_far: HashMap<(RuleId, String), usize> = HashMap::new();
-    let results: Vec<Value> = audit
+    let results: Vec<Value> = judged
         .findings
         .iter()
         .map(|finding| {
             let nth = so_far.entry((finding.id, finding.location.to_string())).or_default();
             *nth += 1;
-            result(audit, finding, *nth)
+            result(judged, finding, *nth)
         })
         .collect();
     super::json::document(&json!({
@@ -32,22 +38,22 @@ pub fn document(audit: &Audit) -> Result<String> {
         "version": "2.1.0",
         "runs": [{
             "tool": {"driver": {
-                "name": audit.tool.name,
-                "version": audit.tool.version,
-                "semanticVersion": audit.tool.version,
+                "name": judged.tool.name,
+                "version": judged.tool.version,
+                "semanticVersion": judged.tool.version,
                 "informationUri": "https://arxiv.org/abs/2510.10238",
-                "rules": audit.judged.iter().map(rule).collect::<Vec<_>>(),
+                "rules": judged.rules.iter().map(rule).collect::<Vec<_>>(),
             }},
             "invocations": [{
                 // Whether the tool did its job, not whether it liked what it saw.
-                "executionSuccessful": audit.not_examined.is_empty(),
-                "exitCode": audit.verdict.exit_code(),
-                "toolExecutionNotifications": audit.not_examined.iter().map(notification).collect::<Vec<_>>(),
+                "executionSuccessful": judged.not_examined.is_empty(),
+                "exitCode": judged.verdict.exit_code(),
+                "toolExecutionNotifications": judged.not_examined.iter().map(notification).collect::<Vec<_>>(),
             }],
             "results": results,
             "columnKind": "unicodeCodePoints",
-            "properties": {"verdict": audit.verdict, "model": audit.model, "settings": audit.settings,
-                "skipped": audit.skipped},
+            "properties": {"verdict": judged.verdict, "model": judged.model, "settings": judged.settings,
+                "skipped": judged.skipped},
         }],
     }))
 }
@@ -80,22 +86,22 @@ fn message(text: &str) -> Value {
     json!({"text": printable(text).replace("](", "\\](")})
 }
 
-fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
+fn result(judged: &Judged<'_>, finding: &Finding, nth: usize) -> Value {
     let place = finding.location.to_string();
     let identity = sha256_hex(format!("{}\0{place}\0{nth}", finding.id).as_bytes());
     let mut location = json!({
         "physicalLocation": {
-            "artifactLocation": {"uri": uri(&audit.model.source, finding)},
-            "region": {"startLine": line(finding)},
+            "artifactLocation": {"uri": uri(judged.source, finding)},
+            // Other places than lines are in binary files, where everything is on the first.
+            "region": {"startLine": finding.location.line.unwrap_or(1)},
         },
         "message": message(&place),
     });
     if let Some(tensor) = &finding.location.tensor {
-        let whole = Location { file: String::new(), ..finding.location.clone() }.to_string();
-        let name = whole.trim_start_matches(". : ").trim_start_matches(".: ");
+        let name = finding.location.in_file();
         location["logicalLocations"] = json!([{"name": tensor, "fullyQualifiedName": name, "kind": "member"}]);
     }
-    let rule = audit.judged.iter().position(|r| r.id == finding.id);
+    let rule = judged.rules.iter().position(|r| r.id == finding.id);
     let mut result = json!({
         "ruleId": finding.id,
         "level": finding.severity,
@@ -116,17 +122,12 @@ fn result(audit: &Audit, finding: &Finding, nth: usize) -> Value {
     result
 }
 
-/// The line in a rule file; other places are in binary files, where everything is on the first line.
-fn line(finding: &Finding) -> u64 {
-    finding.evidence.get("line").and_then(Value::as_u64).unwrap_or(1).max(1)
-}
-
 /// A relative reference: below the model as it was named, where that is a relative path, so that a report of a model
 /// within a repository points into it. A finding of a whole folder points to its config.json.
 fn uri(model: &str, finding: &Finding) -> String {
     let path = Path::new(model);
     let file = &finding.location.file;
-    let of_rules = finding.id.measurement() == Measurement::Waivers;
+    let of_rules = finding.location.line.is_some();
     let file = match file.is_empty() {
         true => "config.json",
         false if of_rules && Path::new(file).is_absolute() => file.rsplit('/').next().unwrap_or(file),
@@ -139,15 +140,8 @@ fn uri(model: &str, finding: &Finding) -> String {
         false => Vec::new(),
     };
     let parts = root.into_iter().chain(file.split('/').filter(|part| *part != "."));
-    parts.map(percent_encoded).collect::<Vec<_>>().join("/")
+    parts.map(|part| utf8_percent_encode(part, RESERVED).to_string()).collect::<Vec<_>>().join("/")
 }
 
 /// RFC 3986: everything but unreserved characters.
-fn percent_encoded(part: &str) -> String {
-    part.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -10,26 +10,11 @@ use std::fmt::Write;
 /// The verdict, the findings, what is not known, and the critical set.
 pub fn table(audit: &Audit) -> String {
     let mut out = verdict(audit);
-    if !audit.findings.is_empty() {
-        let mut rows = table::table(&["severity", "rule", "where", "found"]);
-        for finding in &audit.findings {
-            let severity = match &finding.waived {
-                Some(_) => format!("waived ({})", finding.severity),
-                None => finding.severity.to_string(),
-            };
-            let mut found = short(&finding.message);
-            if let Some(waived) = &finding.waived {
-                let _ = write!(found, "\nwaived until {}: {}", waived.expires, short(&waived.reason));
-            }
-            rows.add_row(vec![severity, finding.id.to_string(), short(&finding.location.to_string()), found]);
-        }
-        table::wrap(&mut rows, 3);
-        table::push(&mut out, &rows);
-    }
+    out += &super::findings::rows(&audit.findings, "rule");
     if audit.not_listed > 0 {
         let _ = writeln!(out, "and {} more findings of the same kinds", audit.not_listed);
     }
-    out += &super::hub::lines(audit.model.hub.as_ref(), &[]);
+    out += &super::hub::lines(audit.model.hub(), &[]);
     left(&mut out, "NOT EXAMINED", &audit.not_examined);
     left(&mut out, "skipped", &audit.skipped);
     let served = [
@@ -37,7 +22,7 @@ pub fn table(audit: &Audit) -> String {
         ("tokenizer: class", &audit.model.tokenizer_class),
     ];
     for (name, value) in served {
-        value.iter().for_each(|value| _ = writeln!(out, "{name} {}", short(value)));
+        value.iter().flatten().for_each(|value| _ = writeln!(out, "{name} {}", short(value)));
     }
     if let Some(e) = &audit.lint {
         let (files, tensors) =

@@ -1,9 +1,11 @@
 //! A summary for people.
 
+use crate::architecture::place::Axis;
 use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
-use crate::locate::{RankedNeuron, Report, Subset};
-use crate::patch::{Edit, Plan, Restored};
+use crate::locate::{RankedNeuron, Ranking, Report, Subset};
+use crate::neuron::Neuron;
+use crate::patch::{PlanDocument, RestoreDocument};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width};
 use std::fmt::Write;
@@ -22,7 +24,10 @@ pub fn critical_set(report: &Report) -> String {
     let mut out = String::new();
     let s = &report.settings;
     let mut head = table(&[]);
-    head.add_row(vec!["model".into(), format!("{} ({})", report.model.source, report.model.architecture)]);
+    head.add_row(vec![
+        "model".into(),
+        format!("{} ({})", report.model.source, report.model.architecture().unwrap_or_default()),
+    ]);
     head.add_row(vec![
         "base perplexity".into(),
         format!("{} over {} tokens", number(report.base.perplexity), s.tokens),
@@ -55,31 +60,23 @@ pub fn critical_set(report: &Report) -> String {
     }
     right(&mut ranking, &[0, 2, 3]);
     push(&mut out, &ranking);
-    out += &super::hub::lines(report.model.hub.as_ref(), &[]);
+    out += &super::hub::lines(report.model.hub(), &[]);
     let _ = writeln!(out, "{}", timing(report));
     out
 }
 
 /// What a patch is going to change.
-pub fn patch_plan(plan: &Plan) -> String {
+pub fn patch_plan(plan: &PlanDocument) -> String {
     let mut out = String::new();
     let mut edits = table(&["neuron", "in the file", "shard", "bytes", "before", "after"]);
     for edit in &plan.edits {
-        let neurons: Vec<String> = edit.neurons.iter().map(crate::neuron::Neuron::short).collect();
-        let bytes = edit.span.bytes().to_string();
-        let (before, after) = (some(&edit.values_before()), some(&edit.values_after()));
-        edits.add_row(vec![
-            neurons.join(", "),
-            edit.place.in_file(&edit.stored_as),
-            edit.file.clone(),
-            bytes,
-            before,
-            after,
-        ]);
+        let in_file = in_file(edit.axis, edit.index, &edit.tensor, &edit.shape);
+        let (before, after) = (some(&edit.before), some(&edit.after));
+        edits.add_row(vec![names(&edit.neurons), in_file, edit.file.clone(), edit.bytes.to_string(), before, after]);
     }
     right(&mut edits, &[3]);
     push(&mut out, &edits);
-    let bytes = plan.edits.iter().map(|e| e.span.bytes()).sum();
+    let bytes = plan.edits.iter().map(|e| e.bytes).sum();
     let rounding = match &plan.rounding.tensor {
         Some(tensor) => format!("worst relative rounding {:.2e}, in {tensor}", plan.rounding.worst_relative),
         None => "every value is exact".to_owned(),
@@ -89,7 +86,7 @@ pub fn patch_plan(plan: &Plan) -> String {
         n => format!("; {} though the factor is not", Count(n as usize, "value becomes 0", "values become 0")),
     };
     let edits = Count(plan.edits.len(), "edit", "edits");
-    let changed = match plan.edits.iter().map(Edit::changed_bytes).sum() {
+    let changed = match plan.edits.iter().map(|edit| edit.changed_bytes).sum() {
         0 => "no value changes".to_owned(),
         changed if changed == bytes => "all change".to_owned(),
         changed => format!("those of {} change", Bytes(changed)),
@@ -99,30 +96,39 @@ pub fn patch_plan(plan: &Plan) -> String {
 }
 
 /// What restoring from a vault did, or would do.
-pub fn restored(restored: &Restored, dry_run: bool) -> String {
-    let parts = restored.parts.iter().filter(|part| part.changed_bytes > 0);
-    if restored.changed() == 0 {
+pub fn restored(restored: &RestoreDocument) -> String {
+    let changed: Vec<_> = restored.parts.iter().filter(|part| part.changed_bytes > 0).collect();
+    if changed.is_empty() {
         let kept = Count(restored.parts.len(), "part", "parts");
         return format!("nothing to restore: {kept} of the vault and of the checkpoint are equal\n");
     }
     let mut out = String::new();
     let mut shown = table(&["neuron", "in the file", "shard", "bytes", "not as kept"]);
-    for part in parts {
-        let neurons: Vec<String> = part.neurons.iter().map(crate::neuron::Neuron::short).collect();
-        let (bytes, changed) = (part.bytes.to_string(), part.changed_bytes.to_string());
-        shown.add_row(vec![neurons.join(", "), part.place.in_file(&part.stored_as), part.file.clone(), bytes, changed]);
+    for part in &changed {
+        let in_file = in_file(part.axis, part.index, &part.tensor, &part.shape);
+        let (bytes, not_as_kept) = (part.bytes.to_string(), part.changed_bytes.to_string());
+        shown.add_row(vec![names(&part.neurons), in_file, part.file.clone(), bytes, not_as_kept]);
     }
     right(&mut shown, &[3, 4]);
     push(&mut out, &shown);
-    let (changed, all) = (restored.changed(), Count(restored.parts.len(), "kept part", "kept parts"));
-    let done = if dry_run { "would be restored" } else { "restored" };
+    let (changed, all) = (changed.len(), Count(restored.parts.len(), "kept part", "kept parts"));
+    let done = if restored.dry_run { "would be restored" } else { "restored" };
     let _ = writeln!(out, "{changed} of {all} {done}, bit for bit");
     if restored.patch_undone {
         let receipt = crate::patch::RECEIPT;
-        let done = if dry_run { "would undo" } else { "undid" };
+        let done = if restored.dry_run { "would undo" } else { "undid" };
         let _ = writeln!(out, "this {done} the patch of {receipt}, which goes");
     }
     out
+}
+
+fn names(neurons: &[Neuron]) -> String {
+    neurons.iter().map(Neuron::short).collect::<Vec<_>>().join(", ")
+}
+
+/// A part of a tensor, in words.
+fn in_file(axis: Axis, index: usize, tensor: &str, shape: &[usize]) -> String {
+    format!("{} {index} of {tensor} {shape:?}", axis.as_str())
 }
 
 /// The first of some values.
@@ -141,16 +147,16 @@ pub(super) fn timing(report: &Report) -> String {
         t.importance,
         t.search,
         t.minimize,
-        s.dtype,
+        s.dtype.as_str(),
         s.device
     )
 }
 
 fn ranking_line(report: &Report) -> String {
     let s = &report.settings;
-    let how = match s.ranking.as_str() {
-        "noise" => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
-        other => other.to_owned(),
+    let how = match s.ranking {
+        Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
+        other => other.as_str().to_owned(),
     };
     format!("{how}, side {}, sites {}", s.side, s.sites)
 }

@@ -1,15 +1,12 @@
 //! From a rule file to rules: what it says, held against the rules there are.
 
-use super::file::{self, RuleFile, RuleText, Step, WaiverText};
+use super::file::{self, LONGEST_GLOB, RuleFile, RuleText, Step, WaiverText};
 use super::{Measurement, Rule, RuleId, Rules, Waiver, WhenNotExamined, unknown};
 use crate::rules::finding::Severity;
-use globset::Glob;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Each waiver is looked for in the text, and each glob compiled.
 const MOST_WAIVERS: usize = 1000;
-/// A file's path and a tensor's name fit twice.
-const LONGEST_GLOB: usize = 4096;
 
 /// default.yaml: nothing is below it, so it says all.
 pub fn base(read: Result<RuleFile, String>, text: &str) -> Result<Rules, String> {
@@ -149,12 +146,11 @@ fn checked(waiver: &WaiverText, at: usize, text: &str) -> Result<Waiver, String>
         let problem = format!("has {} bytes, expected a glob of at most {LONGEST_GLOB}", waiver.location.len());
         return Err(wrong("location", problem));
     }
-    let location =
-        Glob::new(&waiver.location).map_err(|e| wrong("location", format!("is not a glob: {}", e.kind())))?;
-    crate::glob::set(&[&waiver.location]).map_err(|problem| wrong("location", problem))?;
+    let glob = crate::glob::one(&waiver.location).map_err(|problem| wrong("location", problem))?;
     Ok(Waiver {
         rule,
-        location: location.compile_matcher(),
+        location: waiver.location.clone(),
+        glob,
         reason: waiver.reason.clone(),
         expires: waiver.expires.parse().map_err(|problem| wrong("expires", problem))?,
         line: file::line(text, &[entry[0], entry[1], Step::Key("rule")]),

@@ -1,36 +1,59 @@
 //! A rule file as it is written, and where in it something stands.
 
+#[cfg(test)]
+use super::RuleId;
 use super::{Measurement, Thresholds, WhenNotExamined};
 use crate::rules::finding::Severity;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// A rule file; what it says makes sense by itself, but was not compared with the rules there are.
+/// What `achilles-audit scan` measures, how it judges what it finds, and what is let pass.
+// What is said of types and keys here is in rules/schema.json, too. What a file says makes sense by itself, but was not
+// compared with the rules there are.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(title = "Rules of achilles-audit"))]
 #[serde(deny_unknown_fields)]
 pub struct RuleFile {
     #[serde(rename = "schema")]
     pub _schema: Form,
+    /// The built-in rules that this file changes.
     #[serde(default)]
     pub extends: Extends,
+    /// From this severity on a finding fails the gate: exit code 1.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Severity"))]
     pub fail_on: Option<Severity>,
+    /// Whether a scan that could not examine everything fails: exit code 2.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "WhenNotExamined"))]
     pub not_examined: Option<WhenNotExamined>,
+    /// Measurements that have to take place.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<Required>"))]
     pub require: Option<Vec<Required>>,
+    /// How many days ahead a waiver may expire; one that expires later waives nothing.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "u32", range(max = u32::MAX), extend("default" = 366)))]
     pub longest_waiver_days: Option<u32>,
+    /// What changes, by the rule's id.
     #[serde(default, deserialize_with = "pairs")]
+    #[cfg_attr(test, schemars(schema_with = "super::schema::rules"))]
     pub rules: Vec<(String, RuleText)>,
+    /// What is let pass for a while.
     #[serde(default)]
     pub waivers: Vec<WaiverText>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 pub enum Form {
     #[serde(rename = "achilles-audit/rules/v1")]
     V1,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize), schemars(inline))]
 #[serde(rename_all = "lowercase")]
 pub enum Extends {
     #[default]
@@ -38,8 +61,9 @@ pub enum Extends {
     Release,
 }
 
-/// Measurements that can be asked for.
+/// A measurement that can be asked for.
 #[derive(Debug, Clone, Copy, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(rename_all = "kebab-case")]
 pub enum Required {
     Lint,
@@ -63,16 +87,31 @@ impl From<Required> for Measurement {
     }
 }
 
+/// How a rule judges.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(deny_unknown_fields)]
 pub struct RuleText {
+    /// How bad what the rule finds is.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Level"))]
     pub severity: Option<Level>,
+    /// What the rule judges. It cannot be changed.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Measurement"))]
     pub measurement: Option<Measurement>,
+    /// From where on the rule finds something; each rule has its own of them.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Thresholds"))]
     pub thresholds: Option<Thresholds>,
+    /// Why it matters, in a sentence.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "String", length(min = 1)))]
     pub why: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Error,
@@ -92,14 +131,27 @@ impl Level {
     }
 }
 
+/// Findings that are let pass for a while.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(deny_unknown_fields)]
 pub struct WaiverText {
+    /// The rule's id.
+    #[cfg_attr(test, schemars(with = "RuleId"))]
     pub rule: String,
+    /// A glob over what reports show under "where". Of a finding about several places it has to match each.
+    #[cfg_attr(test, schemars(length(max = LONGEST_GLOB)))]
     pub location: String,
+    /// Why it is let pass.
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub reason: String,
+    /// The last day on which the waiver holds, UTC.
+    #[cfg_attr(test, schemars(regex(pattern = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")))]
     pub expires: String,
 }
+
+/// The longest glob of a waiver, in bytes: a file's path and a tensor's name fit twice.
+pub const LONGEST_GLOB: usize = 4096;
 
 /// Deeper than any rule file; what libyaml does with brackets takes the square of their depth.
 const DEEPEST: usize = 1000;

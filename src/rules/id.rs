@@ -4,31 +4,26 @@ use super::Measurement;
 use crate::integrity::lint::Check;
 use serde::{Serialize, Serializer};
 use std::fmt;
+use strum::IntoStaticStr;
 
 macro_rules! rule_ids {
-    ($($measurement:ident: $($variant:ident $id:literal),+;)+) => {
-        /// A rule's identity: what rule files, reports and waivers call it, and what it judges. Every rule is a variant;
-        /// rules/default.yaml says how it judges.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    ($($measurement:ident: $($variant:ident),+;)+) => {
+        /// A rule's identity: what rule files, reports and waivers call it, and what it judges. Every rule is a variant,
+        /// named in kebab case; rules/default.yaml says how it judges.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
+        #[strum(serialize_all = "kebab-case")]
         #[non_exhaustive]
         pub enum RuleId {
             /// Of what one of lint's checks finds.
+            #[strum(transparent)]
             Lint(Check),
-            $($(#[doc = concat!("`", $id, "`")] $variant,)+)+
+            $($(#[doc = concat!("See rules/default.yaml: it judges `", stringify!($measurement), "`.")] $variant,)+)+
         }
 
         /// Those that are not lint's.
         const OTHERS: &[RuleId] = &[$($(RuleId::$variant),+),+];
 
         impl RuleId {
-            /// Its name, in kebab case.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    RuleId::Lint(check) => check.id(),
-                    $($(RuleId::$variant => $id,)+)+
-                }
-            }
-
             /// What the rule judges.
             pub fn measurement(self) -> Measurement {
                 match self {
@@ -42,55 +37,60 @@ macro_rules! rule_ids {
 
 rule_ids! {
     CriticalSet:
-        CriticalSetSmall "critical-set-small",
-        CriticalSetAbsent "critical-set-absent",
-        CriticalNeuronScaled "critical-neuron-scaled",
-        BasePerplexityNotFinite "base-perplexity-not-finite",
-        BasePerplexityHigh "base-perplexity-high",
-        BasePerplexityGuessing "base-perplexity-guessing";
+        CriticalSetSmall,
+        CriticalSetAbsent,
+        CriticalNeuronScaled,
+        BasePerplexityNotFinite,
+        BasePerplexityHigh,
+        BasePerplexityGuessing;
     Fingerprint:
-        FingerprintFileMissing "fingerprint-file-missing",
-        FingerprintFileExtra "fingerprint-file-extra",
-        FingerprintFileChanged "fingerprint-file-changed",
-        FingerprintFileLinked "fingerprint-file-linked",
-        FingerprintFileDamaged "fingerprint-file-damaged",
-        FingerprintFileRewritten "fingerprint-file-rewritten",
-        FingerprintTensorMissing "fingerprint-tensor-missing",
-        FingerprintTensorExtra "fingerprint-tensor-extra",
-        FingerprintTensorRenamed "fingerprint-tensor-renamed",
-        FingerprintTensorReshaped "fingerprint-tensor-reshaped",
-        FingerprintTensorMoved "fingerprint-tensor-moved",
-        FingerprintTensorChanged "fingerprint-tensor-changed";
+        FingerprintFileMissing,
+        FingerprintFileExtra,
+        FingerprintFileChanged,
+        FingerprintFileLinked,
+        FingerprintFileDamaged,
+        FingerprintFileRewritten,
+        FingerprintTensorMissing,
+        FingerprintTensorExtra,
+        FingerprintTensorRenamed,
+        FingerprintTensorReshaped,
+        FingerprintTensorMoved,
+        FingerprintTensorChanged;
     Signature:
-        SignatureRefused "signature-refused",
-        SignatureFileMissing "signature-file-missing",
-        SignatureFileExtra "signature-file-extra",
-        SignatureFileChanged "signature-file-changed",
-        SignatureFileIrregular "signature-file-irregular",
-        SignatureWeightsLeftOut "signature-weights-left-out",
-        SignatureLeftOut "signature-left-out";
+        SignatureRefused,
+        SignatureFileMissing,
+        SignatureFileExtra,
+        SignatureFileChanged,
+        SignatureFileIrregular,
+        SignatureWeightsLeftOut,
+        SignatureLeftOut;
     Base:
-        BaseSetShared "base-set-shared",
-        BaseSetLocationOnly "base-set-location-only",
-        BaseSetMoved "base-set-moved",
-        BaseSetUnrelated "base-set-unrelated",
-        BaseNeuronChanged "base-neuron-changed",
-        BaseTokenizerChanged "base-tokenizer-changed",
-        BaseTokenizerDiffers "base-tokenizer-differs",
-        BaseTemplateChanged "base-template-changed",
-        BaseGenerationChanged "base-generation-changed",
-        BaseSpecialTokensChanged "base-special-tokens-changed",
-        WorseThanBase "worse-than-base";
+        BaseSetShared,
+        BaseSetLocationOnly,
+        BaseSetMoved,
+        BaseSetUnrelated,
+        BaseNeuronChanged,
+        BaseTokenizerChanged,
+        BaseTokenizerDiffers,
+        BaseTemplateChanged,
+        BaseGenerationChanged,
+        BaseSpecialTokensChanged,
+        WorseThanBase;
     Baseline:
-        ActivationsOutside "activations-outside",
-        ActivationsNotFinite "activations-not-finite";
+        ActivationsOutside,
+        ActivationsNotFinite;
     Waivers:
-        WaiverExpired "waiver-expired",
-        WaiverTooLong "waiver-too-long",
-        WaiverUnused "waiver-unused";
+        WaiverExpired,
+        WaiverTooLong,
+        WaiverUnused;
 }
 
 impl RuleId {
+    /// Its name, in kebab case.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
     /// Every rule that the tool can find something by: what default.yaml has to list.
     pub fn all() -> impl Iterator<Item = RuleId> {
         Check::ALL.iter().map(|check| RuleId::Lint(*check)).chain(OTHERS.iter().copied())
@@ -148,25 +148,10 @@ impl PartialEq<&str> for RuleId {
 
 /// What to say of a name that no rule bears.
 pub fn unknown(name: &str) -> String {
-    let nearest = RuleId::all().map(|id| (distance(name, id.as_str()), id.as_str())).min();
+    let nearest = RuleId::all().map(|id| (strsim::levenshtein(name, id.as_str()), id.as_str())).min();
     let hint = match nearest {
         Some((distance, nearest)) if distance <= (name.len() / 3).min(3) => format!("did you mean `{nearest}`? "),
         _ => String::new(),
     };
     format!("unknown rule `{name}`; {hint}`achilles-audit rules list` lists them")
-}
-
-/// Levenshtein's: single-character edits from `a` to `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(100).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().take(100).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

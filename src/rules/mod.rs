@@ -4,26 +4,28 @@
 
 mod advice;
 mod check;
-mod date;
 mod file;
 pub mod finding;
 mod id;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;
 
-pub use date::Date;
+pub use crate::clock::Date;
 pub use finding::{Finding, Severity};
 pub use id::{RuleId, unknown};
 
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files;
-use globset::GlobMatcher;
+use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use strum::IntoStaticStr;
 
-/// The JSON Schema of rule files.
+/// The JSON Schema of rule files, made of the types of [`file`].
 pub const SCHEMA: &str = include_str!("../../rules/schema.json");
 
 /// The longest rule file that is read, in bytes.
@@ -31,8 +33,10 @@ const LARGEST: u64 = 1 << 18;
 
 /// What scan can measure. Another one is another variant here, rules for it in rules/default.yaml, and a file in `audit`
 /// that makes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Measurement {
     /// The files, without running the model.
     Lint,
@@ -53,15 +57,7 @@ pub enum Measurement {
 impl Measurement {
     /// As rule files and reports call it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Measurement::Lint => "lint",
-            Measurement::CriticalSet => "critical-set",
-            Measurement::Fingerprint => "fingerprint",
-            Measurement::Signature => "signature",
-            Measurement::Base => "base",
-            Measurement::Baseline => "baseline",
-            Measurement::Waivers => "waivers",
-        }
+        self.into()
     }
 }
 
@@ -90,6 +86,7 @@ pub struct Rules {
 
 /// What becomes of a scan that could not examine everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(rename_all = "lowercase")]
 pub enum WhenNotExamined {
     /// It does not pass.
@@ -115,28 +112,36 @@ pub struct Rule {
 
 /// Limits of a rule; each rule has its own of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(deny_unknown_fields)]
 pub struct Thresholds {
     /// So many neurons at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0)))]
     pub neurons: Option<f64>,
     /// So much damage (log10 of the perplexity ratio) at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0)))]
     pub damage: Option<f64>,
     /// So high a perplexity at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0)))]
     pub perplexity: Option<f64>,
     /// Among so many first of a ranking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0)))]
     pub rank: Option<f64>,
     /// So large a part at least, 1 is all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0), extend("maximum" = 1)))]
     pub share: Option<f64>,
     /// So many times as much at least, and the inverse of it at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0), extend("maximum" = 1)))]
     pub ratio: Option<f64>,
     /// So improbable at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0), extend("exclusiveMaximum" = 1)))]
     pub alpha: Option<f64>,
 }
 
@@ -161,8 +166,10 @@ impl Thresholds {
 pub struct Waiver {
     /// The rule.
     pub rule: RuleId,
-    /// Over locations as reports show them.
-    pub location: GlobMatcher,
+    /// A glob over locations as reports show them.
+    pub location: String,
+    /// That, compiled.
+    glob: GlobSet,
     /// Why, in the words of whoever waives it.
     pub reason: String,
     /// The last day on which it holds, UTC.
@@ -171,14 +178,24 @@ pub struct Waiver {
     pub line: usize,
 }
 
+impl Waiver {
+    /// Whether it names a place, as reports show it.
+    pub fn names(&self, place: &str) -> bool {
+        self.glob.is_match(place)
+    }
+}
+
 impl Rules {
+    /// The name of those that judge where no others are asked for.
+    pub const DEFAULT: &str = "default";
+
     /// `default` and `release` are built in; anything else is a file.
     ///
     /// # Errors
     /// The file cannot be read, or says what makes no sense: the error points to line and column.
     pub fn find(name: &str) -> Result<Rules> {
         match name {
-            "default" => Rules::default_rules(),
+            Rules::DEFAULT => Rules::default_rules(),
             "release" => Rules::release(),
             path => {
                 let path = Path::new(path);
@@ -199,7 +216,7 @@ impl Rules {
     pub fn default_rules() -> Result<Rules> {
         let text = include_str!("../../rules/default.yaml");
         let rules = check::base(file::read(text), text).map_err(|p| Error::file("rules/default.yaml", p))?;
-        Ok(Rules { name: "default".into(), sha256: sha256_hex(text.as_bytes()), ..rules })
+        Ok(Rules { name: Rules::DEFAULT.into(), sha256: sha256_hex(text.as_bytes()), ..rules })
     }
 
     /// rules/release.yaml.
@@ -229,6 +246,12 @@ impl Rules {
     /// Every rule there is, in the order of default.yaml.
     pub fn all(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Those that are not off and judge one of these measurements.
+    pub fn judging(&self, measurements: &[Measurement]) -> Vec<Rule> {
+        let judges = |rule: &&Rule| rule.severity.is_some() && measurements.contains(&rule.measurement);
+        self.rules.iter().filter(judges).cloned().collect()
     }
 
     /// The rule of this id.

@@ -2,6 +2,10 @@
 
 use super::Tried;
 use crate::worker::Date;
+use jiff::civil;
+use jiff::tz::TimeZone;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Texts of the template that may be a date.
 const MOST_DATES: usize = 30;
@@ -12,9 +16,7 @@ impl Tried {
         if !self.template.text().contains("strftime_now") {
             return Vec::new();
         }
-        let days = DAYS.map(|(name, letters)| {
-            (name.to_owned(), Date::Day(letters.iter().map(|(letter, text)| (*letter, (*text).into())).collect()))
-        });
+        let days = DAYS.map(|(name, day)| (name.to_owned(), Date::Day(parts(day))));
         let is_date = |text: &&String| {
             let is_month = MONTHS.iter().any(|name| text.to_lowercase().contains(name));
             (1..=LONGEST_DATE).contains(&text.len()) && (is_month || text.contains(|c: char| c.is_ascii_digit()))
@@ -27,93 +29,23 @@ impl Tried {
     }
 }
 
-/// Two days, by what stands for their parts.
-const DAYS: [(&str, &[(char, &str)]); 2] = [
-    (
-        "in 1999",
-        &[
-            ('Y', "1999"),
-            ('y', "99"),
-            ('m', "01"),
-            ('d', "02"),
-            ('e', " 2"),
-            ('B', "January"),
-            ('b', "Jan"),
-            ('h', "Jan"),
-            ('A', "Saturday"),
-            ('a', "Sat"),
-            ('H', "03"),
-            ('I', "03"),
-            ('M', "04"),
-            ('S', "05"),
-            ('p', "AM"),
-            ('j', "002"),
-            ('F', "1999-01-02"),
-            ('D', "01/02/99"),
-            ('T', "03:04:05"),
-            ('R', "03:04"),
-            ('x', "01/02/99"),
-            ('X', "03:04:05"),
-            ('c', "Sat Jan  2 03:04:05 1999"),
-            ('u', "6"),
-            ('w', "6"),
-            ('U', "00"),
-            ('W', "00"),
-            ('V', "53"),
-            ('G', "1998"),
-            ('s', "915246245"),
-            ('z', ""),
-            ('Z', ""),
-            ('f', "000000"),
-            ('C', "19"),
-            ('%', "%"),
-            ('n', "\n"),
-            ('t', "\t"),
-        ],
-    ),
-    (
-        "in 2098",
-        &[
-            ('Y', "2098"),
-            ('y', "98"),
-            ('m', "12"),
-            ('d', "31"),
-            ('e', "31"),
-            ('B', "December"),
-            ('b', "Dec"),
-            ('h', "Dec"),
-            ('A', "Wednesday"),
-            ('a', "Wed"),
-            ('H', "22"),
-            ('I', "10"),
-            ('M', "58"),
-            ('S', "59"),
-            ('p', "PM"),
-            ('j', "365"),
-            ('F', "2098-12-31"),
-            ('D', "12/31/98"),
-            ('T', "22:58:59"),
-            ('R', "22:58"),
-            ('x', "12/31/98"),
-            ('X', "22:58:59"),
-            ('c', "Wed Dec 31 22:58:59 2098"),
-            ('u', "3"),
-            ('w', "3"),
-            ('U', "52"),
-            ('W', "52"),
-            ('V', "01"),
-            ('G', "2099"),
-            ('s', "4070905139"),
-            ('z', ""),
-            ('Z', ""),
-            ('f', "000000"),
-            ('C', "20"),
-            ('%', "%"),
-            ('n', "\n"),
-            ('t', "\t"),
-        ],
-    ),
-];
+/// Two days.
+const DAYS: [(&str, civil::DateTime); 2] =
+    [("in 1999", civil::datetime(1999, 1, 2, 3, 4, 5, 0)), ("in 2098", civil::datetime(2098, 12, 31, 22, 58, 59, 0))];
+
+/// What stands for a part of a day, as Python's `strftime` has it of a day of no time zone: letters that jiff knows by
+/// themselves, and what others are of.
+const LETTERS: &str = "YymdeBbhAaHIMSpjFDTRuwUWVGsC%nt";
+const OTHER_LETTERS: [(char, &str); 6] =
+    [('x', "%m/%d/%y"), ('X', "%H:%M:%S"), ('c', "%a %b %e %H:%M:%S %Y"), ('f', "000000"), ('z', ""), ('Z', "")];
+
+/// A day's parts, by what stands for them.
+fn parts(day: civil::DateTime) -> BTreeMap<char, Cow<'static, str>> {
+    let own = LETTERS.chars().map(|letter| (letter, format!("%{letter}")));
+    let other = OTHER_LETTERS.map(|(letter, format)| (letter, format.to_owned()));
+    let Ok(day) = day.to_zoned(TimeZone::UTC) else { return BTreeMap::new() };
+    own.chain(other).map(|(letter, format)| (letter, day.strftime(&format).to_string().into())).collect()
+}
 
 /// Texts that are a date are no longer, and have a digit or begin a name.
 const LONGEST_DATE: usize = 30;
@@ -121,3 +53,103 @@ const MONTHS: [&str; 19] = [
     "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "mon", "tue", "wed", "thu",
     "fri", "sat", "sun",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Python 3.12 has of it, but for time zones.
+    #[test]
+    fn parts_of_a_day_are_those_of_strftime() {
+        let expected: [(&str, [&str; 37]); 2] = [
+            (
+                "YymdeBbhAaHIMSpjFDTRxXcuwUWVGszZfC%nt",
+                [
+                    "1999",
+                    "99",
+                    "01",
+                    "02",
+                    " 2",
+                    "January",
+                    "Jan",
+                    "Jan",
+                    "Saturday",
+                    "Sat",
+                    "03",
+                    "03",
+                    "04",
+                    "05",
+                    "AM",
+                    "002",
+                    "1999-01-02",
+                    "01/02/99",
+                    "03:04:05",
+                    "03:04",
+                    "01/02/99",
+                    "03:04:05",
+                    "Sat Jan  2 03:04:05 1999",
+                    "6",
+                    "6",
+                    "00",
+                    "00",
+                    "53",
+                    "1998",
+                    "915246245",
+                    "",
+                    "",
+                    "000000",
+                    "19",
+                    "%",
+                    "\n",
+                    "\t",
+                ],
+            ),
+            (
+                "YymdeBbhAaHIMSpjFDTRxXcuwUWVGszZfC%nt",
+                [
+                    "2098",
+                    "98",
+                    "12",
+                    "31",
+                    "31",
+                    "December",
+                    "Dec",
+                    "Dec",
+                    "Wednesday",
+                    "Wed",
+                    "22",
+                    "10",
+                    "58",
+                    "59",
+                    "PM",
+                    "365",
+                    "2098-12-31",
+                    "12/31/98",
+                    "22:58:59",
+                    "22:58",
+                    "12/31/98",
+                    "22:58:59",
+                    "Wed Dec 31 22:58:59 2098",
+                    "3",
+                    "3",
+                    "52",
+                    "52",
+                    "01",
+                    "2099",
+                    "4070905139",
+                    "",
+                    "",
+                    "000000",
+                    "20",
+                    "%",
+                    "\n",
+                    "\t",
+                ],
+            ),
+        ];
+        for ((letters, texts), (name, day)) in expected.into_iter().zip(DAYS) {
+            let expected: BTreeMap<char, Cow<'_, str>> = letters.chars().zip(texts.map(Cow::from)).collect();
+            assert_eq!(parts(day), expected, "{name}");
+        }
+    }
+}

@@ -1,13 +1,13 @@
 //! `compare`.
 
-use crate::options::{ComputeArgs, Format, OutputArgs, SearchArgs, TextArgs};
+use crate::options::{ComputeArgs, OutputArgs, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compare::{self, BaseName, Comparison, Unsearched, Variant};
 use achilles_audit::locate::{Opened, locate};
 use achilles_audit::progress::Progress;
 use achilles_audit::rules::Rules;
-use achilles_audit::{Result, audit, report};
+use achilles_audit::{Result, audit};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -49,10 +49,6 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         variants.push(Variant { located: located.report, compared });
     }
     let result = Comparison::new(&base, limits, variants);
-    let rendered = match options.output.format {
-        Format::Table => report::compare::comparison(&result),
-        Format::Json => report::json::document(&result)?,
-    };
-    output::write(&options.output, &rendered)?;
+    output::write(&options.output, &result)?;
     Ok(ExitCode::SUCCESS)
 }

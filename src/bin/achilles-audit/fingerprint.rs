@@ -62,7 +62,8 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         Bytes((bytes as f64 / seconds) as u64),
         hex(&found.tensors_sha256()),
     ));
-    for line in report::hub::lines(origin, &output::not_examined([origin])).lines() {
+    let not_examined: Vec<String> = origin.iter().flat_map(|origin| origin.not_examined(&origin.not_fetched)).collect();
+    for line in report::hub::lines(origin, &not_examined).lines() {
         stderr::line(line);
     }
     Ok(ExitCode::SUCCESS)

@@ -1,10 +1,10 @@
 //! `locate`.
 
-use crate::options::{Format, ModelArgs, OutputArgs, SearchArgs, TextArgs};
+use crate::options::{ModelArgs, OutputArgs, SearchArgs, TextArgs};
 use crate::output;
+use achilles_audit::Result;
 use achilles_audit::locate;
 use achilles_audit::progress::Progress;
-use achilles_audit::{Result, report};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -24,10 +24,6 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let settings = options.search.settings()?;
     let subject = options.model.open(&options.text, progress)?;
     let result = locate::locate(&subject, &settings, progress)?.report;
-    let rendered = match options.output.format {
-        Format::Table => report::table::critical_set(&result),
-        Format::Json => report::json::document(&result)?,
-    };
-    output::write(&options.output, &rendered)?;
+    output::write(&options.output, &result)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,19 +1,17 @@
 //! `monitor record` and `monitor check`.
 
-use crate::options::{ComputeArgs, Format, ModelArgs, OutputArgs};
+use crate::options::{ComputeArgs, ModelArgs, OutputArgs};
 use crate::output;
 use achilles_audit::architecture::Recipe;
-use achilles_audit::checkpoint::{Checkpoint, sha256_hex};
+use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compute::Model;
 use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::locate::SiteSelection;
-use achilles_audit::monitor::{self, Baseline, DEFAULT_FALSE_ALARM_RATE, DEFAULT_MAX_TOKENS, Prompts};
+use achilles_audit::monitor::{self, Baseline, DEFAULT_FALSE_ALARM_RATE, DEFAULT_MAX_TOKENS, Prompts, Watched};
 use achilles_audit::progress::Progress;
-use achilles_audit::tool::Tool;
 use achilles_audit::{Error, Result, files, report};
 use clap::{ArgGroup, Subcommand};
-use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, Subcommand)]
@@ -96,37 +94,18 @@ fn check(options: &CheckOptions, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     monitor::check_false_alarm_rate(options.false_alarm_rate)?;
     let baseline = Baseline::read(&options.baseline)?;
-    let (model, checked) = match (&options.activations, &options.model) {
-        (Some(dump), _) => {
-            let observed = monitor::read_activations(dump, &baseline)?;
-            (None, monitor::check(&baseline, &observed, options.false_alarm_rate)?)
-        }
+    let of = (options.baseline.as_path(), &baseline);
+    let checked = match (&options.activations, &options.model) {
+        (Some(dump), _) => monitor::check_watched(&Watched::Activations(dump), of, options.false_alarm_rate, progress)?,
         (None, Some(model)) => {
             let (model, prompts) =
                 open(model, &options.compute, &options.prompts, baseline.settings.max_tokens, progress)?;
-            let checked = monitor::check_model(&model, &baseline, &prompts, options.false_alarm_rate, progress)?;
-            let identity = json!({"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
-                "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin(), "dtype": model.arithmetic().as_str(),
-                "device": model.device_name(), "text_sha256": prompts.sha256});
-            (Some(identity), checked)
+            monitor::check_watched(&Watched::Model(&model, &prompts), of, options.false_alarm_rate, progress)?
         }
         (None, None) => return Err(Error::input("give a MODEL with --prompts, or --activations")),
     };
-    let rendered = match options.output.format {
-        Format::Table => report::monitor::checked(&checked),
-        Format::Json => report::json::document(&json!({
-            "schema": "achilles-audit/activation-check/v1",
-            "tool": Tool::this(),
-            "model": model,
-            "settings": {"alpha": options.false_alarm_rate, "activations": options.activations.as_deref().map(Path::to_string_lossy),
-                "baseline": options.baseline.to_string_lossy(),
-                "baseline_sha256": sha256_hex(&files::read_regular(&options.baseline)?)},
-            "baseline": {"model": baseline.model, "settings": baseline.settings},
-            "result": checked,
-        }))?,
-    };
-    output::write(&options.output, &rendered)?;
-    Ok(ExitCode::from(u8::from(checked.alarm)))
+    output::write(&options.output, &checked)?;
+    Ok(ExitCode::from(u8::from(checked.result.result.alarm)))
 }
 
 /// The prompts come before the weights: a mistake there should not have to wait for them.

@@ -6,8 +6,10 @@ use achilles_audit::evaluate::text;
 use achilles_audit::locate::{self, Counting, Ranking, SiteSelection, Subject};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Progress;
+use achilles_audit::report::{RENDERERS, Renderer, Show, ShowFindings};
 use achilles_audit::{Result, patch};
 use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
 
 /// Which model, and how it computes.
@@ -165,4 +167,42 @@ pub enum Format {
     Table,
     /// For programs
     Json,
+}
+
+impl Format {
+    /// The document in this form.
+    pub fn render(self, document: &dyn Show) -> Result<String> {
+        match self {
+            Format::Table => Ok(document.table()),
+            Format::Json => document.json(),
+        }
+    }
+}
+
+/// Where a report of findings goes.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Form of the report
+    #[arg(long, value_parser = ReportFormat::parser(), default_value = RENDERERS[0].name)]
+    pub format: ReportFormat,
+    /// Write the report to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// One of the forms that reports have.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportFormat(&'static Renderer);
+
+impl ReportFormat {
+    fn parser() -> impl TypedValueParser<Value = ReportFormat> {
+        let values = RENDERERS.iter().map(|form| PossibleValue::new(form.name).help(form.about));
+        let find = |name: String| RENDERERS.iter().find(|form| form.name == name).map(ReportFormat);
+        PossibleValuesParser::new(values).try_map(move |name| find(name).ok_or("is not one of the forms"))
+    }
+
+    /// The findings in this form.
+    pub fn render(self, document: &dyn ShowFindings) -> Result<String> {
+        (self.0.render)(document)
+    }
 }

@@ -2,17 +2,22 @@
 //! all that leaves here is escaped; of a document (JSON, HTML, XML) that was done in its own way, and nothing is left
 //! to do.
 
-use crate::options::OutputArgs;
-use achilles_audit::checkpoint::hub::Origin;
+use crate::options::{OutputArgs, ReportArgs};
+use achilles_audit::report::{Show, ShowFindings};
 use achilles_audit::{Error, Result, escape, files};
 use clap::ArgMatches;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Writes a rendered result to where the user wants it.
-pub fn write(to: &OutputArgs, text: &str) -> Result<()> {
-    write_to(to.output.as_deref(), text)
+/// Writes a document to where the user wants it, in the form that is asked for.
+pub fn write(to: &OutputArgs, document: &dyn Show) -> Result<()> {
+    write_to(to.output.as_deref(), &to.format.render(document)?)
+}
+
+/// As [`write`], of findings.
+pub fn write_report(to: &ReportArgs, document: &dyn ShowFindings) -> Result<()> {
+    write_to(to.output.as_deref(), &to.format.render(document)?)
 }
 
 /// Writes to a file, or where there is none to standard output.
@@ -36,11 +41,6 @@ pub fn print_as_it_is(text: &str) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(Error::io("standard output")),
     }
-}
-
-/// What of checkpoints from the hub was not examined, where every file counts.
-pub fn not_examined<'a>(origins: impl IntoIterator<Item = Option<&'a Origin>>) -> Vec<String> {
-    origins.into_iter().flatten().flat_map(|origin| origin.not_examined(&origin.not_fetched)).collect()
 }
 
 /// 1 where the answer is no, 2 where it is yes but not everything was examined.
@@ -73,5 +73,10 @@ const OUTPUT: &str = "output";
 
 /// Fails before the work rather than after it where the result could not be written.
 pub fn check(to: &OutputArgs) -> Result<()> {
-    to.output.as_deref().map_or(Ok(()), files::check_writable)
+    check_file(to.output.as_deref())
+}
+
+/// As [`check`], of a file; none is standard output.
+pub fn check_file(file: Option<&Path>) -> Result<()> {
+    file.map_or(Ok(()), files::check_writable)
 }

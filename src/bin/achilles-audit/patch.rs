@@ -11,7 +11,7 @@ use achilles_audit::locate::Subject;
 use achilles_audit::neuron::{Action, Intervention, Neuron};
 use achilles_audit::patch::{self, Edit, Folder, Plan, Receipt, Settings};
 use achilles_audit::progress::Progress;
-use achilles_audit::{Error, Result, report};
+use achilles_audit::{Error, Result};
 use clap::ArgGroup;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -136,18 +136,13 @@ fn plan(options: &Options, model: &str, progress: &dyn Progress) -> Result<(Chec
     // What weights cannot hold is refused before the model is loaded.
     Plan::new(&checkpoint, &recipe, &asked(&|_| Action::Set(0.0)))?;
     let Subject { model: opened, text, .. } = options.model_args(model).open(&options.text, progress)?;
-    progress.begin("means", recipe.layers.len() as u64, "layers");
     let means = metrics::means(&opened, &text.ids, &neurons, progress)?;
-    progress.end();
     let plan = Plan::new(&checkpoint, &recipe, &asked(&|at| Action::Set(means[at])))?;
     Ok((checkpoint, plan))
 }
 
 fn print(options: &Options, plan: &Plan) -> Result<()> {
-    output::print(&match options.format {
-        Format::Table => report::table::patch_plan(plan),
-        Format::Json => report::json::document(&report::json::patch_plan(plan))?,
-    })
+    output::print(&options.format.render(&plan.document())?)
 }
 
 fn done(plan: &Plan, folder: &Path, receipt: &Receipt) -> Result<ExitCode> {

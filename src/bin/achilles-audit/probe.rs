@@ -1,17 +1,14 @@
 //! `probe`.
 
-use crate::options::{Format, ModelArgs, NeuronArgs, OutputArgs};
+use crate::options::{ModelArgs, NeuronArgs, OutputArgs};
 use crate::output;
+use achilles_audit::Result;
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compute::Model;
-use achilles_audit::evaluate::metrics::REPEATED_N;
 use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::probe::{self, ChatTemplate, DEFAULT_MAX_NEW_TOKENS, Prompts, Question};
 use achilles_audit::progress::Progress;
-use achilles_audit::tool::Tool;
-use achilles_audit::{Result, report};
-use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,24 +48,6 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let prompts = Prompts::new(questions, &checkpoint, &tokenizer, template.as_ref())?;
     let model = Model::new(checkpoint, recipe, &options.model.compute.settings(), progress)?;
     let probed = probe::probe(&model, &tokenizer, &prompts, &neurons, options.max_new_tokens, progress)?;
-    let rendered = match options.output.format {
-        Format::Table => {
-            let name = format!("{} ({})", model.checkpoint().name(), model.recipe().architecture);
-            let template = template.as_ref().map(ChatTemplate::file_name);
-            report::probe::probed(&name, template.as_deref(), &neurons, &probed)
-        }
-        Format::Json => report::json::document(&json!({
-            "schema": "achilles-audit/probe/v1",
-            "tool": Tool::this(),
-            "model": {"source": model.checkpoint().name(), "architecture": model.recipe().architecture,
-                "config_sha256": model.checkpoint().config().sha256(), "hub": model.checkpoint().origin()},
-            "settings": {"dtype": model.arithmetic().as_str(), "device": model.device_name(), "neurons": neurons,
-                "prompts_sha256": prompts.sha256, "max_new_tokens": options.max_new_tokens,
-                "stop_tokens": prompts.stop_tokens, "repeated_n": REPEATED_N,
-                "chat_template": template.map(|t| json!({"file": t.file_name(), "sha256": t.sha256()}))},
-            "prompts": probed,
-        }))?,
-    };
-    output::write(&options.output, &rendered)?;
+    output::write(&options.output, &probed)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,9 +1,9 @@
 //! `restore`.
 
-use crate::options::{Format, OutputArgs};
+use crate::options::OutputArgs;
 use crate::{output, stderr};
+use achilles_audit::Result;
 use achilles_audit::patch::{self, RestoreSettings};
-use achilles_audit::{Result, report};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,11 +36,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     for tensor in &restored.other_tensors {
         stderr::line(&format!("{folder}: tensor {tensor} differs from the vault's model in more than the kept parts"));
     }
-    let rendered = match options.output.format {
-        Format::Table => report::table::restored(&restored, options.dry_run),
-        Format::Json => report::json::document(&report::json::restored(&restored, &options.folder, options.dry_run))?,
-    };
-    output::write(&options.output, &rendered)?;
+    output::write(&options.output, &restored.document(&options.folder, options.dry_run))?;
     // Forced, the caller knows.
     let found_elsewhere = !restored.other_tensors.is_empty() && !options.force;
     Ok(ExitCode::from(u8::from(found_elsewhere)))

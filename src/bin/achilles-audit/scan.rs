@@ -1,15 +1,15 @@
 //! `scan`: the release gate.
 
-use crate::options::{ModelArgs, SearchArgs, TextArgs};
+use crate::options::{ModelArgs, ReportArgs, SearchArgs, TextArgs};
 use crate::{output, stderr};
+use achilles_audit::Result;
 use achilles_audit::audit::{self, Request, Run, Signature, Watch};
 use achilles_audit::compare::BaseName;
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
 use achilles_audit::monitor::Baseline;
 use achilles_audit::progress::Progress;
 use achilles_audit::rules::{Date, Rules};
-use achilles_audit::{Result, files, report};
-use clap::{ArgGroup, ValueEnum};
+use clap::ArgGroup;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -46,12 +46,8 @@ pub struct Options {
     pub signature: Option<Option<PathBuf>>,
     #[command(flatten)]
     pub trust: TrustArgs,
-    /// Form of the report
-    #[arg(long, value_enum, default_value = "table")]
-    pub format: Format,
-    /// Write the report to this file instead of standard output
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub report: ReportArgs,
     #[command(flatten)]
     pub text: TextArgs,
     #[command(flatten)]
@@ -77,22 +73,8 @@ pub struct TrustArgs {
     pub ignore_unsigned_files: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people
-    Table,
-    /// For programs
-    Json,
-    /// For code scanning (SARIF 2.1.0)
-    Sarif,
-    /// For build servers (JUnit XML)
-    Junit,
-    /// For people, with charts: one page that stands alone
-    Html,
-}
-
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
-    options.output.as_deref().map_or(Ok(()), files::check_writable)?;
+    output::check_file(options.report.output.as_deref())?;
     let rules = Rules::find(&options.rules)?;
     let run = (!options.no_run).then(|| run_of(options)).transpose()?;
     let trust = match (&options.trust.public_key, options.trust.cert_roots.as_slice()) {
@@ -113,14 +95,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         today: Date::today(),
     };
     let found = audit::audit(&request, progress)?;
-    let rendered = match options.format {
-        Format::Table => report::scan::table(&found),
-        Format::Json => report::json::document(&found)?,
-        Format::Sarif => report::sarif::document(&found)?,
-        Format::Junit => report::junit::document(&found),
-        Format::Html => report::html::document(&found),
-    };
-    output::write_to(options.output.as_deref(), &rendered)?;
+    output::write_report(&options.report, &found)?;
     for left in &found.not_examined {
         stderr::line(&format!("not examined: {}: {}", left.measurement.as_str(), left.why));
     }

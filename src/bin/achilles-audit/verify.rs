@@ -1,14 +1,11 @@
 //! `verify`.
 
-use crate::options::{Format, OutputArgs};
+use crate::options::OutputArgs;
 use crate::output;
-use achilles_audit::checkpoint::Opened;
-use achilles_audit::integrity::fingerprint::{Cache, Fingerprint};
-use achilles_audit::integrity::{difference, verify};
+use achilles_audit::Result;
+use achilles_audit::integrity::document::verify_model;
+use achilles_audit::integrity::fingerprint::Cache;
 use achilles_audit::progress::Progress;
-use achilles_audit::tool::Tool;
-use achilles_audit::{Result, report};
-use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,27 +28,9 @@ pub struct Options {
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let before = Fingerprint::read(&options.fingerprint)?;
-    let opened = Opened::open(&options.model, progress)?;
     let cache = options.digest_cache.then(Cache::of_user).transpose()?;
-    let found = verify::verify(&opened, &before, Some(&options.fingerprint), cache.as_ref(), progress)?;
-    let passed = found.intact || options.allow_resharding && found.is_resharding();
-    let not_examined = output::not_examined([opened.origin()]);
-    let rendered = match options.output.format {
-        Format::Table => {
-            report::differences::verification(&found) + &report::hub::lines(opened.origin(), &not_examined)
-        }
-        Format::Json => report::json::document(&json!({
-            "schema": "achilles-audit/verification/v1",
-            "tool": Tool::this(),
-            "model": {"source": options.model, "hub": opened.origin()},
-            "settings": {"fingerprint": options.fingerprint.to_string_lossy(), "allow_resharding": options.allow_resharding,
-                "listed_lines": difference::LISTED},
-            "passed": passed,
-            "not_examined": not_examined,
-            "result": found,
-        }))?,
-    };
-    output::write(&options.output, &rendered)?;
-    Ok(output::exit_code(passed, &not_examined))
+    let (file, allow_resharding) = (&options.fingerprint, options.allow_resharding);
+    let found = verify_model(&options.model, file, allow_resharding, cache.as_ref(), progress)?;
+    output::write(&options.output, &found)?;
+    Ok(output::exit_code(found.result.passed, &found.result.not_examined))
 }

@@ -1,12 +1,10 @@
 //! `verify-signature`.
 
-use crate::options::{Format, OutputArgs};
+use crate::options::OutputArgs;
 use crate::output;
-use achilles_audit::error::Bytes;
-use achilles_audit::escape::printable;
-use achilles_audit::integrity::signature::{self, PublicKey, Report, Roots, Trust, Verdict};
+use achilles_audit::Result;
+use achilles_audit::integrity::signature::{self, PublicKey, Roots, Trust, Verdict};
 use achilles_audit::progress::Progress;
-use achilles_audit::{Result, report};
 use clap::ArgGroup;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,33 +51,6 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         None => Trust::Roots(Roots::read(&options.trust.cert_roots)?.with_identity(options.trust.identity.clone())),
     };
     let found = signature::verify(&options.model, &place, &trust, options.ignore_unsigned_files, progress)?;
-    let text = match options.output.format {
-        Format::Table => lines(&found),
-        Format::Json => report::json::document(&found)?,
-    };
-    output::write(&options.output, &text)?;
+    output::write(&options.output, &found)?;
     Ok(ExitCode::from(u8::from(found.verdict != Verdict::Verified)))
-}
-
-/// One line for each difference and for each thing that is not vouched for, and one with the answer.
-fn lines(found: &Report) -> String {
-    let mut lines: Vec<String> =
-        found.differences.iter().map(|d| format!("{} {}: {}", d.kind.as_str(), d.path, d.problem)).collect();
-    lines.extend(found.left_out.iter().map(|left| format!("not vouched for {}: {}", left.path, left.why.as_str())));
-    let (files, bytes, differences) = (found.files, Bytes(found.bytes), found.differences.len());
-    let signer = found.signer.as_deref().unwrap_or("nobody");
-    let (model, signature) = (&found.model.source, &found.model.signature);
-    lines.push(match (found.verdict, &found.refusal) {
-        (Verdict::Verified, _) => format!("model {model}: verified: {files} files, {bytes} signed by {signer}"),
-        (Verdict::Differs, _) => {
-            format!(
-                "model {model}: NOT VERIFIED: {differences} differences from what {signer} signed; {files} files are intact"
-            )
-        }
-        (Verdict::Refused, refusal) => {
-            format!("signature {signature}: NOT VERIFIED: {}", refusal.as_deref().unwrap_or("the signature is not accepted"))
-        }
-    });
-    // A name must not forge a line.
-    lines.iter().map(|line| printable(line) + "\n").collect()
 }

@@ -24,7 +24,7 @@ mod search;
 mod site;
 mod statistics;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod zeros;
 
 use crate::architecture::place::Place;

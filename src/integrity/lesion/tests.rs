@@ -1,7 +1,7 @@
 use super::*;
-use crate::neuron::Intervention;
-use crate::patch;
+use crate::architecture::place::Axis;
 use crate::progress::Silent;
+use half::bf16;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -83,6 +83,13 @@ impl Synthetic {
         let folder = tempfile::tempdir().unwrap();
         examine(&self.write(folder.path()), &Silent).unwrap()
     }
+}
+
+/// Writes a model, one neuron of which was scaled.
+pub(crate) fn scaled(folder: &Path, beta: f32) {
+    let mut model = Synthetic::new();
+    model.scale("3.mlp.down_proj", Side::Out, 40, beta);
+    model.write(folder);
 }
 
 fn named(report: &Report) -> Vec<(SignKind, String)> {
@@ -213,16 +220,41 @@ fn a_masked_neuron_of_a_fixture_is_found_in_experts_too() {
 /// A copy of a checkpoint with a lesion.
 fn patched(model: &str, folder: &Path, neuron: &str, beta: f64) -> Checkpoint {
     let to = folder.join("lesioned");
-    let checkpoint = Checkpoint::open(model, &Silent).unwrap();
+    std::fs::create_dir(&to).unwrap();
+    for file in std::fs::read_dir(model).unwrap().map(|file| file.unwrap()).filter(|file| file.path().is_file()) {
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    let open = || Checkpoint::open(to.to_str().unwrap(), &Silent).unwrap();
+    let checkpoint = open();
     let recipe = crate::architecture::Recipe::read(checkpoint.config()).unwrap();
-    let neuron = neuron.parse().unwrap();
-    let intervention = match beta {
-        0.0 => Intervention::zero(neuron),
-        beta => Intervention { neuron, action: crate::neuron::Action::Scale(beta) },
-    };
-    let plan = patch::Plan::new(&checkpoint, &recipe, &[intervention]).unwrap();
-    patch::to_folder(&checkpoint, &plan, &to, patch::Settings { link: false, digests: false }, &Silent).unwrap();
-    Checkpoint::open(to.to_str().unwrap(), &Silent).unwrap()
+    for part in recipe.parts(&neuron.parse().unwrap(), checkpoint.tensors()) {
+        let entry = checkpoint.tensors().get(&part.tensor).unwrap();
+        let (file, range) = entry.place.clone().unwrap();
+        let path = checkpoint.tensors().files()[file].path();
+        let mut bytes = std::fs::read(path).unwrap();
+        let tensor = &mut bytes[range.start as usize..range.end as usize];
+        let element = entry.dtype.bitsize() / 8;
+        for (at, value) in tensor.chunks_mut(element).enumerate() {
+            let columns = part.shape.get(1).copied().unwrap_or(1);
+            if part.index == if part.axis == Axis::Column { at % columns } else { at / columns } {
+                let scaled = |value: f32| value * beta as f32;
+                match entry.dtype {
+                    Dtype::F32 => {
+                        let was = f32::from_le_bytes((&*value).try_into().unwrap());
+                        value.copy_from_slice(&scaled(was).to_le_bytes());
+                    }
+                    Dtype::BF16 => {
+                        let was = bf16::from_le_bytes((&*value).try_into().unwrap());
+                        value.copy_from_slice(&bf16::from_f32(scaled(was.into())).to_le_bytes());
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    open()
 }
 
 const SMOLLM2: &str = "models/smollm2-135m-instruct";

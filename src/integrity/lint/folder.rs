@@ -9,7 +9,7 @@ use crate::error::{Count, Error, Result};
 use crate::escape::is_printable;
 use crate::files::UNFINISHED;
 use crate::files::kind::{is_converted, is_engine, is_keras, is_other_weights};
-use crate::patch::{RECEIPT, Receipt, UNDO};
+use crate::integrity::receipt::{RECEIPT, Receipt, UNDO};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -26,7 +26,7 @@ mod tekken;
 mod template;
 mod tensors;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tokenizer_class;
 mod values;
 mod vocabulary;

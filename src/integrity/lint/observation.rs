@@ -37,6 +37,9 @@ pub struct Location {
     /// Offset in the file, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub byte: Option<u64>,
+    /// The line, from 1, in a file of rules: that is none of the checkpoint's.
+    #[serde(skip)]
+    pub line: Option<usize>,
     /// What else a finding at this place is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub more: Option<More>,
@@ -93,6 +96,11 @@ impl Location {
         Location { byte: Some(byte), ..self }
     }
 
+    /// A line of a file of rules.
+    pub fn line(self, line: usize) -> Location {
+        Location { line: Some(line), ..self }
+    }
+
     /// The first of `count` lines of a tensor, and those after it; `after` are all of them or the first few.
     pub fn and_lines(self, after: Vec<u64>, count: u64) -> Location {
         let others = count.saturating_sub(1);
@@ -103,6 +111,23 @@ impl Location {
     /// This and further places.
     pub fn and(self, more: More) -> Location {
         Location { more: (more.count() > 0).then_some(more), ..self }
+    }
+
+    /// What of the file it is: the tensor and a part of it, and what else the finding is about.
+    pub fn in_file(&self) -> String {
+        let mut out = self.tensor.as_deref().map_or(String::new(), |tensor| tensor.escape_debug().to_string());
+        if let (Some(axis), Some(index)) = (self.axis, self.index) {
+            out += &format!(" {} {index}", axis.as_str());
+        }
+        if let Some(byte) = self.byte {
+            out += &format!(" (byte {byte})");
+        }
+        match &self.more {
+            None => {}
+            Some(More::NotListed(count)) => out += &format!(": ({count} not listed)"),
+            Some(more) => out += &format!(" and {} more", more.count()),
+        }
+        out
     }
 
     /// Whether a pattern over places as they are shown matches every place that the finding is about. For those that
@@ -130,22 +155,8 @@ impl Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = if self.file.is_empty() { "." } else { &self.file };
-        write!(f, "{}", file.escape_debug())?;
-        if let Some(tensor) = &self.tensor {
-            write!(f, ": {}", tensor.escape_debug())?;
-        }
-        if let (Some(axis), Some(index)) = (self.axis, self.index) {
-            write!(f, " {} {index}", axis.as_str())?;
-        }
-        if let Some(byte) = self.byte {
-            write!(f, " (byte {byte})")?;
-        }
-        match &self.more {
-            None => {}
-            Some(More::NotListed(count)) => write!(f, ": ({count} not listed)")?,
-            Some(more) => write!(f, " and {} more", more.count())?,
-        }
-        Ok(())
+        let separator = if self.tensor.is_some() { ": " } else { "" };
+        write!(f, "{}{separator}{}", file.escape_debug(), self.in_file())
     }
 }
 

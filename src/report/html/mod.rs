@@ -6,9 +6,12 @@ mod layers;
 #[cfg(test)]
 mod tests;
 
+use super::Renderer;
+use super::judged::Judged;
 use super::rules::thresholds;
 use super::table::{number, place, timing, verdict as search_verdict};
-use crate::audit::{Audit, Left, Verdict};
+use crate::audit::{Audit, Left, Linted, Verdict};
+use crate::document::Document;
 use crate::error::Count;
 use crate::escape::markup as escaped;
 use crate::evaluate::metrics::perplexity;
@@ -18,6 +21,13 @@ use serde::Serialize;
 use serde_json::{Number, Value, json};
 use std::fmt::Write;
 
+/// For people, with charts: one page that stands alone.
+pub const RENDERER: Renderer = Renderer {
+    name: "html",
+    about: "For people, with charts: one page that stands alone",
+    render: |report| Ok(report.html()),
+};
+
 /// Findings that the verdict links to.
 const LINKED: usize = 8;
 /// Entries of the ranking that are listed.
@@ -25,21 +35,49 @@ const RANKING_ROWS: usize = 10;
 /// Characters of one value of the evidence that are shown; JSON holds all.
 const LONGEST_VALUE: usize = 600;
 
-/// The page: the verdict, the critical set, the findings, and what they rest on.
+/// The page of a scan: the verdict, the critical set, the findings, and what they rest on.
 pub fn document(audit: &Audit) -> String {
-    let title = format!("{}: {}", answer(audit.verdict), escaped(&audit.model.source));
+    let critical_set = audit.critical_set.as_ref();
+    let search = critical_set.map(|report| format!("<h3>critical-set</h3>\n{}", pairs(&report.settings)));
+    let parts = Parts {
+        critical_set: critical_set.map(self::critical_set).unwrap_or_default(),
+        examined: examined(audit),
+        settings: search.unwrap_or_default(),
+    };
+    page(&Judged::from(audit), &parts)
+}
+
+/// The page of a lint.
+pub fn lint(document: &Document<Linted>) -> String {
+    let examined = format!("<section>\n<h2>Examined</h2>\n{}</section>\n", pairs(&document.result.examined));
+    page(&Judged::from(document), &Parts { examined, ..Parts::default() })
+}
+
+/// What not every document has.
+#[derive(Default)]
+struct Parts {
+    /// A section.
+    critical_set: String,
+    /// A section.
+    examined: String,
+    /// More settings.
+    settings: String,
+}
+
+fn page(judged: &Judged<'_>, parts: &Parts) -> String {
+    let title = format!("{}: {}", answer(judged.verdict), escaped(judged.source));
     let body = [
-        verdict(audit),
-        audit.critical_set.as_ref().map(critical_set).unwrap_or_default(),
-        findings(audit),
-        left("not-examined", "Not examined", &audit.not_examined),
-        left("skipped", "Skipped", &audit.skipped),
-        examined(audit),
-        settings(audit),
-        rules(audit),
+        verdict(judged),
+        parts.critical_set.clone(),
+        findings(judged),
+        left("not-examined", "Not examined", judged.not_examined),
+        left("skipped", "Skipped", judged.skipped),
+        parts.examined.clone(),
+        format!("<section>\n<h2>Settings</h2>\n{}{}</section>\n", pairs(&judged.settings), parts.settings),
+        rules(judged),
     ]
     .concat();
-    let (style, tool) = (include_str!("style.css"), escaped(&format!("{} {}", audit.tool.name, audit.tool.version)));
+    let (style, tool) = (include_str!("style.css"), escaped(&format!("{} {}", judged.tool.name, judged.tool.version)));
     format!(
         r#"<!DOCTYPE html>
 <html lang="en">
@@ -71,22 +109,22 @@ fn answer(verdict: Verdict) -> &'static str {
 }
 
 /// Whether it may ship, why not, and what it is.
-fn verdict(audit: &Audit) -> String {
-    let class = match audit.verdict {
+fn verdict(judged: &Judged<'_>) -> String {
+    let class = match judged.verdict {
         Verdict::Pass => "pass",
         Verdict::Fail => "fail",
         Verdict::NotExamined => "unknown",
     };
-    let fail_on = audit.settings.fail_on;
+    let fail_on = judged.fail_on;
     let failing = |f: &Finding| f.waived.is_none() && f.severity >= fail_on;
-    let against: Vec<usize> = (0..audit.findings.len()).filter(|at| failing(&audit.findings[*at])).collect();
-    let unknown = match audit.not_examined.len() {
+    let against: Vec<usize> = (0..judged.findings.len()).filter(|at| failing(&judged.findings[*at])).collect();
+    let unknown = match judged.not_examined.len() {
         0 => String::new(),
         n => format!(" <a href=\"#not-examined\">{}</a> not examined.", Count(n, "thing was", "things were")),
     };
-    let why = match audit.verdict {
+    let why = match judged.verdict {
         Verdict::Fail => {
-            let link = |at: &usize| format!("<a href=\"#finding-{at}\">{}</a>", audit.findings[*at].id);
+            let link = |at: &usize| format!("<a href=\"#finding-{at}\">{}</a>", judged.findings[*at].id);
             let mut links: Vec<String> = against.iter().take(LINKED).map(link).collect();
             if against.len() > LINKED {
                 links.push(format!("<a href=\"#findings\">{} more</a>", against.len() - LINKED));
@@ -96,22 +134,22 @@ fn verdict(audit: &Audit) -> String {
         _ => format!("Nothing that was examined speaks against it.{unknown}"),
     };
     let count = |severity: Severity, one, several| {
-        let of_it = audit.findings.iter().filter(|f| f.severity == severity && f.waived.is_none());
+        let of_it = judged.findings.iter().filter(|f| f.severity == severity && f.waived.is_none());
         Count(of_it.count(), one, several)
     };
-    let waived = audit.findings.iter().filter(|f| f.waived.is_some()).count();
+    let waived = judged.findings.iter().filter(|f| f.waived.is_some()).count();
     let counts = format!(
         "{}, {}, {}, {waived} waived",
         count(Severity::Error, "error", "errors"),
         count(Severity::Warning, "warning", "warnings"),
         count(Severity::Note, "note", "notes"),
     );
-    let (answer, source) = (answer(audit.verdict), escaped(&audit.model.source));
+    let (answer, source) = (answer(judged.verdict), escaped(judged.source));
     format!(
         "<header>\n<h1 class=\"{class}\"><strong>{answer}</strong> <span>{source}</span></h1>\n\
          <p><strong>{counts}</strong> (fail on {fail_on}; exit code {}). {why}</p>\n{}</header>\n",
-        audit.verdict.exit_code(),
-        pairs(&audit.model),
+        judged.verdict.exit_code(),
+        pairs(&judged.model),
     )
 }
 
@@ -150,12 +188,12 @@ fn critical_set(report: &Report) -> String {
     out + "</section>\n"
 }
 
-fn findings(audit: &Audit) -> String {
+fn findings(judged: &Judged<'_>) -> String {
     let mut out = String::from("<section id=\"findings\">\n<h2>Findings</h2>\n");
-    if audit.findings.is_empty() {
+    if judged.findings.is_empty() {
         out += "<p>None.</p>\n";
     }
-    for (at, f) in audit.findings.iter().enumerate() {
+    for (at, f) in judged.findings.iter().enumerate() {
         let class = if f.waived.is_some() { "waived" } else { f.severity.as_str() };
         let badge = if f.waived.is_some() { format!("waived {}", f.severity) } else { f.severity.to_string() };
         let (id, message, location) = (f.id, escaped(&f.message), escaped(&f.location.to_string()));
@@ -177,8 +215,8 @@ fn findings(audit: &Audit) -> String {
         out += &pairs(&f.evidence);
         out += "</article>\n";
     }
-    if audit.not_listed > 0 {
-        let _ = writeln!(out, "<p>And {} more of the same kinds.</p>", audit.not_listed);
+    if judged.not_listed > 0 {
+        let _ = writeln!(out, "<p>And {} more of the same kinds.</p>", judged.not_listed);
     }
     out + "</section>\n"
 }
@@ -230,18 +268,9 @@ fn examined(audit: &Audit) -> String {
     if out.is_empty() { out } else { format!("<section>\n<h2>Examined</h2>\n{out}</section>\n") }
 }
 
-/// All that it takes to repeat the scan.
-fn settings(audit: &Audit) -> String {
-    let mut out = format!("<section>\n<h2>Settings</h2>\n{}", pairs(&audit.settings));
-    if let Some(report) = &audit.critical_set {
-        let _ = write!(out, "<h3>critical-set</h3>\n{}", pairs(&report.settings));
-    }
-    out + "</section>\n"
-}
-
-fn rules(audit: &Audit) -> String {
-    let rows = audit.judged.iter().map(|rule| {
-        let found = audit.findings.iter().filter(|f| f.id == rule.id).count();
+fn rules(judged: &Judged<'_>) -> String {
+    let rows = judged.rules.iter().map(|rule| {
+        let found = judged.findings.iter().filter(|f| f.id == rule.id).count();
         let severity = rule.severity.map_or("off", Severity::as_str);
         let thresholds = thresholds(rule);
         let measurement = rule.measurement.as_str();

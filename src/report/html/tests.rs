@@ -1,7 +1,8 @@
 use super::document;
-use crate::audit::{Audit, Left, Model, Settings, Verdict};
+use crate::audit::{Audit, Left, Settings, Verdict};
+use crate::document::ModelIdentity;
 use crate::integrity::lint::{Check, Examined, Location};
-use crate::locate::Report;
+use crate::locate::{Report, SiteSelection};
 use crate::rules::finding::{Finding, Severity, Waived};
 use crate::rules::{Measurement, Rules, WhenNotExamined};
 use crate::tool::Tool;
@@ -44,7 +45,7 @@ fn audit(verdict: Verdict) -> Audit {
     Audit {
         schema: "achilles-audit/scan/v1",
         tool: Tool::this(),
-        model: Model { source: "m".into(), ..Model::default() },
+        model: ModelIdentity { source: "m".into(), ..ModelIdentity::default() },
         settings: Settings {
             rules: "default".into(),
             rules_sha256: "r".into(),
@@ -128,13 +129,13 @@ fn the_verdict_comes_first() {
 fn nothing_that_is_said_becomes_markup() {
     let mut audit = audit(Verdict::Fail);
     let hostile = || HOSTILE.to_owned();
-    audit.model = Model {
+    audit.model = ModelIdentity {
         source: hostile(),
-        architecture: Some(hostile()),
-        config_sha256: Some(hostile()),
-        chat_template_sha256: Some(hostile()),
+        architecture: Some(Some(hostile())),
+        config_sha256: Some(Some(hostile())),
+        chat_template_sha256: Some(Some(hostile())),
         hub: None,
-        tokenizer_class: Some(hostile()),
+        tokenizer_class: Some(Some(hostile())),
     };
     audit.settings.rules = hostile();
     audit.settings.rules_sha256 = hostile();
@@ -154,7 +155,8 @@ fn nothing_that_is_said_becomes_markup() {
     audit.findings.push(Finding { waived: Some(waived), evidence: json!([HOSTILE]), ..audit.findings[0].clone() });
     let mut found = report(4.4, &[4.4, 9.9], true);
     let s = &mut found.settings;
-    for text in [&mut s.ranking, &mut s.sites, &mut s.side, &mut s.device, &mut s.dtype, &mut s.text_sha256] {
+    s.sites = SiteSelection::Glob(hostile());
+    for text in [&mut s.device, &mut s.text_sha256] {
         *text = hostile();
     }
     found.ranking[0].tensor = Some(hostile());

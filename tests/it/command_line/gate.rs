@@ -184,7 +184,7 @@ fn the_exit_code_is_the_verdict_s_in_every_format() {
 }
 
 /// By the schema that OASIS publishes, and what GitHub asks for besides.
-fn sarif_is_valid(found: &Value) {
+pub fn sarif_is_valid(found: &Value) {
     let schema = include_str!("../../../fixtures/sarif/sarif-schema-2.1.0.json");
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.add_resource("sarif.json", serde_json::from_str(schema).unwrap()).unwrap();

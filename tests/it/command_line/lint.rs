@@ -155,3 +155,43 @@ fn a_real_model_is_clean_and_a_lesion_in_it_is_found() {
         "axis": "row", "index": 507});
     assert_eq!(found["findings"][0]["location"], expected);
 }
+
+/// In the formats of `scan`, by rules of one's own, and with waivers.
+#[test]
+fn findings_are_reported_and_judged_as_by_scan() {
+    let place = Place::new();
+    std::fs::write(place.model().join("modeling.py"), "").unwrap();
+    let rules = "schema: achilles-audit/rules/v1\nlongest_waiver_days: 4000000\nwaivers:\n\
+                 - {rule: custom-code, location: modeling.py, reason: read, expires: 9999-12-31}\n\
+                 - {rule: zero-row, location: '*', reason: none, expires: 9999-12-31}\n\
+                 rules: {waiver-unused: {severity: note}, lesion-not-examined: {severity: off}}\n";
+    std::fs::write(place.model().parent().unwrap().join("gate.yaml"), rules).unwrap();
+    let run = |more: &[&str]| place.run(&[&["lint", "{model}"], more].concat());
+    for (rules, code) in [(&[][..], 1), (&["--rules", "{in}/gate.yaml"], 0)] {
+        let by = |format: &str| run(&[rules, &["--format", format]].concat());
+        let found = document(&by("json"), code);
+        assert_eq!(found["settings"].get("rules").is_some(), code == 0, "{found}");
+        let sarif = document(&by("sarif"), code);
+        super::gate::sarif_is_valid(&sarif);
+        let runs = &sarif["runs"][0];
+        assert_eq!(runs["invocations"][0]["exitCode"], code);
+        let ids = |list: &Value, key: &str| -> Vec<Value> {
+            list.as_array().unwrap().iter().map(|found| found[key].clone()).collect()
+        };
+        assert_eq!(ids(&runs["results"], "ruleId"), ids(&found["findings"], "id"));
+        let junit = by("junit");
+        let junit = roxmltree::Document::parse(text(&junit.stdout)).unwrap();
+        assert_eq!(junit.descendants().any(|node| node.has_tag_name("failure")), code == 1);
+        let html = by("html");
+        let page = scraper::Html::parse_document(text(&html.stdout));
+        assert!(page.errors.is_empty(), "{:?}", page.errors);
+        let strong = page.select(&scraper::Selector::parse("h1 strong").unwrap()).next().unwrap();
+        assert_eq!(strong.inner_html(), ["PASS", "FAIL"][code as usize]);
+    }
+    let waived = run(&["--rules", "{in}/gate.yaml"]);
+    for shown in ["waived (warning)", "waived until 9999-12-31: read", "0 warnings, 1 note, 1 waived", "waiver-unused"]
+    {
+        assert!(text(&waived.stdout).contains(shown), "{}", text(&waived.stdout));
+    }
+    assert_eq!(run(&["--rules", "release"]).status.code(), Some(1));
+}

@@ -1,0 +1,109 @@
+//! Lint by itself: the files, judged.
+
+use super::waive::waive;
+use super::{Left, Verdict, template, unchanged};
+use crate::checkpoint::Opened;
+use crate::document::{Document, Kind, ModelIdentity};
+use crate::error::Result;
+use crate::integrity::lesion;
+use crate::integrity::lint::{self, Examined, Lint};
+use crate::progress::Progress;
+use crate::rules::finding::{self, Finding, Severity};
+use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
+use serde::{Serialize, Serializer};
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+/// What the rules say of a model's files (`achilles-audit/lint/v1`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Linted {
+    /// How much was looked at.
+    pub examined: Examined,
+    /// What the rules say, the worst first.
+    pub findings: Vec<Finding>,
+    /// How many more there were of a kind that a file shows over and over.
+    pub not_listed: u64,
+    /// What of a hub repository was not examined.
+    #[serde(serialize_with = "whys")]
+    pub not_examined: Vec<Left>,
+    /// Every rule that judged.
+    #[serde(skip)]
+    pub judged: Vec<Rule>,
+    /// The answer.
+    #[serde(skip)]
+    pub verdict: Verdict,
+}
+
+/// What lint judged by.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LintSettings {
+    /// From here on a finding is an answer of no.
+    pub fail_on: Severity,
+    /// `release`, or the rule file; none of the default rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
+    /// SHA-256 of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules_sha256: Option<String>,
+}
+
+impl Kind for Linted {
+    const SCHEMA: &'static str = "achilles-audit/lint/v1";
+    type Model = ModelIdentity;
+    type Settings = LintSettings;
+}
+
+/// Examines a model's files and judges what they show.
+///
+/// # Errors
+/// There is no such model, it is no folder, it has no files that could be a model's, a file changed meanwhile, or the
+/// user asked to stop.
+pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) -> Result<Document<Linted>> {
+    let opened = Arc::new(Opened::open_at_hand(model, progress)?);
+    let (folder, origin) = (opened.folder()?, opened.origin());
+    let found = unchanged(folder, || observe(&opened, progress))?;
+    let by_name = origin.map(|origin| lint::by_name(origin, folder)).unwrap_or_default();
+    let mut findings = finding::judge(found.observations.into_iter().chain(by_name.observations), rules);
+    let took_place = [Measurement::Lint, Measurement::Waivers];
+    let about = waive(&mut findings, rules, &took_place, today);
+    findings.extend(finding::judge(about, rules));
+    findings.sort_by_key(|f| (f.waived.is_some(), Reverse(f.severity)));
+    let not_examined = origin.map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
+    let not_examined: Vec<Left> =
+        not_examined.into_iter().map(|why| Left { measurement: Measurement::Lint, why }).collect();
+    let identity = ModelIdentity {
+        source: model.into(),
+        config_sha256: Some(found.config_sha256),
+        hub: Some(origin.cloned()),
+        ..ModelIdentity::default()
+    };
+    let own = rules.name != Rules::DEFAULT;
+    let settings = LintSettings {
+        fail_on: rules.fail_on,
+        rules: own.then(|| rules.name.clone()),
+        rules_sha256: own.then(|| rules.sha256.clone()),
+    };
+    let incomplete = !not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
+    let result = Linted {
+        examined: found.examined,
+        verdict: Verdict::of(&findings, rules.fail_on, incomplete),
+        findings,
+        not_listed: found.not_listed,
+        not_examined,
+        judged: rules.judging(&took_place),
+    };
+    Ok(Document::new(Some(identity), Some(settings), result))
+}
+
+/// What lint sees, signs of a lesion, and what the chat template does.
+pub(super) fn observe(opened: &Arc<Opened>, progress: &dyn Progress) -> Result<Lint> {
+    let mut found = lint::lint(opened, progress)?;
+    let signs = lesion::observe(opened, progress)?;
+    found.observations.extend(template::observe(opened)?);
+    found.observations.extend(signs);
+    Ok(found)
+}
+
+fn whys<S: Serializer>(list: &[Left], to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_seq(list.iter().map(|left| &left.why))
+}

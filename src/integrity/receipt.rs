@@ -1,0 +1,190 @@
+//! The receipt of a patch, as it is read: what was changed, and where. Lint tells of one that it meets; `patch` writes
+//! them and undoes by them.
+
+use crate::checkpoint::packing::{Axis, Span};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::neuron::Neuron;
+use crate::tool::Tool;
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+
+/// The receipt's file name.
+pub const RECEIPT: &str = "achilles-patch.json";
+/// The name of the file with the original bytes, in the order of the receipt's edits.
+pub const UNDO: &str = "achilles-patch.undo";
+
+pub(crate) const SCHEMA: &str = "achilles-audit/patch/v1";
+
+/// The receipt of a patch: `achilles-patch.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// `achilles-audit/patch/v1`.
+    pub schema: String,
+    /// What wrote it.
+    pub tool: Tool,
+    /// When, such as `2026-11-22T20:33:36Z`.
+    pub time_utc: String,
+    /// Whether the edits are all there.
+    pub state: State,
+    /// What was patched.
+    pub model: Model,
+    /// What was asked for.
+    pub asked: Vec<Asked>,
+    /// What rounding to the tensors' dtypes cost.
+    pub rounding: Rounding,
+    /// The files that changed.
+    pub files: Vec<ChangedFile>,
+    /// Every change of bytes.
+    pub edits: Vec<Record>,
+    /// Where the original bytes are kept.
+    pub undo: UndoFile,
+}
+
+/// How far a patch has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Bytes may be old or new: `unpatch` puts the old ones back.
+    Applying,
+    /// All edits are there.
+    Applied,
+    /// Bytes are being put back; `unpatch` goes on with that.
+    Undoing,
+    /// All bytes of a vault are there; this file is only the journal of that, and the next run removes it.
+    Restored,
+}
+
+/// Which model it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// As it was named on the command line.
+    pub source: String,
+    /// As its config names it.
+    pub architecture: String,
+    /// SHA-256 of its config.json.
+    pub config_sha256: String,
+}
+
+/// What was asked for one neuron.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// The neuron.
+    pub neuron: Neuron,
+    /// The factor; none where the neuron was set to a value.
+    pub beta: Option<f64>,
+    /// The value it was set to.
+    pub set_to: Option<f64>,
+}
+
+/// A file that changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangedFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its size, which a patch never changes.
+    pub bytes: u64,
+    /// SHA-256 of its header with the length before it, which a patch never changes.
+    pub header_sha256: String,
+    /// SHA-256 of the whole file before; none where digests were not asked for.
+    pub sha256_before: Option<String>,
+    /// And after.
+    pub sha256_after: Option<String>,
+}
+
+/// One row, column or element and its bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The neurons it belongs to.
+    pub neurons: Vec<Neuron>,
+    /// The tensor, as the file names it.
+    pub tensor: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// `row`, `column` or `element`.
+    pub axis: Axis,
+    /// Which one.
+    pub index: usize,
+    /// The file.
+    pub file: String,
+    /// Which bytes of it.
+    pub span: Span,
+    /// SHA-256 of the span's bytes, one piece after the other.
+    pub sha256_before: String,
+    /// And after.
+    pub sha256_after: String,
+}
+
+/// The file with the original bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UndoFile {
+    /// `achilles-patch.undo`.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: String,
+}
+
+/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of
+/// what a norm multiplies by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rounding {
+    /// 0 where every value is exact.
+    pub worst_relative: f64,
+    /// The tensor that holds it.
+    pub tensor: Option<String>,
+    /// How many values became 0, though the factor is not.
+    pub to_zero: u64,
+}
+
+impl Receipt {
+    /// The receipt in a folder; none where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read or is not a receipt.
+    pub fn read(folder: &Path) -> Result<Option<Receipt>> {
+        let path = folder.join(RECEIPT);
+        if std::fs::symlink_metadata(&path).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(Receipt::parse(&path, &files::read_regular(&path)?)?))
+    }
+
+    /// Reads a receipt's bytes; `path` is for messages.
+    ///
+    /// # Errors
+    /// It is not a receipt.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Receipt> {
+        let not_one = |e| Error::file(path, format!("is not a receipt that this version can read: {e}"));
+        let receipt: Receipt = serde_json::from_slice(bytes).map_err(not_one)?;
+        if receipt.schema != SCHEMA {
+            let problem = format!("has the schema {:?}, expected {SCHEMA}", receipt.schema);
+            return Err(Error::file(path, problem));
+        }
+        match receipt.repeated() {
+            Some(what) => Err(Error::file(path, format!("lists {what} twice, expected each change once"))),
+            None => Ok(receipt),
+        }
+    }
+
+    /// What is listed more than once: no patch does that, and each entry costs reading what it names.
+    fn repeated(&self) -> Option<String> {
+        let mut files = BTreeSet::new();
+        let mut edits = HashSet::new();
+        let file = self.files.iter().find(|f| !files.insert(&f.name)).map(|f| f.name.clone());
+        let edit = self.edits.iter().find(|r| !edits.insert((&r.file, &r.tensor, r.axis, r.index)));
+        file.or_else(|| edit.map(|r| format!("{} {} of {}", r.axis.as_str(), r.index, r.tensor)))
+    }
+}

@@ -1,0 +1,156 @@
+//! What a patch plans and a restore did, as documents.
+
+use super::{Asked, Edit, Plan, Restored, RestoredPart, Rounding};
+use crate::checkpoint::packing::{Axis, Span};
+use crate::document::{Document, Kind, ModelIdentity};
+use crate::neuron::Neuron;
+use safetensors::Dtype;
+use serde::Serialize;
+use std::path::Path;
+
+/// What a patch is going to change (`achilles-audit/patch-plan/v1`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlanDocument {
+    /// What was asked for.
+    pub asked: Vec<Asked>,
+    /// What rounding to the tensors' dtypes costs.
+    pub rounding: Rounding,
+    /// Every change of bytes.
+    pub edits: Vec<PlannedEdit>,
+}
+
+/// One row, column or element and its values.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlannedEdit {
+    /// The neurons it belongs to.
+    pub neurons: Vec<Neuron>,
+    /// The tensor, as the file names it.
+    pub tensor: String,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// `row`, `column` or `element`.
+    pub axis: Axis,
+    /// Which one.
+    pub index: usize,
+    /// The file.
+    pub file: String,
+    /// Which bytes of it.
+    pub span: Span,
+    /// How many these are.
+    pub bytes: u64,
+    /// How many of them belong to values that change.
+    pub changed_bytes: u64,
+    /// The values as they are.
+    pub before: Vec<f64>,
+    /// The values as they will be.
+    pub after: Vec<f64>,
+}
+
+impl Kind for PlanDocument {
+    const SCHEMA: &'static str = "achilles-audit/patch-plan/v1";
+    type Model = ModelIdentity;
+    type Settings = ();
+}
+
+impl Plan {
+    /// The plan, to be shown.
+    pub fn document(&self) -> Document<PlanDocument> {
+        let edit = |edit: &Edit| PlannedEdit {
+            neurons: edit.neurons.clone(),
+            tensor: edit.stored_as.clone(),
+            dtype: edit.dtype,
+            shape: edit.place.shape.clone(),
+            axis: edit.place.axis,
+            index: edit.place.index,
+            file: edit.file.clone(),
+            span: edit.span,
+            bytes: edit.span.bytes(),
+            changed_bytes: edit.changed_bytes(),
+            before: edit.values_before(),
+            after: edit.values_after(),
+        };
+        let identity = ModelIdentity {
+            source: self.source.clone(),
+            architecture: Some(Some(self.architecture.clone())),
+            config_sha256: Some(Some(self.config_sha256.clone())),
+            ..ModelIdentity::default()
+        };
+        let result = PlanDocument {
+            asked: self.interventions.iter().map(Asked::of).collect(),
+            rounding: self.rounding.clone(),
+            edits: self.edits.iter().map(edit).collect(),
+        };
+        Document::new(Some(identity), None, result)
+    }
+}
+
+/// What restoring from a vault did, or would do (`achilles-audit/restore/v1`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RestoreDocument {
+    /// The model folder.
+    pub folder: String,
+    /// Nothing was written.
+    pub dry_run: bool,
+    /// Every part that the vault keeps.
+    pub parts: Vec<ShownPart>,
+    /// Tensors that differ from the vault's in more than the kept parts.
+    pub other_tensors_differ: Vec<String>,
+    /// A patch's receipt goes, as its edits are undone by this.
+    pub patch_undone: bool,
+    /// An unfinished run was found, whose bytes were put back first.
+    pub rolled_back: bool,
+}
+
+/// A kept row, column or element.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ShownPart {
+    /// The neurons it belongs to.
+    pub neurons: Vec<Neuron>,
+    /// The tensor, as the file names it.
+    pub tensor: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// `row`, `column` or `element`.
+    pub axis: Axis,
+    /// Which one.
+    pub index: usize,
+    /// The file.
+    pub file: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Those of values that were not as kept.
+    pub changed_bytes: u64,
+}
+
+impl Kind for RestoreDocument {
+    const SCHEMA: &'static str = "achilles-audit/restore/v1";
+    type Model = ();
+    type Settings = ();
+}
+
+impl Restored {
+    /// What was done to `folder`, to be shown.
+    pub fn document(&self, folder: &Path, dry_run: bool) -> Document<RestoreDocument> {
+        let part = |part: &RestoredPart| ShownPart {
+            neurons: part.neurons.clone(),
+            tensor: part.stored_as.clone(),
+            shape: part.place.shape.clone(),
+            axis: part.place.axis,
+            index: part.place.index,
+            file: part.file.clone(),
+            bytes: part.bytes,
+            changed_bytes: part.changed_bytes,
+        };
+        let result = RestoreDocument {
+            folder: folder.to_string_lossy().into_owned(),
+            dry_run,
+            parts: self.parts.iter().map(part).collect(),
+            other_tensors_differ: self.other_tensors.iter().cloned().collect(),
+            patch_undone: self.patch_undone,
+            rolled_back: self.rolled_back,
+        };
+        Document::new(None, None, result)
+    }
+}

@@ -1,0 +1,151 @@
+//! What every document can show of itself; [`RENDERERS`](super::RENDERERS) are the forms of it.
+
+use super::{
+    Judged, compare, differences, findings, html, hub, json, monitor, perplexity, probe, scan, signature, table,
+};
+use crate::audit::{Audit, Linted};
+use crate::compare::Comparison;
+use crate::compare::published::PublishedSets;
+use crate::document::Document;
+use crate::error::Result;
+use crate::evaluate::perplexity::Perplexity;
+use crate::integrity;
+use crate::integrity::document::{DiffDocument, VerificationDocument};
+use crate::locate;
+use crate::monitor::CheckDocument;
+use crate::patch::{PlanDocument, RestoreDocument};
+use crate::probe::Probe;
+use serde::Serialize;
+
+/// A document that can be shown.
+pub trait Show: ShowJson {
+    /// For people.
+    fn table(&self) -> String;
+}
+
+/// What can be written as JSON.
+pub trait ShowJson {
+    /// For programs.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    fn json(&self) -> Result<String>;
+}
+
+impl<T: Serialize> ShowJson for T {
+    fn json(&self) -> Result<String> {
+        json::document(self)
+    }
+}
+
+/// A document of findings.
+pub trait ShowFindings: Show {
+    /// What it has in common with others.
+    fn judged(&self) -> Judged<'_>;
+
+    /// A page that stands alone.
+    fn html(&self) -> String;
+}
+
+impl Show for Audit {
+    fn table(&self) -> String {
+        scan::table(self)
+    }
+}
+
+impl ShowFindings for Audit {
+    fn judged(&self) -> Judged<'_> {
+        self.into()
+    }
+
+    fn html(&self) -> String {
+        html::document(self)
+    }
+}
+
+impl Show for Document<Linted> {
+    fn table(&self) -> String {
+        let not_examined: Vec<String> = self.result.not_examined.iter().map(|left| left.why.clone()).collect();
+        let origin = self.model.as_ref().and_then(|model| model.hub());
+        findings::table(&self.result) + &hub::lines(origin, &not_examined)
+    }
+}
+
+impl ShowFindings for Document<Linted> {
+    fn judged(&self) -> Judged<'_> {
+        self.into()
+    }
+
+    fn html(&self) -> String {
+        html::lint(self)
+    }
+}
+
+impl Show for locate::Report {
+    fn table(&self) -> String {
+        table::critical_set(self)
+    }
+}
+
+impl Show for Comparison {
+    fn table(&self) -> String {
+        compare::comparison(self)
+    }
+}
+
+impl Show for Document<PublishedSets> {
+    fn table(&self) -> String {
+        compare::published(&self.result.sets)
+    }
+}
+
+impl Show for integrity::signature::Report {
+    fn table(&self) -> String {
+        signature::lines(self)
+    }
+}
+
+impl Show for Document<Perplexity> {
+    fn table(&self) -> String {
+        perplexity::table(&self.result)
+    }
+}
+
+impl Show for Document<Probe> {
+    fn table(&self) -> String {
+        probe::probed(self)
+    }
+}
+
+impl Show for Document<CheckDocument> {
+    fn table(&self) -> String {
+        monitor::checked(&self.result.result)
+    }
+}
+
+impl Show for Document<DiffDocument> {
+    fn table(&self) -> String {
+        let DiffDocument { hub, not_examined, result } = &self.result;
+        let origins = [&hub.before, &hub.after].map(|origin| hub::lines(origin.as_ref(), &[]));
+        differences::diff(result) + &origins.concat() + &hub::lines(None, not_examined)
+    }
+}
+
+impl Show for Document<VerificationDocument> {
+    fn table(&self) -> String {
+        let origin = self.model.as_ref().and_then(|model| model.hub());
+        differences::verification(&self.result.result) + &hub::lines(origin, &self.result.not_examined)
+    }
+}
+
+impl Show for Document<PlanDocument> {
+    fn table(&self) -> String {
+        table::patch_plan(&self.result)
+    }
+}
+
+impl Show for Document<RestoreDocument> {
+    fn table(&self) -> String {
+        table::restored(&self.result)
+    }
+}
