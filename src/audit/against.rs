@@ -2,7 +2,8 @@
 
 use super::Measured;
 use crate::architecture::place::Axis;
-use crate::error::Result;
+use crate::checkpoint::Opened;
+use crate::error::{Error, Result};
 use crate::integrity::difference::Difference;
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lint::Location;
@@ -38,12 +39,15 @@ pub fn read(path: &Path) -> Result<(&Path, Fingerprint)> {
 
 /// Compares a folder with its fingerprint.
 pub fn fingerprint(
-    folder: Result<&Path>,
+    opened: &Opened,
     path: &Path,
     before: &Fingerprint,
     progress: &dyn Progress,
 ) -> Result<Measured<Integrity>> {
-    let found = verify::verify(folder?, before, Some(path), None, progress)?;
+    if opened.is_gguf() {
+        return Err(Error::file(opened.root(), "is a GGUF; fingerprints are of model folders"));
+    }
+    let found = verify::verify(opened, before, Some(path), None, progress)?;
     // Where the tensor lay when the fingerprint was taken.
     let lay_in = |name: &str| {
         let tensor = before.tensors.iter().find(|tensor| tensor.name == name);

@@ -34,7 +34,9 @@ pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<
         let (rule, message, evidence) = tokenizers(model, base, text)?;
         found.push(seen(rule, "tokenizer.json", message, evidence));
     }
-    let template = |checkpoint| Ok::<_, crate::Error>(ChatTemplate::of(checkpoint)?.map(|template| template.sha256()));
+    let template = |checkpoint: &Checkpoint| {
+        Ok::<_, crate::Error>(ChatTemplate::of(checkpoint.opened())?.map(|template| template.sha256()))
+    };
     let (ours, theirs) = (template(model)?, template(base)?);
     if ours != theirs {
         let evidence = json!({"sha256": ours, "base_sha256": theirs});

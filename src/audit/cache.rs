@@ -9,12 +9,11 @@
 
 use super::base;
 use super::baseline;
-use super::run::{Ran, Run, Wanted};
+use super::run::{BaseModel, Ran, Run, Wanted};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::compare::BaseName;
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
-use crate::progress::Progress;
 use crate::rules::Rules;
 use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
@@ -42,22 +41,22 @@ impl Cache {
     /// There is no such folder and it cannot be made, or something that the result depends on cannot be read.
     pub fn of(
         checkpoint: &Checkpoint,
+        base: Option<&BaseModel>,
         run: &Run,
         wanted: Wanted,
         rules: &Rules,
-        progress: &dyn Progress,
     ) -> Result<Cache> {
         let file = |path: &Path| files::read_regular(path).map(|bytes| sha256_hex(&bytes));
         let mut stamps = checkpoint.stamps();
-        let base = match run.base.as_ref().filter(|_| wanted.base) {
-            Some(BaseName::Model(name)) => {
-                let base = Checkpoint::open(name, progress)?;
+        let base = match (base, run.base.as_ref().filter(|_| wanted.base)) {
+            (Some(base), _) => {
+                let base = base.checkpoint()?;
                 stamps = stamps.zip(base.stamps()).map(|(model, base)| [model, base].concat());
                 base.sha256()?
             }
-            Some(BaseName::CriticalSet(path)) => file(path)?,
-            Some(BaseName::Published(name)) => name.clone(),
-            None => String::new(),
+            (None, Some(BaseName::CriticalSet(path))) => file(path)?,
+            (None, Some(BaseName::Published(name))) => name.clone(),
+            (None, _) => String::new(),
         };
         let mut watched = Vec::new();
         if let Some(watch) = run.baseline.as_ref().filter(|_| wanted.baseline) {

@@ -2,34 +2,25 @@
 //! import would make of it.
 
 use super::{place, template};
-use crate::checkpoint::gguf::GgufCheckpoint;
-use crate::error::{Error, Result};
-use crate::integrity::lint::{self, Expected, Location, Observation};
-use std::path::Path;
+use crate::checkpoint::{GENERATION_CONFIG, Opened, TOKENIZER_CONFIG};
+use crate::error::Result;
+use crate::integrity::lint::{self, Location, Observation};
+use serde_json::Value;
 
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-
-/// What is seen of the file at `path`; its weights are not looked at.
+/// What is seen of the file; its weights are not looked at.
 ///
 /// # Errors
-/// It cannot be read as a model with a tokenizer, or there is no place for its configs.
-pub fn observe(path: &Path) -> Result<Vec<Observation>> {
-    let gguf = GgufCheckpoint::open(path)?;
-    let folder = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir()))?;
-    let folder = folder.path();
-    let mut found = Vec::new();
-    for (name, document) in gguf.documents()? {
-        let (file, bytes) = (folder.join(name), document.to_string().into_bytes());
-        std::fs::write(&file, &bytes).map_err(Error::io(&file))?;
-        if name == TOKENIZER_CONFIG {
-            found.extend(lint::examine_json(name, &bytes));
-        }
-    }
-    found.extend(lint::served(folder, &Expected::read));
-    found.extend(template::observe(folder)?);
+/// It cannot be read as a model with a tokenizer.
+pub fn observe(opened: &Opened) -> Result<Vec<Observation>> {
+    opened.settings::<Value>(GENERATION_CONFIG)?;
+    let config: Option<Value> = opened.settings(TOKENIZER_CONFIG)?;
+    opened.tokenizer_text()?;
+    let mut found = lint::examine_json(TOKENIZER_CONFIG, config.unwrap_or_default().to_string().as_bytes());
+    found.extend(lint::served(opened));
+    found.extend(template::observe(opened)?);
+    let file = place::name_of(opened.root());
     let inside = |observation: Observation| Observation {
-        location: Location { file: place::name_of(path), ..observation.location },
-        message: observation.message.replace(&*folder.to_string_lossy(), &path.to_string_lossy()),
+        location: Location { file: file.clone(), ..observation.location },
         ..observation
     };
     Ok(found.into_iter().map(inside).collect())
@@ -38,15 +29,17 @@ pub fn observe(path: &Path) -> Result<Vec<Observation>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
+    use std::path::Path;
 
     /// A file of llama, changed in place.
     fn told(from: &[u8], to: &[u8]) -> Result<Vec<&'static str>> {
         let mut bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf")).unwrap();
         let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
         bytes[at..at + to.len()].copy_from_slice(to);
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        let found = observe(file.path())?;
+        let found = observe(&Opened::open(file.path().to_str().unwrap(), &Silent)?)?;
         assert!(found.iter().all(|o| file.path().ends_with(&o.location.file)), "{found:?}");
         Ok(found.into_iter().map(|o| o.check.id()).collect())
     }
@@ -74,8 +67,8 @@ mod tests {
             files.filter(|file| place::name_of(file).starts_with("tiny") && file.extension() == Some("gguf".as_ref()));
         for file in models {
             // Their templates print a list as Python does.
-            let found: Vec<_> =
-                observe(&file).unwrap().into_iter().filter(|o| !o.check.id().starts_with("template-")).collect();
+            let found = observe(&Opened::open(file.to_str().unwrap(), &Silent).unwrap()).unwrap();
+            let found: Vec<_> = found.into_iter().filter(|o| !o.check.id().starts_with("template-")).collect();
             assert_eq!(found, [], "{}", file.display());
         }
     }

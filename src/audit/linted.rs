@@ -2,17 +2,17 @@
 
 use super::waive::waive;
 use super::{Left, Verdict, template, unchanged};
-use crate::checkpoint::{Folder, Source};
+use crate::checkpoint::Opened;
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::Result;
 use crate::integrity::lesion;
-use crate::integrity::lint::{self, Examined, Expected, Lint};
+use crate::integrity::lint::{self, Examined, Lint};
 use crate::progress::Progress;
 use crate::rules::finding::{self, Finding, Severity};
 use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
 use serde::{Serialize, Serializer};
 use std::cmp::Reverse;
-use std::path::Path;
+use std::sync::Arc;
 
 /// What the rules say of a model's files (`achilles-audit/lint/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -59,21 +59,22 @@ impl Kind for Linted {
 /// There is no such model, it is no folder, it has no files that could be a model's, a file changed meanwhile, or the
 /// user asked to stop.
 pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) -> Result<Document<Linted>> {
-    let Folder { path: folder, origin } = Source::find(model)?.folder_at_hand(progress)?;
-    let found = unchanged(&folder, || observe(&folder, progress))?;
-    let by_name = origin.as_ref().map(|origin| lint::by_name(origin, &folder)).unwrap_or_default();
+    let opened = Arc::new(Opened::open_at_hand(model, progress)?);
+    let (folder, origin) = (opened.folder()?, opened.origin());
+    let found = unchanged(folder, || observe(&opened, progress))?;
+    let by_name = origin.map(|origin| lint::by_name(origin, folder)).unwrap_or_default();
     let mut findings = finding::judge(found.observations.into_iter().chain(by_name.observations), rules);
     let took_place = [Measurement::Lint, Measurement::Waivers];
     let about = waive(&mut findings, rules, &took_place, today);
     findings.extend(finding::judge(about, rules));
     findings.sort_by_key(|f| (f.waived.is_some(), Reverse(f.severity)));
-    let not_examined = origin.as_ref().map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
+    let not_examined = origin.map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
     let not_examined: Vec<Left> =
         not_examined.into_iter().map(|why| Left { measurement: Measurement::Lint, why }).collect();
     let identity = ModelIdentity {
         source: model.into(),
         config_sha256: Some(found.config_sha256),
-        hub: Some(origin),
+        hub: Some(origin.cloned()),
         ..ModelIdentity::default()
     };
     let own = rules.name != Rules::DEFAULT;
@@ -95,10 +96,10 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
 }
 
 /// What lint sees, signs of a lesion, and what the chat template does.
-pub(super) fn observe(folder: &Path, progress: &dyn Progress) -> Result<Lint> {
-    let mut found = lint::lint(folder, &Expected::read, progress)?;
-    let signs = lesion::observe(folder, progress)?;
-    found.observations.extend(template::observe(folder)?);
+pub(super) fn observe(opened: &Arc<Opened>, progress: &dyn Progress) -> Result<Lint> {
+    let mut found = lint::lint(opened, progress)?;
+    let signs = lesion::observe(opened, progress)?;
+    found.observations.extend(template::observe(opened)?);
     found.observations.extend(signs);
     Ok(found)
 }

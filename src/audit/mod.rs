@@ -18,6 +18,7 @@ mod tripped;
 mod unchanged;
 mod waive;
 
+use crate::checkpoint::Opened;
 use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
 use crate::document::ModelIdentity;
@@ -34,11 +35,11 @@ use crate::tool::Tool;
 pub use against::Integrity;
 pub use base::limits as base_limits;
 pub use linted::{LintSettings, Linted, lint};
-use place::Place;
 use run::Wanted;
 pub use run::{Run, Watch};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use unchanged::unchanged;
 use waive::waive;
 
@@ -175,35 +176,34 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
     if let Some(base) = request.run.as_ref().and_then(|run| run.base.as_ref()) {
         base.check()?;
     }
-    let place = Place::find(request.model, progress)?;
-    let path = place.path().to_owned();
-    unchanged(&path, || examine(request, fingerprint, place, progress))
+    let opened = Arc::new(Opened::open_at_hand(request.model, progress)?);
+    unchanged(opened.root(), || examine(request, fingerprint, &opened, progress))
 }
 
 fn examine(
     request: &Request<'_>,
     fingerprint: Option<(&Path, Fingerprint)>,
-    place: Place,
+    opened: &Arc<Opened>,
     progress: &dyn Progress,
 ) -> Result<Audit> {
     let mut gate = Gate::new(request);
-    let (template, class) = template::identity(&place);
+    let (template, class) = template::identity(opened);
     (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) = (Some(template), Some(class));
-    if let Some(origin) = place.origin() {
-        gate.origin(origin, place.path());
+    if let Some(origin) = opened.origin() {
+        gate.origin(origin, opened.root());
     }
     if gate.wants(Measurement::Lint) {
-        match &place {
-            Place::Gguf(path) => gate.gguf(path, request.run.is_none()),
-            Place::Folder(folder) => gate.lint(&folder.path, progress)?,
+        match opened.is_gguf() {
+            true => gate.gguf(opened, request.run.is_none()),
+            false => gate.lint(opened, progress)?,
         }
     }
-    gate.run(request, &place, progress)?;
+    gate.run(request, opened, progress)?;
     match (&fingerprint, gate.wants(Measurement::Fingerprint)) {
         (_, false) => {}
         (None, true) => gate.leave(Measurement::Fingerprint, "no fingerprint was given".into(), false),
         (Some((path, before)), true) => {
-            let found = against::fingerprint(place.folder(), path, before, progress);
+            let found = against::fingerprint(opened, path, before, progress);
             gate.take(Measurement::Fingerprint, found, |audit, integrity| audit.fingerprint = Some(integrity))?;
         }
     }
@@ -211,7 +211,7 @@ fn examine(
         (_, false) => {}
         (None, true) => gate.leave(Measurement::Signature, "no signature was to be verified".into(), false),
         (Some(Signature { trust, file, ignore_unsigned_files }), true) => {
-            let found = against::signature(place.path(), file.as_deref(), trust, *ignore_unsigned_files, progress);
+            let found = against::signature(opened.root(), file.as_deref(), trust, *ignore_unsigned_files, progress);
             gate.take(Measurement::Signature, found, |audit, report| audit.signature = Some(report))?;
         }
     }
@@ -299,8 +299,8 @@ impl<'a> Gate<'a> {
         self.audit.model.hub = Some(Some(origin.clone()));
     }
 
-    fn lint(&mut self, folder: &Path, progress: &dyn Progress) -> Result<()> {
-        let found = linted::observe(folder, progress)?;
+    fn lint(&mut self, opened: &Arc<Opened>, progress: &dyn Progress) -> Result<()> {
+        let found = linted::observe(opened, progress)?;
         self.took_place.push(Measurement::Lint);
         self.seen.extend(found.observations.into_iter().map(Seen::from));
         self.audit.lint = Some(found.examined);
@@ -311,8 +311,8 @@ impl<'a> Gate<'a> {
 
     /// Judges how a GGUF is served; all else of lint is left. Where the model is not run, its files are all that was to be
     /// examined.
-    fn gguf(&mut self, path: &Path, is_all: bool) {
-        match gguf::observe(path) {
+    fn gguf(&mut self, opened: &Opened, is_all: bool) {
+        match gguf::observe(opened) {
             Ok(found) => {
                 self.seen.extend(found.into_iter().map(Seen::from));
                 let why =
@@ -324,7 +324,7 @@ impl<'a> Gate<'a> {
     }
 
     /// Makes the measurements that the model has to be run for.
-    fn run(&mut self, request: &Request<'_>, place: &Place, progress: &dyn Progress) -> Result<()> {
+    fn run(&mut self, request: &Request<'_>, opened: &Arc<Opened>, progress: &dyn Progress) -> Result<()> {
         let Some(run) = &request.run else {
             for measurement in [Measurement::CriticalSet, Measurement::Base, Measurement::Baseline] {
                 if self.wants(measurement) {
@@ -341,7 +341,7 @@ impl<'a> Gate<'a> {
         if !wanted.any() {
             return Ok(());
         }
-        let (ran, seen) = match run::run((request.model, place), run, wanted, self.rules, progress) {
+        let (ran, seen) = match run::run(opened, run, wanted, self.rules, progress) {
             Ok(ran) => ran,
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {

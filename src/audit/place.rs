@@ -1,63 +1,16 @@
-//! Where a checkpoint lies, and where in it a neuron does.
+//! Where a finding about a checkpoint lies, and where one about a neuron does.
 
 use crate::architecture::Recipe;
-use crate::checkpoint::hub::Origin;
-use crate::checkpoint::{Checkpoint, Folder, Source};
-use crate::error::{Error, Result};
+use crate::checkpoint::Checkpoint;
 use crate::integrity::lint::{Location, More};
 use crate::neuron::Neuron;
-use crate::progress::Progress;
-use std::path::{Path, PathBuf};
-
-/// Where a checkpoint's files lie.
-pub enum Place {
-    Folder(Folder),
-    Gguf(PathBuf),
-}
-
-impl Place {
-    pub fn find(model: &str, progress: &dyn Progress) -> Result<Place> {
-        Ok(match Source::find(model)? {
-            Source::Gguf(path) => Place::Gguf(path),
-            source => Place::Folder(source.folder_at_hand(progress)?),
-        })
-    }
-
-    pub fn path(&self) -> &Path {
-        match self {
-            Place::Folder(folder) => &folder.path,
-            Place::Gguf(path) => path,
-        }
-    }
-
-    /// Which commit of a hub repository it is, if it is one.
-    pub fn origin(&self) -> Option<&Origin> {
-        match self {
-            Place::Folder(folder) => folder.origin.as_ref(),
-            Place::Gguf(_) => None,
-        }
-    }
-
-    pub fn folder(&self) -> Result<&Path> {
-        match self {
-            Place::Folder(folder) => Ok(&folder.path),
-            Place::Gguf(path) => Err(Error::file(path, "is a GGUF; fingerprints are of model folders")),
-        }
-    }
-
-    pub fn open(&self, name: &str) -> Result<Checkpoint> {
-        match self {
-            Place::Folder(folder) => Checkpoint::open_folder(name, folder),
-            Place::Gguf(path) => Checkpoint::open_gguf(name, path),
-        }
-    }
-}
+use std::path::Path;
 
 /// The checkpoint as a whole: of a folder nothing, as places are told from there on.
 pub fn whole(checkpoint: &Checkpoint) -> Location {
-    match checkpoint.root().is_dir() {
-        true => Location::default(),
-        false => Location::file(name_of(checkpoint.root())),
+    match checkpoint.opened().is_gguf() {
+        true => Location::file(name_of(checkpoint.root())),
+        false => Location::default(),
     }
 }
 

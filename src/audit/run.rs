@@ -1,10 +1,9 @@
 //! The model is run, loaded once for all that needs it.
 
 use super::cache::Cache;
-use super::place::Place;
 use super::rescaled::{self, Rescaled};
 use super::{base, baseline, beside, critical_set};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::compare::{self, BaseName, Compared, Unsearched};
 use crate::compute::{self, Row};
 use crate::error::{Error, Result};
@@ -17,6 +16,7 @@ use crate::rules::finding::Seen;
 use crate::rules::{Measurement, Rules};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How the model is run, and what it is then held against.
 #[derive(Debug)]
@@ -101,14 +101,15 @@ pub type Observed = Vec<(Measurement, Vec<Seen>)>;
 /// # Errors
 /// The checkpoint cannot be loaded or the user asked to stop. What else fails is told of its measurement.
 pub fn run(
-    (name, place): (&str, &Place),
+    opened: &Arc<checkpoint::Opened>,
     run: &Run,
     wanted: Wanted,
     rules: &Rules,
     progress: &dyn Progress,
 ) -> Result<(Ran, Observed)> {
-    let checkpoint = place.open(name)?;
-    let cached = |checkpoint: &Checkpoint| match Cache::of(checkpoint, run, wanted, rules, progress) {
+    let checkpoint = Checkpoint::of(opened)?;
+    let base = BaseModel::open(run, wanted, progress)?;
+    let cached = |checkpoint: &Checkpoint| match Cache::of(checkpoint, base.as_ref(), run, wanted, rules) {
         Err(Error::Interrupted) => Err(Error::Interrupted),
         Err(error) => {
             tracing::warn!("the cache is not used: {error}");
@@ -120,7 +121,7 @@ pub fn run(
     let (mut ran, checkpoint) = match cache.as_ref().and_then(Cache::get) {
         Some(ran) => (ran, checkpoint),
         None => {
-            let (ran, checkpoint) = measure(checkpoint, run, wanted, rules, progress)?;
+            let (ran, checkpoint) = measure((checkpoint, base.as_ref()), run, wanted, rules, progress)?;
             if let Some(before) = cache.filter(|_| ran.failed.is_empty())
                 && let Some(cache) = cached(&checkpoint)?
             {
@@ -135,8 +136,8 @@ pub fn run(
         }
     };
     let mut seen = observe(&ran, &checkpoint, rules);
-    if let (Some(BaseName::Model(base)), true) = (&run.base, ran.compared.is_some()) {
-        let differs = Checkpoint::open(base, progress).and_then(|base| beside::observe(&checkpoint, &base, &run.text));
+    if let (Some(base), true) = (base, ran.compared.is_some()) {
+        let differs = base.checkpoint().and_then(|base| beside::observe(&checkpoint, &base, &run.text));
         seen.extend(ran.tell(&[Measurement::Base], differs)?.map(|seen| (Measurement::Base, seen)));
     }
     Ok((ran, seen))
@@ -157,7 +158,7 @@ fn observe(ran: &Ran, checkpoint: &Checkpoint, rules: &Rules) -> Observed {
 }
 
 fn measure(
-    checkpoint: Checkpoint,
+    (checkpoint, base): (Checkpoint, Option<&BaseModel>),
     run: &Run,
     wanted: Wanted,
     rules: &Rules,
@@ -171,7 +172,7 @@ fn measure(
     };
     // A mistake in what the model is held against should not have to wait for the search.
     let base = match run.base.as_ref().filter(|_| wanted.base) {
-        Some(name) => ran.tell(&[Measurement::Base], open_base(name, &opened, run, progress))?,
+        Some(name) => ran.tell(&[Measurement::Base], open_base((name, base), &opened, run, progress))?,
         None => None,
     };
     let watch = run.baseline.as_ref().filter(|_| wanted.baseline);
@@ -255,8 +256,35 @@ fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Loca
     Ok((located, whole))
 }
 
-fn open_base(name: &BaseName, variant: &Opened, run: &Run, progress: &dyn Progress) -> Result<Unsearched> {
-    let base = Unsearched::open(name, &run.text, progress)?;
+/// A base that is a model, or why it cannot be opened: what is looked at it for is done without it then.
+pub struct BaseModel(Result<Arc<checkpoint::Opened>>);
+
+impl BaseModel {
+    /// Opens it for all that look at it; none where none is wanted, or it is no model.
+    fn open(run: &Run, wanted: Wanted, progress: &dyn Progress) -> Result<Option<BaseModel>> {
+        let Some(BaseName::Model(name)) = run.base.as_ref().filter(|_| wanted.base) else { return Ok(None) };
+        match checkpoint::Opened::open(name, progress) {
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            opened => Ok(Some(BaseModel(opened.map(Arc::new)))),
+        }
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::of(self.0.as_ref().map_err(Error::clone)?)
+    }
+}
+
+fn open_base(
+    (name, model): (&BaseName, Option<&BaseModel>),
+    variant: &Opened,
+    run: &Run,
+    progress: &dyn Progress,
+) -> Result<Unsearched> {
+    let base = match model {
+        Some(model) => Unsearched::model(model.checkpoint()?, &run.text)?,
+        None => Unsearched::open(name, &run.text, progress)?,
+    };
     base.check(variant, &run.locate)?;
     Ok(base)
 }

@@ -28,9 +28,7 @@ mod dates;
 mod said;
 mod varied;
 
-use super::place::Place;
-use crate::checkpoint::gguf::GgufCheckpoint;
-use crate::checkpoint::python_json;
+use crate::checkpoint::{Opened, TOKENIZER_CONFIG};
 use crate::error::{Error, Result};
 use crate::integrity::lint::{Asked, Check, Location, Observation, asked, literals, unusual};
 use crate::probe::{ChatTemplate, Turn};
@@ -39,7 +37,6 @@ use said::Said;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long all trials of a template may take together.
@@ -63,29 +60,24 @@ const LISTED: usize = 10;
 /// As few words as tags and roles have are no text that is added.
 const FEWEST_WORDS: usize = 5;
 
-/// Looks at the default template of a model folder.
+/// Looks at a model's default template.
 ///
 /// # Errors
 /// What renders it is ended from outside, which is no property of the template.
-pub fn observe(folder: &Path) -> Result<Vec<Observation>> {
-    match ChatTemplate::of_folder(folder) {
+pub fn observe(opened: &Opened) -> Result<Vec<Observation>> {
+    match ChatTemplate::of(opened) {
         Ok(None) => Ok(Vec::new()),
         Ok(Some(template)) => Tried::new(template).all(),
-        Err(error) => {
-            Ok(vec![observation(Check::TemplateNotTried, "tokenizer_config.json", error.to_string(), Value::Null)])
-        }
+        Err(error) => Ok(vec![observation(Check::TemplateNotTried, TOKENIZER_CONFIG, error.to_string(), Value::Null)]),
     }
 }
 
 /// The default template's SHA-256, and which class of tokenizers the checkpoint names; none of what it lacks or what
 /// cannot be read, which others tell of.
-pub fn identity(place: &Place) -> (Option<String>, Option<String>) {
-    let config: Option<Value> = match place {
-        Place::Folder(folder) => python_json::read(&folder.path.join("tokenizer_config.json")).ok().flatten(),
-        Place::Gguf(path) => GgufCheckpoint::open(path).and_then(|gguf| gguf.tokenizer_config_json()).ok(),
-    };
+pub fn identity(opened: &Opened) -> (Option<String>, Option<String>) {
+    let config: Option<Value> = opened.settings(TOKENIZER_CONFIG).ok().flatten();
     let class = config.as_ref().and_then(|config| Some(config.get("tokenizer_class")?.as_str()?.to_owned()));
-    let template = ChatTemplate::of_config(place.path(), config).ok().flatten();
+    let template = ChatTemplate::of_readable(opened);
     (template.map(|template| template.sha256()), class)
 }
 
@@ -113,16 +105,6 @@ struct Tried {
     left: RefCell<BTreeSet<String>>,
     /// What renders the template was ended.
     ended: RefCell<Option<Error>>,
-}
-
-/// Why a chat has no text.
-enum Problem {
-    /// The template refuses it.
-    Refused(String),
-    /// The template fails on it, as it may in Jinja.
-    Raised(String),
-    /// It was not tried.
-    Failed(String),
 }
 
 /// What is told of a template, and the text it made.
@@ -209,7 +191,7 @@ impl Tried {
     /// The text of a chat of one turn; finds out which form of contents the template takes.
     fn plain(&mut self) -> std::result::Result<String, Told> {
         let word = self.word.clone();
-        let holds = |made: &std::result::Result<String, Problem>| made.as_ref().is_ok_and(|text| text.contains(&word));
+        let holds = |made: &std::result::Result<String, NoText>| made.as_ref().is_ok_and(|text| text.contains(&word));
         let mut plain = self.chat(&[&word]);
         if !holds(&plain) {
             // Templates of models that see take parts and make nothing of a text.
@@ -221,17 +203,17 @@ impl Tried {
         match plain {
             Ok(plain) if plain.contains(&word) => Ok(plain),
             Ok(_) => Err(drops("what the user says")),
-            Err(Problem::Refused(problem)) => {
+            Err(NoText::Refused(problem)) => {
                 Err((Check::TemplateRefuses, format!("the chat template refuses a plain chat: {problem}"), None))
             }
-            Err(Problem::Raised(problem) | Problem::Failed(problem)) => {
+            Err(NoText::Raised(problem) | NoText::Failed(problem)) => {
                 Err((Check::TemplateNotTried, format!("a plain chat: {problem}"), None))
             }
         }
     }
 
     /// A chat of these turns, the user's first, as one text.
-    fn chat(&self, contents: &[&str]) -> std::result::Result<String, Problem> {
+    fn chat(&self, contents: &[&str]) -> std::result::Result<String, NoText> {
         let roles = ["user", "assistant"].into_iter().cycle();
         let turns = roles.zip(contents).map(|(role, content)| self.turn(role, content)).collect();
         self.render(turns, Map::new(), Date::Format, BTreeMap::new()).0
@@ -248,9 +230,9 @@ impl Tried {
         variables: Map<String, Value>,
         date: Date<'_>,
         forced: BTreeMap<usize, bool>,
-    ) -> (std::result::Result<String, Problem>, Met) {
+    ) -> (std::result::Result<String, NoText>, Met) {
         if self.is_over() {
-            return (Err(Problem::Failed(TOO_LONG.into())), Met::new());
+            return (Err(NoText::Failed(TOO_LONG.into())), Met::new());
         }
         let as_it_is = forced.is_empty();
         let conditions = Conditions { function: (&self.function).into(), forced };
@@ -260,14 +242,10 @@ impl Tried {
                 if as_it_is {
                     self.met.borrow_mut().extend(&met);
                 }
-                let problem = |no_text| match no_text {
-                    NoText::Refused(problem) => Problem::Refused(problem),
-                    NoText::Raised(problem) => Problem::Raised(problem),
-                };
-                (made.map_err(problem), met)
+                (made, met)
             }
             Err(error) => {
-                let problem = Problem::Failed(self.template.problem(&error));
+                let problem = NoText::Failed(self.template.problem(&error));
                 if matches!(error, Error::Interrupted | Error::Ended { .. }) {
                     self.ended.replace(Some(error));
                 }
@@ -292,8 +270,8 @@ impl Tried {
             let said: Vec<String> = self.words().take(turns).collect();
             let text = match self.chat(&said.iter().map(String::as_str).collect::<Vec<_>>()) {
                 Ok(text) => text,
-                Err(Problem::Refused(_)) => continue,
-                Err(Problem::Raised(problem) | Problem::Failed(problem)) => {
+                Err(NoText::Refused(_)) => continue,
+                Err(NoText::Raised(problem) | NoText::Failed(problem)) => {
                     return Err((Check::TemplateNotTried, format!("in a chat of {turns} turns: {problem}"), None));
                 }
             };
@@ -338,8 +316,8 @@ impl Tried {
                 let expected = words.iter().fold(usual.clone(), |text, word| text.replace(word, &content));
                 let made = match self.chat(&vec![content.as_str(); words.len()]) {
                     Ok(made) if made == expected => continue,
-                    Ok(made) | Err(Problem::Refused(made)) => made,
-                    Err(Problem::Raised(problem) | Problem::Failed(problem)) => {
+                    Ok(made) | Err(NoText::Refused(made)) => made,
+                    Err(NoText::Raised(problem) | NoText::Failed(problem)) => {
                         found.push(not_tried(format!("where what is said has {name}: {problem}")));
                         return found;
                     }

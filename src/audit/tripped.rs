@@ -4,7 +4,7 @@ use super::rescaled::Rescaled;
 use super::run::Located;
 use super::waive::waive;
 use super::{against, base, baseline, beside, critical_set, template};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Opened};
 use crate::escape::printable;
 use crate::integrity::fingerprint::{self, Fingerprint};
 use crate::integrity::signature::{self, PublicKey, SignSettings, Signer, Trust};
@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 
 const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}\
                       {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -91,7 +92,7 @@ fn of_templates(told: &mut Told) {
     ] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-        told.by(check.into(), template::observe(folder.path()).unwrap(), folder.path());
+        told.by(check.into(), template::observe(&Opened::folder_at(folder.path())).unwrap(), folder.path());
     }
 }
 
@@ -99,10 +100,14 @@ fn of_lesions(told: &mut Told) {
     for (check, beta) in [(lint::Check::LesionSign, 0.2), (lint::Check::LesionHint, 0.6)] {
         let folder = tempfile::tempdir().unwrap();
         lesion::tests::scaled(folder.path(), beta);
-        told.by(check.into(), lesion::observe(folder.path(), &Silent).unwrap(), folder.path());
+        told.by(
+            check.into(),
+            lesion::observe(&Arc::new(Opened::folder_at(folder.path())), &Silent).unwrap(),
+            folder.path(),
+        );
     }
     let folder = Folder::whole();
-    let found = lesion::observe(folder.0.path(), &Silent).unwrap();
+    let found = lesion::observe(&Arc::new(Opened::folder_at(folder.0.path())), &Silent).unwrap();
     told.by(lint::Check::LesionNotExamined.into(), found, folder.0.path());
 }
 
@@ -190,10 +195,12 @@ fn of_fingerprints(told: &mut Told) {
         }),
     ];
     let print = |root: &Path| -> Fingerprint {
-        fingerprint::take(root, &fingerprint::Settings::default(), None, None, &Silent).unwrap().fingerprint
+        fingerprint::take(&Opened::folder_at(root), &fingerprint::Settings::default(), None, None, &Silent)
+            .unwrap()
+            .fingerprint
     };
     let against = |root: &Path, before: &Fingerprint| {
-        against::fingerprint(Ok(root), Path::new("print.json"), before, &Silent).unwrap().seen
+        against::fingerprint(&Opened::folder_at(root), Path::new("print.json"), before, &Silent).unwrap().seen
     };
     for (rule, change) in rows {
         let folder = Folder::whole();
@@ -288,8 +295,7 @@ fn of_what_lies_beside(told: &mut Told) {
         let [model, base] = [(); 2].map(|()| Folder::whole());
         change(&model);
         let open = |folder: &Folder, name: &str| {
-            let folder = crate::checkpoint::Folder { path: folder.0.path().to_owned(), origin: None };
-            Checkpoint::open_folder(name, &folder).unwrap()
+            Checkpoint::of(&Arc::new(Opened::folder_at(folder.0.path()).called(name))).unwrap()
         };
         let (model, base) = (open(&model, "model"), open(&base, "org/base"));
         told.by(rule, beside::observe(&model, &base, "A text.").unwrap(), model.root());

@@ -35,6 +35,7 @@ impl ConfigFile {
     /// # Errors
     /// It is not a JSON object, or holds far more values than a config does.
     pub fn parse(path: &Path, text: &str) -> Result<ConfigFile> {
+        tracing::trace!(path = %path.display(), "a config is parsed");
         // A value takes many times the memory of its shortest text, `0,`. This counts those in strings too.
         let values = text.bytes().filter(|b| matches!(b, b',' | b'[' | b'{')).count();
         if values > MOST_VALUES {

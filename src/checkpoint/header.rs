@@ -20,7 +20,7 @@ use std::ops::Range;
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// What the file says of itself before its tensors begin.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Header {
     /// `__metadata__`, such as `{"format": "pt"}`.
     pub metadata: BTreeMap<String, String>,
@@ -58,7 +58,8 @@ impl Header {
     /// holds the tensors that have as many bytes as shape and dtype ask for; other than after [`Header::read`], names
     /// can be odd or appear twice, and byte ranges can overlap or end after the file.
     pub fn examine(file: &[u8], tell: &mut dyn FnMut(HeaderError)) -> Header {
-        let mut header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
+        tracing::trace!(bytes = file.len(), "a header is parsed");
+        let mut header = Header::default();
         match text(file, tell).and_then(|(start, text)| Ok((start, parse(text, tell)?))) {
             Ok((start, entries)) => entries.check(start, file.len() as u64, &mut header, tell),
             Err(problem) => tell(problem),

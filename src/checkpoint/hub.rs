@@ -13,7 +13,7 @@ mod settings;
 mod tests;
 
 use super::LARGEST_NEEDED;
-use super::index::{INDEX, read_index};
+use super::index::{INDEX, IndexFile};
 use super::tensors::SINGLE;
 use crate::error::{Bytes, Error, Result};
 use crate::files::kind::is_pickle_name;
@@ -203,7 +203,7 @@ fn weight_files(id: &HubId, store: &Store, listing: &Listing) -> Result<BTreeSet
 
 /// The shards that an index names, each a plain file name: what a file says never leads out of its folder.
 fn shards_of(index: &Path) -> Result<BTreeSet<String>> {
-    Ok(read_index(index)?.into_values().collect())
+    Ok(IndexFile::read(index)?.weight_map()?.into_values().map(str::to_owned).collect())
 }
 
 fn fetch_missing<'a>(

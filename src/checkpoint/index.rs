@@ -2,13 +2,14 @@
 
 use super::LARGEST_NEEDED;
 use super::loose::Number;
+use super::stand_in::StandIn;
 use crate::error::{Error, Result};
 use crate::files;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The file name of an index.
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -116,24 +117,59 @@ pub fn is_plain_shard(name: &str) -> bool {
         && name.ends_with(".safetensors")
 }
 
-/// `weight_map` of a sound index: tensor name to a shard's plain file name.
-pub(super) fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    let text = files::read_text(path, LARGEST_NEEDED)?;
-    let index = Index::parse(&text).map_err(|e| Error::file(path, format!("is not an index: {e}")))?;
-    if index.weight_map.is_empty() {
-        return Err(Error::file(path, "weight_map is empty, expected tensor names and their shards"));
+/// A file named as an index, and what it holds.
+#[derive(Debug)]
+pub struct IndexFile {
+    path: PathBuf,
+    /// What lies in its place.
+    stand_in: Option<StandIn>,
+    /// The index, or why it is none.
+    index: std::result::Result<Index, String>,
+}
+
+impl IndexFile {
+    pub(super) fn read(path: &Path) -> Result<IndexFile> {
+        let text = files::read_text(path, LARGEST_NEEDED)?;
+        let index = Index::parse(&text).map_err(|e| e.to_string());
+        Ok(IndexFile { path: path.to_owned(), stand_in: StandIn::of_text(text.as_bytes()), index })
     }
-    let mut weight_map = BTreeMap::new();
-    for (name, shard) in index.weight_map {
-        if !is_plain_shard(&shard) {
-            let problem = format!("names the shard {shard:?}, expected a plain *.safetensors file name; not followed");
-            return Err(Error::file(path, problem));
-        }
-        if let Some(first) = weight_map.insert(name.clone(), shard.clone()).filter(|first| *first != shard) {
-            return Err(Error::tensor(path, name, format!("the index puts it into {first} and into {shard}")));
-        }
+
+    /// What lies in its place, if not the index.
+    pub fn stand_in(&self) -> Option<&StandIn> {
+        self.stand_in.as_ref()
     }
-    Ok(weight_map)
+
+    /// The index as it is written.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn index(&self) -> std::result::Result<&Index, &str> {
+        self.index.as_ref().map_err(String::as_str)
+    }
+
+    /// `weight_map` of a sound index: tensor name to a shard's plain file name.
+    ///
+    /// # Errors
+    /// It is no index, lists nothing or one tensor twice, or leads out of the folder.
+    pub fn weight_map(&self) -> Result<BTreeMap<&str, &str>> {
+        let path = &self.path;
+        let index = self.index().map_err(|e| Error::file(path, format!("is not an index: {e}")))?;
+        if index.weight_map.is_empty() {
+            return Err(Error::file(path, "weight_map is empty, expected tensor names and their shards"));
+        }
+        let mut weight_map = BTreeMap::new();
+        for (name, shard) in &index.weight_map {
+            if !is_plain_shard(shard) {
+                let problem =
+                    format!("names the shard {shard:?}, expected a plain *.safetensors file name; not followed");
+                return Err(Error::file(path, problem));
+            }
+            if let Some(first) = weight_map.insert(name.as_str(), shard.as_str()).filter(|first| first != shard) {
+                return Err(Error::tensor(path, name, format!("the index puts it into {first} and into {shard}")));
+            }
+        }
+        Ok(weight_map)
+    }
 }
 
 /// Shards in a folder without an index, by their names: `model-00002-of-00003.safetensors`.

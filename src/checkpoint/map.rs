@@ -2,9 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Seek;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files up to this size are read, not mapped: it costs as little, and they cannot become shorter while they are used.
 const READ_UP_TO: u64 = 1 << 20;
@@ -13,10 +14,10 @@ const READ_UP_TO: u64 = 1 << 20;
 ///
 /// Somebody who writes to a mapped file meanwhile changes the bytes seen here; somebody who shortens it ends the
 /// process with SIGBUS, as it does every reader of mapped weights. No exit code 0 can come of that.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MappedFile {
     path: PathBuf,
-    bytes: Bytes,
+    bytes: Arc<Bytes>,
     opened: Option<Stamp>,
 }
 
@@ -39,10 +40,19 @@ impl MappedFile {
     ///
     /// # Errors
     /// The system refuses, or the file changes its size meanwhile.
+    pub fn of(file: &File, path: &Path) -> Result<MappedFile> {
+        MappedFile::with(file, path, READ_UP_TO)
+    }
+
+    /// As [`MappedFile::of`], of one of many files that stay open: whatever its size it takes no memory of its own.
+    pub(super) fn of_many(file: &File, path: &Path) -> Result<MappedFile> {
+        MappedFile::with(file, path, 0)
+    }
+
     #[allow(unsafe_code)]
-    pub fn of(mut file: &File, path: &Path) -> Result<MappedFile> {
+    fn with(mut file: &File, path: &Path, read_up_to: u64) -> Result<MappedFile> {
         let about = file.metadata().map_err(Error::io(path))?;
-        let bytes = if about.len() <= READ_UP_TO {
+        let bytes = if about.len() <= read_up_to {
             let bytes = files::read_open(file, path, READ_UP_TO)?;
             file.rewind().map_err(Error::io(path))?;
             Bytes::Read(bytes)
@@ -52,7 +62,12 @@ impl MappedFile {
             // memory safety; one that shortens it ends the process, see above.
             Bytes::Mapped(unsafe { memmap2::Mmap::map(file) }.map_err(Error::io(path))?)
         };
-        Ok(MappedFile { path: path.to_owned(), bytes, opened: Stamp::of(&about) })
+        Ok(MappedFile { path: path.to_owned(), bytes: Arc::new(bytes), opened: Stamp::of(&about) })
+    }
+
+    /// The same by another of its names.
+    pub(super) fn at(&self, path: &Path) -> MappedFile {
+        MappedFile { path: path.to_owned(), ..self.clone() }
     }
 
     /// Where the file lies.
@@ -65,9 +80,22 @@ impl MappedFile {
         self.opened.as_ref()
     }
 
+    /// Whether a file that is open now is as this one was when it was opened.
+    pub(crate) fn is_still(&self, now: &Metadata) -> bool {
+        self.opened.as_ref().is_some_and(|opened| Stamp::of(now).as_ref() == Some(opened))
+    }
+
+    /// Bytes of memory that it takes: those that were read and not mapped.
+    pub(super) fn in_memory(&self) -> u64 {
+        match &*self.bytes {
+            Bytes::Read(bytes) => bytes.len() as u64,
+            Bytes::Mapped(_) => 0,
+        }
+    }
+
     /// All bytes of the file.
     pub fn bytes(&self) -> &[u8] {
-        match &self.bytes {
+        match &*self.bytes {
             Bytes::Read(bytes) => bytes,
             Bytes::Mapped(map) => map,
         }
@@ -87,11 +115,13 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             let (of, open) = (File::open(&path).unwrap(), MappedFile::open(&path).unwrap());
             let map = MappedFile::of(&of, &path).unwrap();
+            assert_eq!(map.in_memory(), length);
+            assert_eq!(MappedFile::of_many(&of, &path).unwrap().in_memory(), 0);
             std::fs::write(&path, "").unwrap();
             assert!(map.bytes() == bytes && open.bytes() == bytes, "{length}");
             assert_ne!(open.opened(), Stamp::of(&std::fs::metadata(&path).unwrap()).as_ref());
         }
         std::fs::write(&path, vec![7; READ_UP_TO as usize + 1]).unwrap();
-        assert!(matches!(MappedFile::open(&path).unwrap().bytes, Bytes::Mapped(_)));
+        assert!(matches!(*MappedFile::open(&path).unwrap().bytes, Bytes::Mapped(_)));
     }
 }

@@ -8,46 +8,47 @@ pub mod index;
 mod loose;
 pub mod map;
 pub mod names;
+mod opened;
 pub mod packing;
 pub mod python_json;
+mod shard;
 pub mod snapshot;
 pub mod source;
 pub mod stand_in;
 pub mod tensors;
 pub mod walk;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use config::ConfigFile;
 use hub::Origin;
 use map::MappedFile;
-use names::Names;
+pub use opened::Opened;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+pub use shard::Shard;
 pub use source::{Folder, Source};
-use stand_in::StandIn;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::sync::Arc;
 pub use tensors::Tensors;
 
 /// No tokenizer or index is larger, in bytes.
 pub(crate) const LARGEST_NEEDED: u64 = 256 << 20;
 
 /// The tokenizer, in a form that every library reads.
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// An opened checkpoint. Opening reads headers only; tensor values stay in the map until they are asked for.
+/// A sound checkpoint: its config is understood as JSON and its headers keep to the format. Tensor values stay in the
+/// map until they are asked for.
 #[derive(Debug)]
 pub struct Checkpoint {
-    name: String,
-    root: PathBuf,
-    origin: Option<Origin>,
-    config: ConfigFile,
-    /// Read when it is first asked for: what does without it is not to fail for it.
-    tokenizer_json: OnceLock<String>,
+    opened: Arc<Opened>,
+    config: Arc<ConfigFile>,
     tensors: Tensors,
 }
 
@@ -57,52 +58,43 @@ impl Checkpoint {
     /// # Errors
     /// There is no such model, a file it needs is missing, or one breaks its format.
     pub fn open(model: &str, progress: &dyn Progress) -> Result<Checkpoint> {
-        match Source::find(model)? {
-            Source::Gguf(path) => Checkpoint::open_gguf(model, &path),
-            source => Checkpoint::open_folder(model, &source.folder(progress)?),
-        }
+        Checkpoint::of(&Arc::new(Opened::open(model, progress)?))
     }
 
-    pub(crate) fn open_folder(name: &str, Folder { path: root, origin }: &Folder) -> Result<Checkpoint> {
-        let config_path = root.join("config.json");
-        if !config_path.exists() {
-            let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
-                           tokenizer.json and *.safetensors";
-            return Err(Error::file(root, problem));
-        }
-        let config = ConfigFile::read(&config_path)?;
-        let tensors = Tensors::open_directory(root)?.named(&Names::of(&config))?;
-        let (name, origin) = (name.into(), origin.clone());
-        Ok(Checkpoint { name, root: root.into(), origin, config, tokenizer_json: OnceLock::new(), tensors })
+    /// That of what was opened.
+    ///
+    /// # Errors
+    /// A file it needs is missing, or one breaks its format.
+    pub fn of(opened: &Arc<Opened>) -> Result<Checkpoint> {
+        let config = opened.needed_config()?;
+        let tensors = match opened.gguf()? {
+            None => opened.text_tensors()?,
+            Some(gguf) => {
+                opened.tokenizer_json()?;
+                Tensors::from_gguf(gguf.clone())
+            }
+        };
+        Ok(Checkpoint { opened: opened.clone(), config: config.clone(), tensors })
     }
 
-    pub(crate) fn open_gguf(name: &str, path: &Path) -> Result<Checkpoint> {
-        let gguf = gguf::GgufCheckpoint::open(path)?;
-        let config = ConfigFile::from_map(path, gguf.config().clone());
-        let tokenizer_json = gguf.tokenizer_json()?.to_string().into();
-        Ok(Checkpoint {
-            name: name.into(),
-            root: path.into(),
-            origin: None,
-            config,
-            tokenizer_json,
-            tensors: Tensors::from_gguf(gguf),
-        })
+    /// What it was made from.
+    pub fn opened(&self) -> &Arc<Opened> {
+        &self.opened
     }
 
     /// What the user called it.
     pub fn name(&self) -> &str {
-        &self.name
+        self.opened.name()
     }
 
     /// The folder or the .gguf file.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.opened.root()
     }
 
     /// Which commit of a hub repository it is, if it is one.
     pub fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+        self.opened.origin()
     }
 
     /// Its config.json, or what a GGUF's metadata say in that form.
@@ -115,29 +107,7 @@ impl Checkpoint {
     /// # Errors
     /// It has none, or it cannot be read.
     pub fn tokenizer_json(&self) -> Result<&str> {
-        if let Some(json) = self.tokenizer_json.get() {
-            return Ok(json);
-        }
-        let path = self.root.join(TOKENIZER);
-        if !path.exists() {
-            let problem = "no tokenizer.json in this folder; write it with transformers: \
-                           AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
-            return Err(Error::file(&self.root, problem));
-        }
-        if let Some(other) =
-            self.tokenizer_config::<Map<String, Value>>()?.and_then(|c| other_tokenizer(&c).map(str::to_owned))
-        {
-            let problem = format!(
-                "has the transformers library read {other} in place of tokenizer.json (fast_tokenizer_files); make that \
-                 the tokenizer.json, or take the key out"
-            );
-            return Err(Error::file(self.root.join("tokenizer_config.json"), problem));
-        }
-        let json = files::read_text(&path, LARGEST_NEEDED)?;
-        if let Some(stand_in) = StandIn::of_text(json.as_bytes()) {
-            return Err(Error::file(&path, stand_in.to_string()));
-        }
-        Ok(self.tokenizer_json.get_or_init(|| json))
+        self.opened.tokenizer_json()
     }
 
     /// SHA-256 over all that its answers depend on: every byte of the weights' files, the config and the tokenizer.
@@ -168,7 +138,7 @@ impl Checkpoint {
     /// # Errors
     /// It cannot be read, or is not what `T` expects.
     pub fn generation_config<T: DeserializeOwned>(&self) -> Result<Option<T>> {
-        self.side_file("generation_config.json", gguf::GgufCheckpoint::generation_config_json)
+        self.opened.settings(GENERATION_CONFIG)
     }
 
     /// Its tokenizer_config.json, likewise.
@@ -176,20 +146,7 @@ impl Checkpoint {
     /// # Errors
     /// It cannot be read, or is not what `T` expects.
     pub fn tokenizer_config<T: DeserializeOwned>(&self) -> Result<Option<T>> {
-        self.side_file("tokenizer_config.json", gguf::GgufCheckpoint::tokenizer_config_json)
-    }
-
-    fn side_file<T: DeserializeOwned>(
-        &self,
-        name: &str,
-        of_gguf: fn(&gguf::GgufCheckpoint) -> Result<Value>,
-    ) -> Result<Option<T>> {
-        if self.root.is_file() {
-            let value = of_gguf(&gguf::GgufCheckpoint::open(&self.root)?)?;
-            let malformed = |e| Error::file(&self.root, format!("makes a malformed {name}: {e}"));
-            return serde_json::from_value(value).map(Some).map_err(malformed);
-        }
-        python_json::read(&self.root.join(name))
+        self.opened.settings(TOKENIZER_CONFIG)
     }
 
     /// Its tensors.

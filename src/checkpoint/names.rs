@@ -1,10 +1,8 @@
 //! What the names in a file mean by its config: weights of the text model, or of a part that text never goes through.
 
 use super::ConfigFile;
-use crate::error::Result;
 use crate::neuron::{out_of_base_model, out_of_wrapper};
 use serde_json::{Map, Value};
-use std::path::Path;
 
 /// How a checkpoint's files name its tensors.
 #[derive(Debug, Clone, Default)]
@@ -42,15 +40,6 @@ impl Names {
         }
         let there = OTHER_PARTS.iter().filter(|(key, _)| has(key));
         Names { wraps: true, other_parts: there.flat_map(|(_, modules)| *modules).copied().collect() }
-    }
-
-    /// As a folder's config.json has it; without one, those of a text model.
-    ///
-    /// # Errors
-    /// There is one that cannot be read.
-    pub fn of_folder(root: &Path) -> Result<Names> {
-        let config = root.join("config.json");
-        if config.exists() { Ok(Names::of(&ConfigFile::read(&config)?)) } else { Ok(Names::default()) }
     }
 
     /// What a tensor of that name is. As in transformers, a text model's own file may leave out `model.`, a wrapper's

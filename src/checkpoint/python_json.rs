@@ -106,8 +106,8 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
 /// Reads a JSON file of a checkpoint that holds settings, as Python would; none where it is not there.
 ///
 /// # Errors
-/// It cannot be read, is larger than settings are, or is not what `T` expects.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+/// It cannot be read, is larger than settings are, or is not JSON.
+pub fn read(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }

@@ -66,10 +66,12 @@ impl Source {
         match self {
             Source::Directory(path) => Ok(Folder { path: path.clone(), origin: None }),
             Source::Hub(id) => hub::fetch(id, &HubSettings::from_env()?, progress).map(Folder::from),
-            Source::Gguf(path) => {
-                Err(Error::file(path, "is a GGUF; expected a model folder: make one with `achilles-audit import`"))
-            }
+            Source::Gguf(path) => Err(Source::no_folder(path)),
         }
+    }
+
+    pub(super) fn no_folder(gguf: &Path) -> Error {
+        Error::file(gguf, "is a GGUF; expected a model folder: make one with `achilles-audit import`")
     }
 }
 

@@ -1,18 +1,20 @@
 //! A checkpoint's tensors: where each lies, and its values as the file stores them.
 
 use super::gguf::GgufCheckpoint;
-use super::header::Header;
-use super::index::{INDEX, Unindexed, read_index};
+use super::header::TensorEntry;
+use super::index::{INDEX, Unindexed};
 use super::map::MappedFile;
 use super::names::{Meaning, Names};
+use super::opened::Opened;
 use super::packing::Weight;
 use super::stand_in::{StandIn, unfinished};
 use crate::error::{Error, Result};
 use crate::files;
 use safetensors::Dtype;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The file name of a checkpoint that is one file.
 pub const SINGLE: &str = "model.safetensors";
@@ -30,7 +32,7 @@ pub struct Tensors {
 #[derive(Debug)]
 enum Backing {
     Safetensors(Vec<MappedFile>),
-    Gguf(Box<GgufCheckpoint>),
+    Gguf(Arc<GgufCheckpoint>),
 }
 
 /// What is known of a tensor without reading its values.
@@ -48,48 +50,46 @@ pub struct Entry {
 }
 
 impl Tensors {
-    /// Opens the safetensors of a model folder: `model.safetensors`, else the shards that the index names, as
+    /// The safetensors of a model folder: `model.safetensors`, else the shards that the index names, as
     /// transformers does, else numbered shards that are all there, as vLLM does.
     ///
     /// # Errors
     /// There are none, a shard is missing, or a header breaks the format.
-    pub fn open_directory(root: &Path) -> Result<Tensors> {
-        let single = root.join(SINGLE);
-        let index = root.join(INDEX);
-        if single.exists() {
-            return Tensors::open_files(root, vec![single]);
+    pub(super) fn of_folder(opened: &Opened) -> Result<Tensors> {
+        let root = opened.root();
+        if root.join(SINGLE).exists() {
+            return Tensors::of_files(opened, &[SINGLE]);
         }
-        if !index.exists() {
-            return Tensors::open_unindexed(root);
-        }
-        let weight_map = read_index(&index)?;
-        let mut shards: Vec<&String> = weight_map.values().collect();
-        shards.sort();
-        shards.dedup();
+        let Some(index_file) = opened.index()? else { return Tensors::unindexed(opened) };
+        let (index, weight_map) = (root.join(INDEX), index_file.weight_map()?);
+        let shards: BTreeSet<&str> = weight_map.values().copied().collect();
         for shard in &shards {
             if !root.join(shard).exists() {
                 let problem = format!("names the shard {shard}, which is missing; fetch the checkpoint again");
                 return Err(Error::file(&index, problem));
             }
         }
-        let tensors = Tensors::open_files(root, shards.iter().map(|s| root.join(s)).collect())?;
+        let tensors = Tensors::of_files(opened, &shards.into_iter().collect::<Vec<_>>())?;
         for (name, shard) in &weight_map {
-            let found = tensors.entries.get(name).and_then(|e| e.place.as_ref()).map(|p| tensors.files()[p.0].path());
+            let found = tensors.entries.get(*name).and_then(|e| e.place.as_ref()).map(|p| tensors.files()[p.0].path());
             if found != Some(root.join(shard).as_path()) {
                 let problem = format!("the index puts it into {shard}, which does not hold it");
-                return Err(Error::tensor(&index, name, problem));
+                return Err(Error::tensor(&index, *name, problem));
             }
         }
-        for name in tensors.entries.keys().filter(|n| !weight_map.contains_key(*n)) {
+        for name in tensors.entries.keys().filter(|n| !weight_map.contains_key(n.as_str())) {
             tracing::warn!("{}: tensor {name} lies in a shard but is not in the index", root.display());
         }
         Ok(tensors)
     }
 
-    fn open_unindexed(root: &Path) -> Result<Tensors> {
+    fn unindexed(opened: &Opened) -> Result<Tensors> {
+        let root = opened.root();
         let names = names_in(root);
         match Unindexed::of(names.iter().map(String::as_str)) {
-            Unindexed::Whole(shards) => Tensors::open_files(root, shards.iter().map(|s| root.join(s)).collect()),
+            Unindexed::Whole(shards) => {
+                Tensors::of_files(opened, &shards.iter().map(String::as_str).collect::<Vec<_>>())
+            }
             Unindexed::Lacking(missing) => {
                 let problem = format!("the shard {} is missing; fetch the checkpoint again", missing.join(", "));
                 Err(Error::file(root, problem))
@@ -98,36 +98,32 @@ impl Tensors {
         }
     }
 
-    fn open_files(root: &Path, paths: Vec<PathBuf>) -> Result<Tensors> {
+    fn of_files(opened: &Opened, names: &[&str]) -> Result<Tensors> {
         let mut entries = BTreeMap::new();
-        let mut files = Vec::with_capacity(paths.len());
-        for (at, path) in paths.iter().enumerate() {
-            let file = MappedFile::open(path)?;
-            if let Some(stand_in) = StandIn::of_binary(file.bytes()) {
-                return Err(Error::file(path, stand_in.to_string()));
-            }
-            let header = Header::read(file.bytes()).map_err(|problem| Error::Header { path: path.clone(), problem })?;
-            files.push(file);
-            for t in header.tensors {
-                let entry = Entry { dtype: t.dtype, shape: t.shape, stored_as: None, place: Some((at, t.bytes)) };
-                if let Some(Entry { place: Some((first, _)), .. }) = entries.insert(t.name.clone(), entry) {
-                    let problem = format!("is also in {}; remove one of the two", paths[first].display());
-                    return Err(Error::tensor(path, t.name, problem));
+        let mut files: Vec<MappedFile> = Vec::with_capacity(names.len());
+        for (at, name) in names.iter().enumerate() {
+            let shard = opened.shard(&opened.root().join(name))?;
+            files.push(shard.file().clone());
+            for TensorEntry { name, dtype, shape, bytes } in shard.sound_header()?.tensors.iter().cloned() {
+                let entry = Entry { dtype, shape, stored_as: None, place: Some((at, bytes)) };
+                if let Some(Entry { place: Some((first, _)), .. }) = entries.insert(name.clone(), entry) {
+                    let problem = format!("is also in {}; remove one of the two", files[first].path().display());
+                    return Err(Error::tensor(files[at].path(), name, problem));
                 }
             }
         }
-        Ok(Tensors { root: root.into(), entries, unknown: Vec::new(), backing: Backing::Safetensors(files) })
+        Ok(Tensors { root: opened.root().into(), entries, unknown: Vec::new(), backing: Backing::Safetensors(files) })
     }
 
     /// The tensors of a GGUF under their Hugging Face names.
-    pub fn from_gguf(gguf: GgufCheckpoint) -> Tensors {
+    pub(super) fn from_gguf(gguf: Arc<GgufCheckpoint>) -> Tensors {
         let entries = gguf
             .tensors()
             .map(|(name, shape)| {
                 (name.to_owned(), Entry { dtype: Dtype::F32, shape: shape.to_vec(), stored_as: None, place: None })
             })
             .collect();
-        let (root, backing) = (gguf.path().to_owned(), Backing::Gguf(Box::new(gguf)));
+        let (root, backing) = (gguf.path().to_owned(), Backing::Gguf(gguf));
         Tensors { root, entries, unknown: Vec::new(), backing }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::files::read_at_most;
-use std::fs::Metadata;
+use std::fs::{DirEntry, Metadata};
 use std::path::Path;
 
 /// Something in a folder that is not itself a folder.
@@ -65,9 +65,9 @@ pub const LEFT_OUT: [&str; 2] = [".git", ".cache/huggingface"];
 pub const ENVIRONMENT: &str = ".venv";
 
 /// More than any checkpoint holds: a folder that holds more is not taken for one.
-pub const MOST_ENTRIES: usize = 20_000;
+const MOST_ENTRIES: usize = 20_000;
 /// Levels of folders below the one that is walked.
-pub const DEEPEST: usize = 32;
+const DEEPEST: usize = 32;
 
 /// Everything below `root` but folders, sorted by path (as strings); links are not followed. What `skip` says of a path
 /// holds for all below it.
@@ -76,6 +76,31 @@ pub const DEEPEST: usize = 32;
 /// A folder cannot be read, or it holds more than a checkpoint does.
 pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
+    each(root, &mut |path, item| {
+        if skip(&path) {
+            return Ok(false);
+        }
+        let about = item.metadata().map_err(Error::io(item.path()))?;
+        let (kind, bytes) = match about.file_type() {
+            _ if item.file_name().to_str().is_none() => (Kind::NotUtf8, 0),
+            t if t.is_dir() => return Ok(true),
+            t if t.is_symlink() => (Kind::Link, 0),
+            t if t.is_file() => (Kind::File, about.len()),
+            _ => (Kind::Special, 0),
+        };
+        found.push(Entry { path, kind, bytes });
+        Ok(false)
+    })?;
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// Calls `visit` with everything below `root`, by its path there, `/`-separated, with replacement characters for what is
+/// not UTF-8. It says whether to look into a folder.
+///
+/// # Errors
+/// A folder cannot be read, it holds more than a checkpoint does, or what `visit` says.
+pub fn each(root: &Path, visit: &mut dyn FnMut(String, &DirEntry) -> Result<bool>) -> Result<()> {
     let mut entries = 0;
     let mut folders = vec![(root.to_owned(), String::new(), 0)];
     while let Some((folder, prefix, depth)) = folders.pop() {
@@ -85,31 +110,18 @@ pub fn walk(root: &Path, skip: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
             if entries > MOST_ENTRIES || depth > DEEPEST {
                 return Err(too_many(root));
             }
-            let name = item.file_name();
-            let path = format!("{prefix}{}", name.to_string_lossy());
-            if skip(&path) {
-                continue;
+            let path = format!("{prefix}{}", item.file_name().to_string_lossy());
+            let below = format!("{path}/");
+            if visit(path, &item)? {
+                folders.push((item.path(), below, depth + 1));
             }
-            let about = item.metadata().map_err(Error::io(item.path()))?;
-            let (kind, bytes) = match about.file_type() {
-                _ if name.to_str().is_none() => (Kind::NotUtf8, 0),
-                t if t.is_dir() => {
-                    folders.push((item.path(), format!("{path}/"), depth + 1));
-                    continue;
-                }
-                t if t.is_symlink() => (Kind::Link, 0),
-                t if t.is_file() => (Kind::File, about.len()),
-                _ => (Kind::Special, 0),
-            };
-            found.push(Entry { path, kind, bytes });
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
+    Ok(())
 }
 
 /// What is said of a folder that is no checkpoint's for all that lies in it.
-pub fn too_many(root: &Path) -> Error {
+fn too_many(root: &Path) -> Error {
     Error::file(
         root,
         format!(

@@ -107,11 +107,17 @@ impl Unsearched {
                 let report = Report::read(path)?;
                 Base::of_report(report, &path.display().to_string(), "critical-set", None).map(known)
             }
-            BaseName::Model(name) => {
-                let opened = Opened::new(Checkpoint::open(name, progress)?, text)?;
-                Ok(Unsearched::Model(name.clone(), Box::new(opened)))
-            }
+            BaseName::Model(name) => Unsearched::model(Checkpoint::open(name, progress)?, text),
         }
+    }
+
+    /// A model that was opened.
+    ///
+    /// # Errors
+    /// It cannot be computed on this text.
+    pub fn model(checkpoint: Checkpoint, text: &str) -> Result<Unsearched> {
+        let name = checkpoint.name().to_owned();
+        Ok(Unsearched::Model(name, Box::new(Opened::new(checkpoint, text)?)))
     }
 
     /// Refuses a variant that cannot be compared with the base once both were searched with these settings.

@@ -28,6 +28,6 @@ use crate::error::Error;
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Error {
-        Error::Compute(error.to_string().lines().next().unwrap_or_default().to_owned().into())
+        Error::Compute(error.to_string().lines().next().unwrap_or_default().to_owned())
     }
 }

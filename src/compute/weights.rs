@@ -74,7 +74,7 @@ impl LayerWeights {
 
     /// The module that does `role`.
     pub fn module(&self, role: Role) -> Result<&LoadedModule> {
-        self.0.get(&role).ok_or_else(|| Error::Compute(format!("the recipe has no module for {role:?}").into()))
+        self.0.get(&role).ok_or_else(|| Error::Compute(format!("the recipe has no module for {role:?}")))
     }
 
     /// The modules of one expert.
@@ -109,7 +109,7 @@ impl LoadedModule {
     }
 
     fn is_not(&self, what: &str) -> Error {
-        Error::Compute(format!("{} is not {what}", self.path).into())
+        Error::Compute(format!("{} is not {what}", self.path))
     }
 }
 

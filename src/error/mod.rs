@@ -4,12 +4,13 @@ mod header;
 
 pub use header::HeaderError;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What every fallible function of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a job could not be done. Each prints as one line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused.
@@ -18,7 +19,7 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// A file or folder is not what it has to be.
     #[error("{}: {problem}", path.display())]
@@ -81,7 +82,7 @@ pub enum Error {
     },
     /// The tensor library failed.
     #[error("computation failed: {0}")]
-    Compute(Box<dyn std::error::Error + Send + Sync>),
+    Compute(String),
     /// What runs a file that comes with a checkpoint was ended from outside, which says nothing of the file.
     #[error("{}: could not be examined: {problem}; try again", path.display())]
     Ended {
@@ -107,7 +108,7 @@ impl Error {
     /// For `map_err` on a system call that touched `path`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_owned();
-        move |source| Error::Io { path, source }
+        move |source| Error::Io { path, source: Arc::new(source) }
     }
 
     /// A file that is not what it has to be.

@@ -49,7 +49,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = builder.tempfile_in(&folder).map_err(Error::io(path))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::io(path))?;
     // Should a link have come here since, it is the link that goes.
-    file.persist(folder.join(name)).map_err(|e| Error::Io { path: path.into(), source: e.error })?;
+    file.persist(folder.join(name)).map_err(|e| Error::io(path)(e.error))?;
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, replaced_by};
 use super::fingerprint::read_link;
 use crate::architecture::names;
-use crate::checkpoint::LARGEST_NEEDED;
-use crate::checkpoint::index::{INDEX, Index};
+use crate::checkpoint::Opened;
+use crate::checkpoint::index::INDEX;
 use crate::checkpoint::packing::{Axis, Layout, Rows, Weight};
 use crate::checkpoint::snapshot::Snapshot;
 use crate::checkpoint::stand_in::StandIn;
@@ -35,8 +35,8 @@ pub struct Diff {
 ///
 /// # Errors
 /// A folder is no checkpoint, or a file cannot be read or is mostly holes.
-pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
-    let (old, new) = (Tensors::open_directory(a)?, Tensors::open_directory(b)?);
+pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
+    let (old, new) = (a.tensors()?, b.tensors()?);
     old.refuse_holes()?;
     new.refuse_holes()?;
     let mut differences = compare_files((a, &old), (b, &new))?;
@@ -81,19 +81,20 @@ pub fn diff(a: &Path, b: &Path, progress: &dyn Progress) -> Result<Diff> {
 
 /// Files other than the weights that were read and their index, which the tensors stand for. Weights that other loaders
 /// may read instead are files.
-fn compare_files((a, a_tensors): (&Path, &Tensors), (b, b_tensors): (&Path, &Tensors)) -> Result<Vec<Difference>> {
-    let of = |root: &Path, tensors: &Tensors| -> Result<BTreeMap<String, Kind>> {
+fn compare_files((a, a_tensors): (&Opened, &Tensors), (b, b_tensors): (&Opened, &Tensors)) -> Result<Vec<Difference>> {
+    let unlisted = [unlisted(a, a_tensors)?, unlisted(b, b_tensors)?];
+    let (a, b) = (a.root(), b.root());
+    let all = |root: &Path| walk::walk(root, &|path| walk::is_left_out(root, path));
+    let (all_a, all_b) = (all(a)?, all(b)?);
+    let of = |root: &Path, tensors: &Tensors, entries: &[walk::Entry]| -> BTreeMap<String, Kind> {
         let read: Vec<&Path> = tensors.files().iter().map(|file| file.path()).collect();
         let by_index = !read.contains(&root.join(SINGLE).as_path());
         let stood_for = |path: &str| read.contains(&root.join(path).as_path()) || by_index && path == INDEX;
-        let entries = walk::walk(root, &|path| walk::is_left_out(root, path))?.into_iter();
-        Ok(entries.filter(|e| !stood_for(&e.path)).map(|e| (e.path, e.kind)).collect())
+        entries.iter().filter(|e| !stood_for(&e.path)).map(|e| (e.path.clone(), e.kind)).collect()
     };
-    let (old, new) = (of(a, a_tensors)?, of(b, b_tensors)?);
-    let mut found = linked(a, b)?;
-    for (root, tensors) in [(a, a_tensors), (b, b_tensors)] {
-        found.extend(unlisted(root, tensors)?);
-    }
+    let (old, new) = (of(a, a_tensors, &all_a), of(b, b_tensors, &all_b));
+    let mut found = linked((a, &all_a), (b, &all_b))?;
+    found.extend(unlisted.into_iter().flatten());
     for path in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let readable = |kind: Option<&Kind>| matches!(kind, Some(Kind::File | Kind::Link));
         match (old.get(path), new.get(path)) {
@@ -120,15 +121,14 @@ fn compare_files((a, a_tensors): (&Path, &Tensors), (b, b_tensors): (&Path, &Ten
 }
 
 /// Links of `b`, weights among them, where `a` has no such link: a file, another link, or nothing.
-fn linked(a: &Path, b: &Path) -> Result<Vec<Difference>> {
-    let of = |root: &Path| -> Result<BTreeMap<String, String>> {
+fn linked((a, all_a): (&Path, &[walk::Entry]), (b, all_b): (&Path, &[walk::Entry])) -> Result<Vec<Difference>> {
+    let of = |root: &Path, entries: &[walk::Entry]| -> Result<BTreeMap<String, String>> {
         let snapshot = Snapshot::of(root);
         let is_file = |path: &str| snapshot.as_ref().is_some_and(|s| s.blob(&root.join(path)).is_some());
-        let entries = walk::walk(root, &|path| walk::is_left_out(root, path))?.into_iter();
-        let links = entries.filter(|e| e.kind == Kind::Link && !is_file(&e.path));
-        links.map(|e| Ok((e.path.clone(), read_link(&root.join(e.path))?))).collect()
+        let links = entries.iter().filter(|e| e.kind == Kind::Link && !is_file(&e.path));
+        links.map(|e| Ok((e.path.clone(), read_link(&root.join(&e.path))?))).collect()
     };
-    let (mut old, new) = (of(a)?, of(b)?);
+    let (mut old, new) = (of(a, all_a)?, of(b, all_b)?);
     let told = |(path, after): (String, String)| {
         let before = old.remove(&path);
         (before.as_ref() != Some(&after)).then_some(Difference::FileLinked { path, before, after })
@@ -137,15 +137,10 @@ fn linked(a: &Path, b: &Path) -> Result<Vec<Difference>> {
 }
 
 /// Tensors that lie in a shard and that the index does not list: loaders differ in whether they read them.
-fn unlisted(root: &Path, tensors: &Tensors) -> Result<Option<Difference>> {
-    let index = root.join(INDEX);
-    if !index.exists() || root.join(SINGLE).exists() {
-        return Ok(None);
-    }
-    let listed =
-        Index::parse(&files::read_text(&index, LARGEST_NEEDED)?).map_err(|e| Error::file(&index, e.to_string()))?;
-    let listed: BTreeSet<&str> = listed.weight_map.iter().map(|(name, _)| name.as_str()).collect();
-    let missing: Vec<&str> = tensors.iter().map(|(name, _)| name).filter(|name| !listed.contains(name)).collect();
+fn unlisted(opened: &Opened, tensors: &Tensors) -> Result<Option<Difference>> {
+    let Some(index) = opened.index()?.filter(|_| !opened.root().join(SINGLE).exists()) else { return Ok(None) };
+    let listed = index.weight_map()?;
+    let missing: Vec<&str> = tensors.iter().map(|(name, _)| name).filter(|name| !listed.contains_key(name)).collect();
     let problem = |first: &&str| format!("does not list {} tensors that its shards hold, {first} first", missing.len());
     Ok(missing.first().map(|first| Difference::NotExamined { path: INDEX.into(), problem: problem(first) }))
 }

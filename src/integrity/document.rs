@@ -4,8 +4,8 @@ use super::diff::{self, Diff};
 use super::difference;
 use super::fingerprint::{Cache, Fingerprint};
 use super::verify::{self, Verification};
+use crate::checkpoint::Opened;
 use crate::checkpoint::hub::Origin;
-use crate::checkpoint::{Folder, Source};
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -54,12 +54,13 @@ impl Kind for DiffDocument {
 /// # Errors
 /// As there; also where there is no such model.
 pub fn diff_models(before: &str, after: &str, progress: &dyn Progress) -> Result<Document<DiffDocument>> {
-    let folder = |model: &str| Source::find(model)?.folder(progress);
     let settings = DiffSettings { before: before.into(), after: after.into(), listed_lines: difference::LISTED };
-    let (before, after) = (folder(before)?, folder(after)?);
-    let result = diff::diff(&before.path, &after.path, progress)?;
-    let not_examined = [&before.origin, &after.origin].into_iter().flatten().flat_map(not_fetched).collect();
-    let hub = Hubs { before: before.origin, after: after.origin };
+    let (before, after) = (Opened::open(before, progress)?, Opened::open(after, progress)?);
+    let result = diff::diff(&before, &after, progress)?;
+    let origins = [before.origin(), after.origin()];
+    let not_examined = origins.into_iter().flatten().flat_map(not_fetched).collect();
+    let [before, after] = origins.map(|origin| origin.cloned());
+    let hub = Hubs { before, after };
     Ok(Document::new(None, Some(settings), DiffDocument { hub, not_examined, result }))
 }
 
@@ -103,11 +104,12 @@ pub fn verify_model(
     progress: &dyn Progress,
 ) -> Result<Document<VerificationDocument>> {
     let before = Fingerprint::read(fingerprint)?;
-    let Folder { path: root, origin } = Source::find(model)?.folder(progress)?;
-    let result = verify::verify(&root, &before, Some(fingerprint), cache, progress)?;
+    let opened = Opened::open(model, progress)?;
+    let origin = opened.origin();
+    let result = verify::verify(&opened, &before, Some(fingerprint), cache, progress)?;
     let passed = result.intact || allow_resharding && result.is_resharding();
-    let not_examined = origin.iter().flat_map(not_fetched).collect();
-    let identity = ModelIdentity { source: model.into(), hub: Some(origin), ..ModelIdentity::default() };
+    let not_examined = origin.into_iter().flat_map(not_fetched).collect();
+    let identity = ModelIdentity { source: model.into(), hub: Some(origin.cloned()), ..ModelIdentity::default() };
     let fingerprint = fingerprint.to_string_lossy().into_owned();
     let settings = VerificationSettings { fingerprint, allow_resharding, listed_lines: difference::LISTED };
     Ok(Document::new(Some(identity), Some(settings), VerificationDocument { passed, not_examined, result }))

@@ -6,13 +6,11 @@
 
 use super::difference::{Difference, LineChange, Pattern, TensorChange};
 use super::fingerprint::{Fingerprint, Line, TensorRecord};
-use crate::checkpoint::header::Header;
-use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::Opened;
 use crate::checkpoint::packing::{Axis, Layout, Rows, dense};
-use std::path::Path;
 
 /// Takes back factors that the other lines of a tensor contradict, or do not bear out.
-pub(super) fn confirm(root: &Path, before: &Fingerprint, after: &Fingerprint, differences: &mut [Difference]) {
+pub(super) fn confirm(opened: &Opened, before: &Fingerprint, after: &Fingerprint, differences: &mut [Difference]) {
     let named = |of: &Fingerprint, name: &str| of.tensors.iter().position(|tensor| tensor.name == name);
     for difference in differences {
         let Difference::TensorChanged(change) = difference else { continue };
@@ -21,7 +19,7 @@ pub(super) fn confirm(root: &Path, before: &Fingerprint, after: &Fingerprint, di
             continue;
         }
         let records = named(before, &change.name).zip(named(after, &change.name));
-        let fits = records.and_then(|(old, new)| fits(root, &before.tensors[old], &after.tensors[new], change));
+        let fits = records.and_then(|(old, new)| fits(opened, &before.tensors[old], &after.tensors[new], change));
         if fits != Some(true) {
             change.lines.iter_mut().filter(|line| is_told(line)).for_each(|line| line.beta = None);
         }
@@ -29,11 +27,10 @@ pub(super) fn confirm(root: &Path, before: &Fingerprint, after: &Fingerprint, di
 }
 
 /// None where that cannot be told: the file cannot be read, or a line is no multiple or zero.
-fn fits(root: &Path, old: &TensorRecord, new: &TensorRecord, change: &TensorChange) -> Option<bool> {
+fn fits(opened: &Opened, old: &TensorRecord, new: &TensorRecord, change: &TensorChange) -> Option<bool> {
     let layout = Layout::of(new.dtype, &new.shape)?;
-    let map = MappedFile::open(&root.join(&new.file)).ok()?;
-    let entry = Header::read(map.bytes()).ok()?.tensors.into_iter().find(|tensor| tensor.name == new.name)?;
-    let bytes = map.bytes().get(usize::try_from(entry.bytes.start).ok()?..usize::try_from(entry.bytes.end).ok()?)?;
+    let shard = opened.shard(&opened.root().join(&new.file)).ok()?;
+    let bytes = shard.bytes(shard.sound_header().ok()?.tensors.iter().find(|tensor| tensor.name == new.name)?)?;
     let all = dense::rows(new.dtype, &new.shape, bytes);
     let axis = change.lines.first()?.axis;
     let (was, is) = match axis {

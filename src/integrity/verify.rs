@@ -4,13 +4,10 @@ use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorCh
 use super::factor;
 use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
 use crate::architecture::names;
-use crate::checkpoint::LARGEST_NEEDED;
-use crate::checkpoint::index::{INDEX, Index};
 use crate::checkpoint::packing::{Axis, NumberType};
-use crate::checkpoint::tensors::{SINGLE, Tensors};
-use crate::checkpoint::walk;
+use crate::checkpoint::tensors::SINGLE;
+use crate::checkpoint::{Opened, walk};
 use crate::error::Result;
-use crate::files;
 use crate::progress::Progress;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -35,23 +32,23 @@ pub struct Verification {
     pub differences: Vec<Difference>,
 }
 
-/// Reads the folder once and compares it. `own` is the fingerprint's file, which may lie in the folder.
+/// Reads a model folder once and compares it. `own` is the fingerprint's file, which may lie in the folder.
 ///
 /// # Errors
 /// The folder or a file cannot be read.
 pub fn verify(
-    root: &Path,
+    opened: &Opened,
     before: &Fingerprint,
     own: Option<&Path>,
     cache: Option<&Cache>,
     progress: &dyn Progress,
 ) -> Result<Verification> {
-    let taken = take(root, &before.settings, own, cache, progress)?;
+    let taken = take(opened, &before.settings, own, cache, progress)?;
     // The fingerprint's own file may have been there, empty, when it was taken.
-    let own = own.and_then(|own| walk::below(root, own));
-    let loadable = is_loadable(root, &taken.fingerprint);
-    let mut found = Verification { loadable, ..compare(before, &taken, &Norms::of(root), own.as_deref()) };
-    factor::confirm(root, before, &taken.fingerprint, &mut found.differences);
+    let own = own.and_then(|own| walk::below(opened.root(), own));
+    let loadable = is_loadable(opened, &taken.fingerprint);
+    let mut found = Verification { loadable, ..compare(before, &taken, &Norms::of(opened), own.as_deref()) };
+    factor::confirm(opened, before, &taken.fingerprint, &mut found.differences);
     Ok(found)
 }
 
@@ -99,20 +96,21 @@ fn compare(before: &Fingerprint, taken: &Taken, norms: &Norms, own: Option<&str>
 
 /// Whether a loader that follows the index (or takes the one file) reads every tensor that is there, and each from the
 /// only place that holds it.
-fn is_loadable(root: &Path, taken: &Fingerprint) -> bool {
+fn is_loadable(opened: &Opened, taken: &Fingerprint) -> bool {
     let names: BTreeSet<&str> = taken.tensors.iter().map(|t| t.name.as_str()).collect();
-    let single = root.join(SINGLE).exists();
-    let listed = files::read_text(&root.join(INDEX), LARGEST_NEEDED).ok().and_then(|text| Index::parse(&text).ok());
-    let index_lists_all = match (&listed, root.join(INDEX).exists()) {
+    let single = opened.root().join(SINGLE).exists();
+    let index = opened.index();
+    let listed = index.as_ref().ok().and_then(|file| file.as_ref()?.index().ok());
+    let index_lists_all = match (listed, &index) {
         (Some(index), _) => index.weight_map.iter().map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>() == names,
-        (None, true) => false,
-        (None, false) => single,
+        (None, Ok(None)) => single,
+        (None, _) => false,
     };
     // With both, some loaders take the one and some the other.
     names.len() == taken.tensors.len()
         && index_lists_all
         && !(single && listed.is_some())
-        && Tensors::open_directory(root).is_ok_and(|tensors| tensors.iter().count() == names.len())
+        && opened.tensors().is_ok_and(|tensors| tensors.iter().count() == names.len())
 }
 
 fn compare_files(

@@ -206,7 +206,7 @@ impl Hook for Importance {
             std::collections::hash_map::Entry::Occupied(sums) => sums.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
                 let Some(first) = rows.iter().position(|rows| rows.contains(&0)) else {
-                    return Err(Error::Compute(format!("{site} was not shown the clean row first").into()));
+                    return Err(Error::Compute(format!("{site} was not shown the clean row first")));
                 };
                 let clean = x.get(first)?.copy()?;
                 let sum = match x.device().is_cpu() {

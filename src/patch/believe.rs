@@ -11,8 +11,7 @@ use super::shard::{Shards, bytes_now};
 use super::{RECEIPT, journal};
 use crate::architecture::Recipe;
 use crate::architecture::place::{Axis, Place};
-use crate::checkpoint::names::Names;
-use crate::checkpoint::{ConfigFile, Tensors};
+use crate::checkpoint::Opened;
 use crate::error::{Error, Result};
 use crate::neuron;
 use std::collections::BTreeMap;
@@ -27,12 +26,13 @@ pub(super) type EditBytes = Vec<Vec<u8>>;
 /// # Errors
 /// They are others, or config.json or the weights' headers cannot be read.
 pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<EditBytes> {
-    let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
+    let opened = Opened::folder_at(root);
+    let tensors = opened.text_tensors()?;
     let refused = |problem: String| {
         Error::file(root.join(RECEIPT), format!("{problem}; such a receipt is not followed, nothing was changed"))
     };
     neuron::check_distinct(receipt.asked.iter().map(|asked| &asked.neuron))?;
-    let recipe = Recipe::read(&ConfigFile::read(&root.join("config.json"))?)?;
+    let recipe = Recipe::read(opened.needed_config()?)?;
     let mut changes = Changes::default();
     for asked in &receipt.asked {
         let action = asked.action();

@@ -133,6 +133,6 @@ fn locked(root: &Path, error: TryLockError) -> Error {
         TryLockError::WouldBlock => {
             Error::file(root, "another achilles-audit is working on this folder; wait until it is done and try again")
         }
-        TryLockError::Error(source) => Error::Io { path: root.into(), source },
+        TryLockError::Error(source) => Error::io(root)(source),
     }
 }

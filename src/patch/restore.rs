@@ -9,9 +9,8 @@ use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};
 use super::{RECEIPT, UNDO, believe, journal};
 use crate::architecture::place::Place;
-use crate::checkpoint::names::Names;
 use crate::checkpoint::packing::{Axis, NumberType};
-use crate::checkpoint::{Tensors, sha256_hex};
+use crate::checkpoint::{Opened, Tensors, sha256_hex};
 use crate::error::{Error, Result};
 use crate::integrity::receipt::Rounding;
 use crate::neuron::Neuron;
@@ -150,7 +149,7 @@ pub(super) fn vouch(root: &Path, vault: &Vault) -> impl Fn(&Receipt, &Shards, &[
 
 /// Checks that a receipt is the journal of a restore: its edits leave what the vault keeps.
 fn check_journal(receipt: &Receipt, root: &Path, vault: &Vault) -> Result<EditBytes> {
-    let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
+    let tensors = Opened::folder_at(root).text_tensors()?;
     let parts = vault.parts();
     let kept: BTreeMap<_, &[u8]> = parts
         .map(|(part, bytes)| ((tensors.stored_name(&part.tensor), part.axis.as_str(), part.index), bytes))
@@ -175,7 +174,7 @@ struct Work {
 
 impl Work {
     fn new(root: &Path, vault: &Vault) -> Result<Work> {
-        let tensors = Tensors::open_directory(root)?.named(&Names::of_folder(root)?)?;
+        let tensors = Opened::folder_at(root).text_tensors()?;
         let mut edits = Vec::new();
         let mut rests = BTreeMap::new();
         for (part, kept) in vault.parts() {

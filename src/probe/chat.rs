@@ -1,6 +1,6 @@
 //! Chat templates: Jinja, as transformers renders it. They come with the checkpoint and are hostile input.
 
-use crate::checkpoint::{Checkpoint, python_json, sha256_hex};
+use crate::checkpoint::{Opened, TOKENIZER_CONFIG, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::worker::{Chat, Conditions, Date, Met, NoText, Request, Response, Turn, Worker};
@@ -88,31 +88,25 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A file cannot be read or is malformed, or the template is absurdly long.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>> {
-        ChatTemplate::find(checkpoint.root(), checkpoint.tokenizer_config()?)
+    pub fn of(opened: &Opened) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::find(opened, opened.settings(TOKENIZER_CONFIG)?)
     }
 
-    /// As [`ChatTemplate::of`], of a folder whose other files may be of any kind.
-    ///
-    /// # Errors
-    /// As [`ChatTemplate::of`].
-    pub fn of_folder(root: &Path) -> Result<Option<ChatTemplate>> {
-        ChatTemplate::find(root, python_json::read(&root.join("tokenizer_config.json"))?)
+    /// As [`ChatTemplate::of`], where a tokenizer_config.json that is no JSON counts as none.
+    pub(crate) fn of_readable(opened: &Opened) -> Option<ChatTemplate> {
+        match opened.settings::<Value>(TOKENIZER_CONFIG) {
+            Ok(_) => ChatTemplate::of(opened),
+            Err(_) => ChatTemplate::find(opened, None),
+        }
+        .ok()
+        .flatten()
     }
 
-    /// As [`ChatTemplate::of`], of a folder or a GGUF whose tokenizer_config.json was read.
-    ///
-    /// # Errors
-    /// As [`ChatTemplate::of`].
-    pub fn of_config(root: &Path, config: Option<Value>) -> Result<Option<ChatTemplate>> {
-        let malformed = |e| Error::file(root, format!("has a malformed tokenizer config: {e}"));
-        ChatTemplate::find(root, config.map(serde_json::from_value).transpose().map_err(malformed)?)
-    }
-
-    fn find(root: &Path, config: Option<TokenizerConfig>) -> Result<Option<ChatTemplate>> {
+    fn find(opened: &Opened, config: Option<TokenizerConfig>) -> Result<Option<ChatTemplate>> {
+        let root = opened.root();
         let mut special_tokens = BTreeMap::new();
         let mut inside = None;
-        let config_path = if root.is_dir() { root.join("tokenizer_config.json") } else { root.to_owned() };
+        let config_path = if opened.is_gguf() { root.to_owned() } else { root.join(TOKENIZER_CONFIG) };
         if let Some(config) = config {
             for (name, token) in [
                 ("bos_token", config.bos_token),
@@ -198,7 +192,7 @@ impl ChatTemplate {
             Err(NoText::Refused(refusal)) => {
                 Err(self.worker.wrong(&format!("its chat template refuses this chat: {refusal}")))
             }
-            Err(NoText::Raised(problem)) => Err(self.worker.wrong(&problem)),
+            Err(NoText::Raised(problem) | NoText::Failed(problem)) => Err(self.worker.wrong(&problem)),
         }
     }
 
@@ -254,7 +248,8 @@ mod tests {
             std::fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
             std::fs::write(dir.path().join(name), text).unwrap();
         };
-        let served = || ChatTemplate::of_folder(dir.path()).unwrap().map(|template| template.text().to_owned());
+        let served =
+            || ChatTemplate::of(&Opened::folder_at(dir.path())).unwrap().map(|template| template.text().to_owned());
         assert_eq!(served(), None);
         for (config, expected) in [
             (r#"{"chat_template": "one", "pad_token": {"__type": "AddedToken"}, "x": NaN}"#, "one"),
@@ -268,7 +263,7 @@ mod tests {
             assert_eq!(served().as_deref(), Some(expected));
         }
         write("additional_chat_templates/tool_use.jinja", "of tools");
-        assert!(ChatTemplate::of_folder(dir.path()).is_err());
+        assert!(ChatTemplate::of(&Opened::folder_at(dir.path())).is_err());
         write("chat_template.jinja", "a file");
         assert_eq!(served().as_deref(), Some("a file"));
         write("additional_chat_templates/file.jinja", "called file");

@@ -122,6 +122,9 @@ pub(crate) enum NoText {
     Refused(String),
     /// What it does with values is an error, as it mostly is in Jinja.
     Raised(String),
+    /// It was not tried, or what renders it failed: that says nothing of the template.
+    #[serde(skip)]
+    Failed(String),
 }
 
 /// A template's conditions are followed.

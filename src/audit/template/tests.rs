@@ -13,7 +13,7 @@ fn told(template: &str) -> Vec<&'static str> {
     std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
     let tokens = json!({"bos_token": "<s>", "eos_token": "</s>"}).to_string();
     std::fs::write(folder.path().join("tokenizer_config.json"), tokens).unwrap();
-    let found = observe(folder.path()).unwrap();
+    let found = observe(&Opened::folder_at(folder.path())).unwrap();
     assert!(found.iter().all(|o| o.location.file == "chat_template.jinja"), "{found:?}");
     found.iter().map(|o| o.check.id()).collect()
 }
@@ -279,7 +279,7 @@ fn what_is_not_tried_is_told() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("chat_template.jinja"), &template).unwrap();
-        let found = observe(folder.path()).unwrap();
+        let found = observe(&Opened::folder_at(folder.path())).unwrap();
         let told = found.iter().find(|o| o.check == Check::TemplateNotTried).unwrap_or_else(|| panic!("{template}"));
         // Of these a slow machine may try fewer than their number.
         assert!(format!("{told:?}").contains(says) || format!("{told:?}").contains("8 s"), "{says}: {told:?}");

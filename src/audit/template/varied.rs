@@ -1,6 +1,6 @@
 //! Chats with more in them than turns of the user and the model, and conditions that no chat has met.
 
-use super::{LISTED, Problem, Told, Tried, drops, shown, words_outside_tags};
+use super::{LISTED, NoText, Told, Tried, drops, shown, words_outside_tags};
 use crate::integrity::lint::Check;
 use crate::probe::Turn;
 use crate::worker::{Date, Met};
@@ -71,20 +71,20 @@ impl Tried {
                     tried.extend(&scene.kind);
                     text
                 }
-                Err(Problem::Failed(problem)) => {
+                Err(NoText::Failed(problem)) => {
                     found.push((Check::TemplateNotTried, format!("where {}: {problem}", scene.name), None));
                     return found;
                 }
-                Err(Problem::Refused(problem)) if scene.date != Date::Format => {
+                Err(NoText::Refused(problem)) if scene.date != Date::Format => {
                     let message = format!("the chat template refuses a plain chat where {}: {problem}", scene.name);
                     found.push((Check::TemplateRefuses, message, None));
                     return found;
                 }
-                Err(Problem::Refused(_)) => {
+                Err(NoText::Refused(_)) => {
                     tried.extend(&scene.kind);
                     continue;
                 }
-                Err(Problem::Raised(problem)) => {
+                Err(NoText::Raised(problem)) => {
                     if scene.usual {
                         self.leave(format!("where {}: {problem}", scene.name));
                     } else if let Some(kind) = &scene.kind {
@@ -121,12 +121,12 @@ impl Tried {
         found
     }
 
-    fn made(&self, scene: &Scene) -> Result<String, Problem> {
+    fn made(&self, scene: &Scene) -> Result<String, NoText> {
         self.of(scene, scene.turns.clone(), BTreeMap::new()).0
     }
 
     /// The scene with these turns in place of its own.
-    fn of(&self, scene: &Scene, turns: Vec<Turn>, forced: BTreeMap<usize, bool>) -> (Result<String, Problem>, Met) {
+    fn of(&self, scene: &Scene, turns: Vec<Turn>, forced: BTreeMap<usize, bool>) -> (Result<String, NoText>, Met) {
         self.render(turns, scene.variables.clone(), scene.date.clone(), forced)
     }
 
@@ -154,8 +154,8 @@ impl Tried {
             turn.content = content(&turn.content).into();
         }
         let made = match self.of(scene, turns, BTreeMap::new()).0 {
-            Ok(made) | Err(Problem::Refused(made)) => Some(made).filter(|made| *made != expected)?,
-            Err(Problem::Raised(problem) | Problem::Failed(problem)) => {
+            Ok(made) | Err(NoText::Refused(made)) => Some(made).filter(|made| *made != expected)?,
+            Err(NoText::Raised(problem) | NoText::Failed(problem)) => {
                 self.leave(format!("where {} and its own words are said: {problem}", scene.name));
                 return None;
             }
@@ -289,9 +289,9 @@ impl Tried {
                         Some(new) => Effect::Adds(shown(&new)),
                         None => continue,
                     },
-                    Err(Problem::Refused(_)) => continue,
-                    Err(Problem::Raised(_)) => Effect::Fails,
-                    Err(Problem::Failed(problem)) => {
+                    Err(NoText::Refused(_)) => continue,
+                    Err(NoText::Raised(_)) => Effect::Fails,
+                    Err(NoText::Failed(problem)) => {
                         let condition = self.asked.conditions.get(condition).map_or("", String::as_str);
                         self.leave(format!("where {:?} is {value}: {problem}", shown(condition)));
                         continue;

@@ -1,7 +1,7 @@
 //! `fingerprint`.
 
 use crate::{output, stderr};
-use achilles_audit::checkpoint::{Folder, Source, hex};
+use achilles_audit::checkpoint::{Opened, hex};
 use achilles_audit::error::Bytes;
 use achilles_audit::integrity::fingerprint::{self, Cache, Settings};
 use achilles_audit::progress::Progress;
@@ -32,12 +32,13 @@ pub struct Options {
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     options.output.as_deref().map_or(Ok(()), files::check_writable)?;
-    let Folder { path: root, origin } = Source::find(&options.model)?.folder(progress)?;
+    let opened = Opened::open(&options.model, progress)?;
+    let (root, origin) = (opened.folder()?, opened.origin());
     let settings =
         Settings { ignore: options.ignore.clone(), row_digests: options.row_digests.clone(), ..Settings::default() };
     let cache = options.digest_cache.then(Cache::of_user).transpose()?;
     let started = Instant::now();
-    let taken = fingerprint::take(&root, &settings, options.output.as_deref(), cache.as_ref(), progress)?;
+    let taken = fingerprint::take(&opened, &settings, options.output.as_deref(), cache.as_ref(), progress)?;
     if let Some((path, problem)) = taken.problems.iter().chain(&taken.damaged).next() {
         let more = match taken.problems.len() + taken.damaged.len() - 1 {
             0 => String::new(),
@@ -46,7 +47,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         return Err(Error::file(root.join(path), format!("{problem}{more}; leave it out with --ignore, or mend it")));
     }
     let found = taken.fingerprint;
-    let text = found.to_json(&options.model, origin.as_ref())?;
+    let text = found.to_json(&options.model, origin)?;
     match &options.output {
         Some(path) => files::write_whole(path, text.as_bytes())?,
         None => output::print(&escape::json(&text))?,
@@ -62,7 +63,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         hex(&found.tensors_sha256()),
     ));
     let not_examined: Vec<String> = origin.iter().flat_map(|origin| origin.not_examined(&origin.not_fetched)).collect();
-    for line in report::hub::lines(origin.as_ref(), &not_examined).lines() {
+    for line in report::hub::lines(origin, &not_examined).lines() {
         stderr::line(line);
     }
     Ok(ExitCode::SUCCESS)

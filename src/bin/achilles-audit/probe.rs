@@ -44,7 +44,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let recipe = Recipe::read(checkpoint.config())?;
     let neurons = options.neurons.read(recipe.architecture)?;
     let tokenizer = Tokenizer::of(&checkpoint)?;
-    let template = if options.no_chat_template { None } else { ChatTemplate::of(&checkpoint)? };
+    let template = if options.no_chat_template { None } else { ChatTemplate::of(checkpoint.opened())? };
     let prompts = Prompts::new(questions, &checkpoint, &tokenizer, template.as_ref())?;
     let model = Model::new(checkpoint, recipe, &options.model.compute.settings(), progress)?;
     let probed = probe::probe(&model, &tokenizer, &prompts, &neurons, options.max_new_tokens, progress)?;

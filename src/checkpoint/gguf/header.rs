@@ -90,6 +90,7 @@ pub enum ValueType {
 impl Header {
     /// Reads the header of a whole file. The error is one line without the path.
     pub(super) fn read(bytes: &[u8]) -> Checked<Header> {
+        tracing::trace!(bytes = bytes.len(), "a header is parsed");
         let mut cursor = Cursor { bytes, at: 0 };
         let magic = cursor.take::<4>("the magic")?;
         if magic != MAGIC {

@@ -152,7 +152,8 @@ mod tests {
             (name.as_str(), TensorView::new(*dtype, shape.to_vec(), bytes).unwrap())
         });
         serialize_to_file(views, None, &path).unwrap();
-        let (tensors, file) = (Tensors::open_directory(folder.path()).unwrap(), std::fs::read(&path).unwrap());
+        let (tensors, file) =
+            (crate::checkpoint::Opened::folder_at(folder.path()).tensors().unwrap(), std::fs::read(&path).unwrap());
         for (name, dtype, shape, values, bytes) in &stored {
             let weight = tensors.weight(name).unwrap();
             assert_eq!((weight.shape(), weight.stored()), (*shape, vec![name.as_str()]));
@@ -196,7 +197,7 @@ mod tests {
     fn blocks_of_a_gguf_are_rows_of_floats() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf").as_ref();
         let (gguf, tensors) = (GgufCheckpoint::open(path).unwrap(), GgufCheckpoint::open(path).unwrap());
-        let tensors = Tensors::from_gguf(tensors);
+        let tensors = Tensors::from_gguf(tensors.into());
         for (name, shape) in gguf.tensors() {
             let (weight, expected) = (tensors.weight(name).unwrap(), gguf.rows(name, 0..shape[0]).unwrap());
             assert!(weight.is_float() && weight.dense().is_none() && weight.shape() == shape);

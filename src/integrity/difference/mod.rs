@@ -5,13 +5,12 @@ mod sentence;
 use crate::architecture::module::ModuleKind;
 use crate::architecture::place::Axis;
 use crate::architecture::{OtherParts, Recipe};
-use crate::checkpoint::ConfigFile;
+use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
 use crate::neuron::{ModulePath, Neuron};
 use safetensors::Dtype;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// Rows or columns of a tensor that are listed one by one; where more changed they are counted.
 pub const LISTED: usize = 64;
@@ -205,9 +204,9 @@ pub struct Norms {
 
 impl Norms {
     /// By the folder's config.json; without a readable one, the weights themselves.
-    pub fn of(root: &Path) -> Norms {
-        let names = ConfigFile::read(&root.join("config.json")).and_then(|config| one_plus_norms(&config));
-        Norms { one_plus: names.unwrap_or_default() }
+    pub fn of(opened: &Opened) -> Norms {
+        let config = opened.config().ok().flatten();
+        Norms { one_plus: config.and_then(|config| one_plus_norms(config).ok()).unwrap_or_default() }
     }
 
     /// The factor between an element of a vector and what it was: of Gemma's norms, between 1 + w.
@@ -253,7 +252,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let beta = |config: &str, tensor: &str| {
             std::fs::write(folder.path().join("config.json"), config).unwrap();
-            Norms::of(folder.path()).beta(tensor, 1.0, 3.0).unwrap()
+            Norms::of(&Opened::folder_at(folder.path())).beta(tensor, 1.0, 3.0).unwrap()
         };
         let gemma3 = r#"{"model_type": "gemma3", "text_config": {}, "vision_config": {}}"#;
         for (tensor, expected) in [

@@ -5,10 +5,10 @@ mod lines;
 mod read;
 mod stored;
 
-use crate::checkpoint::hex;
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::walk::{self, Entry, Kind};
+use crate::checkpoint::{Opened, hex};
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
 use crate::progress::Progress;
@@ -109,12 +109,13 @@ pub struct Taken {
 /// The folder or a file cannot be read, or a glob is none. What a checkpoint should not hold (a malformed header, a
 /// pipe) is no error but a problem of the result.
 pub fn take(
-    root: &Path,
+    opened: &Opened,
     settings: &Settings,
     except: Option<&Path>,
     cache: Option<&Cache>,
     progress: &dyn Progress,
 ) -> Result<Taken> {
+    let root = opened.folder()?;
     let row_digests = globs(&settings.row_digests)?;
     let (found, mut problems) = list(root, settings, except)?;
     let mut order = by_identity(&found);
@@ -132,9 +133,8 @@ pub fn take(
         .into_par_iter()
         .with_max_len(1)
         .map(|(first, others)| {
-            let full = root.join(&first.path);
             let kept = cache.map(|cache| (cache, settings.row_digests.as_slice()));
-            let read = read_or_known(&full, first, kept, &digest_rows, progress)?;
+            let read = read_or_known(opened, first, kept, &digest_rows, progress)?;
             let again = others.into_iter().map(|listed| (listed, read.of(&listed.path))).collect::<Vec<_>>();
             let all = std::iter::once((first, read)).chain(again);
             all.map(|(listed, mut read)| {
@@ -183,12 +183,13 @@ fn by_identity(found: &[Listed]) -> Vec<(&Listed, Vec<&Listed>)> {
 
 /// Reads a file, unless it is known: `cache` says of what the digests of rows are, too.
 fn read_or_known(
-    full: &Path,
+    opened: &Opened,
     Listed { path, bytes, .. }: &Listed,
     cache: Option<(&Cache, &[String])>,
     digest_rows: &(dyn Fn(&str) -> bool + Sync),
     progress: &dyn Progress,
 ) -> Result<read::FileRead> {
+    let full = &opened.root().join(path);
     let file = files::open_regular(full)?;
     StandIn::refuse_holes(&file, full)?;
     let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(full));
@@ -199,7 +200,7 @@ fn read_or_known(
         return progress.advance(*bytes).map(|()| kept);
     }
     let lasting = cache.and_then(|_| Stamp::lasting(&file));
-    let read = read::read(&file, full, path, digest_rows, progress)?;
+    let read = read::read((opened, &file), full, path, digest_rows, progress)?;
     if let (Some((cache, row_digests)), Some(lasting), None) = (cache, lasting, &read.problem)
         && Some(&lasting) == stamp()?.as_ref()
         && let Some(key) = key(lasting, row_digests)

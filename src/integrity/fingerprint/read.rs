@@ -2,8 +2,8 @@
 
 use super::lines::Marker;
 use super::{FileRecord, TensorRecord};
-use crate::checkpoint::header::{Header, TensorEntry};
-use crate::checkpoint::map::MappedFile;
+use crate::checkpoint::Opened;
+use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::Layout;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
@@ -42,12 +42,12 @@ impl FileRead {
     }
 }
 
-/// Reads an open file, the one at `full`, `path` below its root. `digest_rows` says of a tensor whether its rows get
+/// Reads an open file of what was opened, the one at `full`, `path` below its root. `digest_rows` says of a tensor whether its rows get
 /// digests of their own.
 ///
 /// Three threads share each piece: the file's digest, the tensor's, and the marks.
 pub(super) fn read(
-    mut file: &File,
+    (opened, mut file): (&Opened, &File),
     full: &Path,
     path: &str,
     digest_rows: &(dyn Fn(&str) -> bool + Sync),
@@ -57,7 +57,7 @@ pub(super) fn read(
     let before = about()?;
     let length = before.len();
     let (entries, problem) = match is_safetensors(path) {
-        true => match header(file, full, length) {
+        true => match header(opened, file, full) {
             Ok(entries) => (entries, None),
             Err(problem) => (Vec::new(), Some(problem)),
         },
@@ -104,16 +104,15 @@ pub(super) fn is_safetensors(path: &str) -> bool {
     path.ends_with(".safetensors")
 }
 
-/// The tensors in the order of their bytes. Only the header's pages of the map are touched.
-fn header(file: &File, path: &Path, length: u64) -> std::result::Result<Vec<TensorEntry>, String> {
-    if length == 0 {
-        return Err("is empty, expected a safetensors file".into());
+/// The tensors in the order of their bytes.
+fn header(opened: &Opened, file: &File, path: &Path) -> std::result::Result<Vec<TensorEntry>, String> {
+    let shard = opened.shard_of(file, path).map_err(|e| e.to_string())?;
+    match (shard.stand_in(), shard.problems().first()) {
+        (Some(StandIn::Empty), _) => Err("is empty, expected a safetensors file".into()),
+        (Some(stand_in), _) => Err(stand_in.to_string()),
+        (None, Some(problem)) => Err(problem.to_string()),
+        (None, None) => Ok(shard.header().tensors.clone()),
     }
-    let map = MappedFile::of(file, path).map_err(|e| e.to_string())?;
-    if let Some(stand_in) = StandIn::of_binary(map.bytes()) {
-        return Err(stand_in.to_string());
-    }
-    Header::read(map.bytes()).map(|header| header.tensors).map_err(|e| e.to_string())
 }
 
 /// Bytes of a file, of one tensor where it says so.

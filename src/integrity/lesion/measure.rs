@@ -152,7 +152,7 @@ mod tests {
                 ("up", TensorView::new(dtype, vec![inner, hidden], &of_up).unwrap()),
             ];
             serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
-            let tensors = Tensors::open_directory(folder.path()).unwrap();
+            let tensors = crate::checkpoint::Opened::folder_at(folder.path()).tensors().unwrap();
             let norms = Norms::of(&tensors, "down").unwrap();
             let cosines = cosines(&tensors, "down", "up", [hidden, inner]).unwrap();
             let row = line(&tensors, "down", Side::Out, 69).unwrap();

@@ -1,14 +1,14 @@
 //! Signs as observations of lint.
 
 use super::{NotExamined, Report, SignKind, examine};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Opened};
 use crate::error::{Count, Error, Figure, Result};
 use crate::integrity::lint::{Check, Location, Observation};
 use crate::progress::Progress;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::path::Path;
+use std::sync::Arc;
 
 /// Up to this chance in a clean checkpoint a sign is told as one, above it as a hint.
 pub const SIGN_CHANCE: f64 = 0.01;
@@ -17,17 +17,16 @@ const REASONS: usize = 3;
 /// Of what was not examined so many are listed.
 const LISTED: usize = 20;
 
-/// Looks for signs in a model folder and says what it sees. Rows and columns of zeros are left to lint, which looks for
+/// Looks for signs in a model and says what it sees. Rows and columns of zeros are left to lint, which looks for
 /// them everywhere.
 ///
 /// # Errors
 /// The user asked to stop. A checkpoint that cannot be examined is an observation.
-pub fn observe(root: &Path, progress: &dyn Progress) -> Result<Vec<Observation>> {
-    let opened = Checkpoint::open(&root.to_string_lossy(), progress).and_then(|checkpoint| {
+pub fn observe(opened: &Arc<Opened>, progress: &dyn Progress) -> Result<Vec<Observation>> {
+    let examined = Checkpoint::of(opened).and_then(|checkpoint| {
         checkpoint.tensors().refuse_holes()?;
-        Ok(checkpoint)
+        Ok((examine(&checkpoint, progress)?, checkpoint))
     });
-    let examined = opened.and_then(|checkpoint| Ok((examine(&checkpoint, progress)?, checkpoint)));
     match examined {
         Ok((report, checkpoint)) => Ok(report.observations(&checkpoint)),
         Err(Error::Interrupted) => Err(Error::Interrupted),
@@ -109,6 +108,22 @@ mod tests {
     use super::*;
     use crate::architecture::Recipe;
     use crate::progress::Silent;
+    use std::path::Path;
+
+    /// What the weights show does not depend on any other file than the config.
+    #[test]
+    fn a_broken_tokenizer_leaves_nothing_unexamined() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama");
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
+        }
+        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+            std::fs::write(folder.path().join(name), "{").unwrap();
+        }
+        let found = |root: &Path| observe(&Arc::new(Opened::folder_at(root)), &Silent).unwrap();
+        assert_eq!(found(folder.path()), found(&fixture));
+    }
 
     #[test]
     fn a_sign_is_told_apart_from_a_hint_and_placed() {
@@ -144,6 +159,9 @@ mod tests {
                     800 more for other reasons; 1 side of a tensor was judged";
         assert_eq!((found[0].message.as_str(), found[0].evidence["first"].as_array().unwrap().len()), (said, 20));
         assert_eq!(found[0].evidence["count"], 2000);
-        assert_eq!(observe(Path::new("/nowhere/at/all"), &Silent).unwrap()[0].check, Check::LesionNotExamined);
+        assert_eq!(
+            observe(&Arc::new(Opened::folder_at("/nowhere/at/all".as_ref())), &Silent).unwrap()[0].check,
+            Check::LesionNotExamined
+        );
     }
 }

@@ -3,10 +3,10 @@
 use super::check::Check;
 use super::observation::{Found, Location};
 use super::rewriting::is_word;
-use super::vocabulary::{LISTED, TOKENIZER, TOKENIZER_CONFIG, Vocabulary, is_of_other_input, is_ordinary, read};
+use super::vocabulary::{LISTED, Vocabulary, is_of_other_input, is_ordinary, read};
+use crate::checkpoint::{Opened, TOKENIZER, TOKENIZER_CONFIG};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
 
 pub(super) const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 pub(super) const ADDED_TOKENS: &str = "added_tokens.json";
@@ -26,9 +26,9 @@ struct Named<'a> {
 }
 
 /// Holds what the files say of tokens against the tokenizer and the embedding's `rows`.
-pub(super) fn examine(root: &Path, vocabulary: &Vocabulary, rows: Option<u64>, found: &mut Found) {
+pub(super) fn examine(opened: &Opened, vocabulary: &Vocabulary, rows: Option<u64>, found: &mut Found) {
     let [config, special, added] = [TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS]
-        .map(|file| read::<Map<String, Value>>(root, file).unwrap_or_default());
+        .map(|file| read::<Map<String, Value>>(opened, file).unwrap_or_default());
     let mut named = of_map(TOKENIZER_CONFIG, &config);
     named.extend(of_map(SPECIAL_TOKENS, &special));
     named.extend(added.iter().map(|(text, id)| Named { file: ADDED_TOKENS, key: "", text, id: id.as_u64() }));

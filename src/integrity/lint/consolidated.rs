@@ -34,7 +34,7 @@ pub(super) fn compare(
     if files.is_empty() {
         return Ok(());
     }
-    let total = files.iter().flat_map(|shard| &shard.header.tensors).map(|t| t.bytes.end - t.bytes.start).sum();
+    let total = files.iter().flat_map(|shard| shard.tensors()).map(|t| t.bytes.end - t.bytes.start).sum();
     progress.begin("consolidated weights", total, "bytes");
     let other = difference(files, recipe, text, progress)?;
     progress.end();
@@ -68,7 +68,7 @@ fn difference(
 ) -> Result<Option<(Location, String)>> {
     let mut own: BTreeMap<String, Place> = BTreeMap::new();
     for shard in files {
-        for tensor in &shard.header.tensors {
+        for tensor in shard.tensors() {
             let Some(name) = names::of_mistral(&tensor.name) else {
                 return Ok(Some((at(shard, tensor), "is not named as Mistral names tensors".into())));
             };
@@ -108,7 +108,7 @@ fn heads(recipe: &Recipe, name: &str) -> Option<usize> {
 /// Whether two tensors have the same bytes, the rows of `heads` heads in the order of the two forms.
 fn is_same(own: Place, other: Place, heads: Option<usize>) -> bool {
     let kind = |t: &TensorEntry| (t.dtype, t.shape.clone());
-    let shares = own.0.overlaps || other.0.overlaps;
+    let shares = own.0.overlaps() || other.0.overlaps();
     let (Some(a), Some(b)) = (own.0.bytes(own.1), other.0.bytes(other.1)) else { return false };
     if shares || kind(own.1) != kind(other.1) || a.len() != b.len() {
         return false;

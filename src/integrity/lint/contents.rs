@@ -8,12 +8,12 @@ use super::json::{self, Facts};
 use super::observation::{Found, Location, Observation};
 use super::pickle::{self, Content};
 use super::template::{self, Hit, HitKind};
-use super::vocabulary::{GENERATION, TOKENIZER_CONFIG};
 use crate::checkpoint::index::INDEX;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::python_json;
 use crate::checkpoint::snapshot::Blob;
 use crate::checkpoint::stand_in::StandIn;
+use crate::checkpoint::{GENERATION_CONFIG, TOKENIZER_CONFIG};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::files::kind::is_pickle_name;
@@ -28,7 +28,7 @@ use std::io::{Cursor, Read, Seek};
 /// Larger text is not a chat template or a config: it would only take time.
 const LARGEST_TEXT: u64 = 256 << 20;
 /// Settings that are read whole.
-const SETTINGS: [&str; 4] = [GENERATION, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS];
+const SETTINGS: [&str; 4] = [GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS];
 
 /// The bytes that are examined of a file.
 fn largest(name: &str) -> u64 {
@@ -43,11 +43,11 @@ pub(super) fn examine(all: &[File], shards: &[Shard], found: &mut Found) {
     let shards = by_name(shards);
     let mut texts = Vec::new();
     for file in all {
-        let content = match shards.get(file.name.as_str()) {
+        let content = match shards.get(file.name.as_str()).map(|shard| shard.map()) {
             None => files::open_regular(&file.path).and_then(|open| recognize(file, open)),
-            Some(Shard { map: Some(map), .. }) => recognize(file, Cursor::new(map.bytes())),
+            Some(Some(map)) => recognize(file, Cursor::new(map.bytes())),
             // That was told.
-            Some(Shard { map: None, .. }) => continue,
+            Some(None) => continue,
         };
         match content {
             Ok(content) => packed(file, content, &names, found),
@@ -122,7 +122,7 @@ pub(super) fn blobs(all: &[File], shards: &[Shard], found: &mut Found, progress:
     let shards = by_name(shards);
     let check = |(file, blob): &(&File, &Blob)| {
         progress.advance(file.bytes)?;
-        Ok(match shards.get(file.name.as_str()).and_then(|shard| shard.map.as_ref()) {
+        Ok(match shards.get(file.name.as_str()).and_then(|shard| shard.map()) {
             Some(map) => blob.damage_of(map.bytes().len() as u64, map.bytes()),
             None => blob.damage(None),
         })

@@ -7,13 +7,12 @@ use super::folder::File;
 use super::header::Shard;
 use super::observation::{Found, Location};
 use super::vocabulary::of_text;
-use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::NumberType;
+use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
 use crate::escape::printable;
 use serde_json::{Value, json};
-use std::path::Path;
 
 /// What loaders compute in.
 const KNOWN: &[&str] = &["auto", "float32", "float", "float64", "double", "float16", "half", "bfloat16"];
@@ -24,14 +23,14 @@ const PACKED_BY: &[&str] = &["quantization_config", "compression_config", "quant
 const PACKED_BESIDE: &[&str] = &["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 pub(super) fn compare(
-    root: &Path,
+    opened: &Opened,
     files: &[File],
     model: &[&Shard],
-    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
+    expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) {
-    let Ok(config) = ConfigFile::read(&root.join("config.json")) else { return };
-    stored(&config, files, model, expected(&config).is_ok(), found);
+    let Ok(Some(config)) = opened.config() else { return };
+    stored(config, files, model, expected.is_some_and(Result::is_ok), found);
     let asked = |key: &str| of_text(config.map()).get(key).or(config.map().get(key)).and_then(Value::as_str);
     let Some(asked) = asked("dtype").or(asked("torch_dtype")) else { return };
     let name = asked.strip_prefix("torch.").unwrap_or(asked);
@@ -42,7 +41,7 @@ pub(super) fn compare(
     if !["float16", "half"].contains(&name) {
         return;
     }
-    for (shard, tensor) in model.iter().flat_map(|shard| shard.header.tensors.iter().map(move |t| (shard, t))) {
+    for (shard, tensor) in model.iter().flat_map(|shard| shard.tensors().iter().map(move |t| (shard, t))) {
         let Some(at) = first_beyond_half(shard, tensor) else { continue };
         let message = format!("holds values that the dtype that the config asks for, {asked}, does not: element {at}");
         let evidence = json!({"dtype": asked, "stored": tensor.dtype.to_string(), "element": at});
@@ -62,7 +61,7 @@ fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], is_understood: 
     let beside = files.iter().find(|file| PACKED_BESIDE.contains(&file.name.as_str()));
     let by_config = packed_by.map(|key| (Location::file("config.json"), format!("{key} tells")));
     let settings = by_config.or(beside.map(|file| (file.location(), "tells".to_owned())));
-    let tensors = model.iter().flat_map(|shard| shard.header.tensors.iter().map(move |tensor| (shard, tensor)));
+    let tensors = model.iter().flat_map(|shard| shard.tensors().iter().map(move |tensor| (shard, tensor)));
     for (shard, tensor) in tensors.filter(|(_, t)| is_weight(t) && !NumberType::of(t.dtype).holds_weights()) {
         if let Some((location, tells)) = settings {
             let name = printable(&tensor.name);

@@ -4,7 +4,7 @@ use super::check::Check;
 use super::observation::{Found, Location};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::unfinished;
-use crate::checkpoint::walk::{DEEPEST, ENVIRONMENT, LEFT_OUT, MOST_ENTRIES, too_many};
+use crate::checkpoint::walk::{self, ENVIRONMENT, LEFT_OUT};
 use crate::error::{Count, Error, Result};
 use crate::escape::is_printable;
 use crate::files::UNFINISHED;
@@ -34,53 +34,42 @@ impl File {
 
 /// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and
 /// in a virtual environment.
-pub(super) fn walk(root: &Path, found: &mut Found) -> Result<Vec<File>> {
+pub(super) fn files_of(root: &Path, found: &mut Found) -> Result<Vec<File>> {
     let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
     let (mut files, mut unlinked) = (Vec::new(), Vec::new());
-    let mut entries = 0;
-    let mut folders = vec![(root.to_owned(), String::new(), 0)];
-    while let Some((folder, prefix, depth)) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
-            let path = entry.map_err(Error::io(&folder))?.path();
-            entries += 1;
-            if entries > MOST_ENTRIES || depth > DEEPEST {
-                return Err(too_many(root));
-            }
-            let base = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let name = format!("{prefix}{base}");
-            let location = Location::file(&name);
-            odd_name(&base, &location, found);
-            let own = std::fs::symlink_metadata(&path).map_err(Error::io(&path))?;
-            let blob = links.snapshot.as_ref().filter(|_| own.is_symlink()).and_then(|s| s.blob(&path));
-            if own.is_symlink() && blob.is_none() && !links.follow(&path, &location, found) {
-                continue;
-            }
-            let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
-            if metadata.is_file() {
-                by_name(&location, found);
-                if name == RECEIPT {
-                    receipt(root, &location, found);
-                }
-                if links.snapshot.is_some() && !own.is_symlink() {
-                    unlinked.push(location);
-                }
-                files.push(File { name, path, bytes: metadata.len(), blob });
-            } else if metadata.is_dir() {
-                // A folder behind a link is either met on its own or not part of the checkpoint.
-                if own.is_symlink() || LEFT_OUT.contains(&name.as_str()) {
-                    continue;
-                }
-                if name == ENVIRONMENT {
-                    let message = "is a virtual environment, which no loader reads; what lies in it was not examined";
-                    found.say(Check::FolderNotExamined, location, message);
-                } else {
-                    folders.push((path, format!("{name}/"), depth + 1));
-                }
-            } else {
-                found.say(Check::SpecialFile, location, "is a pipe, socket or device; it was not opened");
-            }
+    walk::each(root, &mut |name, entry| {
+        let (path, location) = (entry.path(), Location::file(&name));
+        odd_name(&entry.file_name().to_string_lossy(), &location, found);
+        let own = entry.metadata().map_err(Error::io(&path))?;
+        let blob = links.snapshot.as_ref().filter(|_| own.is_symlink()).and_then(|s| s.blob(&path));
+        if own.is_symlink() && blob.is_none() && !links.follow(&path, &location, found) {
+            return Ok(false);
         }
-    }
+        let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        if metadata.is_file() {
+            by_name(&location, found);
+            if name == RECEIPT {
+                receipt(root, &location, found);
+            }
+            if links.snapshot.is_some() && !own.is_symlink() {
+                unlinked.push(location);
+            }
+            files.push(File { name, path, bytes: metadata.len(), blob });
+        } else if metadata.is_dir() {
+            // A folder behind a link is either met on its own or not part of the checkpoint.
+            if own.is_symlink() || LEFT_OUT.contains(&name.as_str()) {
+                return Ok(false);
+            }
+            if name != ENVIRONMENT {
+                return Ok(true);
+            }
+            let message = "is a virtual environment, which no loader reads; what lies in it was not examined";
+            found.say(Check::FolderNotExamined, location, message);
+        } else {
+            found.say(Check::SpecialFile, location, "is a pipe, socket or device; it was not opened");
+        }
+        Ok(false)
+    })?;
     files.sort_by(|a, b| a.name.cmp(&b.name));
     adapter(&files, found);
     nested(&files, found);

@@ -3,13 +3,12 @@
 use super::Expected;
 use super::check::Check;
 use super::observation::{Found, Location};
-use super::vocabulary::{GENERATION, TOKENIZER_CONFIG, Vocabulary, numbers, of_text, read};
+use super::vocabulary::{Vocabulary, numbers, of_text, read};
 use crate::architecture::Recipe;
-use crate::checkpoint::ConfigFile;
+use crate::checkpoint::{GENERATION_CONFIG, Opened, TOKENIZER_CONFIG};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// Answers that cannot have so many tokens are none.
 const SHORTEST_ANSWER: f64 = 32.0;
@@ -31,20 +30,20 @@ const MOST_BEAMS: f64 = 256.0;
 const EOS: &str = "eos_token_id";
 
 pub(super) fn examine(
-    root: &Path,
+    opened: &Opened,
     vocabulary: Option<&Vocabulary>,
-    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
+    expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) {
-    let config = ConfigFile::read(&root.join("config.json")).ok();
-    if let Some(Ok(Expected { recipe, .. })) = config.as_ref().map(expected) {
-        window(&recipe, found);
+    if let Some(Ok(Expected { recipe, .. })) = expected {
+        window(recipe, found);
     }
-    let config = config.as_ref().map(ConfigFile::map);
-    let generation: Option<Map<String, Value>> = read(root, GENERATION);
+    let config = opened.config().ok().flatten().map(|config| config.map());
+    let generation: Option<Map<String, Value>> = read(opened, GENERATION_CONFIG);
     // The first that names any says where answers end.
-    let files =
-        [(GENERATION, generation.as_ref()), ("config.json", config)].into_iter().filter_map(|(f, m)| Some((f, m?)));
+    let files = [(GENERATION_CONFIG, generation.as_ref()), ("config.json", config)]
+        .into_iter()
+        .filter_map(|(f, m)| Some((f, m?)));
     let stated = |map: &Map<String, Value>| map.get(EOS).or(of_text(map).get(EOS)).cloned();
     let ends = files.clone().map(|(file, map)| (file, set(stated(map).as_ref()))).find(|(_, ids)| !ids.is_empty());
     if let (Some(vocabulary), Some((file, ids))) = (vocabulary, &ends) {
@@ -53,7 +52,7 @@ pub(super) fn examine(
     let ends = ends.map(|(_, ids)| ids).unwrap_or_default();
     // −1 is how some say that there is none. Where nothing is said each class has an end of its own.
     let nowhere = files.clone().find(|(_, map)| stated(map).is_some()).filter(|_| ends.iter().all(|id| *id < 0));
-    if let Some((file, map)) = nowhere.filter(|_| has_chats(root)) {
+    if let Some((file, map)) = nowhere.filter(|_| has_chats(opened)) {
         let message = "eos_token_id is set to none, in a model for chats: answers never end";
         let evidence = json!({"key": EOS, "value": stated(map)});
         found.add(Check::GenerationSilenced, Location::file(file), message.to_owned(), evidence);
@@ -71,14 +70,14 @@ pub(super) fn examine(
     if let Some(config) = config {
         prefix(config, found);
         stretch(of_text(config), found);
-        context(of_text(config), read(root, TOKENIZER_CONFIG).unwrap_or_default(), found);
+        context(of_text(config), read(opened, TOKENIZER_CONFIG).unwrap_or_default(), found);
     }
 }
 
 /// Whether the folder has a chat template, of which others tell.
-fn has_chats(root: &Path) -> bool {
-    let inside = read::<Map<String, Value>>(root, TOKENIZER_CONFIG).and_then(|mut map| map.remove("chat_template"));
-    let beside = ["chat_template.jinja", "chat_template.json"].iter().any(|file| root.join(file).exists());
+fn has_chats(opened: &Opened) -> bool {
+    let inside = read::<Map<String, Value>>(opened, TOKENIZER_CONFIG).and_then(|mut map| map.remove("chat_template"));
+    let beside = ["chat_template.jinja", "chat_template.json"].iter().any(|file| opened.root().join(file).exists());
     inside.is_some_and(|template| is_something(&template)) || beside
 }
 

@@ -3,34 +3,27 @@
 use super::check::Check;
 use super::folder::File;
 use super::observation::{Found, Location};
-use crate::checkpoint::header::{Header, TensorEntry};
+use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::stand_in::StandIn;
+use crate::checkpoint::{self, Opened};
 use crate::error::HeaderError;
 use crate::escape::printable;
 use crate::files;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
 
-/// A safetensors file and what could be read of its header.
+/// A safetensors file among the others of its folder.
 pub(super) struct Shard<'a> {
     pub file: &'a File,
-    /// The file as it was opened, for all that is looked at in it; none where it cannot be read, which was told.
-    pub map: Option<Arc<MappedFile>>,
-    /// Whether there is a header at all.
-    pub readable: bool,
-    pub header: Arc<Header>,
-    /// Tensors whose entry cannot be used, which are not in `header`.
-    pub malformed: Arc<BTreeSet<String>>,
-    /// Tensors share bytes.
-    pub overlaps: bool,
+    /// The file as it was opened, for all that is looked at in it; none where it cannot be read or was never written, which
+    /// was told.
+    opened: Option<checkpoint::Shard>,
     /// It is the file that another one is, by another name or a link: that one was read.
     pub again: bool,
 }
 
 /// Reads the headers of all safetensors files in the folder and the folders in it.
-pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
+pub(super) fn read<'a>(opened: &Opened, files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
     let is_shard = |file: &&File| file.name.to_ascii_lowercase().ends_with(".safetensors");
     let mut shards: Vec<Shard> = Vec::new();
     let mut firsts = HashMap::new();
@@ -39,7 +32,7 @@ pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
         let identity = std::fs::metadata(&file.path).ok().and_then(|about| files::identity(&about));
         let first = identity.map(|identity| *firsts.entry(identity).or_insert(here));
         let shard = match first.and_then(|first| shards.get(first)) {
-            None => shard(file, found),
+            None => shard(opened, file, found),
             Some(first) => first.again(file),
         };
         shards.push(shard);
@@ -50,59 +43,67 @@ pub(super) fn read<'a>(files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
 impl<'a> Shard<'a> {
     /// The same by another name.
     fn again(&self, file: &'a File) -> Shard<'a> {
-        let (map, header, malformed) = (self.map.clone(), self.header.clone(), self.malformed.clone());
-        Shard { file, map, header, malformed, again: true, ..*self }
+        Shard { file, opened: self.opened.clone(), again: true }
+    }
+
+    /// Its bytes.
+    pub fn map(&self) -> Option<&MappedFile> {
+        self.opened.as_ref().map(checkpoint::Shard::file)
+    }
+
+    /// Whether there is a header at all.
+    pub fn is_readable(&self) -> bool {
+        let reads = |opened: &checkpoint::Shard| opened.stand_in().is_none() && !opened.problems().iter().any(is_fatal);
+        self.opened.as_ref().is_some_and(reads)
+    }
+
+    /// The tensors in the order of their bytes, but for those whose entry cannot be used.
+    pub fn tensors(&self) -> &[TensorEntry] {
+        self.opened.as_ref().map_or(&[], |opened| &opened.header().tensors)
+    }
+
+    /// Those whose entry cannot be used.
+    pub fn malformed(&self) -> impl Iterator<Item = &String> {
+        self.opened.iter().flat_map(|opened| opened.malformed())
+    }
+
+    /// Whether tensors share bytes.
+    pub fn overlaps(&self) -> bool {
+        self.opened.as_ref().is_some_and(checkpoint::Shard::overlaps)
     }
 
     /// The bytes of one of its tensors; none where the file ends before them.
     pub fn bytes(&self, tensor: &TensorEntry) -> Option<&[u8]> {
-        let range = usize::try_from(tensor.bytes.start).ok()?..usize::try_from(tensor.bytes.end).ok()?;
-        self.map.as_ref()?.bytes().get(range)
+        self.opened.as_ref()?.bytes(tensor)
     }
 }
 
-fn shard<'a>(file: &'a File, found: &mut Found) -> Shard<'a> {
-    let header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
-    let mut shard = Shard {
-        file,
-        map: None,
-        readable: false,
-        header: Arc::new(header),
-        malformed: Arc::default(),
-        overlaps: false,
-        again: false,
-    };
-    let opened = files::open_regular(&file.path)
-        .and_then(|open| Ok((StandIn::of_file(&open, &file.path)?, MappedFile::of(&open, &file.path)?)));
-    let map = match opened {
-        Ok((None, map)) => shard.map.insert(Arc::new(map)).clone(),
+fn shard<'a>(opened: &Opened, file: &'a File, found: &mut Found) -> Shard<'a> {
+    let none = Shard { file, opened: None, again: false };
+    let shard = match opened.shard(&file.path) {
         // That is told of every file.
-        Ok((Some(_), _)) => return shard,
+        Ok(shard) if shard.holes().is_some() => return none,
+        Ok(shard) => shard,
         Err(e) => {
             found.say(Check::FileUnreadable, file.location(), format!("cannot be read: {e}"));
-            return shard;
+            return none;
         }
     };
-    let bytes = map.bytes();
-    if let Some(stand_in) = StandIn::of_binary(bytes) {
+    if let Some(stand_in) = shard.stand_in() {
         found.say(Check::NotDownloaded, file.location(), printable(&stand_in.to_string()));
-        return shard;
     }
-    shard.readable = true;
-    let mut malformed = BTreeSet::new();
-    let header = Header::examine(bytes, &mut |problem| {
-        let (check, location) = place(&problem, file);
-        shard.readable &= !is_fatal(&problem);
-        if matches!(check, Check::HeaderInvalid | Check::TensorOverflow | Check::TensorSize) {
-            malformed.extend(location.tensor.clone());
-        }
-        shard.overlaps |= check == Check::TensorOverlap;
+    for problem in shard.problems() {
+        let (check, location) = place(problem, file);
         found.say(check, location, printable(&problem.to_string()));
-    });
-    (shard.header, shard.malformed) = (Arc::new(header), Arc::new(malformed));
-    if shard.readable {
+    }
+    for (problem, more) in shard.not_kept() {
+        found.count(place(problem, file).0, &file.name, more);
+    }
+    let has_format = shard.header().metadata.contains_key("format");
+    let shard = Shard { opened: Some(shard), ..none };
+    if shard.is_readable() {
         unaligned(&shard, found);
-        if !shard.header.metadata.contains_key("format") {
+        if !has_format {
             let message = "its metadata have no format, expected {\"format\": \"pt\"}";
             found.say(Check::NoFormat, file.location(), message);
         }
@@ -149,8 +150,8 @@ fn unaligned(shard: &Shard, found: &mut Found) {
         let element = (t.dtype.bitsize() / 8) as u64;
         element > 1 && !t.bytes.start.is_multiple_of(element)
     };
-    let count = shard.header.tensors.iter().filter(misplaced).count();
-    if let Some(first) = shard.header.tensors.iter().find(misplaced) {
+    let count = shard.tensors().iter().filter(misplaced).count();
+    if let Some(first) = shard.tensors().iter().find(misplaced) {
         let message = format!("{count} tensors do not begin at a multiple of their element size; this is the first");
         let location = shard.file.location().tensor(&first.name).byte(first.bytes.start);
         found.add(Check::UnalignedData, location, message, json!({"tensors": count}));

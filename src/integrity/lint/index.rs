@@ -4,12 +4,11 @@ use super::check::Check;
 use super::folder::File;
 use super::header::Shard;
 use super::observation::{Found, Location};
-use crate::checkpoint::LARGEST_NEEDED;
+use crate::checkpoint::Opened;
 use crate::checkpoint::index::{INDEX, Index, Unindexed, is_plain_shard};
-use crate::checkpoint::stand_in::{StandIn, unfinished};
+use crate::checkpoint::stand_in::unfinished;
 use crate::checkpoint::tensors::SINGLE;
 use crate::error::{Count, Figure};
-use crate::files;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -38,18 +37,19 @@ impl Lost {
 
 /// Finds the files that loaders take the weights from.
 pub(super) fn compare<'s, 'f>(
-    root: &Path,
+    opened: &Opened,
     all: &'f [File],
     shards: &'s [Shard<'f>],
     found: &mut Found,
 ) -> Model<'s, 'f> {
     let index_file = all.iter().find(|f| f.name == INDEX);
-    let index = index_file.and_then(|file| read(file, found));
+    let index = index_file.and_then(|file| read(opened, file, found));
     let single = shards.iter().find(|s| s.file.name == SINGLE);
-    let listed = index.as_ref().map(|index| against_shards(root, index, shards, found)).unwrap_or_default();
+    let root = opened.root();
+    let listed = index.map(|index| against_shards(root, index, shards, found)).unwrap_or_default();
     let here: Vec<&Shard> = shards.iter().filter(|s| !s.file.name.contains('/')).collect();
     let mut lost = Lost::Tensors(BTreeSet::new());
-    let model: Vec<&Shard> = match (single, &index) {
+    let model: Vec<&Shard> = match (single, index) {
         (Some(single), index) => {
             if index.is_some() {
                 let message = format!("lies beside {INDEX}: transformers takes this file, others what the index lists");
@@ -68,7 +68,7 @@ pub(super) fn compare<'s, 'f>(
             here.iter().copied().filter(|s| !is_consolidated(&s.file.name)).collect()
         }
     };
-    if index.is_none() && model.iter().any(|s| !s.readable) {
+    if index.is_none() && model.iter().any(|s| !s.is_readable()) {
         lost = Lost::Any;
     }
     let taken: BTreeSet<&str> = model.iter().map(|s| s.file.name.as_str()).collect();
@@ -122,7 +122,7 @@ fn without_weights(all: &[File]) -> String {
 
 /// The tensors that an index puts into files that are missing or cannot be read.
 fn of_unreadable(index: &Index, here: &[&Shard]) -> BTreeSet<String> {
-    let readable: BTreeSet<&str> = here.iter().filter(|s| s.readable).map(|s| s.file.name.as_str()).collect();
+    let readable: BTreeSet<&str> = here.iter().filter(|s| s.is_readable()).map(|s| s.file.name.as_str()).collect();
     let lost = index.weight_map.iter().filter(|(_, shard)| !readable.contains(shard.as_str()));
     lost.map(|(name, _)| name.clone()).collect()
 }
@@ -131,13 +131,13 @@ pub(super) fn is_consolidated(name: &str) -> bool {
     name.starts_with("consolidated")
 }
 
-fn read(file: &File, found: &mut Found) -> Option<Index> {
-    let read = files::read_text(&file.path, LARGEST_NEEDED).map_err(|e| e.to_string());
-    if let Some(stand_in) = read.as_ref().ok().and_then(|text| StandIn::of_text(text.as_bytes())) {
+fn read<'o>(opened: &'o Opened, file: &File, found: &mut Found) -> Option<&'o Index> {
+    let read = opened.index().map_err(|e| e.to_string()).transpose()?;
+    if let Some(stand_in) = read.as_ref().ok().and_then(|file| file.stand_in()) {
         found.say(Check::NotDownloaded, file.location(), stand_in.to_string());
         return None;
     }
-    match read.and_then(|text| Index::parse(&text).map_err(|e| e.to_string())) {
+    match read.and_then(|file| file.index().map_err(str::to_owned)) {
         Ok(index) if index.weight_map.is_empty() => {
             found.say(Check::IndexInvalid, file.location(), "weight_map is empty");
             None
@@ -178,14 +178,14 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
         here.values().partition(|s| listed.contains(s.file.name.as_str()));
     let mut pairs = BTreeSet::new();
     for shard in inside.iter().chain(&outside) {
-        for name in shard.header.tensors.iter().map(|t| &t.name).chain(shard.malformed.iter()) {
+        for name in shard.tensors().iter().map(|t| &t.name).chain(shard.malformed()) {
             places.entry(name).or_insert(&shard.file.name);
             pairs.insert((name.as_str(), shard.file.name.as_str()));
         }
     }
     for (name, shard) in &map {
         // Of a shard that is missing or cannot be read, enough was said.
-        let readable = here.get(shard).is_some_and(|s| s.readable);
+        let readable = here.get(shard).is_some_and(|s| s.is_readable());
         if pairs.contains(&(*name, *shard)) || !readable {
             continue;
         }
@@ -202,16 +202,16 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
         }
     }
     for shard in &inside {
-        for tensor in shard.header.tensors.iter().filter(|t| !map.contains_key(t.name.as_str())) {
+        for tensor in shard.tensors().iter().filter(|t| !map.contains_key(t.name.as_str())) {
             let message = "is in this shard and not in the index";
             found.say(Check::IndexTensorUnlisted, shard.file.location().tensor(&tensor.name), message);
         }
     }
     // The sizes of shards that are missing or cannot be read are not known.
-    if listed.iter().any(|shard| here.get(shard).is_none_or(|s| !s.readable)) {
+    if listed.iter().any(|shard| here.get(shard).is_none_or(|s| !s.is_readable())) {
         return listed;
     }
-    let bytes: u64 = inside.iter().flat_map(|s| &s.header.tensors).map(|t| t.bytes.end - t.bytes.start).sum();
+    let bytes: u64 = inside.iter().flat_map(|s| s.tensors()).map(|t| t.bytes.end - t.bytes.start).sum();
     if let Some(total) = index.total_size
         && total != bytes as f64
     {
@@ -226,7 +226,7 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
 fn in_two(model: &[&Shard], found: &mut Found) {
     let mut first: BTreeMap<&str, &str> = BTreeMap::new();
     for shard in model {
-        for tensor in &shard.header.tensors {
+        for tensor in shard.tensors() {
             let other = first.entry(&tensor.name).or_insert(&shard.file.name);
             if *other != shard.file.name {
                 let message = format!("is also in {other}");

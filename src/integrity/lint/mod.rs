@@ -38,14 +38,13 @@ pub use observation::{Location, More, Observation};
 pub use template::{Asked, asked, literals, unusual};
 
 use crate::architecture::{OtherParts, Recipe};
-use crate::checkpoint::ConfigFile;
+use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use header::Shard;
 use observation::Found;
 use pipeline::Pipeline;
 use serde::Serialize;
-use std::path::Path;
 use vocabulary::Vocabulary;
 
 /// What lint saw, and how much it looked at.
@@ -75,78 +74,79 @@ pub struct Examined {
 }
 
 /// What a config asks for.
-pub struct Expected {
+struct Expected {
     /// The text model.
-    pub recipe: Recipe,
+    recipe: Recipe,
     /// What lies beside it; an error where a part is known and its settings are not understood.
-    pub parts: Result<OtherParts>,
+    parts: Result<OtherParts>,
 }
 
 impl Expected {
-    /// What tensors are held against: what the config asks for, where its architecture is known.
-    ///
-    /// # Errors
-    /// The config is not understood.
-    pub fn read(config: &ConfigFile) -> Result<Expected> {
-        let recipe = Recipe::read(config)?;
-        let parts = OtherParts::read(config, &recipe);
-        Ok(Expected { recipe, parts })
+    /// None where there is no config that can be read; an error where it is not understood.
+    fn of(opened: &Opened) -> Option<Result<Expected>> {
+        let read = |config: &ConfigFile| {
+            let recipe = Recipe::read(config)?;
+            let parts = OtherParts::read(config, &recipe);
+            Ok(Expected { recipe, parts })
+        };
+        opened.config().ok().flatten().map(|config| read(config))
     }
 }
 
-/// Examines a checkpoint's folder. `expected` says what a config asks for, or why it cannot (such as that the
-/// architecture is not known): see [`Expected::read`].
+/// Examines a model folder.
 ///
 /// # Errors
 /// The folder cannot be read, is no checkpoint's (it has neither a config nor weights), or the user asked to stop. What
 /// is wrong with a checkpoint is never an error but an observation.
-pub fn lint(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>, progress: &dyn Progress) -> Result<Lint> {
+pub fn lint(opened: &Opened, progress: &dyn Progress) -> Result<Lint> {
+    let root = opened.folder()?;
     let mut found = Found::default();
-    let files = folder::walk(root, &mut found)?;
+    let files = folder::files_of(root, &mut found)?;
     let has = |wanted: &dyn Fn(&str) -> bool| files.iter().any(|f| wanted(&f.name));
     if !has(&|n| n == "config.json" || n.ends_with(".safetensors") || n == crate::checkpoint::index::INDEX) {
         let problem = "holds neither config.json nor *.safetensors; expected a model folder in Hugging Face form";
         return Err(Error::file(root, problem));
     }
     downloads::examine(&files, &mut found);
-    let shards = header::read(&files, &mut found);
+    let shards = header::read(opened, &files, &mut found);
     contents::examine(&files, &shards, &mut found);
     contents::blobs(&files, &shards, &mut found, progress)?;
-    let model = index::compare(root, &files, &shards, &mut found);
-    let config_sha256 = tensors::compare(root, &files, &model, expected, &mut found, progress)?;
-    dtype::compare(root, &files, &model.shards, expected, &mut found);
-    let vocabulary = serving(root, &model.shards, expected, &mut found);
+    let model = index::compare(opened, &files, &shards, &mut found);
+    let expected = Expected::of(opened);
+    let config_sha256 = tensors::compare(opened, &files, &model, expected.as_ref(), &mut found, progress)?;
+    dtype::compare(opened, &files, &model.shards, expected.as_ref(), &mut found);
+    let vocabulary = serving(opened, &model.shards, expected.as_ref(), &mut found);
     tekken::compare(&files, vocabulary.as_ref(), &mut found);
     let value_bytes = values::scan(&shards, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
-        shards: shards.iter().filter(|s| s.readable).count() as u64,
-        tensors: shards.iter().map(|s| s.header.tensors.len() as u64).sum(),
+        shards: shards.iter().filter(|s| s.is_readable()).count() as u64,
+        tensors: shards.iter().map(|s| s.tensors().len() as u64).sum(),
         value_bytes,
     };
     let (observations, not_listed) = found.finish();
     Ok(Lint { observations, not_listed, examined, config_sha256 })
 }
 
-/// Examines what the configs and the tokenizer in a folder have a model read and say, its weights aside.
-pub fn served(root: &Path, expected: &dyn Fn(&ConfigFile) -> Result<Expected>) -> Vec<Observation> {
+/// Examines what the configs and the tokenizer of a model have it read and say, its weights aside.
+pub fn served(opened: &Opened) -> Vec<Observation> {
     let mut found = Found::default();
-    serving(root, &[], expected, &mut found);
+    serving(opened, &[], Expected::of(opened).as_ref(), &mut found);
     found.finish().0
 }
 
 fn serving(
-    root: &Path,
+    opened: &Opened,
     model: &[&Shard],
-    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
+    expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) -> Option<Vocabulary> {
-    let vocabulary = vocabulary::of_folder(root, found);
-    vocabulary::compare(root, model, vocabulary.as_ref(), found);
-    generation::examine(root, vocabulary.as_ref(), expected, found);
-    if let Some(pipeline) = Pipeline::of_folder(root, vocabulary.as_ref(), found) {
+    let vocabulary = vocabulary::of(opened, found);
+    vocabulary::compare(opened, model, vocabulary.as_ref(), found);
+    generation::examine(opened, vocabulary.as_ref(), expected, found);
+    if let Some(pipeline) = Pipeline::of(opened, vocabulary.as_ref(), found) {
         rewriting::examine(&pipeline, vocabulary.as_ref(), found);
-        tokenizer_class::examine(root, &pipeline, found);
+        tokenizer_class::examine(opened, &pipeline, found);
     }
     vocabulary
 }

@@ -2,6 +2,7 @@
 
 use super::check::Check;
 use crate::architecture::place::Axis;
+use crate::checkpoint::Shard;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
@@ -175,12 +176,12 @@ struct Count {
 
 impl Found {
     /// Observations of one check in one file that are kept.
-    pub const KEPT: u64 = 100;
+    pub const KEPT: u64 = Shard::KEPT;
     /// Observations that are kept in all; beyond them only counted, and not by file: there may be as many files.
     pub const KEPT_IN_ALL: usize = 5000;
 
     pub fn add(&mut self, check: Check, location: Location, message: impl Into<String>, evidence: serde_json::Value) {
-        let full = self.observations.len() >= Found::KEPT_IN_ALL;
+        let full = self.is_full();
         let file = if full { String::new() } else { location.file.clone() };
         let count = self.counts.entry((check, file)).or_default();
         count.seen += 1;
@@ -188,6 +189,16 @@ impl Found {
             count.kept += 1;
             self.observations.push(Observation { check, location, message: message.into(), evidence });
         }
+    }
+
+    /// Counts more observations of a file, which are not kept.
+    pub fn count(&mut self, check: Check, file: &str, more: u64) {
+        let file = if self.is_full() { "" } else { file };
+        self.counts.entry((check, file.to_owned())).or_default().seen += more;
+    }
+
+    fn is_full(&self) -> bool {
+        self.observations.len() >= Found::KEPT_IN_ALL
     }
 
     /// As [`Found::add`], where the message says all.

@@ -7,14 +7,14 @@ use super::observation::Found;
 use super::tensors::{Place, compare_shape, shut_norms, tell_extra, tell_missing};
 use crate::architecture::OtherParts;
 use crate::checkpoint::names::{Meaning, Names, module};
-use crate::error::{Count, Result};
+use crate::error::{Count, Error};
 use crate::escape::printable;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Compares the tensors of other parts, by the names of transformers 5, with what the config gives.
 pub(super) fn compare(
-    expected: Result<OtherParts>,
+    expected: std::result::Result<&OtherParts, &Error>,
     names: &Names,
     stored: &BTreeMap<String, Place>,
     model: &Model,
@@ -33,14 +33,14 @@ pub(super) fn compare(
         Meaning::OtherPart(name) => Some(name),
         _ => None,
     };
-    let malformed = model.shards.iter().flat_map(|shard| shard.malformed.iter());
+    let malformed = model.shards.iter().flat_map(|shard| shard.malformed());
     let told: Option<BTreeSet<String>> = match &model.lost {
         Lost::Any => None,
         Lost::Tensors(names) => Some(names.iter().chain(malformed).filter_map(|name| part_name(name)).collect()),
     };
     let mut extra = stored.clone();
     let (mut missing, mut asked) = (Vec::new(), 0);
-    for tensor in &tensors {
+    for tensor in tensors {
         asked += usize::from(tensor.is_read);
         match extra.remove(&tensor.name) {
             Some(place) => compare_shape(place, &tensor.shape, found),

@@ -2,11 +2,11 @@
 
 use super::check::Check;
 use super::observation::{Found, Location};
-use super::vocabulary::{TOKENIZER, Vocabulary, read_tokenizer};
+use super::vocabulary::{Vocabulary, read_tokenizer};
 use crate::checkpoint::python_json::Part;
+use crate::checkpoint::{Opened, TOKENIZER};
 use serde::Deserialize;
 use serde_json::Value;
-use std::path::Path;
 
 /// A tokenizer.json without its vocabulary.
 #[derive(Deserialize)]
@@ -42,10 +42,10 @@ pub(super) struct Model {
 }
 
 impl Pipeline {
-    /// That of a folder. Others tell of a tokenizer.json that is none; one whose vocabulary could be read all the same is
+    /// That of a model. Others tell of a tokenizer.json that is none; one whose vocabulary could be read all the same is
     /// told of here.
-    pub(super) fn of_folder(root: &Path, vocabulary: Option<&Vocabulary>, found: &mut Found) -> Option<Pipeline> {
-        match read_tokenizer::<Pipeline>(root)? {
+    pub(super) fn of(opened: &Opened, vocabulary: Option<&Vocabulary>, found: &mut Found) -> Option<Pipeline> {
+        match read_tokenizer::<Pipeline>(opened)? {
             Ok(pipeline) => Some(pipeline),
             Err(e) => {
                 if vocabulary.is_some() {

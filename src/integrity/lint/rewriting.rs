@@ -6,7 +6,8 @@ use super::charsmap;
 use super::check::Check;
 use super::observation::{Found, Location};
 use super::pipeline::{Pipeline, kind, steps, text};
-use super::vocabulary::{LISTED, TOKENIZER, Vocabulary, numbers};
+use super::vocabulary::{LISTED, Vocabulary, numbers};
+use crate::checkpoint::TOKENIZER;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -225,8 +226,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(TOKENIZER), tokenizer.to_string()).unwrap();
         let mut found = Found::default();
-        let vocabulary = super::super::vocabulary::of_folder(folder.path(), &mut found);
-        if let Some(pipeline) = Pipeline::of_folder(folder.path(), vocabulary.as_ref(), &mut found) {
+        let opened = crate::checkpoint::Opened::folder_at(folder.path());
+        let vocabulary = super::super::vocabulary::of(&opened, &mut found);
+        if let Some(pipeline) = Pipeline::of(&opened, vocabulary.as_ref(), &mut found) {
             examine(&pipeline, vocabulary.as_ref(), &mut found);
         }
         found.finish().0.iter().map(|o| o.check.id()).collect()

@@ -9,24 +9,24 @@ use super::{Expected, consolidated, parts, rotary};
 use crate::architecture::Recipe;
 use crate::architecture::module::ModuleKind;
 use crate::architecture::recipe::{EMBEDDING, HEAD, TIED_HEAD_DIFFERS};
-use crate::checkpoint::ConfigFile;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::names::{Meaning, Names};
 use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::stand_in::StandIn;
+use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
 use crate::files;
 use crate::progress::Progress;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::sync::Arc;
 
 /// Compares the model's tensors with its config; SHA-256 of that.
 pub(super) fn compare(
-    root: &Path,
+    opened: &Opened,
     files: &[File],
     model: &Model,
-    expected: &dyn Fn(&ConfigFile) -> Result<Expected>,
+    expected: Option<&Result<Expected>>,
     found: &mut Found,
     progress: &dyn Progress,
 ) -> Result<Option<String>> {
@@ -37,17 +37,17 @@ pub(super) fn compare(
         consolidated::unknown(&model.consolidated, found);
         return Ok(None);
     };
-    let Some(config) = config(&root.join(&file.name), file, found) else {
+    let (Some(config), Some(expected)) = (config(opened, file, found), expected) else {
         consolidated::unknown(&model.consolidated, found);
         return Ok(None);
     };
-    let names = Names::of(&config);
+    let names = Names::of(config);
     let stored = Stored::of(&names, &model.shards, found);
-    match expected(&config) {
+    match expected {
         Ok(Expected { recipe, parts }) => {
-            consolidated::compare(root, &model.consolidated, &recipe, &stored.text, found, progress)?;
-            parts::compare(parts, &names, &stored.parts, model, file, found);
-            Comparison { recipe: &recipe, names: &names, model, config: file }.compare(stored, found);
+            consolidated::compare(opened.root(), &model.consolidated, recipe, &stored.text, found, progress)?;
+            parts::compare(parts.as_ref(), &names, &stored.parts, model, file, found);
+            Comparison { recipe, names: &names, model, config: file }.compare(stored, found);
         }
         Err(e) => {
             let message = format!("the tensors were not compared with it: {e}");
@@ -60,11 +60,11 @@ pub(super) fn compare(
     Ok(Some(config.sha256().to_owned()))
 }
 
-fn config(path: &Path, file: &File, found: &mut Found) -> Option<ConfigFile> {
-    match ConfigFile::read(path) {
-        Ok(config) => Some(config),
+fn config<'o>(opened: &'o Opened, file: &File, found: &mut Found) -> Option<&'o ConfigFile> {
+    match opened.config() {
+        Ok(config) => config.map(Arc::as_ref),
         Err(e) => {
-            let text = files::read_regular(path).ok();
+            let text = files::read_regular(&file.path).ok();
             match text.and_then(|text| StandIn::of_text(&text)) {
                 Some(stand_in) => found.say(Check::NotDownloaded, file.location(), stand_in.to_string()),
                 None => found.say(Check::ConfigInvalid, file.location(), format!("cannot be read: {e}")),
@@ -97,7 +97,7 @@ impl<'a> Stored<'a> {
         let mut seen = BTreeSet::new();
         for shard in shards {
             // The same name in two places has findings of its own.
-            for tensor in shard.header.tensors.iter().filter(|t| seen.insert(t.name.as_str())) {
+            for tensor in shard.tensors().iter().filter(|t| seen.insert(t.name.as_str())) {
                 let (part, name) = match names.meaning(&tensor.name) {
                     Meaning::Unknown => {
                         stored.unknown.push((shard, tensor));
@@ -162,7 +162,7 @@ impl Comparison<'_> {
             found.say(Check::ConfigUnknown, config.location(), message);
         }
         let is_fused = |name: &str| fused.is_some() && recipe.is_of_experts(name);
-        let malformed = self.model.shards.iter().flat_map(|s| s.malformed.iter());
+        let malformed = self.model.shards.iter().flat_map(|s| s.malformed());
         // Of these enough was said; of all, where there is no index.
         let told: Option<BTreeSet<String>> = match lost {
             Lost::Any => None,
@@ -230,7 +230,7 @@ pub(super) fn shut_norms<'p>(norms: impl Iterator<Item = (Place<'p>, f32)>, shar
 /// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the
 /// file.
 pub(super) fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
-    let bytes = shard.bytes(tensor).filter(|_| !shard.overlaps);
+    let bytes = shard.bytes(tensor).filter(|_| !shard.overlaps());
     bytes.map(|bytes| NumberType::of(tensor.dtype).decode_all(bytes)).unwrap_or_default()
 }
 
@@ -287,7 +287,7 @@ fn dtype_mix(model: &[&Shard], found: &mut Found) {
     type ByDtype<'a> = BTreeMap<String, Vec<Place<'a>>>;
     let mut roles: BTreeMap<String, ByDtype> = BTreeMap::new();
     for shard in model {
-        for tensor in &shard.header.tensors {
+        for tensor in shard.tensors() {
             let of_role = roles.entry(role(&tensor.name)).or_default();
             of_role.entry(tensor.dtype.to_string()).or_default().push((shard, tensor));
         }

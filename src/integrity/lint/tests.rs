@@ -5,10 +5,11 @@ pub(crate) mod folder;
 mod passed;
 mod tripped;
 
-use super::{Check, Expected, Lint, Location, More, Observation, lint};
+use super::{Check, Lint, Location, More, Observation, lint};
 use crate::architecture::place::Axis;
-use crate::checkpoint::ConfigFile;
-use crate::progress::Silent;
+use crate::checkpoint::Opened;
+use crate::error::Result;
+use crate::progress::{Progress, Silent};
 use folder::{Folder, Shard, file};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
 const NORM: &str = "model.norm.weight";
 
 fn run(root: &Path) -> Lint {
-    lint(root, &Expected::read, &Silent).unwrap()
+    lint(&Opened::folder_at(root), &Silent).unwrap()
 }
 
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
@@ -363,24 +364,29 @@ fn all_rules_look_at_the_file_that_was_opened() {
     let before = run(folder.0.path());
     let of = |check| before.observations.iter().filter(|o| o.check == check).count();
     assert_eq!((of(Check::Nan), of(Check::ZeroTensor)), (1, 2));
-    let sound = Folder::whole();
-    let replacing = |config: &ConfigFile| {
-        // Asked once or more often.
-        if sound.path("model.safetensors").exists() {
-            fs::rename(sound.path("model.safetensors"), folder.path("model.safetensors")).unwrap();
+    /// Replaces the file before its values are looked at.
+    struct Replacing<'a>(&'a Folder, Folder);
+    impl Progress for Replacing<'_> {
+        fn begin(&self, _: &str, _: u64, _: &str) {
+            fs::rename(self.1.path("model.safetensors"), self.0.path("model.safetensors")).unwrap();
         }
-        Expected::read(config)
-    };
-    assert_eq!(lint(folder.0.path(), &replacing, &Silent).unwrap(), before);
+        fn advance(&self, _: u64) -> Result<()> {
+            Ok(())
+        }
+        fn end(&self) {}
+    }
+    let replacing = Replacing(&folder, Folder::whole());
+    assert_eq!(lint(&Opened::folder_at(folder.0.path()), &replacing).unwrap(), before);
+    assert!(!replacing.1.path("model.safetensors").exists());
 }
 
 #[test]
 fn what_is_no_checkpoint_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     assert!(
-        lint(empty.path(), &Expected::read, &Silent).unwrap_err().to_string().contains("holds neither config.json")
+        lint(&Opened::folder_at(empty.path()), &Silent).unwrap_err().to_string().contains("holds neither config.json")
     );
-    assert!(lint(&empty.path().join("gone"), &Expected::read, &Silent).is_err());
+    assert!(lint(&Opened::folder_at(&empty.path().join("gone")), &Silent).is_err());
 }
 
 /// Of packed formats much may be zero; here only that nothing is told of that.

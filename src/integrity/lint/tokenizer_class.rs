@@ -4,10 +4,10 @@
 use super::check::Check;
 use super::observation::{Found, Location};
 use super::pipeline::{Pipeline, kind, steps};
-use super::vocabulary::{TOKENIZER, TOKENIZER_CONFIG, read};
+use super::vocabulary::read;
 use crate::checkpoint::python_json::Part;
+use crate::checkpoint::{Opened, TOKENIZER, TOKENIZER_CONFIG};
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
 /// What a tokenizer.json is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +54,14 @@ const CLASSES: &[(&[&str], &[Form])] = &[
 ];
 
 /// Holds the class that tokenizer_config.json, or else config.json, names against the tokenizer.json.
-pub(super) fn examine(root: &Path, pipeline: &Pipeline, found: &mut Found) {
-    let class_of = |file: &'static str| {
-        let map: Map<String, Value> = read(root, file)?;
+pub(super) fn examine(opened: &Opened, pipeline: &Pipeline, found: &mut Found) {
+    let tokenizer_config: Map<String, Value> = read(opened, TOKENIZER_CONFIG).unwrap_or_default();
+    let config = opened.config().ok().flatten().map(|config| config.map());
+    let of = |file: &'static str, map: &Map<String, Value>| {
         Some((file, map.get("tokenizer_class")?.as_str().filter(|class| !class.is_empty())?.to_owned()))
     };
-    let Some((file, class)) = class_of(TOKENIZER_CONFIG).or_else(|| class_of("config.json")) else { return };
+    let class = of(TOKENIZER_CONFIG, &tokenizer_config).or_else(|| of("config.json", config?));
+    let Some((file, class)) = class else { return };
     let name = class.strip_suffix("Fast").unwrap_or(&class).strip_suffix("Tokenizer").unwrap_or_default();
     let Some((_, forms)) = CLASSES.iter().find(|(classes, _)| classes.contains(&name)) else { return };
     let Some(form) = form(pipeline).filter(|form| !forms.contains(form)) else { return };
@@ -109,8 +111,9 @@ mod tests {
             std::fs::write(folder.path().join(TOKENIZER), tokenizer.to_string()).unwrap();
             std::fs::write(folder.path().join(file), json!({"tokenizer_class": class}).to_string()).unwrap();
             let mut found = Found::default();
-            let pipeline = Pipeline::of_folder(folder.path(), None, &mut found).unwrap();
-            examine(folder.path(), &pipeline, &mut found);
+            let opened = Opened::folder_at(folder.path());
+            let pipeline = Pipeline::of(&opened, None, &mut found).unwrap();
+            examine(&opened, &pipeline, &mut found);
             all.extend(found.finish().0.into_iter().map(|o| (o.check, o.location.file)));
         }
         all

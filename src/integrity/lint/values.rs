@@ -66,7 +66,7 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
 /// claim: a shared one is an error of its own.
 fn own<'s>(shard: &'s Shard) -> impl Iterator<Item = &'s TensorEntry> {
     let mut end = 0;
-    shard.header.tensors.iter().filter(move |t| {
+    shard.tensors().iter().filter(move |t| {
         let owns = t.bytes.start >= end;
         end = end.max(t.bytes.end);
         owns && shard.bytes(t).is_some()

@@ -5,31 +5,25 @@ use super::check::Check;
 use super::header::Shard;
 use super::observation::{Found, Location};
 use crate::architecture::names;
-use crate::checkpoint::{ConfigFile, LARGEST_NEEDED, other_tokenizer, python_json};
-use crate::files;
+use crate::checkpoint::{GENERATION_CONFIG, Opened, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::path::Path;
-
-pub(super) const TOKENIZER: &str = "tokenizer.json";
-pub(super) const GENERATION: &str = "generation_config.json";
-pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Tokens that an observation lists.
 pub(super) const LISTED: usize = 10;
 
 /// A JSON file of the checkpoint, as far as it can be read; others tell of one that cannot.
-pub(super) fn read<T: DeserializeOwned>(root: &Path, name: &str) -> Option<T> {
-    python_json::read(&root.join(name)).ok()?
+pub(super) fn read<T: DeserializeOwned>(opened: &Opened, name: &str) -> Option<T> {
+    opened.settings(name).ok()?
 }
 
 /// As [`read`], of tokenizer.json, which is larger than others; also what is wrong with its parts.
-pub(super) fn read_tokenizer<T: DeserializeOwned>(root: &Path) -> Option<serde_json::Result<T>> {
-    let text = files::read_text(&root.join(TOKENIZER), LARGEST_NEEDED).ok()?;
-    match serde_json::from_str(&python_json::standard(&text).0) {
+pub(super) fn read_tokenizer<T: DeserializeOwned>(opened: &Opened) -> Option<serde_json::Result<T>> {
+    let text = opened.tokenizer_text().ok()??;
+    match serde_json::from_str(&python_json::standard(text).0) {
         Err(e) if !e.is_data() => None,
         read => Some(read),
     }
@@ -148,8 +142,8 @@ pub(super) fn is_ordinary(token: &str) -> bool {
 }
 
 /// The tokenizer's vocabulary. Others tell of a tokenizer.json that is no JSON.
-pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
-    match read_tokenizer::<Vocabulary>(root)? {
+pub(super) fn of(opened: &Opened, found: &mut Found) -> Option<Vocabulary> {
+    match read_tokenizer::<Vocabulary>(opened)? {
         Ok(mut vocabulary) => {
             vocabulary.number();
             if let Some(dropout) = vocabulary.model.dropout.filter(|dropout| *dropout != 0.0) {
@@ -167,11 +161,10 @@ pub(super) fn of_folder(root: &Path, found: &mut Found) -> Option<Vocabulary> {
 }
 
 /// Holds the tokenizer and the numbers that configs name against the embedding.
-pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabulary>, found: &mut Found) {
-    let config = ConfigFile::read(&root.join("config.json")).ok();
-    let config = config.as_ref().map(ConfigFile::map);
-    let generation: Option<Map<String, Value>> = read(root, GENERATION);
-    let tokenizer_config: Option<Map<String, Value>> = read(root, TOKENIZER_CONFIG);
+pub(super) fn compare(opened: &Opened, model: &[&Shard], vocabulary: Option<&Vocabulary>, found: &mut Found) {
+    let config = opened.config().ok().flatten().map(|config| config.map());
+    let generation: Option<Map<String, Value>> = read(opened, GENERATION_CONFIG);
+    let tokenizer_config: Option<Map<String, Value>> = read(opened, TOKENIZER_CONFIG);
     if let Some(other) = tokenizer_config.as_ref().and_then(other_tokenizer) {
         let message = format!("has the transformers library read {other} in place of tokenizer.json");
         found.say(Check::OtherTokenizer, Location::file(TOKENIZER_CONFIG), message);
@@ -180,7 +173,7 @@ pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabul
         let message = "has special tokens cut up as text, so that a chat's marks are none (split_special_tokens)";
         found.say(Check::OtherTokenizer, Location::file(TOKENIZER_CONFIG), message);
     }
-    let named: Vec<(&str, &Map<String, Value>)> = [("config.json", config), (GENERATION, generation.as_ref())]
+    let named: Vec<(&str, &Map<String, Value>)> = [("config.json", config), (GENERATION_CONFIG, generation.as_ref())]
         .into_iter()
         .filter_map(|(f, m)| Some((f, m?)))
         .collect();
@@ -190,7 +183,7 @@ pub(super) fn compare(root: &Path, model: &[&Shard], vocabulary: Option<&Vocabul
         named.iter().for_each(|(file, map)| beyond(rows, file, map, found));
         vocabulary.iter().for_each(|vocabulary| size(rows, vocabulary, found));
     }
-    vocabulary.iter().for_each(|vocabulary| added::examine(root, vocabulary, rows, found));
+    vocabulary.iter().for_each(|vocabulary| added::examine(opened, vocabulary, rows, found));
     if let (Some(vocabulary), Some(tokenizer_config)) = (vocabulary, &tokenizer_config) {
         lacking(vocabulary, tokenizer_config, rows.unwrap_or(u64::MAX), found);
         special(vocabulary, tokenizer_config, &named, found);
@@ -216,7 +209,7 @@ pub(super) fn of_text(config: &Map<String, Value>) -> &Map<String, Value> {
 
 /// How many tokens the embedding has.
 fn rows(model: &[&Shard]) -> Option<u64> {
-    let mut tensors = model.iter().flat_map(|shard| &shard.header.tensors);
+    let mut tensors = model.iter().flat_map(|shard| shard.tensors());
     let embedding = tensors.find(|t| names::is_embedding(&t.name) && t.shape.len() == 2)?;
     embedding.shape.first().map(|rows| *rows as u64)
 }

@@ -4,8 +4,8 @@ use super::patch::{FAST, copy, families, one_of_each, open};
 use crate::smollm2_folder;
 use crate::tiny::Place;
 use achilles_audit::checkpoint::header::Header;
-use achilles_audit::checkpoint::hex;
-use achilles_audit::integrity::diff::diff;
+use achilles_audit::checkpoint::{Opened, hex};
+use achilles_audit::integrity::diff::{Diff, diff};
 use achilles_audit::integrity::difference::{Difference, LineChange, Pattern};
 use achilles_audit::integrity::fingerprint::{Cache, Fingerprint, Settings, take};
 use achilles_audit::integrity::verify::verify;
@@ -20,15 +20,19 @@ use std::path::Path;
 const BETAS: [f64; 7] = [0.0, 0.3, 0.5, 0.8, 2.0, 5.0, -1.0];
 
 fn fingerprint(folder: &Path) -> Fingerprint {
-    let taken = take(folder, &Settings::default(), None, None, &Silent).unwrap();
+    let taken = take(&Opened::folder_at(folder), &Settings::default(), None, None, &Silent).unwrap();
     assert_eq!(taken.problems, []);
     taken.fingerprint
 }
 
 fn differences(folder: &Path, before: &Fingerprint) -> Vec<Difference> {
-    let found = verify(folder, before, None, None, &Silent).unwrap();
+    let found = verify(&Opened::folder_at(folder), before, None, None, &Silent).unwrap();
     assert_eq!(found.intact, found.differences.is_empty());
     found.differences
+}
+
+fn diff_of(a: &Path, b: &Path) -> achilles_audit::Result<Diff> {
+    diff(&Opened::folder_at(a), &Opened::folder_at(b), &Silent)
 }
 
 /// The lines of the one tensor that changed.
@@ -143,7 +147,7 @@ fn lesions(folder: &Path, neurons: Option<&[&str]>) -> usize {
             let change = Intervention { neuron: neuron.clone(), action: Action::Scale(beta) };
             let Ok(plan) = Plan::new(&checkpoint, &recipe, &[change]) else { continue };
             patch::to_folder(&checkpoint, &plan, &out, FAST, &Silent).unwrap();
-            let found = [differences(&out, &before), diff(folder, &out, &Silent).unwrap().differences];
+            let found = [differences(&out, &before), diff_of(folder, &out).unwrap().differences];
             for part in recipe.parts(&neuron, checkpoint.tensors()) {
                 let stored = checkpoint.tensors().stored_name(&part.tensor);
                 for (found, by) in found.iter().zip(["verify", "diff"]) {
@@ -201,9 +205,9 @@ fn a_resharded_copy_has_the_same_tensors() {
     let (single, sharded) = (fingerprint(&from), fingerprint(&to));
     assert_eq!(single.tensors_sha256(), sharded.tensors_sha256());
     assert_ne!(single.files_sha256(), sharded.files_sha256());
-    let found = verify(&to, &single, None, None, &Silent).unwrap();
+    let found = verify(&Opened::folder_at(&to), &single, None, None, &Silent).unwrap();
     assert!(!found.intact && found.same_tensors && found.is_resharding());
-    assert_eq!(diff(&from, &to, &Silent).unwrap().differences, []);
+    assert_eq!(diff_of(&from, &to).unwrap().differences, []);
 
     let file = place.out().join("../f.json");
     std::fs::write(&file, single.to_json("m", None).unwrap()).unwrap();
@@ -294,7 +298,7 @@ fn pattern_of(change: impl Fn(usize, usize) -> f32) -> Pattern {
         bytes.copy_from_slice(&(value + change(at / columns, at % columns)).to_le_bytes());
     }
     std::fs::write(changed.join("model.safetensors"), file).unwrap();
-    let found = diff(&place.model(), &changed, &Silent).unwrap().differences;
+    let found = diff_of(&place.model(), &changed).unwrap().differences;
     match &found[..] {
         [Difference::TensorChanged(change)] => change.pattern,
         _ => panic!("{found:?}"),
@@ -326,7 +330,9 @@ fn a_cache_spares_what_has_not_changed_and_nothing_else() {
         std::fs::write(&path, std::fs::read(&path).unwrap()).unwrap();
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
     }
-    let cached = || take(&place.model(), &Settings::default(), None, Some(&cache), &Silent).unwrap().fingerprint;
+    let cached = || {
+        take(&Opened::folder_at(&place.model()), &Settings::default(), None, Some(&cache), &Silent).unwrap().fingerprint
+    };
     let plain = fingerprint(&place.model());
     assert_eq!((cached(), cached()), (plain.clone(), plain.clone()));
     let kept: Vec<_> = std::fs::read_dir(place.out()).unwrap().map(|e| e.unwrap().path()).collect();
@@ -402,8 +408,7 @@ fn changed_signs_do_not_cancel() {
             (0..columns).for_each(|column| flip(bytes, row, column));
         }
     });
-    for found in [differences(&place.out(), &before), diff(&place.model(), &place.out(), &Silent).unwrap().differences]
-    {
+    for found in [differences(&place.out(), &before), diff_of(&place.model(), &place.out()).unwrap().differences] {
         let told: Vec<_> = lines(&found, name).iter().map(|line| (line.index, line.beta)).collect();
         assert_eq!(told, [(3, Some(-1.0)), (9, Some(-1.0))]);
     }
@@ -420,8 +425,7 @@ fn a_line_that_changed_is_not_once_what_it_was() {
     let before = fingerprint(&place.model());
     let columns = before.tensors.iter().find(|t| t.name == name).unwrap().shape[1];
     changed_weights(&place, name, |bytes| bytes[4 * columns..8 * columns].rotate_left(4));
-    for found in [differences(&place.out(), &before), diff(&place.model(), &place.out(), &Silent).unwrap().differences]
-    {
+    for found in [differences(&place.out(), &before), diff_of(&place.model(), &place.out()).unwrap().differences] {
         let told: Vec<_> = lines(&found, name).iter().map(|line| (line.index, line.beta)).collect();
         assert_eq!(told, [(1, None)]);
     }
@@ -452,7 +456,7 @@ fn a_resharded_copy_with_a_misleading_index_does_not_pass() {
     std::fs::copy(from.join("tokenizer.json"), to.join("tokenizer.json")).unwrap();
     reshard(&from, &to, 3);
     let single = fingerprint(&from);
-    let passes = || verify(&to, &single, None, None, &Silent).unwrap().is_resharding();
+    let passes = || verify(&Opened::folder_at(&to), &single, None, None, &Silent).unwrap().is_resharding();
     assert!(passes());
     let index = to.join("model.safetensors.index.json");
     let sound = std::fs::read_to_string(&index).unwrap();
@@ -462,7 +466,7 @@ fn a_resharded_copy_with_a_misleading_index_does_not_pass() {
         std::fs::write(&index, text).unwrap();
         assert!(!passes(), "{text}");
     }
-    assert!(diff(&from, &to, &Silent).is_err() || !diff(&from, &to, &Silent).unwrap().differences.is_empty());
+    assert!(diff_of(&from, &to).is_err() || !diff_of(&from, &to).unwrap().differences.is_empty());
     std::fs::write(&index, sound).unwrap();
     assert!(passes());
     std::fs::copy(from.join("model.safetensors"), to.join("model.safetensors")).unwrap();
@@ -488,7 +492,7 @@ fn a_fingerprint_in_the_folder_it_describes_is_not_missed() {
     let own = place.model().join("f.json");
     std::fs::write(&own, "").unwrap();
     let before = fingerprint(&place.model());
-    assert!(verify(&place.model(), &before, Some(&own), None, &Silent).unwrap().intact);
+    assert!(verify(&Opened::folder_at(&place.model()), &before, Some(&own), None, &Silent).unwrap().intact);
 }
 
 #[test]

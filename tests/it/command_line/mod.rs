@@ -7,6 +7,7 @@ mod help;
 mod integrity;
 mod lint;
 mod monitor;
+mod once;
 mod patch;
 mod probe;
 mod readme;

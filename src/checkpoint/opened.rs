@@ -1,0 +1,352 @@
+//! A model's files, each opened and parsed once, whatever is wrong with them.
+
+use super::config::ConfigFile;
+use super::gguf::GgufCheckpoint;
+use super::hub::Origin;
+use super::index::{INDEX, IndexFile};
+use super::map::MappedFile;
+use super::names::Names;
+use super::shard::Shard;
+use super::source::{Folder, Source};
+use super::stand_in::StandIn;
+use super::tensors::Tensors;
+use super::{GENERATION_CONFIG, LARGEST_NEEDED, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::progress::Progress;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// What a command opens once and hands to all that look at a model: its folder or GGUF file, of which each header,
+/// config and other file of settings is read when it is first asked for, and kept. What is broken is kept too, as the
+/// error that everybody gets who needs it; a [`Checkpoint`](super::Checkpoint) is what is sound.
+#[derive(Debug)]
+pub struct Opened {
+    name: String,
+    root: PathBuf,
+    origin: Option<Origin>,
+    /// None of a folder.
+    gguf: Option<OnceLock<Result<Arc<GgufCheckpoint>>>>,
+    config: OnceLock<Result<Option<Arc<ConfigFile>>>>,
+    index: OnceLock<Result<Option<IndexFile>>>,
+    tokenizer: OnceLock<Result<Option<String>>>,
+    settings: Mutex<HashMap<String, Result<Option<Arc<Value>>>>>,
+    shards: Mutex<Shards>,
+}
+
+/// The safetensors files that were asked for.
+#[derive(Debug, Default)]
+struct Shards {
+    known: HashMap<ShardKey, Shard>,
+    /// Bytes of small ones that were read whole.
+    in_memory: u64,
+}
+
+/// Where small files that were read have so many bytes together, others are mapped: a hostile folder has thousands.
+const MOST_IN_MEMORY: u64 = 64 << 20;
+
+/// What tells one file from another, whatever its names.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum ShardKey {
+    Identity(u64, u64),
+    /// Where the system does not say.
+    Path(PathBuf),
+}
+
+impl ShardKey {
+    fn of(about: &Metadata, path: &Path) -> ShardKey {
+        let identity = files::identity(about).map(|(device, inode)| ShardKey::Identity(device, inode));
+        identity.unwrap_or_else(|| ShardKey::Path(path.to_owned()))
+    }
+}
+
+impl Opened {
+    /// Finds MODEL: a directory, a .gguf file or a hub id (`org/name[@revision]`).
+    ///
+    /// # Errors
+    /// There is no such model, or it cannot be fetched, or only an earlier commit of it is at hand.
+    pub fn open(model: &str, progress: &dyn Progress) -> Result<Opened> {
+        Opened::found(model, |source| source.folder(progress))
+    }
+
+    /// As [`Opened::open`]; where the hub cannot be reached, the commit that the cache has, and its origin says so. For
+    /// those who tell what they did not examine.
+    ///
+    /// # Errors
+    /// There is no such model, or it cannot be fetched.
+    pub fn open_at_hand(model: &str, progress: &dyn Progress) -> Result<Opened> {
+        Opened::found(model, |source| source.folder_at_hand(progress))
+    }
+
+    fn found(model: &str, folder: impl FnOnce(&Source) -> Result<Folder>) -> Result<Opened> {
+        match Source::find(model)? {
+            Source::Gguf(path) => Ok(Opened { gguf: Some(OnceLock::new()), ..Opened::new(model, path, None) }),
+            source => folder(&source).map(|Folder { path, origin }| Opened::new(model, path, origin)),
+        }
+    }
+
+    /// A model folder.
+    pub fn folder_at(path: &Path) -> Opened {
+        Opened::new(&path.to_string_lossy(), path.to_owned(), None)
+    }
+
+    /// The same by another name.
+    #[cfg(test)]
+    pub(crate) fn called(self, name: &str) -> Opened {
+        Opened { name: name.into(), ..self }
+    }
+
+    fn new(name: &str, root: PathBuf, origin: Option<Origin>) -> Opened {
+        Opened {
+            name: name.into(),
+            root,
+            origin,
+            gguf: None,
+            config: OnceLock::new(),
+            index: OnceLock::new(),
+            tokenizer: OnceLock::new(),
+            settings: Mutex::default(),
+            shards: Mutex::default(),
+        }
+    }
+
+    /// What the user called it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder or the .gguf file.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Which commit of a hub repository it is, if it is one.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// Whether it is a GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        self.gguf.is_some()
+    }
+
+    /// The folder, for what is done with folders alone.
+    ///
+    /// # Errors
+    /// It is a GGUF.
+    pub fn folder(&self) -> Result<&Path> {
+        if self.is_gguf() { Err(Source::no_folder(&self.root)) } else { Ok(&self.root) }
+    }
+
+    /// What the GGUF holds; none of a folder.
+    ///
+    /// # Errors
+    /// It cannot be read as a model.
+    pub fn gguf(&self) -> Result<Option<&Arc<GgufCheckpoint>>> {
+        let Some(gguf) = &self.gguf else { return Ok(None) };
+        kept(gguf.get_or_init(|| GgufCheckpoint::open(&self.root).map(Arc::new))).map(Some)
+    }
+
+    /// Its config.json, or what a GGUF's metadata say in that form; none where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read or is not a JSON object.
+    pub fn config(&self) -> Result<Option<&Arc<ConfigFile>>> {
+        let read = || match self.gguf()? {
+            Some(gguf) => Ok(Some(Arc::new(ConfigFile::from_map(&self.root, gguf.config().clone())))),
+            None => self.if_there("config.json", |path| ConfigFile::read(path).map(Arc::new)),
+        };
+        kept(self.config.get_or_init(read)).map(Option::as_ref)
+    }
+
+    /// As [`Opened::config`], for what cannot do without one.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn needed_config(&self) -> Result<&Arc<ConfigFile>> {
+        let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
+                       tokenizer.json and *.safetensors";
+        self.config()?.ok_or_else(|| Error::file(&self.root, problem))
+    }
+
+    /// What the names of its tensors mean: as the config has it; without one, those of a text model.
+    ///
+    /// # Errors
+    /// The config cannot be read.
+    pub fn names(&self) -> Result<Names> {
+        Ok(self.config()?.map(|config| Names::of(config)).unwrap_or_default())
+    }
+
+    /// The folder's index of shards; none where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn index(&self) -> Result<Option<&IndexFile>> {
+        let read = || self.if_there(INDEX, IndexFile::read);
+        kept(self.index.get_or_init(read)).map(Option::as_ref)
+    }
+
+    /// A safetensors file of the folder. One that has several names is mapped and parsed once, unless it changed since.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn shard(&self, path: &Path) -> Result<Shard> {
+        self.shard_of(&files::open_regular(path)?, path)
+    }
+
+    /// As [`Opened::shard`], of a file that is open; it then stands at its beginning.
+    pub(crate) fn shard_of(&self, file: &File, path: &Path) -> Result<Shard> {
+        let about = file.metadata().map_err(Error::io(path))?;
+        let mut shards = self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let key = ShardKey::of(&about, path);
+        if let Some(shard) = shards.known.get(&key).filter(|known| known.file().is_still(&about)) {
+            return Ok(shard.at(path));
+        }
+        let map = if shards.in_memory < MOST_IN_MEMORY { MappedFile::of } else { MappedFile::of_many };
+        let shard = Shard::of(file, map(file, path)?)?;
+        shards.in_memory += shard.file().in_memory();
+        shards.known.insert(key, shard.clone());
+        Ok(shard)
+    }
+
+    /// The tensors of a folder by their names in its files: those of `model.safetensors`, else of the shards that the
+    /// index names, as transformers does, else of numbered shards that are all there, as vLLM does.
+    ///
+    /// # Errors
+    /// There are none, a shard is missing, or a header breaks the format.
+    pub fn tensors(&self) -> Result<Tensors> {
+        self.folder()?;
+        Tensors::of_folder(self)
+    }
+
+    /// The tensors of a folder's text model, by their names where that stands alone.
+    ///
+    /// # Errors
+    /// As [`Opened::tensors`]; the config cannot be read, or two stored tensors end at one name.
+    pub fn text_tensors(&self) -> Result<Tensors> {
+        self.tensors()?.named(&self.names()?)
+    }
+
+    /// Its tokenizer.json as it is written, or what a GGUF's metadata say in that form; none where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read or is no text.
+    pub fn tokenizer_text(&self) -> Result<Option<&str>> {
+        let read = || match self.gguf()? {
+            Some(gguf) => gguf.tokenizer_json().map(|json| Some(json.to_string())),
+            None => self.if_there(TOKENIZER, |path| files::read_text(path, LARGEST_NEEDED)),
+        };
+        kept(self.tokenizer.get_or_init(read)).map(Option::as_deref)
+    }
+
+    /// The tokenizer.json that loaders take.
+    ///
+    /// # Errors
+    /// It has none, or loaders take another file, or it cannot be read.
+    pub fn tokenizer_json(&self) -> Result<&str> {
+        if self.is_gguf() {
+            return Ok(self.tokenizer_text()?.unwrap_or_default());
+        }
+        let path = self.root.join(TOKENIZER);
+        if !path.exists() {
+            let problem = "no tokenizer.json in this folder; write it with transformers: \
+                           AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
+            return Err(Error::file(&self.root, problem));
+        }
+        let config: Option<Map<String, Value>> = self.settings(TOKENIZER_CONFIG)?;
+        if let Some(other) = config.as_ref().and_then(other_tokenizer) {
+            let problem = format!(
+                "has the transformers library read {other} in place of tokenizer.json (fast_tokenizer_files); make that \
+                 the tokenizer.json, or take the key out"
+            );
+            return Err(Error::file(self.root.join(TOKENIZER_CONFIG), problem));
+        }
+        let text = self.tokenizer_text()?.unwrap_or_default();
+        match StandIn::of_text(text.as_bytes()) {
+            Some(stand_in) => Err(Error::file(&path, stand_in.to_string())),
+            None => Ok(text),
+        }
+    }
+
+    /// A file of settings beside the config, such as tokenizer_config.json, as Python reads it, or what a GGUF's
+    /// metadata say in that form; none where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what `T` expects.
+    pub fn settings<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let mut all = self.settings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let value = match all.get(name) {
+            Some(known) => known.clone(),
+            None => all.entry(name.to_owned()).or_insert(self.read_settings(name)).clone(),
+        };
+        drop(all);
+        let malformed = |e| match self.is_gguf() {
+            true => Error::file(&self.root, format!("makes a malformed {name}: {e}")),
+            false => Error::file(self.root.join(name), format!("is malformed: {e}")),
+        };
+        value?.map(|value| T::deserialize(&*value).map_err(malformed)).transpose()
+    }
+
+    fn read_settings(&self, name: &str) -> Result<Option<Arc<Value>>> {
+        let value = match (self.gguf()?, name) {
+            (None, _) => python_json::read(&self.root.join(name))?,
+            (Some(gguf), GENERATION_CONFIG) => Some(gguf.generation_config_json()?),
+            (Some(gguf), TOKENIZER_CONFIG) => Some(gguf.tokenizer_config_json()?),
+            (Some(_), _) => None,
+        };
+        Ok(value.map(Arc::new))
+    }
+
+    /// What a file of the folder holds, if it is there.
+    fn if_there<T>(&self, name: &str, read: impl FnOnce(&Path) -> Result<T>) -> Result<Option<T>> {
+        let path = self.root.join(name);
+        path.exists().then(|| read(&path)).transpose()
+    }
+}
+
+fn kept<T>(result: &Result<T>) -> Result<&T> {
+    result.as_ref().map_err(Error::clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::tensors::SINGLE;
+
+    const LLAMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
+
+    #[test]
+    fn a_file_of_two_names_is_parsed_once_and_anew_when_it_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = [SINGLE, "other.safetensors"].map(|name| folder.path().join(name));
+        std::fs::copy(Path::new(LLAMA).join(SINGLE), &one).unwrap();
+        std::fs::hard_link(&one, &other).unwrap();
+        let opened = Opened::folder_at(folder.path());
+        let [first, again] = [&one, &other].map(|path| opened.shard(path).unwrap());
+        assert!(std::ptr::eq(first.header(), again.header()));
+        assert_eq!((first.file().path(), again.file().path()), (one.as_path(), other.as_path()));
+        std::fs::write(&one, "Entry not found\n").unwrap();
+        assert!(opened.shard(&other).unwrap().stand_in().is_some() && first.stand_in().is_none());
+    }
+
+    #[test]
+    fn what_is_broken_is_the_error_of_those_who_need_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("config.json", "[]");
+        write("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n");
+        write("generation_config.json", "{");
+        let opened = Opened::folder_at(folder.path());
+        for _ in 0..2 {
+            assert!(opened.config().unwrap_err().to_string().contains("is not a model config"));
+            assert!(opened.tokenizer_text().unwrap().is_some() && opened.tokenizer_json().is_err());
+            assert!(opened.settings::<Value>("generation_config.json").is_err());
+            assert_eq!(opened.settings::<Value>("tokenizer_config.json").unwrap(), None);
+            write("config.json", "{}");
+        }
+    }
+}
