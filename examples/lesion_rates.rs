@@ -14,7 +14,7 @@
 use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::error::Error;
-use achilles_audit::integrity::lesion::{MEASURED, Report, SignKind, Statistics, Tail, Tails};
+use achilles_audit::integrity::lesion::{IndicatorKind, LesionReport, MEASURED, Statistics, Tail, Tails};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Silent;
 use rand::{RngExt, SeedableRng};
@@ -79,7 +79,7 @@ fn calibrate(models: &[Model]) -> Result<()> {
             held_out
                 .signs
                 .iter()
-                .for_each(|sign| println!("  {:?} {} chance {:.3}", sign.kind, sign.place, sign.chance));
+                .for_each(|sign| println!("  {:?} {} chance {:.3}", sign.kind, sign.place, sign.p_value));
         }
     }
     Ok(())
@@ -152,16 +152,16 @@ fn rates([many, few]: [usize; 2], models: &[Model]) -> Result<()> {
     Ok(())
 }
 
-fn is(sign: &achilles_audit::integrity::lesion::Sign, neuron: &Neuron) -> bool {
+fn is(sign: &achilles_audit::integrity::lesion::Indicator, neuron: &Neuron) -> bool {
     sign.neuron == *neuron || sign.or.as_ref() == Some(neuron)
 }
 
 /// Whether the lesion is found, at the right neuron and in the right direction.
-fn names(report: &Report, neuron: &Neuron, beta: f64) -> bool {
+fn names(report: &LesionReport, neuron: &Neuron, beta: f64) -> bool {
     report.signs.iter().filter(|sign| is(sign, neuron)).any(|sign| match sign.kind {
-        SignKind::Zero => beta == 0.0,
-        SignKind::Opposite => beta < 0.0,
-        SignKind::Scaled => (sign.beta_estimate > 1.0) == (beta > 1.0) && beta > 0.0,
+        IndicatorKind::Zero => beta == 0.0,
+        IndicatorKind::Opposite => beta < 0.0,
+        IndicatorKind::Scaled => (sign.beta_estimate > 1.0) == (beta > 1.0) && beta > 0.0,
     })
 }
 

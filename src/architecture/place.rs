@@ -9,7 +9,7 @@ use std::fmt;
 
 /// The part of one tensor whose change changes one neuron and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct NeuronPlace {
     /// The tensor's name.
     pub tensor: String,
     /// The tensor's shape.
@@ -20,7 +20,7 @@ pub struct Place {
     pub index: usize,
 }
 
-impl Place {
+impl NeuronPlace {
     /// Whether it is an element of a module's bias.
     pub fn is_bias(&self) -> bool {
         self.axis == Axis::Element && self.tensor.ends_with(".bias")
@@ -32,14 +32,14 @@ impl Place {
     }
 }
 
-impl Place {
+impl NeuronPlace {
     /// In words, by the name that the file has for the tensor.
     pub fn in_file(&self, stored_as: &str) -> String {
         format!("{} {} of {stored_as} {:?}", self.axis.as_str(), self.index, self.shape)
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for NeuronPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.in_file(&self.tensor))
     }
@@ -48,13 +48,13 @@ impl fmt::Display for Place {
 impl Recipe {
     /// Finds what `neuron` is in the file; none where no single tensor holds it alone (the input of a norm, a q/k norm
     /// that all heads share, the embedding of a tied head).
-    pub fn place(&self, neuron: &Neuron, tensors: &Tensors) -> Option<Place> {
+    pub fn place(&self, neuron: &Neuron, tensors: &Tensors) -> Option<NeuronPlace> {
         self.parts(neuron, tensors).into_iter().next()
     }
 
     /// Everything that a factor on `neuron` multiplies: the part that [`Recipe::place`] finds, then the element of the
     /// bias where the module has one. Empty where there is no such part.
-    pub fn parts(&self, neuron: &Neuron, tensors: &Tensors) -> Vec<Place> {
+    pub fn parts(&self, neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
         let Some(module) = self.module(&neuron.site.module) else { return Vec::new() };
         let part = |tensor: String, axis: Axis| {
             let shape = tensors.get(&tensor)?.shape.clone();
@@ -64,7 +64,7 @@ impl Recipe {
                 (Axis::Element, &[elements]) => elements,
                 _ => return None,
             };
-            (neuron.channel < length).then_some(Place { tensor, shape, axis, index: neuron.channel })
+            (neuron.channel < length).then_some(NeuronPlace { tensor, shape, axis, index: neuron.channel })
         };
         let Some((holder, axis)) = self.holder(&module, neuron.site.side) else { return Vec::new() };
         let found = part(holder.weight(), axis);

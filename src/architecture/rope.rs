@@ -6,7 +6,7 @@ use std::fmt;
 
 /// What a config says of a rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct RopeSettings {
     /// θ, the base of the frequencies.
     pub theta: f64,
     /// How they are changed.
@@ -94,7 +94,7 @@ impl fmt::Display for Scaling {
 /// A rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    settings: Settings,
+    settings: RopeSettings,
     /// Channels of each head that are rotated: the first.
     dim: usize,
     /// Queries and keys are turned in at least f32 and rounded once (OLMo 2), instead of after each operation.
@@ -121,14 +121,15 @@ impl Rope {
     }
 
     /// What the config says of it.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &RopeSettings {
         &self.settings
     }
 
     /// The frequencies that old versions of transformers may have saved: as they are before they are stretched, and
     /// stretched for short and for long texts.
     pub fn saved_frequencies(&self) -> [Vec<f64>; 3] {
-        let plain = Rope { settings: Settings { scaling: Scaling::Default, ..self.settings.clone() }, ..self.clone() };
+        let plain =
+            Rope { settings: RopeSettings { scaling: Scaling::Default, ..self.settings.clone() }, ..self.clone() };
         let long = match &self.settings.scaling {
             Scaling::LongRope { original_max_position_embeddings: original, .. } => {
                 (*original as usize).saturating_add(1)
@@ -139,7 +140,7 @@ impl Rope {
     }
 
     /// A rotary embedding of heads of `head_dim` channels.
-    pub fn new(settings: Settings, head_dim: usize) -> Rope {
+    pub fn new(settings: RopeSettings, head_dim: usize) -> Rope {
         let dim = (head_dim as f64 * settings.partial_rotary_factor) as usize;
         Rope { settings, dim, turns_wide: false }
     }
@@ -177,7 +178,7 @@ impl Rope {
 
     /// Radians per position of each pair of channels, in a text of `positions` positions.
     fn frequencies(&self, positions: usize, round: &impl Fn(f64) -> f64) -> Vec<f64> {
-        let Settings { theta, scaling, .. } = &self.settings;
+        let RopeSettings { theta, scaling, .. } = &self.settings;
         let dim = self.dim as f64;
         let powers = |theta: f64| (0..self.dim / 2).map(move |i| round(theta.powf(round(2.0 * i as f64 / dim))));
         let plain = |theta: f64| powers(theta).map(|p| round(1.0 / p));

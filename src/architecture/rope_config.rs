@@ -5,7 +5,7 @@
 //! and other loaders compute different things from one config: that is refused, with the readings named.
 
 use super::known_keys;
-use super::rope::{Rope, Scaling, Settings};
+use super::rope::{Rope, RopeSettings, Scaling};
 use crate::checkpoint::config::Reader;
 use crate::error::{Error, Result};
 
@@ -99,7 +99,7 @@ struct Place<'a, 'c> {
 }
 
 impl Place<'_, '_> {
-    fn rope(&self, settings: Settings) -> Result<Rope> {
+    fn rope(&self, settings: RopeSettings) -> Result<Rope> {
         if !self.head_dim.is_multiple_of(2) {
             return Err(self.c.wrong("head_dim", "an even number, as rotary embeddings need"));
         }
@@ -113,13 +113,13 @@ impl Place<'_, '_> {
     }
 
     /// Of a config with neither object.
-    fn unscaled(&self) -> Result<Settings> {
+    fn unscaled(&self) -> Result<RopeSettings> {
         let theta = self.positive(self.c, self.theta, self.c.f64_or(self.theta, self.class.theta)?)?;
         let partial_rotary_factor = match self.class.is_phi {
             true => self.share(self.c, self.c.f64_or(PARTIAL, 1.0)?)?,
             false => 1.0,
         };
-        Ok(Settings { theta, scaling: Scaling::Default, partial_rotary_factor })
+        Ok(RopeSettings { theta, scaling: Scaling::Default, partial_rotary_factor })
     }
 
     fn max_positions(&self) -> Result<f64> {
@@ -142,13 +142,13 @@ impl Place<'_, '_> {
     }
 
     /// Of one object of parameters.
-    fn scaled(&self, r: &Reader) -> Result<Settings> {
+    fn scaled(&self, r: &Reader) -> Result<RopeSettings> {
         let theta = self.inside_or_outside(r, THETA, self.theta)?.unwrap_or(self.class.theta);
         let theta = self.positive(r, THETA, theta)?;
         let scaling = self.scaling(r)?;
         let partial_rotary_factor = self.partial(r)?;
         match known_keys::unknown(r, &["finetuned"]).first() {
-            None => Ok(Settings { theta, scaling, partial_rotary_factor }),
+            None => Ok(RopeSettings { theta, scaling, partial_rotary_factor }),
             Some(key) => Err(r.wrong(key, "no such key for this rope_type")),
         }
     }
@@ -299,11 +299,11 @@ impl Place<'_, '_> {
     }
 
     /// Both, where `rope_scaling` and `rope_parameters` say the same.
-    fn agreed(&self, old: Settings, new: Settings) -> Result<Settings> {
+    fn agreed(&self, old: RopeSettings, new: RopeSettings) -> Result<RopeSettings> {
         if old == new {
             return Ok(old);
         }
-        let read = |s: &Settings| format!("{} with {} {}", s.scaling, self.theta, s.theta);
+        let read = |s: &RopeSettings| format!("{} with {} {}", s.scaling, self.theta, s.theta);
         let expected = format!(
             "one of it and {PARAMETERS}, which contradict each other: transformers computes {} by it, other loaders {} by \
              {PARAMETERS}; write all of it into one",

@@ -7,11 +7,11 @@ use crate::error::{Error, Result};
 use crate::integrity::difference::Difference;
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lint::Location;
-use crate::integrity::signature::{self, DifferenceKind, Trust, Verdict};
+use crate::integrity::signature::{self, DifferenceKind, SignatureVerdict, Trust};
 use crate::integrity::verify;
 use crate::progress::Progress;
 use crate::rules::RuleId;
-use crate::rules::finding::Seen;
+use crate::rules::finding::RuleObservation;
 use serde::Serialize;
 use std::path::Path;
 
@@ -92,7 +92,7 @@ pub fn fingerprint(
             }
         };
         let evidence = serde_json::to_value(difference).unwrap_or_default();
-        seen.push(Seen { rule, location, message: short(difference), evidence });
+        seen.push(RuleObservation { rule, location, message: short(difference), evidence });
     }
     let result = Integrity {
         fingerprint: path.to_string_lossy().into_owned(),
@@ -122,15 +122,15 @@ pub fn signature(
     trust: &Trust,
     ignore_unsigned_files: bool,
     progress: &dyn Progress,
-) -> Result<Measured<signature::Report>> {
+) -> Result<Measured<signature::SignatureReport>> {
     let place = at.map_or_else(|| signature::default_path(model), Path::to_owned);
     let report = signature::verify(model, &place, trust, ignore_unsigned_files, progress)?;
     let mut seen = Vec::new();
-    if report.verdict == Verdict::Refused {
+    if report.verdict == SignatureVerdict::Refused {
         let why = report.refusal.as_deref().unwrap_or("it is not accepted");
         let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let message = format!("the signature is refused: {why}");
-        seen.push(Seen {
+        seen.push(RuleObservation {
             rule: RuleId::SignatureRefused,
             location: Location::file(name),
             message,
@@ -147,10 +147,10 @@ pub fn signature(
         };
         let file = if difference.path == "." { String::new() } else { difference.path.clone() };
         let (location, message) = (Location::file(file), difference.problem.clone());
-        seen.push(Seen { rule, location, message, evidence: serde_json::Value::Null });
+        seen.push(RuleObservation { rule, location, message, evidence: serde_json::Value::Null });
     }
     for left in &report.left_out {
-        seen.push(Seen {
+        seen.push(RuleObservation {
             rule: RuleId::SignatureLeftOut,
             location: Location::file(&left.path),
             message: left.why.as_str().to_owned(),

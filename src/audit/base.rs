@@ -2,9 +2,9 @@
 
 use super::place;
 use crate::checkpoint::Checkpoint;
-use crate::compare::{Compared, Limits, Verdict};
+use crate::compare::{Compared, Limits, SetVerdict};
 use crate::error::{Count, Figure};
-use crate::rules::finding::Seen;
+use crate::rules::finding::RuleObservation;
 use crate::rules::{RuleId, Rules};
 use serde_json::json;
 
@@ -20,7 +20,7 @@ pub fn limits(rules: &Rules) -> Limits {
     }
 }
 
-pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
+pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> Vec<RuleObservation> {
     let base = &compared.base.source;
     let masked = &compared.transfer.base_on_variant;
     let neurons = Count(masked.neurons.len(), "critical neuron", "critical neurons");
@@ -28,17 +28,17 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
     let overlap = overlap.map_or(String::new(), |o| format!("{} of its first {}", o.shared, o.k));
     let without = format!("without the base's {neurons} perplexity rises 10^{:.2}-fold", masked.damage);
     let (rule, message) = match compared.verdict {
-        Verdict::Shared => {
+        SetVerdict::Shared => {
             (RuleId::BaseSetShared, format!("{without}, as in {base}: what cripples that cripples this"))
         }
-        Verdict::SharedLocationOnly => {
+        SetVerdict::SharedLocationOnly => {
             (RuleId::BaseSetLocationOnly, format!("the base's {neurons} rank high as in {base}, but {without} only"))
         }
-        Verdict::Moved => (
+        SetVerdict::Moved => (
             RuleId::BaseSetMoved,
             format!("the base's {neurons} matter no more as in {base}: {without}; the rankings share {overlap}"),
         ),
-        Verdict::Unrelated => (
+        SetVerdict::Unrelated => (
             RuleId::BaseSetUnrelated,
             format!("the ranking has nothing to do with that of {base}, it shares {overlap}; {without}"),
         ),
@@ -51,7 +51,7 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
     let evidence = json!({"base": compared.base, "verdict": compared.verdict, "damage": masked.damage,
         "controls": masked.controls, "neurons": compared.location.neurons, "overlap": compared.location.overlap,
         "spearman": compared.location.spearman});
-    let mut seen = vec![Seen { rule, location, message, evidence }];
+    let mut seen = vec![RuleObservation { rule, location, message, evidence }];
 
     let least =
         rules.thresholds(RuleId::BaseNeuronChanged).ratio.filter(|_| compared.importance_not_compared.is_none());
@@ -62,7 +62,7 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
                 Some(ratio) => format!("{:.3} times as much as in {base}", Figure(ratio)),
                 None => format!("beyond all numbers, which it does not in {base}"),
             };
-            seen.push(Seen {
+            seen.push(RuleObservation {
                 rule: RuleId::BaseNeuronChanged,
                 location: place::of_neuron(&placed.neuron, checkpoint),
                 message: format!("{} moves {moves}", placed.neuron.short()),
@@ -73,7 +73,7 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
     }
     let limit = rules.thresholds(RuleId::WorseThanBase).damage;
     if let Some(damage) = compared.damage.filter(|damage| limit.is_some_and(|limit| *damage >= limit)) {
-        seen.push(Seen {
+        seen.push(RuleObservation {
             rule: RuleId::WorseThanBase,
             location: place::whole(checkpoint),
             message: format!("the model's perplexity is 10^{damage:.2} times that of {base} on the same text"),

@@ -4,7 +4,7 @@ use super::place;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Count, Figure};
 use crate::monitor::{Checked, DEFAULT_FALSE_ALARM_RATE};
-use crate::rules::finding::Seen;
+use crate::rules::finding::RuleObservation;
 use crate::rules::{RuleId, Rules};
 use serde_json::json;
 
@@ -16,11 +16,11 @@ pub fn alpha(rules: &Rules) -> f64 {
     rules.thresholds(RuleId::ActivationsOutside).alpha.unwrap_or(DEFAULT_FALSE_ALARM_RATE)
 }
 
-pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
+pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<RuleObservation> {
     let mut seen = Vec::new();
     if let Some(first) = checked.not_finite.first() {
         let sites = Count(checked.not_finite.len(), "site", "sites");
-        seen.push(Seen {
+        seen.push(RuleObservation {
             rule: RuleId::ActivationsNotFinite,
             location: place::whole(checkpoint),
             message: format!("{sites} with NaN or infinities where the baseline has none, {} first", first.site),
@@ -37,7 +37,7 @@ pub fn observe(checked: &Checked, checkpoint: &Checkpoint) -> Vec<Seen> {
         let times = Figure(first.median / first.baseline_median);
         format!(", {} first: its {} is {times:.3} times the usual", first.site, first.statistic.as_str())
     });
-    seen.push(Seen {
+    seen.push(RuleObservation {
         rule: RuleId::ActivationsOutside,
         // The cause is at the first site or anywhere before it.
         location: place::whole(checkpoint),

@@ -7,7 +7,7 @@ use crate::evaluate::text::{REFERENCE_TEXT, Tokenizer};
 use crate::integrity::lint::Location;
 use crate::probe::{ChatTemplate, QUESTIONS};
 use crate::rules::RuleId;
-use crate::rules::finding::Seen;
+use crate::rules::finding::RuleObservation;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
@@ -21,12 +21,12 @@ type Object = Map<String, Value>;
 ///
 /// # Errors
 /// A file of either cannot be read.
-pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<Seen>> {
+pub fn observe(model: &Checkpoint, base: &Checkpoint, text: &str) -> Result<Vec<RuleObservation>> {
     let seen = |rule, file: &str, message: String, evidence| {
         let whole = place::whole(model);
         let location = if whole.file.is_empty() { Location::file(file) } else { whole };
         let message = format!("{message} of the base {}", base.name());
-        Seen { rule, location, message, evidence }
+        RuleObservation { rule, location, message, evidence }
     };
     let mut found = Vec::new();
     let (ours, theirs) = (model.tokenizer_json()?, base.tokenizer_json()?);

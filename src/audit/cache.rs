@@ -9,7 +9,7 @@
 
 use super::base;
 use super::baseline;
-use super::run::{BaseModel, Ran, Run, Wanted};
+use super::run::{BaseModel, Run, RunResult, Wanted};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::compare::BaseName;
 use crate::error::{Error, Result};
@@ -79,13 +79,13 @@ impl Cache {
     }
 
     /// What was kept, if it is whole.
-    pub fn get(&self) -> Option<Ran> {
-        let kept: Kept<Ran> = serde_json::from_slice(&files::read_regular(&self.path).ok()?).ok()?;
+    pub fn get(&self) -> Option<RunResult> {
+        let kept: Kept<RunResult> = serde_json::from_slice(&files::read_regular(&self.path).ok()?).ok()?;
         (kept.key == self.key && kept.ran.holds(self.wanted)).then_some(kept.ran)
     }
 
     /// Keeps a result; one that cannot be kept will be computed again.
-    pub fn put(&self, ran: &Ran) {
+    pub fn put(&self, ran: &RunResult) {
         let write = || {
             if self.path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
                 return Err(Error::file(&self.path, "is not a file; remove it"));

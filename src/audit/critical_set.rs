@@ -2,23 +2,23 @@
 
 use super::place;
 use super::rescaled::Rescaled;
-use super::run::Located;
+use super::run::LocatedSummary;
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Count, Figure};
 use crate::locate;
-use crate::rules::finding::Seen;
+use crate::rules::finding::RuleObservation;
 use crate::rules::{RuleId, Rules};
 use serde_json::json;
 
 /// Models of fewer tokens than this are toys: with random weights too they are what somebody tries tools on.
 const FEWEST_TOKENS: usize = 1000;
 
-pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
+pub fn observe(located: &LocatedSummary, checkpoint: &Checkpoint, rules: &Rules) -> Vec<RuleObservation> {
     let whole = place::whole(checkpoint);
     let (tokens, dtype) = (located.tokens, &located.dtype);
     let Some(report) = &located.report else {
-        return vec![Seen {
+        return vec![RuleObservation {
             rule: RuleId::BasePerplexityNotFinite,
             location: whole,
             message: format!("the model's own perplexity is not a number in {dtype}"),
@@ -30,7 +30,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     let settings = &report.settings;
     let Some(set) = &report.critical_set else {
         let (n, epsilon) = (report.prefix.n, settings.epsilon);
-        seen.push(Seen {
+        seen.push(RuleObservation {
             rule: RuleId::CriticalSetAbsent,
             location: whole,
             message: format!("masking up to {n} entries of the ranking never raised perplexity 10^{epsilon}-fold"),
@@ -44,7 +44,7 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
     if small && damaging {
         let names: Vec<String> = set.neurons.iter().map(|n| n.short()).collect();
         let neurons = Count(names.len(), "neuron", "neurons");
-        seen.push(Seen {
+        seen.push(RuleObservation {
             rule: RuleId::CriticalSetSmall,
             location: place::of_neurons(&set.neurons, checkpoint),
             message: format!("without {neurons} perplexity rises 10^{:.2}-fold: {}", set.damage, names.join(", ")),
@@ -56,7 +56,12 @@ pub fn observe(located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec
 }
 
 /// What is to be said of the neuron that the model gains most by rescaling.
-fn of_rescaled(rescaled: &Rescaled, perplexity: f64, checkpoint: &Checkpoint, rules: &Rules) -> Option<Seen> {
+fn of_rescaled(
+    rescaled: &Rescaled,
+    perplexity: f64,
+    checkpoint: &Checkpoint,
+    rules: &Rules,
+) -> Option<RuleObservation> {
     let Rescaled { neuron, factor, gain, error } = rescaled;
     let rule = RuleId::CriticalNeuronScaled;
     rules.thresholds(rule).damage.filter(|least| gain >= least)?;
@@ -68,7 +73,7 @@ fn of_rescaled(rescaled: &Rescaled, perplexity: f64, checkpoint: &Checkpoint, ru
         _ => "weakened",
     };
     let told = format!("the model's perplexity is {before:.1}, and {after:.1} with {name} times {factor}");
-    Some(Seen {
+    Some(RuleObservation {
         rule,
         location: place::of_neuron(neuron, checkpoint),
         message: format!("{told}: it was probably {was}; compare with --base"),
@@ -78,11 +83,17 @@ fn of_rescaled(rescaled: &Rescaled, perplexity: f64, checkpoint: &Checkpoint, ru
 }
 
 /// What is to be said of the perplexity, which is a number.
-fn of_perplexity(base: &locate::Base, located: &Located, checkpoint: &Checkpoint, rules: &Rules) -> Vec<Seen> {
+fn of_perplexity(
+    base: &locate::Base,
+    located: &LocatedSummary,
+    checkpoint: &Checkpoint,
+    rules: &Rules,
+) -> Vec<RuleObservation> {
     let (perplexity, nll_nats, tokens) = (base.perplexity, base.nll_nats, located.tokens);
     let told = format!("the model's own perplexity is {:.1} over {tokens} tokens", Figure(perplexity));
     let evidence = json!({"perplexity": perplexity, "nll_nats": nll_nats, "tokens": tokens});
-    let seen = |rule, message, evidence| Seen { rule, location: place::whole(checkpoint), message, evidence };
+    let seen =
+        |rule, message, evidence| RuleObservation { rule, location: place::whole(checkpoint), message, evidence };
     let mut found = Vec::new();
     if rules.thresholds(RuleId::BasePerplexityHigh).perplexity.is_some_and(|limit| perplexity >= limit) {
         found.push(seen(RuleId::BasePerplexityHigh, told.clone(), evidence.clone()));
@@ -105,7 +116,7 @@ mod tests {
     #[test]
     fn a_model_that_guesses_is_told_by_its_vocabulary() {
         let rules = Rules::default_rules().unwrap();
-        let located = Located { tokens: 9, dtype: "f32".into(), report: None, rescaled: None };
+        let located = LocatedSummary { tokens: 9, dtype: "f32".into(), report: None, rescaled: None };
         let folder = tempfile::tempdir().unwrap();
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
         std::fs::copy(format!("{fixture}/model.safetensors"), folder.path().join("model.safetensors")).unwrap();

@@ -1,7 +1,7 @@
 //! Lint by itself: the files, judged.
 
 use super::waive::waive;
-use super::{Left, Verdict, template, unchanged};
+use super::{Unexamined, Verdict, template, unchanged};
 use crate::checkpoint::Opened;
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::Result;
@@ -25,7 +25,7 @@ pub struct Linted {
     pub not_listed: u64,
     /// What of a hub repository was not examined.
     #[serde(serialize_with = "whys")]
-    pub not_examined: Vec<Left>,
+    pub not_examined: Vec<Unexamined>,
     /// Every rule that judged.
     #[serde(skip)]
     pub judged: Vec<Rule>,
@@ -69,8 +69,8 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
     findings.extend(finding::judge(about, rules));
     findings.sort_by_key(|f| (f.waived.is_some(), Reverse(f.severity)));
     let not_examined = origin.map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
-    let not_examined: Vec<Left> =
-        not_examined.into_iter().map(|why| Left { measurement: Measurement::Lint, why }).collect();
+    let not_examined: Vec<Unexamined> =
+        not_examined.into_iter().map(|why| Unexamined { measurement: Measurement::Lint, why }).collect();
     let identity = ModelIdentity {
         source: model.into(),
         config_sha256: Some(found.config_sha256),
@@ -104,6 +104,6 @@ pub(super) fn observe(opened: &Arc<Opened>, progress: &dyn Progress) -> Result<L
     Ok(found)
 }
 
-fn whys<S: Serializer>(list: &[Left], to: S) -> std::result::Result<S::Ok, S::Error> {
+fn whys<S: Serializer>(list: &[Unexamined], to: S) -> std::result::Result<S::Ok, S::Error> {
     to.collect_seq(list.iter().map(|left| &left.why))
 }

@@ -29,14 +29,14 @@ use crate::integrity::signature::{self, Trust};
 use crate::locate;
 use crate::monitor::Checked;
 use crate::progress::Progress;
-use crate::rules::finding::{self, Finding, Seen, Severity};
+use crate::rules::finding::{self, Finding, RuleObservation, Severity};
 use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
 use crate::tool::Tool;
 pub use against::Integrity;
 pub use base::limits as base_limits;
 pub use linted::{LintSettings, Linted, lint};
 use run::Wanted;
-pub use run::{Run, Watch};
+pub use run::{BaselineCheck, Run};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,7 +81,7 @@ pub struct Audit {
     /// What was audited.
     pub model: ModelIdentity,
     /// What it was judged by.
-    pub settings: Settings,
+    pub settings: AuditSettings,
     /// The answer.
     pub verdict: Verdict,
     /// What the rules say of what was measured, the worst first.
@@ -89,15 +89,15 @@ pub struct Audit {
     /// How many more there were of a kind that a file shows over and over.
     pub not_listed: u64,
     /// What was to be examined and was not: nothing is known of it.
-    pub not_examined: Vec<Left>,
+    pub not_examined: Vec<Unexamined>,
     /// What nobody asked for, or what this checkpoint does not have.
-    pub skipped: Vec<Left>,
+    pub skipped: Vec<Unexamined>,
     /// Every rule whose measurement took place and that is not off.
     pub judged: Vec<Rule>,
     /// How much lint looked at.
     pub lint: Option<Examined>,
     /// The located critical set.
-    pub critical_set: Option<locate::Report>,
+    pub critical_set: Option<locate::CriticalSetReport>,
     /// The comparison with the base.
     pub base: Option<Compared>,
     /// The check against the baseline.
@@ -105,12 +105,12 @@ pub struct Audit {
     /// The comparison with the fingerprint.
     pub fingerprint: Option<Integrity>,
     /// The verification of the signature.
-    pub signature: Option<signature::Report>,
+    pub signature: Option<signature::SignatureReport>,
 }
 
 /// What an audit judged by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Settings {
+pub struct AuditSettings {
     /// `default`, `release`, or the rule file.
     pub rules: String,
     /// SHA-256 of the rule file.
@@ -159,7 +159,7 @@ impl Verdict {
 
 /// Something that was not examined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Left {
+pub struct Unexamined {
     /// What.
     pub measurement: Measurement,
     /// Why.
@@ -220,7 +220,7 @@ fn examine(
 
 /// What a measurement saw, and what it could not see.
 struct Measured<T> {
-    seen: Vec<Seen>,
+    seen: Vec<RuleObservation>,
     not_examined: Vec<String>,
     result: T,
 }
@@ -229,7 +229,7 @@ struct Measured<T> {
 struct Gate<'a> {
     rules: &'a Rules,
     audit: Audit,
-    seen: Vec<Seen>,
+    seen: Vec<RuleObservation>,
     took_place: Vec<Measurement>,
 }
 
@@ -247,7 +247,7 @@ impl<'a> Gate<'a> {
                 tokenizer_class: Some(None),
                 hub: None,
             },
-            settings: Settings {
+            settings: AuditSettings {
                 rules: rules.name.clone(),
                 rules_sha256: rules.sha256.clone(),
                 fail_on: rules.fail_on,
@@ -282,7 +282,7 @@ impl<'a> Gate<'a> {
 
     /// Notes what was not measured. `tried`: somebody asked for it and it failed.
     fn leave(&mut self, measurement: Measurement, why: String, tried: bool) {
-        let left = Left { measurement, why };
+        let left = Unexamined { measurement, why };
         match tried || self.rules.require.contains(&measurement) {
             true => self.audit.not_examined.push(left),
             false => self.audit.skipped.push(left),
@@ -292,7 +292,7 @@ impl<'a> Gate<'a> {
     /// Tells which commit it is, and judges or leaves what of the repository is not in its snapshot.
     fn origin(&mut self, origin: &Origin, snapshot: &Path) {
         let by_name = lint::by_name(origin, snapshot);
-        self.seen.extend(by_name.observations.into_iter().map(Seen::from));
+        self.seen.extend(by_name.observations.into_iter().map(RuleObservation::from));
         for why in origin.not_examined(by_name.unknown) {
             self.leave(Measurement::Lint, why, true);
         }
@@ -302,7 +302,7 @@ impl<'a> Gate<'a> {
     fn lint(&mut self, opened: &Arc<Opened>, progress: &dyn Progress) -> Result<()> {
         let found = linted::observe(opened, progress)?;
         self.took_place.push(Measurement::Lint);
-        self.seen.extend(found.observations.into_iter().map(Seen::from));
+        self.seen.extend(found.observations.into_iter().map(RuleObservation::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;
         self.audit.model.config_sha256 = Some(found.config_sha256);
@@ -314,7 +314,7 @@ impl<'a> Gate<'a> {
     fn gguf(&mut self, opened: &Opened, is_all: bool) {
         match gguf::observe(opened) {
             Ok(found) => {
-                self.seen.extend(found.into_iter().map(Seen::from));
+                self.seen.extend(found.into_iter().map(RuleObservation::from));
                 let why =
                     "a GGUF: its tokenizer, chat template and settings were examined, the rest of lint is of folders";
                 self.leave(Measurement::Lint, why.into(), is_all);

@@ -7,7 +7,7 @@
 
 use crate::compute::{NoHook, Row};
 use crate::error::Result;
-use crate::locate::{Report, Subject};
+use crate::locate::{CriticalSetReport, Subject};
 use crate::neuron::{Action, Intervention, Neuron};
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,12 @@ const TRIED: usize = 3;
 
 /// The one that gains most by a factor of its own, of all neurons that are tried; none where the text is too short, or
 /// none gains more than chance gives.
-pub fn measure(subject: &Subject, report: &Report, tried: usize, progress: &dyn Progress) -> Result<Option<Rescaled>> {
+pub fn measure(
+    subject: &Subject,
+    report: &CriticalSetReport,
+    tried: usize,
+    progress: &dyn Progress,
+) -> Result<Option<Rescaled>> {
     let Subject { model, text, .. } = subject;
     if text.ids.len() < FEWEST_TOKENS {
         return Ok(None);

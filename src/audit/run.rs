@@ -9,10 +9,10 @@ use crate::compute::{self, Row};
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
 use crate::evaluate::text::Tokenizer;
-use crate::locate::{self, Opened, Report, Subject};
+use crate::locate::{self, CriticalSetReport, Opened, Subject};
 use crate::monitor::{self, Baseline, Checked, Prompts};
 use crate::progress::Progress;
-use crate::rules::finding::Seen;
+use crate::rules::finding::RuleObservation;
 use crate::rules::{Measurement, Rules};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -24,20 +24,20 @@ pub struct Run {
     /// The text to compute on.
     pub text: String,
     /// How to compute.
-    pub model: compute::Settings,
+    pub model: compute::ComputeSettings,
     /// How to search.
-    pub locate: locate::Settings,
+    pub locate: locate::SearchSettings,
     /// The model that it is a variant of.
     pub base: Option<BaseName>,
     /// What its activations usually are.
-    pub baseline: Option<Watch>,
+    pub baseline: Option<BaselineCheck>,
     /// Take what running gave before where nothing that it depends on has changed, and keep it for the next time.
     pub cache: bool,
 }
 
 /// A baseline and prompts to hold against it.
 #[derive(Debug)]
-pub struct Watch {
+pub struct BaselineCheck {
     /// The baseline's file.
     pub file: PathBuf,
     /// The baseline.
@@ -71,10 +71,10 @@ impl Wanted {
 
 /// What running gave: all that a cache has to keep.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Ran {
+pub struct RunResult {
     pub architecture: String,
     pub config_sha256: String,
-    pub located: Option<Located>,
+    pub located: Option<LocatedSummary>,
     pub compared: Option<Compared>,
     pub checked: Option<Checked>,
     /// What could not be measured, and why: what is in here is not kept.
@@ -84,17 +84,17 @@ pub struct Ran {
 
 /// A critical set, if the model computes numbers at all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Located {
+pub struct LocatedSummary {
     pub tokens: usize,
     pub dtype: String,
     /// None where its perplexity is not a number: nothing can be compared with that.
-    pub report: Option<Report>,
+    pub report: Option<CriticalSetReport>,
     /// The strong neuron that the model would gain most by rescaling.
     pub rescaled: Option<Rescaled>,
 }
 
 /// What the rules may judge of each measurement.
-pub type Observed = Vec<(Measurement, Vec<Seen>)>;
+pub type Observations = Vec<(Measurement, Vec<RuleObservation>)>;
 
 /// Runs the model, unless that was done before, and tells what the rules may judge.
 ///
@@ -106,7 +106,7 @@ pub fn run(
     wanted: Wanted,
     rules: &Rules,
     progress: &dyn Progress,
-) -> Result<(Ran, Observed)> {
+) -> Result<(RunResult, Observations)> {
     let checkpoint = Checkpoint::of(opened)?;
     let base = BaseModel::open(run, wanted, progress)?;
     let cached = |checkpoint: &Checkpoint| match Cache::of(checkpoint, base.as_ref(), run, wanted, rules) {
@@ -143,7 +143,7 @@ pub fn run(
     Ok((ran, seen))
 }
 
-fn observe(ran: &Ran, checkpoint: &Checkpoint, rules: &Rules) -> Observed {
+fn observe(ran: &RunResult, checkpoint: &Checkpoint, rules: &Rules) -> Observations {
     let mut seen = Vec::new();
     if let Some(located) = &ran.located {
         seen.push((Measurement::CriticalSet, critical_set::observe(located, checkpoint, rules)));
@@ -163,12 +163,12 @@ fn measure(
     wanted: Wanted,
     rules: &Rules,
     progress: &dyn Progress,
-) -> Result<(Ran, Checkpoint)> {
+) -> Result<(RunResult, Checkpoint)> {
     let opened = Opened::new(checkpoint, &run.text)?;
-    let mut ran = Ran {
+    let mut ran = RunResult {
         architecture: opened.recipe.architecture.into(),
         config_sha256: opened.checkpoint.config().sha256().into(),
-        ..Ran::default()
+        ..RunResult::default()
     };
     // A mistake in what the model is held against should not have to wait for the search.
     let base = match run.base.as_ref().filter(|_| wanted.base) {
@@ -208,7 +208,7 @@ fn measure(
     Ok((ran, subject.model.into_checkpoint()))
 }
 
-impl Ran {
+impl RunResult {
     /// Whether all that is wanted is there.
     pub fn holds(&self, wanted: Wanted) -> bool {
         let located = self.located.as_ref().is_some_and(|located| located.report.is_some());
@@ -238,7 +238,7 @@ impl Ran {
     }
 }
 
-fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Located, Option<locate::Located>)> {
+fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(LocatedSummary, Option<locate::Located>)> {
     let Subject { model, text, .. } = subject;
     progress.begin("perplexity", (model.recipe().layers.len() + 1) as u64, "rows × layers");
     let nll_nats = metrics::nlls(model, &[Row::clean(text.ids.clone())], progress)?[0];
@@ -252,7 +252,8 @@ fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Loca
         Some(report) => rescaled::measure(subject, report, run.locate.max_neurons, progress)?,
         None => None,
     };
-    let located = Located { tokens: text.ids.len(), dtype: model.arithmetic().as_str().into(), report, rescaled };
+    let located =
+        LocatedSummary { tokens: text.ids.len(), dtype: model.arithmetic().as_str().into(), report, rescaled };
     Ok((located, whole))
 }
 
@@ -289,7 +290,7 @@ fn open_base(
     Ok(base)
 }
 
-fn prompts(watch: &Watch, checkpoint: &Checkpoint) -> Result<Prompts> {
+fn prompts(watch: &BaselineCheck, checkpoint: &Checkpoint) -> Result<Prompts> {
     Prompts::read(&watch.prompts, &Tokenizer::of(checkpoint)?, watch.baseline.settings.max_tokens)
 }
 

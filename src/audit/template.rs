@@ -30,7 +30,7 @@ mod varied;
 
 use crate::checkpoint::{Opened, TOKENIZER_CONFIG};
 use crate::error::{Error, Result};
-use crate::integrity::lint::{Asked, Check, Location, Observation, asked, literals, unusual};
+use crate::integrity::lint::{Check, Location, Observation, TemplateNames, asked, literals, unusual};
 use crate::probe::{ChatTemplate, Turn};
 use crate::worker::{Conditions, Date, Met, NoText};
 use said::Said;
@@ -88,7 +88,7 @@ fn observation(check: Check, file: &str, message: String, evidence: Value) -> Ob
 /// A template under trial.
 struct Tried {
     template: ChatTemplate,
-    asked: Asked,
+    asked: TemplateNames,
     /// Texts that it holds, but for long ones.
     own: Vec<String>,
     /// The template calls it with its conditions.

@@ -1,7 +1,7 @@
 //! Every rule is tripped once. What each then prints is in `tripped.txt`: `ACHILLES_WRITE_GOLDEN=1` writes it anew.
 
 use super::rescaled::Rescaled;
-use super::run::Located;
+use super::run::LocatedSummary;
 use super::waive::waive;
 use super::{against, base, baseline, beside, critical_set, template};
 use crate::checkpoint::{Checkpoint, Opened};
@@ -10,7 +10,7 @@ use crate::integrity::fingerprint::{self, Fingerprint};
 use crate::integrity::signature::{self, PublicKey, SignSettings, Signer, Trust};
 use crate::integrity::{lesion, lint};
 use crate::progress::Silent;
-use crate::rules::finding::Seen;
+use crate::rules::finding::RuleObservation;
 use crate::rules::{Measurement, RuleId, Rules};
 use lint::tests::folder::{Folder, Shard};
 use serde_json::{Value, json};
@@ -27,16 +27,16 @@ const NEURON: &str = "model.layers.1.mlp.down_proj:out:7";
 
 /// The first that each rule has to say.
 #[derive(Default)]
-struct Told(BTreeMap<RuleId, Seen>);
+struct Told(BTreeMap<RuleId, RuleObservation>);
 
 impl Told {
     /// Takes what tripped `rule`, which has to be among it.
-    fn by(&mut self, rule: RuleId, seen: impl IntoIterator<Item = impl Into<Seen>>, folder: &Path) {
-        let seen: Vec<Seen> = seen.into_iter().map(Into::into).collect();
+    fn by(&mut self, rule: RuleId, seen: impl IntoIterator<Item = impl Into<RuleObservation>>, folder: &Path) {
+        let seen: Vec<RuleObservation> = seen.into_iter().map(Into::into).collect();
         let own = seen.iter().find(|seen| seen.rule == rule);
         let own = own.unwrap_or_else(|| panic!("{rule} is not tripped: {seen:#?}"));
         let message = own.message.replace(&*folder.to_string_lossy(), "MODEL");
-        self.0.entry(rule).or_insert(Seen { message, ..own.clone() });
+        self.0.entry(rule).or_insert(RuleObservation { message, ..own.clone() });
     }
 }
 
@@ -56,7 +56,7 @@ fn every_rule_is_tripped_and_prints_this() {
     let lacking: Vec<RuleId> = RuleId::all().filter(|id| !told.0.contains_key(id)).collect();
     assert!(lacking.is_empty(), "nothing trips {lacking:?}");
     let rules = Rules::default_rules().unwrap();
-    let line = |(id, seen): (&RuleId, &Seen)| {
+    let line = |(id, seen): (&RuleId, &RuleObservation)| {
         let severity = rules.rule(*id).severity.map_or("off", |severity| severity.as_str());
         format!("{id} ({severity}) at {}\n    {}\n", seen.location, printable(&seen.message))
     };
@@ -143,7 +143,7 @@ fn of_critical_sets(told: &mut Told) {
         (RuleId::BasePerplexityNotFinite, None, None),
         (RuleId::BasePerplexityHigh, Some(report(5000.0, Value::Null)), None),
     ] {
-        let located = Located { tokens: 12, dtype: "f32".into(), report, rescaled };
+        let located = LocatedSummary { tokens: 12, dtype: "f32".into(), report, rescaled };
         told.by(rule, critical_set::observe(&located, &checkpoint, &rules), &root);
     }
     // Of a model that has more than letters.
@@ -151,7 +151,7 @@ fn of_critical_sets(told: &mut Told) {
     folder.json("config.json", |config| config["vocab_size"] = 1500.into());
     let checkpoint = Checkpoint::open(folder.0.path().to_str().unwrap(), &Silent).unwrap();
     let located =
-        Located { tokens: 12, dtype: "f32".into(), report: Some(report(1500.0, Value::Null)), rescaled: None };
+        LocatedSummary { tokens: 12, dtype: "f32".into(), report: Some(report(1500.0, Value::Null)), rescaled: None };
     told.by(RuleId::BasePerplexityGuessing, critical_set::observe(&located, &checkpoint, &rules), folder.0.path());
 }
 
@@ -195,7 +195,7 @@ fn of_fingerprints(told: &mut Told) {
         }),
     ];
     let print = |root: &Path| -> Fingerprint {
-        fingerprint::take(&Opened::folder_at(root), &fingerprint::Settings::default(), None, None, &Silent)
+        fingerprint::take(&Opened::folder_at(root), &fingerprint::FingerprintSettings::default(), None, None, &Silent)
             .unwrap()
             .fingerprint
     };

@@ -1,12 +1,12 @@
 //! Waivers against what was found.
 
 use crate::integrity::lint::Location;
-use crate::rules::finding::{Finding, Seen, Waived};
+use crate::rules::finding::{Finding, RuleObservation, Waived};
 use crate::rules::{Date, Measurement, RuleId, Rules};
 
 /// Marks what is waived; what is to be said of the waivers themselves comes back. A waiver of what was not measured may
 /// yet be needed.
-pub fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement], today: Date) -> Vec<Seen> {
+pub fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement], today: Date) -> Vec<RuleObservation> {
     let mut about = Vec::new();
     for waiver in &rules.waivers {
         let (line, expires) = (waiver.line, waiver.expires);
@@ -15,7 +15,12 @@ pub fn waive(findings: &mut [Finding], rules: &Rules, took_place: &[Measurement]
         let mut seen = |rule: RuleId, message: String| {
             let evidence = serde_json::json!({"line": line, "rule": waiver.rule, "location": pattern,
                 "reason": waiver.reason, "expires": expires});
-            about.push(Seen { rule, location: Location::file(rules.name.clone()).line(line), message, evidence });
+            about.push(RuleObservation {
+                rule,
+                location: Location::file(rules.name.clone()).line(line),
+                message,
+                evidence,
+            });
         };
         if expires < today {
             seen(RuleId::WaiverExpired, format!("{name} expired on {expires}"));

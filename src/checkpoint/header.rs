@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::loose::{self, Loose};
+use super::loose::{self, LooseJson};
 use crate::error::HeaderError;
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -109,7 +109,7 @@ struct RawTensor {
 fn parse(text: &str, tell: &mut dyn FnMut(HeaderError)) -> Result<Entries, HeaderError> {
     let mut entries = Entries::default();
     let mut had_metadata = false;
-    let each = &mut |name: String, value: Loose| {
+    let each = &mut |name: String, value: LooseJson| {
         if name != METADATA {
             match tensor(name, value, tell) {
                 Ok(tensor) => entries.tensors.push(tensor),
@@ -120,12 +120,12 @@ fn parse(text: &str, tell: &mut dyn FnMut(HeaderError)) -> Result<Entries, Heade
             }
             return;
         }
-        let Loose::Object(pairs) = value else {
+        let LooseJson::Object(pairs) = value else {
             return tell(bad(&name, "an object of text", value.kind()));
         };
         for (key, value) in pairs {
             match value {
-                Loose::Text(value) => entries.metadata.push((key, value)),
+                LooseJson::Text(value) => entries.metadata.push((key, value)),
                 other => tell(bad(&name, &format!("text for {key:?}"), other.kind())),
             }
         }
@@ -144,23 +144,23 @@ const LONGEST_NAME: usize = 1024;
 const METADATA: &str = "__metadata__";
 
 /// One entry; the error is what makes it unusable.
-fn tensor(name: String, value: Loose, tell: &mut dyn FnMut(HeaderError)) -> Result<RawTensor, HeaderError> {
+fn tensor(name: String, value: LooseJson, tell: &mut dyn FnMut(HeaderError)) -> Result<RawTensor, HeaderError> {
     let bad = |expected: &str, found: &str| bad(&name, expected, found);
     if name.len() > LONGEST_NAME {
         let (length, start) = (name.len(), name.chars().take(40).collect::<String>());
         return Err(self::bad(&start, &format!("a name of up to {LONGEST_NAME} bytes"), &format!("{length}")));
     }
-    let Loose::Object(fields) = value else { return Err(bad("an object", value.kind())) };
+    let LooseJson::Object(fields) = value else { return Err(bad("an object", value.kind())) };
     let (mut dtype, mut shape, mut offsets) = (None, None, None);
     for (field, value) in fields {
         let again = match (field.as_str(), value) {
-            ("dtype", Loose::Text(text)) => {
+            ("dtype", LooseJson::Text(text)) => {
                 let read: StrDeserializer<'_, ValueError> = text.as_str().into_deserializer();
                 let known = Dtype::deserialize(read).map_err(|_| bad("a dtype", &format!("{text:?}")))?;
                 dtype.replace(known).is_some()
             }
-            ("shape", Loose::Whole(list)) => shape.replace(list).is_some(),
-            ("data_offsets", Loose::Whole(list)) => {
+            ("shape", LooseJson::Whole(list)) => shape.replace(list).is_some(),
+            ("data_offsets", LooseJson::Whole(list)) => {
                 let &[begin, end] = list.as_slice() else {
                     return Err(bad("two data_offsets", &list.len().to_string()));
                 };
@@ -168,7 +168,10 @@ fn tensor(name: String, value: Loose, tell: &mut dyn FnMut(HeaderError)) -> Resu
             }
             ("dtype", other) => return Err(bad("dtype as text", other.kind())),
             ("shape" | "data_offsets", other) => {
-                return Err(bad(&format!("{field} as a list of up to {} whole numbers", Loose::LONGEST), other.kind()));
+                return Err(bad(
+                    &format!("{field} as a list of up to {} whole numbers", LooseJson::LONGEST),
+                    other.kind(),
+                ));
             }
             _ => {
                 tell(HeaderError::UnknownField { tensor: name.clone(), field });

@@ -28,32 +28,32 @@ pub(crate) fn each_member<'de, T: Deserialize<'de>>(
 }
 
 /// Any JSON value, kept as far as a safetensors header has use for it: what it has none for is read over.
-pub(crate) enum Loose {
+pub(crate) enum LooseJson {
     Text(String),
-    /// A list of whole numbers, [`Loose::LONGEST`] at most.
+    /// A list of whole numbers, [`LooseJson::LONGEST`] at most.
     Whole(Vec<u64>),
     /// An object, of which objects within are read over.
-    Object(Vec<(String, Loose)>),
+    Object(Vec<(String, LooseJson)>),
     /// Anything else, by what it is called.
     Other(&'static str),
 }
 
-impl Loose {
+impl LooseJson {
     /// More dimensions than this no tensor library takes: a longer list would only take memory.
     pub const LONGEST: usize = 64;
 
     /// What kind of value it is.
     pub fn kind(&self) -> &'static str {
         match self {
-            Loose::Text(_) => "text",
-            Loose::Whole(_) => "a list of whole numbers",
-            Loose::Object(_) => "an object",
-            Loose::Other(kind) => kind,
+            LooseJson::Text(_) => "text",
+            LooseJson::Whole(_) => "a list of whole numbers",
+            LooseJson::Object(_) => "an object",
+            LooseJson::Other(kind) => kind,
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Loose {
+impl<'de> Deserialize<'de> for LooseJson {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Levels(1).deserialize(d)
     }
@@ -64,56 +64,56 @@ impl<'de> Deserialize<'de> for Loose {
 struct Levels(u8);
 
 impl<'de> DeserializeSeed<'de> for Levels {
-    type Value = Loose;
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Loose, D::Error> {
+    type Value = LooseJson;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<LooseJson, D::Error> {
         d.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Levels {
-    type Value = Loose;
+    type Value = LooseJson;
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a JSON value")
     }
-    fn visit_bool<E>(self, _: bool) -> Result<Loose, E> {
-        Ok(Loose::Other("a truth value"))
+    fn visit_bool<E>(self, _: bool) -> Result<LooseJson, E> {
+        Ok(LooseJson::Other("a truth value"))
     }
-    fn visit_i64<E>(self, _: i64) -> Result<Loose, E> {
-        Ok(Loose::Other("a number"))
+    fn visit_i64<E>(self, _: i64) -> Result<LooseJson, E> {
+        Ok(LooseJson::Other("a number"))
     }
-    fn visit_u64<E>(self, _: u64) -> Result<Loose, E> {
-        Ok(Loose::Other("a number"))
+    fn visit_u64<E>(self, _: u64) -> Result<LooseJson, E> {
+        Ok(LooseJson::Other("a number"))
     }
-    fn visit_f64<E>(self, _: f64) -> Result<Loose, E> {
-        Ok(Loose::Other("a number"))
+    fn visit_f64<E>(self, _: f64) -> Result<LooseJson, E> {
+        Ok(LooseJson::Other("a number"))
     }
-    fn visit_unit<E>(self) -> Result<Loose, E> {
-        Ok(Loose::Other("null"))
+    fn visit_unit<E>(self) -> Result<LooseJson, E> {
+        Ok(LooseJson::Other("null"))
     }
-    fn visit_str<E>(self, text: &str) -> Result<Loose, E> {
-        Ok(Loose::Text(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<LooseJson, E> {
+        Ok(LooseJson::Text(text.to_owned()))
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Loose, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<LooseJson, A::Error> {
         let mut numbers = Vec::new();
         let mut whole = true;
         while let Some(number) = list.next_element()? {
             match number {
-                Number::Whole(number) if whole && numbers.len() < Loose::LONGEST => numbers.push(number),
+                Number::Whole(number) if whole && numbers.len() < LooseJson::LONGEST => numbers.push(number),
                 _ => whole = false,
             }
         }
-        Ok(if whole { Loose::Whole(numbers) } else { Loose::Other("another list") })
+        Ok(if whole { LooseJson::Whole(numbers) } else { LooseJson::Other("another list") })
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Loose, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LooseJson, A::Error> {
         let Some(inner) = self.0.checked_sub(1) else {
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            return Ok(Loose::Other("an object"));
+            return Ok(LooseJson::Other("an object"));
         };
         let mut entries = Vec::new();
         while let Some(key) = map.next_key()? {
             entries.push((key, map.next_value_seed(Levels(inner))?));
         }
-        Ok(Loose::Object(entries))
+        Ok(LooseJson::Object(entries))
     }
 }
 

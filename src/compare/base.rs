@@ -7,7 +7,9 @@ use crate::checkpoint::{Checkpoint, Source};
 use crate::compute;
 use crate::error::{Error, Result};
 use crate::escape::printable;
-use crate::locate::{self, Opened, Ranking, Report, ReportSettings, Settings, SiteSelection, Subject};
+use crate::locate::{
+    self, CriticalSetReport, CriticalSetSettings, Opened, Ranking, SearchSettings, SiteSelection, Subject,
+};
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
@@ -42,7 +44,7 @@ impl BaseName {
     pub fn check(&self) -> Result<()> {
         match self {
             BaseName::Published(name) => Published::find(name).map(drop),
-            BaseName::CriticalSet(path) => Report::read(path).map(drop),
+            BaseName::CriticalSet(path) => CriticalSetReport::read(path).map(drop),
             BaseName::Model(name) => Source::find(name).map(drop),
         }
     }
@@ -77,7 +79,7 @@ pub struct Base {
     /// Its ranking's first channels, all of the critical set's among them, and their importance.
     pub(super) ranking: Vec<(Neuron, f64)>,
     /// How its ranking was made; none of a published one.
-    pub(super) settings: Option<ReportSettings>,
+    pub(super) settings: Option<CriticalSetSettings>,
     /// NLL of the text under it, where it is known.
     pub(super) nll_nats: Option<f64>,
     /// Shapes of the tensors that hold its ranking's first neurons, where they are known.
@@ -104,7 +106,7 @@ impl Unsearched {
         match name {
             BaseName::Published(name) => Ok(known(Base::of_published(&Published::find(name)?))),
             BaseName::CriticalSet(path) => {
-                let report = Report::read(path)?;
+                let report = CriticalSetReport::read(path)?;
                 Base::of_report(report, &path.display().to_string(), "critical-set", None).map(known)
             }
             BaseName::Model(name) => Unsearched::model(Checkpoint::open(name, progress)?, text),
@@ -124,7 +126,7 @@ impl Unsearched {
     ///
     /// # Errors
     /// As [`Base::check_comparable`]; also where the settings leave out what is known of the base.
-    pub fn check(&self, variant: &Opened, settings: &Settings) -> Result<()> {
+    pub fn check(&self, variant: &Opened, settings: &SearchSettings) -> Result<()> {
         let Opened { checkpoint, recipe, .. } = variant;
         match self {
             Unsearched::Model(source, base) => same_sites(source, &base.recipe, recipe, checkpoint),
@@ -142,7 +144,12 @@ impl Unsearched {
     ///
     /// # Errors
     /// The model cannot be computed, or it has no critical set.
-    pub fn search(self, compute: &compute::Settings, settings: &Settings, progress: &dyn Progress) -> Result<Base> {
+    pub fn search(
+        self,
+        compute: &compute::ComputeSettings,
+        settings: &SearchSettings,
+        progress: &dyn Progress,
+    ) -> Result<Base> {
         match self {
             Unsearched::Known(base) => Ok(*base),
             Unsearched::Model(name, opened) => {
@@ -197,7 +204,7 @@ impl Base {
         }
     }
 
-    fn of_report(report: Report, source: &str, kind: &str, model: Option<Subject>) -> Result<Base> {
+    fn of_report(report: CriticalSetReport, source: &str, kind: &str, model: Option<Subject>) -> Result<Base> {
         let none = "has no critical set: masking never made it collapse, so that there is nothing to compare with";
         let set = report.critical_set.ok_or_else(|| Error::input(format!("the base {source} {none}")))?;
         let (mut ranking, mut shapes, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
@@ -313,7 +320,7 @@ impl Base {
     }
 
     /// What would have to be the same for importances to be compared and is not: none where all is.
-    pub(super) fn settings_differ(&self, ours: &ReportSettings) -> Option<String> {
+    pub(super) fn settings_differ(&self, ours: &CriticalSetSettings) -> Option<String> {
         let source = &self.identity.source;
         let Some(base) = &self.settings else { return Some("published figures are of another text".into()) };
         let differs = [

@@ -11,7 +11,7 @@ pub use base::{Base, BaseIdentity, BaseName, Unsearched};
 
 use crate::error::Result;
 use crate::evaluate::metrics;
-use crate::locate::{Evaluator, Located, Report, ReportSettings, Subject};
+use crate::locate::{CriticalSetReport, CriticalSetSettings, Evaluator, Located, Subject};
 use crate::neuron::Neuron;
 use crate::progress::Progress;
 use crate::tool::Tool;
@@ -41,7 +41,7 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
-pub enum Verdict {
+pub enum SetVerdict {
     /// Masking the base's set makes the variant collapse too, and no random set of its size does as much.
     Shared,
     /// The base's neurons are still among the most important, but the variant does without them.
@@ -52,7 +52,7 @@ pub enum Verdict {
     Unrelated,
 }
 
-impl Verdict {
+impl SetVerdict {
     /// In kebab case.
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -71,7 +71,7 @@ pub struct Comparison {
     /// Its critical set.
     pub critical_set: Vec<Neuron>,
     /// How it was searched; none of a published one.
-    pub base_settings: Option<ReportSettings>,
+    pub base_settings: Option<CriticalSetSettings>,
     /// From where on a verdict holds.
     pub limits: Limits,
     /// The variants, as they were named.
@@ -82,7 +82,7 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Variant {
     /// Its own critical set.
-    pub located: Report,
+    pub located: CriticalSetReport,
     /// What it shares with the base.
     pub compared: Compared,
 }
@@ -108,7 +108,7 @@ pub struct Compared {
     /// The base.
     pub base: BaseIdentity,
     /// Whether the critical set is shared.
-    pub verdict: Verdict,
+    pub verdict: SetVerdict,
     /// Where the important neurons are.
     pub location: Location,
     /// What masking does.
@@ -207,7 +207,7 @@ pub fn compare(
         }
         _ => None,
     };
-    let of_text = |s: &ReportSettings| (s.text_sha256.clone(), s.tokens);
+    let of_text = |s: &CriticalSetSettings| (s.text_sha256.clone(), s.tokens);
     let same_text = base.settings.as_ref().is_some_and(|s| of_text(s) == of_text(&report.settings));
     let nll_nats = base.nll_nats.filter(|_| same_text);
     Ok(Compared {
@@ -220,19 +220,19 @@ pub fn compare(
     })
 }
 
-fn verdict(base_on_variant: &Masked, location: &Location, limits: &Limits) -> Verdict {
+fn verdict(base_on_variant: &Masked, location: &Location, limits: &Limits) -> SetVerdict {
     let damage = base_on_variant.damage;
     if damage >= limits.damage && damage > base_on_variant.worst_control() {
-        return Verdict::Shared;
+        return SetVerdict::Shared;
     }
     let in_place = location.neurons.iter().filter(|n| n.rank.is_some_and(|rank| rank as f64 <= limits.rank)).count();
     if in_place > 0 && in_place as f64 >= limits.set_share * location.neurons.len() as f64 {
-        return Verdict::SharedLocationOnly;
+        return SetVerdict::SharedLocationOnly;
     }
     let related = |o: &Overlap| o.shared as f64 >= limits.ranking_share * o.k as f64;
     match location.overlap.last().is_some_and(related) {
-        true => Verdict::Moved,
-        false => Verdict::Unrelated,
+        true => SetVerdict::Moved,
+        false => SetVerdict::Unrelated,
     }
 }
 
@@ -286,7 +286,7 @@ fn spearman(ranks: &[Option<usize>]) -> Option<f64> {
 fn mask(
     subject: &Subject,
     neurons: &[Neuron],
-    report: &Report,
+    report: &CriticalSetReport,
     stage: &str,
     progress: &dyn Progress,
 ) -> Result<Masked> {

@@ -2,7 +2,7 @@
 
 use crate::compute::Model;
 use crate::error::{Error, Result};
-use crate::locate::ReportSettings;
+use crate::locate::CriticalSetSettings;
 use crate::neuron::Neuron;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -15,7 +15,7 @@ const FIRST_STREAM: u64 = 1 << 63;
 ///
 /// # Errors
 /// There are too few channels.
-pub fn sets(model: &Model, settings: &ReportSettings, like: &[Neuron], count: usize) -> Result<Vec<Vec<Neuron>>> {
+pub fn sets(model: &Model, settings: &CriticalSetSettings, like: &[Neuron], count: usize) -> Result<Vec<Vec<Neuron>>> {
     let sites = settings.sites.select(model, settings.side)?;
     let channels: usize = sites.iter().map(|site| site.channels).sum();
     if channels < 2 * like.len() {

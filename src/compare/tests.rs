@@ -20,15 +20,15 @@ fn verdicts_by_transfer_then_place_then_ranking() {
     let limits = Limits { damage: 1.0, rank: 100.0, set_share: 0.5, ranking_share: 0.2 };
     let (near, far, none) = (Some(100), Some(101), None);
     let rows = [
-        (masked(1.0, &[0.0, 0.99]), location(&[far], 0), Verdict::Shared),
+        (masked(1.0, &[0.0, 0.99]), location(&[far], 0), SetVerdict::Shared),
         // What a random set does as well is no effect of this one.
-        (masked(1.0, &[0.0, 1.0]), location(&[far], 0), Verdict::Unrelated),
-        (masked(f64::INFINITY, &[0.1]), location(&[none], 0), Verdict::Shared),
-        (masked(0.99, &[0.0]), location(&[near], 0), Verdict::SharedLocationOnly),
-        (masked(0.99, &[0.0]), location(&[near, far], 0), Verdict::SharedLocationOnly),
-        (masked(0.99, &[0.0]), location(&[near, far, none], 20), Verdict::Moved),
-        (masked(0.0, &[0.0]), location(&[far], 19), Verdict::Unrelated),
-        (masked(-0.5, &[0.0]), location(&[], 0), Verdict::Unrelated),
+        (masked(1.0, &[0.0, 1.0]), location(&[far], 0), SetVerdict::Unrelated),
+        (masked(f64::INFINITY, &[0.1]), location(&[none], 0), SetVerdict::Shared),
+        (masked(0.99, &[0.0]), location(&[near], 0), SetVerdict::SharedLocationOnly),
+        (masked(0.99, &[0.0]), location(&[near, far], 0), SetVerdict::SharedLocationOnly),
+        (masked(0.99, &[0.0]), location(&[near, far, none], 20), SetVerdict::Moved),
+        (masked(0.0, &[0.0]), location(&[far], 19), SetVerdict::Unrelated),
+        (masked(-0.5, &[0.0]), location(&[], 0), SetVerdict::Unrelated),
     ];
     for (at, (masked, location, expected)) in rows.iter().enumerate() {
         assert_eq!(verdict(masked, location, &limits), *expected, "row {at}");

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 /// How a model computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct ComputeSettings {
     /// The arithmetic's precision.
     pub arithmetic: Arithmetic,
     /// The device.
@@ -151,7 +151,12 @@ fn available_bytes() -> u64 {
 
 /// Decides whether weights stay on the device, and refuses where even streaming them would not fit. Device memory is
 /// not judged here: the driver does that.
-pub(crate) fn residency(recipe: &Recipe, settings: &Settings, dtype: DType, device: &Device) -> Result<Residency> {
+pub(crate) fn residency(
+    recipe: &Recipe,
+    settings: &ComputeSettings,
+    dtype: DType,
+    device: &Device,
+) -> Result<Residency> {
     let size = dtype.size_in_bytes() as u64;
     let bytes = |tensors: Vec<(String, Vec<usize>)>| -> u64 {
         tensors.iter().map(|(_, shape)| shape.iter().map(|d| *d as u64).product::<u64>()).sum::<u64>() * size

@@ -19,7 +19,7 @@ mod weights;
 
 pub use batch::{Noise, Row};
 pub use decoder::Decoder;
-pub use device::{Arithmetic, DeviceChoice, Settings};
+pub use device::{Arithmetic, ComputeSettings, DeviceChoice};
 pub use hook::{Hook, NoHook};
 pub use model::Model;
 pub use weights::Residency;

@@ -1,6 +1,6 @@
 //! A checkpoint ready to compute.
 
-use super::device::{self, Arithmetic, Settings};
+use super::device::{self, Arithmetic, ComputeSettings};
 use super::ops::{NormWeight, RopeTable};
 use super::weights::{self, LayerWeights, Loader, Residency};
 use crate::architecture::module::SiteInfo;
@@ -43,7 +43,7 @@ impl Model {
     pub fn new(
         mut checkpoint: Checkpoint,
         recipe: Recipe,
-        settings: &Settings,
+        settings: &ComputeSettings,
         progress: &dyn Progress,
     ) -> Result<Model> {
         if recipe.tied {

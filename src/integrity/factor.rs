@@ -5,7 +5,7 @@
 //! was and holds yᵢⱼ now, and no other row changed, the square of column j's norm has grown by Σᵢ (1 − βᵢ⁻²) yᵢⱼ².
 
 use super::difference::{Difference, LineChange, Pattern, TensorChange};
-use super::fingerprint::{Fingerprint, Line, TensorRecord};
+use super::fingerprint::{Fingerprint, LineMark, TensorRecord};
 use crate::checkpoint::Opened;
 use crate::checkpoint::packing::{Axis, Layout, Rows, dense};
 
@@ -48,7 +48,7 @@ fn fits(opened: &Opened, old: &TensorRecord, new: &TensorRecord, change: &Tensor
         }
     }
     let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let square = |line: &Line| f64::from(line.norm) * f64::from(line.norm);
+    let square = |line: &LineMark| f64::from(line.norm) * f64::from(line.norm);
     let pairs = || was.iter().zip(is);
     let left = length(&mut pairs().zip(&grown).map(|((was, is), grown)| square(is) - square(was) - grown));
     let all = length(&mut pairs().map(|(was, is)| square(was) + square(is)));

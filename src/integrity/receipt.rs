@@ -33,7 +33,7 @@ pub struct Receipt {
     /// What was patched.
     pub model: Model,
     /// What was asked for.
-    pub asked: Vec<Asked>,
+    pub asked: Vec<Requested>,
     /// What rounding to the tensors' dtypes cost.
     pub rounding: Rounding,
     /// The files that changed.
@@ -73,7 +73,7 @@ pub struct Model {
 /// What was asked for one neuron.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Asked {
+pub struct Requested {
     /// The neuron.
     pub neuron: Neuron,
     /// The factor; none where the neuron was set to a value.

@@ -2,7 +2,7 @@
 
 use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, replaced_by};
 use super::factor;
-use super::fingerprint::{Cache, Fingerprint, Line, Taken, TensorRecord, take};
+use super::fingerprint::{Cache, Fingerprint, FolderRecords, LineMark, TensorRecord, take};
 use crate::architecture::names;
 use crate::checkpoint::packing::{Axis, NumberType};
 use crate::checkpoint::tensors::SINGLE;
@@ -68,7 +68,7 @@ impl Verification {
 }
 
 /// Compares what was read with what was.
-fn compare(before: &Fingerprint, taken: &Taken, norms: &Norms, own: Option<&str>) -> Verification {
+fn compare(before: &Fingerprint, taken: &FolderRecords, norms: &Norms, own: Option<&str>) -> Verification {
     let after = &taken.fingerprint;
     let mut differences: Vec<Difference> = Vec::new();
     for (path, problem) in &taken.problems {
@@ -219,7 +219,7 @@ fn replaced(
 fn change(old: &TensorRecord, new: &TensorRecord, norms: &Norms) -> TensorChange {
     let dimensions = old.shape.len();
     let tolerance = NumberType::of(old.dtype).rounding();
-    let differing = |a: &[Line], b: &[Line]| -> Vec<usize> {
+    let differing = |a: &[LineMark], b: &[LineMark]| -> Vec<usize> {
         a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect()
     };
     let (mut rows, columns) = (differing(&old.rows, &new.rows), differing(&old.columns, &new.columns));
@@ -283,7 +283,7 @@ fn change(old: &TensorRecord, new: &TensorRecord, norms: &Norms) -> TensorChange
 
 /// The factor that there may be between a line and what it was: norm and largest element have to agree on it, up to the
 /// rounding of the element type.
-fn beta(before: Line, after: Line, rounding: f64) -> Option<f64> {
+fn beta(before: LineMark, after: LineMark, rounding: f64) -> Option<f64> {
     if before.is_zero() {
         return None;
     }
@@ -301,7 +301,7 @@ fn beta(before: Line, after: Line, rounding: f64) -> Option<f64> {
 }
 
 /// Lines whose norm changed as none of the others' did: 20 times as much as the median's, and by 2 % or more.
-fn standing_out(before: &[Line], after: &[Line]) -> Vec<usize> {
+fn standing_out(before: &[LineMark], after: &[LineMark]) -> Vec<usize> {
     let moved: Vec<f64> = before
         .iter()
         .zip(after)

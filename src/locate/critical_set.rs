@@ -1,6 +1,6 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
-use super::{Counting, Entry, Ranking, Settings, SiteSelection};
+use super::{Counting, Entry, Ranking, SearchSettings, SiteSelection};
 use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
 use crate::compute::Arithmetic;
@@ -18,7 +18,7 @@ pub(super) const SCHEMA: &str = "achilles-audit/critical-set/v1";
 
 /// A located critical set and how it was found. Values that are not finite are `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct CriticalSetReport {
     /// `achilles-audit/critical-set/v1`.
     pub schema: String,
     /// What wrote it.
@@ -26,7 +26,7 @@ pub struct Report {
     /// What was examined.
     pub model: ModelIdentity,
     /// How.
-    pub settings: ReportSettings,
+    pub settings: CriticalSetSettings,
     /// The text with nothing masked.
     pub base: Base,
     /// The first entries of the ranking.
@@ -41,7 +41,7 @@ pub struct Report {
 
 /// The settings, and what they met.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReportSettings {
+pub struct CriticalSetSettings {
     /// What candidates were ranked by.
     pub ranking: Ranking,
     /// Which side of modules they were on.
@@ -72,15 +72,15 @@ pub struct ReportSettings {
     pub tokens: usize,
 }
 
-impl Report {
+impl CriticalSetReport {
     /// Reads what `locate --format json` wrote.
     ///
     /// # Errors
     /// It cannot be read, or is not such a document.
-    pub fn read(path: &Path) -> Result<Report> {
+    pub fn read(path: &Path) -> Result<CriticalSetReport> {
         let not_one =
             |problem: String| Error::file(path, format!("{problem}; expected what `locate --format json` writes"));
-        let report: Report = serde_json::from_str(&files::read_text(path, files::LARGEST_READ)?)
+        let report: CriticalSetReport = serde_json::from_str(&files::read_text(path, files::LARGEST_READ)?)
             .map_err(|e| not_one(format!("is not a critical set: {e}")))?;
         match report.schema == SCHEMA {
             true => Ok(report),
@@ -89,9 +89,9 @@ impl Report {
     }
 }
 
-impl ReportSettings {
-    pub(super) fn new(s: &Settings, arithmetic: Arithmetic, device: String, text: &Encoded) -> Self {
-        ReportSettings {
+impl CriticalSetSettings {
+    pub(super) fn new(s: &SearchSettings, arithmetic: Arithmetic, device: String, text: &Encoded) -> Self {
+        CriticalSetSettings {
             ranking: s.ranking,
             side: s.side,
             sites: s.sites.clone(),

@@ -1,6 +1,6 @@
 //! Stage 1: which channels move most when the embeddings are drowned in noise.
 
-use super::Settings;
+use super::SearchSettings;
 use crate::architecture::module::SiteInfo;
 use crate::compute::{Hook, Model, Noise, Row};
 use crate::error::{Error, Result};
@@ -124,7 +124,7 @@ pub(super) fn rank(
     model: &Model,
     tokens: &Arc<[u32]>,
     sites: &[&SiteInfo],
-    settings: &Settings,
+    settings: &SearchSettings,
     keep: usize,
     progress: &dyn Progress,
 ) -> Result<Ranked> {

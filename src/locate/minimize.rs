@@ -60,7 +60,7 @@ fn subsets(evaluator: &mut Evaluator, set: &[Neuron], base: f64) -> Result<Vec<S
 mod tests {
     use super::*;
     use crate::locate::search::{members, search};
-    use crate::locate::{Entry, Settings};
+    use crate::locate::{Entry, SearchSettings};
     use proptest::prelude::*;
     use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -141,10 +141,11 @@ mod tests {
         ];
         for (damages, n, collapsed) in cases {
             let entries = entries(damages.len());
-            let found = search(&mut evaluator(curve(damages)), &entries, &Settings::default(), &String::new).unwrap();
+            let found =
+                search(&mut evaluator(curve(damages)), &entries, &SearchSettings::default(), &String::new).unwrap();
             assert_eq!((found.n, found.collapsed, found.curve_nll_nats.len()), (n, collapsed, n), "{damages:?}");
         }
-        let settings = Settings { max_neurons: 3, ..Settings::default() };
+        let settings = SearchSettings { max_neurons: 3, ..SearchSettings::default() };
         let cut = search(&mut evaluator(curve(&[0.1, 0.1, 0.1, 2.0])), &entries(4), &settings, &String::new).unwrap();
         assert_eq!((cut.n, cut.collapsed), (3, false));
     }
@@ -154,8 +155,8 @@ mod tests {
         let mut listed = entries(3);
         listed.insert(1, Entry { position: 7, ..listed[0].clone() });
         assert_eq!(channels(&members(&listed, 3)), [0, 1]);
-        let found =
-            search(&mut evaluator(|m| m.len() as f64 - 1.0), &listed, &Settings::default(), &String::new).unwrap();
+        let found = search(&mut evaluator(|m| m.len() as f64 - 1.0), &listed, &SearchSettings::default(), &String::new)
+            .unwrap();
         assert_eq!((found.n, found.curve_nll_nats[0] == found.curve_nll_nats[1]), (3, true));
     }
 }

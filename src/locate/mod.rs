@@ -8,7 +8,7 @@ mod search;
 mod sites;
 mod subject;
 
-pub use critical_set::{Base, CriticalSet, Prefix, RankedNeuron, Report, ReportSettings, Subset};
+pub use critical_set::{Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Subset};
 pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
@@ -31,7 +31,7 @@ const MAX_SAMPLES: usize = 1_000_000;
 
 /// How to search; the defaults are the paper's settings.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct SearchSettings {
     /// What candidates are ranked by.
     pub ranking: Ranking,
     /// Which side of modules the candidates are on.
@@ -52,9 +52,9 @@ pub struct Settings {
     pub max_neurons: usize,
 }
 
-impl Default for Settings {
+impl Default for SearchSettings {
     fn default() -> Self {
-        Settings {
+        SearchSettings {
             ranking: Ranking::Noise,
             side: Side::Out,
             sites: SiteSelection::Reference,
@@ -68,7 +68,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl SearchSettings {
     /// Checks what can be checked without a model.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl Settings {
 /// A critical set, and the whole ranking that it was looked for in.
 pub struct Located {
     /// What was found.
-    pub report: Report,
+    pub report: CriticalSetReport,
     channels: importance::Channels,
 }
 
@@ -117,7 +117,7 @@ impl Located {
 ///
 /// # Errors
 /// A setting makes no sense, no site matches, or the model cannot compute.
-pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -> Result<Located> {
+pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progress) -> Result<Located> {
     let Subject { model, text, load_s } = subject;
     settings.check()?;
     let sites = settings.sites.select(model, settings.side)?;
@@ -159,11 +159,11 @@ pub fn locate(subject: &Subject, settings: &Settings, progress: &dyn Progress) -
 
     let checkpoint = model.checkpoint();
     let ranked = |entry: &Entry| RankedNeuron::new(entry, model.recipe(), checkpoint.tensors());
-    let report = Report {
+    let report = CriticalSetReport {
         schema: critical_set::SCHEMA.into(),
         tool: crate::tool::Tool::this(),
         model: ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub(),
-        settings: ReportSettings::new(settings, model.arithmetic(), model.device_name(), text),
+        settings: CriticalSetSettings::new(settings, model.arithmetic(), model.device_name(), text),
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },
         ranking: entries.iter().take(REPORTED.max(prefix.n)).map(ranked).collect(),
         prefix,

@@ -1,6 +1,6 @@
 //! Stage 2: the shortest prefix of the ranking whose mask makes the model collapse.
 
-use super::Settings;
+use super::SearchSettings;
 use super::critical_set::Prefix;
 use super::evaluator::Evaluator;
 use super::importance::Entry;
@@ -17,7 +17,7 @@ const MAX_BATCH: usize = 32;
 pub(super) fn search(
     evaluator: &mut Evaluator,
     entries: &[Entry],
-    settings: &Settings,
+    settings: &SearchSettings,
     why: &dyn Fn() -> String,
 ) -> Result<Prefix> {
     let longest = settings.max_neurons.min(entries.len());

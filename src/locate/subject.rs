@@ -2,7 +2,7 @@
 
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
-use crate::compute::{Model, Settings};
+use crate::compute::{ComputeSettings, Model};
 use crate::error::Result;
 use crate::evaluate::text::{Encoded, Tokenizer};
 use crate::progress::Progress;
@@ -48,7 +48,7 @@ impl Opened {
     ///
     /// # Errors
     /// As [`Model::new`].
-    pub fn load(self, settings: &Settings, progress: &dyn Progress) -> Result<Subject> {
+    pub fn load(self, settings: &ComputeSettings, progress: &dyn Progress) -> Result<Subject> {
         let started = Instant::now();
         let model = Model::new(self.checkpoint, self.recipe, settings, progress)?;
         Ok(Subject { model, text: self.text, load_s: self.seconds + started.elapsed().as_secs_f64() })
@@ -60,7 +60,12 @@ impl Subject {
     ///
     /// # Errors
     /// As [`Opened::new`] and [`Opened::load`].
-    pub fn load(checkpoint: Checkpoint, text: &str, settings: &Settings, progress: &dyn Progress) -> Result<Subject> {
+    pub fn load(
+        checkpoint: Checkpoint,
+        text: &str,
+        settings: &ComputeSettings,
+        progress: &dyn Progress,
+    ) -> Result<Subject> {
         Opened::new(checkpoint, text)?.load(settings, progress)
     }
 }

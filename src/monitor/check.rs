@@ -90,7 +90,7 @@ pub fn check(baseline: &Baseline, observed: &Observed, alpha: f64) -> Result<Che
         return Err(Error::input("there is no prompt to check"));
     }
     let rank = score::threshold_rank(n, alpha);
-    let smallest = score::chance(n, m, rank, m);
+    let smallest = score::p_value(n, m, rank, m);
     if smallest > alpha {
         let (n, m) = (Count(n, "calibration prompt", "calibration prompts"), Count(m, "prompt", "prompts"));
         return Err(Error::input(format!(
@@ -112,7 +112,7 @@ pub fn check(baseline: &Baseline, observed: &Observed, alpha: f64) -> Result<Che
         }
     }
     let prompts_outside = scores.values().filter(|s| **s > threshold).count();
-    let p_value = score::chance(n, m, rank, prompts_outside);
+    let p_value = score::p_value(n, m, rank, prompts_outside);
     let outside = worst.values().map(|worst| describe(baseline, observed, worst)).collect();
     let not_finite = not_finite(baseline, observed);
     let seen = |site: &super::SiteProfile| Tokens::ALL.iter().any(|t| !site.at(*t).is_empty());

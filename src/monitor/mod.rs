@@ -18,7 +18,7 @@ pub use document::{BaselineIdentity, CheckDocument, CheckSettings, CheckedModel,
 pub use profile::{Distribution, Extreme, Extremes, Observed, Profile, SiteProfile, Statistic, Tokens};
 pub use prompts::Prompts;
 pub use reading::Reading;
-pub use score::chance;
+pub use score::p_value;
 pub use sketch::{RELATIVE_ERROR, Sketch};
 
 use crate::compute::{Model, Row};

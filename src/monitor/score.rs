@@ -60,7 +60,7 @@ pub fn threshold_rank(calibration: usize, alpha: f64) -> usize {
 /// exchangeable: that among the k + r − 1 largest of all, k or more are new. Exact without any assumption on the
 /// scores' distribution; with ties it is at most this. (Conformal prediction: Vovk, Gammerman, Shafer 2005; the law of
 /// K is the negative hypergeometric one.)
-pub fn chance(n: usize, m: usize, r: usize, k: usize) -> f64 {
+pub fn p_value(n: usize, m: usize, r: usize, k: usize) -> f64 {
     if k == 0 {
         return 1.0;
     }
@@ -81,10 +81,10 @@ mod tests {
 
     #[test]
     fn chances_are_those_of_drawing() {
-        assert!((chance(19, 1, 1, 1) - 1.0 / 20.0).abs() < 1e-12);
-        assert!((chance(99, 1, 5, 1) - 5.0 / 100.0).abs() < 1e-12);
+        assert!((p_value(19, 1, 1, 1) - 1.0 / 20.0).abs() < 1e-12);
+        assert!((p_value(99, 1, 5, 1) - 5.0 / 100.0).abs() < 1e-12);
         // Both of 2 new ones above all of 3: one of the 10 ways to place them.
-        assert!((chance(3, 2, 1, 2) - 0.1).abs() < 1e-12);
+        assert!((p_value(3, 2, 1, 2) - 0.1).abs() < 1e-12);
         // Against every way to place 4 new ones among 9.
         for (r, k) in (1..=5).flat_map(|r| (0..=4).map(move |k| (r, k))) {
             let (mut hits, mut ways) = (0, 0);
@@ -102,7 +102,7 @@ mod tests {
                 hits += u32::from(above >= k);
             }
             let exact = f64::from(hits) / f64::from(ways);
-            assert!((chance(5, 4, r, k) - exact).abs() < 1e-12, "r {r}, k {k}");
+            assert!((p_value(5, 4, r, k) - exact).abs() < 1e-12, "r {r}, k {k}");
         }
     }
 

@@ -4,7 +4,7 @@ use super::carried::{self, Carried};
 use super::disk::{Disk, System};
 use super::edit::{Plan, file_name};
 use super::folder::{self, Folder};
-use super::journal::{self, Settings};
+use super::journal::{self, WriteSettings};
 use super::receipt::{Receipt, State, undo_bytes};
 use super::{RECEIPT, UNDO};
 use crate::checkpoint::Checkpoint;
@@ -23,7 +23,7 @@ pub fn to_folder(
     checkpoint: &Checkpoint,
     plan: &Plan,
     out: &Path,
-    settings: Settings,
+    settings: WriteSettings,
     progress: &dyn Progress,
 ) -> Result<Receipt> {
     to_folder_with(checkpoint, plan, out, settings, progress, &mut System)
@@ -33,7 +33,7 @@ pub(super) fn to_folder_with(
     checkpoint: &Checkpoint,
     plan: &Plan,
     out: &Path,
-    settings: Settings,
+    settings: WriteSettings,
     progress: &dyn Progress,
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
@@ -88,11 +88,16 @@ pub(super) fn to_folder_with(
 /// # Errors
 /// As [`check_in_place`]: nothing is changed. A file cannot be written: the original bytes are put back, or where that
 /// fails too, the next `unpatch` does so.
-pub fn in_place(folder: &Folder, plan: &Plan, settings: Settings) -> Result<Receipt> {
+pub fn in_place(folder: &Folder, plan: &Plan, settings: WriteSettings) -> Result<Receipt> {
     in_place_with(folder, plan, settings, &mut System)
 }
 
-pub(super) fn in_place_with(folder: &Folder, plan: &Plan, settings: Settings, disk: &mut dyn Disk) -> Result<Receipt> {
+pub(super) fn in_place_with(
+    folder: &Folder,
+    plan: &Plan,
+    settings: WriteSettings,
+    disk: &mut dyn Disk,
+) -> Result<Receipt> {
     check_in_place(plan)?;
     journal::write_journalled(&folder.open, plan, settings, State::Applied, disk)
 }

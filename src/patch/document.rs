@@ -1,6 +1,6 @@
 //! What a patch plans and a restore did, as documents.
 
-use super::{Asked, Edit, Plan, Restored, RestoredPart, Rounding};
+use super::{Edit, Plan, Requested, Restored, RestoredPart, Rounding};
 use crate::checkpoint::packing::{Axis, Span};
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::neuron::Neuron;
@@ -12,7 +12,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlanDocument {
     /// What was asked for.
-    pub asked: Vec<Asked>,
+    pub asked: Vec<Requested>,
     /// What rounding to the tensors' dtypes costs.
     pub rounding: Rounding,
     /// Every change of bytes.
@@ -78,7 +78,7 @@ impl Plan {
             ..ModelIdentity::default()
         };
         let result = PlanDocument {
-            asked: self.interventions.iter().map(Asked::of).collect(),
+            asked: self.interventions.iter().map(Requested::of).collect(),
             rounding: self.rounding.clone(),
             edits: self.edits.iter().map(edit).collect(),
         };

@@ -3,7 +3,7 @@
 use super::request::Request;
 use crate::architecture::Recipe;
 use crate::architecture::check_head;
-use crate::architecture::place::Place;
+use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::packing::{Axis, NumberType, Span};
 use crate::checkpoint::{Checkpoint, Tensors};
@@ -41,7 +41,7 @@ pub struct Edit {
     /// The neurons it belongs to.
     pub neurons: Vec<Neuron>,
     /// What is changed.
-    pub place: Place,
+    pub place: NeuronPlace,
     /// The tensor's element type.
     pub dtype: Dtype,
     /// What the file calls the tensor, which in a multimodal checkpoint is not the name that `place` gives.
@@ -194,12 +194,12 @@ struct TensorChanges {
 }
 
 /// Tells the bytes of a part that the edits begin from.
-pub(super) type Before<'a> = &'a dyn Fn(&Place, Span, &MappedFile) -> Option<Vec<u8>>;
+pub(super) type Before<'a> = &'a dyn Fn(&NeuronPlace, Span, &MappedFile) -> Option<Vec<u8>>;
 
 impl Changes {
     /// Adds what `action` makes of everything that a factor on `neuron` multiplies. `one_plus`: norms multiply by 1 +
     /// w.
-    pub fn add(&mut self, neuron: &Neuron, action: Action, parts: &[Place], one_plus: bool) {
+    pub fn add(&mut self, neuron: &Neuron, action: Action, parts: &[NeuronPlace], one_plus: bool) {
         let factor = match action {
             Action::Scale(beta) => beta,
             Action::Zero | Action::Set(_) => 0.0,
@@ -225,7 +225,7 @@ impl Changes {
         Ok((edits, cost))
     }
 
-    fn add_part(&mut self, place: &Place, change: Change, neuron: &Neuron) {
+    fn add_part(&mut self, place: &NeuronPlace, change: Change, neuron: &Neuron) {
         let of_tensor = self.0.entry(place.tensor.clone()).or_default();
         let of_axis = match place.axis {
             Axis::Row => &mut of_tensor.rows,
@@ -249,7 +249,7 @@ impl TensorChanges {
         let axes = [(Axis::Row, &self.rows), (Axis::Column, &self.columns), (Axis::Element, &self.elements)];
         for (axis, of_axis) in axes {
             for (&index, (change, neurons)) in of_axis {
-                let place = Place { tensor: name.into(), shape: weight.shape().to_vec(), axis, index };
+                let place = NeuronPlace { tensor: name.into(), shape: weight.shape().to_vec(), axis, index };
                 let span = dense.span(axis, index).ok_or_else(missing)?;
                 let before = before(&place, span, file).filter(|b| b.len() as u64 == span.bytes());
                 let before = before.ok_or_else(missing)?;

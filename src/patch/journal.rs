@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// How to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Settings {
+pub struct WriteSettings {
     /// To a new folder: shards that do not change become hard links.
     pub link: bool,
     /// The files that change get their SHA-256, before and after, into the receipt: all their bytes are read for it.
@@ -28,7 +28,7 @@ pub struct Settings {
 pub(super) fn write_journalled(
     folder: &OpenFolder,
     plan: &Plan,
-    settings: Settings,
+    settings: WriteSettings,
     done: State,
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
@@ -80,7 +80,7 @@ pub(super) fn open_shards(plan: &Plan, folder: &OpenFolder) -> Result<Shards> {
 }
 
 /// What the receipt says of the files that change, read once before anything is written.
-pub(super) fn changed_files(plan: &Plan, shards: &Shards, settings: Settings) -> Result<Vec<ChangedFile>> {
+pub(super) fn changed_files(plan: &Plan, shards: &Shards, settings: WriteSettings) -> Result<Vec<ChangedFile>> {
     let of = |(name, shard): (&String, &Shard)| {
         let edits: Vec<&Edit> = plan.edits.iter().filter(|e| e.file == *name).collect();
         if edits.iter().any(|e| e.span.read(shard.bytes()).as_ref() != Some(&e.before)) {

@@ -21,12 +21,12 @@ mod unpatch;
 pub mod vault;
 mod verify;
 
-pub use crate::integrity::receipt::{Asked, RECEIPT, Receipt, Rounding, State, UNDO};
+pub use crate::integrity::receipt::{RECEIPT, Receipt, Requested, Rounding, State, UNDO};
 pub use apply::{check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
 pub use document::{PlanDocument, PlannedEdit, RestoreDocument, ShownPart};
 pub use edit::{Edit, Plan};
 pub use folder::Folder;
-pub use journal::Settings;
+pub use journal::WriteSettings;
 pub use restore::{RestoreSettings, Restored, RestoredPart, restore};
 pub use unpatch::{Unpatched, unpatch};
 pub use verify::{Verified, verify};

@@ -8,7 +8,7 @@ use crate::checkpoint::sha256_hex;
 use crate::clock::now_utc;
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
-pub(super) use crate::integrity::receipt::{Asked, ChangedFile, Model, Receipt, Record, State};
+pub(super) use crate::integrity::receipt::{ChangedFile, Model, Receipt, Record, Requested, State};
 use crate::integrity::receipt::{RECEIPT, SCHEMA, UNDO, UndoFile};
 use crate::neuron::{Action, Intervention};
 use crate::tool::Tool;
@@ -25,7 +25,7 @@ impl Receipt {
             time_utc: now_utc(),
             state,
             model: Model::of(plan),
-            asked: plan.interventions.iter().map(Asked::of).collect(),
+            asked: plan.interventions.iter().map(Requested::of).collect(),
             rounding: plan.rounding.clone(),
             files,
             edits: plan.edits.iter().map(Record::of).collect(),
@@ -90,14 +90,14 @@ impl Receipt {
     }
 }
 
-impl Asked {
-    pub(crate) fn of(intervention: &Intervention) -> Asked {
+impl Requested {
+    pub(crate) fn of(intervention: &Intervention) -> Requested {
         let (beta, set_to) = match intervention.action {
             Action::Zero => (Some(0.0), None),
             Action::Scale(beta) => (Some(beta), None),
             Action::Set(value) => (None, Some(value)),
         };
-        Asked { neuron: intervention.neuron.clone(), beta, set_to }
+        Requested { neuron: intervention.neuron.clone(), beta, set_to }
     }
 
     /// None where it says nothing, or two things.

@@ -3,7 +3,7 @@
 use super::edit::Changes;
 use crate::architecture::Recipe;
 use crate::architecture::module::{Module, Role};
-use crate::architecture::place::Place;
+use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::Tensors;
 use crate::error::{Error, Result};
 use crate::neuron::{Action, Neuron};
@@ -34,7 +34,7 @@ impl Request<'_> {
             Action::Set(value) if !value.is_finite() => {
                 return Err(self.refused(format!("cannot be set to {value}, expected a finite number")));
             }
-            Action::Set(_) if !parts.iter().any(Place::is_bias) => {
+            Action::Set(_) if !parts.iter().any(NeuronPlace::is_bias) => {
                 let problem = "has no bias that could hold its mean; weights alone can mask it (no --mean) or scale it \
                                (--beta)";
                 return Err(self.refused(problem));

@@ -8,7 +8,7 @@ use super::receipt::{Receipt, Record, State};
 use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};
 use super::{RECEIPT, UNDO, believe, journal};
-use crate::architecture::place::Place;
+use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::packing::{Axis, NumberType};
 use crate::checkpoint::{Opened, Tensors, sha256_hex};
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ pub struct RestoredPart {
     /// The neurons it belongs to.
     pub neurons: Vec<Neuron>,
     /// What it is.
-    pub place: Place,
+    pub place: NeuronPlace,
     /// What the file calls the tensor.
     pub stored_as: String,
     /// The shard's file name.
@@ -130,7 +130,7 @@ pub(super) fn restore_with(
             rounding: Rounding::none(),
             shards,
         };
-        journal::write_journalled(folder, &plan, journal::Settings::default(), State::Restored, disk)?;
+        journal::write_journalled(folder, &plan, journal::WriteSettings::default(), State::Restored, disk)?;
         journal::forget(folder, disk)?;
     }
     Ok(restored)

@@ -126,7 +126,7 @@ fn a_patch_is_undone_by_a_vault_that_keeps_enough() {
     let before = files(&model);
     let vault = vault_of(&model, &wanted);
     let patched = |interventions: &[Intervention]| {
-        let settings = Settings { link: false, digests: true };
+        let settings = WriteSettings { link: false, digests: true };
         in_place(&Folder::lock(&model).unwrap(), &plan(&model, interventions).unwrap(), settings).unwrap();
         files(&model)
     };
@@ -163,7 +163,7 @@ fn a_restore_that_stops_anywhere_leaves_the_damage_or_the_original() {
     let mut damaged = before.clone();
     damage(&mut damaged, &plan(&model, &wanted).unwrap(), &mut ChaCha8Rng::seed_from_u64(2));
     write(&model, &before);
-    in_place(&Folder::lock(&model).unwrap(), &plan(&model, &wanted).unwrap(), Settings::default()).unwrap();
+    in_place(&Folder::lock(&model).unwrap(), &plan(&model, &wanted).unwrap(), WriteSettings::default()).unwrap();
     let mut patched = files(&model);
     patched.remove(UNDO);
     let (mut stops, mut journals) = (0, 0);
@@ -239,7 +239,7 @@ fn weights_that_were_saved_again_are_found_by_name() {
         assert!(restore(&model, &vault, PLAIN).unwrap().changed() > 0);
         assert!(files(&model) == before, "{prefix}");
         // The receipt names what the file names.
-        in_place(&Folder::lock(&model).unwrap(), &plan, Settings::default()).unwrap();
+        in_place(&Folder::lock(&model).unwrap(), &plan, WriteSettings::default()).unwrap();
         unpatch(&model).unwrap();
         assert!(files(&model) == before, "{prefix}");
     }

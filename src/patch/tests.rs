@@ -156,7 +156,7 @@ proptest! {
         prop_assert_eq!(&plan(&model, &reversed).unwrap().edits, &plan_.edits);
 
         let before = files(&model);
-        let settings = Settings { link, digests: true };
+        let settings = WriteSettings { link, digests: true };
         let receipt = to_folder(&opened, &plan_, &out, settings, &Silent).unwrap();
         prop_assert_eq!(&files(&model), &before);
         let expected = carried(planned(&before, &plan_));
@@ -228,7 +228,7 @@ impl Disk for Failing {
     }
 }
 
-const SETTINGS: Settings = Settings { link: false, digests: false };
+const SETTINGS: WriteSettings = WriteSettings { link: false, digests: false };
 
 /// A checkpoint of several shards, and neurons that change two of them.
 pub(super) fn several() -> (tempfile::TempDir, PathBuf, Vec<Intervention>) {
@@ -345,7 +345,7 @@ fn a_patch_that_says_it_was_restored_is_undone() {
 #[test]
 fn unpatch_refuses_what_is_not_as_the_receipt_says() {
     let (_place, model, wanted) = several();
-    let settings = Settings { link: false, digests: true };
+    let settings = WriteSettings { link: false, digests: true };
     let receipt = in_place(&Folder::lock(&model).unwrap(), &plan(&model, &wanted).unwrap(), settings).unwrap();
     let after = files(&model);
     let (shard, span) = (&receipt.edits[0].file, receipt.edits[0].span);

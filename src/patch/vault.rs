@@ -4,7 +4,7 @@
 use super::edit::{Edit, Plan};
 use super::folder;
 use super::receipt::{Model, Receipt};
-use crate::architecture::place::Place;
+use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::header::Header;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::packing::{Axis, Dense, NumberType, Span};
@@ -69,8 +69,8 @@ impl Part {
         format!("{}:{}:{}", self.tensor, self.axis.as_str(), self.index)
     }
 
-    pub(super) fn place(&self) -> Place {
-        Place { tensor: self.tensor.clone(), shape: self.shape.clone(), axis: self.axis, index: self.index }
+    pub(super) fn place(&self) -> NeuronPlace {
+        NeuronPlace { tensor: self.tensor.clone(), shape: self.shape.clone(), axis: self.axis, index: self.index }
     }
 }
 

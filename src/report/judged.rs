@@ -1,6 +1,6 @@
 //! What every document with findings has, whatever it measured.
 
-use crate::audit::{Audit, Left, Linted, Verdict};
+use crate::audit::{Audit, Linted, Unexamined, Verdict};
 use crate::document::Document;
 use crate::rules::Rule;
 use crate::rules::finding::{Finding, Severity};
@@ -27,9 +27,9 @@ pub struct Judged<'a> {
     /// How many more there were of a kind that a file shows over and over.
     pub not_listed: u64,
     /// What was to be examined and was not.
-    pub not_examined: &'a [Left],
+    pub not_examined: &'a [Unexamined],
     /// What nobody asked for.
-    pub skipped: &'a [Left],
+    pub skipped: &'a [Unexamined],
     /// Every rule that judged.
     pub rules: &'a [Rule],
 }

@@ -3,7 +3,7 @@
 
 use super::Renderer;
 use super::judged::Judged;
-use crate::audit::Left;
+use crate::audit::Unexamined;
 use crate::checkpoint::sha256_hex;
 use crate::error::Result;
 use crate::escape::printable;
@@ -76,7 +76,7 @@ fn rule(rule: &Rule) -> Value {
     })
 }
 
-fn notification(left: &Left) -> Value {
+fn notification(left: &Unexamined) -> Value {
     let text = format!("not examined: {}: {}", left.measurement.as_str(), left.why);
     json!({"level": "error", "message": message(&text), "descriptor": {"id": left.measurement}})
 }

@@ -2,7 +2,7 @@
 
 use super::findings::short;
 use super::table;
-use crate::audit::{Audit, Left, Verdict};
+use crate::audit::{Audit, Unexamined, Verdict};
 use crate::error::{Bytes, Count};
 use crate::rules::finding::Severity;
 use std::fmt::Write;
@@ -78,7 +78,7 @@ fn verdict(audit: &Audit) -> String {
     )
 }
 
-fn left(out: &mut String, what: &str, list: &[Left]) {
+fn left(out: &mut String, what: &str, list: &[Unexamined]) {
     for left in list {
         let _ = writeln!(out, "{what}: {}: {}", left.measurement.as_str(), short(&left.why));
     }

@@ -81,7 +81,7 @@ impl ShowFindings for Document<Linted> {
     }
 }
 
-impl Show for locate::Report {
+impl Show for locate::CriticalSetReport {
     fn table(&self) -> String {
         table::critical_set(self)
     }
@@ -99,7 +99,7 @@ impl Show for Document<PublishedSets> {
     }
 }
 
-impl Show for integrity::signature::Report {
+impl Show for integrity::signature::SignatureReport {
     fn table(&self) -> String {
         signature::lines(self)
     }

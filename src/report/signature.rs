@@ -2,10 +2,10 @@
 
 use crate::error::Bytes;
 use crate::escape::printable;
-use crate::integrity::signature::{Report, Verdict};
+use crate::integrity::signature::{SignatureReport, SignatureVerdict};
 
 /// One line for each difference and for each thing that is not vouched for, and one with the answer.
-pub fn lines(found: &Report) -> String {
+pub fn lines(found: &SignatureReport) -> String {
     let mut lines: Vec<String> =
         found.differences.iter().map(|d| format!("{} {}: {}", d.kind.as_str(), d.path, d.problem)).collect();
     lines.extend(found.left_out.iter().map(|left| format!("not vouched for {}: {}", left.path, left.why.as_str())));
@@ -13,13 +13,13 @@ pub fn lines(found: &Report) -> String {
     let signer = found.signer.as_deref().unwrap_or("nobody");
     let (model, signature) = (&found.model.source, &found.model.signature);
     lines.push(match (found.verdict, &found.refusal) {
-        (Verdict::Verified, _) => format!("model {model}: verified: {files} files, {bytes} signed by {signer}"),
-        (Verdict::Differs, _) => {
+        (SignatureVerdict::Verified, _) => format!("model {model}: verified: {files} files, {bytes} signed by {signer}"),
+        (SignatureVerdict::Differs, _) => {
             format!(
                 "model {model}: NOT VERIFIED: {differences} differences from what {signer} signed; {files} files are intact"
             )
         }
-        (Verdict::Refused, refusal) => {
+        (SignatureVerdict::Refused, refusal) => {
             format!("signature {signature}: NOT VERIFIED: {}", refusal.as_deref().unwrap_or("the signature is not accepted"))
         }
     });

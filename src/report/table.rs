@@ -3,7 +3,7 @@
 use crate::architecture::place::Axis;
 use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
-use crate::locate::{RankedNeuron, Ranking, Report, Subset};
+use crate::locate::{CriticalSetReport, RankedNeuron, Ranking, Subset};
 use crate::neuron::Neuron;
 use crate::patch::{PlanDocument, RestoreDocument};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -20,7 +20,7 @@ const BAR: f64 = 24.0;
 const SENTENCES: u16 = 80;
 
 /// The summary of a located critical set.
-pub fn critical_set(report: &Report) -> String {
+pub fn critical_set(report: &CriticalSetReport) -> String {
     let mut out = String::new();
     let s = &report.settings;
     let mut head = table(&[]);
@@ -138,7 +138,7 @@ fn some(values: &[f64]) -> String {
 }
 
 /// What each stage took, and where.
-pub(super) fn timing(report: &Report) -> String {
+pub(super) fn timing(report: &CriticalSetReport) -> String {
     let (t, s) = (&report.timing_s, &report.settings);
     format!(
         "{:.1} s: load {:.1}, importance {:.1}, search {:.1}, minimize {:.1} ({} on {})",
@@ -152,7 +152,7 @@ pub(super) fn timing(report: &Report) -> String {
     )
 }
 
-fn ranking_line(report: &Report) -> String {
+fn ranking_line(report: &CriticalSetReport) -> String {
     let s = &report.settings;
     let how = match s.ranking {
         Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
@@ -162,7 +162,7 @@ fn ranking_line(report: &Report) -> String {
 }
 
 /// Whether the model collapsed, and without what.
-pub(super) fn verdict(report: &Report) -> String {
+pub(super) fn verdict(report: &CriticalSetReport) -> String {
     let (epsilon, n) = (report.settings.epsilon, report.prefix.n);
     let neurons = |n: usize| if n == 1 { "1 neuron".to_owned() } else { format!("{n} neurons") };
     let Some(set) = &report.critical_set else {
@@ -180,7 +180,7 @@ pub(super) fn verdict(report: &Report) -> String {
     )
 }
 
-fn subsets(report: &Report, subsets: &[Subset]) -> Table {
+fn subsets(report: &CriticalSetReport, subsets: &[Subset]) -> Table {
     let mut shown = table(&["masked", "perplexity", "damage"]);
     for subset in subsets {
         let names: Vec<String> = subset.neurons.iter().map(|n| n.short()).collect();
@@ -193,7 +193,7 @@ fn subsets(report: &Report, subsets: &[Subset]) -> Table {
 }
 
 /// Perplexity over the number of masked entries, with bars on a logarithmic scale.
-fn curve(report: &Report) -> Table {
+fn curve(report: &CriticalSetReport) -> Table {
     let base = report.base.nll_nats;
     let nlls: Vec<f64> = std::iter::once(base).chain(report.prefix.curve_nll_nats.iter().copied()).collect();
     let last = nlls.len() - 1;

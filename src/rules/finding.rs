@@ -64,7 +64,7 @@ pub struct Waived {
 
 /// Something that was measured and that a rule may judge.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Seen {
+pub struct RuleObservation {
     /// The rule.
     pub rule: RuleId,
     /// Where.
@@ -75,15 +75,15 @@ pub struct Seen {
     pub evidence: serde_json::Value,
 }
 
-impl From<Observation> for Seen {
-    fn from(o: Observation) -> Seen {
-        Seen { rule: o.check.into(), location: o.location, message: o.message, evidence: o.evidence }
+impl From<Observation> for RuleObservation {
+    fn from(o: Observation) -> RuleObservation {
+        RuleObservation { rule: o.check.into(), location: o.location, message: o.message, evidence: o.evidence }
     }
 }
 
 /// Judges what was seen; the worst come first. What is judged by a rule that is off is left out.
-pub fn judge(seen: impl IntoIterator<Item = impl Into<Seen>>, rules: &Rules) -> Vec<Finding> {
-    let finding = |seen: Seen| {
+pub fn judge(seen: impl IntoIterator<Item = impl Into<RuleObservation>>, rules: &Rules) -> Vec<Finding> {
+    let finding = |seen: RuleObservation| {
         let rule = rules.rule(seen.rule);
         Some(Finding {
             id: rule.id,

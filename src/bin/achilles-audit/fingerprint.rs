@@ -3,7 +3,7 @@
 use crate::{output, stderr};
 use achilles_audit::checkpoint::{Opened, hex};
 use achilles_audit::error::Bytes;
-use achilles_audit::integrity::fingerprint::{self, Cache, Settings};
+use achilles_audit::integrity::fingerprint::{self, Cache, FingerprintSettings};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result, escape, files, report};
 use std::path::PathBuf;
@@ -34,8 +34,11 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     options.output.as_deref().map_or(Ok(()), files::check_writable)?;
     let opened = Opened::open(&options.model, progress)?;
     let (root, origin) = (opened.folder()?, opened.origin());
-    let settings =
-        Settings { ignore: options.ignore.clone(), row_digests: options.row_digests.clone(), ..Settings::default() };
+    let settings = FingerprintSettings {
+        ignore: options.ignore.clone(),
+        row_digests: options.row_digests.clone(),
+        ..FingerprintSettings::default()
+    };
     let cache = options.digest_cache.then(Cache::of_user).transpose()?;
     let started = Instant::now();
     let taken = fingerprint::take(&opened, &settings, options.output.as_deref(), cache.as_ref(), progress)?;

@@ -45,8 +45,8 @@ pub struct ComputeArgs {
 }
 
 impl ComputeArgs {
-    pub fn settings(&self) -> compute::Settings {
-        compute::Settings {
+    pub fn settings(&self) -> compute::ComputeSettings {
+        compute::ComputeSettings {
             arithmetic: self.dtype,
             device: self.device,
             residency: self.stream.then_some(Residency::Streamed),
@@ -111,8 +111,8 @@ pub struct SearchArgs {
 
 impl SearchArgs {
     /// How to search, checked.
-    pub fn settings(&self) -> Result<locate::Settings> {
-        let settings = locate::Settings {
+    pub fn settings(&self) -> Result<locate::SearchSettings> {
+        let settings = locate::SearchSettings {
             ranking: self.ranking,
             side: self.side,
             sites: self.sites.clone(),

@@ -9,7 +9,7 @@ use achilles_audit::error::Count;
 use achilles_audit::evaluate::metrics;
 use achilles_audit::locate::Subject;
 use achilles_audit::neuron::{Action, Intervention, Neuron};
-use achilles_audit::patch::{self, Edit, Folder, Plan, Receipt, Settings};
+use achilles_audit::patch::{self, Edit, Folder, Plan, Receipt, WriteSettings};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Error, Result};
 use clap::ArgGroup;
@@ -86,7 +86,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         return verify_patch::run(&options, progress);
     }
     let Some(model) = &options.model else { return Err(Error::input("no MODEL to patch")) };
-    let settings = Settings { link: options.link, digests: options.digests };
+    let settings = WriteSettings { link: options.link, digests: options.digests };
     if options.in_place && !options.dry_run {
         let Source::Directory(root) = Source::find(model)? else {
             return Err(Error::input(format!("{model} is not a model folder; --in-place edits one, -o writes one")));

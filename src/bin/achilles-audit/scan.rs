@@ -3,7 +3,7 @@
 use crate::options::{ModelArgs, ReportArgs, SearchArgs, TextArgs};
 use crate::{output, stderr};
 use achilles_audit::Result;
-use achilles_audit::audit::{self, Request, Run, Signature, Watch};
+use achilles_audit::audit::{self, BaselineCheck, Request, Run, Signature};
 use achilles_audit::compare::BaseName;
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
 use achilles_audit::monitor::Baseline;
@@ -105,9 +105,11 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
 fn run_of(options: &Options) -> Result<Run> {
     let baseline = match &options.baseline {
         None => None,
-        Some(file) => {
-            Some(Watch { file: file.clone(), baseline: Baseline::read(file)?, prompts: options.prompts.clone() })
-        }
+        Some(file) => Some(BaselineCheck {
+            file: file.clone(),
+            baseline: Baseline::read(file)?,
+            prompts: options.prompts.clone(),
+        }),
     };
     Ok(Run {
         text: options.text.read()?,

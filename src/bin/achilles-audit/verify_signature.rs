@@ -3,7 +3,7 @@
 use crate::options::OutputArgs;
 use crate::output;
 use achilles_audit::Result;
-use achilles_audit::integrity::signature::{self, PublicKey, Roots, Trust, Verdict};
+use achilles_audit::integrity::signature::{self, PublicKey, Roots, SignatureVerdict, Trust};
 use achilles_audit::progress::Progress;
 use clap::ArgGroup;
 use std::path::PathBuf;
@@ -52,5 +52,5 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     };
     let found = signature::verify(&options.model, &place, &trust, options.ignore_unsigned_files, progress)?;
     output::write(&options.output, &found)?;
-    Ok(ExitCode::from(u8::from(found.verdict != Verdict::Verified)))
+    Ok(ExitCode::from(u8::from(found.verdict != SignatureVerdict::Verified)))
 }

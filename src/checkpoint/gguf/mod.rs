@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::architecture::Recipe;
     use crate::checkpoint::Checkpoint;
-    use crate::compute::{Arithmetic, DeviceChoice, Model, NoHook, Row, Settings};
+    use crate::compute::{Arithmetic, ComputeSettings, DeviceChoice, Model, NoHook, Row};
     use crate::progress::Silent;
     use half::bf16;
     use sha2::{Digest, Sha256};
@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn a_model_read_in_place_computes_what_the_imported_folder_computes() {
         let place = tempfile::tempdir().unwrap();
-        let settings = Settings { device: DeviceChoice::Cpu, arithmetic: Arithmetic::F32, ..Settings::default() };
+        let settings =
+            ComputeSettings { device: DeviceChoice::Cpu, arithmetic: Arithmetic::F32, ..ComputeSettings::default() };
         for name in MODELS {
             let (gguf, folder) = (fixture(&format!("tiny-{name}.gguf")), place.path().join(name));
             import(&gguf, &folder, ImportDtype::F32, &Silent).unwrap();

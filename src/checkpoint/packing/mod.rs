@@ -1,6 +1,6 @@
 //! How weights are packed in stored tensors.
 //!
-//! A weight is what a module computes with, W [out, in] or [channels]. A packing is a form in which checkpoints store
+//! A weight is what a module computes with, `W [out, in]` or `[channels]`. A packing is a form in which checkpoints store
 //! weights: [`dense`] and `gguf` are two. It says which stored tensors a weight is made of, what its rows hold, and where
 //! in a file they lie. A new one is a file with a type that implements [`Packing`], and a function in `PACKINGS` that
 //! finds weights in its form. Nothing outside of this folder decodes the numbers of a checkpoint.

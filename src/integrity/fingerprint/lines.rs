@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The mark of one row or column.
 #[derive(Debug, Clone, Copy)]
-pub struct Line {
+pub struct LineMark {
     /// Sum over its elements of the bit pattern (8-byte ones folded to 32 bits) mixed with a number of its place in the
     /// line, modulo 2³². Any changed bit changes it, other changes are missed once in 2³². It places a change that the
     /// tensor's SHA-256 has proved, and proves nothing by itself.
@@ -16,19 +16,19 @@ pub struct Line {
     pub extreme: f32,
 }
 
-impl PartialEq for Line {
-    fn eq(&self, other: &Line) -> bool {
+impl PartialEq for LineMark {
+    fn eq(&self, other: &LineMark) -> bool {
         self.to_bytes() == other.to_bytes()
     }
 }
 
-impl Line {
+impl LineMark {
     /// Bytes of a stored mark.
     pub const BYTES: usize = 12;
 
     /// Little-endian: check, norm, extreme.
-    pub fn to_bytes(self) -> [u8; Line::BYTES] {
-        let mut bytes = [0; Line::BYTES];
+    pub fn to_bytes(self) -> [u8; LineMark::BYTES] {
+        let mut bytes = [0; LineMark::BYTES];
         let words = [self.check, self.norm.to_bits(), self.extreme.to_bits()];
         for (to, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
             *to = word.to_le_bytes();
@@ -36,10 +36,10 @@ impl Line {
         bytes
     }
 
-    /// The inverse of [`Line::to_bytes`].
-    pub fn from_bytes(bytes: &[u8; Line::BYTES]) -> Line {
+    /// The inverse of [`LineMark::to_bytes`].
+    pub fn from_bytes(bytes: &[u8; LineMark::BYTES]) -> LineMark {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        Line { check: word(0), norm: f32::from_bits(word(4)), extreme: f32::from_bits(word(8)) }
+        LineMark { check: word(0), norm: f32::from_bits(word(4)), extreme: f32::from_bits(word(8)) }
     }
 
     /// Every element is 0 or −0.
@@ -50,7 +50,7 @@ impl Line {
 
 /// What the values of a tensor are like.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Statistics {
+pub struct LineStatistics {
     /// Euclidean norm; none where a value is not finite.
     pub norm: Option<f64>,
     /// Largest magnitude among finite values.
@@ -69,16 +69,16 @@ pub struct Marker {
     layout: Layout,
     /// Elements taken.
     at: usize,
-    rows: Vec<Line>,
+    rows: Vec<LineMark>,
     row: Sum,
-    columns: Vec<Line>,
+    columns: Vec<LineMark>,
     checks: Vec<u32>,
     extremes: Vec<f32>,
     /// Sums of squares by column: of the present block of rows in f32, of those before in f64.
     block: Vec<f32>,
     squares: Vec<f64>,
     factors: Vec<u32>,
-    statistics: Statistics,
+    statistics: LineStatistics,
     patterns: Vec<u32>,
     values: Vec<f32>,
 }
@@ -108,7 +108,7 @@ impl Marker {
             block: vec![0.0; columns],
             squares: vec![0.0; columns],
             factors: (0..columns).map(factor).collect(),
-            statistics: Statistics { norm: Some(0.0), ..Statistics::default() },
+            statistics: LineStatistics { norm: Some(0.0), ..LineStatistics::default() },
             patterns: Vec::new(),
             values: Vec::new(),
         }
@@ -169,7 +169,7 @@ impl Marker {
 
     fn end_row(&mut self, row: usize) {
         let Sum { check, squares, extreme } = std::mem::take(&mut self.row);
-        self.rows.push(Line { check, norm: squares.sqrt() as f32, extreme });
+        self.rows.push(LineMark { check, norm: squares.sqrt() as f32, extreme });
         self.statistics.norm = self.statistics.norm.map(|sum| sum + squares);
         self.statistics.max_abs = self.statistics.max_abs.max(extreme.abs().into());
         let last = row + 1 == self.layout.rows;
@@ -180,7 +180,7 @@ impl Marker {
         }
         if self.layout.columns > 1 && last {
             let sums = self.checks.iter_mut().zip(&mut self.squares).zip(&mut self.extremes);
-            self.columns.extend(sums.map(|((check, squares), extreme)| Line {
+            self.columns.extend(sums.map(|((check, squares), extreme)| LineMark {
                 check: std::mem::take(check),
                 norm: std::mem::take(squares).sqrt() as f32,
                 extreme: std::mem::take(extreme),
@@ -189,7 +189,7 @@ impl Marker {
     }
 
     /// The marks of all rows and of all columns (of none where the tensor is a vector), and the statistics.
-    pub fn finish(mut self) -> (Vec<Line>, Vec<Line>, Statistics) {
+    pub fn finish(mut self) -> (Vec<LineMark>, Vec<LineMark>, LineStatistics) {
         // A last row that is not whole.
         let Sum { squares, extreme, .. } = self.row;
         self.statistics.norm = self.statistics.norm.map(|sum| (sum + squares).sqrt()).filter(|norm| norm.is_finite());

@@ -15,7 +15,7 @@ use crate::progress::Progress;
 pub use cache::Cache;
 use cache::Key;
 use globset::GlobSet;
-pub use lines::{Line, Statistics};
+pub use lines::{LineMark, LineStatistics};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fingerprint {
     /// What it covers.
-    pub settings: Settings,
+    pub settings: FingerprintSettings,
     /// In order of path.
     pub files: Vec<FileRecord>,
     /// In order of name, then of file.
@@ -37,7 +37,7 @@ pub struct Fingerprint {
 /// What a fingerprint covers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct FingerprintSettings {
     /// Globs over paths below the folder that are left out.
     pub ignore: Vec<String>,
     /// Globs over tensor names whose rows have SHA-256 digests of their own.
@@ -47,9 +47,9 @@ pub struct Settings {
     pub links: bool,
 }
 
-impl Default for Settings {
+impl Default for FingerprintSettings {
     fn default() -> Self {
-        Settings { ignore: Vec::new(), row_digests: vec!["*down_proj*".into()], links: true }
+        FingerprintSettings { ignore: Vec::new(), row_digests: vec!["*down_proj*".into()], links: true }
     }
 }
 
@@ -81,18 +81,18 @@ pub struct TensorRecord {
     /// Of its bytes as stored.
     pub sha256: [u8; 32],
     /// What its values are like.
-    pub statistics: Statistics,
+    pub statistics: LineStatistics,
     /// A mark for each row; for each element of a vector.
-    pub rows: Vec<Line>,
+    pub rows: Vec<LineMark>,
     /// A mark for each column; none for a vector.
-    pub columns: Vec<Line>,
+    pub columns: Vec<LineMark>,
     /// SHA-256 of each row's bytes, where asked for.
     pub row_sha256: Option<Vec<[u8; 32]>>,
 }
 
 /// What could be read of a folder.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Taken {
+pub struct FolderRecords {
     /// All that could be read.
     pub fingerprint: Fingerprint,
     /// Paths that could not, or only as bytes, and why.
@@ -110,11 +110,11 @@ pub struct Taken {
 /// pipe) is no error but a problem of the result.
 pub fn take(
     opened: &Opened,
-    settings: &Settings,
+    settings: &FingerprintSettings,
     except: Option<&Path>,
     cache: Option<&Cache>,
     progress: &dyn Progress,
-) -> Result<Taken> {
+) -> Result<FolderRecords> {
     let root = opened.folder()?;
     let row_digests = globs(&settings.row_digests)?;
     let (found, mut problems) = list(root, settings, except)?;
@@ -158,8 +158,8 @@ pub fn take(
         tensors.extend(read.tensors);
     }
     tensors.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
-    let settings = Settings { links: true, ..settings.clone() };
-    Ok(Taken { fingerprint: Fingerprint { settings, files, tensors }, problems, damaged })
+    let settings = FingerprintSettings { links: true, ..settings.clone() };
+    Ok(FolderRecords { fingerprint: Fingerprint { settings, files, tensors }, problems, damaged })
 }
 
 /// Names of one file of tensors: each has all of them.
@@ -223,7 +223,7 @@ struct Listed {
 type Problems = Vec<(String, String)>;
 
 /// The files to read, and the paths that cannot be, with the reason.
-fn list(root: &Path, settings: &Settings, except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {
+fn list(root: &Path, settings: &FingerprintSettings, except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {
     let ignore = globs(&settings.ignore)?;
     let snapshot = Snapshot::of(root);
     let own = except.and_then(|path| walk::below(root, path));

@@ -214,9 +214,9 @@ fn digest_tensors(pieces: Receiver<Piece>, count: usize) -> Vec<[u8; 32]> {
 
 #[derive(Default)]
 struct Marked {
-    statistics: super::Statistics,
-    rows: Vec<super::Line>,
-    columns: Vec<super::Line>,
+    statistics: super::LineStatistics,
+    rows: Vec<super::LineMark>,
+    columns: Vec<super::LineMark>,
     row_sha256: Option<Vec<[u8; 32]>>,
 }
 

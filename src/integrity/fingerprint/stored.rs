@@ -1,6 +1,6 @@
 //! The JSON form of a fingerprint.
 
-use super::{FileRecord, Fingerprint, Line, Settings, Statistics, TensorRecord};
+use super::{FileRecord, Fingerprint, FingerprintSettings, LineMark, LineStatistics, TensorRecord};
 use crate::checkpoint::hex;
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::packing::Layout;
@@ -23,7 +23,7 @@ struct Document {
     model: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hub: Option<Origin>,
-    settings: Settings,
+    settings: FingerprintSettings,
     tensors_sha256: String,
     files_sha256: String,
     files: Vec<File>,
@@ -49,8 +49,8 @@ pub(super) struct Tensor {
     dtype: Dtype,
     shape: Vec<usize>,
     sha256: String,
-    statistics: Statistics,
-    /// Base64 of 12 bytes a line: see [`Line::to_bytes`].
+    statistics: LineStatistics,
+    /// Base64 of 12 bytes a line: see [`LineMark::to_bytes`].
     rows: String,
     columns: String,
     /// Base64 of 32 bytes a row.
@@ -159,7 +159,7 @@ impl File {
 
 impl From<&TensorRecord> for Tensor {
     fn from(t: &TensorRecord) -> Tensor {
-        let lines = |lines: &[Line]| STANDARD.encode(lines.iter().flat_map(|l| l.to_bytes()).collect::<Vec<u8>>());
+        let lines = |lines: &[LineMark]| STANDARD.encode(lines.iter().flat_map(|l| l.to_bytes()).collect::<Vec<u8>>());
         Tensor {
             name: t.name.clone(),
             file: t.file.clone(),
@@ -185,11 +185,11 @@ impl Tensor {
         let decode = |text: &str| STANDARD.decode(text).map_err(|e| bad(&format!("is not base64: {e}")));
         let lines = |text: &str, expected: usize, what: &str| {
             let bytes = decode(text)?;
-            let (lines, rest) = bytes.as_chunks::<{ Line::BYTES }>();
+            let (lines, rest) = bytes.as_chunks::<{ LineMark::BYTES }>();
             if lines.len() != expected || !rest.is_empty() {
                 return Err(bad(&format!("has {} bytes of {what}, its shape needs {expected} lines", bytes.len())));
             }
-            Ok(lines.iter().map(Line::from_bytes).collect())
+            Ok(lines.iter().map(LineMark::from_bytes).collect())
         };
         let row_sha256 = self.row_sha256.as_deref().map(|text| {
             let bytes = decode(text)?;

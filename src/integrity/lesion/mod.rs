@@ -9,17 +9,17 @@
 //!
 //! Norms of a clean model have heavy tails, so each sign carries the chance of meeting one as strong in a clean
 //! checkpoint of this size, from tails measured on clean models ([`MEASURED`]), and only what has a chance of
-//! [`REPORTED_CHANCE`] at most is a sign. Not seen are: factors close to 1; rows that are strong themselves, scaled to
+//! [`REPORTED_P_VALUE`] at most is a sign. Not seen are: factors close to 1; rows that are strong themselves, scaled to
 //! what an ordinary row is; and eight or more lesions of one direction in one tensor, which look like its nature. What
 //! cannot be judged is listed as not examined. Vectors (norms, biases) and everything outside the decoder layers are
 //! not looked at.
 
-mod chance;
 mod expect;
 mod fit;
 mod lesioned;
 mod measure;
 mod observe;
+mod p_value;
 mod search;
 mod site;
 mod statistics;
@@ -27,24 +27,24 @@ mod statistics;
 pub(crate) mod tests;
 mod zeros;
 
-use crate::architecture::place::Place;
+use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::neuron::{Neuron, Side};
 use crate::progress::Progress;
-pub use chance::{MEASURED, Tail, Tails};
 use measure::Layer;
-pub use observe::{SIGN_CHANCE, observe};
+pub use observe::{INDICATOR_P_VALUE, observe};
+pub use p_value::{MEASURED, Tail, Tails};
 use serde::Serialize;
 use site::{Heads, Kind};
 
 /// The largest chance that a sign is reported with: of four clean models, judged by the tails of the other three, none
 /// had a sign at it.
-pub const REPORTED_CHANCE: f64 = 0.25;
+pub const REPORTED_P_VALUE: f64 = 0.25;
 /// What gives a lesion away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SignKind {
+pub enum IndicatorKind {
     /// All elements are zero, those of its partners are not.
     Zero,
     /// The norm is far from what its partners' norms say.
@@ -55,9 +55,9 @@ pub enum SignKind {
 
 /// A row or column that looks lesioned.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Sign {
+pub struct Indicator {
     /// In what way.
-    pub kind: SignKind,
+    pub kind: IndicatorKind,
     /// The neuron that it is.
     pub neuron: Neuron,
     /// A neuron of which a lesion would look the same: a cosine has two sides.
@@ -65,8 +65,8 @@ pub struct Sign {
     pub or: Option<Neuron>,
     /// Where it lies in the file.
     #[serde(serialize_with = "as_text")]
-    pub place: Place,
-    /// Its norm; of [`SignKind::Opposite`] the cosine of row i of `down_proj` and column i of `up_proj`.
+    pub place: NeuronPlace,
+    /// Its norm; of [`IndicatorKind::Opposite`] the cosine of row i of `down_proj` and column i of `up_proj`.
     pub statistic: f64,
     /// What its partners make expect.
     pub expected: f64,
@@ -76,7 +76,8 @@ pub struct Sign {
     pub beta_estimate: f64,
     /// The probability of at least one sign as strong in a clean checkpoint of this size. For zeros a bound: no clean
     /// model had any.
-    pub chance: f64,
+    #[serde(rename = "chance")]
+    pub p_value: f64,
 }
 
 /// Rows or columns of zeros beyond those listed as signs.
@@ -101,9 +102,9 @@ pub struct NotExamined {
 
 /// All signs of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Report {
+pub struct LesionReport {
     /// The signs: zeros first, then by chance.
-    pub signs: Vec<Sign>,
+    pub signs: Vec<Indicator>,
     /// Zeros that are too many to list.
     pub more_zeros: Vec<MoreZeros>,
     /// Sides of tensors judged by norm.
@@ -130,10 +131,10 @@ pub struct Statistics {
 ///
 /// # Errors
 /// A tensor cannot be read, or the user asked to stop.
-pub fn examine(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<Report> {
+pub fn examine(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<LesionReport> {
     Ok(Statistics::measure(checkpoint, progress)?.report(&MEASURED))
 }
 
-fn as_text<S: serde::Serializer>(place: &Place, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn as_text<S: serde::Serializer>(place: &NeuronPlace, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_str(place)
 }

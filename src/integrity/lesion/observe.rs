@@ -1,6 +1,6 @@
 //! Signs as observations of lint.
 
-use super::{NotExamined, Report, SignKind, examine};
+use super::{IndicatorKind, LesionReport, NotExamined, examine};
 use crate::checkpoint::{Checkpoint, Opened};
 use crate::error::{Count, Error, Figure, Result};
 use crate::integrity::lint::{Check, Location, Observation};
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Up to this chance in a clean checkpoint a sign is told as one, above it as a hint.
-pub const SIGN_CHANCE: f64 = 0.01;
+pub const INDICATOR_P_VALUE: f64 = 0.01;
 /// Reasons for which something was not examined that are told.
 const REASONS: usize = 3;
 /// Of what was not examined so many are listed.
@@ -38,7 +38,7 @@ fn not_examined(message: String, evidence: Value) -> Observation {
     Observation { check: Check::LesionNotExamined, location: Location::default(), message, evidence }
 }
 
-impl Report {
+impl LesionReport {
     fn observations(&self, checkpoint: &Checkpoint) -> Vec<Observation> {
         let tensors = checkpoint.tensors();
         let file = |tensor: &str| {
@@ -47,11 +47,11 @@ impl Report {
             path.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         };
         let mut found = Vec::new();
-        for sign in self.signs.iter().filter(|sign| sign.kind != SignKind::Zero) {
+        for sign in self.signs.iter().filter(|sign| sign.kind != IndicatorKind::Zero) {
             let place = &sign.place;
             let location = Location::file(file(&place.tensor)).tensor(tensors.stored_name(&place.tensor));
             let what = match sign.kind {
-                SignKind::Opposite => "points the other way than its neighbours".to_owned(),
+                IndicatorKind::Opposite => "points the other way than its neighbours".to_owned(),
                 _ => format!(
                     "has the norm {:.3}, where its partners make expect {:.3}: about {:.2} times that",
                     Figure(sign.statistic),
@@ -61,12 +61,12 @@ impl Report {
             };
             let or = sign.or.as_ref().map(|n| format!(" (or {})", n.short())).unwrap_or_default();
             found.push(Observation {
-                check: if sign.chance <= SIGN_CHANCE { Check::LesionSign } else { Check::LesionHint },
+                check: if sign.p_value <= INDICATOR_P_VALUE { Check::LesionSign } else { Check::LesionHint },
                 location: location.at(place.axis, place.index as u64),
                 message: format!(
                     "{}{or} {what}; chance in a clean checkpoint of this size {:.1e}",
                     sign.neuron.short(),
-                    sign.chance
+                    sign.p_value
                 ),
                 evidence: json!(sign),
             });
@@ -131,7 +131,7 @@ mod tests {
         let checkpoint = Checkpoint::open(fixture, &Silent).unwrap();
         let recipe = Recipe::read(checkpoint.config()).unwrap();
         let neuron: crate::neuron::Neuron = "L1.mlp.down_proj:in:5".parse().unwrap();
-        let sign = |kind, chance| super::super::Sign {
+        let sign = |kind, p_value| super::super::Indicator {
             kind,
             neuron: neuron.clone(),
             or: None,
@@ -140,10 +140,11 @@ mod tests {
             expected: 1.0,
             strength: None,
             beta_estimate: 0.3,
-            chance,
+            p_value,
         };
-        let signs = vec![sign(SignKind::Scaled, 1e-3), sign(SignKind::Opposite, 0.2), sign(SignKind::Zero, 0.2)];
-        let found = Report { signs, ..Report::default() }.observations(&checkpoint);
+        let signs =
+            vec![sign(IndicatorKind::Scaled, 1e-3), sign(IndicatorKind::Opposite, 0.2), sign(IndicatorKind::Zero, 0.2)];
+        let found = LesionReport { signs, ..LesionReport::default() }.observations(&checkpoint);
         let checks: Vec<Check> = found.iter().map(|o| o.check).collect();
         assert_eq!(checks, [Check::LesionSign, Check::LesionHint]);
         let place = "model.safetensors: model.layers.1.mlp.down_proj.weight column 5";
@@ -153,7 +154,7 @@ mod tests {
         assert!(found[0].message.starts_with(said), "{}", found[0].message);
         let not_examined =
             (0..2000).map(|at| NotExamined { what: format!("t{at}"), why: format!("reason {}", at % 5) });
-        let found = Report { examined_sides: 1, not_examined: not_examined.collect(), ..Report::default() };
+        let found = LesionReport { examined_sides: 1, not_examined: not_examined.collect(), ..LesionReport::default() };
         let found = found.observations(&checkpoint);
         let said = "not judged by norm: t0 and 399 more: reason 0; t1 and 399 more: reason 1; t2 and 399 more: reason 2; \
                     800 more for other reasons; 1 side of a tensor was judged";

@@ -1,8 +1,8 @@
 //! The strongest deviations of a checkpoint, one for each lesion.
 
-use super::REPORTED_CHANCE;
-use super::chance::{Tails, in_any};
+use super::REPORTED_P_VALUE;
 use super::expect::{Deviations, Series};
+use super::p_value::{Tails, in_any};
 use super::site::{Kind, SITES, Site, Space};
 use crate::neuron::Side;
 
@@ -25,7 +25,7 @@ pub(super) struct Suspect {
     /// The site and whether the norm is large; none where it is the cosine.
     pub norm: Option<(Site, bool)>,
     pub strength: f64,
-    pub chance: f64,
+    pub p_value: f64,
 }
 
 impl Suspect {
@@ -64,7 +64,7 @@ impl Tests {
         }
     }
 
-    /// What stands out so far that its chance is at most [`REPORTED_CHANCE`], the least likely first, without what may
+    /// What stands out so far that its chance is at most [`REPORTED_P_VALUE`], the least likely first, without what may
     /// only follow from a less likely one.
     pub fn strongest(&self, tails: &Tails) -> Vec<Suspect> {
         let count = 2 * self.sides().count() + self.cosines.iter().flatten().count();
@@ -74,9 +74,9 @@ impl Tests {
             let tail = norm.map_or(tails.cosines, |(site, large)| tails.of_norms(site, large));
             for channel in 0..of.deviation.len() {
                 let strength = of.strength(channel, large);
-                let chance = in_any(tail.chance(strength), count);
-                if chance <= REPORTED_CHANCE {
-                    suspects.push(Suspect { layer, channel, norm, strength, chance });
+                let p_value = in_any(tail.p_value(strength), count);
+                if p_value <= REPORTED_P_VALUE {
+                    suspects.push(Suspect { layer, channel, norm, strength, p_value });
                 }
             }
         };
@@ -91,7 +91,7 @@ impl Tests {
                 add(layer, None, of);
             }
         }
-        suspects.sort_by(|a, b| a.chance.total_cmp(&b.chance).then(b.strength.total_cmp(&a.strength)));
+        suspects.sort_by(|a, b| a.p_value.total_cmp(&b.p_value).then(b.strength.total_cmp(&a.strength)));
         let mut kept: Vec<Suspect> = Vec::new();
         for suspect in suspects {
             if !kept.iter().any(|k| suspect.may_follow(k)) {

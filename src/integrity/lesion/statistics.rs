@@ -5,7 +5,7 @@ use super::measure::{self, Layer, Norms};
 use super::search::{Suspect, Tests};
 use super::site::{Heads, Kind, SITES, Site, Space};
 use super::zeros::place;
-use super::{NotExamined, Report, Sign, SignKind, Statistics, Tails, fit};
+use super::{Indicator, IndicatorKind, LesionReport, NotExamined, Statistics, Tails, fit};
 use crate::architecture::module::{MixerKind, Role};
 use crate::architecture::names;
 use crate::checkpoint::{Checkpoint, Tensors};
@@ -123,8 +123,8 @@ impl Statistics {
     }
 
     /// Judges the norms by the given tails: [`super::MEASURED`], or others where those are to be measured.
-    pub fn report(&self, tails: &Tails) -> Report {
-        let mut report = Report { not_examined: self.not_examined.clone(), ..Report::default() };
+    pub fn report(&self, tails: &Tails) -> LesionReport {
+        let mut report = LesionReport { not_examined: self.not_examined.clone(), ..LesionReport::default() };
         self.add_zeros(&mut report);
         let mut series = self.series();
         for round in 0..ROUNDS {
@@ -142,8 +142,8 @@ impl Statistics {
                 series.forget(&suspect, &tests);
             }
         }
-        let is_zero = |sign: &Sign| sign.kind == SignKind::Zero;
-        report.signs.sort_by(|a, b| is_zero(b).cmp(&is_zero(a)).then(a.chance.total_cmp(&b.chance)));
+        let is_zero = |sign: &Indicator| sign.kind == IndicatorKind::Zero;
+        report.signs.sort_by(|a, b| is_zero(b).cmp(&is_zero(a)).then(a.p_value.total_cmp(&b.p_value)));
         report
     }
 
@@ -248,7 +248,7 @@ impl Statistics {
         Series { norms, cosines: self.layers.iter().map(|layer| layer.cosines.clone()).collect(), heads: self.heads }
     }
 
-    fn sign(&self, suspect: &Suspect, tests: &Tests) -> Option<Sign> {
+    fn sign(&self, suspect: &Suspect, tests: &Tests) -> Option<Indicator> {
         let Suspect { layer, channel, .. } = *suspect;
         let site = suspect.site();
         let neuron_of = |site: Site| {
@@ -263,16 +263,16 @@ impl Statistics {
                 let mut alive: Vec<f32> = norms.iter().copied().filter(|n| n.is_finite()).collect();
                 let norm = norms.get(channel).map_or(0.0, |norm| f64::from(*norm).exp());
                 let expected = (predicted + f64::from(fit::median(&mut alive))).exp();
-                (SignKind::Scaled, norm, expected, None, norm / expected)
+                (IndicatorKind::Scaled, norm, expected, None, norm / expected)
             }
             None => {
                 let cosine = self.layers[layer].cosines.as_ref().map_or(0.0, |of| f64::from(of[channel]));
-                (SignKind::Opposite, cosine, predicted, neuron_of(Site { kind: Kind::Up, side: Side::In }), -1.0)
+                (IndicatorKind::Opposite, cosine, predicted, neuron_of(Site { kind: Kind::Up, side: Side::In }), -1.0)
             }
         };
         let tensor = measure::tensor_name(layer, site.kind);
         let shape = self.shapes[layer][site.kind as usize].unwrap_or_default();
-        Some(Sign {
+        Some(Indicator {
             kind,
             neuron: neuron_of(site)?,
             or,
@@ -281,7 +281,7 @@ impl Statistics {
             expected,
             strength: Some(suspect.strength),
             beta_estimate: beta,
-            chance: suspect.chance,
+            p_value: suspect.p_value,
         })
     }
 }

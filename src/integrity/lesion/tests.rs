@@ -79,7 +79,7 @@ impl Synthetic {
         Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap()
     }
 
-    fn examine(&self) -> Report {
+    fn examine(&self) -> LesionReport {
         let folder = tempfile::tempdir().unwrap();
         examine(&self.write(folder.path()), &Silent).unwrap()
     }
@@ -92,7 +92,7 @@ pub(crate) fn scaled(folder: &Path, beta: f32) {
     model.write(folder);
 }
 
-fn named(report: &Report) -> Vec<(SignKind, String)> {
+fn named(report: &LesionReport) -> Vec<(IndicatorKind, String)> {
     report.signs.iter().map(|sign| (sign.kind, sign.neuron.short())).collect()
 }
 
@@ -116,19 +116,19 @@ fn rows_and_columns_of_zeros_and_factors_are_placed_to_the_neuron() {
     let mut found = named(&report);
     found.sort_by(|a, b| a.1.cmp(&b.1));
     let expected = [
-        (SignKind::Zero, "L1.mlp.down_proj:out:5"),
-        (SignKind::Zero, "L2.mlp.down_proj:in:90"),
-        (SignKind::Scaled, "L3.self_attn.q_proj:in:40"),
-        (SignKind::Scaled, "L4.mlp.down_proj:out:77"),
-        (SignKind::Opposite, "L5.mlp.down_proj:out:120"),
-        (SignKind::Scaled, "L6.mlp.down_proj:in:11"),
+        (IndicatorKind::Zero, "L1.mlp.down_proj:out:5"),
+        (IndicatorKind::Zero, "L2.mlp.down_proj:in:90"),
+        (IndicatorKind::Scaled, "L3.self_attn.q_proj:in:40"),
+        (IndicatorKind::Scaled, "L4.mlp.down_proj:out:77"),
+        (IndicatorKind::Opposite, "L5.mlp.down_proj:out:120"),
+        (IndicatorKind::Scaled, "L6.mlp.down_proj:in:11"),
     ];
     assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{:#?}", report.signs);
     let of = |name: &str| report.signs.iter().find(|sign| sign.neuron.short() == name).unwrap();
     for (name, beta) in [("L4.mlp.down_proj:out:77", 0.1), ("L6.mlp.down_proj:in:11", 20.0)] {
         let sign = of(name);
         assert!((sign.beta_estimate / beta).ln().abs() < 0.3, "{sign:?}");
-        assert!((sign.statistic / sign.expected - sign.beta_estimate).abs() < 1e-9 && sign.chance <= REPORTED_CHANCE);
+        assert!((sign.statistic / sign.expected - sign.beta_estimate).abs() < 1e-9 && sign.p_value <= REPORTED_P_VALUE);
     }
     let flipped = of("L5.mlp.down_proj:out:120");
     assert!(flipped.statistic < -0.5 && flipped.expected > 0.5, "{flipped:?}");
@@ -147,7 +147,7 @@ fn what_is_dead_on_all_sides_is_no_sign() {
     // One of them alone is one.
     let mut model = Synthetic::new();
     model.scale("0.mlp.gate_proj", Side::Out, 3, 0.0);
-    assert_eq!(named(&model.examine()), [(SignKind::Zero, "L0.mlp.gate_proj:out:3".to_owned())]);
+    assert_eq!(named(&model.examine()), [(IndicatorKind::Zero, "L0.mlp.gate_proj:out:3".to_owned())]);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn many_zeros_are_counted() {
     let mut model = Synthetic::new();
     (0..40).for_each(|row| model.scale("7.mlp.down_proj", Side::Out, row, 0.0));
     let report = model.examine();
-    assert_eq!(report.signs.iter().filter(|sign| sign.kind == SignKind::Zero).count(), 16);
+    assert_eq!(report.signs.iter().filter(|sign| sign.kind == IndicatorKind::Zero).count(), 16);
     let more = MoreZeros { tensor: "model.layers.7.mlp.down_proj.weight".into(), side: Side::Out, count: 24 };
     assert_eq!(report.more_zeros, [more]);
 }
@@ -174,7 +174,7 @@ fn what_cannot_be_judged_is_said() {
     assert!(why("model.layers.4.self_attn.qkv_proj.weight").contains("no clean model with such a module"));
     assert!(why("columns of model.layers.2.mlp.down_proj.weight").contains("are not there"));
     assert!(why("rows of model.layers.4.self_attn.v_proj.weight").contains("are not there"));
-    assert_eq!(named(&report), [(SignKind::Zero, "L99999999999.mlp.up_proj:in:1".to_owned())]);
+    assert_eq!(named(&report), [(IndicatorKind::Zero, "L99999999999.mlp.up_proj:in:1".to_owned())]);
 }
 
 #[test]
@@ -182,10 +182,10 @@ fn the_tail_is_hills() {
     let strengths: Vec<f64> = (1..=100).map(|i| (i as f64 / 100.0).powf(-1.0 / 3.0)).collect();
     let tail = Tail::of(&strengths).unwrap();
     assert!((tail.exponent - 3.0).abs() < 0.6, "{tail:?}");
-    assert!((tail.chance(tail.tenth * 2.0) - 0.1 / 2f64.powf(tail.exponent)).abs() < 1e-12);
-    assert_eq!(tail.chance(tail.tenth * 0.99), 1.0);
+    assert!((tail.p_value(tail.tenth * 2.0) - 0.1 / 2f64.powf(tail.exponent)).abs() < 1e-12);
+    assert_eq!(tail.p_value(tail.tenth * 0.99), 1.0);
     assert_eq!(Tail::of(&strengths[..10]), None);
-    assert!((chance::in_any(0.01, 100) - (1.0 - 0.99f64.powi(100))).abs() < 1e-12);
+    assert!((p_value::in_any(0.01, 100) - (1.0 - 0.99f64.powi(100))).abs() < 1e-12);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_masked_neuron_of_a_fixture_is_found_in_experts_too() {
         let folder = tempfile::tempdir().unwrap();
         let lesioned = patched(&format!("fixtures/{fixture}"), folder.path(), neuron, 0.0);
         let report = examine(&lesioned, &Silent).unwrap();
-        assert_eq!(named(&report), [(SignKind::Zero, neuron.to_owned())], "{fixture}");
+        assert_eq!(named(&report), [(IndicatorKind::Zero, neuron.to_owned())], "{fixture}");
     }
 }
 
@@ -267,7 +267,7 @@ fn a_real_model_is_clean_and_its_masked_critical_neuron_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let critical = "L11.mlp.down_proj:out:507";
     let report = examine(&patched(SMOLLM2, folder.path(), critical, 0.0), &Silent).unwrap();
-    assert_eq!(named(&report), [(SignKind::Zero, critical.to_owned())], "{:#?}", report.signs);
+    assert_eq!(named(&report), [(IndicatorKind::Zero, critical.to_owned())], "{:#?}", report.signs);
 }
 
 #[test]

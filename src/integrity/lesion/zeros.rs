@@ -2,19 +2,19 @@
 
 use super::measure::{self, Layer};
 use super::site::{self, Kind, SITES, Site, Space};
-use super::{MoreZeros, Report, Sign, SignKind, Statistics, chance, fit};
+use super::{Indicator, IndicatorKind, LesionReport, MoreZeros, Statistics, fit, p_value};
 use crate::architecture::names;
-use crate::architecture::place::{Axis, Place};
+use crate::architecture::place::{Axis, NeuronPlace};
 use crate::neuron::{self, Neuron, Side};
 
 /// Rows or columns of zeros that are listed one by one of a tensor.
 const LISTED_ZEROS: usize = 16;
 impl Statistics {
     /// Adds what is zero while its partners are not.
-    pub(super) fn add_zeros(&self, report: &mut Report) {
+    pub(super) fn add_zeros(&self, report: &mut LesionReport) {
         let sides = self.layers.iter().flat_map(|layer| &layer.log_norms).flatten().count();
         // The rule of succession (Laplace): none in so many.
-        let chance = chance::in_any(1.0 / (chance::CLEAN_SIDES as f64 + 2.0), sides.max(1));
+        let p_value = p_value::in_any(1.0 / (p_value::CLEAN_SIDES as f64 + 2.0), sides.max(1));
         let mut add = |tensor: &str, shape: [usize; 2], side: Side, zeros: &[(usize, f64)]| {
             let listed = zeros.len().min(LISTED_ZEROS);
             if zeros.len() > listed {
@@ -24,8 +24,8 @@ impl Statistics {
             for &(index, expected) in &zeros[..listed] {
                 // A stack of experts is a tensor without such an end.
                 let Some(module) = names::module(tensor).or_else(|| tensor.parse().ok()) else { continue };
-                report.signs.push(Sign {
-                    kind: SignKind::Zero,
+                report.signs.push(Indicator {
+                    kind: IndicatorKind::Zero,
                     neuron: Neuron { site: neuron::Site { module, side }, channel: index },
                     or: None,
                     place: place(tensor, shape, side, index),
@@ -33,7 +33,7 @@ impl Statistics {
                     expected,
                     strength: None,
                     beta_estimate: 0.0,
-                    chance,
+                    p_value,
                 });
             }
         };
@@ -82,7 +82,7 @@ impl Statistics {
 }
 
 /// A row or column of a matrix.
-pub(super) fn place(tensor: &str, shape: [usize; 2], side: Side, index: usize) -> Place {
+pub(super) fn place(tensor: &str, shape: [usize; 2], side: Side, index: usize) -> NeuronPlace {
     let axis = if side == Side::Out { Axis::Row } else { Axis::Column };
-    Place { tensor: tensor.into(), shape: shape.to_vec(), axis, index }
+    NeuronPlace { tensor: tensor.into(), shape: shape.to_vec(), axis, index }
 }

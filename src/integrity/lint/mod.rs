@@ -35,7 +35,7 @@ pub use check::Check;
 pub use contents::json as examine_json;
 pub use names::{ByName, by_name};
 pub use observation::{Location, More, Observation};
-pub use template::{Asked, asked, literals, unusual};
+pub use template::{TemplateNames, asked, literals, unusual};
 
 use crate::architecture::{OtherParts, Recipe};
 use crate::checkpoint::{ConfigFile, Opened};

@@ -13,7 +13,7 @@ use crate::architecture::place::Axis;
 use crate::checkpoint::header::TensorEntry;
 use crate::error::Result;
 use crate::progress::Progress;
-use bits::{Format, Seen};
+use bits::{Format, ValueCounts};
 use serde_json::json;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -94,7 +94,7 @@ struct Job<'a> {
     rows: u64,
     /// Whether rows and columns mean something.
     is_matrix: bool,
-    seen: Mutex<Seen>,
+    seen: Mutex<ValueCounts>,
 }
 
 impl<'a> Job<'a> {
@@ -109,7 +109,7 @@ impl<'a> Job<'a> {
             return None;
         }
         let columns = if is_matrix && tensor.shape.len() == 2 { vec![false; width as usize] } else { Vec::new() };
-        let seen = Mutex::new(Seen { columns, ..Seen::default() });
+        let seen = Mutex::new(ValueCounts { columns, ..ValueCounts::default() });
         Some(Job { shard, tensor, bytes, format, row, rows: elements.div_ceil(row), is_matrix, seen })
     }
 
@@ -188,7 +188,7 @@ fn tell(job: &Job, found: &mut Found) {
     zeros(job, &seen, at(), found);
 }
 
-fn zeros(job: &Job, seen: &Seen, at: Location, found: &mut Found) {
+fn zeros(job: &Job, seen: &ValueCounts, at: Location, found: &mut Found) {
     let shape = &job.tensor.shape;
     if !job.is_matrix || shape.len() < 2 {
         return;

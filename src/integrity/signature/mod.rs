@@ -21,7 +21,8 @@ pub use key::{PrivateKey, PublicKey};
 pub use manifest::{Method, Policy};
 pub use sign::{SignSettings, Signed, Signer, sign};
 pub use verify::{
-    Difference, DifferenceKind, LeftOut, Report, ReportModel, ReportSettings, Trust, Verdict, Why, verify,
+    Difference, DifferenceKind, LeftOut, ReportModel, SignatureReport, SignatureSettings, SignatureVerdict, Trust, Why,
+    verify,
 };
 
 use crate::checkpoint::hex;

@@ -31,7 +31,7 @@ pub enum Trust {
 
 /// What came of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct SignatureReport {
     /// `achilles-audit/signature/v1`.
     pub schema: &'static str,
     /// What wrote it.
@@ -39,9 +39,9 @@ pub struct Report {
     /// What was verified.
     pub model: ReportModel,
     /// How.
-    pub settings: ReportSettings,
+    pub settings: SignatureSettings,
     /// The answer.
-    pub verdict: Verdict,
+    pub verdict: SignatureVerdict,
     /// Why the signature is not accepted, where it is not.
     pub refusal: Option<String>,
     /// Who signed: the certificate's subject, or the key's curve and hint; none where the signature is not accepted.
@@ -108,7 +108,7 @@ pub struct ReportModel {
 
 /// How a signature was verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ReportSettings {
+pub struct SignatureSettings {
     /// `key` or `certificate`.
     pub trust: &'static str,
     /// Digests of what was trusted: the key's hint, or SHA-256 of each root in DER.
@@ -123,7 +123,7 @@ pub struct ReportSettings {
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum SignatureVerdict {
     /// The signature is accepted and the model is what was signed.
     Verified,
     /// The signature is accepted and the model is not what was signed.
@@ -184,15 +184,15 @@ pub fn verify(
     trust: &Trust,
     ignore_unsigned_files: bool,
     progress: &dyn Progress,
-) -> Result<Report> {
+) -> Result<SignatureReport> {
     let opened = Model::open(model)?;
     let bundle = Bundle::read(signature)?;
-    let mut report = Report {
+    let mut report = SignatureReport {
         schema: SCHEMA,
         tool: Tool::this(),
         model: ReportModel { source: model.display().to_string(), signature: signature.display().to_string() },
         settings: trust.settings(ignore_unsigned_files)?,
-        verdict: Verdict::Refused,
+        verdict: SignatureVerdict::Refused,
         refusal: None,
         signer: None,
         root_sha256: None,
@@ -215,12 +215,12 @@ pub fn verify(
     compare(&opened, manifest, opened.below(signature), &mut report, progress)?;
     report.differences.sort_by(|a, b| a.path.cmp(&b.path));
     report.left_out.sort_by(|a, b| a.path.cmp(&b.path));
-    report.verdict = if report.differences.is_empty() { Verdict::Verified } else { Verdict::Differs };
+    report.verdict = if report.differences.is_empty() { SignatureVerdict::Verified } else { SignatureVerdict::Differs };
     Ok(report)
 }
 
 impl Trust {
-    fn settings(&self, ignore_unsigned_files: bool) -> Result<ReportSettings> {
+    fn settings(&self, ignore_unsigned_files: bool) -> Result<SignatureSettings> {
         let (trust, trusted_sha256) = match self {
             Trust::Key(key) => ("key", vec![key.hint()?]),
             Trust::Roots(roots) => ("certificate", roots.trusted().iter().map(|r| sha256_hex(r.der())).collect()),
@@ -229,7 +229,7 @@ impl Trust {
             Trust::Key(_) => None,
             Trust::Roots(roots) => roots.identity().map(str::to_owned),
         };
-        Ok(ReportSettings { trust, trusted_sha256, ignore_unsigned_files, identity })
+        Ok(SignatureSettings { trust, trusted_sha256, ignore_unsigned_files, identity })
     }
 
     fn signer(&self, bundle: &Bundle) -> Result<String> {
@@ -298,7 +298,7 @@ fn compare(
     model: &Model,
     manifest: Manifest,
     signature: Option<String>,
-    report: &mut Report,
+    report: &mut SignatureReport,
     progress: &dyn Progress,
 ) -> Result<()> {
     let Manifest { policy, resources, .. } = manifest;
@@ -362,7 +362,7 @@ fn compare(
     Ok(())
 }
 
-impl Report {
+impl SignatureReport {
     fn push(&mut self, path: String, kind: DifferenceKind, problem: impl Into<String>) {
         self.differences.push(Difference { path, kind, problem: problem.into() });
     }

@@ -3,7 +3,7 @@
 use super::chart::{self, BOTTOM, LEFT, RIGHT, Scale, TOP, Tick};
 use super::number;
 use crate::evaluate::metrics::perplexity;
-use crate::locate::Report;
+use crate::locate::CriticalSetReport;
 use std::f64::consts::{LN_10, LOG10_E};
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use std::fmt::Write;
 const MOST_DOTS: usize = 60;
 
 /// The curve with the base and the threshold of collapse.
-pub fn figure(report: &Report) -> String {
+pub fn figure(report: &CriticalSetReport) -> String {
     let base = report.base.nll_nats;
     let threshold = base + report.settings.epsilon * LN_10;
     let nlls: Vec<f64> = std::iter::once(base).chain(report.prefix.curve_nll_nats.iter().copied()).collect();

@@ -10,12 +10,12 @@ use super::Renderer;
 use super::judged::Judged;
 use super::rules::thresholds;
 use super::table::{number, place, timing, verdict as search_verdict};
-use crate::audit::{Audit, Left, Linted, Verdict};
+use crate::audit::{Audit, Linted, Unexamined, Verdict};
 use crate::document::Document;
 use crate::error::Count;
 use crate::escape::markup as escaped;
 use crate::evaluate::metrics::perplexity;
-use crate::locate::{RankedNeuron, Report};
+use crate::locate::{CriticalSetReport, RankedNeuron};
 use crate::rules::finding::{Finding, Severity};
 use serde::Serialize;
 use serde_json::{Number, Value, json};
@@ -154,7 +154,7 @@ fn verdict(judged: &Judged<'_>) -> String {
 }
 
 /// What the model cannot do without.
-fn critical_set(report: &Report) -> String {
+fn critical_set(report: &CriticalSetReport) -> String {
     let mut out = String::from("<section>\n<h2>Critical set</h2>\n");
     let _ = writeln!(out, "<p>{}</p>", escaped(&search_verdict(report)));
     out += "<div class=\"figures\">\n";
@@ -221,7 +221,7 @@ fn findings(judged: &Judged<'_>) -> String {
     out + "</section>\n"
 }
 
-fn left(id: &str, heading: &str, list: &[Left]) -> String {
+fn left(id: &str, heading: &str, list: &[Unexamined]) -> String {
     if list.is_empty() {
         return String::new();
     }

@@ -1,8 +1,8 @@
 use super::document;
-use crate::audit::{Audit, Left, Settings, Verdict};
+use crate::audit::{Audit, AuditSettings, Unexamined, Verdict};
 use crate::document::ModelIdentity;
 use crate::integrity::lint::{Check, Examined, Location};
-use crate::locate::{Report, SiteSelection};
+use crate::locate::{CriticalSetReport, SiteSelection};
 use crate::rules::finding::{Finding, Severity, Waived};
 use crate::rules::{Measurement, Rules, WhenNotExamined};
 use crate::tool::Tool;
@@ -15,14 +15,14 @@ const HOSTILE: &str =
     "</style></title></p><script>x()</script>\" onload=\"x()\" 'y' <!-- ]]> &amp; \u{1b}[2J\0\u{202e}\u{200b}\u{fffe}";
 
 /// A located set with this curve; `collapsed` where there is a critical set.
-fn report(base: f64, curve: &[f64], collapsed: bool) -> Report {
+fn report(base: f64, curve: &[f64], collapsed: bool) -> CriticalSetReport {
     let neurons: Vec<String> = (0..curve.len()).map(|n| format!("model.layers.{n}.mlp.down_proj:out:{n}")).collect();
     let ranked = neurons.iter().enumerate().map(|(n, neuron)| {
         json!({"neuron": neuron, "layer": n, "importance": 3.5, "position": 0, "tensor": "t", "shape": [4, 8],
             "axis": "row", "index": n, "bias": null})
     });
     let set = json!({"neurons": neurons, "nll_nats": curve.last(), "damage": 2.0, "subsets": []});
-    let mut report: Report = serde_json::from_value(json!({
+    let mut report: CriticalSetReport = serde_json::from_value(json!({
         "schema": "s", "tool": {"name": "t", "version": "0"},
         "model": {"source": "m", "architecture": "A", "config_sha256": "c"},
         "settings": {"ranking": "noise", "side": "out", "sites": "reference", "counting": "channels", "alpha": 5.0,
@@ -46,7 +46,7 @@ fn audit(verdict: Verdict) -> Audit {
         schema: "achilles-audit/scan/v1",
         tool: Tool::this(),
         model: ModelIdentity { source: "m".into(), ..ModelIdentity::default() },
-        settings: Settings {
+        settings: AuditSettings {
             rules: "default".into(),
             rules_sha256: "r".into(),
             fail_on: Severity::Warning,
@@ -140,7 +140,7 @@ fn nothing_that_is_said_becomes_markup() {
     audit.settings.rules = hostile();
     audit.settings.rules_sha256 = hostile();
     audit.judged[0].why = hostile();
-    let left = Left { measurement: Measurement::Lint, why: hostile() };
+    let left = Unexamined { measurement: Measurement::Lint, why: hostile() };
     (audit.not_examined, audit.skipped) = (vec![left.clone()], vec![left]);
     let waived = Waived { reason: hostile(), expires: "2030-01-31".parse().unwrap() };
     audit.findings = vec![Finding {
@@ -334,9 +334,9 @@ fn what_is_missing_is_left_out() {
     let empty = page(&audit(Verdict::Pass));
     assert!(all(&empty, "figure, article, #not-examined").is_empty());
     assert_eq!(texts(&empty, "#findings p"), ["None."]);
-    assert_eq!(texts(&empty, "h2"), ["Findings", "Examined", "Settings", "Rules judged"]);
+    assert_eq!(texts(&empty, "h2"), ["Findings", "Examined", "AuditSettings", "Rules judged"]);
     let mut audit = audit(Verdict::NotExamined);
-    audit.not_examined = vec![Left { measurement: Measurement::Fingerprint, why: "none was given".into() }];
+    audit.not_examined = vec![Unexamined { measurement: Measurement::Fingerprint, why: "none was given".into() }];
     let page = page(&audit);
     assert_eq!(texts(&page, "#not-examined li"), ["fingerprint: none was given"]);
     assert!(texts(&page, "header p")[0].contains("1 thing was not examined"));

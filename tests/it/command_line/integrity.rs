@@ -7,7 +7,7 @@ use achilles_audit::checkpoint::header::Header;
 use achilles_audit::checkpoint::{Opened, hex};
 use achilles_audit::integrity::diff::{Diff, diff};
 use achilles_audit::integrity::difference::{Difference, LineChange, Pattern};
-use achilles_audit::integrity::fingerprint::{Cache, Fingerprint, Settings, take};
+use achilles_audit::integrity::fingerprint::{Cache, Fingerprint, FingerprintSettings, take};
 use achilles_audit::integrity::verify::verify;
 use achilles_audit::neuron::{Action, Intervention};
 use achilles_audit::patch::{self, Plan};
@@ -20,7 +20,7 @@ use std::path::Path;
 const BETAS: [f64; 7] = [0.0, 0.3, 0.5, 0.8, 2.0, 5.0, -1.0];
 
 fn fingerprint(folder: &Path) -> Fingerprint {
-    let taken = take(&Opened::folder_at(folder), &Settings::default(), None, None, &Silent).unwrap();
+    let taken = take(&Opened::folder_at(folder), &FingerprintSettings::default(), None, None, &Silent).unwrap();
     assert_eq!(taken.problems, []);
     taken.fingerprint
 }
@@ -331,7 +331,9 @@ fn a_cache_spares_what_has_not_changed_and_nothing_else() {
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
     }
     let cached = || {
-        take(&Opened::folder_at(&place.model()), &Settings::default(), None, Some(&cache), &Silent).unwrap().fingerprint
+        take(&Opened::folder_at(&place.model()), &FingerprintSettings::default(), None, Some(&cache), &Silent)
+            .unwrap()
+            .fingerprint
     };
     let plain = fingerprint(&place.model());
     assert_eq!((cached(), cached()), (plain.clone(), plain.clone()));

@@ -3,7 +3,7 @@
 use crate::tiny::Place;
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::compute::{Arithmetic, DeviceChoice, Model, Settings};
+use achilles_audit::compute::{Arithmetic, ComputeSettings, DeviceChoice, Model};
 use achilles_audit::monitor::{Distribution, Tokens, observe};
 use achilles_audit::neuron::{Side, Site};
 use achilles_audit::progress::Silent;
@@ -235,7 +235,7 @@ fn norms_are_those_of_the_authors_activations() {
         }
         let checkpoint = Checkpoint::open(copy.path().to_str().unwrap(), &Silent).unwrap();
         let recipe = Recipe::read(checkpoint.config()).unwrap();
-        let settings = Settings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: None };
+        let settings = ComputeSettings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: None };
         let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
         let out = model.sites().iter().filter(|s| s.site.side == Side::Out);
         let sites: Vec<(Site, usize)> = out.map(|s| (s.site.clone(), s.channels)).collect();

@@ -70,7 +70,8 @@ fn a_scan_parses_each_header_and_each_config_once() {
         if shards > 1 {
             cut(&place.model());
         }
-        let taken = take(&Opened::folder_at(&place.model()), &fingerprint::Settings::default(), None, None, &Silent);
+        let taken =
+            take(&Opened::folder_at(&place.model()), &fingerprint::FingerprintSettings::default(), None, None, &Silent);
         let print = place.out().join("fingerprint.json");
         std::fs::write(&print, taken.unwrap().fingerprint.to_json("model", None).unwrap()).unwrap();
         assert_eq!(scanned(&place.model(), None, Some(&print)), (shards, 1), "{shards} shards, not run");
@@ -99,10 +100,11 @@ fn scanned(model: &Path, run: Option<Run>, fingerprint: Option<&PathBuf>) -> (us
 }
 
 fn run(base: Option<&Path>) -> Option<Run> {
-    let locate = locate::Settings { samples: 2, max_neurons: 20, epsilon: 0.02, ..locate::Settings::default() };
+    let locate =
+        locate::SearchSettings { samples: 2, max_neurons: 20, epsilon: 0.02, ..locate::SearchSettings::default() };
     Some(Run {
         text: "Pitchfork called it daring".into(),
-        model: compute::Settings::default(),
+        model: compute::ComputeSettings::default(),
         locate,
         base: base.map(|base| BaseName::of(base.to_str().unwrap())),
         baseline: None,

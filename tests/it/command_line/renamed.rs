@@ -77,7 +77,7 @@ fn patch_verifies_as_verify_patch_does() {
         assert_eq!(old, (code, new.1, vec![warning("patch --verify", "verify-patch")]));
     };
     both(0);
-    std::fs::write(place.out().join("patched/tokenizer.json"), "{}").unwrap();
+    std::fs::write(place.out().join("patched/config.json"), "{}").unwrap();
     both(1);
     // Half of either is a mistake in the command line, told in terms of the new one.
     for args in [&["verify-patch", "{out}/patched"][..], &["patch", "--verify", "{out}/patched"]] {

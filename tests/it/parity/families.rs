@@ -4,7 +4,7 @@
 use achilles_audit::Result;
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::compute::{Arithmetic, DeviceChoice, Hook, Model, NoHook, Residency, Row, Settings};
+use achilles_audit::compute::{Arithmetic, ComputeSettings, DeviceChoice, Hook, Model, NoHook, Residency, Row};
 use achilles_audit::evaluate::metrics::nll_nats;
 use achilles_audit::locate::SiteSelection;
 use achilles_audit::neuron::{Action, Intervention, Side, Site};
@@ -204,7 +204,7 @@ pub fn model(folder: &Path, config: &str, arithmetic: Arithmetic, residency: Res
 fn open(folder: &Path, arithmetic: Arithmetic, residency: Residency) -> Model {
     let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
     let recipe = Recipe::read(checkpoint.config()).unwrap();
-    let settings = Settings { arithmetic, device: DeviceChoice::Cpu, residency: Some(residency) };
+    let settings = ComputeSettings { arithmetic, device: DeviceChoice::Cpu, residency: Some(residency) };
     Model::new(checkpoint, recipe, &settings, &Silent).unwrap()
 }
 

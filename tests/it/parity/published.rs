@@ -4,7 +4,7 @@
 use crate::parity::families::fixture;
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, ConfigFile};
-use achilles_audit::compute::{Arithmetic, DeviceChoice, Model, NoHook, Row, Settings};
+use achilles_audit::compute::{Arithmetic, ComputeSettings, DeviceChoice, Model, NoHook, Row};
 use achilles_audit::evaluate::metrics::nll_nats;
 use achilles_audit::progress::Silent;
 use candle_core::{Device, Tensor};
@@ -69,7 +69,7 @@ fn write(folder: &Path, config: &Value) {
 fn nll(folder: &Path) -> f64 {
     let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
     let recipe = Recipe::read(checkpoint.config()).unwrap();
-    let settings = Settings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: None };
+    let settings = ComputeSettings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: None };
     let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
     let rows = [Row::clean(tokens().into())];
     nll_nats(&model.target_log_probs(&rows, &mut NoHook, &Silent).unwrap()[0])

@@ -3,7 +3,7 @@
 
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::compute::{DeviceChoice, Model, NoHook, Residency, Row, Settings};
+use achilles_audit::compute::{ComputeSettings, DeviceChoice, Model, NoHook, Residency, Row};
 use achilles_audit::evaluate::text::{REFERENCE_TEXT, Tokenizer};
 use achilles_audit::progress::Silent;
 use candle_core::{DType, Device, Tensor};
@@ -41,7 +41,11 @@ fn candle_logits(folder: &Path, config: &Value, tokens: &[u32]) -> Vec<f64> {
 fn our_logits(folder: &Path, tokens: &[u32]) -> Vec<f64> {
     let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
     let recipe = Recipe::read(checkpoint.config()).unwrap();
-    let settings = Settings { device: DeviceChoice::Cpu, residency: Some(Residency::Streamed), ..Settings::default() };
+    let settings = ComputeSettings {
+        device: DeviceChoice::Cpu,
+        residency: Some(Residency::Streamed),
+        ..ComputeSettings::default()
+    };
     let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
     let logits = model.logits(&[Row::clean(tokens.into())], &mut NoHook, &Silent).unwrap();
     numbers(&logits[0].get(tokens.len() - 1).unwrap())

@@ -3,7 +3,7 @@
 use achilles_audit::Result;
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::compute::{Arithmetic, DeviceChoice, Hook, Model, Residency, Row, Settings};
+use achilles_audit::compute::{Arithmetic, ComputeSettings, DeviceChoice, Hook, Model, Residency, Row};
 use achilles_audit::evaluate::metrics;
 use achilles_audit::evaluate::text::{REFERENCE_TEXT, Tokenizer};
 use achilles_audit::locate::{self, Evaluator, SiteSelection, Subject, locate};
@@ -48,7 +48,11 @@ fn every_expected_figure_is_met() {
     let tokens = Tokenizer::of(&checkpoint).unwrap().encode(REFERENCE_TEXT).unwrap().ids;
     let recipe = Recipe::read(checkpoint.config()).unwrap();
     assert_eq!(serde_json::to_value(tokens.to_vec()).unwrap(), expected["token_ids"]);
-    let settings = Settings { device: DeviceChoice::Cpu, residency: Some(Residency::Streamed), ..Settings::default() };
+    let settings = ComputeSettings {
+        device: DeviceChoice::Cpu,
+        residency: Some(Residency::Streamed),
+        ..ComputeSettings::default()
+    };
     let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
 
     let mut worst: (f64, String) = (0.0, String::new());
@@ -110,20 +114,20 @@ fn every_expected_figure_is_met() {
     println!("largest relative difference of all figures: {:.2e} ({})", worst.0, worst.1);
 }
 
-fn subject(settings: &Settings) -> Subject {
+fn subject(settings: &ComputeSettings) -> Subject {
     let checkpoint = Checkpoint::open(&crate::smollm2_folder(), &Silent).unwrap();
     Subject::load(checkpoint, REFERENCE_TEXT, settings, &Silent).unwrap()
 }
 
-fn on_cpu() -> Settings {
-    Settings { device: DeviceChoice::Cpu, ..Settings::default() }
+fn on_cpu() -> ComputeSettings {
+    ComputeSettings { device: DeviceChoice::Cpu, ..ComputeSettings::default() }
 }
 
 #[test]
 #[ignore = "needs `make model`"]
 fn the_published_method_finds_one_neuron() {
     // The paper's settings, but for K: 20 samples give the same order at the top.
-    let settings = locate::Settings { samples: 20, ..locate::Settings::default() };
+    let settings = locate::SearchSettings { samples: 20, ..locate::SearchSettings::default() };
     let report = locate(&subject(&on_cpu()), &settings, &Silent).unwrap().report;
     let first: Vec<String> = report.ranking.iter().take(5).map(|r| r.neuron.short()).collect();
     let expected = ["L11", "L28", "L29", "L29", "L11"].into_iter().zip([507, 507, 507, 199, 247]);
@@ -174,8 +178,12 @@ fn the_input_side_agrees_with_pytorch() {
     }
 
     // Our own search.
-    let settings =
-        locate::Settings { side: Side::In, sites: SiteSelection::DownProj, samples: 20, ..locate::Settings::default() };
+    let settings = locate::SearchSettings {
+        side: Side::In,
+        sites: SiteSelection::DownProj,
+        samples: 20,
+        ..locate::SearchSettings::default()
+    };
     let report = locate(&subject, &settings, &Silent).unwrap().report;
     let ours: Vec<Neuron> = report.ranking.iter().map(|r| r.neuron.clone()).collect();
     let common = |k: usize| ours[..k].iter().filter(|n| ranked[..k].contains(n)).count();
@@ -213,8 +221,8 @@ fn the_input_side_agrees_with_pytorch() {
 fn the_critical_set_is_the_same_in_every_dtype() {
     let mut nlls = std::collections::HashMap::new();
     for arithmetic in [Arithmetic::F64, Arithmetic::F32, Arithmetic::F16, Arithmetic::Bf16] {
-        let subject = subject(&Settings { arithmetic, residency: Some(Residency::Streamed), ..on_cpu() });
-        let settings = locate::Settings { samples: 10, ..locate::Settings::default() };
+        let subject = subject(&ComputeSettings { arithmetic, residency: Some(Residency::Streamed), ..on_cpu() });
+        let settings = locate::SearchSettings { samples: 10, ..locate::SearchSettings::default() };
         let started = std::time::Instant::now();
         let report = locate(&subject, &settings, &Silent).unwrap().report;
         let seconds = started.elapsed().as_secs_f64();

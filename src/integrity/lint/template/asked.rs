@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 /// What a template asks.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct TemplateNames {
     /// The template, each condition `c` of it, number `n`, as `function(n, (c))`.
     pub marked: String,
     /// The conditions, as they are written: what is asked by `if` and `elif`, what `and` and `or` join, and what
@@ -52,7 +52,7 @@ const GIVEN: &[&str] = &[
 ];
 
 /// Reads a template that has no `function` of its own.
-pub fn asked(template: &str, function: &str) -> Asked {
+pub fn asked(template: &str, function: &str) -> TemplateNames {
     let mut scan = Scan { template, function, ..Scan::default() };
     lex(template, &mut |offset, token| scan.token(offset, token));
     let mut read: BTreeSet<&str> = scan.read.difference(&scan.set).copied().collect();
@@ -65,7 +65,7 @@ pub fn asked(template: &str, function: &str) -> Asked {
     }
     marked.push_str(&template[from..]);
     let variables = read.into_iter().filter(|name| !GIVEN.contains(name)).map(str::to_owned).collect();
-    Asked { marked, conditions: scan.conditions, variables, numbers: scan.numbers }
+    TemplateNames { marked, conditions: scan.conditions, variables, numbers: scan.numbers }
 }
 
 /// An expression that ends where another begins, such as one side of an `and`.

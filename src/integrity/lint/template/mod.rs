@@ -10,7 +10,7 @@ mod lex;
 mod made;
 mod unusual;
 
-pub use asked::{Asked, asked};
+pub use asked::{TemplateNames, asked};
 pub use unusual::unusual;
 
 use lex::{Token, lex};

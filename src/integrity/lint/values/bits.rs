@@ -28,7 +28,7 @@ impl Format {
     }
 
     /// Scans rows of `row` elements, the first of which is row `from` of the tensor.
-    pub fn scan(self, bytes: &[u8], row: usize, from: u64, keep_columns: bool) -> Seen {
+    pub fn scan(self, bytes: &[u8], row: usize, from: u64, keep_columns: bool) -> ValueCounts {
         match self.bytes {
             1 => part::<u8, 1>(bytes, row, from, self, keep_columns),
             2 => part::<u16, 2>(bytes, row, from, self, keep_columns),
@@ -40,7 +40,7 @@ impl Format {
 
 /// What was seen of a tensor.
 #[derive(Default)]
-pub struct Seen {
+pub struct ValueCounts {
     pub nan: Count,
     pub infinite: Count,
     pub denormal: Count,
@@ -67,8 +67,8 @@ impl Count {
     }
 }
 
-impl Seen {
-    pub fn add(&mut self, part: Seen) {
+impl ValueCounts {
+    pub fn add(&mut self, part: ValueCounts) {
         self.nan.add(part.nan);
         self.infinite.add(part.infinite);
         self.denormal.add(part.denormal);
@@ -111,8 +111,14 @@ macro_rules! bits {
 bits! { u8 1 128 u16 2 4096 u32 4 4096 u64 8 4096 }
 
 /// See [`Format::scan`].
-fn part<T: Bits<N>, const N: usize>(bytes: &[u8], row: usize, from: u64, format: Format, keep_columns: bool) -> Seen {
-    let mut seen = Seen::default();
+fn part<T: Bits<N>, const N: usize>(
+    bytes: &[u8],
+    row: usize,
+    from: u64,
+    format: Format,
+    keep_columns: bool,
+) -> ValueCounts {
+    let mut seen = ValueCounts::default();
     let mut columns = vec![T::default(); if keep_columns { row } else { 0 }];
     let (elements, _) = bytes.as_chunks::<N>();
     for (at, values) in elements.chunks(row).enumerate() {
@@ -189,7 +195,7 @@ fn sums_and_columns<T: Bits<N>, const N: usize>(block: &[[u8; N]], format: Forma
 }
 
 /// Counts what is unusual in a block whose first element is element `first` of the tensor.
-fn places<T: Bits<N>, const N: usize>(block: &[[u8; N]], first: u64, format: Format, seen: &mut Seen) {
+fn places<T: Bits<N>, const N: usize>(block: &[[u8; N]], first: u64, format: Format, seen: &mut ValueCounts) {
     let FloatBits { mask, special, has_infinity, denormal } = format.float;
     for (bytes, at) in block.iter().zip(first..) {
         let bits = (T::read(*bytes) & T::from_u64(mask)).to_u64();

@@ -8,7 +8,7 @@ use achilles_audit::Result;
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::checkpoint::sha256_hex;
-use achilles_audit::compute::{Arithmetic, DeviceChoice, Model, NoHook, Residency, Row, Settings};
+use achilles_audit::compute::{Arithmetic, ComputeSettings, DeviceChoice, Model, NoHook, Residency, Row};
 use achilles_audit::evaluate::metrics::nll_nats;
 use achilles_audit::neuron::{Action, Intervention, Neuron, Side, Site};
 use achilles_audit::patch::{self, Plan};
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-pub const FAST: patch::Settings = patch::Settings { link: false, digests: false };
+pub const FAST: patch::WriteSettings = patch::WriteSettings { link: false, digests: false };
 
 pub fn families() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");

@@ -6,8 +6,11 @@ const BETAS: [f64; 9] = [0.0, 0.3, 0.5, 0.8, 1.0, 2.0, 5.0, -1.0, -5.0];
 
 fn nlls(folder: &Path, rows: &[Row]) -> Vec<f64> {
     let (checkpoint, recipe) = open(folder);
-    let settings =
-        Settings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: Some(Residency::Resident) };
+    let settings = ComputeSettings {
+        arithmetic: Arithmetic::F64,
+        device: DeviceChoice::Cpu,
+        residency: Some(Residency::Resident),
+    };
     let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
     // One by one: a batch's products may sum in another order, and masks are compared to the last bit.
     let nll =

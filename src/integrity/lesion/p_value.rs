@@ -34,7 +34,7 @@ impl Tail {
     }
 
     /// The chance that a clean tensor holds something at least this strong, where that is at most a tenth; else 1.
-    pub fn chance(self, strength: f64) -> f64 {
+    pub fn p_value(self, strength: f64) -> f64 {
         if strength < self.tenth { 1.0 } else { 0.1 * (strength / self.tenth).powf(-self.exponent) }
     }
 }
