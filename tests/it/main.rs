@@ -8,6 +8,7 @@ mod hostile;
 mod interoperability;
 mod parity;
 mod tiny;
+mod walls;
 
 /// The SmolLM2-135M-Instruct folder that `make model` imports.
 fn smollm2_folder() -> String {
