@@ -30,7 +30,7 @@ pub struct Document<T: Kind> {
     /// How it came about; none where there was nothing to set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settings: Option<T::Settings>,
-    /// The result.
+    /// What the document is for, such as the answers of a probe.
     #[serde(flatten)]
     pub result: T,
 }

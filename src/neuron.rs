@@ -158,7 +158,7 @@ impl FromStr for Site {
 /// One channel of a site: `model.layers.11.mlp.down_proj:out:507`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Neuron {
-    /// The site.
+    /// The module, and which side of it.
     pub site: Site,
     /// Index on the channel axis.
     pub channel: usize,
@@ -223,9 +223,9 @@ pub enum Action {
 /// An action on a neuron.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Intervention {
-    /// Where.
+    /// The channel that is changed, at every position.
     pub neuron: Neuron,
-    /// What.
+    /// What becomes of its activation.
     pub action: Action,
 }
 

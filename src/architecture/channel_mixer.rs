@@ -4,6 +4,7 @@ use super::module::{MlpRole, Modules, Role};
 
 /// A layer's channel mixer.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum ChannelMixer {
     /// One gated MLP for all positions.
     Mlp(GatedMlp),
@@ -97,6 +98,7 @@ impl GatedNames {
 
 /// The activation functions of gated MLPs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Activation {
     /// x · σ(x).
     Silu,

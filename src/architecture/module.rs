@@ -22,6 +22,7 @@ pub struct Module {
 
 /// What a module is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ModuleKind {
     /// y = W x (+ b), W stored [outputs, inputs].
     Linear {
@@ -41,6 +42,7 @@ pub enum ModuleKind {
 
 /// What a module does. Within a layer, no two modules have the same role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Role {
     /// The token embedding, before the layers.
     Embedding,
@@ -165,7 +167,7 @@ impl Module {
 /// A site that hooks can see, and its width.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SiteInfo {
-    /// The site.
+    /// The module, and which side of it.
     pub site: Site,
     /// The module it is a side of.
     pub module: Module,

@@ -8,7 +8,7 @@ use crate::error::Result;
 /// The tensors of such parts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OtherParts {
-    /// These.
+    /// All tensors that the parts have.
     Known(Vec<PartTensor>),
     /// Those of a class that is not known here, or none.
     Unknown,

@@ -17,24 +17,25 @@ pub struct RopeSettings {
 
 /// How the frequencies are changed to reach further than the model was trained for.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Scaling {
     /// Not at all.
     Default,
     /// All divided by a factor.
     Linear {
-        /// The divisor.
+        /// Frequencies are divided by this.
         factor: f64,
     },
     /// θ grows with the text once that is longer than the model was trained for.
     Dynamic {
-        /// How much.
+        /// The factor by which the context grows.
         factor: f64,
         /// Positions the model was trained on.
         max_position_embeddings: f64,
     },
     /// YaRN (Peng et al. 2023): low frequencies divided, high ones kept, a ramp between; cos and sin scaled.
     Yarn {
-        /// The divisor.
+        /// Frequencies are divided by this.
         factor: f64,
         /// Positions the model was first trained on.
         original_max_position_embeddings: f64,
@@ -49,7 +50,7 @@ pub enum Scaling {
     },
     /// Llama 3.1: low frequencies divided by `factor`, high ones kept, those between blended.
     Llama3 {
-        /// The divisor.
+        /// Frequencies are divided by this.
         factor: f64,
         /// Wavelengths longer than original/this are divided.
         low_freq_factor: f64,

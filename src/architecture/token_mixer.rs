@@ -4,6 +4,7 @@ use super::module::{AttentionRole, Modules, Role};
 
 /// A layer's token mixer.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum TokenMixer {
     /// Attention.
     Attention(GroupedQueryAttention),

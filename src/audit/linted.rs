@@ -29,7 +29,7 @@ pub struct Linted {
     /// Every rule that judged.
     #[serde(skip)]
     pub judged: Vec<Rule>,
-    /// The answer.
+    /// What the findings and what was not examined come to.
     #[serde(skip)]
     pub verdict: Verdict,
 }

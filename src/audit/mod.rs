@@ -82,7 +82,7 @@ pub struct Audit {
     pub model: ModelIdentity,
     /// What it was judged by.
     pub settings: AuditSettings,
-    /// The answer.
+    /// What the findings and what was not examined come to.
     pub verdict: Verdict,
     /// What the rules say of what was measured, the worst first.
     pub findings: Vec<Finding>,
@@ -160,9 +160,9 @@ impl Verdict {
 /// Something that was not examined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unexamined {
-    /// What.
+    /// The measurement that did not take place.
     pub measurement: Measurement,
-    /// Why.
+    /// The reason, in a sentence.
     pub why: String,
 }
 

@@ -52,7 +52,7 @@ impl ConfigFile {
         ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map }
     }
 
-    /// The file.
+    /// Where it lies, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }

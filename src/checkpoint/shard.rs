@@ -49,7 +49,7 @@ impl Shard {
         Shard { file: self.file.at(path), content: self.content.clone() }
     }
 
-    /// The file.
+    /// The mapped file.
     pub fn file(&self) -> &MappedFile {
         &self.file
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Source {
     /// A folder in Hugging Face form.
     Directory(PathBuf),
@@ -39,7 +40,7 @@ impl Source {
         };
         match model.parse() {
             Ok(id) if !looks_like_a_path => Ok(Source::Hub(id)),
-            _ => Err(Error::file(
+            _ => Err(Error::not_found(
                 path,
                 "no such file or folder; expected a model folder, a .gguf file or a hub id (org/name[@revision])",
             )),

@@ -8,6 +8,7 @@ use std::path::Path;
 
 /// Something that is not the file it is named as.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StandIn {
     /// No bytes at all.
     Empty,

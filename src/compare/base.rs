@@ -72,7 +72,7 @@ pub struct BaseIdentity {
 
 /// What a variant is compared with.
 pub struct Base {
-    /// Which one.
+    /// Where the critical set is from: a model, a document or the paper.
     pub identity: BaseIdentity,
     /// Its critical set, in order of its ranking; of a published one as much of the collapse prefix as is known.
     pub neurons: Vec<Neuron>,

@@ -88,7 +88,7 @@ pub struct Variant {
 }
 
 impl Comparison {
-    /// The document.
+    /// The comparison of `base` with each variant, with the limits that the verdicts took.
     pub fn new(base: &Base, limits: Limits, variants: Vec<Variant>) -> Comparison {
         Comparison {
             schema: "achilles-audit/compare/v1",

@@ -29,6 +29,22 @@ pub enum Error {
         /// What was expected, what was found, what to do.
         problem: String,
     },
+    /// There is no such file or folder.
+    #[error("{}: {problem}", path.display())]
+    NotFound {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What was expected there.
+        problem: String,
+    },
+    /// A model that is sound as far as it is known, and of a kind that this version does not compute.
+    #[error("{}: {what}", path.display())]
+    Unsupported {
+        /// The file that says what it is: its config.json or the GGUF.
+        path: PathBuf,
+        /// What is not supported, and what is.
+        what: String,
+    },
     /// A safetensors header breaks the format.
     #[error("{}: {problem}; such a file is not read: fetch it again from its source", path.display())]
     Header {
@@ -116,6 +132,16 @@ impl Error {
         Error::File { path: path.as_ref().to_owned(), problem: problem.into() }
     }
 
+    /// Nothing there.
+    pub fn not_found(path: impl AsRef<Path>, problem: impl Into<String>) -> Error {
+        Error::NotFound { path: path.as_ref().to_owned(), problem: problem.into() }
+    }
+
+    /// A kind of model that this version does not compute.
+    pub fn unsupported(path: impl AsRef<Path>, what: impl Into<String>) -> Error {
+        Error::Unsupported { path: path.as_ref().to_owned(), what: what.into() }
+    }
+
     /// A tensor that is not what it has to be.
     pub fn tensor(path: impl AsRef<Path>, tensor: impl Into<String>, problem: impl Into<String>) -> Error {
         Error::Tensor { path: path.as_ref().to_owned(), tensor: tensor.into(), problem: problem.into() }
@@ -173,7 +199,7 @@ impl std::fmt::Display for Figure {
 /// Prints a count of things for people: `1 edit`, `2 edits`.
 #[derive(Debug, Clone, Copy)]
 pub struct Count(
-    /// How many.
+    /// The number itself.
     pub usize,
     /// What one is called.
     pub &'static str,

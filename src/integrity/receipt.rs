@@ -94,7 +94,7 @@ pub struct ChangedFile {
     pub header_sha256: String,
     /// SHA-256 of the whole file before; none where digests were not asked for.
     pub sha256_before: Option<String>,
-    /// And after.
+    /// The same after the patch.
     pub sha256_after: Option<String>,
 }
 
@@ -112,15 +112,15 @@ pub struct Record {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Which one.
+    /// Its index along the axis, from 0.
     pub index: usize,
-    /// The file.
+    /// The shard, by its name in the folder.
     pub file: String,
     /// Which bytes of it.
     pub span: Span,
     /// SHA-256 of the span's bytes, one piece after the other.
     pub sha256_before: String,
-    /// And after.
+    /// The same after the patch.
     pub sha256_after: String,
 }
 

@@ -25,7 +25,7 @@ pub struct CriticalSetReport {
     pub tool: Tool,
     /// What was examined.
     pub model: ModelIdentity,
-    /// How.
+    /// All that the search depends on besides model and text.
     pub settings: CriticalSetSettings,
     /// The text with nothing masked.
     pub base: Base,
@@ -137,7 +137,7 @@ pub struct RankedNeuron {
     pub shape: Option<Vec<usize>>,
     /// `row`, `column` or `element`.
     pub axis: Option<String>,
-    /// Which one.
+    /// Its index along the axis, from 0; none where no single part holds it.
     pub index: Option<usize>,
     /// The tensor of the bias whose element `index` belongs to the neuron too, where the module has one.
     #[serde(default)]

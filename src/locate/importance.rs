@@ -18,6 +18,7 @@ use strum::IntoStaticStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
+#[non_exhaustive]
 pub enum Ranking {
     /// Imp = mean over K of |A_clean − A_noisy| (the paper, stage 1).
     Noise,

@@ -44,7 +44,7 @@ pub struct Checked {
 /// A site with values that are not finite.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NotFinite {
-    /// The site.
+    /// The module, and which side of it.
     pub site: Site,
     /// Values that are NaN.
     pub nan: u64,
@@ -55,7 +55,7 @@ pub struct NotFinite {
 /// A site outside its profile: of its statistics the one that is outside furthest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outside {
-    /// The site.
+    /// The module, and which side of it.
     pub site: Site,
     /// At which positions.
     pub tokens: Tokens,

@@ -33,7 +33,7 @@ pub struct BaselineIdentity {
 /// The model that was run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CheckedModel {
-    /// Which one.
+    /// The model that was recorded or checked.
     #[serde(flatten)]
     pub identity: ModelIdentity,
     /// The precision of the arithmetic.

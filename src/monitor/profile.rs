@@ -21,7 +21,7 @@ pub enum Tokens {
 }
 
 impl Tokens {
-    /// Both.
+    /// All there are, in the order of reports.
     pub const ALL: [Tokens; 2] = [Tokens::First, Tokens::Rest];
 
     /// Those that a position is of.
@@ -47,7 +47,7 @@ pub enum Statistic {
 }
 
 impl Statistic {
-    /// Both.
+    /// All there are, in the order of reports.
     pub const ALL: [Statistic; 2] = [Statistic::L2, Statistic::MaxAbs];
 
     /// `l2` or `max_abs`.
@@ -145,7 +145,7 @@ impl Profile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteProfile {
-    /// The site.
+    /// The module, and which side of it.
     pub site: Site,
     /// Its width.
     pub channels: usize,

@@ -32,9 +32,9 @@ pub struct PlannedEdit {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Which one.
+    /// Its index along the axis, from 0.
     pub index: usize,
-    /// The file.
+    /// The shard, by its name in the folder.
     pub file: String,
     /// Which bytes of it.
     pub span: Span,
@@ -114,11 +114,11 @@ pub struct ShownPart {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Which one.
+    /// Its index along the axis, from 0.
     pub index: usize,
-    /// The file.
+    /// The shard, by its name in the folder.
     pub file: String,
-    /// Its bytes.
+    /// Bytes of the part.
     pub bytes: u64,
     /// Those of values that were not as kept.
     pub changed_bytes: u64,

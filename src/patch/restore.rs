@@ -50,7 +50,7 @@ pub struct RestoredPart {
     pub stored_as: String,
     /// The shard's file name.
     pub file: String,
-    /// Its bytes.
+    /// Bytes of the part.
     pub bytes: u64,
     /// How many of them belong to elements that were not as the vault keeps them.
     pub changed_bytes: u64,

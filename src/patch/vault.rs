@@ -54,7 +54,7 @@ pub struct Part {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Which one.
+    /// Its index along the axis, from 0.
     pub index: usize,
     /// SHA-256 of the kept bytes.
     pub sha256: String,

@@ -19,7 +19,7 @@ use std::path::Path;
 pub struct Verified {
     /// Files compared.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of these files together.
     pub bytes: u64,
     /// Bytes that the receipt's edits cover.
     pub edited_bytes: u64,

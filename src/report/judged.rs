@@ -20,7 +20,7 @@ pub struct Judged<'a> {
     pub settings: Value,
     /// From here on a finding fails.
     pub fail_on: Severity,
-    /// The answer.
+    /// What the findings and what was not examined come to.
     pub verdict: Verdict,
     /// The worst first.
     pub findings: &'a [Finding],

@@ -10,7 +10,7 @@ use std::fmt::Write;
 pub const RENDERER: Renderer =
     Renderer { name: "junit", about: "For build servers (JUnit XML)", render: |report| Ok(document(&report.judged())) };
 
-/// The document.
+/// A JUnit document: `testsuites` with one `testsuite`.
 pub fn document(judged: &Judged<'_>) -> String {
     let clean: Vec<_> = judged.rules.iter().filter(|r| !judged.findings.iter().any(|f| f.id == r.id)).collect();
     let fail_on = judged.fail_on;

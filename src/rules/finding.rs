@@ -67,7 +67,7 @@ pub struct Waived {
 pub struct RuleObservation {
     /// The rule.
     pub rule: RuleId,
-    /// Where.
+    /// File, tensor and part, as far as they are known.
     pub location: Location,
     /// What, in a sentence.
     pub message: String,

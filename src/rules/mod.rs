@@ -37,6 +37,7 @@ const LARGEST: u64 = 1 << 18;
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Measurement {
     /// The files, without running the model.
     Lint,
@@ -98,7 +99,7 @@ pub enum WhenNotExamined {
 /// How one kind of observation is judged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rule {
-    /// Which.
+    /// The identity, by which files and reports name it.
     pub id: RuleId,
     /// What it judges.
     pub measurement: Measurement,
@@ -200,7 +201,7 @@ impl Rules {
             path => {
                 let path = Path::new(path);
                 if !path.exists() {
-                    return Err(Error::file(path, "is not there; expected default, release or a rule file"));
+                    return Err(Error::not_found(path, "is not there; expected default, release or a rule file"));
                 }
                 let bytes = files::read_at_most(path, LARGEST)?;
                 let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "is not UTF-8, expected YAML"))?;

@@ -30,7 +30,7 @@ struct Family {
     read: fn(&Reader) -> Result<Recipe>,
 }
 
-/// All families.
+/// Every family, in the order in which messages list them.
 const FAMILIES: &[&Family] = &[
     &llama::LLAMA,
     &mistral::MISTRAL,
@@ -100,7 +100,7 @@ fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<R
             "architecture {found} (model_type {model_type}) is not supported; supported: {}",
             supported.join(", ")
         );
-        return Err(Error::file(config.path(), problem));
+        return Err(Error::unsupported(config.path(), problem));
     };
     refuse_quantized(config, c)?;
     let recipe = Recipe { architecture: family.architecture, model_type: family.model_type, ..(family.read)(c)? };
@@ -116,7 +116,7 @@ fn refuse_quantized(config: &ConfigFile, c: &Reader) -> Result<()> {
     let Some(quantization) = c.object_opt("quantization_config")? else { return Ok(()) };
     let method = quantization.str_opt("quant_method")?.unwrap_or("an unknown method");
     let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
-    Err(Error::file(config.path(), problem))
+    Err(Error::unsupported(config.path(), problem))
 }
 
 /// Refuses keys that may change the arithmetic and that nobody has asked for.

@@ -62,7 +62,7 @@ pub(super) enum Window {
 /// When a group of tensors is there.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Need {
-    /// Always.
+    /// In every file of the architecture.
     Always,
     /// In all layers or in none; this key of config.json says which.
     Switch(&'static str),

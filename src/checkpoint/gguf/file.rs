@@ -39,7 +39,7 @@ impl GgufFile {
         Ok(GgufFile { map, header })
     }
 
-    /// Its bytes.
+    /// The bytes, mapped.
     pub(crate) fn map(&self) -> &MappedFile {
         &self.map
     }

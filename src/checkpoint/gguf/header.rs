@@ -61,7 +61,7 @@ pub enum Value {
 pub struct Array {
     /// The type of each.
     pub element: ValueType,
-    /// How many.
+    /// Elements of it.
     pub count: usize,
     /// The bytes of all.
     pub bytes: Range<usize>,

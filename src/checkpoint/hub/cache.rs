@@ -193,7 +193,7 @@ pub(super) struct Blobs {
 }
 
 impl Blobs {
-    /// For errors.
+    /// The folder, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -34,7 +34,7 @@ impl HubSettings {
     /// [`from_env`](HubSettings::from_env) with another source of variables.
     ///
     /// # Errors
-    /// As there.
+    /// As [`from_env`](Self::from_env), of variables that `var` gives.
     pub fn from_vars(var: impl Fn(&str) -> Option<OsString>) -> Result<HubSettings> {
         let first = |names: &[&str]| names.iter().find_map(|name| var(name).filter(|value| !value.is_empty()));
         let home = first(&["HOME", "USERPROFILE"]).map(PathBuf::from);

@@ -18,6 +18,7 @@ pub const LISTED: usize = 64;
 /// One difference. `before` is the fingerprint's side, or A's of a diff.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Difference {
     /// A file is not there any more.
     FileMissing {
@@ -65,12 +66,12 @@ pub enum Difference {
     },
     /// A tensor is not there any more.
     TensorMissing {
-        /// Its name.
+        /// The name in the file.
         name: String,
     },
     /// A tensor was not there.
     TensorExtra {
-        /// Its name.
+        /// The name in the file.
         name: String,
         /// The file it lies in.
         file: String,
@@ -84,7 +85,7 @@ pub enum Difference {
     },
     /// A tensor has another type or shape.
     TensorReshaped {
-        /// Its name.
+        /// The name in the file.
         name: String,
         /// Type and shape before.
         before: (Dtype, Vec<usize>),
@@ -93,7 +94,7 @@ pub enum Difference {
     },
     /// The same tensor lies in another file.
     TensorMoved {
-        /// Its name.
+        /// The name in the file.
         name: String,
         /// The file before.
         before: String,
@@ -102,7 +103,7 @@ pub enum Difference {
     },
     /// A tensor holds what another one held.
     TensorReplaced {
-        /// Its name.
+        /// The name in the file.
         name: String,
         /// The tensor that held this.
         other: String,
@@ -116,7 +117,7 @@ pub enum Difference {
 /// How a tensor's values changed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorChange {
-    /// Its name.
+    /// The name in the file.
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,

@@ -104,7 +104,7 @@ impl Fingerprint {
     /// The file cannot be read, is not a fingerprint, or contradicts itself.
     pub fn read(path: &Path) -> Result<Fingerprint> {
         if !path.exists() {
-            return Err(Error::file(
+            return Err(Error::not_found(
                 path,
                 "is not there; expected what `achilles-audit fingerprint MODEL -o FILE` wrote",
             ));

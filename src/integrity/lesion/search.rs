@@ -13,7 +13,7 @@ const REACH: usize = 4;
 pub(super) struct Tests {
     /// By layer and [`Site::index`].
     pub norms: Vec<[Option<Deviations>; SITES.len()]>,
-    /// By layer.
+    /// Of each layer; none where it was not judged.
     pub cosines: Vec<Option<Deviations>>,
 }
 

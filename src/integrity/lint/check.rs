@@ -7,6 +7,7 @@ use strum::{EnumMessage, IntoStaticStr, VariantArray};
 /// sentence that reports show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, EnumMessage, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Check {
     /// Loading a pickle can run any code that its maker put into it.
     PickleFile,

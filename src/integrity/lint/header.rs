@@ -46,7 +46,7 @@ impl<'a> Shard<'a> {
         Shard { file, opened: self.opened.clone(), again: true }
     }
 
-    /// Its bytes.
+    /// The bytes, mapped.
     pub fn map(&self) -> Option<&MappedFile> {
         self.opened.as_ref().map(checkpoint::Shard::file)
     }

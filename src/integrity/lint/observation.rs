@@ -12,7 +12,7 @@ use std::fmt;
 pub struct Observation {
     /// Which of its checks.
     pub check: Check,
-    /// Where.
+    /// File, tensor and part, as far as they are known.
     pub location: Location,
     /// What, in a sentence; names from the checkpoint in it are escaped.
     pub message: String,
@@ -59,7 +59,7 @@ pub enum More {
 }
 
 impl More {
-    /// How many.
+    /// Parts besides the first.
     pub fn count(&self) -> u64 {
         match self {
             More::Lines(lines) => lines.len() as u64,

@@ -9,7 +9,7 @@ use crate::files;
 use serde_json::Value;
 use std::path::Path;
 
-/// The file.
+/// The config of checkpoints in Mistral's own form.
 pub(super) const FILE: &str = "params.json";
 
 /// Keys that change nothing of what is computed.

@@ -74,7 +74,7 @@ impl Certificate {
         Some(Certificate { der: der.into(), parsed })
     }
 
-    /// Its bytes.
+    /// The DER encoding.
     pub(super) fn der(&self) -> &[u8] {
         &self.der
     }

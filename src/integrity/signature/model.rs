@@ -25,7 +25,7 @@ impl Model {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let problem = "no such file or folder; expected a model on this machine (one of the hub: first fetch \
                                it into a folder of its own)";
-                return Err(Error::file(path, problem));
+                return Err(Error::not_found(path, problem));
             }
             Err(e) => return Err(Error::io(path)(e)),
         };

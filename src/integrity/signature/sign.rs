@@ -43,7 +43,7 @@ pub struct SignSettings {
 pub struct Signed {
     /// Its files.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of these files together.
     pub bytes: u64,
     /// The model's digest: SHA-256 over the digests of its files.
     pub root_sha256: String,

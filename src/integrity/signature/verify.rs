@@ -38,9 +38,9 @@ pub struct SignatureReport {
     pub tool: Tool,
     /// What was verified.
     pub model: ReportModel,
-    /// How.
+    /// Whose signature was accepted, and what was left alone.
     pub settings: SignatureSettings,
-    /// The answer.
+    /// Whether the files are those that somebody trusted signed.
     pub verdict: SignatureVerdict,
     /// Why the signature is not accepted, where it is not.
     pub refusal: Option<String>,
@@ -50,7 +50,7 @@ pub struct SignatureReport {
     pub root_sha256: Option<String>,
     /// Files that are as they were signed.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of these files together.
     pub bytes: u64,
     /// Everything that is not as it was signed, by path.
     pub differences: Vec<Difference>,
@@ -65,15 +65,16 @@ pub struct LeftOut {
     pub path: String,
     /// Files.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of these files together.
     pub bytes: u64,
-    /// Why.
+    /// The reason for which it is left out.
     pub why: Why,
 }
 
 /// Why something is not vouched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Why {
     /// The signed policy ignores it.
     Policy,
@@ -86,7 +87,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// In words.
+    /// As reports print it, in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             Why::Policy => "the signature leaves it out",
@@ -139,13 +140,14 @@ pub struct Difference {
     pub path: String,
     /// What kind.
     pub kind: DifferenceKind,
-    /// In words.
+    /// What is wrong, in a sentence.
     pub problem: String,
 }
 
 /// How something differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum DifferenceKind {
     /// Signed, and not there.
     Missing,
