@@ -9,7 +9,7 @@
 
 use super::base;
 use super::baseline;
-use super::run::{BaseModel, Run, RunResult, Wanted};
+use super::measured::{BaseModel, Run, RunResult, Wanted};
 use crate::checkpoint::{Checkpoint, sha256_hex};
 use crate::compare::BaseName;
 use crate::error::{Error, Result};

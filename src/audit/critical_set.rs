@@ -1,8 +1,8 @@
 //! What the rules may say of a model's perplexity and of its critical set.
 
+use super::measured::LocatedSummary;
 use super::place;
 use super::rescaled::Rescaled;
-use super::run::LocatedSummary;
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Count, Figure};

@@ -1,100 +1,20 @@
 //! The model is run, loaded once for all that needs it.
 
 use super::cache::Cache;
-use super::rescaled::{self, Rescaled};
+use super::measured::{BaseModel, BaselineCheck, LocatedSummary, Observations, Run, RunResult, Wanted};
+use super::rescaled;
 use super::{base, baseline, beside, critical_set};
 use crate::checkpoint::{self, Checkpoint};
 use crate::compare::{self, BaseName, Compared, Unsearched};
-use crate::compute::{self, Row};
+use crate::compute::Row;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
 use crate::evaluate::text::Tokenizer;
-use crate::locate::{self, CriticalSetReport, Opened, Subject};
-use crate::monitor::{self, Baseline, Checked, Prompts};
+use crate::locate::{self, OpenedSubject, Subject};
+use crate::monitor::{self, Prompts};
 use crate::progress::Progress;
-use crate::rules::finding::RuleObservation;
 use crate::rules::{Measurement, Rules};
-use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use std::sync::Arc;
-
-/// How the model is run, and what it is then held against.
-#[derive(Debug)]
-pub struct Run {
-    /// The text to compute on.
-    pub text: String,
-    /// How to compute.
-    pub model: compute::ComputeSettings,
-    /// How to search.
-    pub locate: locate::SearchSettings,
-    /// The model that it is a variant of.
-    pub base: Option<BaseName>,
-    /// What its activations usually are.
-    pub baseline: Option<BaselineCheck>,
-    /// Take what running gave before where nothing that it depends on has changed, and keep it for the next time.
-    pub cache: bool,
-}
-
-/// A baseline and prompts to hold against it.
-#[derive(Debug)]
-pub struct BaselineCheck {
-    /// The baseline's file.
-    pub file: PathBuf,
-    /// The baseline.
-    pub baseline: Baseline,
-    /// Files of prompts.
-    pub prompts: Vec<PathBuf>,
-}
-
-/// What of a run is wanted.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted {
-    pub critical_set: bool,
-    pub base: bool,
-    pub baseline: bool,
-}
-
-impl Wanted {
-    pub fn any(self) -> bool {
-        self.measurements().next().is_some()
-    }
-
-    pub fn measurements(self) -> impl Iterator<Item = Measurement> {
-        let all = [
-            (self.critical_set, Measurement::CriticalSet),
-            (self.base, Measurement::Base),
-            (self.baseline, Measurement::Baseline),
-        ];
-        all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, measurement)| measurement)
-    }
-}
-
-/// What running gave: all that a cache has to keep.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct RunResult {
-    pub architecture: String,
-    pub config_sha256: String,
-    pub located: Option<LocatedSummary>,
-    pub compared: Option<Compared>,
-    pub checked: Option<Checked>,
-    /// What could not be measured, and why: what is in here is not kept.
-    #[serde(skip)]
-    pub failed: Vec<(Measurement, String)>,
-}
-
-/// A critical set, if the model computes numbers at all.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LocatedSummary {
-    pub tokens: usize,
-    pub dtype: String,
-    /// None where its perplexity is not a number: nothing can be compared with that.
-    pub report: Option<CriticalSetReport>,
-    /// The strong neuron that the model would gain most by rescaling.
-    pub rescaled: Option<Rescaled>,
-}
-
-/// What the rules may judge of each measurement.
-pub type Observations = Vec<(Measurement, Vec<RuleObservation>)>;
 
 /// Runs the model, unless that was done before, and tells what the rules may judge.
 ///
@@ -164,7 +84,7 @@ fn measure(
     rules: &Rules,
     progress: &dyn Progress,
 ) -> Result<(RunResult, Checkpoint)> {
-    let opened = Opened::new(checkpoint, &run.text)?;
+    let opened = OpenedSubject::new(checkpoint, &run.text)?;
     let mut ran = RunResult {
         architecture: opened.recipe.architecture.into(),
         config_sha256: opened.checkpoint.config().sha256().into(),
@@ -208,36 +128,6 @@ fn measure(
     Ok((ran, subject.model.into_checkpoint()))
 }
 
-impl RunResult {
-    /// Whether all that is wanted is there.
-    pub fn holds(&self, wanted: Wanted) -> bool {
-        let located = self.located.as_ref().is_some_and(|located| located.report.is_some());
-        (located || !wanted.critical_set)
-            && (self.compared.is_some() || !wanted.base)
-            && (self.checked.is_some() || !wanted.baseline)
-    }
-
-    /// Takes what was found, or notes why these measurements could not be made.
-    fn tell<T>(&mut self, measurements: &[Measurement], found: Result<T>) -> Result<Option<T>> {
-        match found {
-            Ok(found) => Ok(Some(found)),
-            Err(Error::Interrupted) => Err(Error::Interrupted),
-            Err(error) => {
-                self.fail(measurements, &error.to_string());
-                Ok(None)
-            }
-        }
-    }
-
-    fn fail(&mut self, measurements: &[Measurement], why: &str) {
-        for measurement in measurements {
-            if self.failed.iter().all(|(failed, _)| failed != measurement) {
-                self.failed.push((*measurement, why.into()));
-            }
-        }
-    }
-}
-
 fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(LocatedSummary, Option<locate::Located>)> {
     let Subject { model, text, .. } = subject;
     progress.begin("perplexity", (model.recipe().layers.len() + 1) as u64, "rows × layers");
@@ -257,28 +147,9 @@ fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Loca
     Ok((located, whole))
 }
 
-/// A base that is a model, or why it cannot be opened: what is looked at it for is done without it then.
-pub struct BaseModel(Result<Arc<checkpoint::Opened>>);
-
-impl BaseModel {
-    /// Opens it for all that look at it; none where none is wanted, or it is no model.
-    fn open(run: &Run, wanted: Wanted, progress: &dyn Progress) -> Result<Option<BaseModel>> {
-        let Some(BaseName::Model(name)) = run.base.as_ref().filter(|_| wanted.base) else { return Ok(None) };
-        match checkpoint::Opened::open(name, progress) {
-            Err(Error::Interrupted) => Err(Error::Interrupted),
-            opened => Ok(Some(BaseModel(opened.map(Arc::new)))),
-        }
-    }
-
-    /// The checkpoint.
-    pub fn checkpoint(&self) -> Result<Checkpoint> {
-        Checkpoint::of(self.0.as_ref().map_err(Error::clone)?)
-    }
-}
-
 fn open_base(
     (name, model): (&BaseName, Option<&BaseModel>),
-    variant: &Opened,
+    variant: &OpenedSubject,
     run: &Run,
     progress: &dyn Progress,
 ) -> Result<Unsearched> {

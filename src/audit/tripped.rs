@@ -1,7 +1,7 @@
 //! Every rule is tripped once. What each then prints is in `tripped.txt`: `ACHILLES_WRITE_GOLDEN=1` writes it anew.
 
+use super::measured::LocatedSummary;
 use super::rescaled::Rescaled;
-use super::run::LocatedSummary;
 use super::waive::waive;
 use super::{against, base, baseline, beside, critical_set, template};
 use crate::checkpoint::{Checkpoint, Opened};

@@ -8,7 +8,7 @@ use crate::compute;
 use crate::error::{Error, Result};
 use crate::escape::printable;
 use crate::locate::{
-    self, CriticalSetReport, CriticalSetSettings, Opened, Ranking, SearchSettings, SiteSelection, Subject,
+    self, CriticalSetReport, CriticalSetSettings, OpenedSubject, Ranking, SearchSettings, SiteSelection, Subject,
 };
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
@@ -91,7 +91,7 @@ pub struct Base {
 /// A base before anything is computed: its critical set is known, or yet to be searched for.
 pub enum Unsearched {
     /// A model.
-    Model(String, Box<Opened>),
+    Model(String, Box<OpenedSubject>),
     /// What is known of one.
     Known(Box<Base>),
 }
@@ -119,15 +119,15 @@ impl Unsearched {
     /// It cannot be computed on this text.
     pub fn model(checkpoint: Checkpoint, text: &str) -> Result<Unsearched> {
         let name = checkpoint.name().to_owned();
-        Ok(Unsearched::Model(name, Box::new(Opened::new(checkpoint, text)?)))
+        Ok(Unsearched::Model(name, Box::new(OpenedSubject::new(checkpoint, text)?)))
     }
 
     /// Refuses a variant that cannot be compared with the base once both were searched with these settings.
     ///
     /// # Errors
     /// As [`Base::check_comparable`]; also where the settings leave out what is known of the base.
-    pub fn check(&self, variant: &Opened, settings: &SearchSettings) -> Result<()> {
-        let Opened { checkpoint, recipe, .. } = variant;
+    pub fn check(&self, variant: &OpenedSubject, settings: &SearchSettings) -> Result<()> {
+        let OpenedSubject { checkpoint, recipe, .. } = variant;
         match self {
             Unsearched::Model(source, base) => same_sites(source, &base.recipe, recipe, checkpoint),
             Unsearched::Known(base) => {

@@ -13,7 +13,7 @@ pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
-pub use subject::{Opened, Subject};
+pub use subject::{OpenedSubject, Subject};
 
 use crate::document::ModelIdentity;
 use crate::error::{Error, Result};

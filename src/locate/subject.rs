@@ -22,7 +22,7 @@ pub struct Subject {
 /// What of a model and the text is known before the weights are loaded: a mistake here should not have to wait for
 /// them.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedSubject {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// Its recipe.
@@ -32,16 +32,16 @@ pub struct Opened {
     seconds: f64,
 }
 
-impl Opened {
+impl OpenedSubject {
     /// Reads a checkpoint's config and has its tokenizer encode the text.
     ///
     /// # Errors
     /// The config or the tokenizer is not understood, or the text is too short.
-    pub fn new(checkpoint: Checkpoint, text: &str) -> Result<Opened> {
+    pub fn new(checkpoint: Checkpoint, text: &str) -> Result<OpenedSubject> {
         let started = Instant::now();
         let recipe = Recipe::read(checkpoint.config())?;
         let text = Tokenizer::of(&checkpoint)?.encode(text)?;
-        Ok(Opened { checkpoint, recipe, text, seconds: started.elapsed().as_secs_f64() })
+        Ok(OpenedSubject { checkpoint, recipe, text, seconds: started.elapsed().as_secs_f64() })
     }
 
     /// Loads the weights.
@@ -59,13 +59,13 @@ impl Subject {
     /// Opens and loads a checkpoint.
     ///
     /// # Errors
-    /// As [`Opened::new`] and [`Opened::load`].
+    /// As [`OpenedSubject::new`] and [`OpenedSubject::load`].
     pub fn load(
         checkpoint: Checkpoint,
         text: &str,
         settings: &ComputeSettings,
         progress: &dyn Progress,
     ) -> Result<Subject> {
-        Opened::new(checkpoint, text)?.load(settings, progress)
+        OpenedSubject::new(checkpoint, text)?.load(settings, progress)
     }
 }

@@ -2,9 +2,10 @@
 
 use super::carried::{self, Carried};
 use super::disk::{Disk, System};
-use super::edit::{Plan, file_name};
+use super::edit::file_name;
 use super::folder::{self, Folder};
 use super::journal::{self, WriteSettings};
+use super::plan::Plan;
 use super::receipt::{Receipt, State, undo_bytes};
 use super::{RECEIPT, UNDO};
 use crate::checkpoint::Checkpoint;

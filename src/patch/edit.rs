@@ -1,39 +1,15 @@
-//! From neurons and factors to byte edits.
+//! Byte edits: what changes of rows, columns and elements make of the bytes in a file.
 
-use super::request::Request;
-use crate::architecture::Recipe;
-use crate::architecture::check_head;
 use crate::architecture::place::NeuronPlace;
+use crate::checkpoint::Tensors;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::packing::{Axis, NumberType, Span};
-use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::{Error, Figure, Result};
 use crate::integrity::receipt::Rounding;
-use crate::neuron::{self, Action, Intervention, Neuron};
+use crate::neuron::{Action, Neuron};
 use safetensors::Dtype;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-
-/// Everything that baking some interventions into a checkpoint changes, worked out and not yet written.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The checkpoint's folder.
-    pub root: PathBuf,
-    /// What the user called it.
-    pub source: String,
-    /// The architecture its config names.
-    pub architecture: String,
-    /// SHA-256 of its config.json.
-    pub config_sha256: String,
-    /// What was asked for, in order of neuron.
-    pub interventions: Vec<Intervention>,
-    /// The edits by file and offset. Two of them meet where a row crosses a column: both then hold the product there.
-    pub edits: Vec<Edit>,
-    /// The worst rounding.
-    pub rounding: Rounding,
-    /// The names of all shards.
-    pub shards: BTreeSet<String>,
-}
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// One row, column or element and its bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,55 +30,6 @@ pub struct Edit {
     pub before: Vec<u8>,
     /// They as they will be.
     pub after: Vec<u8>,
-}
-
-impl Plan {
-    /// Works out the edits.
-    ///
-    /// # Errors
-    /// A neuron is not there, is given twice, or cannot be changed by changing weights (the message says why, and what
-    /// comes nearest); a tensor is quantized or not what the config says; a value would overflow.
-    pub fn new(checkpoint: &Checkpoint, recipe: &Recipe, interventions: &[Intervention]) -> Result<Plan> {
-        let tensors = checkpoint.tensors();
-        if tensors.files().is_empty() {
-            let problem = "is a GGUF, whose blocks share their scales: convert it with `achilles-audit import` and \
-                           use the folder that gives";
-            return Err(Error::file(checkpoint.root(), problem));
-        }
-        if interventions.is_empty() {
-            return Err(Error::input("no neuron given; name some with --neuron or --critical"));
-        }
-        let mut interventions = interventions.to_vec();
-        interventions.sort_by(|a, b| a.neuron.cmp(&b.neuron));
-        neuron::check_distinct(interventions.iter().map(|i| &i.neuron))?;
-        check_head(recipe, tensors)?;
-        let mut changes = Changes::default();
-        for intervention in &interventions {
-            let request = Request { recipe, tensors, neuron: &intervention.neuron };
-            request.add(intervention.action, &mut changes)?;
-        }
-        let (edits, Cost { rounding, scaled }) = changes.edits(tensors, &|_, span, file| span.read(file.bytes()))?;
-        if scaled > 0 && rounding.to_zero == scaled {
-            let problem = "every value would be rounded to 0: the factor is too small for the weights' dtype; to mask, \
-                           use 0";
-            return Err(Error::input(problem));
-        }
-        Ok(Plan {
-            root: checkpoint.root().to_owned(),
-            source: checkpoint.name().to_owned(),
-            architecture: recipe.architecture.to_owned(),
-            config_sha256: checkpoint.config().sha256().to_owned(),
-            interventions,
-            edits,
-            rounding,
-            shards: tensors.files().iter().map(|file| file_name(file.path())).collect(),
-        })
-    }
-
-    /// The names of the shards that change.
-    pub fn files(&self) -> BTreeSet<&str> {
-        self.edits.iter().map(|e| e.file.as_str()).collect()
-    }
 }
 
 impl Rounding {
@@ -176,9 +103,9 @@ impl Change {
 
 /// What rounding costs, while it is counted.
 pub(super) struct Cost {
-    rounding: Rounding,
+    pub rounding: Rounding,
     /// Values that are not 0 and are to be multiplied by something that is not.
-    scaled: u64,
+    pub scaled: u64,
 }
 
 /// The changes of all tensors.

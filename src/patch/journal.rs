@@ -2,7 +2,8 @@
 //! last of them is on disk.
 
 use super::disk::Disk;
-use super::edit::{Edit, Plan};
+use super::edit::Edit;
+use super::plan::Plan;
 use super::receipt::{ChangedFile, Receipt, State, header_sha256, undo_bytes};
 use super::shard::{Pieces, Shard, Shards};
 use super::{RECEIPT, UNDO};

@@ -1,6 +1,7 @@
 //! Receipts, written and held against what lies in a folder.
 
-use super::edit::{Edit, Plan};
+use super::edit::Edit;
+use super::plan::Plan;
 use super::shard::{Shard, Shards, bytes_now};
 use crate::checkpoint::header::Header;
 use crate::checkpoint::packing::Span;

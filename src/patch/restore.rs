@@ -2,8 +2,9 @@
 
 use super::believe::EditBytes;
 use super::disk::{Disk, System};
-use super::edit::{Edit, Plan, file_name};
+use super::edit::{Edit, file_name};
 use super::folder::Folder;
+use super::plan::Plan;
 use super::receipt::{Receipt, Record, State};
 use super::shard::{Pieces, Shards, bytes_now};
 use super::vault::{Vault, rest_sha256};

@@ -1,8 +1,9 @@
 //! A vault: the rows, columns and elements of some neurons in a small file of their own, to repair a checkpoint with
 //! when the original is out of reach.
 
-use super::edit::{Edit, Plan};
+use super::edit::Edit;
 use super::folder;
+use super::plan::Plan;
 use super::receipt::{Model, Receipt};
 use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::header::Header;

@@ -1,7 +1,7 @@
 //! What comparing with a base found, for people.
 
-use super::findings::short;
 use super::hub;
+use super::short::short;
 use super::table::{number, push, right, table};
 use crate::compare::published::Published;
 use crate::compare::{Compared, Comparison, Masked, Overlap};

@@ -1,9 +1,9 @@
 //! Findings, for people.
 
+use super::short::short;
 use super::table;
 use crate::audit::Linted;
 use crate::error::Bytes;
-use crate::escape::printable;
 use crate::rules::finding::{Finding, Severity};
 use std::fmt::Write;
 
@@ -53,15 +53,4 @@ pub fn table(linted: &Linted) -> String {
         Bytes(examined.value_bytes),
     );
     out
-}
-
-/// What a checkpoint says of itself must not drive the terminal, nor fill it.
-pub(super) fn short(text: &str) -> String {
-    const LONGEST: usize = 240;
-    let start: String = text.chars().take(LONGEST + 1).collect();
-    let mut shown = printable(&start);
-    if shown.chars().count() > LONGEST {
-        shown = shown.chars().take(LONGEST - 1).chain(['…']).collect();
-    }
-    shown
 }

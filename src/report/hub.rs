@@ -1,6 +1,6 @@
 //! Which commit of a hub repository something was, for people.
 
-use super::findings::short;
+use super::short::short;
 use crate::checkpoint::hub::Origin;
 use std::fmt::Write;
 

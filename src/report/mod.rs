@@ -16,6 +16,7 @@ pub mod probe;
 pub mod rules;
 pub mod sarif;
 pub mod scan;
+mod short;
 mod show;
 pub mod signature;
 pub mod table;

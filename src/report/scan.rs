@@ -1,6 +1,6 @@
 //! What an audit says, for people: the verdict first.
 
-use super::findings::short;
+use super::short::short;
 use super::table;
 use crate::audit::{Audit, Unexamined, Verdict};
 use crate::error::{Bytes, Count};

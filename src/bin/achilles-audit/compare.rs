@@ -4,7 +4,7 @@ use crate::options::{ComputeArgs, OutputArgs, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compare::{self, BaseName, Comparison, Unsearched, Variant};
-use achilles_audit::locate::{Opened, locate};
+use achilles_audit::locate::{OpenedSubject, locate};
 use achilles_audit::progress::Progress;
 use achilles_audit::rules::Rules;
 use achilles_audit::{Result, audit};
@@ -37,7 +37,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let text = options.text.read()?;
     // Everything that can be wrong comes before the first search.
     let base = Unsearched::open(&BaseName::of(&options.base), &text, progress)?;
-    let open = |name: &String| Opened::new(Checkpoint::open(name, progress)?, &text);
+    let open = |name: &String| OpenedSubject::new(Checkpoint::open(name, progress)?, &text);
     let opened = options.variants.iter().map(open).collect::<Result<Vec<_>>>()?;
     opened.iter().try_for_each(|variant| base.check(variant, &settings))?;
     let base = base.search(&compute, &settings, progress)?;
