@@ -4,7 +4,7 @@ use super::check::Check;
 use super::header::Shard;
 use super::observation::{Found, Location};
 use super::params;
-use super::tensors::{Place, at};
+use super::stored::{StoredTensor, at};
 use crate::architecture::Recipe;
 use crate::architecture::module::{AttentionRole, Role};
 use crate::architecture::names;
@@ -27,7 +27,7 @@ pub(super) fn compare(
     root: &Path,
     files: &[&Shard],
     recipe: &Recipe,
-    text: &BTreeMap<String, Place>,
+    text: &BTreeMap<String, StoredTensor>,
     found: &mut Found,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -63,10 +63,10 @@ pub(super) fn compare(
 fn difference(
     files: &[&Shard],
     recipe: &Recipe,
-    text: &BTreeMap<String, Place>,
+    text: &BTreeMap<String, StoredTensor>,
     progress: &dyn Progress,
 ) -> Result<Option<(Location, String)>> {
-    let mut own: BTreeMap<String, Place> = BTreeMap::new();
+    let mut own: BTreeMap<String, StoredTensor> = BTreeMap::new();
     for shard in files {
         for tensor in shard.tensors() {
             let Some(name) = names::of_mistral(&tensor.name) else {
@@ -106,7 +106,7 @@ fn heads(recipe: &Recipe, name: &str) -> Option<usize> {
 }
 
 /// Whether two tensors have the same bytes, the rows of `heads` heads in the order of the two forms.
-fn is_same(own: Place, other: Place, heads: Option<usize>) -> bool {
+fn is_same(own: StoredTensor, other: StoredTensor, heads: Option<usize>) -> bool {
     let kind = |t: &TensorEntry| (t.dtype, t.shape.clone());
     let shares = own.0.overlaps() || other.0.overlaps();
     let (Some(a), Some(b)) = (own.0.bytes(own.1), other.0.bytes(other.1)) else { return false };

@@ -22,6 +22,7 @@ mod pickle;
 mod pipeline;
 mod rewriting;
 mod rotary;
+mod stored;
 mod tekken;
 mod template;
 mod tensors;

@@ -4,7 +4,7 @@ use super::check::Check;
 use super::folder::File;
 use super::index::{Lost, Model};
 use super::observation::Found;
-use super::tensors::{Place, compare_shape, shut_norms, tell_extra, tell_missing};
+use super::stored::{StoredTensor, compare_shape, shut_norms, tell_extra, tell_missing};
 use crate::architecture::OtherParts;
 use crate::checkpoint::names::{Meaning, Names, module};
 use crate::error::{Count, Error};
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) fn compare(
     expected: std::result::Result<&OtherParts, &Error>,
     names: &Names,
-    stored: &BTreeMap<String, Place>,
+    stored: &BTreeMap<String, StoredTensor>,
     model: &Model,
     config: &File,
     found: &mut Found,

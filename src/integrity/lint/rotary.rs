@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use super::observation::Found;
-use super::tensors::{Place, at, values};
+use super::stored::{StoredTensor, at, values};
 use crate::architecture::Recipe;
 use crate::checkpoint::packing::Axis;
 use crate::checkpoint::packing::number::{NumberType, Real};
@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use serde_json::json;
 
 /// Whether a tensor of the text model is such a buffer; one that is not what the config gives is told of.
-pub(super) fn examine(recipe: &Recipe, name: &str, (shard, tensor): Place, found: &mut Found) -> bool {
+pub(super) fn examine(recipe: &Recipe, name: &str, (shard, tensor): StoredTensor, found: &mut Found) -> bool {
     let is_float = NumberType::of(tensor.dtype).float_bits().is_some();
     let rope = recipe.rotary_buffer(name, &tensor.shape).filter(|_| is_float);
     let Some(rope) = rope else { return false };

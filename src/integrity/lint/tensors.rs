@@ -5,13 +5,13 @@ use super::folder::File;
 use super::header::Shard;
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
+use super::stored::{StoredTensor, at, compare_shape, shut_norms, tell_extra, tell_missing};
 use super::{Expected, consolidated, parts, rotary};
 use crate::architecture::Recipe;
 use crate::architecture::module::ModuleKind;
 use crate::architecture::recipe::{EMBEDDING, HEAD, TIED_HEAD_DIFFERS};
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::names::{Meaning, Names};
-use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
@@ -78,17 +78,14 @@ fn config<'o>(opened: &'o Opened, file: &File, found: &mut Found) -> Option<&'o 
 /// of more would only take memory.
 const MOST_EXPECTED: usize = 30_000;
 
-/// A tensor and the file that holds it.
-pub(super) type Place<'a> = (&'a Shard<'a>, &'a TensorEntry);
-
 /// The model's tensors.
 struct Stored<'a> {
     /// Those of the text model, by their names in a text model alone.
-    text: BTreeMap<String, Place<'a>>,
+    text: BTreeMap<String, StoredTensor<'a>>,
     /// Those of other parts that the config has, by the names of transformers 5.
-    parts: BTreeMap<String, Place<'a>>,
+    parts: BTreeMap<String, StoredTensor<'a>>,
     /// Those that no part of the model has.
-    unknown: Vec<Place<'a>>,
+    unknown: Vec<StoredTensor<'a>>,
 }
 
 impl<'a> Stored<'a> {
@@ -120,10 +117,6 @@ impl<'a> Stored<'a> {
         }
         stored
     }
-}
-
-pub(super) fn at(shard: &Shard, tensor: &TensorEntry) -> Location {
-    shard.file.location().tensor(&tensor.name)
 }
 
 /// What tensors are held against.
@@ -193,49 +186,8 @@ impl Comparison<'_> {
     }
 }
 
-pub(super) fn compare_shape((shard, tensor): Place, shape: &[usize], found: &mut Found) {
-    if tensor.shape != shape {
-        let message = format!("has shape {:?}, the config gives {shape:?}", tensor.shape);
-        let evidence = json!({"shape": tensor.shape, "expected": shape});
-        found.add(Check::TensorShape, at(shard, tensor), message, evidence);
-    }
-}
-
-pub(super) fn tell_extra((shard, tensor): Place, found: &mut Found) {
-    let message = format!("has shape {:?} and dtype {}, and the config has no use for it", tensor.shape, tensor.dtype);
-    found.say(Check::TensorExtra, at(shard, tensor), message);
-}
-
-/// Norms that let nothing through: each is given with the weight at which it does.
-pub(super) fn shut_norms<'p>(norms: impl Iterator<Item = (Place<'p>, f32)>, shards: &[&Shard], found: &mut Found) {
-    // Tensors that share bytes can claim far more of them than there are.
-    let mut left: u64 = shards.iter().map(|shard| shard.file.bytes).sum();
-    for ((shard, tensor), shut) in norms {
-        match left.checked_sub(tensor.bytes.end - tensor.bytes.start) {
-            Some(rest) => left = rest,
-            None => return,
-        }
-        let values = values(shard, tensor);
-        if !values.is_empty() && values.iter().all(|value| *value == shut) {
-            let factor = if shut == 0.0 { "w" } else { "1 + w" };
-            let message = format!(
-                "all of {:?} is {shut}, and this norm multiplies by {factor}: nothing comes through",
-                tensor.shape
-            );
-            found.add(Check::ZeroTensor, at(shard, tensor), message, json!({"value": shut}));
-        }
-    }
-}
-
-/// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the
-/// file.
-pub(super) fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
-    let bytes = shard.bytes(tensor).filter(|_| !shard.overlaps());
-    bytes.map(|bytes| NumberType::of(tensor.dtype).decode_all(bytes)).unwrap_or_default()
-}
-
 /// A head in the file of a model whose head is the embedding; from here on the embedding alone.
-fn tied_head(text: &mut BTreeMap<String, Place>, found: &mut Found) {
+fn tied_head(text: &mut BTreeMap<String, StoredTensor>, found: &mut Found) {
     let (embedding, head) = (format!("{EMBEDDING}.weight"), format!("{HEAD}.weight"));
     let Some((shard, tensor)) = text.remove(&head) else { return };
     let Some(of_embedding) = text.get(&embedding) else {
@@ -252,39 +204,16 @@ fn tied_head(text: &mut BTreeMap<String, Place>, found: &mut Found) {
     found.say(Check::TiedHeadDiffers, at(shard, tensor), message);
 }
 
-fn is_same(a: Place, b: Place) -> bool {
+fn is_same(a: StoredTensor, b: StoredTensor) -> bool {
     let kind = |t: &TensorEntry| (t.dtype, t.shape.clone());
     let (bytes_a, bytes_b) = (a.0.bytes(a.1), b.0.bytes(b.1));
     kind(a.1) == kind(b.1) && bytes_a.is_some() && bytes_a == bytes_b
 }
 
-/// Tensors that are not there; of many (a lost shard) the first few.
-pub(super) fn tell_missing(
-    check: Check,
-    mut missing: Vec<(String, Vec<usize>)>,
-    asked: usize,
-    config: &File,
-    found: &mut Found,
-) {
-    const LISTED: usize = 10;
-    if missing.len() > LISTED {
-        let count = missing.len();
-        missing.truncate(LISTED);
-        let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
-        let message =
-            format!("{count} of the {asked} tensors that the config asks for are missing, the first is {}", names[0]);
-        return found.add(check, config.location(), message, json!({"count": count, "first": names}));
-    }
-    for (name, shape) in missing {
-        let message = format!("is missing, the config asks for it with shape {shape:?}");
-        found.add(check, config.location().tensor(name), message, json!({"shape": shape}));
-    }
-}
-
 /// Tensors of another dtype than most of those that have their name in other layers (or experts); where there is no
 /// most, the mix itself.
 fn dtype_mix(model: &[&Shard], found: &mut Found) {
-    type ByDtype<'a> = BTreeMap<String, Vec<Place<'a>>>;
+    type ByDtype<'a> = BTreeMap<String, Vec<StoredTensor<'a>>>;
     let mut roles: BTreeMap<String, ByDtype> = BTreeMap::new();
     for shard in model {
         for tensor in shard.tensors() {

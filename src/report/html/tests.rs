@@ -334,7 +334,7 @@ fn what_is_missing_is_left_out() {
     let empty = page(&audit(Verdict::Pass));
     assert!(all(&empty, "figure, article, #not-examined").is_empty());
     assert_eq!(texts(&empty, "#findings p"), ["None."]);
-    assert_eq!(texts(&empty, "h2"), ["Findings", "Examined", "AuditSettings", "Rules judged"]);
+    assert_eq!(texts(&empty, "h2"), ["Findings", "Examined", "Settings", "Rules judged"]);
     let mut audit = audit(Verdict::NotExamined);
     audit.not_examined = vec![Unexamined { measurement: Measurement::Fingerprint, why: "none was given".into() }];
     let page = page(&audit);
