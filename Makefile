@@ -16,6 +16,7 @@ demo: $(GGUF)
 test: model oms
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib
 	$(CARGO) test --locked -- --include-ignored
 
 bench:

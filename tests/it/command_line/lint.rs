@@ -142,10 +142,10 @@ fn a_real_model_is_clean_and_a_lesion_in_it_is_found() {
     assert_eq!(found["examined"]["tensors"], 272);
     let patch = ["patch", &model, "-o", "{out}/lesioned", "--neuron", "L11.mlp.down_proj:out:507"];
     assert!(place.run(&patch).status.success());
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/lint.md")).unwrap();
     let shown = place.run(&["lint", "{out}/lesioned"]);
     let shown = text(&shown.stdout);
-    assert!(shown.lines().count() > 5 && readme.contains(shown), "{shown}");
+    assert!(shown.lines().count() > 5 && page.contains(shown), "{shown}");
     for name in ["achilles-patch.json", "achilles-patch.undo"] {
         std::fs::remove_file(place.out().join("lesioned").join(name)).unwrap();
     }

@@ -5,12 +5,12 @@ use crate::tiny::{Place, TEXT};
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys");
 const GGUF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama-spm.gguf");
 
-/// Exit code, standard output, and the warnings on standard error, of a run that did its job.
+/// Exit code, standard output, and the warnings of old names on standard error, of a run that did its job.
 fn run(place: &Place, args: &[&str]) -> (i32, String, Vec<String>) {
     let output = place.run(args);
     let (code, told) = (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(code < 2, "{args:?}: {told}");
-    let warnings = told.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect();
+    let warnings = told.lines().filter(|line| line.contains(" is called ")).map(str::to_owned).collect();
     (code, String::from_utf8(output.stdout).unwrap(), warnings)
 }
 
