@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
 /// A folder that no other run patches while this value lives, and in which no patch is unfinished.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl Folder {
     /// if `vouch` knows what it was to leave.
     pub(super) fn lock_with(root: &Path, vouch: Vouch, disk: &mut dyn Disk) -> Result<Folder> {
         let lock = open_lock(root)?;
-        lock.try_lock().map_err(|e| locked(root, e))?;
+        again(|| lock.try_lock()).map_err(|e| locked(root, e))?;
         let open = OpenFolder::open(root)?;
         for name in [RECEIPT, UNDO] {
             open.remove_if_there(&disk::partial(name))?;
@@ -78,7 +79,7 @@ impl Folder {
 /// Keeps runs that change the folder out while this one copies from it.
 pub(super) fn lock_shared(root: &Path) -> Result<File> {
     let lock = open_lock(root)?;
-    lock.try_lock_shared().map_err(|e| locked(root, e))?;
+    again(|| lock.try_lock_shared()).map_err(|e| locked(root, e))?;
     check_settled(root)?;
     Ok(lock)
 }
@@ -126,6 +127,17 @@ fn open_lock(root: &Path) -> Result<File> {
         return Err(Error::file(root, format!("{found}; expected a model folder")));
     }
     files::open_regular(&path)
+}
+
+/// Tries for a moment: a process that another thread starts holds this one's locks until it runs its program.
+fn again(lock: impl Fn() -> std::result::Result<(), TryLockError>) -> std::result::Result<(), TryLockError> {
+    for _ in 0..10 {
+        match lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            done => return done,
+        }
+    }
+    lock()
 }
 
 fn locked(root: &Path, error: TryLockError) -> Error {
