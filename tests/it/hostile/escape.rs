@@ -1,6 +1,7 @@
 //! Nothing that a checkpoint says of itself, and nothing that was typed, drives a terminal or a build server.
 
 use crate::tiny::{Place, load, save};
+use achilles_audit::report::RENDERERS;
 use std::process::Output;
 
 /// Names as an attacker gives them: of files as far as the system allows, and of tensors and keys.
@@ -66,7 +67,7 @@ fn names_in_a_checkpoint_are_shown_and_do_nothing() {
         vec!["verify-patch", "{out}/patched", "--original", "{model}"],
         vec!["sign", "{model}", "--private-key", concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/oms/keys/p256.pem")],
     ];
-    for format in ["table", "json", "sarif", "junit", "html"] {
+    for format in RENDERERS.iter().map(|renderer| renderer.name) {
         commands.push(vec!["scan", "{model}", "--format", format, "--fingerprint", "{out}/f.json"]);
     }
     for command in commands {
@@ -96,7 +97,7 @@ fn what_was_typed_is_shown_and_does_nothing() {
             check(&output, &format!("{name:?} {args:?}"));
             output
         };
-        for format in ["table", "json", "sarif", "junit", "html"] {
+        for format in RENDERERS.iter().map(|renderer| renderer.name) {
             assert_eq!(run(&["scan", name, "--static", "--format", format]).status.code(), Some(0));
         }
         run(&["fingerprint", name]);
