@@ -26,7 +26,7 @@ const ROOMS: &[&[&str]] = &[
 /// What a room never uses, though it lies below.
 const NEVER: &[(&str, &[&str])] = &[
     ("integrity", &["compute", "evaluate", "locate", "compare", "monitor", "probe"]),
-    ("patch", &["compute", "evaluate", "compare", "monitor", "probe"]),
+    ("patch", &["compute", "evaluate", "locate", "compare", "monitor", "probe"]),
     ("report", &["compute"]),
 ];
 
