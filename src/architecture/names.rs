@@ -2,7 +2,9 @@
 //! here, and files alone. Where there is a recipe, its modules are asked.
 
 use super::module::{AttentionRole, MixerKind, MlpRole, Role};
-use super::place::Axis;
+use super::place::{Axis, NeuronPlace};
+use super::recipe::EMBEDDING;
+use crate::checkpoint::Tensors;
 use crate::neuron::{ModulePath, Neuron, Side, Site};
 
 /// The path within a layer that most families give to a module of this role.
@@ -45,6 +47,60 @@ pub(crate) fn is_embedding(tensor: &str) -> bool {
 pub(crate) fn has_a_row_a_token(tensor: &str) -> bool {
     is_embedding(tensor) || ["lm_head.weight", "wte.weight", "wpe.weight"].iter().any(|end| tensor.ends_with(end))
 }
+
+/// As [`Recipe::parts`](crate::Recipe::parts), by what the file holds: a config that was changed since, or is not
+/// understood, must not bar the way back of a patch.
+pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
+    let module = neuron.site.module.as_str();
+    let shape_of = |tensor: &str| tensors.get(tensor).map(|entry| entry.shape.as_slice());
+    let part = |tensor: String, axis: Axis| {
+        let shape = shape_of(&tensor)?.to_vec();
+        let length = match (axis, shape.as_slice()) {
+            (Axis::Row, &[rows, _]) => rows,
+            (Axis::Column, &[_, columns]) => columns,
+            (Axis::Element, &[elements]) => elements,
+            _ => return None,
+        };
+        (neuron.channel < length).then_some(NeuronPlace { tensor, shape, axis, index: neuron.channel })
+    };
+    let weight = format!("{module}.weight");
+    let found = if let Some(mlp) = ACTIVATIONS.iter().find_map(|name| module.strip_suffix(name)) {
+        // The output of the activation enters the down projection after a product with the up projection's: a factor on
+        // it is one on that column. Its input is the gate's output.
+        let down = DOWN.iter().map(|name| format!("{mlp}.{name}.weight")).find(|name| tensors.get(name).is_some());
+        down.filter(|_| neuron.site.side == Side::Out).and_then(|down| part(down, Axis::Column))
+    } else if module == EMBEDDING {
+        // Stored [vocabulary, hidden]: a channel is a column. Without a head of its own the model reads logits from it.
+        let own = tensors.get(HEAD).is_some() && neuron.site.side == Side::Out;
+        own.then(|| part(weight, Axis::Column)).flatten()
+    } else {
+        match (shape_of(&weight).map_or(0, <[usize]>::len), neuron.site.side) {
+            (2, Side::Out) => part(weight, Axis::Row),
+            (2, Side::In) => part(weight, Axis::Column),
+            (1, Side::Out) if !is_shared_by_heads(module, tensors) => part(weight, Axis::Element),
+            _ => None,
+        }
+    };
+    let bias =
+        found.as_ref().filter(|p| p.axis == Axis::Row).and_then(|_| part(format!("{module}.bias"), Axis::Element));
+    found.into_iter().chain(bias).collect()
+}
+
+/// Whether the module is a norm of queries or keys with one weight for all heads.
+fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
+    let projection = [("q_norm", "q_proj"), ("k_norm", "k_proj")]
+        .iter()
+        .find_map(|(norm, projection)| module.strip_suffix(norm).map(|start| format!("{start}{projection}.weight")));
+    let first = |tensor: &str| tensors.get(tensor).and_then(|entry| entry.shape.first());
+    projection.is_some_and(|projection| first(&projection) != first(&format!("{module}.weight")))
+}
+
+/// The modules of activations, after the MLP's own name.
+const ACTIVATIONS: [&str; 2] = [".act_fn", ".activation_fn"];
+/// The projections that read the gated product.
+const DOWN: [&str; 2] = ["down_proj", "w2"];
+/// The tensor of a head of its own.
+const HEAD: &str = "lm_head.weight";
 
 /// What a tensor of Mistral's own form is called in the form that config.json describes.
 pub(crate) fn of_mistral(own: &str) -> Option<String> {
@@ -90,5 +146,23 @@ mod tests {
             usual.inspect(|(name, path)| assert_eq!(path, &format!("model.layers.0.{name}"))).count()
         };
         assert_eq!([named("llama"), named("qwen3"), named("gemma2"), named("mixtral")], [7, 7, 8, 4]);
+    }
+
+    /// What is said here and what a recipe says are one, for every module of every kind of family.
+    #[test]
+    fn parts_are_those_of_the_recipes() {
+        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2"] {
+            let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
+            let checkpoint = crate::Checkpoint::open(&folder, &crate::progress::Silent).unwrap();
+            let recipe = Recipe::read(checkpoint.config()).unwrap();
+            let mut found = 0;
+            for info in recipe.sites().unwrap() {
+                let neuron = Neuron { site: info.site, channel: 1 };
+                let by_names = parts(&neuron, checkpoint.tensors());
+                assert_eq!(recipe.parts(&neuron, checkpoint.tensors()), by_names, "{family} {neuron}");
+                found += by_names.len();
+            }
+            assert!(found > 20, "{family}: {found}");
+        }
     }
 }

@@ -69,8 +69,12 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
     findings.extend(finding::judge(about, rules));
     findings.sort_by_key(|f| (f.waived.is_some(), Reverse(f.severity)));
     let not_examined = origin.map(|origin| origin.not_examined(by_name.unknown)).unwrap_or_default();
-    let not_examined: Vec<Unexamined> =
+    let mut not_examined: Vec<Unexamined> =
         not_examined.into_iter().map(|why| Unexamined { measurement: Measurement::Lint, why }).collect();
+    not_examined.extend(rules.require.iter().filter(|required| !took_place.contains(required)).map(|required| {
+        let why = format!("the rules require {}, which `scan` measures and `lint` does not", required.as_str());
+        Unexamined { measurement: *required, why }
+    }));
     let identity = ModelIdentity {
         source: model.into(),
         config_sha256: Some(found.config_sha256),

@@ -9,9 +9,9 @@ use super::edit::Changes;
 use super::receipt::{Receipt, Record};
 use super::shard::{Shards, bytes_now};
 use super::{RECEIPT, journal};
-use crate::architecture::Recipe;
 use crate::architecture::place::{Axis, NeuronPlace};
-use crate::checkpoint::{Opened, Tensors};
+use crate::architecture::{Recipe, names};
+use crate::checkpoint::Opened;
 use crate::error::{Error, Result};
 use crate::neuron;
 use std::collections::BTreeMap;
@@ -27,27 +27,21 @@ pub(super) type EditBytes = Vec<Vec<u8>>;
 /// They are others, or config.json or the weights' headers cannot be read.
 pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<EditBytes> {
     let opened = Opened::folder_at(root);
-    check_by(receipt, root, &opened.text_tensors()?, &Recipe::read(opened.needed_config()?)?, before)
-}
-
-/// As [`check`], by the recipe of the original.
-pub(super) fn check_by(
-    receipt: &Receipt,
-    root: &Path,
-    tensors: &Tensors,
-    recipe: &Recipe,
-    before: &[u8],
-) -> Result<EditBytes> {
+    let tensors = opened.text_tensors()?;
     let refused = |problem: String| {
         Error::file(root.join(RECEIPT), format!("{problem}; such a receipt is not followed, nothing was changed"))
     };
     neuron::check_distinct(receipt.asked.iter().map(|asked| &asked.neuron))?;
+    let mut one_plus = None;
     let mut changes = Changes::default();
     for asked in &receipt.asked {
         let action = asked.action();
         let action = action.ok_or_else(|| refused(format!("does not say what was asked for {}", asked.neuron)))?;
-        let parts = recipe.parts(&asked.neuron, tensors);
-        changes.add(&asked.neuron, action, &parts, recipe.norm.is_one_plus());
+        let parts = names::parts(&asked.neuron, &tensors);
+        if one_plus.is_none() && parts.iter().any(NeuronPlace::is_norm) {
+            one_plus = Some(Recipe::read(opened.needed_config()?)?.norm.is_one_plus());
+        }
+        changes.add(&asked.neuron, action, &parts, one_plus.unwrap_or_default());
     }
     let key = |tensor: &str, axis: Axis, index| (tensor.to_owned(), axis.as_str(), index);
     let mut original = BTreeMap::new();
@@ -57,7 +51,7 @@ pub(super) fn check_by(
     }
     let others = || refused("names other edits than those that make what was asked for of the original".into());
     let of = |part: &NeuronPlace| original.get(&key(tensors.stored_name(&part.tensor), part.axis, part.index)).cloned();
-    let (edits, _) = changes.edits(tensors, &|part, _, _| of(part)).map_err(|_| others())?;
+    let (edits, _) = changes.edits(&tensors, &|part, _, _| of(part)).map_err(|_| others())?;
     if !edits.iter().map(Record::of).eq(receipt.edits.iter().cloned()) {
         return Err(others());
     }

@@ -43,19 +43,22 @@ impl Norms {
         let Layout { rows, columns, .. } = weight.layout();
         let piece = rows.div_ceil((HELD / columns.max(1)).clamp(1, PIECES)).max(1);
         let pieces: Vec<Range<usize>> = (0..rows).step_by(piece).map(|at| at..(at + piece).min(rows)).collect();
-        let sums = pieces.into_par_iter().map(|range| -> Result<(Vec<f64>, Vec<f64>)> {
+        let sums = pieces.into_par_iter().map(|range| -> Result<Option<(Vec<f64>, Vec<f64>)>> {
             let mut of_rows = Vec::with_capacity(range.len());
             let mut of_columns = vec![0.0; columns];
             let mut row = vec![0.0; columns];
             for at in range {
-                _ = weight.rows(at..at + 1)?.read(0, 0, &mut row);
+                if !weight.rows(at..at + 1)?.read(0, 0, &mut row) {
+                    return Ok(None);
+                }
                 let squares = row.iter().map(|v| v * v);
                 of_rows.push(squares.clone().sum());
                 of_columns.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
             }
-            Ok((of_rows, of_columns))
+            Ok(Some((of_rows, of_columns)))
         });
-        let sums = sums.collect::<Result<Vec<_>>>()?;
+        let sums = sums.collect::<Result<Vec<_>>>()?.into_iter().collect::<Option<Vec<_>>>();
+        let Some(sums) = sums else { return Ok(None) };
         let mut of_columns = vec![0.0; columns];
         for (_, part) in &sums {
             of_columns.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
