@@ -194,4 +194,9 @@ fn findings_are_reported_and_judged_as_by_scan() {
         assert!(text(&waived.stdout).contains(shown), "{}", text(&waived.stdout));
     }
     assert_eq!(run(&["--rules", "release"]).status.code(), Some(1));
+    // What the rules require and lint does not measure was not examined.
+    let require = rules.replacen("waivers:", "require: [fingerprint]\nwaivers:", 1);
+    std::fs::write(place.model().parent().unwrap().join("gate.yaml"), require).unwrap();
+    let found = document(&run(&["--rules", "{in}/gate.yaml", "--format", "json"]), 2);
+    assert_eq!(found["not_examined"][0], "the rules require fingerprint, which `scan` measures and `lint` does not");
 }

@@ -326,13 +326,16 @@ fn unpatch_says_what_it_does_not_know() {
     refused(&["unpatch", "{out}"], "holds no config.json; expected a model folder");
     refused(&["unpatch", "{model}"], "nothing to undo");
     refused(&["unpatch", "{model}/model.safetensors"], "is not a folder; expected a model folder");
-    good(place.run(&[&PATCH, ["--in-place"].as_slice()].concat()));
-    let config = [model["config.json"].as_slice(), b"\n"].concat();
-    std::fs::write(place.model().join("config.json"), &config).unwrap();
-    let undone = good(place.run(&["unpatch", "{model}"]));
-    assert!(text(&undone.stderr).contains("config.json is not the one"), "{}", text(&undone.stderr));
-    std::fs::write(place.model().join("config.json"), &model["config.json"]).unwrap();
-    assert!(files(&place.model()) == model);
+    // Whatever became of the config, a key that nobody knows or none at all.
+    let unknown = text(&model["config.json"]).replacen('{', "{\"my_loader_hint\": 0.5, ", 1);
+    for config in [[model["config.json"].as_slice(), b"\n"].concat(), unknown.into_bytes(), b"{}".to_vec()] {
+        good(place.run(&[&PATCH, ["--in-place"].as_slice()].concat()));
+        std::fs::write(place.model().join("config.json"), &config).unwrap();
+        let undone = good(place.run(&["unpatch", "{model}"]));
+        assert!(text(&undone.stderr).contains("config.json is not the one"), "{}", text(&undone.stderr));
+        std::fs::write(place.model().join("config.json"), &model["config.json"]).unwrap();
+        assert!(files(&place.model()) == model);
+    }
 }
 
 #[cfg(unix)]
