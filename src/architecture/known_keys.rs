@@ -17,6 +17,8 @@ const HARMLESS: &[&str] = &[
     "cache_implementation",
     "chunk_size_feed_forward",
     "cls_token_id",
+    // Read by checkpoint::quantization, as are its other spellings.
+    "compression_config",
     "decoder_start_token_id",
     "dtype",
     "eos_token_id",
@@ -49,6 +51,8 @@ const HARMLESS: &[&str] = &[
     "prefix",
     "pretraining_tp",
     "problem_type",
+    "quantization",
+    "quantization_config",
     "return_dict",
     "router_aux_loss_coef",
     "router_jitter_noise",

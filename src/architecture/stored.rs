@@ -2,6 +2,7 @@
 
 use super::recipe::{EMBEDDING, HEAD, Recipe, TIED_HEAD_DIFFERS};
 use crate::checkpoint::Tensors;
+use crate::checkpoint::quantization::is_of_activations;
 use crate::checkpoint::tensors::Entry;
 use crate::error::{Error, Result};
 use std::collections::HashSet;
@@ -52,15 +53,7 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     }
     check_head(recipe, tensors)?;
     let expected = recipe.tensors();
-    let missing: Vec<&str> =
-        expected.iter().filter(|(n, _)| tensors.weight(n).is_err()).map(|(n, _)| n.as_str()).collect();
-    if let Some(packed) = tensors.iter().map(|(name, _)| name).find(|n| n.ends_with(".qweight")) {
-        return Err(Error::tensor(
-            root,
-            packed,
-            "is a packed GPTQ or AWQ tensor, which is not supported; use the original",
-        ));
-    }
+    let missing: Vec<&str> = expected.iter().map(|(n, _)| n.as_str()).filter(|n| !tensors.holds(n)).collect();
     if let Some(first) = missing.first() {
         if let Some(fused) = recipe.fused_experts(|name| tensors.get(name).is_some()) {
             let problem = "holds all experts of a layer, expected a tensor for each expert, as transformers' \
@@ -81,9 +74,9 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
             return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
         if !weight.is_float() {
-            let is_packed = weight.layout().number.bytes() == 1;
-            let quantized = if is_packed { "; quantized weights are not supported, use the original" } else { "" };
-            let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{quantized}", weight.dtypes());
+            let is_byte = weight.layout().number.bytes() == 1;
+            let unscaled = if is_byte { ", or a scale beside it that says what its codes stand for" } else { "" };
+            let problem = format!("has dtype {}, expected F32, F16, BF16 or F64{unscaled}", weight.dtypes());
             return Err(Error::tensor(root, tensors.stored_name(name), problem));
         }
         known.extend(weight.stored().into_iter().map(str::to_owned));
@@ -91,7 +84,7 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     // Published Llama checkpoints carry the buffer that old transformers saved; a tied head is the embedding's equal.
     let used = |name: &str, entry: &Entry| {
         let is_head = recipe.tied && name.strip_suffix(".weight") == Some(HEAD);
-        known.contains(name) || is_head || recipe.rotary_buffer(name, &entry.shape).is_some()
+        known.contains(name) || is_head || is_of_activations(name) || recipe.rotary_buffer(name, &entry.shape).is_some()
     };
     let extra: Vec<&str> = tensors.iter().filter(|(name, entry)| !used(name, entry)).map(|(name, _)| name).collect();
     let extra: Vec<&str> = extra.into_iter().chain(tensors.unknown().iter().map(String::as_str)).collect();

@@ -11,6 +11,7 @@ pub mod names;
 mod opened;
 pub mod packing;
 pub mod python_json;
+pub mod quantization;
 mod shard;
 pub mod snapshot;
 pub mod source;

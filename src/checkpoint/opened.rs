@@ -6,6 +6,7 @@ use super::hub::Origin;
 use super::index::{INDEX, IndexFile};
 use super::map::MappedFile;
 use super::names::Names;
+use super::quantization::{self, Quantization};
 use super::shard::Shard;
 use super::source::{Folder, Source};
 use super::stand_in::StandIn;
@@ -32,6 +33,7 @@ pub struct Opened {
     /// None of a folder.
     gguf: Option<OnceLock<Result<Arc<GgufCheckpoint>>>>,
     config: OnceLock<Result<Option<Arc<ConfigFile>>>>,
+    quantization: OnceLock<Result<Option<Arc<Quantization>>>>,
     index: OnceLock<Result<Option<IndexFile>>>,
     tokenizer: OnceLock<Result<Option<String>>>,
     settings: Mutex<HashMap<String, Result<Option<Arc<Value>>>>>,
@@ -107,6 +109,7 @@ impl Opened {
             origin,
             gguf: None,
             config: OnceLock::new(),
+            quantization: OnceLock::new(),
             index: OnceLock::new(),
             tokenizer: OnceLock::new(),
             settings: Mutex::default(),
@@ -179,6 +182,22 @@ impl Opened {
     /// The config cannot be read.
     pub fn names(&self) -> Result<Names> {
         Ok(self.config()?.map(|config| Names::of(config)).unwrap_or_default())
+    }
+
+    /// What its config says of how weights are packed, or a file beside it that quantizers write; none where nothing does.
+    ///
+    /// # Errors
+    /// The config cannot be read, or what it says cannot be.
+    pub fn quantization(&self) -> Result<Option<Arc<Quantization>>> {
+        let read = || {
+            let of_config = self.config()?.map(|config| Quantization::read(config)).transpose()?.flatten();
+            if of_config.is_some() || self.is_gguf() {
+                return Ok(of_config.map(Arc::new));
+            }
+            let beside = quantization::FILES.iter().map(|name| self.root.join(name)).find(|path| path.exists());
+            beside.map(|path| Quantization::of_file(&ConfigFile::read(&path)?).map(Arc::new)).transpose()
+        };
+        self.quantization.get_or_init(read).clone()
     }
 
     /// The folder's index of shards; none where there is none.

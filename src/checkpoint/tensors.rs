@@ -7,6 +7,7 @@ use super::map::MappedFile;
 use super::names::{Meaning, Names};
 use super::opened::Opened;
 use super::packing::Weight;
+use super::quantization::{Method, Quantization, Scheme};
 use super::stand_in::{StandIn, unfinished};
 use crate::error::{Error, Result};
 use crate::files;
@@ -27,6 +28,8 @@ pub struct Tensors {
     /// Names of tensors that no part of the config's model has: see [`Tensors::named`].
     unknown: Vec<String>,
     backing: Backing,
+    /// What the config says of how weights are packed.
+    quantization: Result<Option<Arc<Quantization>>>,
 }
 
 #[derive(Debug)]
@@ -112,7 +115,13 @@ impl Tensors {
                 }
             }
         }
-        Ok(Tensors { root: opened.root().into(), entries, unknown: Vec::new(), backing: Backing::Safetensors(files) })
+        Ok(Tensors {
+            root: opened.root().into(),
+            entries,
+            unknown: Vec::new(),
+            backing: Backing::Safetensors(files),
+            quantization: opened.quantization(),
+        })
     }
 
     /// The tensors of a GGUF under their Hugging Face names.
@@ -124,7 +133,7 @@ impl Tensors {
             })
             .collect();
         let (root, backing) = (gguf.path().to_owned(), Backing::Gguf(gguf));
-        Tensors { root, entries, unknown: Vec::new(), backing }
+        Tensors { root, entries, unknown: Vec::new(), backing, quantization: Ok(None) }
     }
 
     /// Names the tensors as those of a text model alone (`language_model.model.norm.weight` of a multimodal checkpoint
@@ -159,23 +168,31 @@ impl Tensors {
         &self.unknown
     }
 
-    /// Takes the tensor `from` for `to` where only `from` is there: two names of one weight.
+    /// Takes the weight of module `from` for that of `to` where only the former is there: two names of one weight.
     pub(crate) fn stand_for(&mut self, from: &str, to: &str) {
-        if self.entries.contains_key(to) || matches!(self.backing, Backing::Gguf(_)) {
+        let weight = |module: &str| format!("{module}.weight");
+        if self.holds(&weight(to)) || !self.holds(&weight(from)) || matches!(self.backing, Backing::Gguf(_)) {
             return;
         }
-        if let Some(entry) = self.entries.remove(from) {
-            let stored_as = entry.stored_as.clone().unwrap_or_else(|| from.to_owned());
-            self.entries.insert(to.to_owned(), Entry { stored_as: Some(stored_as), ..entry });
+        let of_module = |name: &&String| name.strip_prefix(from).is_some_and(|rest| rest.starts_with('.'));
+        let names: Vec<String> = self.entries.keys().filter(of_module).cloned().collect();
+        for name in names {
+            let Some(entry) = self.entries.remove(&name) else { continue };
+            let renamed = format!("{to}{}", &name[from.len()..]);
+            let stored_as = entry.stored_as.clone().unwrap_or(name);
+            self.entries.insert(renamed, Entry { stored_as: Some(stored_as), ..entry });
         }
     }
 
-    /// Whether two tensors have the same type, shape and bytes; none where one is not there or not stored as it is
-    /// read.
+    /// Whether two weights are stored in the same types, shapes and bytes; none where one is not there or not stored as
+    /// it is read.
     pub(crate) fn same(&self, a: &str, b: &str) -> Option<bool> {
-        let (of_a, of_b) = (self.entries.get(a)?, self.entries.get(b)?);
-        let (bytes_a, bytes_b) = (self.bytes(a)?, self.bytes(b)?);
-        Some((of_a.dtype, &of_a.shape) == (of_b.dtype, &of_b.shape) && bytes_a == bytes_b)
+        let (a, b) = (self.weight(a).ok()?, self.weight(b).ok()?);
+        let parts = |weight: &Weight<'_>| -> Option<Vec<(Dtype, Vec<usize>, &[u8])>> {
+            let part = |name: &&str| Some((self.get(name)?.dtype, self.get(name)?.shape.clone(), self.bytes(name)?));
+            weight.stored().iter().map(part).collect()
+        };
+        Some(parts(&a)? == parts(&b)?)
     }
 
     /// The name of a tensor in the file.
@@ -232,9 +249,33 @@ impl Tensors {
     /// The weight of this name, however it is packed; of a norm or a bias too.
     ///
     /// # Errors
-    /// There is no such weight.
-    pub fn weight<'a>(&'a self, name: &'a str) -> Result<Weight<'a>> {
-        Weight::of(self, name).ok_or_else(|| Error::tensor(&self.root, name, "is missing from the checkpoint"))
+    /// There is no such weight, or what it is packed in is broken.
+    pub fn weight(&self, name: &str) -> Result<Weight<'_>> {
+        let missing = || Error::tensor(&self.root, name, "is missing from the checkpoint");
+        Weight::of(self, name).unwrap_or_else(|| Err(missing()))
+    }
+
+    /// Whether something is stored for a weight, be it broken.
+    pub fn holds(&self, name: &str) -> bool {
+        Weight::of(self, name).is_some()
+    }
+
+    /// All weights in order of name, and the stored tensors that are part of none, or of one that is broken.
+    pub fn weights(&self) -> Vec<Weight<'_>> {
+        Weight::all_of(self)
+    }
+
+    /// What packed the weights, by the config.
+    pub(super) fn method(&self) -> Option<&Method> {
+        Some(&self.quantization.as_ref().ok()?.as_ref()?.method)
+    }
+
+    /// How the config says that a module's weights are packed. The error is what is wrong with what it says.
+    pub(super) fn scheme(&self, module: &str) -> std::result::Result<Scheme, String> {
+        match &self.quantization {
+            Ok(settings) => Ok(settings.as_ref().map(|of| of.scheme(module)).unwrap_or_default()),
+            Err(e) => Err(format!("cannot be read: {e}")),
+        }
     }
 
     /// A tensor's entry, and its name as kept here.

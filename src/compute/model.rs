@@ -48,7 +48,7 @@ impl Model {
     ) -> Result<Model> {
         if recipe.tied {
             // As in transformers, whichever of the two is there is both.
-            checkpoint.tensors_mut().stand_for(&format!("{HEAD}.weight"), &format!("{EMBEDDING}.weight"));
+            checkpoint.tensors_mut().stand_for(HEAD, EMBEDDING);
         }
         architecture::check(&recipe, checkpoint.tensors())?;
         let dtype = settings.arithmetic.dtype();

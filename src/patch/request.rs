@@ -73,36 +73,27 @@ impl Request<'_> {
             expected.extend(self.recipe.head().tensors());
         }
         for (name, shape) in expected {
-            let Ok(weight) = self.tensors.weight(&name) else {
-                let start = name.strip_suffix("weight").unwrap_or(&name);
-                let packed = PACKED.iter().map(|end| format!("{start}{end}")).find(|n| self.tensors.get(n).is_some());
-                let problem = match packed {
-                    Some(packed) => {
-                        format!("is packed by a quantizer ({packed}); patch the original, then quantize it")
-                    }
-                    None => "is missing, the config asks for it".into(),
-                };
-                return Err(Error::tensor(root, name, problem));
-            };
+            if !self.tensors.holds(&name) {
+                return Err(Error::tensor(root, name, "is missing, the config asks for it"));
+            }
+            let weight = self.tensors.weight(&name)?;
             let name = self.tensors.stored_name(&name);
             if weight.shape() != shape {
                 let problem = format!("has shape {:?}, the config gives {shape:?}", weight.shape());
                 return Err(Error::tensor(root, name, problem));
             }
             if weight.dense().is_none() || !weight.is_float() {
-                let problem = format!(
-                    "has dtype {}, expected F32, F16, BF16 or F64; patch the original, then quantize it",
-                    weight.dtypes()
-                );
+                let problem = match weight.is_packed() {
+                    true => format!("is packed as {}", weight.format()),
+                    false => format!("has dtype {}, expected F32, F16, BF16 or F64", weight.dtypes()),
+                };
+                let problem = format!("{problem}; patch the original, then quantize it");
                 return Err(Error::tensor(root, name, problem));
             }
         }
         Ok(())
     }
 }
-
-/// What quantizers call a packed weight.
-const PACKED: [&str; 5] = ["qweight", "weight_packed", "weight_quantized", "weight.quant_map", "blocks"];
 
 fn refused(neuron: &Neuron, problem: impl Into<String>) -> Error {
     Error::Name { what: "neuron", text: neuron.to_string(), problem: problem.into() }

@@ -16,6 +16,7 @@ use super::known_keys;
 use super::recipe::Recipe;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::config::Reader;
+use crate::checkpoint::quantization::Quantization;
 use crate::error::{Error, Result};
 
 /// A family: what its configs call it, and the function that reads them.
@@ -70,7 +71,7 @@ fn read(config: &ConfigFile) -> Result<Recipe> {
     if !whole.bool_or("tie_word_embeddings", true)? {
         return Err(whole.wrong("tie_word_embeddings", "true, as in the text model"));
     }
-    refuse_quantized(config, &whole)?;
+    check_quantization(config)?;
     refuse_unknown(config, &whole, NOT_TEXT)?;
     let recipe = read_text(config, &text, Some(text_type))?;
     if !recipe.tied {
@@ -102,7 +103,7 @@ fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<R
         );
         return Err(Error::unsupported(config.path(), problem));
     };
-    refuse_quantized(config, c)?;
+    check_quantization(config)?;
     let recipe = Recipe { architecture: family.architecture, model_type: family.model_type, ..(family.read)(c)? };
     // transformers looks for it whatever the family.
     if !c.bool_or("is_causal", true)? {
@@ -112,11 +113,9 @@ fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<R
     Ok(recipe)
 }
 
-fn refuse_quantized(config: &ConfigFile, c: &Reader) -> Result<()> {
-    let Some(quantization) = c.object_opt("quantization_config")? else { return Ok(()) };
-    let method = quantization.str_opt("quant_method")?.unwrap_or("an unknown method");
-    let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
-    Err(Error::unsupported(config.path(), problem))
+/// How weights are packed is not the recipe's to know, but has to be known.
+fn check_quantization(config: &ConfigFile) -> Result<()> {
+    Quantization::read(config)?.map_or(Ok(()), |settings| settings.check_known(config))
 }
 
 /// Refuses keys that may change the arithmetic and that nobody has asked for.

@@ -105,6 +105,12 @@ impl GgufCheckpoint {
         self.layout.tensors.iter().map(|(name, source)| (name.as_str(), source.shape.as_slice()))
     }
 
+    /// The GGML type of a tensor under its Hugging Face name, such as `Q4_K`.
+    pub fn type_of(&self, name: &str) -> Option<&'static str> {
+        let source = self.layout.tensors.get(name)?;
+        self.file.tensors().find(|(gguf, _)| *gguf == source.gguf).map(|(_, info)| info.ty.name)
+    }
+
     /// Rows `rows` of a tensor under its Hugging Face name, in Hugging Face's order: (rows, inner dimensions), f32.
     /// A row of a vector is one element.
     ///

@@ -1,11 +1,12 @@
 //! Dense weights: a stored tensor whose elements are the weight's, each a number of its own.
 
-use super::Packing;
 use super::layout::{Axis, Layout};
+use super::parts::Parts;
 use super::rows::Rows;
 use super::span::Span;
+use super::{Found, Packing};
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::tensors::{Entry, Tensors};
+use crate::checkpoint::tensors::Entry;
 use crate::error::Result;
 use safetensors::Dtype;
 use std::ops::Range;
@@ -22,18 +23,19 @@ pub struct Dense<'a> {
 }
 
 /// The stored tensor of the weight's own name.
-pub(super) fn of<'a>(tensors: &'a Tensors, name: &str) -> Option<Box<dyn Packing + 'a>> {
-    let (name, entry) = tensors.entry(name)?;
+pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
+    let tensors = parts.tensors;
+    let (name, entry) = tensors.entry(parts.weight)?;
     let (file, place) = entry.place.clone()?;
     let bytes = tensors.bytes(name)?;
-    Some(Box::new(Dense {
+    Some(Ok(Box::new(Dense {
         name,
         entry,
         layout: Layout::of_bytes(entry.dtype, &entry.shape, bytes.len()),
         file: tensors.files().get(file)?,
         place,
         bytes,
-    }))
+    })))
 }
 
 /// The rows of a whole tensor that is stored as `bytes`.
@@ -52,6 +54,10 @@ impl Packing for Dense<'_> {
 
     fn layout(&self) -> Layout {
         self.layout
+    }
+
+    fn format(&self) -> String {
+        self.entry.dtype.to_string()
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {

@@ -1,10 +1,11 @@
 //! Weights in the blocks of a GGUF, each block with scales of its own; decoded to single precision.
 
-use super::Packing;
 use super::layout::Layout;
+use super::parts::Parts;
 use super::rows::Rows;
+use super::{Found, Packing};
 use crate::checkpoint::gguf::GgufCheckpoint;
-use crate::checkpoint::tensors::{Entry, Tensors};
+use crate::checkpoint::tensors::Entry;
 use crate::error::Result;
 use std::ops::Range;
 
@@ -16,15 +17,15 @@ struct Blocks<'a> {
     layout: Layout,
 }
 
-pub(super) fn of<'a>(tensors: &'a Tensors, name: &str) -> Option<Box<dyn Packing + 'a>> {
-    let gguf = tensors.gguf()?;
-    let (name, entry) = tensors.entry(name)?;
+pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
+    let gguf = parts.tensors.gguf()?;
+    let (name, entry) = parts.tensors.entry(parts.weight)?;
     let layout = match entry.shape.as_slice() {
         // A row is one of the first dimension.
         [rows, rest @ ..] if rest.len() > 1 => Layout::of(entry.dtype, &[*rows, rest.iter().product()]),
         shape => Layout::of(entry.dtype, shape),
     }?;
-    Some(Box::new(Blocks { gguf, name, entry, layout }))
+    Some(Ok(Box::new(Blocks { gguf, name, entry, layout })))
 }
 
 impl Packing for Blocks<'_> {
@@ -38,6 +39,10 @@ impl Packing for Blocks<'_> {
 
     fn layout(&self) -> Layout {
         self.layout
+    }
+
+    fn format(&self) -> String {
+        self.gguf.type_of(self.name).unwrap_or("GGUF").to_owned()
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {

@@ -1,15 +1,21 @@
 //! How weights are packed in stored tensors.
 //!
 //! A weight is what a module computes with, `W [out, in]` or `[channels]`. A packing is a form in which checkpoints store
-//! weights: [`dense`] and `gguf` are two. It says which stored tensors a weight is made of, what its rows hold, and where
+//! weights: a file here. It says which stored tensors a weight is made of, what its rows hold, and where
 //! in a file they lie. A new one is a file with a type that implements [`Packing`], and a function in `PACKINGS` that
 //! finds weights in its form. Nothing outside of this folder decodes the numbers of a checkpoint.
 
+mod bitsandbytes;
 pub mod dense;
+mod fp4;
 mod gguf;
+mod gptq_awq;
 mod layout;
 pub mod number;
+mod pack_quantized;
+mod parts;
 mod rows;
+mod scaled;
 mod span;
 
 use super::Tensors;
@@ -17,16 +23,26 @@ use crate::error::{Error, Result};
 pub use dense::Dense;
 pub use layout::{Axis, Layout};
 pub use number::NumberType;
+use parts::Parts;
 pub use rows::Rows;
 pub use span::Span;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::ops::Range;
 
-/// Finds a weight of this name in a packing's form.
-type Find = for<'a> fn(&'a Tensors, &str) -> Option<Box<dyn Packing + 'a>>;
+/// A weight in a packing's form; none where it is not there in that form. The error is what is wrong with it, without
+/// its name.
+type Found<'a> = Option<std::result::Result<Box<dyn Packing + 'a>, String>>;
+
+/// Finds a weight in a packing's form.
+type Find = for<'a> fn(&Parts<'a, '_>) -> Found<'a>;
 
 /// The packings. The first that finds a weight is the one that it has.
-const PACKINGS: &[Find] = &[gguf::of, dense::of];
+const PACKINGS: &[Find] =
+    &[gguf::of, bitsandbytes::of, pack_quantized::of, fp4::of, gptq_awq::of, scaled::of, dense::of];
+
+/// What packed codes are called where the weight has no stored tensor of its own name: what stands for `.weight`.
+const CODES: [(&str, &str); 3] = [(".weight_packed", ".weight"), (".qweight", ".weight"), ("_blocks", "")];
 
 /// One weight in the form in which a checkpoint stores it.
 pub trait Packing: Debug + Send + Sync {
@@ -39,11 +55,19 @@ pub trait Packing: Debug + Send + Sync {
     /// Its rows and columns, and the number type that holds its elements without rounding.
     fn layout(&self) -> Layout;
 
+    /// What the codes are, for messages: `FP8`, `Q4_K`; the dtype where it is dense.
+    fn format(&self) -> String;
+
     /// Rows `rows`, all of which there are by its layout; none where the file ends before them.
     ///
     /// # Errors
     /// They cannot be decoded.
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>>;
+
+    /// Whether its numbers have to be worked out from codes.
+    fn is_packed(&self) -> bool {
+        self.dense().is_none()
+    }
 
     /// Itself where every element lies in the file as a number of its own, so that one can be changed and no other.
     fn dense(&self) -> Option<&Dense<'_>> {
@@ -55,20 +79,54 @@ pub trait Packing: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Weight<'a> {
     tensors: &'a Tensors,
-    name: &'a str,
+    name: String,
     packing: Box<dyn Packing + 'a>,
 }
 
 impl<'a> Weight<'a> {
     /// The weight of a name, such as `model.layers.0.mlp.down_proj.weight`; none where nothing is stored for it.
-    pub(super) fn of(tensors: &'a Tensors, name: &'a str) -> Option<Weight<'a>> {
-        let packing = PACKINGS.iter().find_map(|of| of(tensors, name))?;
-        Some(Weight { tensors, name, packing })
+    pub(super) fn of(tensors: &'a Tensors, name: &str) -> Option<Result<Weight<'a>>> {
+        let parts = Parts { tensors, weight: name };
+        let made = |packing| Weight { tensors, name: name.to_owned(), packing };
+        let bad = |problem: String| Error::tensor(tensors.root(), tensors.stored_name(name), problem);
+        PACKINGS.iter().find_map(|of| of(&parts)).map(|found| found.map(made).map_err(bad))
+    }
+
+    /// All weights of a checkpoint in order of name, whatever they are packed as; and the stored tensors that are part
+    /// of none, or of one that is broken, as they are.
+    pub(super) fn all_of(tensors: &'a Tensors) -> Vec<Weight<'a>> {
+        let mut used = BTreeSet::new();
+        let mut weights = BTreeMap::new();
+        for (stored, _) in tensors.iter() {
+            let named = CODES.iter().find_map(|(end, instead)| Some(format!("{}{instead}", stored.strip_suffix(end)?)));
+            let name = named.unwrap_or_else(|| stored.to_owned());
+            let Some(Ok(weight)) = Weight::of(tensors, &name) else { continue };
+            if weight.packing.is_packed() {
+                used.extend(weight.packing.tensors().into_iter().map(str::to_owned));
+                weights.insert(name, weight);
+            }
+        }
+        for (stored, _) in tensors.iter().filter(|(stored, _)| !used.contains(*stored)) {
+            if let Some(Ok(packing)) = dense::of(&Parts { tensors, weight: stored }) {
+                weights.insert(stored.to_owned(), Weight { tensors, name: stored.to_owned(), packing });
+            }
+        }
+        weights.into_values().collect()
     }
 
     /// The stored tensors that it is made of, by their names in [`Tensors`].
     pub fn stored(&self) -> Vec<&str> {
         self.packing.tensors()
+    }
+
+    /// What its codes are, for messages: `FP8`, `Q4_K`; the dtype where it is dense.
+    pub fn format(&self) -> String {
+        self.packing.format()
+    }
+
+    /// Whether its numbers have to be worked out from codes: not where it is dense.
+    pub fn is_packed(&self) -> bool {
+        self.packing.is_packed()
     }
 
     /// The dtypes of these, for messages.
@@ -81,7 +139,7 @@ impl<'a> Weight<'a> {
 
     /// What it was asked for as.
     pub fn name(&self) -> &str {
-        self.name
+        &self.name
     }
 
     /// Its shape, outermost dimension first.
@@ -105,7 +163,7 @@ impl<'a> Weight<'a> {
     /// # Errors
     /// There are no such rows, or they cannot be decoded.
     pub fn rows(&self, rows: Range<usize>) -> Result<Rows<'_>> {
-        let bad = |problem: String| Error::tensor(self.tensors.root(), self.name, problem);
+        let bad = |problem: String| Error::tensor(self.tensors.root(), &self.name, problem);
         let count = self.layout().all_rows();
         if rows.start > rows.end || rows.end > count {
             return Err(bad(format!("has {count} rows, asked for {} to {}", rows.start, rows.end)));

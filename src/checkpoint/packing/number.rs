@@ -6,8 +6,7 @@ use safetensors::Dtype;
 
 /// What the elements of a stored tensor are.
 ///
-/// 8-bit floats, which mean nothing without the scales beside them, and what only quantizers give a meaning are decoded
-/// to the whole numbers of their bits.
+/// What only quantizers give a meaning is decoded to the whole numbers of its bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NumberType {
@@ -23,6 +22,8 @@ pub enum NumberType {
     F8E5M2,
     /// Without infinities and with one NaN, as NVIDIA, Arm and Intel have it.
     F8E4M3,
+    /// A power of two from 2⁻¹²⁷ on, without a sign; or NaN (OCP Microscaling Formats 1.0).
+    F8E8M0,
     /// Whole numbers of 64 bits.
     I64,
     /// Of 32 bits.
@@ -105,12 +106,13 @@ macro_rules! reading {
             NumberType::U64 => reading!(8, $read, $body, |b| <$real>::from_u64(u64::from_le_bytes(b))),
             NumberType::U32 => reading!(4, $read, $body, |b| <$real>::from_f64(u32::from_le_bytes(b).into())),
             NumberType::U16 => reading!(2, $read, $body, |b| <$real>::from_f32(u16::from_le_bytes(b).into())),
-            NumberType::U8 | NumberType::F8E5M2 | NumberType::F8E4M3 => {
-                reading!(1, $read, $body, |b| <$real>::from_f32(u8::from_le_bytes(b).into()))
-            }
+            NumberType::F8E5M2 => reading!(1, $read, $body, |[b]| <$real>::from_f32(f8_e5m2(b))),
+            NumberType::F8E4M3 => reading!(1, $read, $body, |[b]| <$real>::from_f32(F8_E4M3[usize::from(b)])),
+            NumberType::F8E8M0 => reading!(1, $read, $body, |[b]| <$real>::from_f32(power_of_two(b))),
+            NumberType::U8 => reading!(1, $read, $body, |[b]| <$real>::from_f32(b.into())),
         }
     };
-    ($bytes:literal, $read:ident, $body:expr, |$b:ident| $value:expr) => {{
+    ($bytes:literal, $read:ident, $body:expr, |$b:pat_param| $value:expr) => {{
         let $read = |$b: [u8; $bytes]| $value;
         $body
     }};
@@ -129,6 +131,7 @@ impl NumberType {
             Dtype::BF16 => NumberType::Bf16,
             Dtype::F8_E5M2 => NumberType::F8E5M2,
             Dtype::F8_E4M3 => NumberType::F8E4M3,
+            Dtype::F8_E8M0 => NumberType::F8E8M0,
             Dtype::I64 => NumberType::I64,
             Dtype::I32 => NumberType::I32,
             Dtype::I16 => NumberType::I16,
@@ -149,7 +152,7 @@ impl NumberType {
             N::F64 | N::I64 | N::U64 => 8,
             N::F32 | N::I32 | N::U32 => 4,
             N::F16 | N::Bf16 | N::I16 | N::U16 => 2,
-            N::F8E5M2 | N::F8E4M3 | N::I8 | N::U8 => 1,
+            N::F8E5M2 | N::F8E4M3 | N::F8E8M0 | N::I8 | N::U8 => 1,
         }
     }
 
@@ -216,8 +219,34 @@ impl NumberType {
             NumberType::U64 => put!(whole as u64) as f64,
             NumberType::U32 => put!(whole as u32).into(),
             NumberType::U16 => put!(whole as u16).into(),
-            NumberType::U8 | NumberType::F8E5M2 | NumberType::F8E4M3 => put!(whole as u8).into(),
+            NumberType::F8E5M2 | NumberType::F8E4M3 | NumberType::F8E8M0 => {
+                let code = self.nearest_code(value);
+                to.push(code);
+                self.of_code(code).into()
+            }
+            NumberType::U8 => put!(whole as u8).into(),
         }
+    }
+
+    /// The value of an 8-bit float's code.
+    fn of_code(self, code: u8) -> f32 {
+        let mut value = [0.0f32];
+        self.decode(&[code], &mut value);
+        value[0]
+    }
+
+    /// The code of the finite 8-bit float nearest to `value`, of two as near the even one; NaN's for NaN.
+    fn nearest_code(self, value: f64) -> u8 {
+        let distance = |code: &u8| (f64::from(self.of_code(*code)) - value).abs();
+        let same_sign = |code: &u8| self.of_code(*code).is_sign_negative() == value.is_sign_negative();
+        let finite = (0..=u8::MAX).filter(|code| self.of_code(*code).is_finite());
+        let nearest = |a: &u8, b: &u8| {
+            distance(a).total_cmp(&distance(b)).then(same_sign(b).cmp(&same_sign(a))).then((a & 1).cmp(&(b & 1)))
+        };
+        if value.is_nan() {
+            return (0..=u8::MAX).find(|code| self.of_code(*code).is_nan()).unwrap_or_default();
+        }
+        finite.min_by(nearest).unwrap_or_default()
     }
 
     /// The bit patterns of whole elements, which 8-byte ones are folded into 32 bits for.
@@ -254,6 +283,39 @@ impl NumberType {
     }
 }
 
+/// The values of all codes of an 8-bit float with four bits of exponent (bias 7) and three of mantissa.
+static F8_E4M3: [f32; 256] = {
+    let mut values = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        let (exponent, mantissa) = ((code >> 3 & 15) as u32, (code & 7) as u32);
+        let magnitude = match (exponent, mantissa) {
+            (15, 7) => f32::NAN,
+            // 2⁻⁹ each.
+            (0, _) => mantissa as f32 * f32::from_bits((127 - 9) << 23),
+            _ => f32::from_bits((exponent + 127 - 7) << 23 | mantissa << 20),
+        };
+        values[code] = if code < 128 { magnitude } else { -magnitude };
+        code += 1;
+    }
+    values
+};
+
+/// The upper half of a half-precision number.
+fn f8_e5m2(code: u8) -> f32 {
+    f16::from_bits(u16::from(code) << 8).to_f32()
+}
+
+/// 2^(code − 127); NaN for 255.
+pub(super) fn power_of_two(code: u8) -> f32 {
+    match code {
+        // Below f32's normal numbers.
+        0 => f32::from_bits(1 << 22),
+        255 => f32::NAN,
+        _ => f32::from_bits(u32::from(code) << 23),
+    }
+}
+
 /// How a float's bits are to be read: without the sign they are in the order of the magnitudes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FloatBits {
@@ -284,9 +346,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [NumberType; 14] = {
+    const ALL: [NumberType; 15] = {
         use NumberType::*;
-        [F64, F32, F16, Bf16, F8E5M2, F8E4M3, I64, I32, I16, I8, U64, U32, U16, U8]
+        [F64, F32, F16, Bf16, F8E5M2, F8E4M3, F8E8M0, I64, I32, I16, I8, U64, U32, U16, U8]
     };
 
     /// The nearest of the bit patterns around, ties to the even one.
@@ -354,6 +416,39 @@ mod tests {
                 prop_assert_eq!(at, (!value[0].is_nan()).then_some(0));
             }
         }
+    }
+
+    /// The figures of the OCP specifications (8-bit floating point 1.0, Microscaling Formats 1.0).
+    #[test]
+    fn eight_bit_floats_are_those_of_their_specifications() {
+        let of = |number: NumberType, code: u8| number.of_code(code);
+        for (code, value) in [
+            (0x7e, 448.0),
+            (0x08, 2f32.powi(-6)),
+            (0x07, 0.875 * 2f32.powi(-6)),
+            (0x01, 2f32.powi(-9)),
+            (0x80, -0.0),
+            (0xb8, -1.0),
+        ] {
+            assert_eq!(of(NumberType::F8E4M3, code).to_bits(), value.to_bits(), "{code:#x}");
+        }
+        for (code, value) in [(0x7b, 57344.0), (0x7c, f32::INFINITY), (0x01, 2f32.powi(-16)), (0xbc, -1.0)] {
+            assert_eq!(of(NumberType::F8E5M2, code), value, "{code:#x}");
+        }
+        for (code, value) in [(0, 2f32.powi(-127)), (1, 2f32.powi(-126)), (127, 1.0), (254, 2f32.powi(127))] {
+            assert_eq!(of(NumberType::F8E8M0, code), value, "{code}");
+        }
+        let nan = [
+            (NumberType::F8E4M3, 0x7f),
+            (NumberType::F8E4M3, 0xff),
+            (NumberType::F8E8M0, 0xff),
+            (NumberType::F8E5M2, 0x7d),
+        ];
+        assert!(nan.iter().all(|(number, code)| of(*number, *code).is_nan()));
+        let mut bytes = Vec::new();
+        assert_eq!(NumberType::F8E4M3.encode(1e9, &mut bytes), 448.0);
+        assert_eq!(NumberType::F8E4M3.encode(17.0, &mut bytes), 16.0);
+        assert_eq!(NumberType::F8E8M0.encode(3.1, &mut bytes), 4.0);
     }
 
     #[test]

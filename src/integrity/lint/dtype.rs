@@ -9,6 +9,7 @@ use super::observation::{Found, Location};
 use super::vocabulary::of_text;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::NumberType;
+use crate::checkpoint::quantization::{FILES, KEYS};
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
 use crate::escape::printable;
@@ -16,11 +17,6 @@ use serde_json::{Value, json};
 
 /// What loaders compute in.
 const KNOWN: &[&str] = &["auto", "float32", "float", "float64", "double", "float16", "half", "bfloat16"];
-
-/// Keys of a config that says how packed weights are to be read.
-const PACKED_BY: &[&str] = &["quantization_config", "compression_config", "quantization"];
-/// Files beside it that said so before the config did.
-const PACKED_BESIDE: &[&str] = &["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 pub(super) fn compare(
     opened: &Opened,
@@ -54,11 +50,11 @@ pub(super) fn compare(
 fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], is_understood: bool, found: &mut Found) {
     let maps = [config.map(), of_text(config.map())];
     let settings = |key: &&str| maps.iter().filter_map(|map| map.get(*key)?.as_object()).any(|map| !map.is_empty());
-    let packed_by = PACKED_BY.iter().copied().find(settings);
+    let packed_by = KEYS.iter().copied().find(settings);
     if packed_by.is_some() && !is_understood {
         return;
     }
-    let beside = files.iter().find(|file| PACKED_BESIDE.contains(&file.name.as_str()));
+    let beside = files.iter().find(|file| FILES.contains(&file.name.as_str()));
     let by_config = packed_by.map(|key| (Location::file("config.json"), format!("{key} tells")));
     let settings = by_config.or(beside.map(|file| (file.location(), "tells".to_owned())));
     let tensors = model.iter().flat_map(|shard| shard.tensors().iter().map(move |tensor| (shard, tensor)));

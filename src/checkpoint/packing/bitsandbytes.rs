@@ -1,0 +1,182 @@
+//! Weights as bitsandbytes stores them: 4-bit codes of a table (NF4, FP4), all elements in one row of blocks with a scale
+//! each, which may be packed themselves; and 8-bit integers with a scale for each out channel.
+
+use super::layout::Layout;
+use super::number::NumberType;
+use super::parts::{Part, Parts, by_rows};
+use super::rows::Rows;
+use super::{Found, Packing};
+use crate::error::Result;
+use safetensors::Dtype;
+use serde::Deserialize;
+use std::ops::Range;
+
+/// W\[r, c\] = table\[code\] · scale of the block that holds element r · columns + c.
+#[derive(Debug)]
+struct FourBit<'a> {
+    parts: Vec<&'a str>,
+    codes: Part<'a>,
+    table: Vec<f32>,
+    factors: Vec<f32>,
+    block: usize,
+    format: String,
+    shape: Vec<usize>,
+    layout: Layout,
+}
+
+/// W\[r, c\] = code · scale of r / 127.
+#[derive(Debug)]
+struct EightBit<'a> {
+    parts: Vec<&'a str>,
+    codes: Part<'a>,
+    factors: Vec<f32>,
+    layout: Layout,
+}
+
+/// What `quant_state.bitsandbytes__nf4` holds, as JSON.
+#[derive(Deserialize)]
+struct State {
+    quant_type: String,
+    blocksize: usize,
+    shape: Vec<usize>,
+    nested_blocksize: Option<usize>,
+    nested_offset: Option<f32>,
+}
+
+/// A longer state is none: published ones take some 200 bytes.
+const LONGEST_STATE: usize = 4096;
+
+/// 1 / 127 as bitsandbytes has it.
+const PER_STEP: f32 = 7.874_016e-3;
+
+pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
+    if let Some(scales) = parts.get(".SCB") {
+        let codes = parts.own().filter(|codes| codes.dtype == Dtype::I8)?;
+        return Some(eight_bit(parts, codes, scales).map(|found| Box::new(found) as Box<dyn Packing>));
+    }
+    let ends = [".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4"];
+    let state = parts.first(&ends).or_else(|| parts.get(".weight.quant_map"))?;
+    let codes = parts.own().filter(|codes| codes.dtype == Dtype::U8)?;
+    Some(four_bit(parts, codes, state).map(|found| Box::new(found) as Box<dyn Packing>))
+}
+
+fn eight_bit<'a>(
+    parts: &Parts<'a, '_>,
+    codes: Part<'a>,
+    scales: Part<'a>,
+) -> std::result::Result<EightBit<'a>, String> {
+    let &[rows @ 1..=usize::MAX, columns @ 1..=usize::MAX] = codes.shape else {
+        return Err(format!("{} has shape {:?}, expected a matrix", codes.name, codes.shape));
+    };
+    scales.expect(&[Dtype::F32, Dtype::F16], &[rows])?;
+    let others = parts.all(&[".weight_format"]);
+    let used = [&codes, &scales].into_iter().chain(&others).map(|part| part.name).collect();
+    let layout = Layout { matrices: 1, rows, columns, number: NumberType::F32 };
+    Ok(EightBit { parts: used, factors: scales.values(), codes, layout })
+}
+
+fn four_bit<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, state: Part<'a>) -> std::result::Result<FourBit<'a>, String> {
+    let of_state = |problem: String| format!("{} {problem}", state.name);
+    if state.bytes.len() > LONGEST_STATE || state.dtype != Dtype::U8 {
+        return Err(of_state(format!("is no state of bitsandbytes: {} bytes of {}", state.bytes.len(), state.dtype)));
+    }
+    let State { quant_type, blocksize, shape, nested_blocksize, nested_offset } =
+        serde_json::from_slice(state.bytes).map_err(|e| of_state(format!("is no state of bitsandbytes: {e}")))?;
+    let elements = shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size)).filter(|n| *n > 0 && shape.len() == 2);
+    let holds = elements.filter(|n| n.div_ceil(2) == codes.bytes.len() && blocksize > 0);
+    let (Some(elements), Some(layout)) = (holds, Layout::of(Dtype::U8, &shape)) else {
+        let problem = format!("gives shape {shape:?} in blocks of {blocksize} to {} bytes of codes", codes.bytes.len());
+        return Err(of_state(problem));
+    };
+    let (table, scales) = (parts.needed(".weight.quant_map")?, parts.needed(".weight.absmax")?);
+    table.expect(&[Dtype::F32], &[16])?;
+    let blocks = elements.div_ceil(blocksize);
+    let mut used = vec![codes.name, state.name, table.name, scales.name];
+    let factors: Vec<f32> = if let Some(nested_block) = nested_blocksize {
+        scales.expect(&[Dtype::U8], &[blocks])?;
+        let (nested, nested_table) =
+            (parts.needed(".weight.nested_absmax")?, parts.needed(".weight.nested_quant_map")?);
+        if nested_block == 0 {
+            return Err(of_state("gives nested blocks of 0".into()));
+        }
+        nested.expect(&[Dtype::F32], &[blocks.div_ceil(nested_block)])?;
+        nested_table.expect(&[Dtype::F32], &[256])?;
+        used.extend([nested.name, nested_table.name]);
+        let (of_blocks, values): (Vec<f32>, Vec<f32>) = (nested.values(), nested_table.values());
+        let offset = nested_offset.unwrap_or_default();
+        let decoded = scales.bytes.iter().enumerate();
+        decoded.map(|(at, code)| values[usize::from(*code)] * of_blocks[at / nested_block] + offset).collect()
+    } else {
+        scales.expect(&[Dtype::F32], &[blocks])?;
+        scales.values()
+    };
+    Ok(FourBit {
+        parts: used,
+        table: table.values(),
+        codes,
+        factors,
+        block: blocksize,
+        format: format!("bitsandbytes {}", quant_type.to_uppercase()),
+        shape,
+        layout: Layout { number: NumberType::F32, ..layout },
+    })
+}
+
+impl Packing for FourBit<'_> {
+    fn tensors(&self) -> Vec<&str> {
+        self.parts.clone()
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn format(&self) -> String {
+        self.format.clone()
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
+        let columns = self.layout.columns;
+        let values = by_rows(rows, columns, |first, to| {
+            for (at, to) in (first * columns..).zip(to) {
+                // The first of two elements lies in the high bits.
+                let code = self.codes.bytes[at / 2] >> (4 - at % 2 * 4) & 15;
+                *to = self.table[usize::from(code)] * self.factors[at / self.block];
+            }
+        });
+        Ok(Some(Rows::decoded(self.layout, values)))
+    }
+}
+
+impl Packing for EightBit<'_> {
+    fn tensors(&self) -> Vec<&str> {
+        self.parts.clone()
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.codes.shape
+    }
+
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn format(&self) -> String {
+        "bitsandbytes INT8".into()
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
+        let columns = self.layout.columns;
+        let values = by_rows(rows, columns, |first, to| {
+            self.codes.number().decode(&self.codes.bytes[first * columns..first * columns + to.len()], to);
+            for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
+                to.iter_mut().for_each(|value| *value = *value * self.factors[row] * PER_STEP);
+            }
+        });
+        Ok(Some(Rows::decoded(self.layout, values)))
+    }
+}

@@ -1,0 +1,155 @@
+//! Weights in 4-bit floats, two a byte, with a scale for each 16 or 32 elements: NVFP4 as compressed-tensors and Model
+//! Optimizer store it, MXFP4 as gpt-oss and compressed-tensors do.
+
+use super::layout::Layout;
+use super::number::{NumberType, power_of_two};
+use super::parts::{Part, Parts, by_rows};
+use super::rows::Rows;
+use super::{Found, Packing};
+use crate::error::Result;
+use safetensors::Dtype;
+use std::ops::Range;
+
+/// W\[r, c\] = value of the code · scale of row r and the group of c.
+#[derive(Debug)]
+struct Fp4<'a> {
+    format: &'static str,
+    parts: Vec<&'a str>,
+    codes: Part<'a>,
+    shape: Vec<usize>,
+    layout: Layout,
+    scales: Part<'a>,
+    /// Columns that share a scale.
+    group: usize,
+    /// What scales are divided or multiplied by, for the whole tensor.
+    whole: Whole,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Whole {
+    Nothing,
+    /// compressed-tensors' global scale.
+    Divides(f32),
+    /// Model Optimizer's second scale.
+    Multiplies(f32),
+}
+
+/// The values of a code: a sign, two bits of exponent, one of mantissa (OCP Microscaling Formats 1.0, E2M1).
+const VALUES: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
+    let is_bytes = |codes: &Part| codes.dtype == Dtype::U8;
+    let found = if let Some(codes) = parts.get("_blocks").filter(is_bytes) {
+        of_blocks(parts, codes)
+    } else if let Some(codes) = parts.get(".weight_packed").filter(is_bytes) {
+        of_matrix(parts, codes, ".weight_global_scale", Whole::Divides)
+    } else {
+        let codes = parts.own().filter(|codes| is_bytes(codes) && parts.get(".weight_scale").is_some())?;
+        of_matrix(parts, codes, ".weight_scale_2", Whole::Multiplies)
+    };
+    Some(found.map(|fp4| Box::new(fp4) as Box<dyn Packing>))
+}
+
+/// gpt-oss: blocks [experts, rows, groups, 16] and their exponents [experts, rows, groups].
+fn of_blocks<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Fp4<'a>, String> {
+    let (of_codes, bytes) = match codes.shape {
+        [of_codes @ .., bytes] if of_codes.len() >= 2 && *bytes > 0 => (of_codes, *bytes),
+        _ => return Err(format!("{} has shape {:?}, expected groups of bytes", codes.name, codes.shape)),
+    };
+    let scales = parts.needed("_scales")?;
+    scales.expect(&[Dtype::U8, Dtype::F8_E8M0], of_codes)?;
+    let (rows, groups) = of_codes.split_at(of_codes.len() - 1);
+    let shape = [rows, &[groups[0] * bytes * 2]].concat();
+    made("MXFP4", vec![codes.name, scales.name], codes, shape, scales, bytes * 2, Whole::Nothing)
+}
+
+fn of_matrix<'a>(
+    parts: &Parts<'a, '_>,
+    codes: Part<'a>,
+    end: &str,
+    whole: fn(f32) -> Whole,
+) -> std::result::Result<Fp4<'a>, String> {
+    let (rows, bytes) = match codes.shape {
+        [rows @ .., bytes] if !rows.is_empty() && *bytes > 0 => (rows, *bytes),
+        _ => return Err(format!("{} has shape {:?}, expected a matrix", codes.name, codes.shape)),
+    };
+    let scales = parts.needed(".weight_scale")?;
+    let groups = scales.shape.last().copied().filter(|groups| *groups > 0 && (2 * bytes).is_multiple_of(*groups));
+    let groups = groups.unwrap_or((2 * bytes).div_ceil(16));
+    let of_scales = [rows, &[groups]].concat();
+    let is_mx = matches!(scales.dtype, Dtype::U8 | Dtype::F8_E8M0);
+    scales.expect(&[Dtype::F8_E4M3, Dtype::U8, Dtype::F8_E8M0], &of_scales)?;
+    let of_tensor = parts.get(end);
+    let whole = match (&of_tensor, is_mx) {
+        (Some(of_tensor), _) => {
+            let shape = if of_tensor.shape.is_empty() { &[][..] } else { &[1] };
+            of_tensor.expect(&[Dtype::F32, Dtype::BF16, Dtype::F16], shape)?;
+            whole(of_tensor.values().first().copied().unwrap_or_default())
+        }
+        (None, true) => Whole::Nothing,
+        (None, false) => return Err(format!("its {}{end} is missing", parts.module())),
+    };
+    let others = parts.all(&[".input_scale", ".input_global_scale", ".weight_shape"]);
+    let used = [&codes, &scales].into_iter().chain(&of_tensor).chain(&others).map(|part| part.name).collect();
+    let shape = [rows, &[2 * bytes]].concat();
+    made(if is_mx { "MXFP4" } else { "NVFP4" }, used, codes, shape, scales, 2 * bytes / groups, whole)
+}
+
+fn made<'a>(
+    format: &'static str,
+    parts: Vec<&'a str>,
+    codes: Part<'a>,
+    shape: Vec<usize>,
+    scales: Part<'a>,
+    group: usize,
+    whole: Whole,
+) -> std::result::Result<Fp4<'a>, String> {
+    let layout =
+        Layout::of(Dtype::U8, &shape).ok_or_else(|| format!("has shape {shape:?}, which is empty or too large"))?;
+    Ok(Fp4 { format, parts, codes, shape, layout: Layout { number: NumberType::F32, ..layout }, scales, group, whole })
+}
+
+impl Packing for Fp4<'_> {
+    fn tensors(&self) -> Vec<&str> {
+        self.parts.clone()
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn format(&self) -> String {
+        self.format.into()
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
+        let (columns, groups) = (self.layout.columns, self.layout.columns.div_ceil(self.group));
+        let scale = |code: u8| match self.scales.dtype {
+            Dtype::F8_E4M3 => {
+                let mut value = [0.0f32];
+                NumberType::F8E4M3.decode(&[code], &mut value);
+                match self.whole {
+                    Whole::Nothing => value[0],
+                    Whole::Divides(by) => value[0] / by,
+                    Whole::Multiplies(by) => value[0] * by,
+                }
+            }
+            _ => power_of_two(code),
+        };
+        let values = by_rows(rows, columns, |first, to| {
+            for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
+                let codes = &self.codes.bytes[row * columns / 2..][..columns / 2];
+                let scales = &self.scales.bytes[row * groups..][..groups];
+                for (column, to) in to.iter_mut().enumerate() {
+                    let code = codes[column / 2] >> (column % 2 * 4) & 15;
+                    *to = VALUES[usize::from(code)] * scale(scales[column / self.group]);
+                }
+            }
+        });
+        Ok(Some(Rows::decoded(self.layout, values)))
+    }
+}

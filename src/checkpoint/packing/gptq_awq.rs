@@ -1,0 +1,171 @@
+//! Weights that are stored as [in, out], words of 32 bits with a zero point and a scale for each group of inputs: GPTQ,
+//! whose words hold consecutive inputs of one output, and AWQ, whose words hold eight outputs of one input.
+
+use super::layout::Layout;
+use super::number::NumberType;
+use super::pack_quantized::in_groups;
+use super::parts::{Part, Parts, by_rows};
+use super::rows::Rows;
+use super::{Found, Packing};
+use crate::checkpoint::quantization::Method;
+use crate::error::Result;
+use safetensors::Dtype;
+use std::ops::Range;
+
+/// W\[r, c\] = (code − zero point) · scale, the latter two of output r and the group of input c.
+#[derive(Debug)]
+struct Columns<'a> {
+    kind: Kind,
+    parts: Vec<&'a str>,
+    codes: Part<'a>,
+    zeros: Part<'a>,
+    factors: Vec<f32>,
+    shape: [usize; 2],
+    layout: Layout,
+    /// The group of each input.
+    group_of: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Bits of a code, and what zero points are stored less.
+    Gptq {
+        bits: usize,
+        less: i32,
+    },
+    Awq,
+}
+
+/// Which four bits of a word hold the first, the second, … of eight outputs.
+const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
+    let codes = parts.get(".qweight").filter(|codes| codes.dtype == Dtype::I32)?;
+    Some(found(parts, codes).map(|columns| Box::new(columns) as Box<dyn Packing>))
+}
+
+fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Columns<'a>, String> {
+    let (scales, zeros) = (parts.needed(".scales")?, parts.needed(".qzeros")?);
+    let (&[high, wide], &[groups @ 1..=usize::MAX, outputs @ 1..=usize::MAX]) = (codes.shape, scales.shape) else {
+        return Err(format!("{} and {} have shapes {:?} and {:?}", codes.name, scales.name, codes.shape, scales.shape));
+    };
+    let scheme = parts.scheme()?;
+    let of_groups = parts.get(".g_idx");
+    let unfit =
+        || format!("{} has shape {:?}, which does not go with scales of {:?}", codes.name, codes.shape, scales.shape);
+    let is_awq = match parts.tensors.method() {
+        Some(Method::Awq) => true,
+        Some(Method::Gptq) => false,
+        _ => wide != outputs,
+    };
+    let (kind, inputs, of_zeros) = if is_awq {
+        if wide.checked_mul(8) != Some(outputs) {
+            return Err(unfit());
+        }
+        (Kind::Awq, high, wide)
+    } else {
+        let bits = match (scheme.bits, of_groups.as_ref().map(|of| of.shape)) {
+            (Some(bits), _) => bits as usize,
+            (None, Some(&[inputs @ 1..=usize::MAX])) => (high * 32) / inputs,
+            (None, _) => 4,
+        };
+        let fits = wide == outputs && [2, 3, 4, 8].contains(&bits) && (high * 32).is_multiple_of(bits);
+        let of_zeros = Some(outputs * bits).filter(|all| fits && all.is_multiple_of(32)).ok_or_else(unfit)?;
+        (Kind::Gptq { bits, less: i32::from(scheme.zeros_less_one) }, high * 32 / bits, of_zeros / 32)
+    };
+    zeros.expect(&[Dtype::I32], &[groups, of_zeros])?;
+    scales.expect(&[Dtype::F16, Dtype::BF16, Dtype::F32], scales.shape)?;
+    let group_of = match of_groups.as_ref().filter(|_| !is_awq) {
+        None => in_groups(inputs, groups, scheme.group)?,
+        Some(of_groups) => {
+            of_groups.expect(&[Dtype::I32, Dtype::I64], &[inputs])?;
+            let values: Vec<f64> = of_groups.values();
+            if let Some(group) = values.iter().find(|group| !(0.0..groups as f64).contains(*group)) {
+                return Err(format!("{} names the group {group}, there are {groups}", of_groups.name));
+            }
+            values.iter().map(|group| *group as usize).collect()
+        }
+    };
+    let used = [&codes, &zeros, &scales].into_iter().chain(&of_groups).map(|part| part.name);
+    Ok(Columns {
+        kind,
+        parts: used.collect(),
+        factors: scales.values(),
+        zeros,
+        shape: [outputs, inputs],
+        layout: Layout { matrices: 1, rows: outputs, columns: inputs, number: NumberType::F32 },
+        group_of,
+        codes,
+    })
+}
+
+impl Columns<'_> {
+    fn code(&self, row: usize, column: usize) -> i32 {
+        let outputs = self.layout.rows;
+        match self.kind {
+            Kind::Gptq { bits, .. } => bits_at(|word| self.codes.word(word * outputs + row), column * bits, bits),
+            Kind::Awq => awq(self.codes.word(column * (outputs / 8) + row / 8), row),
+        }
+    }
+
+    fn zero(&self, row: usize, group: usize) -> i32 {
+        let outputs = self.layout.rows;
+        match self.kind {
+            Kind::Gptq { bits, less } => {
+                let of_group = group * (outputs * bits / 32);
+                bits_at(|word| self.zeros.word(of_group + word), row * bits, bits) + less
+            }
+            Kind::Awq => awq(self.zeros.word(group * (outputs / 8) + row / 8), row),
+        }
+    }
+}
+
+/// Some bits of words that follow each other, the lowest of the first word first.
+fn bits_at(word: impl Fn(usize) -> u32, at: usize, bits: usize) -> i32 {
+    let low = u64::from(word(at / 32));
+    let both = if at % 32 + bits > 32 { low | u64::from(word(at / 32 + 1)) << 32 } else { low };
+    (both >> (at % 32)) as i32 & ((1 << bits) - 1)
+}
+
+fn awq(word: u32, row: usize) -> i32 {
+    (word >> (4 * AWQ_ORDER[row % 8]) & 15) as i32
+}
+
+impl Packing for Columns<'_> {
+    fn tensors(&self) -> Vec<&str> {
+        self.parts.clone()
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn format(&self) -> String {
+        match self.kind {
+            Kind::Gptq { bits, .. } => format!("GPTQ INT{bits}"),
+            Kind::Awq => "AWQ INT4".into(),
+        }
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
+        let Layout { rows: outputs, columns, .. } = self.layout;
+        let groups = self.factors.len() / outputs;
+        let values = by_rows(rows, columns, |first, to| {
+            let rows = first..first + to.len() / columns;
+            let zeros: Vec<i32> =
+                rows.clone().flat_map(|row| (0..groups).map(move |group| self.zero(row, group))).collect();
+            for column in 0..columns {
+                let group = self.group_of[column];
+                for (at, row) in rows.clone().enumerate() {
+                    let steps = self.code(row, column) - zeros[at * groups + group];
+                    to[at * columns + column] = steps as f32 * self.factors[group * outputs + row];
+                }
+            }
+        });
+        Ok(Some(Rows::decoded(self.layout, values)))
+    }
+}

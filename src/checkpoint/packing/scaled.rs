@@ -1,0 +1,193 @@
+//! Weights of one byte an element with scales beside them: 8-bit floats and 8-bit integers, a scale for the tensor, for
+//! each out channel, or for each block or group of elements. DeepSeek's and Qwen's FP8 checkpoints, compressed-tensors
+//! and Model Optimizer write these.
+
+use super::layout::Layout;
+use super::number::NumberType;
+use super::parts::{Part, Parts, by_rows};
+use super::rows::Rows;
+use super::{Found, Packing};
+use crate::error::Result;
+use safetensors::Dtype;
+use std::ops::Range;
+
+/// W\[r, c\] = (code − zero point) · scale of the block that holds r and c.
+#[derive(Debug)]
+struct Scaled<'a> {
+    codes: Part<'a>,
+    layout: Layout,
+    scales: Part<'a>,
+    grid: Grid,
+    factors: Vec<f32>,
+    zeros: Option<(Part<'a>, Vec<f32>)>,
+    others: Vec<Part<'a>>,
+}
+
+/// How scales lie over a stack of matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grid {
+    /// Rows of a block, counted anew in each matrix.
+    rows: usize,
+    /// Columns of a block.
+    columns: usize,
+    /// Blocks beside each other.
+    across: usize,
+    /// Blocks of a matrix; 0 where all matrices share theirs.
+    each: usize,
+}
+
+impl Grid {
+    /// Where the scale of a row's first columns is.
+    fn row(&self, matrix: usize, row: usize) -> usize {
+        matrix * self.each + row / self.rows * self.across
+    }
+}
+
+/// What stands beside codes of a byte as their scale.
+const SCALES: &[&str] = &[".weight_scale_inv", ".weight_scale", ".scale", "_scale_inv", "_scale"];
+/// What concerns activations alone.
+const OTHERS: &[&str] =
+    &[".input_scale", ".activation_scale", ".input_zero_point", ".weight_shape", "_activation_scale", "_input_scale"];
+/// The block of FP8 checkpoints whose config does not say another.
+const USUAL_BLOCK: [usize; 2] = [128, 128];
+
+pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
+    let codes = parts.own().filter(|codes| matches!(codes.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::I8))?;
+    let scales = parts.first(SCALES)?;
+    Some(found(parts, codes, scales).map(|scaled| Box::new(scaled) as Box<dyn Packing>))
+}
+
+fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, scales: Part<'a>) -> std::result::Result<Scaled<'a>, String> {
+    let layout = Layout::of(codes.dtype, codes.shape).filter(|_| codes.shape.len() >= 2);
+    let layout = layout.ok_or_else(|| format!("has shape {:?}, expected a matrix", codes.shape))?;
+    let floats = [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64, Dtype::F8_E8M0];
+    scales.expect(&floats, scales.shape)?;
+    let grid = grid(layout, scales.shape, parts.scheme()?)?;
+    let zeros = parts.get(".weight_zero_point");
+    if let Some(zeros) = &zeros {
+        zeros.expect(&[Dtype::I8, Dtype::U8, Dtype::I32, Dtype::F8_E4M3], scales.shape)?;
+    }
+    Ok(Scaled {
+        layout: Layout { number: NumberType::F32, ..layout },
+        factors: scales.values(),
+        zeros: zeros.map(|zeros| (zeros.clone(), zeros.values())),
+        others: parts.all(OTHERS),
+        codes,
+        scales,
+        grid,
+    })
+}
+
+/// How scales of a shape lie over codes.
+fn grid(
+    layout: Layout,
+    scales: &[usize],
+    scheme: crate::checkpoint::quantization::Scheme,
+) -> std::result::Result<Grid, String> {
+    let Layout { matrices, rows, columns, .. } = layout;
+    let (whole, count) = (Grid { rows, columns, across: 1, each: 0 }, scales.iter().product::<usize>());
+    if count == 1 {
+        return Ok(whole);
+    }
+    // The dimensions that are those of one matrix.
+    let (each, of_matrix) = match scales {
+        [first, rest @ ..] if matrices > 1 && *first == matrices => (rest.iter().product(), rest),
+        _ if matrices > 1 => return Err(unfit(layout, scales)),
+        all => (0, all),
+    };
+    let blocks = |[high, wide]: [usize; 2]| {
+        let fits = of_matrix == [rows.div_ceil(high), columns.div_ceil(wide)];
+        fits.then(|| Grid { rows: high, columns: wide, across: columns.div_ceil(wide), each })
+    };
+    let grid = match (scheme.block, of_matrix) {
+        (_, [] | [1] | [1, 1]) => Some(Grid { each, ..whole }),
+        (Some(block), _) => blocks(block),
+        (None, &[of_rows] | &[of_rows, 1]) if of_rows == rows => Some(Grid { rows: 1, columns, across: 1, each }),
+        (None, &[of_rows, groups]) if of_rows == rows && groups > 0 => {
+            let group = scheme.group.unwrap_or(columns / groups).max(1);
+            (columns.div_ceil(group) == groups).then_some(Grid { rows: 1, columns: group, across: groups, each })
+        }
+        (None, _) => blocks(USUAL_BLOCK),
+    };
+    grid.ok_or_else(|| match scheme.block {
+        Some([high, wide]) => format!("{}, blocks of {high} × {wide} as the config has it", unfit(layout, scales)),
+        None => unfit(layout, scales),
+    })
+}
+
+fn unfit(layout: Layout, scales: &[usize]) -> String {
+    let Layout { matrices, rows, columns, .. } = layout;
+    let shape = if matrices > 1 { vec![matrices, rows, columns] } else { vec![rows, columns] };
+    format!("has scales of shape {scales:?}, which do not lie over its {shape:?}")
+}
+
+impl Packing for Scaled<'_> {
+    fn tensors(&self) -> Vec<&str> {
+        let zeros = self.zeros.as_ref().map(|(part, _)| part);
+        let all = [&self.codes, &self.scales].into_iter().chain(zeros).chain(&self.others);
+        all.map(|part| part.name).collect()
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.codes.shape
+    }
+
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn format(&self) -> String {
+        if self.codes.dtype == Dtype::I8 { "INT8".into() } else { "FP8".into() }
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
+        let Layout { rows: height, columns, .. } = self.layout;
+        let number = self.codes.number();
+        let values = by_rows(rows, columns, |first, to| {
+            number.decode(&self.codes.bytes[first * columns..first * columns + to.len()], to);
+            for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
+                let at = self.grid.row(row / height, row % height);
+                for (block, to) in to.chunks_mut(self.grid.columns).enumerate() {
+                    let zero = self.zeros.as_ref().map_or(0.0, |(_, zeros)| zeros[at + block]);
+                    let factor = self.factors[at + block];
+                    to.iter_mut().for_each(|value| *value = (*value - zero) * factor);
+                }
+            }
+        });
+        Ok(Some(Rows::decoded(self.layout, values)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::quantization::Scheme;
+
+    #[test]
+    fn scales_lie_over_codes_as_their_shape_and_the_config_say() {
+        let of = |shape: &[usize], scales: &[usize], scheme: Scheme| {
+            grid(Layout::of(Dtype::I8, shape).unwrap(), scales, scheme)
+        };
+        let block = |block| Scheme { block: Some(block), ..Scheme::default() };
+        let grid = |rows, columns, across, each| Ok(Grid { rows, columns, across, each });
+        assert_eq!(of(&[6, 8], &[], Scheme::default()), grid(6, 8, 1, 0));
+        assert_eq!(of(&[6, 8], &[1], Scheme::default()), grid(6, 8, 1, 0));
+        assert_eq!(of(&[6, 8], &[6, 1], Scheme::default()), grid(1, 8, 1, 0));
+        assert_eq!(of(&[6, 8], &[6, 2], Scheme::default()), grid(1, 4, 2, 0));
+        assert_eq!(of(&[6, 8], &[2, 3], block([4, 3])), grid(4, 3, 3, 0));
+        assert_eq!(of(&[200, 300], &[2, 3], Scheme::default()), grid(128, 128, 3, 0));
+        assert_eq!(of(&[3, 6, 8], &[3], Scheme::default()), grid(6, 8, 1, 1));
+        assert_eq!(of(&[3, 6, 8], &[3, 6, 1], Scheme::default()), grid(1, 8, 1, 6));
+        assert_eq!(of(&[3, 6, 8], &[3, 2, 3], block([4, 3])), grid(4, 3, 3, 6));
+        for (shape, scales, scheme) in [
+            (&[6, 8][..], &[2, 2][..], block([4, 3])),
+            (&[6, 8], &[6, 1], block([4, 3])),
+            (&[6, 8], &[5], Scheme::default()),
+            (&[3, 6, 8], &[6, 1], Scheme::default()),
+            (&[6, 8], &[6, 3], Scheme { group: Some(4), ..Scheme::default() }),
+        ] {
+            let problem = of(shape, scales, scheme).unwrap_err();
+            assert!(problem.contains("which do not lie over its"), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! What a config says of how its weights are packed: `quantization_config` and its other spellings.
+
+use super::ConfigFile;
+use super::config::Reader;
+use crate::error::{Error, Result};
+use fancy_regex::{Regex, RegexBuilder};
+use globset::GlobSet;
+use serde_json::Value;
+
+/// The keys under which configs say it, the usual one first.
+pub const KEYS: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+
+/// Files beside the config that said it before the config did.
+pub const FILES: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+
+/// What packed the weights of a checkpoint, by its config.
+#[derive(Debug)]
+pub struct Quantization {
+    /// The tool or format.
+    pub method: Method,
+    groups: Vec<Group>,
+    /// Modules whose weights are not packed.
+    ignored: Vec<Pattern>,
+}
+
+/// The tools and formats, as `quant_method` names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Method {
+    /// 8-bit floats with a scale a block or a tensor (`fp8`, `fbgemm_fp8`).
+    Fp8,
+    /// What llm-compressor writes (`compressed-tensors`).
+    CompressedTensors,
+    /// NVIDIA's Model Optimizer (`modelopt`).
+    ModelOpt,
+    /// `gptq`.
+    Gptq,
+    /// `awq`.
+    Awq,
+    /// 4-bit floats of the OCP Microscaling Formats (`mxfp4`).
+    Mxfp4,
+    /// `bitsandbytes`.
+    BitsAndBytes,
+    /// One that is not known here.
+    Other(String),
+}
+
+impl Method {
+    /// As `quant_method` has it.
+    pub fn name(&self) -> &str {
+        match self {
+            Method::Fp8 => "fp8",
+            Method::CompressedTensors => "compressed-tensors",
+            Method::ModelOpt => "modelopt",
+            Method::Gptq => "gptq",
+            Method::Awq => "awq",
+            Method::Mxfp4 => "mxfp4",
+            Method::BitsAndBytes => "bitsandbytes",
+            Method::Other(name) => name,
+        }
+    }
+}
+
+/// Modules that are packed alike.
+#[derive(Debug)]
+struct Group {
+    targets: Vec<Pattern>,
+    scheme: Scheme,
+}
+
+/// How the weights of a module are packed, as far as the config has to tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scheme {
+    /// Bits of a code.
+    pub bits: Option<u32>,
+    /// Rows and columns that share a scale.
+    pub block: Option<[usize; 2]>,
+    /// Columns that share a scale.
+    pub group: Option<usize>,
+    /// Zero points are stored less one (GPTQ's first form).
+    pub zeros_less_one: bool,
+}
+
+/// Whether a tensor is a scale of activations or of the cache of keys and values, which no weight depends on.
+pub fn is_of_activations(name: &str) -> bool {
+    const ENDS: &[&str] = &[
+        ".k_scale",
+        ".v_scale",
+        ".q_scale",
+        ".kv_scale",
+        ".prob_scale",
+        ".output_scale",
+        ".input_scale",
+        ".activation_scale",
+        ".k_zero_point",
+        ".v_zero_point",
+        ".input_global_scale",
+    ];
+    ENDS.iter().any(|end| name.ends_with(end))
+}
+
+/// Names of modules.
+#[derive(Debug)]
+enum Pattern {
+    /// The module, or all of a class where it is one of torch's (`Linear`).
+    Name(String),
+    /// What the name begins with (Python's `re.match`).
+    Regex(Box<Regex>),
+    Glob(GlobSet),
+    /// A part of the name.
+    Part(String),
+}
+
+impl Pattern {
+    fn matches(&self, module: &str) -> bool {
+        match self {
+            Pattern::Name(name) => name == module,
+            Pattern::Regex(regex) => regex.is_match(module).unwrap_or(false),
+            Pattern::Glob(glob) => glob.is_match(module),
+            Pattern::Part(part) => module.contains(part.as_str()),
+        }
+    }
+}
+
+/// More of them than any config has.
+const MOST_PATTERNS: usize = 20_000;
+/// Steps that a regular expression of a config may take on a name.
+const MOST_STEPS: usize = 10_000;
+/// Bytes that one may take when it is compiled.
+const LARGEST_REGEX: usize = 1 << 20;
+
+impl Quantization {
+    /// What `config` says; none where it says nothing of it.
+    ///
+    /// # Errors
+    /// What it says cannot be: the message names the key, what was expected and what is there.
+    pub fn read(config: &ConfigFile) -> Result<Option<Quantization>> {
+        let whole = config.reader();
+        let text = whole.object_opt("text_config").ok().flatten();
+        for reader in [Some(&whole), text.as_ref()].into_iter().flatten() {
+            for key in KEYS {
+                if let Some(settings) = reader.object_opt(key)?.filter(|settings| !settings.is_empty()) {
+                    return Quantization::of(&settings).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The settings of Model Optimizer's `hf_quant_config.json`, or of another file that holds them alone.
+    ///
+    /// # Errors
+    /// As [`Quantization::read`].
+    pub fn of_file(file: &ConfigFile) -> Result<Quantization> {
+        let whole = file.reader();
+        match whole.object_opt("quantization")? {
+            Some(settings) => Quantization::of(&settings),
+            None => Quantization::of(&whole),
+        }
+    }
+
+    fn of(c: &Reader) -> Result<Quantization> {
+        let method = method(c)?;
+        let ignored = ignored(c, &method)?;
+        let bits = |c: &Reader, key: &str| match c.usize_opt(key)? {
+            Some(bits @ (1..=8 | 16)) => Ok(Some(bits as u32)),
+            None => Ok(None),
+            Some(_) => Err(c.wrong(key, "1 to 8 or 16 bits")),
+        };
+        let mut groups = Vec::new();
+        match &method {
+            Method::CompressedTensors | Method::ModelOpt => {
+                let of_config = c.object_opt("config_groups")?;
+                for (key, _) in of_config.as_ref().map(Reader::unused).unwrap_or_default() {
+                    let group = of_config.as_ref().and_then(|c| c.object_opt(key).transpose()).transpose()?;
+                    let Some(group) = group else { continue };
+                    let targets = names(&group, "targets")?.into_iter().map(|name| pattern(&group, "targets", name));
+                    let targets = targets.collect::<Result<Vec<_>>>()?;
+                    let Some(weights) = group.object_opt("weights")? else { continue };
+                    let scheme = Scheme {
+                        bits: bits(&weights, "num_bits")?,
+                        block: block(&weights, "block_structure")?,
+                        group: group_size(&weights)?,
+                        zeros_less_one: false,
+                    };
+                    groups.push(Group { targets, scheme });
+                }
+            }
+            Method::Gptq => {
+                let format = c.str_opt("checkpoint_format")?.unwrap_or("gptq");
+                let scheme = Scheme {
+                    bits: bits(c, "bits")?,
+                    group: group_size(c)?,
+                    zeros_less_one: format != "gptq_v2",
+                    block: None,
+                };
+                groups.push(Group { targets: Vec::new(), scheme });
+            }
+            Method::Awq => {
+                let version = c.str_opt("version")?.unwrap_or("gemm");
+                if !version.eq_ignore_ascii_case("gemm") {
+                    return Err(c.wrong("version", "gemm, the layout that checkpoints are published in"));
+                }
+                let width = if c.has("bits") { "bits" } else { "w_bit" };
+                let scheme = Scheme { bits: bits(c, width)?, group: group_size(c)?, ..Scheme::default() };
+                groups.push(Group { targets: Vec::new(), scheme });
+            }
+            Method::Fp8 => {
+                let scheme = Scheme { block: block(c, "weight_block_size")?, ..Scheme::default() };
+                groups.push(Group { targets: Vec::new(), scheme });
+            }
+            _ => {}
+        }
+        Ok(Quantization { method, groups, ignored })
+    }
+
+    /// Whether the config says that this module's weights are not packed.
+    pub fn ignores(&self, module: &str) -> bool {
+        self.ignored.iter().any(|pattern| pattern.matches(module))
+    }
+
+    /// Whether the config says that a linear module of this name is packed, whatever is stored.
+    pub fn packs(&self, module: &str) -> bool {
+        let is_class = |target: &Pattern| matches!(target, Pattern::Name(name) if name == "Linear");
+        let is_target =
+            |group: &Group| group.targets.is_empty() || group.targets.iter().any(|t| is_class(t) || t.matches(module));
+        !self.ignores(module) && (self.groups.is_empty() || self.groups.iter().any(is_target))
+    }
+
+    /// How the config says that a module's weights are packed.
+    pub fn scheme(&self, module: &str) -> Scheme {
+        let named = self.groups.iter().find(|group| group.targets.iter().any(|target| target.matches(module)));
+        named.or(self.groups.first()).map(|group| group.scheme.clone()).unwrap_or_default()
+    }
+
+    /// Refuses a method that is not known here.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_known(&self, config: &ConfigFile) -> Result<()> {
+        let Method::Other(method) = &self.method else { return Ok(()) };
+        let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
+        Err(Error::unsupported(config.path(), problem))
+    }
+}
+
+fn method(c: &Reader) -> Result<Method> {
+    let named = c.str_opt("quant_method")?;
+    let algorithm = c.str_opt("quant_algo")?;
+    Ok(match named {
+        Some("fp8" | "fbgemm_fp8" | "finegrained_fp8") => Method::Fp8,
+        Some("compressed-tensors" | "compressed_tensors") => Method::CompressedTensors,
+        Some("modelopt" | "modelopt_fp4") => Method::ModelOpt,
+        Some("gptq" | "gptq_marlin") => Method::Gptq,
+        Some("awq" | "awq_marlin") => Method::Awq,
+        Some("mxfp4") => Method::Mxfp4,
+        Some("bitsandbytes" | "bitsandbytes_4bit" | "bitsandbytes_8bit") => Method::BitsAndBytes,
+        Some(other) => Method::Other(other.to_owned()),
+        None if algorithm.is_some() => Method::ModelOpt,
+        None if c.has("config_groups") => Method::CompressedTensors,
+        None if c.has("load_in_4bit") || c.has("load_in_8bit") => Method::BitsAndBytes,
+        None if c.has("desc_act") || c.has("bits") => Method::Gptq,
+        None if c.has("w_bit") => Method::Awq,
+        None => Method::Other("an unknown method".to_owned()),
+    })
+}
+
+/// Modules that are left as they are: every tool has a key for them, and its own way to match names.
+fn ignored(c: &Reader, method: &Method) -> Result<Vec<Pattern>> {
+    let mut patterns = Vec::new();
+    for key in ["ignore", "ignored_layers", "exclude_modules", "modules_to_not_convert", "llm_int8_skip_modules"] {
+        for name in names(c, key)? {
+            patterns.push(match method {
+                Method::CompressedTensors => pattern(c, key, name)?,
+                Method::ModelOpt if name.contains(['*', '?', '[']) => {
+                    Pattern::Glob(crate::glob::one(name).map_err(|problem| c.wrong(key, &problem))?)
+                }
+                Method::ModelOpt => Pattern::Name(name.to_owned()),
+                _ => Pattern::Part(name.to_owned()),
+            });
+        }
+    }
+    if let Some(dynamic) = c.object_opt("dynamic")? {
+        for (name, _) in dynamic.unused() {
+            if let Some(regex) = name.strip_prefix("-:") {
+                patterns.push(regex_of(c, "dynamic", regex)?);
+            }
+        }
+    }
+    if patterns.len() > MOST_PATTERNS {
+        return Err(c.wrong("ignore", &format!("at most {MOST_PATTERNS} names")));
+    }
+    Ok(patterns)
+}
+
+/// A list of texts; none where the key is absent.
+fn names<'a>(c: &Reader<'a>, key: &str) -> Result<Vec<&'a str>> {
+    let Some(value) = c.get(key) else { return Ok(Vec::new()) };
+    let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+    list.ok_or_else(|| c.wrong(key, "a list of names"))
+}
+
+/// As compressed-tensors has it: a name, or `re:` and a regular expression.
+fn pattern(c: &Reader, key: &str, name: &str) -> Result<Pattern> {
+    match name.strip_prefix("re:") {
+        Some(regex) => regex_of(c, key, regex),
+        None => Ok(Pattern::Name(name.to_owned())),
+    }
+}
+
+fn regex_of(c: &Reader, key: &str, regex: &str) -> Result<Pattern> {
+    let anchored = format!("^(?:{regex})");
+    let built = RegexBuilder::new(&anchored).backtrack_limit(MOST_STEPS).delegate_size_limit(LARGEST_REGEX).build();
+    built.map(|regex| Pattern::Regex(Box::new(regex))).map_err(|_| c.wrong(key, "regular expressions after re:"))
+}
+
+/// Two sizes, as a list or as `128x128`.
+fn block(c: &Reader, key: &str) -> Result<Option<[usize; 2]>> {
+    let Some(value) = c.get(key) else { return Ok(None) };
+    let size = |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok());
+    let sizes: Option<Vec<usize>> = match value {
+        Value::Array(sizes) => sizes.iter().map(size).collect(),
+        Value::String(sizes) => sizes.split('x').map(|size| size.parse().ok()).collect(),
+        _ => None,
+    };
+    match sizes.as_deref() {
+        Some(&[rows @ 1..=usize::MAX, columns @ 1..=usize::MAX]) => Ok(Some([rows, columns])),
+        _ => Err(c.wrong(key, "two positive whole numbers")),
+    }
+}
+
+/// Columns that share a scale; none where all of a row do.
+fn group_size(c: &Reader) -> Result<Option<usize>> {
+    let key = if c.has("q_group_size") { "q_group_size" } else { "group_size" };
+    match c.get(key).map(|value| (value.as_i64(), value)) {
+        None | Some((Some(-1), _)) => Ok(None),
+        Some((Some(size @ 1..), _)) => Ok(usize::try_from(size).ok()),
+        Some(_) => Err(c.wrong(key, "a positive whole number, or -1")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(settings: Value) -> Result<Option<Quantization>> {
+        let config = json!({"quantization_config": settings});
+        Quantization::read(&ConfigFile::from_map("config.json".as_ref(), config.as_object().unwrap().clone()))
+    }
+
+    #[test]
+    fn every_tool_matches_names_its_own_way() {
+        let of = |settings: Value| read(settings).unwrap().unwrap();
+        let compressed = of(json!({"quant_method": "compressed-tensors", "ignore": ["lm_head", "re:.*gate$"],
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "group_size": null}},
+                              "group_1": {"targets": ["re:.*down_proj"], "weights": {"num_bits": 4, "group_size": 32}}}}));
+        assert!(compressed.ignores("lm_head") && compressed.ignores("model.layers.0.mlp.gate"));
+        assert!(!compressed.ignores("model.lm_head") && compressed.packs("model.layers.0.mlp.gate_proj"));
+        assert_eq!(compressed.scheme("model.layers.0.mlp.down_proj").bits, Some(4));
+        assert_eq!(compressed.scheme("model.layers.0.mlp.up_proj").bits, Some(8));
+        let modelopt = of(json!({"quant_algo": "NVFP4", "exclude_modules": ["*self_attn*", "lm_head"]}));
+        assert!(modelopt.ignores("model.layers.0.self_attn.q_proj") && !modelopt.ignores("model.lm_head"));
+        let awq = of(json!({"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["visual"]}));
+        assert!(awq.ignores("visual.blocks.0.mlp.fc1") && awq.packs("model.layers.0.mlp.up_proj"));
+        let fp8 = of(json!({"quant_method": "fp8", "weight_block_size": [128, 64]}));
+        assert_eq!(fp8.scheme("x").block, Some([128, 64]));
+        let gptq = of(json!({"bits": 4, "group_size": -1, "desc_act": true, "dynamic": {"-:.*\\.mlp": {}}}));
+        assert!(gptq.scheme("x").zeros_less_one && gptq.scheme("x").group.is_none() && gptq.ignores("a.mlp.b"));
+        assert_eq!(of(json!({"quant_method": "quip"})).method.name(), "quip");
+        assert!(read(json!({})).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (settings, problem) in [
+            (json!({"quant_method": "fp8", "weight_block_size": [0, 128]}), "weight_block_size: expected two positive"),
+            (json!({"quant_method": "fp8", "weight_block_size": "128"}), "weight_block_size: expected two positive"),
+            (json!({"quant_method": "gptq", "bits": 0}), "bits: expected 1 to 8 or 16 bits, found 0"),
+            (json!({"quant_method": "gptq", "bits": 4, "group_size": 0}), "group_size: expected a positive"),
+            (json!({"quant_method": "awq", "version": "gemv"}), "version: expected gemm"),
+            (json!({"quant_method": "compressed-tensors", "ignore": ["re:("]}), "ignore: expected regular"),
+            (json!({"quant_method": "compressed-tensors", "ignore": "lm_head"}), "ignore: expected a list"),
+            (json!({"quant_method": 4}), "quant_method: expected a text"),
+        ] {
+            let found = read(settings).unwrap_err().to_string();
+            assert!(found.contains(problem), "{found}");
+        }
+    }
+}
