@@ -6,6 +6,7 @@
 //! finds weights in its form. Nothing outside of this folder decodes the numbers of a checkpoint.
 
 mod bitsandbytes;
+mod change;
 pub mod dense;
 mod fp4;
 mod gguf;
@@ -20,6 +21,7 @@ mod span;
 
 use super::Tensors;
 use crate::error::{Error, Result};
+pub use change::{OwnScales, StoredSpan, ZeroCodes};
 pub use dense::Dense;
 pub use layout::{Axis, Layout};
 pub use number::NumberType;
@@ -63,6 +65,22 @@ pub trait Packing: Debug + Send + Sync {
     /// # Errors
     /// They cannot be decoded.
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>>;
+
+    /// The codes that make a row or column exactly zero.
+    ///
+    /// # Errors
+    /// The format has none; the message says why, without the weight's name.
+    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+        Err(format!("{} {index} of {} cannot be set to zero by itself", axis.as_str(), self.format()))
+    }
+
+    /// The scales that a row shares with no other.
+    ///
+    /// # Errors
+    /// It has none; the message says why, without the weight's name.
+    fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
+        Err(format!("row {row} of {} has no scale of its own", self.format()))
+    }
 
     /// Whether its numbers have to be worked out from codes.
     fn is_packed(&self) -> bool {
@@ -177,6 +195,39 @@ impl<'a> Weight<'a> {
     /// They cannot be decoded.
     pub fn all(&self) -> Result<Rows<'_>> {
         self.rows(0..self.layout().all_rows())
+    }
+
+    /// The codes that make a row or column of a packed weight exactly zero.
+    ///
+    /// # Errors
+    /// There are none: what it is packed in cannot hold that, and why.
+    pub fn zero_codes(&self, axis: Axis, index: usize) -> Result<ZeroCodes<'_>> {
+        self.has(axis, index)?;
+        self.packing.zero_codes(axis, index).map_err(|problem| self.cannot(&problem))
+    }
+
+    /// The scales that a row of a packed weight shares with no other.
+    ///
+    /// # Errors
+    /// It shares them, or they are too coarse to hold a factor.
+    pub fn own_scales(&self, row: usize) -> Result<OwnScales<'_>> {
+        self.has(Axis::Row, row)?;
+        self.packing.own_scales(row).map_err(|problem| self.cannot(&problem))
+    }
+
+    fn has(&self, axis: Axis, index: usize) -> Result<()> {
+        let Layout { matrices, rows, columns, .. } = self.layout();
+        match axis {
+            _ if matrices > 1 => Err(self.cannot("it is a stack of matrices")),
+            Axis::Row if index < rows => Ok(()),
+            Axis::Column if index < columns => Ok(()),
+            _ => Err(self.cannot(&format!("it has no {} {index}", axis.as_str()))),
+        }
+    }
+
+    fn cannot(&self, problem: &str) -> Error {
+        let stored = self.stored().first().copied().unwrap_or(&self.name);
+        Error::tensor(self.tensors.root(), self.tensors.stored_name(stored), problem)
     }
 
     /// Where it can be changed element by element, if it can.
