@@ -21,6 +21,8 @@ pub struct Quantization {
     groups: Vec<Group>,
     /// Modules whose weights are not packed.
     ignored: Vec<Pattern>,
+    /// Modules may be packed in several ways.
+    pub is_mixed: bool,
 }
 
 /// The tools and formats, as `quant_method` names them.
@@ -211,12 +213,23 @@ impl Quantization {
             }
             _ => {}
         }
-        Ok(Quantization { method, groups, ignored })
+        let is_mixed = groups.len() > 1 || c.has("quantized_layers") || c.has("dynamic") || c.has("extra_config");
+        Ok(Quantization { method, groups, ignored, is_mixed })
     }
 
     /// Whether the config says that this module's weights are not packed.
     pub fn ignores(&self, module: &str) -> bool {
         self.ignored.iter().any(|pattern| pattern.matches(module))
+    }
+
+    /// As [`Quantization::ignores`], by whole names: tools differ in whether a part of one (`mlp.gate` of `mlp.gate_proj`)
+    /// counts.
+    pub fn names_as_ignored(&self, module: &str) -> bool {
+        let dotted = format!(".{module}.");
+        self.ignored.iter().any(|pattern| match pattern {
+            Pattern::Part(part) => dotted.contains(&format!(".{}.", part.trim_matches('.'))),
+            _ => pattern.matches(module),
+        })
     }
 
     /// Whether the config says that a linear module of this name is packed, whatever is stored.
@@ -362,6 +375,9 @@ mod tests {
         let modelopt = of(json!({"quant_algo": "NVFP4", "exclude_modules": ["*self_attn*", "lm_head"]}));
         assert!(modelopt.ignores("model.layers.0.self_attn.q_proj") && !modelopt.ignores("model.lm_head"));
         let awq = of(json!({"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["visual"]}));
+        let fp8 = of(json!({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.0.mlp.gate"]}));
+        let gates = ["model.layers.0.mlp.gate", "model.layers.0.mlp.gate_proj"];
+        assert_eq!(gates.map(|gate| (fp8.ignores(gate), fp8.names_as_ignored(gate))), [(true, true), (true, false)]);
         assert!(awq.ignores("visual.blocks.0.mlp.fc1") && awq.packs("model.layers.0.mlp.up_proj"));
         let fp8 = of(json!({"quant_method": "fp8", "weight_block_size": [128, 64]}));
         assert_eq!(fp8.scheme("x").block, Some([128, 64]));

@@ -1,0 +1,246 @@
+//! Names divided into stacks of numbered members, and these into kinds.
+
+use crate::integrity::lint::tensors::role;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A weight.
+#[derive(Debug, Clone, Copy)]
+pub struct Unit<'w> {
+    pub name: &'w str,
+    /// None of what cannot be unpacked.
+    pub shape: &'w [usize],
+}
+
+/// The numbers in a name that are looked at: layers, experts, what is in them. More are none of a model's.
+const MOST_NUMBERS: usize = 4;
+
+/// The numbers in a name: what stands before each, the number, and what stands after it.
+pub fn numbers(name: &str) -> impl Iterator<Item = (&str, usize, &str)> {
+    let ends = name.match_indices('.').map(|(at, _)| at);
+    let starts = std::iter::once(0).chain(ends.clone().map(|at| at + 1));
+    let parts = starts.zip(ends).filter_map(|(from, to)| {
+        let part = name.get(from..to)?;
+        let is_number = !part.is_empty() && part.len() < 10 && part.bytes().all(|b| b.is_ascii_digit());
+        Some((name.get(..from)?, part.parse().ok().filter(|_| is_number)?, name.get(to + 1..)?))
+    });
+    parts.take(MOST_NUMBERS)
+}
+
+/// A member of a stack: what it holds, by the rest of its name.
+type Member<'w> = BTreeMap<&'w str, Unit<'w>>;
+
+/// All stacks.
+pub struct Stacks<'w> {
+    /// By what stands before their numbers.
+    stacks: BTreeMap<&'w str, BTreeMap<usize, Member<'w>>>,
+    layer_types: &'w [String],
+}
+
+/// Members of all stacks of one name that hold the same.
+struct Kinds<'s, 'w> {
+    /// The name, with numbers taken out.
+    stack: String,
+    kinds: Vec<Vec<(&'w str, usize, &'s Member<'w>)>>,
+}
+
+/// A member that lacks little of what many others have.
+pub struct OddMember<'w> {
+    pub member: String,
+    pub stack: String,
+    pub missing: Vec<String>,
+    /// How many have it.
+    pub peers: usize,
+    /// A weight that it does hold.
+    pub beside: &'w str,
+}
+
+/// A weight of another shape than all of its peers.
+pub struct OddShape<'w> {
+    pub unit: Unit<'w>,
+    pub role: String,
+    pub usual: &'w [usize],
+    pub peers: usize,
+}
+
+/// A number that no member has.
+pub struct Gap<'w> {
+    pub prefix: &'w str,
+    pub number: usize,
+    pub members: usize,
+    /// A weight of the member before it.
+    pub beside: &'w str,
+}
+
+impl<'w> Stacks<'w> {
+    /// `layer_types`: of which sort the layers are, by their number; empty where that is not known.
+    pub fn of(units: &[Unit<'w>], layer_types: &'w [String]) -> Stacks<'w> {
+        let mut stacks: BTreeMap<&str, BTreeMap<usize, Member>> = BTreeMap::new();
+        for unit in units {
+            for (prefix, number, rest) in numbers(unit.name) {
+                stacks.entry(prefix).or_default().entry(number).or_default().insert(rest, *unit);
+            }
+        }
+        Stacks { stacks, layer_types }
+    }
+
+    /// The kinds of members of all stacks, those that lie deepest first.
+    fn kinds(&self) -> Vec<Kinds<'_, 'w>> {
+        type ByContent<'s, 'w> = BTreeMap<(Option<&'s str>, Vec<&'w str>), Vec<(&'w str, usize, &'s Member<'w>)>>;
+        let mut named: BTreeMap<String, ByContent> = BTreeMap::new();
+        for (prefix, members) in &self.stacks {
+            let of_name = named.entry(role(prefix)).or_default();
+            let is_typed = prefix.ends_with("layers.") && members.len() == self.layer_types.len();
+            for (number, member) in members {
+                let sort = self.layer_types.get(*number).filter(|_| is_typed).map(String::as_str);
+                let content = member.keys().copied().collect();
+                of_name.entry((sort, content)).or_default().push((prefix, *number, member));
+            }
+        }
+        let mut all: Vec<Kinds> =
+            named.into_iter().map(|(stack, kinds)| Kinds { stack, kinds: kinds.into_values().collect() }).collect();
+        all.sort_by_key(|kinds| std::cmp::Reverse(kinds.stack.split('.').count()));
+        all
+    }
+
+    /// Members that hold little less than those of a kind of many.
+    pub fn odd_members(&self) -> Vec<OddMember<'w>> {
+        let mut odd = Vec::new();
+        for Kinds { stack, kinds } in self.kinds() {
+            for few in &kinds {
+                let Some((_, _, own)) = few.first() else { continue };
+                let many = kinds
+                    .iter()
+                    .filter(|many| many.len() > few.len() && (few.len() == 1 || many.len() >= 10 * few.len()));
+                let many = many.filter(|many| many.len() > 1);
+                let lack = many.filter_map(|many| Some((lacks(own, many.first()?.2)?, many.len())));
+                let Some((missing, peers)) = lack.min_by_key(|(missing, _)| missing.len()) else { continue };
+                for (prefix, number, member) in few {
+                    let is_first = self.stacks.get(prefix).and_then(|members| members.keys().next()) == Some(number);
+                    // A first layer may do without what goes from one layer to the next, or without a norm.
+                    if is_first && !missing.iter().all(|rest| is_projection(rest)) {
+                        continue;
+                    }
+                    let Some(beside) = member.values().next() else { continue };
+                    odd.push(OddMember {
+                        member: format!("{prefix}{number}"),
+                        stack: format!("{stack}N"),
+                        missing: missing.iter().map(|rest| format!("{prefix}{number}.{rest}")).collect(),
+                        peers,
+                        beside: beside.name,
+                    });
+                }
+            }
+        }
+        odd
+    }
+
+    /// Members that are not there, though those around them are.
+    pub fn gaps(&self, layers: Option<usize>) -> Vec<Gap<'w>> {
+        let mut gaps = Vec::new();
+        for (prefix, members) in &self.stacks {
+            let (Some(first), Some(last)) = (members.keys().next(), members.keys().next_back()) else { continue };
+            let modules = members.values().map(|member| modules(member).len()).min().unwrap_or(0);
+            // Parts of a sequence, of which some hold no weights, are no stack.
+            let is_stack = members.len() > 2 && modules > 1;
+            let counted =
+                layers.filter(|layers| TEXT_LAYERS.contains(prefix) && *first < *layers && members.len() * 2 > *layers);
+            let (from, to) = if counted.is_some() { (0, counted.unwrap_or(0).max(*last)) } else { (*first, *last) };
+            let absent = (to - from).saturating_sub(members.len());
+            if (!is_stack && counted.is_none()) || absent * 4 > members.len() {
+                continue;
+            }
+            for number in (from..to).filter(|number| !members.contains_key(number)) {
+                let before = members.range(..number).next_back().or(members.iter().next());
+                let Some(beside) = before.and_then(|(_, member)| member.values().next()) else { continue };
+                gaps.push(Gap { prefix, number, members: members.len(), beside: beside.name });
+            }
+        }
+        gaps
+    }
+
+    /// Weights whose shape is another than in all other members of the kind, while all else of the member is as there.
+    pub fn odd_shapes(&self) -> Vec<OddShape<'w>> {
+        let mut odd = Vec::new();
+        for Kinds { kinds, .. } in self.kinds() {
+            for members in kinds.iter().filter(|members| members.len() > 1) {
+                odd.extend(odd_in(members));
+            }
+        }
+        // What is odd among experts is odd in its layer as well.
+        let mut told = BTreeSet::new();
+        odd.retain(|shape: &OddShape| told.insert(shape.unit.name));
+        odd
+    }
+}
+
+/// Where text models keep their layers.
+const TEXT_LAYERS: [&str; 6] = [
+    "model.layers.",
+    "language_model.model.layers.",
+    "model.language_model.layers.",
+    "transformer.h.",
+    "backbone.layers.",
+    "layers.",
+];
+
+/// The names of modules.
+fn modules<'w>(member: &Member<'w>) -> BTreeSet<&'w str> {
+    member.keys().map(|rest| rest.rsplit_once('.').map_or(*rest, |(module, _)| module)).collect()
+}
+
+/// What one member lacks of another, where that is little, and it has nothing else instead but under another name.
+fn lacks<'w>(own: &Member<'w>, other: &Member<'w>) -> Option<Vec<&'w str>> {
+    let missing: Vec<&str> = other.keys().filter(|rest| !own.contains_key(*rest)).copied().collect();
+    let instead = own.keys().filter(|rest| !other.contains_key(*rest)).count();
+    let is_little = !missing.is_empty() && missing.len() * 3 <= other.len();
+    let is_renamed = instead == 1 && missing.len() == 1 && other.len() > 4;
+    (is_little && (instead == 0 || is_renamed) && modules(other).len() > 1).then_some(missing)
+}
+
+/// Whether a name is that of a matrix that every layer has.
+fn is_projection(rest: &str) -> bool {
+    const NAMES: [&str; 12] =
+        ["w1", "w2", "w3", "fc1", "fc2", "dense", "query", "key", "value", "c_attn", "c_fc", "query_key_value"];
+    let module = rest.rsplit_once('.').map_or(rest, |(module, _)| module);
+    let last = module.rsplit('.').next().unwrap_or_default();
+    last.ends_with("proj") || NAMES.contains(&last)
+}
+
+/// Of members that hold the same, a weight of one whose shape is another than in all others.
+fn odd_in<'w>(members: &[(&'w str, usize, &Member<'w>)]) -> Vec<OddShape<'w>> {
+    let Some((_, _, first)) = members.first() else { return Vec::new() };
+    let modules = modules(first).len();
+    let mut of_member: BTreeMap<usize, Vec<OddShape<'w>>> = BTreeMap::new();
+    for rest in first.keys() {
+        let units: Vec<Unit> = members.iter().filter_map(|(_, _, member)| member.get(rest)).copied().collect();
+        let mut shapes: BTreeMap<&[usize], Vec<usize>> = BTreeMap::new();
+        for (at, unit) in units.iter().enumerate().filter(|(_, unit)| !unit.shape.is_empty()) {
+            shapes.entry(unit.shape).or_default().push(at);
+        }
+        let Some((usual, peers)) = shapes.iter().max_by_key(|(_, of)| (of.len(), std::cmp::Reverse(of[0]))) else {
+            continue;
+        };
+        // Of two, the one that comes later is named.
+        let is_sure = shapes.len() == 2 && (units.len() > 2 || modules > 4);
+        for (_, at) in shapes
+            .iter()
+            .filter(|(shape, _)| *shape != usual)
+            .flat_map(|(shape, of)| of.iter().map(move |at| (shape, at)))
+        {
+            // Convolutions of a first stage take another number of channels, and widths may differ from layer to layer.
+            let told = is_sure && peers.len() + 1 == units.len() && units[*at].shape.len() < 4;
+            let unit = units[*at];
+            let of = of_member.entry(*at).or_default();
+            of.push(OddShape { unit, role: role(unit.name), usual, peers: if told { peers.len() } else { 0 } });
+        }
+    }
+    let is_one = |shapes: &Vec<OddShape>| {
+        let modules: BTreeSet<&str> =
+            shapes.iter().map(|odd| odd.unit.name.rsplit_once('.').map_or("", |(m, _)| m)).collect();
+        modules.len() == 1 && shapes.iter().all(|odd| odd.peers > 0)
+    };
+    of_member.into_values().filter(is_one).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests;
