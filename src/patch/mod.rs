@@ -9,6 +9,7 @@ mod document;
 mod edit;
 mod folder;
 mod journal;
+mod packed;
 mod plan;
 mod receipt;
 mod request;

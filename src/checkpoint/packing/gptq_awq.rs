@@ -1,7 +1,8 @@
 //! Weights that are stored as [in, out], words of 32 bits with a zero point and a scale for each group of inputs: GPTQ,
 //! whose words hold consecutive inputs of one output, and AWQ, whose words hold eight outputs of one input.
 
-use super::layout::Layout;
+use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::pack_quantized::in_groups;
 use super::parts::{Part, Parts, by_rows};
@@ -19,6 +20,7 @@ struct Columns<'a> {
     parts: Vec<&'a str>,
     codes: Part<'a>,
     zeros: Part<'a>,
+    scales: Part<'a>,
     factors: Vec<f32>,
     shape: [usize; 2],
     layout: Layout,
@@ -92,6 +94,7 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Colu
         parts: used.collect(),
         factors: scales.values(),
         zeros,
+        scales,
         shape: [outputs, inputs],
         layout: Layout { matrices: 1, rows: outputs, columns: inputs, number: NumberType::F32 },
         group_of,
@@ -167,5 +170,49 @@ impl Packing for Columns<'_> {
             }
         });
         Ok(Some(Rows::decoded(self.layout, values)))
+    }
+
+    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+        let Layout { rows: outputs, columns, .. } = self.layout;
+        let (bits, stride) = match self.kind {
+            Kind::Gptq { bits, .. } => (bits, outputs * 4),
+            Kind::Awq => (4, outputs / 8 * 4),
+        };
+        let zero = |row: usize, column: usize| {
+            let zero = self.zero(row, self.group_of[column]);
+            let is_code = (0..1 << bits).contains(&zero);
+            is_code.then_some(zero as u32).ok_or_else(|| format!("its zero point, {zero}, is no code of {bits} bits"))
+        };
+        let is_awq = self.kind == Kind::Awq;
+        if axis == Axis::Row {
+            // An output is a column of the file: of words where it has them for itself, else of half bytes.
+            let (from, piece, pieces) = match is_awq {
+                true => (index / 8 * 4 + AWQ_ORDER[index % 8] / 2, 1, columns),
+                false => (index * 4, 4, columns * bits / 32),
+            };
+            let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, from, piece, stride, pieces));
+            for column in 0..columns {
+                let at = if is_awq { column * 8 + AWQ_ORDER[index % 8] % 2 * 4 } else { column * bits };
+                found.put(at, bits, zero(index, column)?);
+            }
+            return Ok(found);
+        }
+        let (word, within) = if is_awq { (index, 0) } else { (index * bits / 32, index * bits % 32) };
+        if within + bits > 32 {
+            return Err(format!("codes of {bits} bits lie in two words there"));
+        }
+        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, word * stride, stride, stride, 1));
+        for row in 0..outputs {
+            let at = if is_awq { row / 8 * 32 + AWQ_ORDER[row % 8] * 4 } else { row * 32 + within };
+            found.put(at, bits, zero(row, index)?);
+        }
+        Ok(found)
+    }
+
+    fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
+        let (size, outputs) = (self.scales.number().bytes(), self.layout.rows);
+        let groups = self.factors.len() / outputs;
+        let place = StoredSpan::of(&self.scales, row * size, size, outputs * size, groups);
+        OwnScales::of(place, self.group_of.clone())
     }
 }

@@ -1,7 +1,8 @@
 //! Codes of a few bits, one after the other in words of 32 bits, the lowest bits first: the pack-quantized format of
 //! compressed-tensors.
 
-use super::layout::Layout;
+use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
@@ -20,6 +21,7 @@ struct Words<'a> {
     layout: Layout,
     /// Groups of a row.
     groups: usize,
+    scales: Part<'a>,
     factors: Vec<f32>,
     /// Codes of zero by word: rows are packed, groups stand beside each other.
     zeros: Option<Part<'a>>,
@@ -91,6 +93,7 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Word
         layout: Layout { matrices: 1, rows, columns, number: NumberType::F32 },
         groups,
         factors: scales.values(),
+        scales,
         zeros,
         group_of,
         codes,
@@ -108,6 +111,20 @@ pub(super) fn in_groups(
         return Err(format!("has {groups} scales a row, expected one for each {size} of its {columns} columns"));
     }
     Ok((0..columns).map(|column| column / size).collect())
+}
+
+impl Words<'_> {
+    /// What bits `place` of a word of codes stand for, counted in codes: without a zero point.
+    fn code(&self, part: &Part, word: usize, place: usize) -> i32 {
+        let mask = (1u32 << self.bits) - 1;
+        (part.word(word) >> (place * self.bits) & mask) as i32 - (1 << (self.bits - 1))
+    }
+
+    /// The zero point of a row's group.
+    fn zero(&self, row: usize, group: usize) -> i32 {
+        let each = 32 / self.bits;
+        self.zeros.as_ref().map_or(0, |zeros| self.code(zeros, row / each * self.groups + group, row % each))
+    }
 }
 
 impl Packing for Words<'_> {
@@ -130,26 +147,40 @@ impl Packing for Words<'_> {
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
         let (columns, each) = (self.layout.columns, 32 / self.bits);
         let width = columns.div_ceil(each);
-        let (mask, half) = ((1u32 << self.bits) - 1, 1i32 << (self.bits - 1));
-        let code =
-            |part: &Part, word: usize, place: usize| (part.word(word) >> (place * self.bits) & mask) as i32 - half;
         let values = by_rows(rows, columns, |first, to| {
             for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
-                let zeros: Vec<i32> = match &self.zeros {
-                    Some(zeros) => {
-                        let from = row / each * self.groups;
-                        (from..from + self.groups).map(|word| code(zeros, word, row % each)).collect()
-                    }
-                    None => vec![0; self.groups],
-                };
+                let zeros: Vec<i32> = (0..self.groups).map(|group| self.zero(row, group)).collect();
                 let factors = &self.factors[row * self.groups..][..self.groups];
                 for (column, to) in to.iter_mut().enumerate() {
                     let group = self.group_of[column];
-                    let code = code(&self.codes, row * width + column / each, column % each);
+                    let code = self.code(&self.codes, row * width + column / each, column % each);
                     *to = (code - zeros[group]) as f32 * factors[group];
                 }
             }
         });
         Ok(Some(Rows::decoded(self.layout, values)))
+    }
+
+    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+        let Layout { rows, columns, .. } = self.layout;
+        let (bits, each) = (self.bits, 32 / self.bits);
+        let width = columns.div_ceil(each) * 4;
+        let place = |column: usize| column / each * 32 + column % each * bits;
+        let code = |row: usize, column: usize| (self.zero(row, self.group_of[column]) + (1 << (bits - 1))) as u32;
+        if axis == Axis::Row {
+            let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, index * width, width, width, 1));
+            (0..columns).for_each(|column| found.put(place(column), bits, code(index, column)));
+            return Ok(found);
+        }
+        let (first, last) = (place(index) / 8, (place(index) + bits - 1) / 8);
+        let piece = last - first + 1;
+        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, first, piece, width, rows));
+        (0..rows).for_each(|row| found.put(row * piece * 8 + place(index) % 8, bits, code(row, index)));
+        Ok(found)
+    }
+
+    fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
+        let size = self.scales.number().bytes() * self.groups;
+        OwnScales::of(StoredSpan::of(&self.scales, row * size, size, size, 1), self.group_of.clone())
     }
 }
