@@ -1,16 +1,16 @@
 //! `compare`.
 
-use crate::options::{ComputeArgs, OutputArgs, SearchArgs, TextArgs};
+use crate::options::{ComputeArgs, OutputArgs, RulesArgs, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compare::{self, BaseName, Comparison, Unsearched, Variant};
 use achilles_audit::locate::{OpenedSubject, locate};
 use achilles_audit::progress::Progress;
-use achilles_audit::rules::Rules;
 use achilles_audit::{Result, audit};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("rules", |arg| arg.help("The rules whose thresholds the verdicts take: default, release, or a file")))]
 pub struct Options {
     /// The model that the variants were made from: a model, a critical set (.json), or published:NAME
     pub base: String,
@@ -25,14 +25,13 @@ pub struct Options {
     pub output: OutputArgs,
     #[command(flatten)]
     pub search: SearchArgs,
-    /// The rules whose thresholds the verdicts take: default, release, or a file
-    #[arg(long, value_name = "FILE", default_value = "default")]
-    pub rules: String,
+    #[command(flatten)]
+    pub rules: RulesArgs,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let limits = audit::base_limits(&Rules::find(&options.rules)?);
+    let limits = audit::base_limits(&options.rules.read()?);
     let (settings, compute) = (options.search.settings()?, options.compute.settings());
     let text = options.text.read()?;
     // Everything that can be wrong comes before the first search.
