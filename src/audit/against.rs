@@ -25,11 +25,11 @@ pub struct Integrity {
     pub intact: bool,
     /// Every tensor is as it was, wherever it lies.
     pub same_tensors: bool,
-    /// Files examined.
+    /// How many files were compared.
     pub files: usize,
-    /// Tensors examined.
+    /// How many tensors were compared.
     pub tensors: usize,
-    /// Bytes examined.
+    /// How many bytes of the files were read and digested.
     pub bytes: u64,
 }
 
