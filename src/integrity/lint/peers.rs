@@ -56,6 +56,8 @@ struct Settings {
     layers: Option<usize>,
     /// What sort each is of.
     layer_types: Vec<String>,
+    /// Some take keys or values from elsewhere.
+    shares_keys: bool,
 }
 
 impl Settings {
@@ -65,7 +67,15 @@ impl Settings {
         let types = get("layer_types").and_then(Value::as_array);
         let types = types.and_then(|types| types.iter().map(|kind| kind.as_str().map(str::to_owned)).collect());
         let layers = get("num_hidden_layers").and_then(Value::as_u64).and_then(|layers| usize::try_from(layers).ok());
-        Settings { layers, layer_types: types.unwrap_or_default() }
+        let shares_keys = get("num_kv_shared_layers").and_then(Value::as_u64).is_some_and(|layers| layers > 0)
+            || get("attention_k_eq_v").and_then(Value::as_bool).unwrap_or(false);
+        Settings { layers, layer_types: types.unwrap_or_default(), shares_keys }
+    }
+
+    /// Whether a layer may do without this, by the config.
+    fn may_lack(&self, name: &str) -> bool {
+        let last = module(name).rsplit('.').next().unwrap_or_default();
+        self.shares_keys && ["k_proj", "v_proj", "k_norm", "v_norm"].contains(&last)
     }
 
     /// Whether a weight is of a layer beyond those that the config counts, which predicts further tokens.
@@ -112,7 +122,8 @@ fn missing(stacks: &Stacks, settings: &Settings, mut told: BTreeSet<String>, wei
     }
     for odd in stacks.odd_members() {
         let is_told = |name: &&String| told.contains(*name) || gone.iter().any(|gone| name.starts_with(gone));
-        let lacking: Vec<&String> = odd.missing.iter().filter(|name| !is_told(name)).collect();
+        let lacking = odd.missing.iter().filter(|name| !is_told(name) && !settings.may_lack(name));
+        let lacking: Vec<&String> = lacking.collect();
         let Some(first) = lacking.first() else { continue };
         let file = weights.place_of(odd.beside).map(|(shard, _)| shard.file.location()).unwrap_or_default();
         let others = match lacking.len() - 1 {

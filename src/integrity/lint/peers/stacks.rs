@@ -200,13 +200,15 @@ fn modules<'w>(member: &Member<'w>) -> BTreeSet<&'w str> {
     member.keys().map(|rest| rest.rsplit_once('.').map_or(*rest, |(module, _)| module)).collect()
 }
 
-/// What one member lacks of another, where that is little, and it has nothing else instead but under another name.
+/// What one member lacks of another, where that is little, and it has nothing else instead but under another name. Blocks
+/// of convolutions over images are made each in its own way.
 fn lacks<'w>(own: &Member<'w>, other: &Member<'w>) -> Option<Vec<&'w str>> {
     let missing: Vec<&str> = other.keys().filter(|rest| !own.contains_key(*rest)).copied().collect();
     let instead = own.keys().filter(|rest| !other.contains_key(*rest)).count();
     let is_little = !missing.is_empty() && missing.len() * 3 <= other.len();
     let is_renamed = instead == 1 && missing.len() == 1 && other.len() > 4;
-    (is_little && (instead == 0 || is_renamed) && modules(other).len() > 1).then_some(missing)
+    let is_of_images = other.values().any(|unit| unit.shape.len() > 3);
+    (is_little && (instead == 0 || is_renamed) && !is_of_images && modules(other).len() > 1).then_some(missing)
 }
 
 /// Whether a name is that of a matrix that every layer has.
