@@ -26,6 +26,9 @@ pub fn numbers(name: &str) -> impl Iterator<Item = (&str, usize, &str)> {
     parts.take(MOST_NUMBERS)
 }
 
+/// Where there are more kinds of members than models have, each is as good as any.
+const MOST_KINDS: usize = 64;
+
 /// A member of a stack: what it holds, by the rest of its name.
 type Member<'w> = BTreeMap<&'w str, Unit<'w>>;
 
@@ -115,7 +118,8 @@ impl<'w> Stacks<'w> {
     /// Members that hold little less than those of a kind of many.
     pub fn odd_members(&self) -> Vec<OddMember<'w>> {
         let mut odd = Vec::new();
-        for Kinds { stack, kinds } in self.kinds() {
+        let of_few_kinds = |kinds: &Kinds| kinds.kinds.len() <= MOST_KINDS;
+        for Kinds { stack, kinds } in self.kinds().into_iter().filter(of_few_kinds) {
             for Kind { sort, members: few } in &kinds {
                 let Some((_, _, own)) = few.first() else { continue };
                 let is_many = |many: &&Kind| {
