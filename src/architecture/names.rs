@@ -52,9 +52,9 @@ pub(crate) fn has_a_row_a_token(tensor: &str) -> bool {
 /// understood, must not bar the way back of a patch.
 pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
     let module = neuron.site.module.as_str();
-    let shape_of = |tensor: &str| tensors.get(tensor).map(|entry| entry.shape.as_slice());
+    let shape_of = |tensor: &str| tensors.weight(tensor).ok().map(|weight| weight.shape().to_vec());
     let part = |tensor: String, axis: Axis| {
-        let shape = shape_of(&tensor)?.to_vec();
+        let shape = shape_of(&tensor)?;
         let length = match (axis, shape.as_slice()) {
             (Axis::Row, &[rows, _]) => rows,
             (Axis::Column, &[_, columns]) => columns,
@@ -67,14 +67,14 @@ pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
     let found = if let Some(mlp) = ACTIVATIONS.iter().find_map(|name| module.strip_suffix(name)) {
         // The output of the activation enters the down projection after a product with the up projection's: a factor on
         // it is one on that column. Its input is the gate's output.
-        let down = DOWN.iter().map(|name| format!("{mlp}.{name}.weight")).find(|name| tensors.get(name).is_some());
+        let down = DOWN.iter().map(|name| format!("{mlp}.{name}.weight")).find(|name| tensors.holds(name));
         down.filter(|_| neuron.site.side == Side::Out).and_then(|down| part(down, Axis::Column))
     } else if module == EMBEDDING {
         // Stored [vocabulary, hidden]: a channel is a column. Without a head of its own the model reads logits from it.
-        let own = tensors.get(HEAD).is_some() && neuron.site.side == Side::Out;
+        let own = tensors.holds(HEAD) && neuron.site.side == Side::Out;
         own.then(|| part(weight, Axis::Column)).flatten()
     } else {
-        match (shape_of(&weight).map_or(0, <[usize]>::len), neuron.site.side) {
+        match (shape_of(&weight).map_or(0, |shape| shape.len()), neuron.site.side) {
             (2, Side::Out) => part(weight, Axis::Row),
             (2, Side::In) => part(weight, Axis::Column),
             (1, Side::Out) if !is_shared_by_heads(module, tensors) => part(weight, Axis::Element),
@@ -91,7 +91,7 @@ fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
     let projection = [("q_norm", "q_proj"), ("k_norm", "k_proj")]
         .iter()
         .find_map(|(norm, projection)| module.strip_suffix(norm).map(|start| format!("{start}{projection}.weight")));
-    let first = |tensor: &str| tensors.get(tensor).and_then(|entry| entry.shape.first());
+    let first = |tensor: &str| tensors.weight(tensor).ok().and_then(|weight| weight.shape().first().copied());
     projection.is_some_and(|projection| first(&projection) != first(&format!("{module}.weight")))
 }
 

@@ -57,7 +57,7 @@ impl Recipe {
     pub fn parts(&self, neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
         let Some(module) = self.module(&neuron.site.module) else { return Vec::new() };
         let part = |tensor: String, axis: Axis| {
-            let shape = tensors.get(&tensor)?.shape.clone();
+            let shape = tensors.weight(&tensor).ok()?.shape().to_vec();
             let length = match (axis, shape.as_slice()) {
                 (Axis::Row, &[rows, _]) => rows,
                 (Axis::Column, &[_, columns]) => columns,

@@ -96,7 +96,7 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
         not_examined,
         judged: rules.judging(&took_place),
     };
-    Ok(Document::new(Some(identity), Some(settings), result))
+    Ok(Document::new(identity, settings, result))
 }
 
 /// What lint sees, signs of a lesion, and what the chat template does.

@@ -4,6 +4,7 @@ use super::rescaled::Rescaled;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compare::{BaseName, Compared};
 use crate::compute::ComputeSettings;
+use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::locate::{CriticalSetReport, SearchSettings};
 use crate::monitor::{Baseline, Checked};
@@ -84,7 +85,7 @@ pub struct LocatedSummary {
     pub tokens: usize,
     pub dtype: String,
     /// None where its perplexity is not a number: nothing can be compared with that.
-    pub report: Option<CriticalSetReport>,
+    pub report: Option<Document<CriticalSetReport>>,
     /// The strong neuron that the model would gain most by rescaling.
     pub rescaled: Option<Rescaled>,
 }

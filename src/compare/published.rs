@@ -88,7 +88,7 @@ impl PublishedSets {
     /// # Errors
     /// None, as a test shows.
     pub fn document() -> Result<Document<PublishedSets>> {
-        Ok(Document::new(None, None, PublishedSets { sets: Published::all()? }))
+        Ok(Document::new((), (), PublishedSets { sets: Published::all()? }))
     }
 }
 

@@ -127,5 +127,5 @@ pub fn perplexity(
     };
     let base = Measured { nll_nats: base, perplexity: metrics::perplexity(base) };
     let identity = ModelIdentity::of(model.checkpoint(), model.recipe().architecture);
-    Ok(Document::new(Some(identity), Some(settings), Perplexity { base, changed }))
+    Ok(Document::new(identity, settings, Perplexity { base, changed }))
 }

@@ -61,7 +61,7 @@ pub fn diff_models(before: &str, after: &str, progress: &dyn Progress) -> Result
     let not_examined = origins.into_iter().flatten().flat_map(not_fetched).collect();
     let [before, after] = origins.map(|origin| origin.cloned());
     let hub = Hubs { before, after };
-    Ok(Document::new(None, Some(settings), DiffDocument { hub, not_examined, result }))
+    Ok(Document::new((), settings, DiffDocument { hub, not_examined, result }))
 }
 
 /// A model beside its fingerprint (`achilles-audit/verification/v1`).
@@ -112,7 +112,7 @@ pub fn verify_model(
     let identity = ModelIdentity { source: model.into(), hub: Some(origin.cloned()), ..ModelIdentity::default() };
     let fingerprint = fingerprint.to_string_lossy().into_owned();
     let settings = VerificationSettings { fingerprint, allow_resharding, listed_lines: difference::LISTED };
-    Ok(Document::new(Some(identity), Some(settings), VerificationDocument { passed, not_examined, result }))
+    Ok(Document::new(identity, settings, VerificationDocument { passed, not_examined, result }))
 }
 
 /// What of a checkpoint from the hub is not examined, where every file counts.

@@ -4,29 +4,15 @@ use super::{Counting, Entry, Ranking, SearchSettings, SiteSelection};
 use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
 use crate::compute::Arithmetic;
-use crate::document::ModelIdentity;
-use crate::error::{Error, Result};
+use crate::document::{self, Kind, ModelIdentity};
 use crate::evaluate::text::Encoded;
-use crate::files;
 use crate::neuron::{Neuron, Side};
-use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
-/// The schema of the JSON document.
-pub(super) const SCHEMA: &str = "achilles-audit/critical-set/v1";
-
-/// A located critical set and how it was found. Values that are not finite are `null` in JSON.
+/// A located critical set and how it was found (`achilles-audit/critical-set/v1`). Values that are not finite are
+/// `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CriticalSetReport {
-    /// `achilles-audit/critical-set/v1`.
-    pub schema: String,
-    /// What wrote it.
-    pub tool: Tool,
-    /// What was examined.
-    pub model: ModelIdentity,
-    /// All that the search depends on besides model and text.
-    pub settings: CriticalSetSettings,
     /// The text with nothing masked.
     pub base: Base,
     /// The first entries of the ranking.
@@ -39,7 +25,13 @@ pub struct CriticalSetReport {
     pub timing_s: Timing,
 }
 
-/// The settings, and what they met.
+impl Kind for CriticalSetReport {
+    const SCHEMA: &'static str = document::critical_set::SCHEMA;
+    type Model = ModelIdentity;
+    type Settings = CriticalSetSettings;
+}
+
+/// All that a search depends on besides model and text, and what it met.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CriticalSetSettings {
     /// What candidates were ranked by.
@@ -70,23 +62,6 @@ pub struct CriticalSetSettings {
     pub text_sha256: String,
     /// Its tokens.
     pub tokens: usize,
-}
-
-impl CriticalSetReport {
-    /// Reads what `locate --format json` wrote.
-    ///
-    /// # Errors
-    /// It cannot be read, or is not such a document.
-    pub fn read(path: &Path) -> Result<CriticalSetReport> {
-        let not_one =
-            |problem: String| Error::file(path, format!("{problem}; expected what `locate --format json` writes"));
-        let report: CriticalSetReport = serde_json::from_str(&files::read_text(path, files::LARGEST_READ)?)
-            .map_err(|e| not_one(format!("is not a critical set: {e}")))?;
-        match report.schema == SCHEMA {
-            true => Ok(report),
-            false => Err(not_one(format!("has the schema {:?}", report.schema))),
-        }
-    }
 }
 
 impl CriticalSetSettings {

@@ -106,5 +106,5 @@ pub fn check_watched(
         baseline_sha256: sha256_hex(&files::read_regular(file)?),
     };
     let baseline = BaselineIdentity { model: baseline.model.clone(), settings: baseline.settings.clone() };
-    Ok(Document::new(Some(model), Some(settings), CheckDocument { baseline, result }))
+    Ok(Document::new(model, settings, CheckDocument { baseline, result }))
 }

@@ -50,8 +50,9 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Edi
         original.insert(key(&record.tensor, record.axis, record.index), bytes.to_vec());
     }
     let others = || refused("names other edits than those that make what was asked for of the original".into());
-    let of = |part: &NeuronPlace| original.get(&key(tensors.stored_name(&part.tensor), part.axis, part.index)).cloned();
-    let (edits, _) = changes.edits(&tensors, &|part, _, _| of(part)).map_err(|_| others())?;
+    let of = |stored: &str, axis: Axis, index| original.get(&key(stored, axis, index)).cloned();
+    let (edits, _) =
+        changes.edits(&tensors, &|stored, axis, index, _, _| of(stored, axis, index)).map_err(|_| others())?;
     if !edits.iter().map(Record::of).eq(receipt.edits.iter().cloned()) {
         return Err(others());
     }

@@ -82,7 +82,7 @@ impl Plan {
             rounding: self.rounding.clone(),
             edits: self.edits.iter().map(edit).collect(),
         };
-        Document::new(Some(identity), None, result)
+        Document::new(identity, (), result)
     }
 }
 
@@ -151,6 +151,6 @@ impl Restored {
             patch_undone: self.patch_undone,
             rolled_back: self.rolled_back,
         };
-        Document::new(None, None, result)
+        Document::new((), (), result)
     }
 }

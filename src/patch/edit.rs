@@ -1,5 +1,6 @@
 //! Byte edits: what changes of rows, columns and elements make of the bytes in a file.
 
+use super::packed;
 use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::Tensors;
 use crate::checkpoint::map::MappedFile;
@@ -18,10 +19,15 @@ pub struct Edit {
     pub neurons: Vec<Neuron>,
     /// What is changed.
     pub place: NeuronPlace,
-    /// The tensor's element type.
+    /// The stored tensor's element type.
     pub dtype: Dtype,
-    /// What the file calls the tensor, which in a multimodal checkpoint is not the name that `place` gives.
+    /// What the file calls the stored tensor: in a multimodal checkpoint, and where the weight is packed, not the name
+    /// that `place` gives.
     pub stored_as: String,
+    /// The stored tensor's shape; of a packed weight not the one that `place` gives.
+    pub stored_shape: Vec<usize>,
+    /// Where the weight is packed, its values before and after.
+    pub unpacked: Option<[Vec<f64>; 2]>,
     /// The shard's file name.
     pub file: String,
     /// Which bytes of it.
@@ -48,23 +54,29 @@ impl Edit {
 
     /// Whether a value that is infinite or not a number becomes one that is finite.
     pub(super) fn removes_not_finite(&self) -> bool {
-        self.values_before().iter().zip(self.values_after()).any(|(was, is)| !was.is_finite() && is.is_finite())
+        let [before, after] = self.numbers();
+        before.iter().zip(after).any(|(was, is)| !was.is_finite() && is.is_finite())
     }
 
-    /// The values as they are.
+    /// The weight's values as they are.
     pub fn values_before(&self) -> Vec<f64> {
-        NumberType::of(self.dtype).decode_all(&self.before)
+        self.unpacked.as_ref().map_or_else(|| self.numbers()[0].clone(), |[before, _]| before.clone())
     }
 
-    /// The values as they will be.
+    /// The weight's values as they will be.
     pub fn values_after(&self) -> Vec<f64> {
-        NumberType::of(self.dtype).decode_all(&self.after)
+        self.unpacked.as_ref().map_or_else(|| self.numbers()[1].clone(), |[_, after]| after.clone())
+    }
+
+    /// The numbers that are stored, before and after.
+    fn numbers(&self) -> [Vec<f64>; 2] {
+        [&self.before, &self.after].map(|bytes| NumberType::of(self.dtype).decode_all(bytes))
     }
 }
 
 /// What becomes of one element, row or column.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Change {
+pub(super) enum Change {
     /// v β.
     Scale(f64),
     /// (1 + v) β − 1.
@@ -114,14 +126,14 @@ pub(super) struct Changes(BTreeMap<String, TensorChanges>);
 
 /// The changes of one tensor, by index.
 #[derive(Debug, Default)]
-struct TensorChanges {
-    rows: BTreeMap<usize, (Change, Vec<Neuron>)>,
-    columns: BTreeMap<usize, (Change, Vec<Neuron>)>,
-    elements: BTreeMap<usize, (Change, Vec<Neuron>)>,
+pub(super) struct TensorChanges {
+    pub rows: BTreeMap<usize, (Change, Vec<Neuron>)>,
+    pub columns: BTreeMap<usize, (Change, Vec<Neuron>)>,
+    pub elements: BTreeMap<usize, (Change, Vec<Neuron>)>,
 }
 
-/// Tells the bytes of a part that the edits begin from.
-pub(super) type Before<'a> = &'a dyn Fn(&NeuronPlace, Span, &MappedFile) -> Option<Vec<u8>>;
+/// Tells the bytes of a part of a stored tensor, named as the file names it, that the edits begin from.
+pub(super) type Before<'a> = &'a dyn Fn(&str, Axis, usize, Span, &MappedFile) -> Option<Vec<u8>>;
 
 impl Changes {
     /// Adds what `action` makes of everything that a factor on `neuron` multiplies. `one_plus`: norms multiply by 1 +
@@ -146,7 +158,12 @@ impl Changes {
         let mut edits = Vec::new();
         let mut cost = Cost { rounding: Rounding::none(), scaled: 0 };
         for (name, of_tensor) in &self.0 {
-            of_tensor.edits(tensors, name, before, &mut edits, &mut cost)?;
+            match tensors.weight(name) {
+                Ok(weight) if weight.is_packed() => {
+                    packed::edits(of_tensor, tensors, &weight, before, &mut edits, &mut cost)?
+                }
+                _ => of_tensor.edits(tensors, name, before, &mut edits, &mut cost)?,
+            }
         }
         edits.sort_by(|a: &Edit, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
         Ok((edits, cost))
@@ -178,7 +195,7 @@ impl TensorChanges {
             for (&index, (change, neurons)) in of_axis {
                 let place = NeuronPlace { tensor: name.into(), shape: weight.shape().to_vec(), axis, index };
                 let span = dense.span(axis, index).ok_or_else(missing)?;
-                let before = before(&place, span, file).filter(|b| b.len() as u64 == span.bytes());
+                let before = before(stored_as, axis, index, span, file).filter(|b| b.len() as u64 == span.bytes());
                 let before = before.ok_or_else(missing)?;
                 let mut after = Vec::with_capacity(before.len());
                 let stored = before.chunks_exact(number.bytes()).zip(number.decode_all::<f64>(&before));
@@ -217,6 +234,8 @@ impl TensorChanges {
                     place,
                     dtype: dense.dtype(),
                     stored_as: stored_as.to_owned(),
+                    stored_shape: weight.shape().to_vec(),
+                    unpacked: None,
                     file: file_name(file.path()),
                     span,
                     before,

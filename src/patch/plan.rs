@@ -57,7 +57,8 @@ impl Plan {
             let request = Request { recipe, tensors, neuron: &intervention.neuron };
             request.add(intervention.action, &mut changes)?;
         }
-        let (edits, Cost { rounding, scaled }) = changes.edits(tensors, &|_, span, file| span.read(file.bytes()))?;
+        let (edits, Cost { rounding, scaled }) =
+            changes.edits(tensors, &|_, _, _, span, file| span.read(file.bytes()))?;
         if scaled > 0 && rounding.to_zero == scaled {
             let problem = "every value would be rounded to 0: the factor is too small for the weights' dtype; to mask, \
                            use 0";

@@ -82,12 +82,11 @@ impl Request<'_> {
                 let problem = format!("has shape {:?}, the config gives {shape:?}", weight.shape());
                 return Err(Error::tensor(root, name, problem));
             }
-            if weight.dense().is_none() || !weight.is_float() {
-                let problem = match weight.is_packed() {
-                    true => format!("is packed as {}", weight.format()),
-                    false => format!("has dtype {}, expected F32, F16, BF16 or F64", weight.dtypes()),
-                };
-                let problem = format!("{problem}; patch the original, then quantize it");
+            if !weight.is_float() {
+                let problem = format!(
+                    "has dtype {}, expected F32, F16, BF16 or F64; patch the original, then quantize it",
+                    weight.dtypes()
+                );
                 return Err(Error::tensor(root, name, problem));
             }
         }

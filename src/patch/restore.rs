@@ -199,6 +199,8 @@ impl Work {
                 place: part.place(),
                 dtype: part.dtype,
                 stored_as: tensors.stored_name(&part.tensor).to_owned(),
+                stored_shape: part.shape.clone(),
+                unpacked: None,
                 file: file_name(file.path()),
                 span,
                 before: span.read(file.bytes()).ok_or_else(none)?,

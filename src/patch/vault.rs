@@ -92,7 +92,11 @@ pub fn keep(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> Result<Index> {
     for of_tensor in plan.edits.chunk_by(|a, b| a.place.tensor == b.place.tensor) {
         let tensors = checkpoint.tensors();
         let weight = tensors.weight(&of_tensor[0].place.tensor).map_err(|_| missing())?;
-        let dense = weight.dense().ok_or_else(missing)?;
+        let Some(dense) = weight.dense() else {
+            let problem = "is packed, and a vault keeps weights as they are stored; a patch's receipt and undo file lead \
+                           back all the same";
+            return Err(Error::tensor(&plan.root, weight.name(), problem));
+        };
         let rest = rest_sha256(dense, of_tensor.iter().map(|e| e.span));
         let rest = rest.ok_or_else(missing)?;
         parts.extend(of_tensor.iter().map(|edit| Part::of(edit, &rest)));

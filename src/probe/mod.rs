@@ -156,7 +156,7 @@ pub fn probe(
         chat_template: prompts.template.clone(),
     };
     let identity = ModelIdentity::of(model.checkpoint(), model.recipe().architecture);
-    Ok(Document::new(Some(identity), Some(settings), Probe { prompts: probed }))
+    Ok(Document::new(identity, settings, Probe { prompts: probed }))
 }
 
 /// Checks how long answers may be.

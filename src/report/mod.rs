@@ -5,6 +5,7 @@
 pub mod compare;
 pub mod differences;
 pub mod findings;
+pub mod fingerprint;
 pub mod html;
 pub mod hub;
 pub mod json;

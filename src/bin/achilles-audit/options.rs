@@ -1,13 +1,14 @@
 //! Options that several subcommands have, and what they mean.
 
+use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compute::{self, Arithmetic, DeviceChoice, Residency};
+use achilles_audit::document::critical_set;
 use achilles_audit::evaluate::text;
 use achilles_audit::locate::{self, Counting, Ranking, SiteSelection, Subject};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Progress;
 use achilles_audit::report::{RENDERERS, Renderer, Show, ShowFindings};
-use achilles_audit::{Result, patch};
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
@@ -144,7 +145,7 @@ impl NeuronArgs {
     /// The neurons, from where they are named, in a model of `architecture`.
     pub fn read(&self, architecture: &str) -> Result<Vec<Neuron>> {
         match &self.critical {
-            Some(path) => patch::critical_neurons(path, architecture),
+            Some(path) => critical_set::neurons(path, architecture),
             None => Ok(self.neuron.clone()),
         }
     }

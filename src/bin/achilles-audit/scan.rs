@@ -96,10 +96,10 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     };
     let found = audit::audit(&request, progress)?;
     output::write_report(&options.report, &found)?;
-    for left in &found.not_examined {
+    for left in &found.result.not_examined {
         stderr::line(&format!("not examined: {}: {}", left.measurement.as_str(), left.why));
     }
-    Ok(ExitCode::from(found.verdict.exit_code()))
+    Ok(ExitCode::from(found.result.verdict.exit_code()))
 }
 
 fn run_of(options: &Options) -> Result<Run> {

@@ -52,5 +52,5 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     };
     let found = signature::verify(&options.model, &place, &trust, options.ignore_unsigned_files, progress)?;
     output::write(&options.output, &found)?;
-    Ok(ExitCode::from(u8::from(found.verdict != SignatureVerdict::Verified)))
+    Ok(ExitCode::from(u8::from(found.result.verdict != SignatureVerdict::Verified)))
 }

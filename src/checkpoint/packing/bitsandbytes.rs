@@ -1,7 +1,8 @@
 //! Weights as bitsandbytes stores them: 4-bit codes of a table (NF4, FP4), all elements in one row of blocks with a scale
 //! each, which may be packed themselves; and 8-bit integers with a scale for each out channel.
 
-use super::layout::Layout;
+use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
@@ -17,6 +18,8 @@ struct FourBit<'a> {
     parts: Vec<&'a str>,
     codes: Part<'a>,
     table: Vec<f32>,
+    scales: Part<'a>,
+    is_nested: bool,
     factors: Vec<f32>,
     block: usize,
     format: String,
@@ -29,6 +32,7 @@ struct FourBit<'a> {
 struct EightBit<'a> {
     parts: Vec<&'a str>,
     codes: Part<'a>,
+    scales: Part<'a>,
     factors: Vec<f32>,
     layout: Layout,
 }
@@ -72,7 +76,7 @@ fn eight_bit<'a>(
     let others = parts.all(&[".weight_format"]);
     let used = [&codes, &scales].into_iter().chain(&others).map(|part| part.name).collect();
     let layout = Layout { matrices: 1, rows, columns, number: NumberType::F32 };
-    Ok(EightBit { parts: used, factors: scales.values(), codes, layout })
+    Ok(EightBit { parts: used, factors: scales.values(), codes, scales, layout })
 }
 
 fn four_bit<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, state: Part<'a>) -> std::result::Result<FourBit<'a>, String> {
@@ -114,6 +118,8 @@ fn four_bit<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, state: Part<'a>) -> std:
         parts: used,
         table: table.values(),
         codes,
+        scales,
+        is_nested: nested_blocksize.is_some(),
         factors,
         block: blocksize,
         format: format!("bitsandbytes {}", quant_type.to_uppercase()),
@@ -150,6 +156,37 @@ impl Packing for FourBit<'_> {
         });
         Ok(Some(Rows::decoded(self.layout, values)))
     }
+
+    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+        let Layout { rows, columns, .. } = self.layout;
+        let zero = self.table.iter().position(|value| *value == 0.0).ok_or("its table of values has no zero")? as u32;
+        // The first of two elements lies in the high bits.
+        let bit = |element: usize| element / 2 * 8 + (4 - element % 2 * 4);
+        if axis == Axis::Row {
+            let (first, last) = (index * columns / 2, ((index + 1) * columns - 1) / 2);
+            let bytes = last - first + 1;
+            let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, first, bytes, bytes, 1));
+            let elements = index * columns..(index + 1) * columns;
+            elements.for_each(|element| found.put(bit(element) - first * 8, 4, zero));
+            return Ok(found);
+        }
+        if columns % 2 == 1 {
+            return Err("its rows begin within bytes, so that a column lies at no equal distances".into());
+        }
+        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, index / 2, 1, columns / 2, rows));
+        (0..rows).for_each(|row| found.put(row * 8 + (4 - index % 2 * 4), 4, zero));
+        Ok(found)
+    }
+
+    fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
+        let columns = self.layout.columns;
+        if self.is_nested || !columns.is_multiple_of(self.block) {
+            return Err("its scales are packed themselves, or shared by rows".into());
+        }
+        let (size, blocks) = (self.scales.number().bytes(), columns / self.block);
+        let place = StoredSpan::of(&self.scales, row * blocks * size, blocks * size, blocks * size, 1);
+        OwnScales::of(place, (0..columns).map(|column| column / self.block).collect())
+    }
 }
 
 impl Packing for EightBit<'_> {
@@ -178,5 +215,19 @@ impl Packing for EightBit<'_> {
             }
         });
         Ok(Some(Rows::decoded(self.layout, values)))
+    }
+
+    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+        let Layout { rows, columns, .. } = self.layout;
+        let (place, count) = match axis {
+            Axis::Row => (StoredSpan::of(&self.codes, index * columns, columns, columns, 1), columns),
+            _ => (StoredSpan::of(&self.codes, index, 1, columns, rows), rows),
+        };
+        Ok(ZeroCodes::bytes(place, vec![0; count]))
+    }
+
+    fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
+        let size = self.scales.number().bytes();
+        OwnScales::of(StoredSpan::of(&self.scales, row * size, size, size, 1), vec![0; self.layout.columns])
     }
 }

@@ -1,7 +1,8 @@
 //! Weights in 4-bit floats, two a byte, with a scale for each 16 or 32 elements: NVFP4 as compressed-tensors and Model
 //! Optimizer store it, MXFP4 as gpt-oss and compressed-tensors do.
 
-use super::layout::Layout;
+use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::layout::{Axis, Layout};
 use super::number::{NumberType, power_of_two};
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
@@ -151,5 +152,19 @@ impl Packing for Fp4<'_> {
             }
         });
         Ok(Some(Rows::decoded(self.layout, values)))
+    }
+
+    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+        let (rows, width) = (self.layout.rows, self.layout.columns / 2);
+        if axis == Axis::Row {
+            return Ok(ZeroCodes::bytes(StoredSpan::of(&self.codes, index * width, width, width, 1), vec![0; width]));
+        }
+        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, index / 2, 1, width, rows));
+        (0..rows).for_each(|row| found.put(row * 8 + index % 2 * 4, 4, 0));
+        Ok(found)
+    }
+
+    fn own_scales(&self, _: usize) -> std::result::Result<OwnScales<'_>, String> {
+        Err(format!("the scales of {} have 8 bits, too few to hold a factor", self.format))
     }
 }

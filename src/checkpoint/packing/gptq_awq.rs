@@ -1,10 +1,11 @@
 //! Weights that are stored as [in, out], words of 32 bits with a zero point and a scale for each group of inputs: GPTQ,
 //! whose words hold consecutive inputs of one output, and AWQ, whose words hold eight outputs of one input.
 
-use super::layout::Layout;
+use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::pack_quantized::in_groups;
-use super::parts::{Part, Parts, by_rows};
+use super::parts::{Part, Parts, bits_at, by_rows};
 use super::rows::Rows;
 use super::{Found, Packing};
 use crate::checkpoint::quantization::Method;
@@ -19,6 +20,7 @@ struct Columns<'a> {
     parts: Vec<&'a str>,
     codes: Part<'a>,
     zeros: Part<'a>,
+    scales: Part<'a>,
     factors: Vec<f32>,
     shape: [usize; 2],
     layout: Layout,
@@ -92,6 +94,7 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Colu
         parts: used.collect(),
         factors: scales.values(),
         zeros,
+        scales,
         shape: [outputs, inputs],
         layout: Layout { matrices: 1, rows: outputs, columns: inputs, number: NumberType::F32 },
         group_of,
@@ -103,7 +106,9 @@ impl Columns<'_> {
     fn code(&self, row: usize, column: usize) -> i32 {
         let outputs = self.layout.rows;
         match self.kind {
-            Kind::Gptq { bits, .. } => bits_at(|word| self.codes.word(word * outputs + row), column * bits, bits),
+            Kind::Gptq { bits, .. } => {
+                bits_at(|word| self.codes.word(word * outputs + row), column * bits, bits) as i32
+            }
             Kind::Awq => awq(self.codes.word(column * (outputs / 8) + row / 8), row),
         }
     }
@@ -113,18 +118,11 @@ impl Columns<'_> {
         match self.kind {
             Kind::Gptq { bits, less } => {
                 let of_group = group * (outputs * bits / 32);
-                bits_at(|word| self.zeros.word(of_group + word), row * bits, bits) + less
+                bits_at(|word| self.zeros.word(of_group + word), row * bits, bits) as i32 + less
             }
             Kind::Awq => awq(self.zeros.word(group * (outputs / 8) + row / 8), row),
         }
     }
-}
-
-/// Some bits of words that follow each other, the lowest of the first word first.
-fn bits_at(word: impl Fn(usize) -> u32, at: usize, bits: usize) -> i32 {
-    let low = u64::from(word(at / 32));
-    let both = if at % 32 + bits > 32 { low | u64::from(word(at / 32 + 1)) << 32 } else { low };
-    (both >> (at % 32)) as i32 & ((1 << bits) - 1)
 }
 
 fn awq(word: u32, row: usize) -> i32 {
@@ -167,5 +165,49 @@ impl Packing for Columns<'_> {
             }
         });
         Ok(Some(Rows::decoded(self.layout, values)))
+    }
+
+    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+        let Layout { rows: outputs, columns, .. } = self.layout;
+        let (bits, stride) = match self.kind {
+            Kind::Gptq { bits, .. } => (bits, outputs * 4),
+            Kind::Awq => (4, outputs / 8 * 4),
+        };
+        let zero = |row: usize, column: usize| {
+            let zero = self.zero(row, self.group_of[column]);
+            let is_code = (0..1 << bits).contains(&zero);
+            is_code.then_some(zero as u32).ok_or_else(|| format!("its zero point, {zero}, is no code of {bits} bits"))
+        };
+        let is_awq = self.kind == Kind::Awq;
+        if axis == Axis::Row {
+            // An output is a column of the file: of words where it has them for itself, else of half bytes.
+            let (from, piece, pieces) = match is_awq {
+                true => (index / 8 * 4 + AWQ_ORDER[index % 8] / 2, 1, columns),
+                false => (index * 4, 4, columns * bits / 32),
+            };
+            let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, from, piece, stride, pieces));
+            for column in 0..columns {
+                let at = if is_awq { column * 8 + AWQ_ORDER[index % 8] % 2 * 4 } else { column * bits };
+                found.put(at, bits, zero(index, column)?);
+            }
+            return Ok(found);
+        }
+        let (word, within) = if is_awq { (index, 0) } else { (index * bits / 32, index * bits % 32) };
+        if within + bits > 32 {
+            return Err(format!("codes of {bits} bits lie in two words there"));
+        }
+        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, word * stride, stride, stride, 1));
+        for row in 0..outputs {
+            let at = if is_awq { row / 8 * 32 + AWQ_ORDER[row % 8] * 4 } else { row * 32 + within };
+            found.put(at, bits, zero(row, index)?);
+        }
+        Ok(found)
+    }
+
+    fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
+        let (size, outputs) = (self.scales.number().bytes(), self.layout.rows);
+        let groups = self.factors.len() / outputs;
+        let place = StoredSpan::of(&self.scales, row * size, size, outputs * size, groups);
+        OwnScales::of(place, self.group_of.clone())
     }
 }

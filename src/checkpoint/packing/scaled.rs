@@ -2,7 +2,8 @@
 //! each out channel, or for each block or group of elements. DeepSeek's and Qwen's FP8 checkpoints, compressed-tensors
 //! and Model Optimizer write these.
 
-use super::layout::Layout;
+use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
@@ -60,8 +61,13 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
 fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, scales: Part<'a>) -> std::result::Result<Scaled<'a>, String> {
     let layout = Layout::of(codes.dtype, codes.shape).filter(|_| codes.shape.len() >= 2);
     let layout = layout.ok_or_else(|| format!("has shape {:?}, expected a matrix", codes.shape))?;
-    let floats = [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64, Dtype::F8_E8M0];
+    let floats = [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64, Dtype::F8_E8M0, Dtype::U8];
     scales.expect(&floats, scales.shape)?;
+    // compressed-tensors' MXFP8 has its exponents as plain bytes.
+    let factors = match scales.dtype {
+        Dtype::U8 => NumberType::F8E8M0.decode_all(scales.bytes),
+        _ => scales.values(),
+    };
     let grid = grid(layout, scales.shape, parts.scheme()?)?;
     let zeros = parts.get(".weight_zero_point");
     if let Some(zeros) = &zeros {
@@ -69,7 +75,7 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, scales: Part<'a>) -> std::r
     }
     Ok(Scaled {
         layout: Layout { number: NumberType::F32, ..layout },
-        factors: scales.values(),
+        factors,
         zeros: zeros.map(|zeros| (zeros.clone(), zeros.values())),
         others: parts.all(OTHERS),
         codes,
@@ -155,6 +161,39 @@ impl Packing for Scaled<'_> {
             }
         });
         Ok(Some(Rows::decoded(self.layout, values)))
+    }
+
+    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+        let Layout { rows, columns, .. } = self.layout;
+        let code = |row: usize, column: usize| match &self.zeros {
+            Some((_, zeros)) if self.codes.dtype == Dtype::I8 => {
+                zeros[self.grid.row(0, row) + column / self.grid.columns] as i8 as u8
+            }
+            _ => 0,
+        };
+        let (place, codes) = match axis {
+            Axis::Row => {
+                let place = StoredSpan::of(&self.codes, index * columns, columns, columns, 1);
+                (place, (0..columns).map(|column| code(index, column)).collect())
+            }
+            _ => {
+                let place = StoredSpan::of(&self.codes, index, 1, columns, rows);
+                (place, (0..rows).map(|row| code(row, index)).collect())
+            }
+        };
+        Ok(ZeroCodes::bytes(place, codes))
+    }
+
+    fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
+        let Layout { rows, columns, .. } = self.layout;
+        if self.grid.rows > 1 || (self.grid.each == 0 && self.factors.len() == 1 && rows > 1) {
+            let block = self.grid.rows.min(rows);
+            return Err(format!("{block} rows share a scale, so that a factor would change them all"));
+        }
+        let size = self.scales.number().bytes();
+        let (from, across) = (self.grid.row(0, row) * size, self.grid.across * size);
+        let of_column = (0..columns).map(|column| column / self.grid.columns).collect();
+        OwnScales::of(StoredSpan::of(&self.scales, from, across, across, 1), of_column)
     }
 }
 

@@ -4,6 +4,7 @@ use super::layout::Axis;
 use super::number::NumberType;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Equal pieces of a file at equal distances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,6 +52,17 @@ impl Span {
     /// Bytes of all pieces.
     pub fn bytes(&self) -> u64 {
         self.piece_bytes * self.pieces
+    }
+
+    /// Whether all pieces lie within a range of the file, one after the other.
+    pub fn lies_in(&self, range: &Range<u64>) -> bool {
+        let Span { offset, piece_bytes, stride_bytes, pieces } = *self;
+        let length = pieces.checked_sub(1).and_then(|gaps| gaps.checked_mul(stride_bytes)?.checked_add(piece_bytes));
+        let end = length.and_then(|length| offset.checked_add(length));
+        piece_bytes > 0
+            && (pieces == 1 || piece_bytes <= stride_bytes)
+            && offset >= range.start
+            && end.is_some_and(|end| end <= range.end)
     }
 
     /// The span's bytes in a whole file; none where the file is shorter.

@@ -1,0 +1,169 @@
+//! Byte edits of packed weights: a row or column becomes zero by its codes, a row a multiple of itself by its scales.
+
+use super::edit::{Before, Change, Cost, Edit, TensorChanges, file_name};
+use crate::architecture::place::NeuronPlace;
+use crate::checkpoint::Tensors;
+use crate::checkpoint::packing::{Axis, NumberType, OwnScales, StoredSpan, Weight, ZeroCodes};
+use crate::error::{Error, Figure, Result};
+use crate::neuron::Neuron;
+use std::collections::HashMap;
+
+/// Rows of a weight that are decoded at a time.
+const ROWS: usize = 256;
+
+/// Appends the edits of one weight.
+pub(super) fn edits(
+    changes: &TensorChanges,
+    tensors: &Tensors,
+    weight: &Weight,
+    before: Before,
+    to: &mut Vec<Edit>,
+    cost: &mut Cost,
+) -> Result<()> {
+    let work = Work { tensors, weight, before };
+    let (mut zeroed, mut codes) = (Vec::new(), HashMap::new());
+    for (axis, of_axis) in [(Axis::Row, &changes.rows), (Axis::Column, &changes.columns)] {
+        for (&index, (change, neurons)) in of_axis {
+            match *change {
+                Change::Scale(0.0) => {
+                    let zero = weight.zero_codes(axis, index)?;
+                    let bytes = zero.place.span.offsets().flat_map(|at| at..at + zero.place.span.piece_bytes);
+                    for (at, (mask, code)) in bytes.zip(zero.mask.iter().zip(&zero.codes)) {
+                        let known: &mut (u8, u8) = codes.entry(at).or_default();
+                        *known = (known.0 | mask, known.1 | code);
+                    }
+                    zeroed.push((axis, index, neurons, zero));
+                }
+                Change::Scale(factor) if axis == Axis::Row => {
+                    to.push(work.scaled(index, factor, neurons, &weight.own_scales(index)?, cost)?);
+                }
+                _ => return Err(work.cannot(axis, index, "by a factor other than 0")),
+            }
+        }
+    }
+    if let Some(index) = changes.elements.keys().next() {
+        return Err(work.cannot(Axis::Element, *index, "by itself"));
+    }
+    for (axis, index, neurons, zero) in zeroed {
+        to.push(work.zeroed(axis, index, neurons, &zero, &codes)?);
+    }
+    Ok(())
+}
+
+/// One packed weight that is changed.
+struct Work<'a> {
+    tensors: &'a Tensors,
+    weight: &'a Weight<'a>,
+    before: Before<'a>,
+}
+
+impl Work<'_> {
+    fn cannot(&self, axis: Axis, index: usize, how: &str) -> Error {
+        let format = self.weight.format();
+        let problem = format!(
+            "is packed as {format}, in which {} {index} cannot be changed {how}; mask it instead (factor 0), or patch the \
+             original and quantize that",
+            axis.as_str()
+        );
+        Error::tensor(self.tensors.root(), self.weight.name(), problem)
+    }
+
+    /// The bytes that an edit begins from.
+    fn bytes(&self, place: &StoredSpan, axis: Axis, index: usize) -> Result<Vec<u8>> {
+        let stored_as = self.tensors.stored_name(place.tensor);
+        let bytes = (self.before)(stored_as, axis, index, place.span, place.file);
+        let missing = || Error::tensor(self.tensors.root(), stored_as, "is not where its header says");
+        bytes.filter(|bytes| bytes.len() as u64 == place.span.bytes()).ok_or_else(missing)
+    }
+
+    /// The values of a row or column, as they are decoded.
+    fn values(&self, axis: Axis, index: usize) -> Result<Vec<f64>> {
+        if axis == Axis::Row {
+            return Ok(self.weight.rows(index..index + 1)?.row(0));
+        }
+        let rows = self.weight.layout().rows;
+        let mut values = vec![0.0; rows];
+        for first in (0..rows).step_by(ROWS) {
+            let some = self.weight.rows(first..rows.min(first + ROWS))?;
+            for (at, value) in values[first..].iter_mut().take(ROWS).enumerate() {
+                let _ = some.read(at, index, std::slice::from_mut(value));
+            }
+        }
+        Ok(values)
+    }
+
+    fn edit(&self, axis: Axis, index: usize, neurons: &[Neuron], place: &StoredSpan, before: Vec<u8>) -> Edit {
+        Edit {
+            neurons: neurons.to_vec(),
+            place: NeuronPlace {
+                tensor: self.weight.name().to_owned(),
+                shape: self.weight.shape().to_vec(),
+                axis,
+                index,
+            },
+            dtype: place.dtype,
+            stored_as: self.tensors.stored_name(place.tensor).to_owned(),
+            stored_shape: place.shape.to_vec(),
+            unpacked: None,
+            file: file_name(place.file.path()),
+            span: place.span,
+            after: before.clone(),
+            before,
+        }
+    }
+
+    /// `codes` are those of all rows and columns that become zero: edits meet where these share a byte.
+    fn zeroed(
+        &self,
+        axis: Axis,
+        index: usize,
+        neurons: &[Neuron],
+        zero: &ZeroCodes,
+        codes: &HashMap<u64, (u8, u8)>,
+    ) -> Result<Edit> {
+        let span = zero.place.span;
+        let mut edit = self.edit(axis, index, neurons, &zero.place, self.bytes(&zero.place, axis, index)?);
+        for (at, byte) in span.offsets().flat_map(|at| at..at + span.piece_bytes).zip(&mut edit.after) {
+            let (mask, code) = codes.get(&at).copied().unwrap_or_default();
+            *byte = *byte & !mask | code;
+        }
+        let values = self.values(axis, index)?;
+        edit.unpacked = Some([values.clone(), vec![0.0; values.len()]]);
+        Ok(edit)
+    }
+
+    fn scaled(&self, row: usize, factor: f64, neurons: &[Neuron], own: &OwnScales, cost: &mut Cost) -> Result<Edit> {
+        let mut edit = self.edit(Axis::Row, row, neurons, &own.place, self.bytes(&own.place, Axis::Row, row)?);
+        let number = NumberType::of(edit.dtype);
+        let scales: Vec<f64> = number.decode_all(&edit.before);
+        edit.after.clear();
+        let mut ratios = Vec::with_capacity(scales.len());
+        for scale in &scales {
+            let exact = scale * factor;
+            let rounded = number.encode(exact, &mut edit.after);
+            if !rounded.is_finite() && scale.is_finite() {
+                let problem = format!(
+                    "the scale {} of row {row} would become {exact:e}, beyond {}; use a smaller factor",
+                    Figure(*scale),
+                    edit.dtype
+                );
+                return Err(Error::tensor(self.tensors.root(), &edit.stored_as, problem));
+            }
+            let error = (rounded - exact).abs() / exact.abs();
+            if error > cost.rounding.worst_relative {
+                cost.rounding.worst_relative = error;
+                cost.rounding.tensor = Some(edit.stored_as.clone());
+            }
+            if *scale != 0.0 {
+                cost.scaled += 1;
+                cost.rounding.to_zero += u64::from(rounded == 0.0);
+            }
+            ratios.push(if *scale == 0.0 { factor } else { rounded / scale });
+        }
+        let values = self.values(Axis::Row, row)?;
+        let after =
+            values.iter().zip(&own.of_column).map(|(value, of)| value * ratios.get(*of).copied().unwrap_or(factor));
+        edit.unpacked = Some([values.clone(), after.collect()]);
+        Ok(edit)
+    }
+}
