@@ -93,6 +93,7 @@ pub fn is_of_activations(name: &str) -> bool {
         ".prob_scale",
         ".output_scale",
         ".input_scale",
+        ".input_scale_ub",
         ".activation_scale",
         ".k_zero_point",
         ".v_zero_point",
@@ -260,6 +261,14 @@ impl Quantization {
 fn method(c: &Reader) -> Result<Method> {
     let named = c.str_opt("quant_method")?;
     let algorithm = c.str_opt("quant_algo")?;
+    let sparsity = c.object_opt("sparsity_config")?;
+    let sparsity = sparsity.as_ref().map(|of| of.str_opt("format")).transpose()?.flatten();
+    if let Some(sparsity) = sparsity.filter(|form| *form != "dense") {
+        return Ok(Method::Other(format!("compressed-tensors ({sparsity})")));
+    }
+    if c.str_opt("checkpoint_format")? == Some("marlin") || c.bool_or("is_marlin_format", false)? {
+        return Ok(Method::Other("gptq (marlin's own layout)".to_owned()));
+    }
     Ok(match named {
         Some("fp8" | "fbgemm_fp8" | "finegrained_fp8") => Method::Fp8,
         Some("compressed-tensors" | "compressed_tensors") => Method::CompressedTensors,
@@ -384,6 +393,10 @@ mod tests {
         let gptq = of(json!({"bits": 4, "group_size": -1, "desc_act": true, "dynamic": {"-:.*\\.mlp": {}}}));
         assert!(gptq.scheme("x").zeros_less_one && gptq.scheme("x").group.is_none() && gptq.ignores("a.mlp.b"));
         assert_eq!(of(json!({"quant_method": "quip"})).method.name(), "quip");
+        let marlin = of(json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}));
+        let sparse =
+            of(json!({"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}}));
+        assert!([marlin, sparse].iter().all(|of| matches!(of.method, Method::Other(_))));
         assert!(read(json!({})).unwrap().is_none());
     }
 

@@ -58,8 +58,8 @@ fn stored(opened: &Opened, (config, files): (&ConfigFile, &[File]), weights: &We
         let beside = beside.filter(|_| !KEYS.iter().any(is_said));
         let location = beside.map_or(Location::file("config.json"), File::location);
         if let Some((_, first)) = codes().next() {
-            let name = printable(&first.name);
-            found.say(Check::ConfigUnknown, location, format!("{name} and the like were not unpacked: {problem}"));
+            let message = format!("{} and the like were not unpacked: {problem}", first.name);
+            found.say(Check::ConfigUnknown, location, printable(&message));
         }
         return;
     }

@@ -8,6 +8,7 @@ use super::tensors::role;
 use super::weights::{Packed, Weights};
 use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::quantization::{Method, Quantization};
+use crate::escape::printable;
 use crate::neuron::out_of_wrapper;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 pub(super) fn examine(weights: &Weights, found: &mut Found) {
     for (name, problem) in &weights.broken {
         let Some((shard, tensor)) = weights.place_of(name) else { continue };
-        found.say(Check::PackingBroken, at(shard, tensor), format!("cannot be unpacked: {problem}"));
+        found.say(Check::PackingBroken, at(shard, tensor), printable(&format!("cannot be unpacked: {problem}")));
     }
     for (weight, parts) in &weights.left_over {
         let Some((shard, tensor)) = parts.first().and_then(|first| weights.place(first)) else { continue };
@@ -26,7 +27,7 @@ pub(super) fn examine(weights: &Weights, found: &mut Found) {
             Some((_, other)) => format!("{weight} is not packed ({})", other.dtype),
             None => format!("{weight} is not there"),
         };
-        let message = format!("is what codes need to be read, and {what}");
+        let message = printable(&format!("is what codes need to be read, and {what}"));
         found.add(Check::PackingLeftOver, at(shard, tensor), message, json!({"tensors": parts}));
     }
     let Some(settings) = &weights.quantization else { return };
@@ -118,7 +119,7 @@ fn companions(weights: &Weights, found: &mut Found) {
             found.add(
                 Check::PeerMissing,
                 location,
-                message,
+                printable(&message),
                 json!({"weight": name, "with": in_all, "of": format.count}),
             );
         }
@@ -152,6 +153,6 @@ fn fused(weights: &Weights, found: &mut Found) {
         let Some((shard, tensor)) = weights.place(other) else { continue };
         let all: Vec<String> = scales.iter().map(|(_, scale)| scale.to_string()).collect();
         let message = format!("is {}, and {} of {parent} have {}", value, set.join(", "), all.join(", "));
-        found.add(Check::ScaleDiffers, at(shard, tensor), message, json!({"modules": set, "scales": all}));
+        found.add(Check::ScaleDiffers, at(shard, tensor), printable(&message), json!({"modules": set, "scales": all}));
     }
 }

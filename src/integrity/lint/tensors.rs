@@ -104,6 +104,8 @@ impl<'a> Stored<'a> {
                 let weight = match weights.part(&tensor.name) {
                     Part::Beside(_) => continue,
                     Part::Alone if is_of_activations(&tensor.name) => continue,
+                    // Packers of old gave every module a bias.
+                    Part::Alone if weights.is_bias_of_nothing((shard, tensor)) => continue,
                     Part::Alone => &tensor.name,
                     Part::Codes(weight) => weight,
                 };

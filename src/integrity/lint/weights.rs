@@ -173,6 +173,14 @@ impl<'a> Weights<'a> {
         }
     }
 
+    /// Whether a tensor is a bias of zeros beside codes of GPTQ or AWQ.
+    pub fn is_bias_of_nothing(&self, (shard, tensor): StoredTensor<'a>) -> bool {
+        let Some(module) = tensor.name.strip_suffix(".bias") else { return false };
+        let packed = self.packed.get(&format!("{module}.weight"));
+        packed.is_some_and(|packed| packed.format.starts_with("GPTQ") || packed.format.starts_with("AWQ"))
+            && shard.bytes(tensor).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+    }
+
     /// The weight that a tensor stands beside by its name, as a scale does.
     fn weight_beside(&self, stored: &str) -> Option<String> {
         let of = |end: &&str| {
