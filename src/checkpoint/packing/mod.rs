@@ -239,4 +239,4 @@ impl<'a> Weight<'a> {
 #[cfg(test)]
 mod dense_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
