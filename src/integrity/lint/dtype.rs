@@ -4,7 +4,7 @@
 use super::Expected;
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::observation::{Found, Location};
 use super::vocabulary::of_text;
 use crate::checkpoint::header::TensorEntry;
@@ -25,7 +25,7 @@ const PACKED_BESIDE: &[&str] = &["hf_quant_config.json", "quantize_config.json",
 pub(super) fn compare(
     opened: &Opened,
     files: &[File],
-    model: &[&Shard],
+    model: &[&FolderShard],
     expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) {
@@ -51,7 +51,7 @@ pub(super) fn compare(
 
 /// Weights in a dtype to which only a quantizer's settings give a meaning. Of a config that is not understood that is
 /// told already.
-fn stored(config: &ConfigFile, files: &[File], model: &[&Shard], is_understood: bool, found: &mut Found) {
+fn stored(config: &ConfigFile, files: &[File], model: &[&FolderShard], is_understood: bool, found: &mut Found) {
     let maps = [config.map(), of_text(config.map())];
     let settings = |key: &&str| maps.iter().filter_map(|map| map.get(*key)?.as_object()).any(|map| !map.is_empty());
     let packed_by = PACKED_BY.iter().copied().find(settings);
@@ -80,7 +80,7 @@ fn is_weight(tensor: &TensorEntry) -> bool {
 }
 
 /// The first finite value that becomes infinite in half precision, whose largest number is 65504.
-fn first_beyond_half(shard: &Shard, tensor: &TensorEntry) -> Option<usize> {
+fn first_beyond_half(shard: &FolderShard, tensor: &TensorEntry) -> Option<usize> {
     let number = Some(NumberType::of(tensor.dtype)).filter(|number| number.holds_weights())?;
     // From here on values are rounded up to 65536, which is infinite.
     number.position(shard.bytes(tensor)?, |value| value.is_finite() && value.abs() >= 65520.0)

@@ -42,7 +42,7 @@ use crate::architecture::{OtherParts, Recipe};
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use header::Shard;
+use header::FolderShard;
 use observation::Found;
 use pipeline::Pipeline;
 use serde::Serialize;
@@ -138,7 +138,7 @@ pub fn served(opened: &Opened) -> Vec<Observation> {
 
 fn serving(
     opened: &Opened,
-    model: &[&Shard],
+    model: &[&FolderShard],
     expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) -> Option<Vocabulary> {

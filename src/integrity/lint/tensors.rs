@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
 use super::stored::{StoredTensor, at, compare_shape, shut_norms, tell_extra, tell_missing};
@@ -89,7 +89,7 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn of(names: &Names, shards: &[&'a Shard<'a>], found: &mut Found) -> Stored<'a> {
+    fn of(names: &Names, shards: &[&'a FolderShard<'a>], found: &mut Found) -> Stored<'a> {
         let mut stored = Stored { text: BTreeMap::new(), parts: BTreeMap::new(), unknown: Vec::new() };
         let mut seen = BTreeSet::new();
         for shard in shards {
@@ -212,7 +212,7 @@ fn is_same(a: StoredTensor, b: StoredTensor) -> bool {
 
 /// Tensors of another dtype than most of those that have their name in other layers (or experts); where there is no
 /// most, the mix itself.
-fn dtype_mix(model: &[&Shard], found: &mut Found) {
+fn dtype_mix(model: &[&FolderShard], found: &mut Found) {
     type ByDtype<'a> = BTreeMap<String, Vec<StoredTensor<'a>>>;
     let mut roles: BTreeMap<String, ByDtype> = BTreeMap::new();
     for shard in model {

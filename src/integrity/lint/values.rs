@@ -6,7 +6,7 @@
 pub(super) mod bits;
 
 use super::check::Check;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::observation::{Found, Location, More};
 use crate::architecture::names;
 use crate::architecture::place::Axis;
@@ -30,7 +30,7 @@ const LISTED: usize = 20;
 const KEPT: usize = 4096;
 
 /// Scans all floating-point tensors of all files; how many bytes that were.
-pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
+pub(super) fn scan(shards: &[FolderShard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
     let of = |shard| own(shard).filter(|t| Format::of(t.dtype).is_some());
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
     let once = || shards.iter().filter(|shard| !shard.again);
@@ -64,7 +64,7 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
 
 /// The tensors whose bytes are in the file and are no earlier tensor's. So each byte is read once, whatever tensors
 /// claim: a shared one is an error of its own.
-fn own<'s>(shard: &'s Shard) -> impl Iterator<Item = &'s TensorEntry> {
+fn own<'s>(shard: &'s FolderShard) -> impl Iterator<Item = &'s TensorEntry> {
     let mut end = 0;
     shard.tensors().iter().filter(move |t| {
         let owns = t.bytes.start >= end;
@@ -85,7 +85,7 @@ fn is_packed_weight(tensor: &TensorEntry) -> bool {
 
 /// One tensor.
 struct Job<'a> {
-    shard: &'a Shard<'a>,
+    shard: &'a FolderShard<'a>,
     tensor: &'a TensorEntry,
     bytes: &'a [u8],
     format: Format,
@@ -98,7 +98,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(shard: &'a Shard<'a>, tensor: &'a TensorEntry) -> Option<Job<'a>> {
+    fn new(shard: &'a FolderShard<'a>, tensor: &'a TensorEntry) -> Option<Job<'a>> {
         let format = Format::of(tensor.dtype)?;
         let bytes = shard.bytes(tensor)?;
         let elements = (bytes.len() / format.bytes) as u64;
