@@ -12,7 +12,7 @@ use crate::integrity::{lesion, lint};
 use crate::progress::Silent;
 use crate::rules::finding::RuleObservation;
 use crate::rules::{Measurement, RuleId, Rules};
-use lint::tests::folder::{Folder, Shard};
+use lint::tests::folder::{Folder, RawShard};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -180,8 +180,8 @@ fn of_fingerprints(told: &mut Told) {
             f.shard(|s| s.header[NORM]["shape"].as_array_mut().unwrap().push(1.into()));
         }),
         (RuleId::FingerprintTensorMoved, |f| {
-            let whole = Shard::read(&f.path("model.safetensors"));
-            let mut second = Shard { header: serde_json::Map::new(), data: Vec::new() };
+            let whole = RawShard::read(&f.path("model.safetensors"));
+            let mut second = RawShard { header: serde_json::Map::new(), data: Vec::new() };
             let shape: Vec<usize> = serde_json::from_value(whole.header[NORM]["shape"].clone()).unwrap();
             second.push(NORM, whole.header[NORM]["dtype"].as_str().unwrap(), &shape, &whole.data[whole.range(NORM)]);
             f.shard(|s| s.remove(NORM));

@@ -47,7 +47,7 @@ use crate::checkpoint::names::{Meaning, Names};
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use header::Shard;
+use header::FolderShard;
 use observation::Found;
 use pipeline::Pipeline;
 use serde::Serialize;
@@ -181,7 +181,7 @@ pub fn served(opened: &Opened) -> Vec<Observation> {
 
 fn serving(
     opened: &Opened,
-    model: &[&Shard],
+    model: &[&FolderShard],
     expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) -> Option<Vocabulary> {

@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
 use super::stored::{StoredTensor, at, compare_shape, shut_norms, tell_extra, tell_missing};

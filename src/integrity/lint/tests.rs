@@ -10,7 +10,7 @@ use crate::architecture::place::Axis;
 use crate::checkpoint::Opened;
 use crate::error::Result;
 use crate::progress::{Progress, Silent};
-use folder::{Folder, Shard, file};
+use folder::{Folder, RawShard, file};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,7 +49,7 @@ fn numbered(folder: &Folder, kept: &[&str]) {
 
 /// Rows and columns of [`DOWN`].
 fn down_shape(folder: &Folder) -> (usize, usize) {
-    let shape = &Shard::read(&folder.path("model.safetensors")).header[DOWN]["shape"];
+    let shape = &RawShard::read(&folder.path("model.safetensors")).header[DOWN]["shape"];
     (shape[0].as_u64().unwrap() as usize, shape[1].as_u64().unwrap() as usize)
 }
 
@@ -247,7 +247,7 @@ fn places_and_counts_are_exact() {
     folder.values(DOWN, (0..rows).flat_map(|row| [row * columns, row * columns + 4]), 0.0);
     folder.values(DOWN, (rows - 1) * columns..rows * columns, 0.0);
     let seen = run(folder.0.path()).observations;
-    let shard = Shard::read(&folder.path("model.safetensors"));
+    let shard = RawShard::read(&folder.path("model.safetensors"));
     let start = (8 + shard.text().len() + shard.range(DOWN).start) as u64;
     let at = || Location::file("model.safetensors").tensor(DOWN);
     let expected = [
@@ -284,7 +284,7 @@ fn all_problems_are_told_at_once() {
     let folder = Folder::sharded();
     folder.write(FIRST, b"not a header");
     folder.write("tokenizer_config.json", br#"{"chat_template": "{{ x.__class__ }}"}"#);
-    let mut second = Shard::read(&folder.path(SECOND));
+    let mut second = RawShard::read(&folder.path(SECOND));
     let range = second.range(NORM);
     second.data[range.start..range.start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     second.data.push(0);

@@ -1,6 +1,6 @@
 //! What lies beside the text model: other parts, and the same weights in Mistral's own form.
 
-use super::folder::{Folder, Shard};
+use super::folder::{Folder, RawShard};
 use super::{Check, FIXTURES, run};
 use crate::architecture::{OtherParts, Recipe};
 use crate::checkpoint::ConfigFile;
@@ -47,7 +47,7 @@ fn with_tower(name: impl Fn(&str) -> String) -> Folder {
 #[test]
 fn the_tower_of_gemma_3_is_known() {
     let folder = with_tower(str::to_owned);
-    let header = Shard::read(&folder.path("model.safetensors")).header;
+    let header = RawShard::read(&folder.path("model.safetensors")).header;
     let shape = |name: &str| header[name]["shape"].clone();
     for (name, expected) in [
         ("vision_tower.embeddings.patch_embedding.weight", json!([16, 3, 4, 4])),
@@ -136,8 +136,8 @@ fn with_consolidated(change: impl Fn(&str, &mut Vec<u8>)) -> Folder {
     let a = recipe.attention(0).unwrap();
     folder.copy("model.safetensors", "consolidated.safetensors");
     let path = folder.path("consolidated.safetensors");
-    let hub = Shard::read(&path);
-    let mut own = Shard { header: serde_json::Map::new(), data: Vec::new() };
+    let hub = RawShard::read(&path);
+    let mut own = RawShard { header: serde_json::Map::new(), data: Vec::new() };
     for (name, shape) in recipe.tensors() {
         let mut bytes = hub.data[hub.range(&name)].to_vec();
         let heads = if name.contains("q_proj") { a.heads } else { a.kv_heads };

@@ -454,9 +454,9 @@ const TRIPPED_SHARDED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::IndexTensorUnlisted, SECOND, Some(NORM), |f| f.index(|map| { map.shift_remove(NORM); })),
     (Check::IndexTotalSize, INDEX, None, |f| f.json(INDEX, |v| v["metadata"]["total_size"] = 7.into())),
     (Check::TensorTwice, SECOND, None, |f| {
-        let first = Shard::read(&f.path(FIRST));
+        let first = RawShard::read(&f.path(FIRST));
         let name = first.header.keys().find(|n| *n != "__metadata__").unwrap();
-        let mut second = Shard::read(&f.path(SECOND));
+        let mut second = RawShard::read(&f.path(SECOND));
         second.push(name, "F32", &[1], &[0; 4]);
         f.write(SECOND, &file(&second.text(), &second.data));
     }),
