@@ -5,7 +5,7 @@ use crate::architecture::place::Axis;
 use crate::checkpoint::Opened;
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::integrity::difference::Difference;
+use crate::integrity::difference::{Difference, Repacked};
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lint::Location;
 use crate::integrity::signature::{self, DifferenceKind, SignatureReport, SignatureVerdict, Trust};
@@ -25,11 +25,11 @@ pub struct Integrity {
     pub intact: bool,
     /// Every tensor is as it was, wherever it lies.
     pub same_tensors: bool,
-    /// Files examined.
+    /// How many files were compared.
     pub files: usize,
-    /// Tensors examined.
+    /// How many tensors were compared.
     pub tensors: usize,
-    /// Bytes examined.
+    /// How many bytes of the files were read and digested.
     pub bytes: u64,
 }
 
@@ -51,6 +51,8 @@ pub fn fingerprint(
     let found = verify::verify(opened, before, Some(path), None, progress)?;
     // Where the tensor lay when the fingerprint was taken.
     let lay_in = |name: &str| {
+        let weight = before.weights.iter().find(|weight| weight.name == name);
+        let name = weight.and_then(|weight| weight.stored.first()).map_or(name, String::as_str);
         let tensor = before.tensors.iter().find(|tensor| tensor.name == name);
         Location::file(tensor.map_or("", |tensor| &tensor.file))
     };
@@ -75,7 +77,9 @@ pub fn fingerprint(
             Difference::TensorRenamed { before, after } => {
                 (RuleId::FingerprintTensorRenamed, lay_in(before).tensor(after))
             }
-            Difference::TensorReshaped { name, .. } => (RuleId::FingerprintTensorReshaped, lay_in(name).tensor(name)),
+            Difference::TensorReshaped { name, .. } | Difference::WeightRepacked(Repacked { name, .. }) => {
+                (RuleId::FingerprintTensorReshaped, lay_in(name).tensor(name))
+            }
             Difference::TensorMoved { name, after, .. } => {
                 (RuleId::FingerprintTensorMoved, Location::file(after).tensor(name))
             }

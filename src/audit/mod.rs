@@ -52,9 +52,9 @@ pub struct Request<'a> {
     pub rules: &'a Rules,
     /// How to run the model; none: it is not run.
     pub run: Option<Run>,
-    /// A fingerprint's file.
+    /// The file of the fingerprint that the checkpoint is held against, if any.
     pub fingerprint: Option<PathBuf>,
-    /// Whose signature is accepted.
+    /// Whose signature is accepted; none: none is verified.
     pub signature: Option<Signature>,
     /// The day that waivers are held against.
     pub today: Date,
@@ -63,7 +63,7 @@ pub struct Request<'a> {
 /// A signature that is to be verified.
 #[derive(Debug)]
 pub struct Signature {
-    /// Whose is accepted.
+    /// The key, or the roots, by which a signature is accepted.
     pub trust: Trust,
     /// Where it lies if not at its usual place.
     pub file: Option<PathBuf>,
@@ -88,15 +88,15 @@ pub struct Audit {
     pub judged: Vec<Rule>,
     /// How much lint looked at.
     pub lint: Option<Examined>,
-    /// The located critical set.
+    /// The located critical set; none where the model was not run or failed to.
     pub critical_set: Option<Document<CriticalSetReport>>,
-    /// The comparison with the base.
+    /// How it stands beside its base; none where none was given or that failed.
     pub base: Option<Compared>,
-    /// The check against the baseline.
+    /// How its activations stand beside the baseline; none where none was given or that failed.
     pub baseline: Option<Checked>,
     /// The comparison with the fingerprint.
     pub fingerprint: Option<Integrity>,
-    /// The verification of the signature.
+    /// What verifying the signature gave; none where that was not asked for or failed.
     pub signature: Option<Document<SignatureReport>>,
 }
 
@@ -111,7 +111,7 @@ impl Kind for Audit {
 pub struct AuditSettings {
     /// `default`, `release`, or the rule file.
     pub rules: String,
-    /// SHA-256 of the rule file.
+    /// SHA-256 of the text of the rules, lower-case hex.
     pub rules_sha256: String,
     /// From here on a finding fails the gate.
     pub fail_on: Severity,
@@ -123,7 +123,7 @@ pub struct AuditSettings {
     pub date: Date,
 }
 
-/// The answer.
+/// The answer to "may it ship?", which the exit code repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -145,7 +145,7 @@ impl Verdict {
         }
     }
 
-    /// 0, 1 or 2.
+    /// What the process exits with: 0, 1 or 2.
     pub fn exit_code(self) -> u8 {
         match self {
             Verdict::Pass => 0,

@@ -54,7 +54,7 @@ impl BaseName {
 /// Which base it was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaseIdentity {
-    /// As it was named.
+    /// The base as it was named: a model, a critical set's file, or published:NAME.
     pub source: String,
     /// `model`, `critical-set` or `published`.
     pub kind: String,

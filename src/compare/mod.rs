@@ -66,9 +66,9 @@ impl SetVerdict {
 /// What came of comparing variants with a base (`achilles-audit/compare/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The base.
+    /// What the variants are compared with.
     pub base: BaseIdentity,
-    /// Its critical set.
+    /// The critical set of the base, whose masking is tried on the variants.
     pub critical_set: Vec<Neuron>,
     /// How it was searched; none of a published one.
     pub base_settings: Option<CriticalSetSettings>,
@@ -129,13 +129,13 @@ pub fn compare_models(
 /// What comparing a variant with its base found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
-    /// The base.
+    /// What the variants are compared with.
     pub base: BaseIdentity,
     /// Whether the critical set is shared.
     pub verdict: SetVerdict,
     /// Where the important neurons are.
     pub location: Location,
-    /// What masking does.
+    /// What masking either's set does to the other.
     pub transfer: Transfer,
     /// log10 of the variant's perplexity over the base's; none where the base's is not known for this text.
     pub damage: Option<f64>,
@@ -158,7 +158,7 @@ pub struct Location {
 /// A neuron of the base's critical set in the two rankings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Placed {
-    /// The neuron.
+    /// Which of the set's neurons it is.
     pub neuron: Neuron,
     /// Its rank in the base, from 1.
     pub base_rank: usize,
@@ -189,7 +189,7 @@ pub struct Transfer {
 /// A set that was masked, beside random ones of its size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Masked {
-    /// The set.
+    /// The neurons that were masked.
     pub neurons: Vec<Neuron>,
     /// Its damage: log10 of the perplexity ratio, infinite where the arithmetic overflowed (null in JSON).
     #[serde(deserialize_with = "crate::locate::one_finite_or_infinite")]

@@ -26,9 +26,9 @@ pub struct DiffDocument {
 /// Which commits two models are; none of what is from no hub.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hubs {
-    /// The first.
+    /// The hub commit of what was before; none where it is no such.
     pub before: Option<Origin>,
-    /// The second.
+    /// The hub commit of what is now; none where it is no such.
     pub after: Option<Origin>,
 }
 
@@ -37,7 +37,7 @@ pub struct Hubs {
 pub struct DiffSettings {
     /// The first model, as it was named.
     pub before: String,
-    /// The second.
+    /// The second model, as it was named.
     pub after: String,
     /// Rows, columns or elements of a tensor that are listed at most.
     pub listed_lines: usize,

@@ -42,9 +42,9 @@ pub struct SearchSettings {
     pub counting: Counting,
     /// α: the standard deviation of the noise on embeddings.
     pub alpha: f64,
-    /// K: noisy samples.
+    /// K: noisy samples that importance is averaged over.
     pub samples: usize,
-    /// Which noise.
+    /// What the noise is drawn from: equal seeds give equal rankings.
     pub seed: u64,
     /// ε: damage from which a model has collapsed.
     pub epsilon: f64,
@@ -95,7 +95,7 @@ impl SearchSettings {
 
 /// A critical set, and the whole ranking that it was looked for in.
 pub struct Located {
-    /// What was found.
+    /// The critical set's document.
     pub report: Document<CriticalSetReport>,
     channels: importance::Channels,
 }

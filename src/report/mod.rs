@@ -34,7 +34,7 @@ pub struct Renderer {
     pub name: &'static str,
     /// What it is for, in the words of `--help`.
     pub about: &'static str,
-    /// Makes the report.
+    /// Makes the whole text of the report.
     pub render: fn(&dyn ShowFindings) -> Result<String>,
 }
 

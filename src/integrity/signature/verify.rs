@@ -59,7 +59,7 @@ impl DocumentKind for SignatureReport {
 pub struct LeftOut {
     /// A file, or a folder with all that lies in it.
     pub path: String,
-    /// Files.
+    /// How many files lie there.
     pub files: usize,
     /// Bytes of these files together.
     pub bytes: u64,
@@ -99,7 +99,7 @@ impl Why {
 pub struct ReportModel {
     /// As it was named on the command line.
     pub source: String,
-    /// The signature file.
+    /// The signature's file, as it was named.
     pub signature: String,
 }
 
@@ -117,7 +117,7 @@ pub struct SignatureSettings {
     pub identity: Option<String>,
 }
 
-/// The answer.
+/// Whether somebody who is trusted vouches for these files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SignatureVerdict {
@@ -134,7 +134,7 @@ pub enum SignatureVerdict {
 pub struct Difference {
     /// Where, below the model; `.` is a model that is a single file.
     pub path: String,
-    /// What kind.
+    /// In what way the file is not as it was signed.
     pub kind: DifferenceKind,
     /// What is wrong, in a sentence.
     pub problem: String,
