@@ -99,7 +99,7 @@ fn a_tower_is_held_against_the_config() {
     let whole_numbers = |f: &Folder| {
         f.shard(|s| {
             s.remove(FC1);
-            s.push(FC1, "I8", &[24, 16], &[1; 384]);
+            s.push(FC1, "I8", &[24, 16], &[1, 2].repeat(192));
         })
     };
     assert_eq!(after(&whole_numbers), [(Check::DtypeStored, some(FC1))]);
