@@ -121,7 +121,7 @@ fn of_critical_sets(told: &mut Told) {
     let root = checkpoint.root().to_owned();
     let report = |perplexity: f64, set: Value| {
         serde_json::from_value(json!({
-            "schema": "s", "tool": {"name": "t", "version": "0"},
+            "schema": "achilles-audit/critical-set/v1", "tool": {"name": "t", "version": "0"},
             "model": {"source": "m", "architecture": "A", "config_sha256": "c"},
             "settings": {"ranking": "noise", "side": "out", "sites": "reference", "counting": "channels", "alpha": 5.0,
                 "samples": 2, "samples_used": 2, "seed": 42, "epsilon": 1.0, "max_neurons": 9, "dtype": "f32",

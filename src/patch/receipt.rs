@@ -80,10 +80,12 @@ impl Receipt {
             let found = tensors.get(&(record.file.as_str(), record.tensor.clone()));
             let found = found.filter(|t| t.dtype == record.dtype && t.shape == record.shape);
             let Record { axis, index, shape, dtype, .. } = record;
-            let fits = found.is_some_and(|t| match Span::of_dense(*axis, *index, shape, *dtype, t.bytes.start) {
-                Some(span) if NumberType::of(*dtype).holds_weights() && span == record.span => true,
-                // Codes or scales of a packed weight: which of them is worked out where the receipt is believed.
-                _ => record.span.lies_in(&t.bytes),
+            // Which codes or scales of a packed weight they are is worked out where the receipt is believed.
+            let is_dense = NumberType::of(*dtype).holds_weights()
+                && [".weight", ".bias"].iter().any(|end| record.tensor.ends_with(end));
+            let fits = found.is_some_and(|t| match is_dense {
+                true => Span::of_dense(*axis, *index, shape, *dtype, t.bytes.start) == Some(record.span),
+                false => record.span.lies_in(&t.bytes),
             });
             if !fits {
                 let problem =

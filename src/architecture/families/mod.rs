@@ -128,7 +128,7 @@ fn refuse_unknown(config: &ConfigFile, c: &Reader, known: &[&str]) -> Result<()>
         "{} may change the arithmetic and is not known for this architecture; refused rather than guessed",
         unknown.join(", ")
     );
-    Err(Error::file(config.path(), problem))
+    Err(Error::unsupported(config.path(), problem))
 }
 
 #[cfg(test)]

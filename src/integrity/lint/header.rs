@@ -51,6 +51,11 @@ impl<'a> Shard<'a> {
         self.opened.as_ref().map(checkpoint::Shard::file)
     }
 
+    /// The file as it was opened; none where that is not possible.
+    pub fn opened(&self) -> Option<&checkpoint::Shard> {
+        self.opened.as_ref()
+    }
+
     /// Whether there is a header at all.
     pub fn is_readable(&self) -> bool {
         let reads = |opened: &checkpoint::Shard| opened.stand_in().is_none() && !opened.problems().iter().any(is_fatal);

@@ -4,6 +4,7 @@ use super::check::Check;
 use super::folder::File;
 use super::header::Shard;
 use super::observation::{Found, Location};
+use super::weights::Weights;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::NumberType;
 use serde_json::json;
@@ -15,12 +16,12 @@ pub(super) fn at(shard: &Shard, tensor: &TensorEntry) -> Location {
     shard.file.location().tensor(&tensor.name)
 }
 
-pub(super) fn compare_shape((shard, tensor): StoredTensor, shape: &[usize], found: &mut Found) {
-    if tensor.shape != shape {
-        let message = format!("has shape {:?}, the config gives {shape:?}", tensor.shape);
-        let evidence = json!({"shape": tensor.shape, "expected": shape});
-        found.add(Check::TensorShape, at(shard, tensor), message, evidence);
-    }
+/// Compares the shape of a weight, packed or not, with the one that the config gives.
+pub(super) fn compare_shape<'a>(place: StoredTensor<'a>, weights: &Weights<'a>, shape: &[usize], found: &mut Found) {
+    let Some(own) = weights.shape(place).filter(|own| *own != shape) else { return };
+    let message = format!("has shape {own:?}, the config gives {shape:?}");
+    let evidence = json!({"shape": own, "expected": shape});
+    found.add(Check::TensorShape, at(place.0, place.1), message, evidence);
 }
 
 pub(super) fn tell_extra((shard, tensor): StoredTensor, found: &mut Found) {

@@ -74,6 +74,40 @@ fn whole_numbers(folder: &Folder, dtype: &str, bytes: usize) {
     });
 }
 
+/// All matrices of layers in FP8 with a scale each.
+fn in_fp8(folder: &Folder) {
+    folder.json("config.json", |c| c["quantization_config"] = json!({"quant_method": "fp8"}));
+    packed(folder, |s, module, rows, columns| {
+        let codes: Vec<u8> = (0..rows * columns).map(|at| 0x30 + (at % 77) as u8).collect();
+        s.push(&format!("{module}.weight_scale"), "F32", &[], &2e-3f32.to_le_bytes());
+        s.push(&format!("{module}.input_scale"), "F32", &[], &0.5f32.to_le_bytes());
+        s.push(&format!("{module}.weight"), "F8_E4M3", &[rows, columns], &codes);
+    });
+}
+
+/// All matrices of layers in NVFP4.
+fn in_nvfp4(folder: &Folder) {
+    folder
+        .json("config.json", |c| c["quantization_config"] = json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}));
+    packed(folder, |s, module, rows, columns| {
+        let codes: Vec<u8> = (0..rows * columns / 2).map(|at| 0x11 + (at % 90) as u8).collect();
+        s.push(&format!("{module}.weight_scale_2"), "F32", &[], &1e-3f32.to_le_bytes());
+        s.push(&format!("{module}.weight_scale"), "F8_E4M3", &[rows, columns / 4], &vec![0x38; rows * columns / 4]);
+        s.push(&format!("{module}.weight"), "U8", &[rows, columns / 2], &codes);
+    });
+}
+
+/// Puts what `pack` makes of each matrix of the layers in its place, where scalars come first.
+fn packed(folder: &Folder, pack: impl Fn(&mut Shard, &str, usize, usize)) {
+    folder.shard(|s| {
+        for (name, entry) in s.header.clone().iter().filter(|(name, _)| name.ends_with("_proj.weight")) {
+            let shape: Vec<usize> = serde_json::from_value(entry["shape"].clone()).unwrap();
+            s.remove(name);
+            pack(s, name.strip_suffix(".weight").unwrap(), shape[0], shape[1]);
+        }
+    });
+}
+
 type Break = fn(&Folder);
 
 #[test]
@@ -94,7 +128,13 @@ fn published_settings_are_let_be() {
         folder.write("generation_config.json", generation[at % generation.len()].as_bytes());
         folder.write("tokenizer_config.json", br#"{"model_max_length": 1000000000000000019884624838656}"#);
         let told = run(folder.0.path()).observations;
-        let served = [Check::GenerationSilenced, Check::ContextShort, Check::PromptPrefix, Check::ConfigUnknown];
+        let served = [
+            Check::GenerationSilenced,
+            Check::ContextShort,
+            Check::PromptPrefix,
+            Check::ConfigUnknown,
+            Check::ConfigRefused,
+        ];
         assert!(!told.iter().any(|o| served.contains(&o.check)), "{}: {told:?}", model["repository"]);
     }
 }
