@@ -95,7 +95,7 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn of(names: &Names, shards: &[&'a Shard<'a>], weights: &Weights<'a>, found: &mut Found) -> Stored<'a> {
+    fn of(names: &Names, shards: &[&'a FolderShard<'a>], weights: &Weights<'a>, found: &mut Found) -> Stored<'a> {
         let mut stored = Stored { text: BTreeMap::new(), parts: BTreeMap::new(), unknown: Vec::new() };
         let mut seen = BTreeSet::new();
         for shard in shards {

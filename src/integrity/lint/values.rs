@@ -8,7 +8,7 @@ mod norms;
 mod unpacked;
 
 use super::check::Check;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::observation::{Found, Location, More, Observation};
 use super::weights::{Part, Weights};
 use crate::architecture::names;
@@ -38,7 +38,7 @@ const KEPT: usize = 4096;
 /// Scans all floating-point tensors of all files, and all packed weights of the model; how many bytes that were.
 /// `is_compared`: whether a tensor is one whose values were held against the config.
 pub(super) fn scan(
-    shards: &[Shard],
+    shards: &[FolderShard],
     weights: &Weights,
     is_compared: &dyn Fn(&str) -> bool,
     found: &mut Found,
