@@ -15,4 +15,6 @@ pub mod verify;
 pub use lint::lint;
 
 #[cfg(test)]
+mod pack;
+#[cfg(test)]
 mod packed_tests;

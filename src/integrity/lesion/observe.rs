@@ -42,7 +42,9 @@ impl LesionReport {
     fn observations(&self, checkpoint: &Checkpoint) -> Vec<Observation> {
         let tensors = checkpoint.tensors();
         let file = |tensor: &str| {
-            let at = tensors.get(tensor).and_then(|entry| entry.place.as_ref()).map(|(at, _)| *at);
+            let weight = tensors.weight(tensor).ok();
+            let stored = weight.as_ref().and_then(|weight| tensors.get(weight.stored().first()?));
+            let at = stored.and_then(|entry| entry.place.as_ref()).map(|(at, _)| *at);
             let path = at.and_then(|at| tensors.files().get(at)).and_then(|file| file.path().file_name());
             path.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         };
