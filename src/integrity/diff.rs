@@ -4,11 +4,11 @@ use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorCh
 use super::fingerprint::read_link;
 use crate::architecture::names;
 use crate::checkpoint::Opened;
-use crate::checkpoint::index::INDEX;
+use crate::checkpoint::index::{INDEX, SINGLE};
 use crate::checkpoint::packing::{Axis, Layout, Rows, Weight};
 use crate::checkpoint::snapshot::Snapshot;
 use crate::checkpoint::stand_in::StandIn;
-use crate::checkpoint::tensors::{Entry, SINGLE, Tensors};
+use crate::checkpoint::tensors::{Entry, Tensors};
 use crate::checkpoint::walk::{self, Kind};
 use crate::error::{Error, Result};
 use crate::files;

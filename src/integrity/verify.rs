@@ -4,8 +4,8 @@ use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorCh
 use super::factor;
 use super::fingerprint::{Cache, Fingerprint, FolderRecords, LineMark, TensorRecord, take};
 use crate::architecture::names;
+use crate::checkpoint::index::SINGLE;
 use crate::checkpoint::packing::{Axis, NumberType};
-use crate::checkpoint::tensors::SINGLE;
 use crate::checkpoint::{Opened, walk};
 use crate::error::Result;
 use crate::progress::Progress;
