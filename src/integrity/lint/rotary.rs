@@ -1,8 +1,9 @@
 //! Frequencies of the rotary embedding that a file holds, as old versions of transformers saved them.
 
 use super::check::Check;
+use super::header::StoredTensor;
 use super::observation::Found;
-use super::stored::{StoredTensor, at, values};
+use super::stored::{at, values};
 use crate::architecture::Recipe;
 use crate::checkpoint::number::{NumberType, Real};
 use crate::checkpoint::packing::Axis;
