@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// The file name of a checkpoint that is one file.
+pub const SINGLE: &str = "model.safetensors";
+
 /// The file name of an index.
 pub const INDEX: &str = "model.safetensors.index.json";
 

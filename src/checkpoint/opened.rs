@@ -10,7 +10,6 @@ use super::quantization::{self, Quantization};
 use super::shard::Shard;
 use super::source::{Folder, Source};
 use super::stand_in::StandIn;
-use super::tensors::Tensors;
 use super::{GENERATION_CONFIG, LARGEST_NEEDED, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
 use crate::error::{Error, Result};
 use crate::files;
@@ -232,24 +231,6 @@ impl Opened {
         Ok(shard)
     }
 
-    /// The tensors of a folder by their names in its files: those of `model.safetensors`, else of the shards that the
-    /// index names, as transformers does, else of numbered shards that are all there, as vLLM does.
-    ///
-    /// # Errors
-    /// There are none, a shard is missing, or a header breaks the format.
-    pub fn tensors(&self) -> Result<Tensors> {
-        self.folder()?;
-        Tensors::of_folder(self)
-    }
-
-    /// The tensors of a folder's text model, by their names where that stands alone.
-    ///
-    /// # Errors
-    /// As [`Opened::tensors`]; the config cannot be read, or two stored tensors end at one name.
-    pub fn text_tensors(&self) -> Result<Tensors> {
-        self.tensors()?.named(&self.names()?)
-    }
-
     /// Its tokenizer.json as it is written, or what a GGUF's metadata say in that form; none where there is none.
     ///
     /// # Errors
@@ -334,7 +315,7 @@ fn kept<T>(result: &Result<T>) -> Result<&T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::tensors::SINGLE;
+    use crate::checkpoint::index::SINGLE;
 
     const LLAMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
 

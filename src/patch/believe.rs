@@ -5,7 +5,7 @@
 //! those of some original, only the original can tell, or its fingerprint. So a journal that is found is followed only
 //! where that was asked for, by `unpatch`; and values that are no numbers are not put in the place of numbers.
 
-use super::edit::Changes;
+use super::changes::Changes;
 use super::receipt::{Receipt, Record};
 use super::shard::{OpenShards, bytes_now};
 use super::{RECEIPT, journal};

@@ -197,7 +197,7 @@ fn lesions_of_a_packed_model_are_placed_to_the_neuron() {
             (IndicatorKind::Scaled, "L4.mlp.down_proj:out:77"),
             (IndicatorKind::Opposite, "L5.mlp.down_proj:out:120"),
         ];
-        assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{form}: {:#?}", report.signs);
+        assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{form}: {:#?}", report.indicators);
         if form != "GPTQ" {
             continue;
         }

@@ -1,10 +1,10 @@
 //! Weights in Mistral's own form beside the one that other loaders read: whether they are the same.
 
 use super::check::Check;
-use super::header::FolderShard;
+use super::header::{FolderShard, StoredTensor};
 use super::observation::{Found, Location};
 use super::params;
-use super::stored::{StoredTensor, at};
+use super::stored::at;
 use crate::architecture::Recipe;
 use crate::architecture::module::{AttentionRole, Role};
 use crate::architecture::names;

@@ -40,6 +40,9 @@ pub(super) fn read<'a>(opened: &Opened, files: &'a [File], found: &mut Found) ->
     shards
 }
 
+/// A tensor and the file that holds it.
+pub(super) type StoredTensor<'a> = (&'a FolderShard<'a>, &'a TensorEntry);
+
 impl<'a> FolderShard<'a> {
     /// The same by another name.
     fn again(&self, file: &'a File) -> FolderShard<'a> {

@@ -31,6 +31,7 @@ mod template;
 mod tensors;
 #[cfg(test)]
 pub(crate) mod tests;
+mod token_ids;
 mod tokenizer_class;
 mod values;
 mod vocabulary;
@@ -186,7 +187,7 @@ fn serving(
     found: &mut Found,
 ) -> Option<Vocabulary> {
     let vocabulary = vocabulary::of(opened, found);
-    vocabulary::compare(opened, model, vocabulary.as_ref(), found);
+    token_ids::compare(opened, model, vocabulary.as_ref(), found);
     generation::examine(opened, vocabulary.as_ref(), expected, found);
     if let Some(pipeline) = Pipeline::of(opened, vocabulary.as_ref(), found) {
         rewriting::examine(&pipeline, vocabulary.as_ref(), found);

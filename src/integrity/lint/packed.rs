@@ -5,7 +5,7 @@ use super::observation::Found;
 use super::scales;
 use super::stored::at;
 use super::tensors::role;
-use super::weights::{Packed, Weights};
+use super::weights::{Weights, ends, module};
 use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::quantization::{Method, Quantization};
 use crate::escape::printable;
@@ -58,11 +58,6 @@ pub(super) fn may_be_dense(settings: &Quantization, module: &str) -> bool {
     !lists_them || names.clone().chain(of_text).any(|name| !settings.packs(&name))
 }
 
-/// The module of a weight.
-pub(super) fn module(weight: &str) -> &str {
-    weight.strip_suffix(".weight").unwrap_or(weight)
-}
-
 /// What some packed weights have beside their codes, by the end of its name, and of how many.
 #[derive(Default)]
 struct Having<'w> {
@@ -79,11 +74,6 @@ impl<'w> Having<'w> {
     fn with(&self, end: &str) -> usize {
         self.ends.get(end).copied().unwrap_or_default()
     }
-}
-
-/// The ends of the names of what stands beside a weight's codes.
-pub(super) fn ends<'w>(name: &str, packed: &'w Packed) -> Vec<&'w str> {
-    packed.stored.iter().skip(1).filter_map(|stored| stored.strip_prefix(module(name))).collect()
 }
 
 /// Weights that lack what those of their kind have.

@@ -3,10 +3,9 @@
 
 use super::check::Check;
 use super::observation::Found;
-use super::packed::{ends, module};
 use super::stored::at;
 use super::tensors::role;
-use super::weights::{Packed, Weights};
+use super::weights::{Packed, Weights, ends, module};
 use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::quantization::is_of_activations;
 use rayon::prelude::*;

@@ -2,15 +2,12 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::FolderShard;
+use super::header::{FolderShard, StoredTensor};
 use super::observation::{Found, Location};
 use super::weights::Weights;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::NumberType;
 use serde_json::json;
-
-/// A tensor and the file that holds it.
-pub(super) type StoredTensor<'a> = (&'a FolderShard<'a>, &'a TensorEntry);
 
 pub(super) fn at(shard: &FolderShard, tensor: &TensorEntry) -> Location {
     shard.file.location().tensor(&tensor.name)

@@ -2,10 +2,10 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::FolderShard;
+use super::header::{FolderShard, StoredTensor};
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
-use super::stored::{StoredTensor, at, compare_shape, shut_norms, tell_extra, tell_missing};
+use super::stored::{at, compare_shape, shut_norms, tell_extra, tell_missing};
 use super::weights::{Part, Weights};
 use super::{Expected, consolidated, parts, rotary};
 use crate::architecture::Recipe;

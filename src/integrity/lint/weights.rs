@@ -1,7 +1,7 @@
 //! The model's weights, whatever they are packed as: which stored tensors belong to which.
 
+use super::header::StoredTensor;
 use super::index::Model;
-use super::stored::StoredTensor;
 use crate::checkpoint::packing::{self, NumberType};
 use crate::checkpoint::quantization::{Method, Quantization, is_of_activations};
 use crate::checkpoint::{Opened, Tensors};
@@ -213,4 +213,14 @@ impl<'a> Weights<'a> {
         }
         self.left_over = left;
     }
+}
+
+/// The module of a weight.
+pub(super) fn module(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+/// The ends of the names of what stands beside a weight's codes.
+pub(super) fn ends<'w>(name: &str, packed: &'w Packed) -> Vec<&'w str> {
+    packed.stored.iter().skip(1).filter_map(|stored| stored.strip_prefix(module(name))).collect()
 }
