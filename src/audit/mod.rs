@@ -178,7 +178,7 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
         base.check()?;
     }
     let opened = Arc::new(Opened::open_at_hand(request.model, progress)?);
-    unchanged(opened.root(), || examine(request, fingerprint, &opened, progress))
+    unchanged(&opened.places(), || examine(request, fingerprint, &opened, progress))
 }
 
 fn examine(
@@ -194,10 +194,7 @@ fn examine(
         gate.origin(origin, opened.root());
     }
     if gate.wants(Measurement::Lint) {
-        match opened.is_gguf() {
-            true => gate.gguf(opened, request.run.is_none()),
-            false => gate.lint(opened, progress)?,
-        }
+        gate.lint(opened, progress)?;
     }
     gate.run(request, opened, progress)?;
     match (&fingerprint, gate.wants(Measurement::Fingerprint)) {
@@ -308,20 +305,6 @@ impl<'a> Gate<'a> {
         self.audit.not_listed = found.not_listed;
         self.audit.model.config_sha256 = Some(found.config_sha256);
         Ok(())
-    }
-
-    /// Judges how a GGUF is served; all else of lint is left. Where the model is not run, its files are all that was to be
-    /// examined.
-    fn gguf(&mut self, opened: &Opened, is_all: bool) {
-        match gguf::observe(opened) {
-            Ok(found) => {
-                self.seen.extend(found.into_iter().map(RuleObservation::from));
-                let why =
-                    "a GGUF: its tokenizer, chat template and settings were examined, the rest of lint is of folders";
-                self.leave(Measurement::Lint, why.into(), is_all);
-            }
-            Err(error) => self.leave(Measurement::Lint, error.to_string(), true),
-        }
     }
 
     /// Makes the measurements that the model has to be run for.

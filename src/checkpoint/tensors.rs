@@ -257,7 +257,7 @@ impl Tensors {
     pub fn mapped(&self) -> &[MappedFile] {
         match &self.backing {
             Backing::Safetensors(files) => files,
-            Backing::Gguf(gguf) => std::slice::from_ref(gguf.file().map()),
+            Backing::Gguf(gguf) => gguf.file().maps(),
         }
     }
 

@@ -36,6 +36,11 @@ impl GgmlType {
         self.decode.is_some()
     }
 
+    /// Whether its elements are whole numbers, which are no weights.
+    pub fn is_whole(self) -> bool {
+        ["I8", "I16", "I32", "I64"].contains(&self.name)
+    }
+
     /// The names of all types that can be read, for messages.
     pub fn supported() -> String {
         TYPES.iter().filter(|t| t.is_supported()).map(|t| t.name).collect::<Vec<_>>().join(", ")
