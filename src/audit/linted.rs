@@ -26,7 +26,7 @@ pub struct Linted {
     /// What of a hub repository was not examined.
     #[serde(serialize_with = "whys")]
     pub not_examined: Vec<Unexamined>,
-    /// Every rule that judged.
+    /// Every rule of lint and of waivers that is not off.
     #[serde(skip)]
     pub judged: Vec<Rule>,
     /// What the findings and what was not examined come to.
@@ -42,7 +42,7 @@ pub struct LintSettings {
     /// `release`, or the rule file; none of the default rules.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<String>,
-    /// SHA-256 of these.
+    /// SHA-256 of the text of these rules, lower-case hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules_sha256: Option<String>,
 }
@@ -96,7 +96,7 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
         not_examined,
         judged: rules.judging(&took_place),
     };
-    Ok(Document::new(Some(identity), Some(settings), result))
+    Ok(Document::new(identity, settings, result))
 }
 
 /// What lint sees, signs of a lesion, and what the chat template does.

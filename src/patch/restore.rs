@@ -45,13 +45,13 @@ pub struct Restored {
 pub struct RestoredPart {
     /// The neurons it belongs to.
     pub neurons: Vec<Neuron>,
-    /// What it is.
+    /// Which row, column or element of which tensor it is.
     pub place: NeuronPlace,
     /// What the file calls the tensor.
     pub stored_as: String,
     /// The shard's file name.
     pub file: String,
-    /// Bytes of the part.
+    /// How many bytes it takes in the file.
     pub bytes: u64,
     /// How many of them belong to elements that were not as the vault keeps them.
     pub changed_bytes: u64,

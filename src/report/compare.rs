@@ -31,7 +31,7 @@ pub fn comparison(result: &Comparison) -> String {
         let back = transfer.variant_on_base.as_ref();
         rows.add_row(vec![
             short(&variant.located.model.source),
-            number(variant.located.base.perplexity),
+            number(variant.located.result.base.perplexity),
             compared.verdict.as_str().into(),
             fold(transfer.base_on_variant.damage),
             controls(&transfer.base_on_variant),

@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
 
-/// An opened GGUF file, or all files that one was split into.
+/// An opened GGUF file, or all files that one was split into: mapped, headers parsed and held against their sizes.
 #[derive(Debug)]
 pub struct GgufFile {
     /// Of each part, in order.

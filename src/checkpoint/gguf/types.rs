@@ -10,9 +10,9 @@ pub struct GgmlType {
     pub id: u32,
     /// The name GGML gives it.
     pub name: &'static str,
-    /// Elements in a block.
+    /// Elements that one block encodes; a row is a whole number of blocks.
     pub block_elements: usize,
-    /// Bytes in a block.
+    /// Bytes that one block takes, its scales among them.
     pub block_bytes: usize,
     /// How it becomes f32; none where this tool cannot.
     pub(super) decode: Option<Decode>,

@@ -83,11 +83,11 @@ pub struct Indicator {
 /// Rows or columns of zeros beyond those listed as signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MoreZeros {
-    /// The tensor's name.
+    /// The tensor by its stored name.
     pub tensor: String,
     /// Rows (out) or columns (in).
     pub side: Side,
-    /// How many more.
+    /// How many of them are not listed.
     pub count: usize,
 }
 
@@ -109,7 +109,7 @@ pub struct LesionReport {
     pub more_zeros: Vec<MoreZeros>,
     /// Sides of tensors judged by norm.
     pub examined_sides: usize,
-    /// What was not judged.
+    /// Tensors that were not judged by norm, and why.
     pub not_examined: Vec<NotExamined>,
 }
 

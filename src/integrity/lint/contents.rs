@@ -49,7 +49,10 @@ pub(super) fn examine(all: &[File], shards: &[Shard], found: &mut Found) {
             // That was told.
             Some(None) => continue,
         };
+        // What a header can be read of is no archive, whatever the first bytes, which are its length.
+        let is_shard = shards.get(file.name.as_str()).is_some_and(|shard| shard.is_readable());
         match content {
+            Ok(Some(Content::Packed(_))) if is_shard => continue,
             Ok(content) => packed(file, content, &names, found),
             Err(e) => {
                 unreadable(file, &e, found);

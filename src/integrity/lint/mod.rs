@@ -76,7 +76,7 @@ pub struct Examined {
     pub files: u64,
     /// Safetensors files whose header could be read.
     pub shards: u64,
-    /// Tensors in them.
+    /// Tensors that these headers list.
     pub tensors: u64,
     /// Bytes of floating-point tensors whose values were read.
     pub value_bytes: u64,

@@ -6,8 +6,8 @@ use super::scales;
 use super::stored::at;
 use super::tensors::role;
 use super::weights::{Packed, Weights};
+use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::quantization::{Method, Quantization};
-use crate::error::Figure;
 use crate::neuron::out_of_wrapper;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -18,15 +18,16 @@ pub(super) fn examine(weights: &Weights, found: &mut Found) {
         let Some((shard, tensor)) = weights.place_of(name) else { continue };
         found.say(Check::PackingBroken, at(shard, tensor), format!("cannot be unpacked: {problem}"));
     }
-    for (weight, parts) in weights.left_over() {
-        let Some((shard, tensor)) = parts.first() else { continue };
-        let what = match weights.place_of(&weight) {
+    for (weight, parts) in &weights.left_over {
+        let Some((shard, tensor)) = parts.first().and_then(|first| weights.place(first)) else { continue };
+        let what = match weights.place_of(weight) {
+            // That these lack a scale is told of them.
+            Some((_, codes)) if !NumberType::of(codes.dtype).holds_weights() => continue,
             Some((_, other)) => format!("{weight} is not packed ({})", other.dtype),
             None => format!("{weight} is not there"),
         };
-        let names: Vec<&str> = parts.iter().map(|(_, tensor)| tensor.name.as_str()).collect();
         let message = format!("is what codes need to be read, and {what}");
-        found.add(Check::PackingLeftOver, at(shard, tensor), message, json!({"tensors": names}));
+        found.add(Check::PackingLeftOver, at(shard, tensor), message, json!({"tensors": parts}));
     }
     let Some(settings) = &weights.quantization else { return };
     for (name, packed) in &weights.packed {
@@ -149,9 +150,8 @@ fn fused(weights: &Weights, found: &mut Found) {
             continue;
         };
         let Some((shard, tensor)) = weights.place(other) else { continue };
-        let all: Vec<String> = scales.iter().map(|(_, scale)| Figure(f64::from(*scale)).to_string()).collect();
-        let message =
-            format!("is {}, and {} of {parent} have {}", Figure(f64::from(*value)), set.join(", "), all.join(", "));
+        let all: Vec<String> = scales.iter().map(|(_, scale)| scale.to_string()).collect();
+        let message = format!("is {}, and {} of {parent} have {}", value, set.join(", "), all.join(", "));
         found.add(Check::ScaleDiffers, at(shard, tensor), message, json!({"modules": set, "scales": all}));
     }
 }

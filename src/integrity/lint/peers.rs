@@ -44,7 +44,7 @@ pub(super) fn compare<'a>(
     for odd in stacks.odd_shapes() {
         let Some((shard, tensor)) = weights.place_of(odd.unit.name) else { continue };
         let message =
-            format!("has shape {:?}, {} of its peers ({}) {:?}", odd.unit.shape, odd.peers, odd.role, odd.usual);
+            format!("has shape {:?}, {} of its peers ({}) have {:?}", odd.unit.shape, odd.peers, odd.role, odd.usual);
         let evidence = json!({"shape": odd.unit.shape, "peers": odd.usual, "peers_count": odd.peers});
         found.add(Check::PeerShape, at(shard, tensor), message, evidence);
     }
@@ -98,19 +98,21 @@ fn units<'w>(weights: &'w Weights<'_>) -> Vec<Unit<'w>> {
 
 /// Members that lack little of what those of their kind have, and members that are not there.
 fn missing(stacks: &Stacks, settings: &Settings, mut told: BTreeSet<String>, weights: &Weights, found: &mut Found) {
+    let mut gone: Vec<String> = Vec::new();
     for gap in stacks.gaps(settings.layers) {
-        let (whole, count) = (format!("{}{}", gap.prefix, gap.number), gap.members);
-        let is_told =
-            told.range(format!("{whole}.")..).next().is_some_and(|name| name.starts_with(&format!("{whole}.")));
-        if is_told {
+        let whole = format!("{}{}", gap.prefix, gap.number);
+        gone.push(format!("{whole}."));
+        let first = told.range(format!("{whole}.")..).next();
+        if first.is_some_and(|name| name.strip_prefix(&whole).is_some_and(|rest| rest.starts_with('.'))) {
             continue;
         }
         let file = weights.place_of(gap.beside).map(|(shard, _)| shard.file.location()).unwrap_or_default();
-        let message = format!("is missing as a whole; {} others are there", count);
-        found.add(Check::PeerMissing, file.tensor(&whole), message, json!({"others": count}));
+        let message = format!("is missing as a whole; {} others are there", gap.members);
+        found.add(Check::PeerMissing, file.tensor(&whole), message, json!({"others": gap.members}));
     }
     for odd in stacks.odd_members() {
-        let lacking: Vec<&String> = odd.missing.iter().filter(|name| !told.contains(*name)).collect();
+        let is_told = |name: &&String| told.contains(*name) || gone.iter().any(|gone| name.starts_with(gone));
+        let lacking: Vec<&String> = odd.missing.iter().filter(|name| !is_told(name)).collect();
         let Some(first) = lacking.first() else { continue };
         let file = weights.place_of(odd.beside).map(|(shard, _)| shard.file.location()).unwrap_or_default();
         let others = match lacking.len() - 1 {

@@ -9,7 +9,6 @@ use super::tensors::role;
 use super::weights::{Packed, Weights};
 use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::quantization::is_of_activations;
-use crate::error::Figure;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
@@ -50,7 +49,13 @@ pub(super) fn examine(weights: &Weights, found: &mut Found) {
             of_scale.filter_map(|end| Scale::of(weights, format!("{}{end}", module(name)), (&packed.format, end)))
         })
         .collect();
-    scales.iter().for_each(|scale| alone(scale, weights, found));
+    // A sign that most have is the codes'.
+    let mut signs: BTreeMap<(&str, &str), [usize; 2]> = BTreeMap::new();
+    scales.iter().for_each(|scale| signs.entry(scale.kind).or_default()[usize::from(scale.negative > 0)] += 1);
+    for scale in &scales {
+        let is_signed = signs.get(&scale.kind).is_some_and(|[positive, negative]| negative > positive);
+        alone(scale, is_signed, weights, found);
+    }
     far(&scales, weights, found);
 }
 
@@ -92,13 +97,14 @@ impl<'w> Scale<'w> {
     }
 }
 
-/// What is wrong with a scale, whatever others are.
-fn alone(scale: &Scale, weights: &Weights, found: &mut Found) {
+/// What is wrong with a scale, whatever others are but for their sign.
+fn alone(scale: &Scale, is_signed: bool, weights: &Weights, found: &mut Found) {
     let Some((shard, tensor)) = weights.place(&scale.stored) else { return };
     let Scale { kind: (format, end), elements, zero, negative, nan, .. } = scale;
     // Blocks of zeros have such scales in formats whose scales are small floats.
     let may_be_zero = tensor.dtype.bitsize() == 8 || format.starts_with("bitsandbytes");
-    let may_be_negative = !["FP8", "INT8", "NVFP4", "MXFP4"].contains(format) && !is_of_activations(end);
+    let of_words = !["FP8", "INT8", "NVFP4", "MXFP4"].contains(format) && !is_of_activations(end);
+    let may_be_negative = of_words || is_signed;
     let zero = if *zero < *elements && may_be_zero { &0 } else { zero };
     let negative = if may_be_negative { &0 } else { negative };
     for (count, what) in [(zero, "zero"), (negative, "negative"), (nan, "NaN")] {
@@ -115,8 +121,12 @@ fn alone(scale: &Scale, weights: &Weights, found: &mut Found) {
 fn far(scales: &[Scale], weights: &Weights, found: &mut Found) {
     let mut kinds: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
     let mut roles: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    let sized =
-        || scales.iter().filter_map(|scale| Some((scale, scale.size?))).filter(|(s, _)| !is_of_activations(s.kind.1));
+    let sized = || {
+        scales
+            .iter()
+            .filter_map(|scale| Some((scale, scale.size?)))
+            .filter(|(s, _)| s.zero < s.elements && !is_of_activations(s.kind.1))
+    };
     for (scale, size) in sized() {
         kinds.entry(scale.kind).or_default().push(size);
         roles.entry(role(&scale.stored)).or_default().push(size);
@@ -128,8 +138,8 @@ fn far(scales: &[Scale], weights: &Weights, found: &mut Found) {
         let Some((sizes, far)) = of_role.or_else(of_kind) else { continue };
         let Some(usual) = usual_far_from(size, sizes, far) else { continue };
         let Some((shard, tensor)) = weights.place(&scale.stored) else { continue };
-        let [own, usual] = [size, usual].map(f64::exp2);
-        let message = format!("is about {}, those of its {} peers {}", Figure(own), sizes.len() - 1, Figure(usual));
+        let [own, usual] = [size, usual].map(|size| size.exp2() as f32);
+        let message = format!("is about {}, those of its {} peers {}", own, sizes.len() - 1, usual);
         found.add(Check::ScaleValue, at(shard, tensor), message, json!({"median": own, "peers": usual}));
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Weights<'a> {
     pub packed: BTreeMap<String, Packed>,
     /// Those that cannot be unpacked, and why.
     pub broken: BTreeMap<String, String>,
+    /// Scales, zero points and the like whose codes are not there, by the weight that they would belong to.
+    pub left_over: BTreeMap<String, Vec<String>>,
     /// The weights that stored tensors are a part of.
     weight_of: HashMap<String, String>,
 }
@@ -77,6 +79,7 @@ impl<'a> Weights<'a> {
             quantization: None,
             packed: BTreeMap::new(),
             broken: BTreeMap::new(),
+            left_over: BTreeMap::new(),
             weight_of: HashMap::new(),
         };
         for shard in &model.shards {
@@ -101,6 +104,9 @@ impl<'a> Weights<'a> {
                 Err(Error::Tensor { problem, .. }) => _ = weights.broken.insert(name, problem),
                 Err(error) => _ = weights.broken.insert(name, error.to_string()),
             }
+        }
+        if weights.quantization.is_some() {
+            weights.find_left_over();
         }
         weights
     }
@@ -159,8 +165,10 @@ impl<'a> Weights<'a> {
 
     /// The shape of the weight that a stored tensor is the codes of, or is; none where it cannot be unpacked.
     pub fn shape(&self, (_, tensor): StoredTensor<'a>) -> Option<&[usize]> {
+        let is_code = || self.quantization.is_some() && !NumberType::of(tensor.dtype).holds_weights();
         match self.part(&tensor.name) {
             Part::Codes(weight) => self.packed.get(weight).map(|packed| packed.shape.as_slice()),
+            _ if is_code() => None,
             _ => Some(&tensor.shape),
         }
     }
@@ -175,22 +183,26 @@ impl<'a> Weights<'a> {
         COMPANIONS.iter().chain(&[".input_scale", ".activation_scale"]).find_map(of)
     }
 
-    /// Scales, zero points and the like whose codes are not there; by the weight that they would belong to.
-    pub fn left_over(&self) -> BTreeMap<String, Vec<StoredTensor<'a>>> {
-        let mut left: BTreeMap<String, Vec<StoredTensor>> = BTreeMap::new();
-        if self.quantization.is_none() {
-            return left;
-        }
-        for place in self.stored() {
-            let name = &place.1.name;
+    /// Finds scales, zero points and the like whose codes are not there.
+    fn find_left_over(&mut self) {
+        let mut left: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (_, tensor) in self.stored() {
+            let name = &tensor.name;
             if self.part(name) != Part::Alone || is_of_activations(name) {
                 continue;
             }
             // What others than quantizers call so is not counted.
-            let named = COMPANIONS.iter().filter(|end| end.starts_with(".weight") || [".qzeros", ".SCB"].contains(end));
-            let Some(module) = named.clone().find_map(|end| name.strip_suffix(end)) else { continue };
-            left.entry(format!("{module}.weight")).or_default().push(place);
+            let mut ends = COMPANIONS
+                .iter()
+                .filter(|end| end.starts_with(".weight") || [".qzeros", ".scales", ".SCB"].contains(end));
+            let Some(module) = ends.find_map(|end| name.strip_suffix(end)) else { continue };
+            left.entry(format!("{module}.weight")).or_default().push(name.clone());
         }
-        left
+        let is_one = |names: &Vec<String>| names.iter().any(|name| !name.ends_with(".scales"));
+        left.retain(|_, names| is_one(names));
+        for (weight, names) in &left {
+            self.weight_of.extend(names.iter().map(|name| (name.clone(), weight.clone())));
+        }
+        self.left_over = left;
     }
 }

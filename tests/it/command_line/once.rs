@@ -94,8 +94,8 @@ fn scanned(model: &Path, run: Option<Run>, fingerprint: Option<&PathBuf>) -> (us
     CONFIGS.store(0, Relaxed);
     let found = audit(&Request { model, rules: &rules, run, fingerprint, signature: None, today }, &Silent).unwrap();
     let counted = (HEADERS.load(Relaxed), CONFIGS.load(Relaxed));
-    assert_eq!(found.base.is_some(), is_compared, "{:?}", found.not_examined);
-    assert!(found.fingerprint.is_none_or(|compared| compared.intact));
+    assert_eq!(found.result.base.is_some(), is_compared, "{:?}", found.result.not_examined);
+    assert!(found.result.fingerprint.is_none_or(|compared| compared.intact));
     counted
 }
 

@@ -36,11 +36,18 @@ pub struct Stacks<'w> {
     layer_types: &'w [String],
 }
 
-/// Members of all stacks of one name that hold the same.
+/// The members of all stacks of one name.
 struct Kinds<'s, 'w> {
     /// The name, with numbers taken out.
     stack: String,
-    kinds: Vec<Vec<(&'w str, usize, &'s Member<'w>)>>,
+    kinds: Vec<Kind<'s, 'w>>,
+}
+
+/// Members that hold the same, and are layers of one sort where that is known.
+struct Kind<'s, 'w> {
+    sort: Option<&'s str>,
+    /// What stands before their numbers, and these.
+    members: Vec<(&'w str, usize, &'s Member<'w>)>,
 }
 
 /// A member that lacks little of what many others have.
@@ -96,8 +103,11 @@ impl<'w> Stacks<'w> {
                 of_name.entry((sort, content)).or_default().push((prefix, *number, member));
             }
         }
-        let mut all: Vec<Kinds> =
-            named.into_iter().map(|(stack, kinds)| Kinds { stack, kinds: kinds.into_values().collect() }).collect();
+        let mut all: Vec<Kinds> = Vec::new();
+        for (stack, kinds) in named {
+            let kinds = kinds.into_iter().map(|((sort, _), members)| Kind { sort, members }).collect();
+            all.push(Kinds { stack, kinds });
+        }
         all.sort_by_key(|kinds| std::cmp::Reverse(kinds.stack.split('.').count()));
         all
     }
@@ -106,14 +116,15 @@ impl<'w> Stacks<'w> {
     pub fn odd_members(&self) -> Vec<OddMember<'w>> {
         let mut odd = Vec::new();
         for Kinds { stack, kinds } in self.kinds() {
-            for few in &kinds {
+            for Kind { sort, members: few } in &kinds {
                 let Some((_, _, own)) = few.first() else { continue };
-                let many = kinds
-                    .iter()
-                    .filter(|many| many.len() > few.len() && (few.len() == 1 || many.len() >= 10 * few.len()));
-                let many = many.filter(|many| many.len() > 1);
-                let lack = many.filter_map(|many| Some((lacks(own, many.first()?.2)?, many.len())));
-                let Some((missing, peers)) = lack.min_by_key(|(missing, _)| missing.len()) else { continue };
+                let is_many = |many: &&Kind| {
+                    let (many_more, more) = (many.members.len() >= 10 * few.len(), many.members.len() > few.len());
+                    many.sort == *sort && (many_more || (more && few.len() == 1)) && many.members.len() > 1
+                };
+                let lack = |many: &Kind<'_, 'w>| Some((lacks(own, many.members.first()?.2)?, many.members.len()));
+                let nearest = kinds.iter().filter(is_many).filter_map(lack).min_by_key(|(missing, _)| missing.len());
+                let Some((missing, peers)) = nearest else { continue };
                 for (prefix, number, member) in few {
                     let is_first = self.stacks.get(prefix).and_then(|members| members.keys().next()) == Some(number);
                     // A first layer may do without what goes from one layer to the next, or without a norm.
@@ -145,8 +156,9 @@ impl<'w> Stacks<'w> {
             let counted =
                 layers.filter(|layers| TEXT_LAYERS.contains(prefix) && *first < *layers && members.len() * 2 > *layers);
             let (from, to) = if counted.is_some() { (0, counted.unwrap_or(0).max(*last)) } else { (*first, *last) };
-            let absent = (to - from).saturating_sub(members.len());
-            if (!is_stack && counted.is_none()) || absent * 4 > members.len() {
+            let absent = (to - from).saturating_sub(members.range(from..to).count());
+            let most = if counted.is_some() { members.len() } else { members.len() / 4 };
+            if (!is_stack && counted.is_none()) || absent > most {
                 continue;
             }
             for number in (from..to).filter(|number| !members.contains_key(number)) {
@@ -162,8 +174,8 @@ impl<'w> Stacks<'w> {
     pub fn odd_shapes(&self) -> Vec<OddShape<'w>> {
         let mut odd = Vec::new();
         for Kinds { kinds, .. } in self.kinds() {
-            for members in kinds.iter().filter(|members| members.len() > 1) {
-                odd.extend(odd_in(members));
+            for kind in kinds.iter().filter(|kind| kind.members.len() > 1) {
+                odd.extend(odd_in(&kind.members));
             }
         }
         // What is odd among experts is odd in its layer as well.
