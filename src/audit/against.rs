@@ -5,7 +5,7 @@ use crate::architecture::place::Axis;
 use crate::checkpoint::Opened;
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::integrity::difference::Difference;
+use crate::integrity::difference::{Difference, Repacked};
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lint::Location;
 use crate::integrity::signature::{self, DifferenceKind, SignatureReport, SignatureVerdict, Trust};
@@ -51,6 +51,8 @@ pub fn fingerprint(
     let found = verify::verify(opened, before, Some(path), None, progress)?;
     // Where the tensor lay when the fingerprint was taken.
     let lay_in = |name: &str| {
+        let weight = before.weights.iter().find(|weight| weight.name == name);
+        let name = weight.and_then(|weight| weight.stored.first()).map_or(name, String::as_str);
         let tensor = before.tensors.iter().find(|tensor| tensor.name == name);
         Location::file(tensor.map_or("", |tensor| &tensor.file))
     };
@@ -75,7 +77,9 @@ pub fn fingerprint(
             Difference::TensorRenamed { before, after } => {
                 (RuleId::FingerprintTensorRenamed, lay_in(before).tensor(after))
             }
-            Difference::TensorReshaped { name, .. } => (RuleId::FingerprintTensorReshaped, lay_in(name).tensor(name)),
+            Difference::TensorReshaped { name, .. } | Difference::WeightRepacked(Repacked { name, .. }) => {
+                (RuleId::FingerprintTensorReshaped, lay_in(name).tensor(name))
+            }
             Difference::TensorMoved { name, after, .. } => {
                 (RuleId::FingerprintTensorMoved, Location::file(after).tensor(name))
             }

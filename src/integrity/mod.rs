@@ -1,10 +1,10 @@
 //! The static half of the audit: what can be said of a checkpoint without running it. It measures; how bad what it
 //! finds is, the rules say.
 
+mod decoded;
 pub mod diff;
 pub mod difference;
 pub mod document;
-mod factor;
 pub mod fingerprint;
 pub mod lesion;
 pub mod lint;
@@ -13,3 +13,6 @@ pub mod signature;
 pub mod verify;
 
 pub use lint::lint;
+
+#[cfg(test)]
+mod packed_tests;

@@ -73,5 +73,6 @@ fn kind(difference: &Difference) -> &'static str {
         Difference::TensorMoved { .. } => "tensors in other files",
         Difference::TensorReplaced { .. } => "tensors that hold what others held",
         Difference::TensorChanged(_) => "changed tensors",
+        Difference::WeightRepacked(_) => "weights in another form",
     }
 }

@@ -256,4 +256,4 @@ impl<'a> Weight<'a> {
 #[cfg(test)]
 mod dense_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

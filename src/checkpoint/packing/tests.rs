@@ -11,18 +11,18 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use std::path::Path;
 
-const MODULE: &str = "model.layers.0.mlp.down_proj";
+pub(crate) const MODULE: &str = "model.layers.0.mlp.down_proj";
 const ROWS: usize = 24;
 const COLUMNS: usize = 64;
 
 /// Stored tensors of one weight, and what its elements are by definition.
-struct Form {
-    name: &'static str,
-    config: Value,
-    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+pub(crate) struct Form {
+    pub(crate) name: &'static str,
+    pub(crate) config: Value,
+    pub(crate) tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
     value: Box<dyn Fn(usize, usize) -> f32>,
     /// Whether rows have scales of their own.
-    scales: bool,
+    pub(crate) scales: bool,
 }
 
 struct Maker(ChaCha8Rng);
@@ -73,7 +73,7 @@ fn e2m1(code: u8) -> f32 {
     if code & 8 == 0 { magnitude } else { -magnitude }
 }
 
-fn forms() -> Vec<Form> {
+pub(crate) fn forms() -> Vec<Form> {
     let mut m = Maker(ChaCha8Rng::seed_from_u64(7));
     let mut all = Vec::new();
     let part = |end: &str, dtype, shape: &[usize], bytes| (format!("{MODULE}{end}"), dtype, shape.to_vec(), bytes);
@@ -305,7 +305,7 @@ fn forms() -> Vec<Form> {
     all
 }
 
-fn write(form: &Form, folder: &Path) {
+pub(crate) fn write(form: &Form, folder: &Path) {
     let config = json!({"quantization_config": form.config});
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let views = form

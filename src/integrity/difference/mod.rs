@@ -110,19 +110,24 @@ pub enum Difference {
         /// That one holds what this one held.
         swapped: bool,
     },
-    /// A tensor has other values.
+    /// A tensor or a packed weight has other values.
     TensorChanged(TensorChange),
+    /// A weight is stored in another form: as another type, or packed otherwise. Its values are compared all the same.
+    WeightRepacked(Repacked),
 }
 
 /// How a tensor's values changed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorChange {
-    /// The name in the file.
+    /// The name in the file; of a packed weight the name that it would have there if it were not.
     pub name: String,
     /// The tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
-    /// How its elements are stored.
+    /// How its elements are stored; of a packed weight F32, what it is decoded to.
     pub dtype: Dtype,
+    /// Where it is a packed weight, what it is made of. All else is told of its decoded values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     /// Rows with a changed element (elements, of a vector), of all rows.
     pub rows_changed: usize,
     /// Rows that the tensor has (elements, of a vector).
@@ -143,6 +148,40 @@ pub struct TensorChange {
     /// What the change looks like as a whole.
     pub pattern: Pattern,
     /// The rows and columns that tell it: all that changed where they are few, else those that stand out.
+    pub lines: Vec<LineChange>,
+}
+
+/// How a weight that changed is packed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Packed {
+    /// What its codes are, such as `FP8`.
+    pub format: String,
+    /// The stored tensors of its codes and scales that changed; none where only what the config says of them did.
+    pub stored: Vec<String>,
+}
+
+/// A weight in two forms.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Repacked {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// What it was stored as: a type, or what its codes were, such as `FP8`.
+    pub before: String,
+    /// What it is stored as.
+    pub after: String,
+    /// ‖after − before‖ / ‖before‖; none where that is no number.
+    pub relative_error: Option<f64>,
+    /// Rows.
+    pub rows: usize,
+    /// Rows whose relative error is far above that of the others.
+    pub rows_standing_out: usize,
+    /// Columns; 0 of a vector.
+    pub columns: usize,
+    /// Columns whose relative error is far above that of the others.
+    pub columns_standing_out: usize,
+    /// Those that stand out: the first of the rows, then of the columns.
     pub lines: Vec<LineChange>,
 }
 
@@ -180,6 +219,9 @@ pub struct LineChange {
     /// It is β times what it was, up to rounding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
+    /// ‖after − before‖ / ‖before‖; only of a weight in two forms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative_error: Option<f64>,
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -1,6 +1,6 @@
 //! Differences in words.
 
-use super::{Difference, LineChange, Pattern, TensorChange};
+use super::{Difference, LineChange, Pattern, Repacked, TensorChange};
 use crate::architecture::place::Axis;
 use crate::error::Figure;
 use crate::escape::printable;
@@ -56,6 +56,7 @@ fn sentence(difference: &Difference) -> String {
             format!("tensor {}: holds what {} held\n", printable(name), printable(other))
         }
         Difference::TensorChanged(change) => tensor(change),
+        Difference::WeightRepacked(weight) => repacked(weight),
     }
 }
 
@@ -79,23 +80,49 @@ fn tensor(change: &TensorChange) -> String {
         1 => ", one value became NaN".to_owned(),
         count => format!(", {count} values became NaN"),
     };
-    let mut out = format!("tensor {name} {shape:?}: changed in {lines}{form}{norm}{nan}\n");
+    let what = match &change.packed {
+        None => format!("tensor {name} {shape:?}"),
+        Some(packed) => format!("weight {name} {shape:?} ({})", printable(&packed.format)),
+    };
+    let mut out = format!("{what}: changed in {lines}{form}{norm}{nan}\n");
     for line in &change.lines {
-        let _ = writeln!(out, "  {}", self::line(change, line));
+        let _ = writeln!(out, "  {}", self::line(&change.name, line));
     }
     out
 }
 
-fn line(change: &TensorChange, line: &LineChange) -> String {
+fn repacked(weight: &Repacked) -> String {
+    let Repacked { name, shape, rows, rows_standing_out, columns, columns_standing_out, .. } = weight;
+    let error = match weight.relative_error {
+        Some(error) => format!("relative error {error:.2e}"),
+        None => "relative error not a number".to_owned(),
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for (out, of, what) in [(rows_standing_out, rows, "rows"), (columns_standing_out, columns, "columns")] {
+        lines.extend((*out > 0).then(|| format!("{out} of {of} {what}")));
+    }
+    let stand_out = if lines.is_empty() { String::new() } else { format!("; {} stand out", lines.join(" and ")) };
+    let (before, after) = (printable(&weight.before), printable(&weight.after));
+    let mut out = format!("weight {} {shape:?}: is {after}, was {before}, {error}{stand_out}\n", printable(name));
+    for line in &weight.lines {
+        let _ = writeln!(out, "  {}", self::line(name, line));
+    }
+    out
+}
+
+fn line(name: &str, line: &LineChange) -> String {
     let what = match (line.axis, line.beta) {
         (Axis::Element, Some(beta)) => format!("{} times what it was", factor(beta)),
         (_, Some(_)) if line.norm_after == 0.0 => "all zero, was not".to_owned(),
         (_, Some(beta)) => format!("{} times what it was", factor(beta)),
         _ if line.norm_after.is_nan() && !line.norm_before.is_nan() => "became NaN".to_owned(),
-        _ => "changed".to_owned(),
+        _ => match line.relative_error {
+            Some(error) => format!("relative error {error:.2}"),
+            None => "changed".to_owned(),
+        },
     };
     let neuron = line.neuron.as_ref().map(|n| format!(" (neuron {})", n.short())).unwrap_or_default();
-    format!("{} {} of {}: {what}{neuron}", line.axis.as_str(), line.index, printable(&change.name))
+    format!("{} {} of {}: {what}{neuron}", line.axis.as_str(), line.index, printable(name))
 }
 
 /// Three significant digits (rounding to bfloat16 blurs the third), without the zeros at the end.

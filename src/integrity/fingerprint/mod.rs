@@ -4,6 +4,7 @@ mod cache;
 mod lines;
 mod read;
 mod stored;
+mod weights;
 
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::StandIn;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
+pub use weights::WeightRecord;
 
 /// The identity of every file, tensor, row and column of a model folder (`achilles-audit/fingerprint/v1`).
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +34,8 @@ pub struct Fingerprint {
     pub files: Vec<FileRecord>,
     /// In order of name, then of file.
     pub tensors: Vec<TensorRecord>,
+    /// The packed weights, in order of name, where the folder is a checkpoint; none in what version 0.1.0 wrote.
+    pub weights: Vec<WeightRecord>,
 }
 
 /// What a fingerprint covers.
@@ -118,7 +122,8 @@ impl FolderRecords {
     }
 }
 
-/// Takes the fingerprint of a model folder, reading every byte once. The folders `.git` and the hub's
+/// Takes the fingerprint of a model folder, reading every byte once, and those of packed weights once more to decode
+/// them. The folders `.git` and the hub's
 /// `.cache/huggingface` are left out, and so is `except`, the fingerprint's own file, where it is a file of the folder
 /// itself. With `cache`, files that have not changed are not read again.
 ///
@@ -127,6 +132,19 @@ impl FolderRecords {
 /// pipe) is no error but a problem of the result.
 pub fn take(
     opened: &Opened,
+    settings: &FingerprintSettings,
+    except: Option<&Path>,
+    cache: Option<&Cache>,
+    progress: &dyn Progress,
+) -> Result<FolderRecords> {
+    take_beside(opened, None, settings, except, cache, progress)
+}
+
+/// As [`take`]; of packed weights that are as they were only what `before` says of them, and of none where it knows of
+/// none.
+pub(super) fn take_beside(
+    opened: &Opened,
+    before: Option<&Fingerprint>,
     settings: &FingerprintSettings,
     except: Option<&Path>,
     cache: Option<&Cache>,
@@ -176,7 +194,9 @@ pub fn take(
     }
     tensors.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
     let settings = FingerprintSettings { links: true, ..settings.clone() };
-    Ok(FolderRecords { fingerprint: Fingerprint { settings, files, tensors }, problems, damaged })
+    let mut fingerprint = Fingerprint { settings, files, tensors, weights: Vec::new() };
+    fingerprint.weights = weights::take(opened, &fingerprint, before, progress)?;
+    Ok(FolderRecords { fingerprint, problems, damaged })
 }
 
 /// Names of one file of tensors: each has all of them.
@@ -289,6 +309,13 @@ impl Fingerprint {
     /// sorted, each the compact JSON array `["NAME","DTYPE",[SHAPE],"SHA256"]` and a newline.
     pub fn tensors_sha256(&self) -> [u8; 32] {
         root(self.tensors.iter().map(|t| serde_json::json!([t.name, t.dtype, t.shape, hex(&t.sha256)])))
+    }
+
+    /// Identity of the packed weights' values, as far as marks tell; none where nothing is packed. SHA-256 over one line
+    /// a weight, sorted, each the compact JSON array `["NAME","FORMAT",[SHAPE],["STORED"],"SHA256"]` and a newline,
+    /// `STORED` the names of its stored tensors, `SHA256` that of the marks of its rows, then of its columns.
+    pub fn weights_sha256(&self) -> Option<[u8; 32]> {
+        (!self.weights.is_empty()).then(|| root(self.weights.iter().map(WeightRecord::identity)))
     }
 
     /// Identity of the files: SHA-256 over one line a file, sorted, each the compact JSON array

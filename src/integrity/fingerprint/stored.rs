@@ -1,5 +1,6 @@
 //! The JSON form of a fingerprint.
 
+use super::weights::Stored;
 use super::{FileRecord, Fingerprint, FingerprintSettings, LineMark, LineStatistics, TensorRecord};
 use crate::checkpoint::hex;
 use crate::checkpoint::hub::Origin;
@@ -11,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::path::Path;
 
 const SCHEMA: &str = "achilles-audit/fingerprint/v1";
@@ -26,8 +28,13 @@ struct Document {
     settings: FingerprintSettings,
     tensors_sha256: String,
     files_sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights_sha256: Option<String>,
     files: Vec<File>,
     tensors: Vec<Tensor>,
+    /// None where nothing is packed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    weights: Vec<Stored>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,7 +66,7 @@ pub(super) struct Tensor {
 }
 
 impl Fingerprint {
-    /// The document, one line a file and a tensor. `model` is what to call it, `origin` the commit of a hub
+    /// The document, one line a file, a tensor and a packed weight. `model` is what to call it, `origin` the commit of a hub
     /// repository that it is, if it is one.
     ///
     /// # Errors
@@ -73,8 +80,10 @@ impl Fingerprint {
             settings: self.settings.clone(),
             tensors_sha256: hex(&self.tensors_sha256()),
             files_sha256: hex(&self.files_sha256()),
+            weights_sha256: self.weights_sha256().map(|sha256| hex(&sha256)),
             files: Vec::new(),
             tensors: Vec::new(),
+            weights: Vec::new(),
         };
         let cannot = |e: serde_json::Error| Error::input(format!("cannot write JSON: {e}"));
         let mut out = serde_json::to_string_pretty(&document).map_err(cannot)?;
@@ -94,6 +103,11 @@ impl Fingerprint {
         out.push(',');
         let mut tensors = self.tensors.iter().map(|t| serde_json::to_string(&Tensor::from(t)));
         list(&mut out, "tensors", &mut tensors).map_err(cannot)?;
+        if !self.weights.is_empty() {
+            out.push(',');
+            let mut weights = self.weights.iter().map(|w| serde_json::to_string(&Stored::from(w)));
+            list(&mut out, "weights", &mut weights).map_err(cannot)?;
+        }
         out.push_str("\n}\n");
         Ok(out)
     }
@@ -128,16 +142,22 @@ impl Fingerprint {
             return Err(format!("is {schema}, expected {SCHEMA}; make it with `achilles-audit fingerprint`"));
         }
         let document: Document = serde_json::from_str(text).map_err(not_one)?;
+        let tensors: Vec<_> = document.tensors.into_iter().map(Tensor::check).collect::<std::result::Result<_, _>>()?;
+        let names: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let weights = document.weights.into_iter().map(|weight| weight.check(&|name| names.contains(name)));
+        let weights = weights.collect::<std::result::Result<_, _>>()?;
         let fingerprint = Fingerprint {
             settings: document.settings,
             files: document.files.into_iter().map(File::check).collect::<std::result::Result<_, _>>()?,
-            tensors: document.tensors.into_iter().map(Tensor::check).collect::<std::result::Result<_, _>>()?,
+            tensors,
+            weights,
         };
         for (what, said, found) in [
-            ("files_sha256", document.files_sha256, fingerprint.files_sha256()),
-            ("tensors_sha256", document.tensors_sha256, fingerprint.tensors_sha256()),
+            ("files_sha256", Some(document.files_sha256), Some(fingerprint.files_sha256())),
+            ("tensors_sha256", Some(document.tensors_sha256), Some(fingerprint.tensors_sha256())),
+            ("weights_sha256", document.weights_sha256, fingerprint.weights_sha256()),
         ] {
-            if said != hex(&found) {
+            if said != found.map(|sha256| hex(&sha256)) {
                 return Err(format!("its {what} is not that of what it lists: it was changed after it was made"));
             }
         }
@@ -159,7 +179,6 @@ impl File {
 
 impl From<&TensorRecord> for Tensor {
     fn from(t: &TensorRecord) -> Tensor {
-        let lines = |lines: &[LineMark]| STANDARD.encode(lines.iter().flat_map(|l| l.to_bytes()).collect::<Vec<u8>>());
         Tensor {
             name: t.name.clone(),
             file: t.file.clone(),
@@ -167,8 +186,8 @@ impl From<&TensorRecord> for Tensor {
             shape: t.shape.clone(),
             sha256: hex(&t.sha256),
             statistics: t.statistics,
-            rows: lines(&t.rows),
-            columns: lines(&t.columns),
+            rows: encode_lines(&t.rows),
+            columns: encode_lines(&t.columns),
             row_sha256: t.row_sha256.as_ref().map(|rows| STANDARD.encode(rows.concat())),
         }
     }
@@ -182,17 +201,8 @@ impl Tensor {
             Some(l) => (l.all_rows(), if l.columns > 1 { l.all_columns() } else { 0 }),
             None => (0, 0),
         };
-        let decode = |text: &str| STANDARD.decode(text).map_err(|e| bad(&format!("is not base64: {e}")));
-        let lines = |text: &str, expected: usize, what: &str| {
-            let bytes = decode(text)?;
-            let (lines, rest) = bytes.as_chunks::<{ LineMark::BYTES }>();
-            if lines.len() != expected || !rest.is_empty() {
-                return Err(bad(&format!("has {} bytes of {what}, its shape needs {expected} lines", bytes.len())));
-            }
-            Ok(lines.iter().map(LineMark::from_bytes).collect())
-        };
         let row_sha256 = self.row_sha256.as_deref().map(|text| {
-            let bytes = decode(text)?;
+            let bytes = decode(text).map_err(|problem| bad(&problem))?;
             let (digests, rest) = bytes.as_chunks::<32>();
             if digests.len() != rows || !rest.is_empty() {
                 return Err(bad(&format!("has {} bytes of row digests, its shape needs {rows} rows", bytes.len())));
@@ -201,8 +211,8 @@ impl Tensor {
         });
         Ok(TensorRecord {
             sha256: digest(&self.sha256)?,
-            rows: lines(&self.rows, rows, "rows")?,
-            columns: lines(&self.columns, columns, "columns")?,
+            rows: decode_lines(&self.rows, rows, "rows").map_err(|problem| bad(&problem))?,
+            columns: decode_lines(&self.columns, columns, "columns").map_err(|problem| bad(&problem))?,
             row_sha256: row_sha256.transpose()?,
             name: self.name,
             file: self.file,
@@ -211,6 +221,25 @@ impl Tensor {
             statistics: self.statistics,
         })
     }
+}
+
+/// Base64 of the marks.
+pub(super) fn encode_lines(lines: &[LineMark]) -> String {
+    STANDARD.encode(lines.iter().flat_map(|line| line.to_bytes()).collect::<Vec<u8>>())
+}
+
+/// The marks of `expected` lines.
+pub(super) fn decode_lines(text: &str, expected: usize, what: &str) -> std::result::Result<Vec<LineMark>, String> {
+    let bytes = decode(text)?;
+    let (lines, rest) = bytes.as_chunks::<{ LineMark::BYTES }>();
+    if lines.len() != expected || !rest.is_empty() {
+        return Err(format!("has {} bytes of {what}, its shape needs {expected} lines", bytes.len()));
+    }
+    Ok(lines.iter().map(LineMark::from_bytes).collect())
+}
+
+fn decode(text: &str) -> std::result::Result<Vec<u8>, String> {
+    STANDARD.decode(text).map_err(|e| format!("is not base64: {e}"))
 }
 
 fn digest(text: &str) -> std::result::Result<[u8; 32], String> {

@@ -1,14 +1,16 @@
 //! Holds a checkpoint against a fingerprint.
 
-use super::difference::{Difference, LISTED, LineChange, Norms, Pattern, TensorChange, replaced_by};
-use super::factor;
-use super::fingerprint::{Cache, Fingerprint, FolderRecords, LineMark, TensorRecord, take};
-use crate::architecture::names;
-use crate::checkpoint::packing::{Axis, NumberType};
+mod factor;
+mod packed;
+mod place;
+
+use super::difference::{Difference, Norms, replaced_by};
+use super::fingerprint::{Cache, Fingerprint, FolderRecords, TensorRecord, take_beside};
 use crate::checkpoint::tensors::SINGLE;
 use crate::checkpoint::{Opened, walk};
 use crate::error::Result;
 use crate::progress::Progress;
+use place::{Marks, change};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -43,7 +45,7 @@ pub fn verify(
     cache: Option<&Cache>,
     progress: &dyn Progress,
 ) -> Result<Verification> {
-    let taken = take(opened, &before.settings, own, cache, progress)?;
+    let taken = take_beside(opened, Some(before), &before.settings, own, cache, progress)?;
     // The fingerprint's own file may have been there, empty, when it was taken.
     let own = own.and_then(|own| walk::below(opened.root(), own));
     let loadable = is_loadable(opened, &taken.fingerprint);
@@ -82,6 +84,7 @@ fn compare(before: &Fingerprint, taken: &FolderRecords, norms: &Norms, own: Opti
     let same_files = differences.is_empty();
     let at = differences.len();
     tensors(before, after, norms, &mut differences);
+    packed::tell(before, after, norms, &mut differences);
     let moved = |d: &Difference| matches!(d, Difference::TensorMoved { .. });
     Verification {
         intact: same_files && differences.len() == at,
@@ -209,112 +212,8 @@ fn replaced(
     let by: BTreeMap<&str, &str> =
         changed.iter().filter_map(|(old, new)| Some((old.name.as_str(), *held.get(&alike(new))?))).collect();
     let tell = |(old, new): &(&TensorRecord, &TensorRecord)| match by.get(old.name.as_str()) {
-        None => Some(Difference::TensorChanged(change(old, new, norms))),
+        None => Some(Difference::TensorChanged(change(&Marks::of(old), &Marks::of(new), norms))),
         Some(other) => replaced_by(&old.name, other, by.get(other) == Some(&old.name.as_str())),
     };
     changed.iter().filter_map(tell).collect()
-}
-
-/// Places a change by the marks of rows and columns.
-fn change(old: &TensorRecord, new: &TensorRecord, norms: &Norms) -> TensorChange {
-    let dimensions = old.shape.len();
-    let tolerance = NumberType::of(old.dtype).rounding();
-    let differing = |a: &[LineMark], b: &[LineMark]| -> Vec<usize> {
-        a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect()
-    };
-    let (mut rows, columns) = (differing(&old.rows, &new.rows), differing(&old.columns, &new.columns));
-    if let (Some(a), Some(b)) = (&old.row_sha256, &new.row_sha256) {
-        rows = a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect();
-    }
-    let row_axis = if old.columns.is_empty() { Axis::Element } else { Axis::Row };
-    let line = |axis: Axis, index: usize, scaled: bool| {
-        let (a, b) = match axis {
-            Axis::Column => (old.columns[index], new.columns[index]),
-            _ => (old.rows[index], new.rows[index]),
-        };
-        LineChange {
-            axis,
-            index,
-            neuron: names::neuron(&old.name, dimensions, axis, index),
-            norm_before: a.norm.into(),
-            norm_after: b.norm.into(),
-            beta: match axis {
-                _ if !scaled => None,
-                Axis::Element => norms.beta(&old.name, a.extreme.into(), b.extreme.into()),
-                _ => beta(a, b, tolerance),
-            },
-        }
-    };
-    let vector = old.columns.is_empty();
-    let few = |lines: &[usize], of: usize| lines.len() <= LISTED && lines.len() * 2 <= of;
-    let (few_rows, few_columns) = (few(&rows, old.rows.len()), few(&columns, old.columns.len()));
-    let listed = |axis: Axis, indices: &[usize], scaled: bool| -> Vec<LineChange> {
-        indices.iter().map(|at| line(axis, *at, scaled)).collect()
-    };
-    let (lines, pattern) = match (few_rows, few_columns) {
-        _ if vector && few_rows => (listed(row_axis, &rows, true), Pattern::Lines),
-        (true, true) => {
-            ([listed(row_axis, &rows, false), listed(Axis::Column, &columns, false)].concat(), Pattern::Elements)
-        }
-        (true, false) if !vector => (listed(row_axis, &rows, true), Pattern::Lines),
-        (false, true) => (listed(Axis::Column, &columns, true), Pattern::Lines),
-        _ => {
-            // Where all else changed too, what a line is a multiple of is not known.
-            let mut lines = listed(row_axis, &standing_out(&old.rows, &new.rows), false);
-            lines.extend(listed(Axis::Column, &standing_out(&old.columns, &new.columns), false));
-            (lines, Pattern::Dense)
-        }
-    };
-    TensorChange {
-        name: old.name.clone(),
-        shape: old.shape.clone(),
-        dtype: old.dtype,
-        rows_changed: rows.len(),
-        rows: old.rows.len(),
-        columns_changed: columns.len(),
-        columns: old.columns.len(),
-        relative_norm: None,
-        elements_changed: None,
-        became_nan: new.statistics.nan.saturating_sub(old.statistics.nan),
-        pattern,
-        lines,
-    }
-}
-
-/// The factor that there may be between a line and what it was: norm and largest element have to agree on it, up to the
-/// rounding of the element type.
-fn beta(before: LineMark, after: LineMark, rounding: f64) -> Option<f64> {
-    if before.is_zero() {
-        return None;
-    }
-    if after.is_zero() {
-        return Some(0.0);
-    }
-    let norms = f64::from(after.norm) / f64::from(before.norm);
-    let extremes = f64::from(after.extreme) / f64::from(before.extreme);
-    let apart = (extremes.abs() / norms - 1.0).abs();
-    // One rounding of the largest element, and as much of the norm where a line is short.
-    let tolerance = 2.0 * rounding + 1e-6;
-    // A factor of 1 explains no change.
-    let is_one = (norms.copysign(extremes) - 1.0).abs() <= tolerance;
-    (apart <= tolerance && !is_one).then(|| norms.copysign(extremes))
-}
-
-/// Lines whose norm changed as none of the others' did: 20 times as much as the median's, and by 2 % or more.
-fn standing_out(before: &[LineMark], after: &[LineMark]) -> Vec<usize> {
-    let moved: Vec<f64> = before
-        .iter()
-        .zip(after)
-        .map(|(a, b)| match (a.is_zero(), b.is_zero()) {
-            (true, _) => 0.0,
-            (false, true) => f64::INFINITY,
-            _ => (f64::from(b.norm) / f64::from(a.norm)).ln().abs(),
-        })
-        .collect();
-    let mut sorted = moved.clone();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-    let out: Vec<usize> =
-        moved.iter().enumerate().filter(|(_, m)| **m > (20.0 * median).max(0.02)).map(|(at, _)| at).collect();
-    if out.len() > LISTED { Vec::new() } else { out }
 }

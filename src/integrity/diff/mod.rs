@@ -1,0 +1,178 @@
+//! In what two checkpoints differ, both at hand.
+
+mod change;
+mod files;
+mod pair;
+mod repacked;
+
+use super::difference::{Difference, Norms, TensorChange, replaced_by};
+use crate::checkpoint::packing::{NumberType, Weight};
+use crate::checkpoint::quantization::FILES;
+use crate::checkpoint::{Opened, Tensors};
+use crate::error::Result;
+use crate::progress::Progress;
+use pair::{Pair, Stored, Told};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+/// How two checkpoints differ.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diff {
+    /// Tensors that both have; a packed weight is one, whatever it is stored as.
+    pub tensors: usize,
+    /// Of those, how many are bit for bit the same.
+    pub same_tensors: usize,
+    /// Files first, then tensors.
+    pub differences: Vec<Difference>,
+}
+
+/// Compares two model folders: their weights, wherever they lie and whatever they are packed as, and their other files
+/// byte by byte.
+///
+/// # Errors
+/// A folder is no checkpoint, or a file cannot be read or is mostly holes.
+pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
+    let (old, new) = (a.tensors()?, b.tensors()?);
+    old.refuse_holes()?;
+    new.refuse_holes()?;
+    let mut differences = files::compare_files((a, &old), (b, &new))?;
+    let [was, is] = [&old, &new].map(Tensors::weights);
+    let (mut was, mut is) = (by_name(&was), by_name(&is));
+    let apart = apart((&old, &mut was), (&new, &mut is));
+    let mut pairs = Vec::new();
+    let names = was.keys().chain(is.keys()).map(|name| (*name, false));
+    for (name, apart) in names.chain(apart.iter().map(|name| (name.as_str(), true))).collect::<BTreeSet<_>>() {
+        if apart {
+            match (Stored::of(&old, name), Stored::of(&new, name)) {
+                (Some(was), Some(is)) => match Pair::of_stored(was, is) {
+                    Some(pair) => pairs.push(pair),
+                    None => differences.push(reshaped(name, was.form(), is.form())),
+                },
+                (was, _) => differences.push(gone_or_extra(was.is_some(), &new, name, name)),
+            }
+            continue;
+        }
+        match (was.get(name), is.get(name)) {
+            (Some(was), Some(is)) => match Pair::of((&old, was), (&new, is)) {
+                Some(pair) => pairs.push(pair),
+                None => differences.push(reshaped(name, form(&old, was), form(&new, is))),
+            },
+            (was, is) => {
+                let stored = is.and_then(|weight| weight.stored().first().copied()).unwrap_or(name);
+                differences.push(gone_or_extra(was.is_some(), &new, name, stored));
+            }
+        }
+    }
+    let (norms, same_settings) = (Norms::of(b), settings(a) == settings(b));
+    progress.begin("comparing", pairs.iter().map(Pair::bytes).sum(), "bytes");
+    let told = pairs
+        .par_iter()
+        .with_max_len(1)
+        .map(|pair| {
+            let told = pair.compare(&norms, same_settings)?;
+            progress.advance(pair.bytes())?;
+            Ok((pair, told))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    progress.end();
+    let same_tensors = told.iter().filter(|(_, told)| told.is_same()).count();
+    let (mut changes, mut repacked) = (Vec::new(), Vec::new());
+    for (pair, Told { change, repacked: other, stored }) in told {
+        changes.extend(change.map(|change| (pair, change)));
+        repacked.extend(other);
+        differences.extend(stored);
+    }
+    // Of what only the first are shown, those that tell more than that all was rounded.
+    repacked.sort_by_key(|weight| weight.lines.is_empty());
+    differences.extend(repacked.into_iter().map(Difference::WeightRepacked));
+    differences.extend(replaced(changes));
+    Ok(Diff { tensors: pairs.len(), same_tensors, differences })
+}
+
+fn by_name<'a>(weights: &'a [Weight<'a>]) -> BTreeMap<&'a str, &'a Weight<'a>> {
+    weights.iter().map(|weight| (weight.name(), weight)).collect()
+}
+
+/// What tells what packed codes mean: the config, and files beside it.
+fn settings(opened: &Opened) -> Vec<Option<Value>> {
+    let config = opened.config().ok().flatten().map(|config| Value::Object(config.map().clone()));
+    let files = FILES.iter().map(|name| opened.settings::<Value>(name).ok().flatten());
+    std::iter::once(config).chain(files).collect()
+}
+
+/// Stored tensors of weights that only one of the two can be unpacked, because what they are packed in is broken in the
+/// other: they are compared as they are stored.
+fn apart(
+    (old, was): (&Tensors, &mut BTreeMap<&str, &Weight<'_>>),
+    (new, is): (&Tensors, &mut BTreeMap<&str, &Weight<'_>>),
+) -> BTreeSet<String> {
+    let is_packed =
+        |of: &BTreeMap<&str, &Weight<'_>>, name: &str| of.get(name).is_some_and(|weight| weight.is_packed());
+    let of_one = |of: &BTreeMap<&str, &Weight<'_>>, others: &BTreeMap<&str, &Weight<'_>>, other: &Tensors| {
+        let holds = |weight: &Weight<'_>, tensors: &Tensors| {
+            let codes = weight.stored().first().and_then(|codes| tensors.get(codes));
+            codes.is_some_and(|codes| !NumberType::of(codes.dtype).holds_weights())
+        };
+        let broken = of.values().filter(|w| w.is_packed() && !is_packed(others, w.name()) && holds(w, other));
+        broken.map(|weight| weight.name().to_owned()).collect::<Vec<_>>()
+    };
+    let mut stored = BTreeSet::new();
+    for name in [of_one(was, is, new), of_one(is, was, old)].concat() {
+        for weight in [was.remove(name.as_str()), is.remove(name.as_str())].into_iter().flatten() {
+            stored.extend(weight.stored().into_iter().map(str::to_owned));
+        }
+    }
+    let is_loose = |name: &str, weight: &Weight<'_>| stored.contains(name) && !weight.is_packed();
+    was.retain(|name, weight| !is_loose(name, weight));
+    is.retain(|name, weight| !is_loose(name, weight));
+    stored
+}
+
+/// Type and shape.
+type Form = (Dtype, Vec<usize>);
+
+fn form(tensors: &Tensors, weight: &Weight) -> Form {
+    let dtype = weight.stored().first().and_then(|name| tensors.get(name)).map(|entry| entry.dtype);
+    (dtype.unwrap_or(Dtype::F32), weight.shape().to_vec())
+}
+
+fn reshaped(name: &str, before: Form, after: Form) -> Difference {
+    Difference::TensorReshaped { name: name.into(), before, after }
+}
+
+/// A tensor that only one of the two has; `stored` is the one of the file that a weight of this name begins with.
+fn gone_or_extra(is_gone: bool, new: &Tensors, name: &str, stored: &str) -> Difference {
+    if is_gone {
+        return Difference::TensorMissing { name: name.into() };
+    }
+    let file = new.get(stored).and_then(|e| e.place.as_ref()).map(|(at, _)| new.files()[*at].path());
+    let file = file.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
+    Difference::TensorExtra { name: name.into(), file: file.unwrap_or_default() }
+}
+
+/// What became of changed tensors: some may hold what others of them held.
+fn replaced(changes: Vec<(&Pair<'_>, TensorChange)>) -> Vec<Difference> {
+    // Tensors that begin alike, so that few are compared whole.
+    fn start<'a>(stored: &[Stored<'a>]) -> Option<(String, &'a [usize], &'a [u8])> {
+        let first = stored.first()?;
+        Some((first.dtype.to_string(), first.shape, &first.bytes[..first.bytes.len().min(4096)]))
+    }
+    let mut held: HashMap<_, Vec<&Pair<'_>>> = HashMap::new();
+    for (pair, _) in &changes {
+        held.entry(start(&pair.before)).or_default().push(pair);
+    }
+    let holder = |pair: &Pair<'_>| -> Option<&str> {
+        let alike = held.get(&Some(start(&pair.after)?))?;
+        alike.iter().find(|other| Stored::same(&other.before, &pair.after)).map(|other| other.name())
+    };
+    let by: BTreeMap<&str, &str> = changes.iter().filter_map(|(pair, _)| Some((pair.name(), holder(pair)?))).collect();
+    let tell = |(pair, change): (&Pair<'_>, TensorChange)| match by.get(pair.name()) {
+        None => Some(Difference::TensorChanged(change)),
+        Some(other) => replaced_by(pair.name(), other, by.get(other) == Some(&pair.name())),
+    };
+    changes.into_iter().filter_map(tell).collect()
+}
