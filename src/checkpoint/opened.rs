@@ -175,6 +175,19 @@ impl Opened {
         kept(gguf.file.get_or_init(|| GgufFile::examine(&self.root).map(Arc::new)))
     }
 
+    /// Its tensors by the names that transformers gives them: of a GGUF decoded, of a folder the text model's.
+    ///
+    /// # Errors
+    /// As [`Opened::gguf`] and [`Opened::text_tensors`].
+    pub fn named_tensors(&self) -> Result<Tensors> {
+        self.gguf()?.map_or_else(|| self.text_tensors(), |gguf| Ok(Tensors::from_gguf(gguf.clone())))
+    }
+
+    /// The folder that paths of its files are told from: that of a GGUF is the one that it lies in.
+    pub fn base(&self) -> &Path {
+        if self.is_gguf() { self.root.parent().unwrap_or(Path::new("")) } else { &self.root }
+    }
+
     /// The folder, or the file with those that it was split into.
     pub fn places(&self) -> Vec<PathBuf> {
         if self.is_gguf() { parts::paths(&self.root) } else { vec![self.root.clone()] }
@@ -259,13 +272,16 @@ impl Opened {
     }
 
     /// The tensors of a folder by their names in its files: those of `model.safetensors`, else of the shards that the
-    /// index names, as transformers does, else of numbered shards that are all there, as vLLM does.
+    /// index names, as transformers does, else of numbered shards that are all there, as vLLM does. Those of a GGUF, as
+    /// they are stored.
     ///
     /// # Errors
     /// There are none, a shard is missing, or a header breaks the format.
     pub fn tensors(&self) -> Result<Tensors> {
-        self.folder()?;
-        Tensors::of_folder(self)
+        match self.gguf_file()? {
+            None => Tensors::of_folder(self),
+            Some(file) => file.sound().map(|()| Tensors::of_gguf_file(file.clone())),
+        }
     }
 
     /// The tensors of a folder's text model, by their names where that stands alone.
@@ -273,6 +289,7 @@ impl Opened {
     /// # Errors
     /// As [`Opened::tensors`]; the config cannot be read, or two stored tensors end at one name.
     pub fn text_tensors(&self) -> Result<Tensors> {
+        self.folder()?;
         self.tensors()?.named(&self.names()?)
     }
 

@@ -1,6 +1,7 @@
 //! A checkpoint's tensors: where each lies, and its values as the file stores them.
 
-use super::gguf::GgufCheckpoint;
+use super::gguf::header::TensorInfo;
+use super::gguf::{GgufCheckpoint, GgufFile};
 use super::header::TensorEntry;
 use super::index::{INDEX, Unindexed};
 use super::map::MappedFile;
@@ -36,7 +37,10 @@ pub struct Tensors {
 #[derive(Debug)]
 enum Backing {
     Safetensors(Vec<MappedFile>),
+    /// Under Hugging Face's names.
     Gguf(Arc<GgufCheckpoint>),
+    /// Under its own names.
+    GgufFile(Arc<GgufFile>),
 }
 
 /// What is known of a tensor without reading its values.
@@ -157,6 +161,17 @@ impl Tensors {
         Tensors { root, entries, unknown: Vec::new(), backing, quantization: Ok(None) }
     }
 
+    /// The tensors of a GGUF under its own names, as they are stored.
+    pub(super) fn of_gguf_file(file: Arc<GgufFile>) -> Tensors {
+        let entry = |(name, info): (&str, &TensorInfo)| {
+            let (dtype, shape) = info.stored();
+            let place = Some((info.part, info.bytes.start as u64..info.bytes.end as u64));
+            (name.to_owned(), Entry { dtype, shape, stored_as: None, place })
+        };
+        let (root, entries) = (file.path().to_owned(), file.tensors().map(entry).collect());
+        Tensors { root, entries, unknown: Vec::new(), backing: Backing::GgufFile(file), quantization: Ok(None) }
+    }
+
     /// Names the tensors as those of a text model alone (`language_model.model.norm.weight` of a multimodal checkpoint
     /// becomes `model.norm.weight`) and keeps only these.
     ///
@@ -249,6 +264,7 @@ impl Tensors {
     pub fn files(&self) -> &[MappedFile] {
         match &self.backing {
             Backing::Safetensors(files) => files,
+            Backing::GgufFile(file) => file.maps(),
             Backing::Gguf(_) => &[],
         }
     }
@@ -257,6 +273,7 @@ impl Tensors {
     pub fn mapped(&self) -> &[MappedFile] {
         match &self.backing {
             Backing::Safetensors(files) => files,
+            Backing::GgufFile(file) => file.maps(),
             Backing::Gguf(gguf) => gguf.file().maps(),
         }
     }
@@ -314,7 +331,15 @@ impl Tensors {
     pub(super) fn gguf(&self) -> Option<&GgufCheckpoint> {
         match &self.backing {
             Backing::Gguf(gguf) => Some(gguf),
-            Backing::Safetensors(_) => None,
+            Backing::Safetensors(_) | Backing::GgufFile(_) => None,
+        }
+    }
+
+    /// The GGUF, where its tensors have its own names.
+    pub(super) fn gguf_file(&self) -> Option<&GgufFile> {
+        match &self.backing {
+            Backing::GgufFile(file) => Some(file),
+            Backing::Safetensors(_) | Backing::Gguf(_) => None,
         }
     }
 }

@@ -283,6 +283,11 @@ impl GgufFile {
         self.maps.get(part).map_or(&[], MappedFile::bytes)
     }
 
+    /// Bytes of the part that has the metadata: a text's, an array's.
+    pub(crate) fn bytes_of(&self, at: &Range<usize>) -> &[u8] {
+        self.bytes(0).get(at.clone()).unwrap_or_default()
+    }
+
     /// The bytes of a tensor as they are stored.
     pub fn stored(&self, info: &TensorInfo) -> &[u8] {
         self.bytes(info.part).get(info.bytes.clone()).unwrap_or_default()

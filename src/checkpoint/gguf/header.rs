@@ -8,6 +8,7 @@ mod cursor;
 use super::Checked;
 use super::types::GgmlType;
 pub(super) use cursor::Cursor;
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -83,6 +84,20 @@ pub struct TensorInfo {
     pub part: usize,
     /// Where its bytes lie, counted from the start of the file.
     pub bytes: Range<usize>,
+}
+
+impl TensorInfo {
+    /// Type and shape of what is stored: where elements share blocks, the bytes of each row.
+    pub fn stored(&self) -> (Dtype, Vec<usize>) {
+        if let Some(dtype) = self.ty.dtype() {
+            return (dtype, self.shape.clone());
+        }
+        let mut shape = self.shape.clone();
+        if let Some(row) = shape.last_mut() {
+            *row = *row / self.ty.block_elements * self.ty.block_bytes;
+        }
+        (Dtype::U8, shape)
+    }
 }
 
 /// A metadata value. Texts and arrays are byte ranges of the file.

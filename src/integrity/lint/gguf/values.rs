@@ -31,7 +31,7 @@ pub fn scan(file: &GgufFile, found: &mut Found, progress: &dyn Progress) -> Resu
     }
     progress.end();
     let mut unread: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, info) in file.tensors().filter(|(_, info)| !info.ty.is_supported() && !info.ty.is_whole()) {
+    for (name, info) in file.tensors().filter(|(_, info)| !info.ty.is_supported() && info.ty.dtype().is_none()) {
         unread.entry(info.ty.name).or_default().push(name);
     }
     for (ty, names) in unread {
