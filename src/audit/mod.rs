@@ -295,7 +295,13 @@ impl<'a> Gate<'a> {
     }
 
     fn lint(&mut self, opened: &Arc<Opened>, progress: &dyn Progress) -> Result<()> {
-        let found = linted::observe(opened, progress)?;
+        let found = match linted::observe(opened, progress) {
+            Err(error) if opened.is_gguf() && !matches!(error, Error::Interrupted) => {
+                self.leave(Measurement::Lint, error.to_string(), true);
+                return Ok(());
+            }
+            found => found?,
+        };
         self.took_place.push(Measurement::Lint);
         self.seen.extend(found.observations.into_iter().map(RuleObservation::from));
         self.audit.lint = Some(found.examined);

@@ -16,3 +16,6 @@ pub use lint::lint;
 
 #[cfg(test)]
 mod packed_tests;
+
+#[cfg(test)]
+mod gguf_tests;

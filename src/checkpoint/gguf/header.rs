@@ -17,6 +17,8 @@ const MAGIC: [u8; 4] = *b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// Far above any model; keeps a hostile file from growing tables.
 const MAX_ENTRIES: u64 = 1 << 20;
+/// Problems that are kept.
+const MAX_PROBLEMS: usize = 1000;
 
 /// What a GGUF says before its data begin.
 #[derive(Debug)]
@@ -186,7 +188,7 @@ impl Header {
             let value = cursor.value(&key)?;
             if metadata.contains_key(&key) {
                 let problem = format!("metadata {key} is there twice; convert the model again");
-                problems.push(HeaderProblem::new(ProblemKind::DuplicateKey, None, problem));
+                tell(&mut problems, HeaderProblem::new(ProblemKind::DuplicateKey, None, problem));
             } else {
                 metadata.insert(key, value);
             }
@@ -197,7 +199,7 @@ impl Header {
             let claim = cursor.tensor(&name)?;
             if claims.contains_key(&name) {
                 let problem = format!("tensor {name} is there twice; convert the model again");
-                problems.push(HeaderProblem::new(ProblemKind::DuplicateTensor, Some(&name), problem));
+                tell(&mut problems, HeaderProblem::new(ProblemKind::DuplicateTensor, Some(&name), problem));
             } else {
                 claims.insert(name, claim);
             }
@@ -206,6 +208,13 @@ impl Header {
         let data_start = (cursor.at as u64).next_multiple_of(alignment);
         let tensors = place(claims, data_start, alignment, bytes.len() as u64, &mut problems);
         Ok(Header { version, metadata, tensors, data: data_start as usize, alignment: alignment as usize, problems })
+    }
+}
+
+/// Keeps a problem, unless there are very many.
+fn tell(problems: &mut Vec<HeaderProblem>, problem: HeaderProblem) {
+    if problems.len() < MAX_PROBLEMS {
+        problems.push(problem);
     }
 }
 
@@ -227,7 +236,7 @@ fn place(
 ) -> BTreeMap<String, TensorInfo> {
     let mut tensors = BTreeMap::new();
     for (name, claim) in claims {
-        let mut broken = |kind, problem| problems.push(HeaderProblem::new(kind, Some(&name), problem));
+        let mut broken = |kind, problem| tell(problems, HeaderProblem::new(kind, Some(&name), problem));
         if !claim.offset.is_multiple_of(alignment) {
             let problem = format!("tensor {name} has offset {}, expected a multiple of {alignment}", claim.offset);
             broken(ProblemKind::Misaligned, problem);
@@ -250,7 +259,7 @@ fn place(
             && second.bytes.start < first.bytes.end
         {
             let problem = format!("tensors {a} and {b} share bytes; convert the model again");
-            problems.push(HeaderProblem::new(ProblemKind::Overlap, Some(b.as_str()), problem));
+            tell(problems, HeaderProblem::new(ProblemKind::Overlap, Some(b.as_str()), problem));
         }
     }
     tensors

@@ -154,15 +154,18 @@ fn pieces(entries: &[TensorEntry], length: u64) -> Vec<(Option<usize>, Range<u64
             at = end;
         }
     };
-    let start = entries.first().map_or(length, |first| first.bytes.start);
-    cut(None, 0..start, 1);
+    let mut end = 0;
     for (at, entry) in entries.iter().enumerate() {
+        // What aligns the tensors of a GGUF is none's.
+        cut(None, end..entry.bytes.start, 1);
+        end = entry.bytes.end;
         let unit = Layout::of(entry.dtype, &entry.shape).map_or(1, |l| match l.row_bytes() {
             row if row <= PIECE => row,
             _ => l.element_bytes(),
         });
         cut(Some(at), entry.bytes.clone(), unit);
     }
+    cut(None, end..length, 1);
     found
 }
 
