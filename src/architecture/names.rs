@@ -45,7 +45,8 @@ pub(crate) fn is_embedding(tensor: &str) -> bool {
 
 /// Whether each row of a tensor belongs to a token or to a position.
 pub(crate) fn has_a_row_a_token(tensor: &str) -> bool {
-    is_embedding(tensor) || ["lm_head.weight", "wte.weight", "wpe.weight"].iter().any(|end| tensor.ends_with(end))
+    is_embedding(tensor)
+        || ["lm_head.weight", "wte.weight", "wpe.weight", "token_embd.weight"].iter().any(|end| tensor.ends_with(end))
 }
 
 /// As [`Recipe::parts`](crate::Recipe::parts), by what the file holds: a config that was changed since, or is not

@@ -4,7 +4,7 @@ use super::Measured;
 use crate::architecture::place::Axis;
 use crate::checkpoint::Opened;
 use crate::document::Document;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::integrity::difference::{Difference, Repacked};
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lint::Location;
@@ -45,9 +45,6 @@ pub fn fingerprint(
     before: &Fingerprint,
     progress: &dyn Progress,
 ) -> Result<Measured<Integrity>> {
-    if opened.is_gguf() {
-        return Err(Error::file(opened.root(), "is a GGUF; fingerprints are of model folders"));
-    }
     let found = verify::verify(opened, before, Some(path), None, progress)?;
     // Where the tensor lay when the fingerprint was taken.
     let lay_in = |name: &str| {
@@ -83,6 +80,8 @@ pub fn fingerprint(
             Difference::TensorMoved { name, after, .. } => {
                 (RuleId::FingerprintTensorMoved, Location::file(after).tensor(name))
             }
+            // Both at hand are needed to tell that.
+            Difference::MetadataChanged { .. } => (RuleId::FingerprintFileChanged, Location::default()),
             Difference::FileLinked { path, .. } => (RuleId::FingerprintFileLinked, Location::file(path)),
             Difference::FileDamaged { path, .. } => (RuleId::FingerprintFileDamaged, Location::file(path)),
             Difference::TensorReplaced { name, .. } => (RuleId::FingerprintTensorChanged, lay_in(name).tensor(name)),

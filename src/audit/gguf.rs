@@ -3,21 +3,33 @@
 
 use super::{place, template};
 use crate::checkpoint::{GENERATION_CONFIG, Opened, TOKENIZER_CONFIG};
-use crate::error::Result;
-use crate::integrity::lint::{self, Location, Observation};
+use crate::error::{Error, Result};
+use crate::integrity::lint::{self, Check, Location, Observation};
 use serde_json::Value;
 
-/// What is seen of the file; its weights are not looked at.
+/// What is seen of that; its weights are not looked at.
 ///
 /// # Errors
-/// It cannot be read as a model with a tokenizer.
+/// What renders its template is ended from outside.
 pub fn observe(opened: &Opened) -> Result<Vec<Observation>> {
-    opened.settings::<Value>(GENERATION_CONFIG)?;
-    let config: Option<Value> = opened.settings(TOKENIZER_CONFIG)?;
-    opened.tokenizer_text()?;
-    let mut found = lint::examine_json(TOKENIZER_CONFIG, config.unwrap_or_default().to_string().as_bytes());
+    let config = opened.settings::<Value>(TOKENIZER_CONFIG);
+    let unread = [
+        opened.settings::<Value>(GENERATION_CONFIG).err(),
+        config.as_ref().err().cloned(),
+        opened.tokenizer_text().err(),
+    ];
+    let not_examined = |error: Error| Observation {
+        check: Check::GgufNotExamined,
+        location: Location::default(),
+        message: format!("what it is served with was not examined: {error}"),
+        evidence: Value::Null,
+    };
+    let mut found: Vec<Observation> = unread.into_iter().flatten().map(not_examined).collect();
+    if let Ok(config) = config {
+        found.extend(lint::examine_json(TOKENIZER_CONFIG, config.unwrap_or_default().to_string().as_bytes()));
+        found.extend(template::observe(opened)?);
+    }
     found.extend(lint::served(opened));
-    found.extend(template::observe(opened)?);
     let file = place::name_of(opened.root());
     let inside = |observation: Observation| Observation {
         location: Location { file: file.clone(), ..observation.location },
@@ -56,7 +68,7 @@ mod tests {
         assert_eq!(told(template, b"{{ a.__b__  }}").unwrap()[0], "template-dunder");
         let found = told(&key(end, 290), &key(end, 70)).unwrap();
         assert!(found.contains(&"eos-ordinary-token"), "{found:?}");
-        assert!(told(&key(end, 290), &key(end, 9999)).is_err());
+        assert_eq!(told(&key(end, 290), &key(end, 9999)).unwrap()[0], "gguf-not-examined");
     }
 
     #[test]

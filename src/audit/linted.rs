@@ -1,7 +1,7 @@
 //! Lint by itself: the files, judged.
 
 use super::waive::waive;
-use super::{Unexamined, Verdict, template, unchanged};
+use super::{Unexamined, Verdict, gguf, template, unchanged};
 use crate::checkpoint::Opened;
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::Result;
@@ -59,13 +59,13 @@ impl Kind for Linted {
 /// Examines a model's files and judges what they show.
 ///
 /// # Errors
-/// There is no such model, it is no folder, it has no files that could be a model's, a file changed meanwhile, or the
+/// There is no such model, it has no files that could be a model's, a file changed meanwhile, or the
 /// user asked to stop.
 pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) -> Result<Document<Linted>> {
     let opened = Arc::new(Opened::open_at_hand(model, progress)?);
-    let (folder, origin) = (opened.folder()?, opened.origin());
-    let found = unchanged(folder, || observe(&opened, progress))?;
-    let by_name = origin.map(|origin| lint::by_name(origin, folder)).unwrap_or_default();
+    let origin = opened.origin();
+    let found = unchanged(&opened.places(), || observe(&opened, progress))?;
+    let by_name = origin.map(|origin| lint::by_name(origin, opened.root())).unwrap_or_default();
     let mut findings = finding::judge(found.observations.into_iter().chain(by_name.observations), rules);
     let took_place = [Measurement::Lint, Measurement::Waivers];
     let about = waive(&mut findings, rules, &took_place, today);
@@ -108,7 +108,10 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
 pub(super) fn observe(opened: &Arc<Opened>, progress: &dyn Progress) -> Result<Lint> {
     let mut found = lint::lint(opened, progress)?;
     let indicators = lesion::observe(opened, progress)?;
-    found.observations.extend(template::observe(opened)?);
+    found.observations.extend(match opened.is_gguf() {
+        true => gguf::observe(opened)?,
+        false => template::observe(opened)?,
+    });
     found.observations.extend(indicators);
     Ok(found)
 }

@@ -175,7 +175,7 @@ pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Document<
         base.check()?;
     }
     let opened = Arc::new(Opened::open_at_hand(request.model, progress)?);
-    unchanged(opened.root(), || examine(request, fingerprint, &opened, progress))
+    unchanged(&opened.places(), || examine(request, fingerprint, &opened, progress))
 }
 
 fn examine(
@@ -191,10 +191,7 @@ fn examine(
         gate.origin(origin, opened.root());
     }
     if gate.wants(Measurement::Lint) {
-        match opened.is_gguf() {
-            true => gate.gguf(opened, request.run.is_none()),
-            false => gate.lint(opened, progress)?,
-        }
+        gate.lint(opened, progress)?;
     }
     gate.run(request, opened, progress)?;
     match (&fingerprint, gate.wants(Measurement::Fingerprint)) {
@@ -298,27 +295,19 @@ impl<'a> Gate<'a> {
     }
 
     fn lint(&mut self, opened: &Arc<Opened>, progress: &dyn Progress) -> Result<()> {
-        let found = linted::observe(opened, progress)?;
+        let found = match linted::observe(opened, progress) {
+            Err(error) if opened.is_gguf() && !matches!(error, Error::Interrupted) => {
+                self.leave(Measurement::Lint, error.to_string(), true);
+                return Ok(());
+            }
+            found => found?,
+        };
         self.took_place.push(Measurement::Lint);
         self.seen.extend(found.observations.into_iter().map(RuleObservation::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;
         self.model.config_sha256 = Some(found.config_sha256);
         Ok(())
-    }
-
-    /// Judges how a GGUF is served; all else of lint is left. Where the model is not run, its files are all that was to be
-    /// examined.
-    fn gguf(&mut self, opened: &Opened, is_all: bool) {
-        match gguf::observe(opened) {
-            Ok(found) => {
-                self.seen.extend(found.into_iter().map(RuleObservation::from));
-                let why =
-                    "a GGUF: its tokenizer, chat template and settings were examined, the rest of lint is of folders";
-                self.leave(Measurement::Lint, why.into(), is_all);
-            }
-            Err(error) => self.leave(Measurement::Lint, error.to_string(), true),
-        }
     }
 
     /// Makes the measurements that the model has to be run for.

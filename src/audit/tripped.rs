@@ -4,6 +4,7 @@ use super::measured::LocatedSummary;
 use super::rescaled::Rescaled;
 use super::waive::waive;
 use super::{against, base, baseline, beside, critical_set, template};
+use crate::checkpoint::gguf::writer::Writer;
 use crate::checkpoint::{Checkpoint, Opened};
 use crate::escape::printable;
 use crate::integrity::fingerprint::{self, Fingerprint};
@@ -44,6 +45,7 @@ impl Told {
 fn every_rule_is_tripped_and_prints_this() {
     let mut told = Told::default();
     of_lint(&mut told);
+    of_ggufs(&mut told);
     of_templates(&mut told);
     of_lesions(&mut told);
     of_critical_sets(&mut told);
@@ -73,6 +75,14 @@ fn of_lint(told: &mut Told) {
     for (folder, observation) in lint::tests::what_trips() {
         told.by(observation.check.into(), [observation], &folder);
     }
+}
+
+fn of_ggufs(told: &mut Told) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    fs::write(&file, Writer::llama().tensor("x.weight", &[32], 9, &[0; 40]).bytes()).unwrap();
+    let found = lint::lint(&Opened::open(file.to_str().unwrap(), &Silent).unwrap(), &Silent).unwrap();
+    told.by(lint::Check::GgufNotExamined.into(), found.observations, folder.path());
 }
 
 fn of_templates(told: &mut Told) {

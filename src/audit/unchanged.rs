@@ -7,16 +7,16 @@ use crate::files::Stamp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Examines a model's file, or its folder, and refuses what came of that where a file changed, came or went meanwhile.
+/// Examines a model's files, or its folder, and refuses what came of that where a file changed, came or went meanwhile.
 ///
 /// # Errors
 /// As said; also those of `examine`, and where a folder cannot be read.
-pub fn unchanged<T>(place: &Path, examine: impl FnOnce() -> Result<T>) -> Result<T> {
-    let before = Stamps::of(place)?;
+pub fn unchanged<T>(places: &[impl AsRef<Path>], examine: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = Stamps::of(places)?;
     let examined = examine();
     if !matches!(examined, Err(Error::Interrupted)) {
         // Before anything that may have come of it.
-        before.check(place)?;
+        before.check(places)?;
     }
     examined
 }
@@ -25,18 +25,21 @@ pub fn unchanged<T>(place: &Path, examine: impl FnOnce() -> Result<T>) -> Result
 struct Stamps(BTreeMap<PathBuf, Option<Stamp>>);
 
 impl Stamps {
-    fn of(place: &Path) -> Result<Stamps> {
-        let skip = |path: &str| is_left_out(place, path) || path == ENVIRONMENT && place.join(path).is_dir();
-        let paths = match place.is_dir() {
-            true => walk(place, &skip)?.into_iter().map(|entry| place.join(entry.path)).collect(),
-            false => vec![place.to_owned()],
-        };
+    fn of(places: &[impl AsRef<Path>]) -> Result<Stamps> {
+        let mut paths = Vec::new();
+        for place in places.iter().map(AsRef::as_ref) {
+            let skip = |path: &str| is_left_out(place, path) || path == ENVIRONMENT && place.join(path).is_dir();
+            match place.is_dir() {
+                true => paths.extend(walk(place, &skip)?.into_iter().map(|entry| place.join(entry.path))),
+                false => paths.push(place.to_owned()),
+            }
+        }
         let stamp = |path: &Path| std::fs::metadata(path).ok().and_then(|about| Stamp::of(&about));
         Ok(Stamps(paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect()))
     }
 
-    fn check(&self, place: &Path) -> Result<()> {
-        let Stamps(now) = Stamps::of(place)?;
+    fn check(&self, places: &[impl AsRef<Path>]) -> Result<()> {
+        let Stamps(now) = Stamps::of(places)?;
         let changed = self.0.iter().find(|(path, was)| now.get(*path) != Some(was)).map(|(path, _)| path);
         match changed.or_else(|| now.keys().find(|path| !self.0.contains_key(*path))) {
             None => Ok(()),
@@ -74,7 +77,7 @@ mod tests {
                 change();
                 Ok(())
             };
-            let said = unchanged(folder.path(), examine).map_err(|e| e.to_string());
+            let said = unchanged(&[folder.path()], examine).map_err(|e| e.to_string());
             match changed {
                 "" => assert_eq!(said, Ok(())),
                 file => {
@@ -87,6 +90,6 @@ mod tests {
             write(at("newer"), "").unwrap();
             Err::<(), _>(Error::Interrupted)
         };
-        assert!(matches!(unchanged(folder.path(), stopped), Err(Error::Interrupted)));
+        assert!(matches!(unchanged(&[folder.path()], stopped), Err(Error::Interrupted)));
     }
 }

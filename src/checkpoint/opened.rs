@@ -1,7 +1,7 @@
 //! A model's files, each opened and parsed once, whatever is wrong with them.
 
 use super::config::ConfigFile;
-use super::gguf::GgufCheckpoint;
+use super::gguf::{GgufCheckpoint, GgufFile, parts};
 use super::hub::Origin;
 use super::index::{INDEX, IndexFile};
 use super::map::MappedFile;
@@ -30,13 +30,20 @@ pub struct Opened {
     root: PathBuf,
     origin: Option<Origin>,
     /// None of a folder.
-    gguf: Option<OnceLock<Result<Arc<GgufCheckpoint>>>>,
+    gguf: Option<Gguf>,
     config: OnceLock<Result<Option<Arc<ConfigFile>>>>,
     quantization: OnceLock<Result<Option<Arc<Quantization>>>>,
     index: OnceLock<Result<Option<IndexFile>>>,
     tokenizer: OnceLock<Result<Option<String>>>,
     settings: Mutex<HashMap<String, Result<Option<Arc<Value>>>>>,
     shards: Mutex<Shards>,
+}
+
+/// A GGUF: the file, whatever it breaks, and the model that it is where it is sound and of a known family.
+#[derive(Debug, Default)]
+struct Gguf {
+    file: OnceLock<Result<Arc<GgufFile>>>,
+    model: OnceLock<Result<Arc<GgufCheckpoint>>>,
 }
 
 /// The safetensors files that were asked for.
@@ -85,7 +92,7 @@ impl Opened {
 
     fn found(model: &str, folder: impl FnOnce(&Source) -> Result<Folder>) -> Result<Opened> {
         match Source::find(model)? {
-            Source::Gguf(path) => Ok(Opened { gguf: Some(OnceLock::new()), ..Opened::new(model, path, None) }),
+            Source::Gguf(path) => Ok(Opened { gguf: Some(Gguf::default()), ..Opened::new(model, path, None) }),
             source => folder(&source).map(|Folder { path, origin }| Opened::new(model, path, origin)),
         }
     }
@@ -150,7 +157,31 @@ impl Opened {
     /// It cannot be read as a model.
     pub fn gguf(&self) -> Result<Option<&Arc<GgufCheckpoint>>> {
         let Some(gguf) = &self.gguf else { return Ok(None) };
-        kept(gguf.get_or_init(|| GgufCheckpoint::open(&self.root).map(Arc::new))).map(Some)
+        let read = || GgufCheckpoint::of(self.needed_gguf_file()?.clone()).map(Arc::new);
+        kept(gguf.model.get_or_init(read)).map(Some)
+    }
+
+    /// The GGUF file, whatever it breaks and whatever family it holds; none of a folder.
+    ///
+    /// # Errors
+    /// It cannot be read, or its header cannot be followed.
+    pub fn gguf_file(&self) -> Result<Option<&Arc<GgufFile>>> {
+        self.gguf.as_ref().map(|_| self.needed_gguf_file()).transpose()
+    }
+
+    fn needed_gguf_file(&self) -> Result<&Arc<GgufFile>> {
+        let gguf = self.gguf.as_ref().ok_or_else(|| Error::file(&self.root, "is a folder, expected a GGUF"))?;
+        kept(gguf.file.get_or_init(|| GgufFile::examine(&self.root).map(Arc::new)))
+    }
+
+    /// The folder that paths of its files are told from: that of a GGUF is the one that it lies in.
+    pub fn base(&self) -> &Path {
+        if self.is_gguf() { self.root.parent().unwrap_or(Path::new("")) } else { &self.root }
+    }
+
+    /// The folder, or the file with those that it was split into.
+    pub fn places(&self) -> Vec<PathBuf> {
+        if self.is_gguf() { parts::paths(&self.root) } else { vec![self.root.clone()] }
     }
 
     /// Its config.json, or what a GGUF's metadata say in that form; none where there is none.
@@ -236,7 +267,7 @@ impl Opened {
     /// # Errors
     /// It cannot be read or is no text.
     pub fn tokenizer_text(&self) -> Result<Option<&str>> {
-        let read = || match self.gguf()? {
+        let read = || match self.gguf_file()? {
             Some(gguf) => gguf.tokenizer_json().map(|json| Some(json.to_string())),
             None => self.if_there(TOKENIZER, |path| files::read_text(path, LARGEST_NEEDED)),
         };
@@ -292,7 +323,7 @@ impl Opened {
     }
 
     fn read_settings(&self, name: &str) -> Result<Option<Arc<Value>>> {
-        let value = match (self.gguf()?, name) {
+        let value = match (self.gguf_file()?, name) {
             (None, _) => python_json::read(&self.root.join(name))?,
             (Some(gguf), GENERATION_CONFIG) => Some(gguf.generation_config_json()?),
             (Some(gguf), TOKENIZER_CONFIG) => Some(gguf.tokenizer_config_json()?),

@@ -1,6 +1,7 @@
 //! A checkpoint's tensors: where each lies, and its values as the file stores them.
 
-use super::gguf::GgufCheckpoint;
+use super::gguf::header::TensorInfo;
+use super::gguf::{GgufCheckpoint, GgufFile};
 use super::header::TensorEntry;
 use super::index::{INDEX, SINGLE, Unindexed};
 use super::map::MappedFile;
@@ -32,7 +33,10 @@ pub struct Tensors {
 #[derive(Debug)]
 enum Backing {
     Safetensors(Vec<MappedFile>),
+    /// Under Hugging Face's names.
     Gguf(Arc<GgufCheckpoint>),
+    /// Under its own names.
+    GgufFile(Arc<GgufFile>),
 }
 
 /// What is known of a tensor without reading its values.
@@ -51,13 +55,16 @@ pub struct Entry {
 
 impl Opened {
     /// The tensors of a folder by their names in its files: those of `model.safetensors`, else of the shards that the
-    /// index names, as transformers does, else of numbered shards that are all there, as vLLM does.
+    /// index names, as transformers does, else of numbered shards that are all there, as vLLM does. Those of a GGUF, as
+    /// they are stored.
     ///
     /// # Errors
     /// There are none, a shard is missing, or a header breaks the format.
     pub fn tensors(&self) -> Result<Tensors> {
-        self.folder()?;
-        Tensors::of_folder(self)
+        match self.gguf_file()? {
+            None => Tensors::of_folder(self),
+            Some(file) => file.sound().map(|()| Tensors::of_gguf_file(file.clone())),
+        }
     }
 
     /// The tensors of a folder's text model, by their names where that stands alone.
@@ -65,7 +72,16 @@ impl Opened {
     /// # Errors
     /// As [`Opened::tensors`]; the config cannot be read, or two stored tensors end at one name.
     pub fn text_tensors(&self) -> Result<Tensors> {
+        self.folder()?;
         self.tensors()?.named(&self.names()?)
+    }
+
+    /// Its tensors by the names that transformers gives them: of a GGUF decoded, of a folder the text model's.
+    ///
+    /// # Errors
+    /// As [`Opened::gguf`] and [`Opened::text_tensors`].
+    pub fn named_tensors(&self) -> Result<Tensors> {
+        self.gguf()?.map_or_else(|| self.text_tensors(), |gguf| Ok(Tensors::from_gguf(gguf.clone())))
     }
 }
 
@@ -173,6 +189,17 @@ impl Tensors {
         Tensors { root, entries, unknown: Vec::new(), backing, quantization: Ok(None) }
     }
 
+    /// The tensors of a GGUF under its own names, as they are stored.
+    pub(super) fn of_gguf_file(file: Arc<GgufFile>) -> Tensors {
+        let entry = |(name, info): (&str, &TensorInfo)| {
+            let (dtype, shape) = info.stored();
+            let place = Some((info.part, info.bytes.start as u64..info.bytes.end as u64));
+            (name.to_owned(), Entry { dtype, shape, stored_as: None, place })
+        };
+        let (root, entries) = (file.path().to_owned(), file.tensors().map(entry).collect());
+        Tensors { root, entries, unknown: Vec::new(), backing: Backing::GgufFile(file), quantization: Ok(None) }
+    }
+
     /// Names the tensors as those of a text model alone (`language_model.model.norm.weight` of a multimodal checkpoint
     /// becomes `model.norm.weight`) and keeps only these.
     ///
@@ -250,6 +277,7 @@ impl Tensors {
     pub fn files(&self) -> &[MappedFile] {
         match &self.backing {
             Backing::Safetensors(files) => files,
+            Backing::GgufFile(file) => file.maps(),
             Backing::Gguf(_) => &[],
         }
     }
@@ -258,7 +286,8 @@ impl Tensors {
     pub fn mapped(&self) -> &[MappedFile] {
         match &self.backing {
             Backing::Safetensors(files) => files,
-            Backing::Gguf(gguf) => std::slice::from_ref(gguf.file().map()),
+            Backing::GgufFile(file) => file.maps(),
+            Backing::Gguf(gguf) => gguf.file().maps(),
         }
     }
 
@@ -290,7 +319,15 @@ impl Tensors {
     pub(super) fn gguf(&self) -> Option<&GgufCheckpoint> {
         match &self.backing {
             Backing::Gguf(gguf) => Some(gguf),
-            Backing::Safetensors(_) => None,
+            Backing::Safetensors(_) | Backing::GgufFile(_) => None,
+        }
+    }
+
+    /// The GGUF, where its tensors have its own names.
+    pub(super) fn gguf_file(&self) -> Option<&GgufFile> {
+        match &self.backing {
+            Backing::GgufFile(file) => Some(file),
+            Backing::Safetensors(_) | Backing::Gguf(_) => None,
         }
     }
 }

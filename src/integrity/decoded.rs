@@ -3,6 +3,7 @@
 use crate::checkpoint::packing::{Layout, NumberType, Weight};
 use crate::error::Result;
 use safetensors::Dtype;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Numbers that are decoded at a time.
@@ -40,9 +41,15 @@ pub(super) fn is_beside_values(stored: &str) -> bool {
 }
 
 /// The relative size of one rounding of a packed weight's values where its scales are multiplied; `stored` are its stored
-/// tensors. Codes do not count: a scale is not rounded to their type.
+/// tensors. Codes do not count: a scale is not rounded to their type. Codes without any scales beside them are a GGUF's,
+/// whose blocks hold half-precision scales.
 pub(super) fn rounding<'a>(stored: impl Iterator<Item = (&'a str, Dtype)>) -> f64 {
-    let of_values = stored.filter(|(name, _)| !is_beside_values(name)).map(|(_, dtype)| NumberType::of(dtype));
+    let stored: BTreeMap<&str, Dtype> = stored.collect();
+    if stored.len() == 1 && stored.values().all(|dtype| *dtype == Dtype::U8) {
+        return NumberType::F16.rounding();
+    }
+    let of_values =
+        stored.into_iter().filter(|(name, _)| !is_beside_values(name)).map(|(_, dtype)| NumberType::of(dtype));
     let scales = of_values.filter(|number| number.holds_weights()).map(NumberType::rounding);
     scales.fold(NumberType::F32.rounding(), f64::max)
 }

@@ -18,3 +18,6 @@ pub use lint::lint;
 mod pack;
 #[cfg(test)]
 mod packed_tests;
+
+#[cfg(test)]
+mod gguf_tests;

@@ -66,6 +66,7 @@ fn kind(difference: &Difference) -> &'static str {
         Difference::FileLinked { .. } => "links that lead elsewhere",
         Difference::FileDamaged { .. } => "damaged files",
         Difference::NotExamined { .. } => "files that could not be examined",
+        Difference::MetadataChanged { .. } => "keys of the metadata",
         Difference::TensorMissing { .. } => "missing tensors",
         Difference::TensorExtra { .. } => "extra tensors",
         Difference::TensorRenamed { .. } => "renamed tensors",

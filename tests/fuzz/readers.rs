@@ -2,10 +2,10 @@
 //! to start from. `main.rs` and `coverage/` change these.
 
 use achilles_audit::architecture::Recipe;
-use achilles_audit::checkpoint::gguf::GgufCheckpoint;
+use achilles_audit::checkpoint::gguf::{GgufCheckpoint, GgufFile};
 use achilles_audit::checkpoint::header::Header;
 use achilles_audit::checkpoint::index::{Index, is_plain_shard};
-use achilles_audit::checkpoint::{Checkpoint, ConfigFile};
+use achilles_audit::checkpoint::{Checkpoint, ConfigFile, Opened};
 use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::integrity::fingerprint::Fingerprint;
 use achilles_audit::integrity::{lint, signature};
@@ -116,10 +116,14 @@ fn chat_template(bytes: &[u8]) {
 fn gguf(bytes: &[u8]) {
     let path = PLACE.join("model.gguf");
     std::fs::write(&path, bytes).unwrap();
+    if let Ok(file) = GgufFile::examine(&path) {
+        let _ = file.tokenizer_json();
+        let _ = file.tokenizer_config_json();
+        let _ = file.generation_config_json();
+        let opened = Opened::open(path.to_str().unwrap(), &Silent).unwrap();
+        lint::lint(&opened, &Silent).unwrap();
+    }
     if let Ok(gguf) = GgufCheckpoint::open(&path) {
-        let _ = gguf.tokenizer_json();
-        let _ = gguf.tokenizer_config_json();
-        let _ = gguf.generation_config_json();
         let _ = Recipe::read(&ConfigFile::from_map(&path, gguf.config().clone()));
         for (name, shape) in gguf.tensors().take(3) {
             let _ = gguf.rows(name, 0..shape.first().copied().unwrap_or(1).min(2));

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A model folder or a hub id (org/name[@revision])
+    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
     pub model: String,
     /// Write the fingerprint to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
@@ -40,7 +40,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let cache = options.digest_cache.then(Cache::of_user).transpose()?;
     let started = Instant::now();
     let taken = fingerprint::take(&opened, &settings, options.output.as_deref(), cache.as_ref(), progress)?;
-    let found = taken.sound(opened.root())?;
+    let found = taken.sound(opened.base())?;
     let text = found.to_json(&options.model, opened.origin())?;
     match &options.output {
         Some(path) => files::write_whole(path, text.as_bytes())?,

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 /// Finds the handful of neurons a language model cannot do without, and audits checkpoints before release.
 ///
-/// MODEL is a model folder or a hub id (org/name[@revision]); commands that run it take a .gguf file, too.
+/// MODEL is a model folder or a hub id (org/name[@revision]), and where it is not changed or signed a .gguf file, too.
 /// Exit code: 0 done and clean, 1 findings, 2 could not do the job or not examine all that should be.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]

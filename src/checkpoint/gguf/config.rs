@@ -62,39 +62,34 @@ pub(super) const SPECIAL_IDS: &[(&str, &str)] = &[
 impl Layout {
     /// Reads the metadata and finds every tensor.
     pub fn read(file: &GgufFile) -> Result<Layout> {
-        refuse_parts(file)?;
-        let architecture =
-            Architecture::find(file.str("general.architecture")?).map_err(|p| Error::file(file.path(), p))?;
+        let architecture = family(file)?;
         let prefix = architecture.name;
-        refuse_foreign(file, architecture)?;
         let sizes = Sizes::read(file, architecture)?;
 
         let mut tensors = BTreeMap::new();
         let mut config = architecture.config();
-        for (rules, need) in architecture.groups {
-            let first = rules.iter().flat_map(|rule| rule.names(1)).any(|(gguf, _)| file.tensor(&gguf).is_some());
+        for (need, is_there) in present(file, architecture) {
             match need {
                 Need::Always => {}
-                Need::Switch(key) => drop(config.insert((*key).into(), first.into())),
-                Need::Untied => drop(config.insert("tie_word_embeddings".into(), (!first).into())),
-            }
-            if *need != Need::Always && !first {
-                continue;
-            }
-            for rule in *rules {
-                let shape: Vec<usize> = rule.shape.iter().map(|dim| sizes.of(*dim)).collect();
-                for (gguf, hf) in rule.names(sizes.layers) {
-                    check_tensor(file, &gguf, &shape)?;
-                    let change = match rule.role {
-                        Role::Rotary if architecture.interleaves_heads => Change::Interleaved,
-                        Role::Norm if architecture.adds_one_to_norms => Change::MinusOne,
-                        _ => Change::None,
-                    };
-                    tensors.insert(hf, Source { gguf, shape: shape.clone(), change });
-                }
+                Need::Switch(key) => drop(config.insert(key.into(), is_there.into())),
+                Need::Untied => drop(config.insert("tie_word_embeddings".into(), (!is_there).into())),
             }
         }
-        refuse_unknown_tensors(file, architecture, &tensors)?;
+        for (gguf, hf, shape, role) in expected(file, architecture, &sizes) {
+            check_tensor(file, &gguf, &shape)?;
+            let change = match role {
+                Role::Rotary if architecture.interleaves_heads => Change::Interleaved,
+                Role::Norm if architecture.adds_one_to_norms => Change::MinusOne,
+                _ => Change::None,
+            };
+            tensors.insert(hf, Source { gguf, shape, change });
+        }
+        let known: HashSet<&str> = tensors.values().map(|source| source.gguf.as_str()).collect();
+        if let Some(name) = unknown(file, architecture, &known).next() {
+            let family = architecture.name;
+            let problem = format!("is not a tensor of the {family} family as this tool knows it; use its safetensors");
+            return Err(Error::tensor(file.path(), name, problem));
+        }
         sizes.write(&mut config);
         rope::write(file, architecture, &sizes, &mut config)?;
         let epsilon = format!("{prefix}.attention.layer_norm_rms_epsilon");
@@ -107,6 +102,14 @@ impl Layout {
         config.insert("torch_dtype".into(), "float32".into());
         Ok(Layout { config, tensors, head_size: sizes.head })
     }
+}
+
+/// The family, and that this is a whole model of it which does nothing foreign to it.
+fn family(file: &GgufFile) -> Result<&'static Architecture> {
+    refuse_parts(file)?;
+    let of = |what| Error::Unsupported { path: file.path().to_owned(), what };
+    let architecture = Architecture::find(file.str("general.architecture")?).map_err(of)?;
+    refuse_foreign(file, architecture).map(|()| architecture)
 }
 
 fn check_tensor(file: &GgufFile, name: &str, shape: &[usize]) -> Result<()> {
@@ -125,12 +128,6 @@ fn check_tensor(file: &GgufFile, name: &str, shape: &[usize]) -> Result<()> {
 
 /// Files that hold a part of a model, or what goes beside one.
 fn refuse_parts(file: &GgufFile) -> Result<()> {
-    let count = file.u64_opt("split.count")?.unwrap_or(1);
-    if count > 1 {
-        let part = file.u64_opt("split.no")?.unwrap_or(0).saturating_add(1);
-        let advice = "join all parts with `llama-gguf-split --merge FIRST OUT` and give the result";
-        return Err(Error::file(file.path(), format!("is part {part} of {count} of a split GGUF; {advice}")));
-    }
     let kind = file.str_opt("general.type")?.unwrap_or("model");
     let vision = kind == "mmproj" || file.str_opt("general.architecture")? == Some("clip");
     match kind {
@@ -157,29 +154,84 @@ fn refuse_foreign(file: &GgufFile, architecture: &Architecture) -> Result<()> {
             },
         };
         if value != *neutral {
-            let problem = format!("is {value}: {meaning} is not supported in a GGUF; use the model's safetensors");
-            return Err(file.problem(&key, problem));
+            let what =
+                format!("metadata {key} is {value}: {meaning} is not supported in a GGUF; use the model's safetensors");
+            return Err(Error::Unsupported { path: file.path().to_owned(), what });
         }
     }
     Ok(())
 }
 
-/// A tensor that no rule names would be left out without a word.
-fn refuse_unknown_tensors(
+/// Whether each group of a family's tensors is there.
+fn present(file: &GgufFile, architecture: &Architecture) -> impl Iterator<Item = (Need, bool)> {
+    architecture.groups.iter().map(|(rules, need)| {
+        let mut names = rules.iter().flat_map(|rule| rule.names(1));
+        (*need, names.any(|(gguf, _)| file.tensor(&gguf).is_some()))
+    })
+}
+
+/// Every tensor that a family of these sizes has: its two names, its shape, and what was done to it.
+fn expected(
     file: &GgufFile,
-    architecture: &Architecture,
-    tensors: &BTreeMap<String, Source>,
-) -> Result<()> {
-    let known: HashSet<&str> = tensors.values().map(|s| s.gguf.as_str()).collect();
+    architecture: &'static Architecture,
+    sizes: &Sizes,
+) -> impl Iterator<Item = (String, String, Vec<usize>, Role)> {
+    let groups = architecture.groups.iter().zip(present(file, architecture));
+    let groups = groups.filter(|(_, (need, is_there))| *need == Need::Always || *is_there);
+    groups.flat_map(|((rules, _), _)| *rules).flat_map(|rule| {
+        let shape: Vec<usize> = rule.shape.iter().map(|dim| sizes.of(*dim)).collect();
+        rule.names(sizes.layers).map(move |(gguf, hf)| (gguf, hf, shape.clone(), rule.role))
+    })
+}
+
+/// Tensors that no rule names: they would be left out without a word.
+fn unknown<'f>(
+    file: &'f GgufFile,
+    architecture: &'static Architecture,
+    known: &HashSet<&str>,
+) -> impl Iterator<Item = &'f str> {
     let of_rope = |name: &str| rope::tensors(architecture).any(|known| known == name);
-    match file.tensors().find(|(name, _)| !known.contains(name) && !of_rope(name)) {
-        Some((name, _)) => {
-            let family = architecture.name;
-            let problem = format!("is not a tensor of the {family} family as this tool knows it; use its safetensors");
-            Err(Error::tensor(file.path(), name, problem))
+    file.tensors().map(|(name, _)| name).filter(move |name| !known.contains(name) && !of_rope(name))
+}
+
+/// A tensor that is not as the metadata of a known family say.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mismatch {
+    /// It is not there.
+    Missing,
+    /// It has another shape than this.
+    Shape(Vec<usize>),
+    /// No tensor of this name is of the family.
+    Extra,
+}
+
+/// Tensors that are not as the metadata say, at most so many.
+///
+/// # Errors
+/// The family is not known, or the metadata cannot be understood.
+pub fn mismatches(file: &GgufFile, most: usize) -> Result<Vec<(String, Mismatch)>> {
+    let architecture = family(file)?;
+    let sizes = Sizes::read(file, architecture)?;
+    let mut known = HashSet::new();
+    let mut found = Vec::new();
+    for (name, _, shape, _) in expected(file, architecture, &sizes) {
+        match file.tensor(&name) {
+            None => found.push((name, Mismatch::Missing)),
+            Some(info) => {
+                if info.shape != shape {
+                    found.push((name.clone(), Mismatch::Shape(shape)));
+                }
+                known.insert(name);
+            }
         }
-        None => Ok(()),
+        if found.len() >= most {
+            return Ok(found);
+        }
     }
+    let known = known.iter().map(String::as_str).collect();
+    let extra = unknown(file, architecture, &known).take(most - found.len());
+    found.extend(extra.map(|name| (name.to_owned(), Mismatch::Extra)));
+    Ok(found)
 }
 
 #[cfg(test)]

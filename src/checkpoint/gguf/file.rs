@@ -1,67 +1,106 @@
 //! An opened GGUF file: typed metadata, and tensors read from the map.
 
 use super::dequantize::dequantize;
-use super::header::{Array, Cursor, Header, TensorInfo, Value, ValueType};
+use super::header::{Array, Cursor, Header, HeaderProblem, TensorInfo, Value, ValueType};
+use super::parts;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
 
-/// A GGUF file, mapped, its header parsed and held against its size.
+/// An opened GGUF file, or all files that one was split into: mapped, headers parsed and held against their sizes.
 #[derive(Debug)]
 pub struct GgufFile {
-    map: MappedFile,
-    header: Header,
+    /// Of each part, in order.
+    maps: Vec<MappedFile>,
+    /// Likewise; what they say of tensors is in `tensors`.
+    headers: Vec<Header>,
+    tensors: BTreeMap<String, TensorInfo>,
+    /// With the part that has them.
+    problems: Vec<(usize, HeaderProblem)>,
 }
 
 impl GgufFile {
-    /// Maps a file and reads its header.
+    /// Maps a file, with all others where it is one part of a split one, and reads the headers.
     ///
     /// # Errors
-    /// It cannot be read or breaks the format.
+    /// One cannot be read or breaks the format, or the parts do not belong together.
     pub fn open(path: &Path) -> Result<GgufFile> {
-        let map = MappedFile::open(path)?;
-        match StandIn::of_binary(map.bytes()) {
-            None => {}
-            Some(StandIn::Text(start)) => {
-                return Err(Error::file(
-                    path,
-                    format!(
-                        "is text that begins with {start:?}, expected a GGUF file; if it is named as one, fetch it again"
-                    ),
-                ));
-            }
-            Some(stand_in) => return Err(Error::file(path, stand_in.to_string())),
+        let file = GgufFile::examine(path)?;
+        file.sound().map(|()| file)
+    }
+
+    /// As [`GgufFile::open`], whatever rules the headers break, as long as they can be followed.
+    ///
+    /// # Errors
+    /// A file cannot be read, or its header cannot be followed.
+    pub fn examine(path: &Path) -> Result<GgufFile> {
+        let paths = parts::paths(path);
+        if let Some(missing) = paths.iter().find(|part| !part.exists()) {
+            let problem = format!("is not there; a split GGUF is read with all its {} parts", paths.len());
+            return Err(Error::not_found(missing, problem));
         }
-        let header = Header::read(map.bytes()).map_err(|problem| Error::file(path, problem))?;
-        Ok(GgufFile { map, header })
+        let opened = paths.iter().map(|path| header(path)).collect::<Result<Vec<_>>>()?;
+        let (maps, mut headers): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+        let (tensors, problems) = parts::join(&mut headers);
+        Ok(GgufFile { maps, headers, tensors, problems })
     }
 
-    /// The bytes, mapped.
-    pub(crate) fn map(&self) -> &MappedFile {
-        &self.map
+    /// Refuses a file that breaks a rule.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn sound(&self) -> Result<()> {
+        let refuse = |(part, problem): &(usize, HeaderProblem)| Err(Error::file(self.part(*part), problem.to_string()));
+        self.problems.first().map_or(Ok(()), refuse)
     }
 
-    /// Where the file lies.
+    /// The rules that it breaks, each with the part that does.
+    pub fn problems(&self) -> &[(usize, HeaderProblem)] {
+        &self.problems
+    }
+
+    /// The bytes of all parts, mapped.
+    pub fn maps(&self) -> &[MappedFile] {
+        &self.maps
+    }
+
+    /// Where the file lies; the first of a split one.
     pub fn path(&self) -> &Path {
-        self.map.path()
+        self.part(0)
+    }
+
+    /// Where a part lies.
+    pub fn part(&self, part: usize) -> &Path {
+        self.maps.get(part).map_or(Path::new(""), MappedFile::path)
+    }
+
+    /// Where the data of a part begin.
+    pub fn data(&self, part: usize) -> usize {
+        self.headers.get(part).map_or(0, |header| header.data)
+    }
+
+    /// What tensors of a part begin at multiples of.
+    pub fn alignment(&self, part: usize) -> usize {
+        self.headers.get(part).map_or(1, |header| header.alignment)
     }
 
     /// The version of the format: 2 or 3.
     pub fn version(&self) -> u32 {
-        self.header.version
+        self.headers.first().map_or(0, |header| header.version)
     }
 
     /// All metadata in order of key.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.header.metadata.iter().map(|(key, value)| (key.as_str(), value))
+        self.headers.iter().take(1).flat_map(|header| &header.metadata).map(|(key, value)| (key.as_str(), value))
     }
 
     /// The value of `key`, if there is one.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.header.metadata.get(key)
+        self.headers.first()?.metadata.get(key)
     }
 
     /// A text, if there.
@@ -150,7 +189,7 @@ impl GgufFile {
     pub fn strs_opt(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(array) = self.array_opt(key, ValueType::Text)? else { return Ok(None) };
         let truncated = || self.problem(key, "is truncated");
-        let mut cursor = Cursor { bytes: self.map.bytes(), at: array.bytes.start };
+        let mut cursor = Cursor { bytes: self.bytes(0), at: array.bytes.start };
         let mut texts = Vec::with_capacity(array.count);
         for at in 0..array.count {
             let range = cursor.text(key).map_err(|_| truncated())?;
@@ -177,17 +216,17 @@ impl GgufFile {
 
     /// All tensors in order of name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
-        self.header.tensors.iter().map(|(name, info)| (name.as_str(), info))
+        self.tensors.iter().map(|(name, info)| (name.as_str(), info))
     }
 
     /// How many tensors there are.
     pub fn tensor_count(&self) -> usize {
-        self.header.tensors.len()
+        self.tensors.len()
     }
 
     /// The tensor of this name, if there is one.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.header.tensors.get(name)
+        self.tensors.get(name)
     }
 
     /// Rows `rows` of a tensor, dequantized: (rows, all inner dimensions), f32. A row of a vector is one element.
@@ -213,16 +252,22 @@ impl GgufFile {
 
     /// Fills `out` with the rows of a tensor from `row` on.
     pub(super) fn rows_into(&self, name: &str, row: usize, out: &mut [f32]) -> Result<()> {
-        let info = self.tensor(name).ok_or_else(|| Error::tensor(self.path(), name, "is missing"))?;
-        let fail = |problem: String| Error::tensor(self.path(), name, problem);
         let width = self.row_width(name, row)?;
+        self.values(name, row * width, out)
+    }
+
+    /// Fills `out` with the elements of a tensor from number `from` on, in the order in which they are stored.
+    ///
+    /// # Errors
+    /// There is no such tensor, it has fewer elements, or its type cannot be read.
+    pub fn values(&self, name: &str, from: usize, out: &mut [f32]) -> Result<()> {
+        let info = self.tensor(name).ok_or_else(|| Error::tensor(self.path(), name, "is missing"))?;
+        let fail = |problem: String| Error::tensor(self.part(info.part), name, problem);
         let block = info.ty.block_elements;
-        let (from, to) = (row * width, row * width + out.len());
+        let to = from + out.len();
         // A row of a matrix fills whole blocks (checked at opening); an element of a packed vector may not.
         let (first, last) = (from / block, to.div_ceil(block));
-        let start = info.bytes.start + first * info.ty.block_bytes;
-        let end = info.bytes.start + last * info.ty.block_bytes;
-        let bytes = self.map.bytes().get(start..end).filter(|_| end <= info.bytes.end);
+        let bytes = self.stored(info).get(first * info.ty.block_bytes..last * info.ty.block_bytes);
         let bytes = bytes.ok_or_else(|| fail("has fewer rows than were asked for".to_owned()))?;
         if from % block == 0 && to % block == 0 {
             return dequantize(info.ty, bytes, out).map_err(fail);
@@ -231,6 +276,21 @@ impl GgufFile {
         dequantize(info.ty, bytes, &mut whole).map_err(fail)?;
         out.iter_mut().zip(whole.iter().skip(from - first * block)).for_each(|(y, x)| *y = *x);
         Ok(())
+    }
+
+    /// The bytes of a part.
+    fn bytes(&self, part: usize) -> &[u8] {
+        self.maps.get(part).map_or(&[], MappedFile::bytes)
+    }
+
+    /// Bytes of the part that has the metadata: a text's, an array's.
+    pub(crate) fn bytes_of(&self, at: &Range<usize>) -> &[u8] {
+        self.bytes(0).get(at.clone()).unwrap_or_default()
+    }
+
+    /// The bytes of a tensor as they are stored.
+    pub fn stored(&self, info: &TensorInfo) -> &[u8] {
+        self.bytes(info.part).get(info.bytes.clone()).unwrap_or_default()
     }
 
     /// An error about the value of a key.
@@ -255,7 +315,7 @@ impl GgufFile {
     }
 
     fn text(&self, at: Range<usize>) -> Option<&str> {
-        self.map.bytes().get(at).and_then(|bytes| std::str::from_utf8(bytes).ok())
+        self.bytes(0).get(at).and_then(|bytes| std::str::from_utf8(bytes).ok())
     }
 
     fn array_opt(&self, key: &str, element: ValueType) -> Result<Option<&Array>> {
@@ -273,7 +333,26 @@ impl GgufFile {
         f: fn([u8; N]) -> T,
     ) -> Result<Option<Vec<T>>> {
         let Some(array) = self.array_opt(key, element)? else { return Ok(None) };
-        let bytes = self.map.bytes().get(array.bytes.clone()).unwrap_or_default();
+        let bytes = self.bytes(0).get(array.bytes.clone()).unwrap_or_default();
         Ok(Some(bytes.as_chunks::<N>().0.iter().map(|b| f(*b)).collect()))
     }
+}
+
+/// Maps a file and reads its header.
+fn header(path: &Path) -> Result<(MappedFile, Header)> {
+    let map = MappedFile::open(path)?;
+    match StandIn::of_binary(map.bytes()) {
+        None => {}
+        Some(StandIn::Text(start)) => {
+            return Err(Error::file(
+                path,
+                format!(
+                    "is text that begins with {start:?}, expected a GGUF file; if it is named as one, fetch it again"
+                ),
+            ));
+        }
+        Some(stand_in) => return Err(Error::file(path, stand_in.to_string())),
+    }
+    let header = Header::examine(map.bytes()).map_err(|problem| Error::file(path, problem))?;
+    Ok((map, header))
 }

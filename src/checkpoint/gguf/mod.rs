@@ -8,23 +8,26 @@ mod dequantize;
 pub mod file;
 pub mod header;
 pub mod import;
+pub mod parts;
 mod rope;
 mod sizes;
 mod tokenizer;
 pub mod types;
 
 #[cfg(test)]
-mod writer;
+pub(crate) mod writer;
 
 use crate::error::{Error, Result};
 use architecture::interleaved_row;
 use config::{Change, Layout};
+pub use config::{Mismatch, mismatches};
 pub use file::GgufFile;
 pub use import::{ImportDtype, ImportSummary, import};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a check gives: its error is one line that does not name the file yet.
 type Checked<T> = std::result::Result<T, String>;
@@ -32,7 +35,7 @@ type Checked<T> = std::result::Result<T, String>;
 /// A GGUF under Hugging Face's names: rows are dequantized when they are asked for.
 #[derive(Debug)]
 pub struct GgufCheckpoint {
-    file: GgufFile,
+    file: Arc<GgufFile>,
     layout: Layout,
 }
 
@@ -43,7 +46,15 @@ impl GgufCheckpoint {
     /// It breaks the format, holds another family of models than this tool reads, a tensor it should hold is missing
     /// or has another shape, or one has a type that cannot be read.
     pub fn open(path: &Path) -> Result<GgufCheckpoint> {
-        let file = GgufFile::open(path)?;
+        GgufCheckpoint::of(Arc::new(GgufFile::examine(path)?))
+    }
+
+    /// That of an opened file.
+    ///
+    /// # Errors
+    /// As of [`GgufCheckpoint::open`].
+    pub fn of(file: Arc<GgufFile>) -> Result<GgufCheckpoint> {
+        file.sound()?;
         let layout = Layout::read(&file)?;
         Ok(GgufCheckpoint { file, layout })
     }
@@ -63,30 +74,6 @@ impl GgufCheckpoint {
         &self.layout.config
     }
 
-    /// Its tokenizer, as tokenizer.json would hold it.
-    ///
-    /// # Errors
-    /// The file has none, or one of a kind that is not supported.
-    pub fn tokenizer_json(&self) -> Result<Value> {
-        tokenizer::tokenizer_json(&self.file)
-    }
-
-    /// Special tokens and the chat template, as tokenizer_config.json would hold them.
-    ///
-    /// # Errors
-    /// A special token's number is not in the vocabulary.
-    pub fn tokenizer_config_json(&self) -> Result<Value> {
-        tokenizer::tokenizer_config_json(&self.file, self.config())
-    }
-
-    /// The tokens that begin and end a text, as generation_config.json would hold them.
-    ///
-    /// # Errors
-    /// A key has the wrong type.
-    pub fn generation_config_json(&self) -> Result<Value> {
-        tokenizer::generation_config_json(&self.file)
-    }
-
     /// The JSON files of a folder of this model, config.json first.
     ///
     /// # Errors
@@ -94,9 +81,9 @@ impl GgufCheckpoint {
     pub fn documents(&self) -> Result<[(&'static str, Value); 4]> {
         Ok([
             ("config.json", Value::Object(self.config().clone())),
-            ("generation_config.json", self.generation_config_json()?),
-            ("tokenizer_config.json", self.tokenizer_config_json()?),
-            ("tokenizer.json", self.tokenizer_json()?),
+            ("generation_config.json", self.file.generation_config_json()?),
+            ("tokenizer_config.json", self.file.tokenizer_config_json()?),
+            ("tokenizer.json", self.file.tokenizer_json()?),
         ])
     }
 

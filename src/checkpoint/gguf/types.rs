@@ -2,6 +2,7 @@
 
 use super::blocks::{self, Decode};
 use crate::checkpoint::number::NumberType;
+use safetensors::Dtype;
 
 /// An element type of GGML.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,21 @@ impl GgmlType {
     /// Whether its values can be read.
     pub fn is_supported(self) -> bool {
         self.decode.is_some()
+    }
+
+    /// What its elements are where each is a number of its own.
+    pub fn dtype(self) -> Option<Dtype> {
+        Some(match self.name {
+            "F32" => Dtype::F32,
+            "F16" => Dtype::F16,
+            "BF16" => Dtype::BF16,
+            "F64" => Dtype::F64,
+            "I8" => Dtype::I8,
+            "I16" => Dtype::I16,
+            "I32" => Dtype::I32,
+            "I64" => Dtype::I64,
+            _ => return None,
+        })
     }
 
     /// The names of all types that can be read, for messages.

@@ -5,7 +5,7 @@ use std::io::Write;
 
 /// A GGUF in the making.
 #[derive(Clone)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     pub version: u32,
     pub alignment: usize,
     /// Key, type and value as bytes.
@@ -139,22 +139,22 @@ impl Writer {
 }
 
 /// A temporary file of these bytes.
-pub(super) fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
+pub(crate) fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
     file.write_all(bytes).unwrap();
     file
 }
 
 /// The whole models of `fixtures/gguf`, `tiny-{}.gguf`, in order.
-pub(super) const MODELS: [&str; 8] = ["gemma", "gemma2", "gemma3", "llama", "llama-spm", "phi3", "qwen2", "qwen3"];
+pub(crate) const MODELS: [&str; 8] = ["gemma", "gemma2", "gemma3", "llama", "llama-spm", "phi3", "qwen2", "qwen3"];
 
 /// A file of `fixtures/gguf`.
-pub(super) fn fixture(name: &str) -> std::path::PathBuf {
+pub(crate) fn fixture(name: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf").join(name)
 }
 
 /// A JSON file of `fixtures/gguf`.
-pub(super) fn expected(name: &str) -> serde_json::Value {
+pub(crate) fn expected(name: &str) -> serde_json::Value {
     serde_json::from_str(&std::fs::read_to_string(fixture(name)).unwrap()).unwrap()
 }
 

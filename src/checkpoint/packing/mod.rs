@@ -166,7 +166,9 @@ impl<'a> Weight<'a> {
         let parts = Parts { tensors, weight: name };
         let made = |packing| Weight { tensors, name: name.to_owned(), packing };
         let bad = |problem: String| Error::tensor(tensors.root(), tensors.stored_name(name), problem);
-        PACKINGS.iter().find_map(|of| of(&parts)).map(|found| found.map(made).map_err(bad))
+        // What names mean to quantizers means nothing in a GGUF.
+        let packings = if tensors.gguf_file().is_some() { &PACKINGS[..1] } else { PACKINGS };
+        packings.iter().find_map(|of| of(&parts)).map(|found| found.map(made).map_err(bad))
     }
 
     /// Those of a checkpoint that are packed in order of their codes, and what is wrong with those that cannot be unpacked.

@@ -2,6 +2,7 @@
 
 mod change;
 mod files;
+mod gguf;
 mod pair;
 mod repacked;
 
@@ -31,15 +32,30 @@ pub struct Diff {
 }
 
 /// Compares two model folders: their weights, wherever they lie and whatever they are packed as, and their other files
-/// byte by byte.
+/// byte by byte; or two GGUF files, tensors by their own names. Of a folder and a GGUF the weights are compared, by the
+/// names that transformers gives them.
 ///
 /// # Errors
 /// A folder is no checkpoint, or a file cannot be read or is mostly holes.
 pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
-    let (old, new) = (a.tensors()?, b.tensors()?);
+    let ggufs = [a.gguf_file()?, b.gguf_file()?];
+    let of = |opened: &Opened| match ggufs {
+        [Some(_), None] | [None, Some(_)] => opened.named_tensors(),
+        _ => opened.tensors(),
+    };
+    let (old, new) = (of(a)?, of(b)?);
     old.refuse_holes()?;
     new.refuse_holes()?;
-    let mut differences = files::compare_files((a, &old), (b, &new))?;
+    let mut differences = match ggufs {
+        [None, None] => files::compare_files((a, &old), (b, &new))?,
+        [Some(a), Some(b)] => gguf::metadata(a, b),
+        _ => {
+            let problem = "the other one is a folder: only the weights of the two were compared";
+            let gguf = if a.is_gguf() { a } else { b };
+            let path = gguf.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
+            vec![Difference::NotExamined { path, problem: problem.into() }]
+        }
+    };
     let [was, is] = [&old, &new].map(Tensors::weights);
     let (mut was, mut is) = (by_name(&was), by_name(&is));
     let apart = apart((&old, &mut was), (&new, &mut is));
@@ -90,6 +106,9 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
     repacked.sort_by_key(|weight| weight.lines.is_empty());
     differences.extend(repacked.into_iter().map(Difference::WeightRepacked));
     differences.extend(replaced(changes));
+    if let ([Some(a), Some(b)], true) = (ggufs, differences.is_empty()) {
+        differences = gguf::other_bytes(a, b);
+    }
     Ok(Diff { tensors: pairs.len(), same_tensors, differences })
 }
 

@@ -64,6 +64,15 @@ pub enum Difference {
         /// Why.
         problem: String,
     },
+    /// What a GGUF's metadata say of a key is another.
+    MetadataChanged {
+        /// The key.
+        key: String,
+        /// What they said, in words; none where there was no such key.
+        before: Option<String>,
+        /// What they say.
+        after: Option<String>,
+    },
     /// A tensor is not there any more.
     TensorMissing {
         /// The name in the file.
@@ -123,7 +132,7 @@ pub struct TensorChange {
     pub name: String,
     /// The tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
-    /// Its type; of a packed weight F32, what it is decoded to.
+    /// How its elements are stored; of a packed weight F32, what it is decoded to.
     pub dtype: Dtype,
     /// Where it is a packed weight, what it is made of. All else is told of its decoded values.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -248,7 +257,8 @@ pub struct Norms {
 impl Norms {
     /// By the folder's config.json; without a readable one, the weights themselves.
     pub fn of(opened: &Opened) -> Norms {
-        let config = opened.config().ok().flatten();
+        // The weights of a GGUF's norms are what they multiply by.
+        let config = opened.config().ok().flatten().filter(|_| !opened.is_gguf());
         Norms { one_plus: config.and_then(|config| one_plus_norms(config).ok()).unwrap_or_default() }
     }
 

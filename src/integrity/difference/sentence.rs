@@ -36,6 +36,10 @@ fn sentence(difference: &Difference) -> String {
         Difference::NotExamined { path, problem } => {
             format!("file {}: NOT EXAMINED: {}\n", printable(path), printable(problem))
         }
+        Difference::MetadataChanged { key, before, after } => {
+            let said = |what: &Option<String>| what.as_ref().map_or("not there".to_owned(), |what| printable(what));
+            format!("metadata {}: is {}, was {}\n", printable(key), said(after), said(before))
+        }
         Difference::TensorMissing { name } => format!("tensor {}: missing\n", printable(name)),
         Difference::TensorExtra { name, file } => {
             format!("tensor {}: was not there (in {})\n", printable(name), printable(file))

@@ -22,7 +22,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 pub use weights::WeightRecord;
 
 /// The identity of every file, tensor, row and column of a model folder (`achilles-audit/fingerprint/v1`).
@@ -122,8 +122,8 @@ impl FolderRecords {
     }
 }
 
-/// Takes the fingerprint of a model folder, reading every byte once, and those of packed weights once more to decode
-/// them. The folders `.git` and the hub's
+/// Takes the fingerprint of a model folder or a GGUF, reading every byte once, and those of packed weights once more to
+/// decode them. The folders `.git` and the hub's
 /// `.cache/huggingface` are left out, and so is `except`, the fingerprint's own file, where it is a file of the folder
 /// itself. With `cache`, files that have not changed are not read again.
 ///
@@ -150,9 +150,12 @@ pub(super) fn take_beside(
     cache: Option<&Cache>,
     progress: &dyn Progress,
 ) -> Result<FolderRecords> {
-    let root = opened.folder()?;
+    let root = opened.base();
     let row_digests = globs(&settings.row_digests)?;
-    let (found, mut problems) = list(root, settings, except)?;
+    let (found, mut problems) = match opened.is_gguf() {
+        true => (parts(opened)?, Problems::new()),
+        false => list(root, settings, except)?,
+    };
     let mut order = by_identity(&found);
     for (first, others) in &order {
         if read::is_safetensors(&first.path) && others.len() >= MOST_NAMES {
@@ -168,7 +171,7 @@ pub(super) fn take_beside(
         .into_par_iter()
         .with_max_len(1)
         .map(|(first, others)| {
-            let kept = cache.map(|cache| (cache, settings.row_digests.as_slice()));
+            let kept = cache.filter(|_| !opened.is_gguf()).map(|cache| (cache, settings.row_digests.as_slice()));
             let read = read_or_known(opened, first, kept, &digest_rows, progress)?;
             let again = others.into_iter().map(|listed| (listed, read.of(&listed.path))).collect::<Vec<_>>();
             let all = std::iter::once((first, read)).chain(again);
@@ -226,7 +229,7 @@ fn read_or_known(
     digest_rows: &(dyn Fn(&str) -> bool + Sync),
     progress: &dyn Progress,
 ) -> Result<read::FileRead> {
-    let full = &opened.root().join(path);
+    let full = &opened.base().join(path);
     let file = files::open_regular(full)?;
     StandIn::refuse_holes(&file, full)?;
     let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(full));
@@ -258,6 +261,16 @@ struct Listed {
 
 /// Paths, and what is wrong with each.
 type Problems = Vec<(String, String)>;
+
+/// The files of a GGUF.
+fn parts(opened: &Opened) -> Result<Vec<Listed>> {
+    let of = |path: PathBuf| {
+        let about = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Listed { path: name, bytes: about.len(), link: None, blob: None, identity: files::identity(&about) })
+    };
+    opened.places().into_iter().map(of).collect()
+}
 
 /// The files to read, and the paths that cannot be, with the reason.
 fn list(root: &Path, settings: &FingerprintSettings, except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {

@@ -3,6 +3,8 @@
 use super::lines::Marker;
 use super::{FileRecord, TensorRecord};
 use crate::checkpoint::Opened;
+use crate::checkpoint::gguf::GgufFile;
+use crate::checkpoint::gguf::header::TensorInfo;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::Layout;
 use crate::checkpoint::stand_in::StandIn;
@@ -56,7 +58,7 @@ pub(super) fn read(
     let about = || file.metadata().map_err(Error::io(full));
     let before = about()?;
     let length = before.len();
-    let (entries, problem) = match is_safetensors(path) {
+    let (entries, problem) = match opened.is_gguf() || is_safetensors(path) {
         true => match header(opened, file, full) {
             Ok(entries) => (entries, None),
             Err(problem) => (Vec::new(), Some(problem)),
@@ -106,6 +108,10 @@ pub(super) fn is_safetensors(path: &str) -> bool {
 
 /// The tensors in the order of their bytes.
 fn header(opened: &Opened, file: &File, path: &Path) -> std::result::Result<Vec<TensorEntry>, String> {
+    if let Some(gguf) = opened.gguf_file().map_err(|e| e.to_string())? {
+        gguf.sound().map_err(|e| e.to_string())?;
+        return part(gguf, file, path);
+    }
     let shard = opened.shard_of(file, path).map_err(|e| e.to_string())?;
     match (shard.stand_in(), shard.problems().first()) {
         (Some(StandIn::Empty), _) => Err("is empty, expected a safetensors file".into()),
@@ -113,6 +119,20 @@ fn header(opened: &Opened, file: &File, path: &Path) -> std::result::Result<Vec<
         (None, Some(problem)) => Err(problem.to_string()),
         (None, None) => Ok(shard.header().tensors.clone()),
     }
+}
+
+/// Those of one file of a GGUF.
+fn part(gguf: &GgufFile, file: &File, path: &Path) -> std::result::Result<Vec<TensorEntry>, String> {
+    let about = file.metadata().map_err(|e| e.to_string())?;
+    let part = gguf.maps().iter().position(|map| map.path() == path && map.is_still(&about));
+    let part = part.ok_or("changed while it was read; try again when nothing writes to it")?;
+    let mut tensors: Vec<_> = gguf.tensors().filter(|(_, info)| info.part == part).collect();
+    tensors.sort_by_key(|(_, info)| info.bytes.start);
+    let entry = |(name, info): (&str, &TensorInfo)| {
+        let (dtype, shape) = info.stored();
+        TensorEntry { name: name.to_owned(), dtype, shape, bytes: info.bytes.start as u64..info.bytes.end as u64 }
+    };
+    Ok(tensors.into_iter().map(entry).collect())
 }
 
 /// Bytes of a file, of one tensor where it says so.
@@ -134,15 +154,18 @@ fn pieces(entries: &[TensorEntry], length: u64) -> Vec<(Option<usize>, Range<u64
             at = end;
         }
     };
-    let start = entries.first().map_or(length, |first| first.bytes.start);
-    cut(None, 0..start, 1);
+    let mut end = 0;
     for (at, entry) in entries.iter().enumerate() {
+        // What aligns the tensors of a GGUF is none's.
+        cut(None, end..entry.bytes.start, 1);
+        end = entry.bytes.end;
         let unit = Layout::of(entry.dtype, &entry.shape).map_or(1, |l| match l.row_bytes() {
             row if row <= PIECE => row,
             _ => l.element_bytes(),
         });
         cut(Some(at), entry.bytes.clone(), unit);
     }
+    cut(None, end..length, 1);
     found
 }
 

@@ -241,6 +241,8 @@ pub enum Check {
     DtypeStored,
     /// A tensor of another dtype than the same tensor of other layers was written by another hand.
     DtypeMix,
+    /// What of a GGUF is in a form that this tool does not read was not examined.
+    GgufNotExamined,
     /// One NaN makes every output NaN.
     Nan,
     /// An infinite weight turns outputs into infinities and NaN.

@@ -11,6 +11,7 @@ mod downloads;
 mod dtype;
 mod folder;
 mod generation;
+mod gguf;
 mod header;
 mod index;
 mod json;
@@ -133,12 +134,16 @@ impl Compared {
     }
 }
 
-/// Examines a model folder.
+/// Examines a model folder or a GGUF.
 ///
 /// # Errors
-/// The folder cannot be read, is no checkpoint's (it has neither a config nor weights), or the user asked to stop. What
+/// The folder cannot be read, is no checkpoint's (it has neither a config nor weights), the header of a GGUF cannot be
+/// followed, or the user asked to stop. What
 /// is wrong with a checkpoint is never an error but an observation.
 pub fn lint(opened: &Opened, progress: &dyn Progress) -> Result<Lint> {
+    if let Some(file) = opened.gguf_file()? {
+        return gguf::lint(opened, file, progress);
+    }
     let root = opened.folder()?;
     let mut found = Found::default();
     let files = folder::files_of(root, &mut found)?;

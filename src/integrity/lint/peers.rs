@@ -4,7 +4,7 @@
 //! have several kinds of layers for good reasons (a dense first layer before experts, attention of two sorts, a layer more
 //! that predicts further): odd is what differs from a kind of many in little.
 
-mod stacks;
+pub(super) mod stacks;
 
 use super::Compared;
 use super::check::Check;

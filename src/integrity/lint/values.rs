@@ -259,7 +259,7 @@ fn tell(job: &Job, is_beside: bool, found: &mut Found) {
 }
 
 /// Tells of zeros in a matrix of so many rows.
-fn zeros((name, shape): (&str, &[usize]), rows: u64, seen: &ValueCounts, at: Location, found: &mut Found) {
+pub(super) fn zeros((name, shape): (&str, &[usize]), rows: u64, seen: &ValueCounts, at: Location, found: &mut Found) {
     let is_embedding = names::has_a_row_a_token(name);
     if may_be_zero(name) {
         return;

@@ -34,8 +34,14 @@ fn of_tensor(opened: &Opened, before: &Fingerprint, after: &Fingerprint, change:
     let named = |of: &'_ Fingerprint| of.tensors.iter().position(|tensor| tensor.name == change.name);
     let (old, new): (&TensorRecord, &TensorRecord) = (&before.tensors[named(before)?], &after.tensors[named(after)?]);
     let layout = Layout::of(new.dtype, &new.shape)?;
-    let shard = opened.shard(&opened.root().join(&new.file)).ok()?;
-    let bytes = shard.bytes(shard.sound_header().ok()?.tensors.iter().find(|tensor| tensor.name == new.name)?)?;
+    let (tensors, shard);
+    let bytes = if opened.is_gguf() {
+        tensors = opened.tensors().ok()?;
+        tensors.bytes(&new.name)?
+    } else {
+        shard = opened.shard(&opened.root().join(&new.file)).ok()?;
+        shard.bytes(shard.sound_header().ok()?.tensors.iter().find(|tensor| tensor.name == new.name)?)?
+    };
     let all = dense::rows(new.dtype, &new.shape, bytes);
     let crossing = match change.lines.first()?.axis {
         Axis::Row => [&old.columns, &new.columns],

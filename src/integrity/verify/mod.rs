@@ -34,7 +34,7 @@ pub struct Verification {
     pub differences: Vec<Difference>,
 }
 
-/// Reads a model folder once and compares it. `own` is the fingerprint's file, which may lie in the folder.
+/// Reads a model folder or a GGUF once and compares it. `own` is the fingerprint's file, which may lie in the folder.
 ///
 /// # Errors
 /// The folder or a file cannot be read.
@@ -100,6 +100,9 @@ fn compare(before: &Fingerprint, taken: &FolderRecords, norms: &Norms, own: Opti
 /// Whether a loader that follows the index (or takes the one file) reads every tensor that is there, and each from the
 /// only place that holds it.
 fn is_loadable(opened: &Opened, taken: &Fingerprint) -> bool {
+    if let Ok(Some(gguf)) = opened.gguf_file() {
+        return gguf.sound().is_ok();
+    }
     let names: BTreeSet<&str> = taken.tensors.iter().map(|t| t.name.as_str()).collect();
     let single = opened.root().join(SINGLE).exists();
     let index = opened.index();
@@ -144,7 +147,8 @@ fn compare_files(
                     path: path.into(),
                     bytes_before: a.bytes,
                     bytes_after: b.bytes,
-                    same_tensors: !was.is_empty() && was == is,
+                    // The header of a GGUF holds the tokenizer and the chat template, too.
+                    same_tensors: !was.is_empty() && was == is && !path.to_ascii_lowercase().ends_with(".gguf"),
                 });
             }
             (Some(_), None) if !problems.iter().any(|(at, _)| at == path) => {

@@ -86,9 +86,7 @@ fn a_checkpoint_does_not_drive_the_terminal() {
 #[test]
 fn what_cannot_be_examined_is_exit_code_2() {
     let place = Place::new();
-    let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf");
     for (args, told) in [
-        (["lint", gguf], "make one with `achilles-audit import`"),
         (["lint", "{out}"], "holds neither config.json nor *.safetensors"),
         (["lint", "{in}/nothing/there"], "no such file or folder"),
         (["lint", "org/name"], "cannot reach http://127.0.0.1:9"),

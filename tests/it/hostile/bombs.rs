@@ -12,7 +12,7 @@ const SECONDS: u64 = 60;
 const DATA_KIB: u64 = 1 << 20;
 
 /// Runs the binary under these limits.
-fn run(place: &Place, args: &[&str]) -> Output {
+pub fn run(place: &Place, args: &[&str]) -> Output {
     run_in(place, args, DATA_KIB)
 }
 

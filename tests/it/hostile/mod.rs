@@ -10,5 +10,7 @@ mod faults;
 mod field;
 #[cfg(unix)]
 mod folders;
+#[cfg(target_os = "linux")]
+mod ggufs;
 mod safe_hands;
 mod tokens;

@@ -146,7 +146,8 @@ fn read_all(bytes: &[u8]) {
     for (name, shape) in checkpoint.tensors() {
         let _ = checkpoint.rows(name, 0..shape[0]);
     }
-    let _ = (checkpoint.tokenizer_json(), checkpoint.tokenizer_config_json(), checkpoint.generation_config_json());
+    let file = checkpoint.file();
+    let _ = (file.tokenizer_json(), file.tokenizer_config_json(), file.generation_config_json());
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use vocabulary::{TOKENS, Tokens};
 const MODEL: &str = "tokenizer.ggml.model";
 
 /// tokenizer.json.
-pub(super) fn tokenizer_json(file: &GgufFile) -> Result<Value> {
+fn tokenizer_json(file: &GgufFile) -> Result<Value> {
     let parts = match file.str(MODEL)? {
         "gpt2" => byte_level::parts,
         "llama" => sentencepiece::parts,
@@ -38,13 +38,41 @@ pub(super) fn tokenizer_json(file: &GgufFile) -> Result<Value> {
     }))
 }
 
+impl GgufFile {
+    /// Its tokenizer, as tokenizer.json would hold it.
+    ///
+    /// # Errors
+    /// The file has none, or one of a kind that is not supported.
+    pub fn tokenizer_json(&self) -> Result<Value> {
+        tokenizer_json(self)
+    }
+
+    /// Special tokens and the chat template, as tokenizer_config.json would hold them.
+    ///
+    /// # Errors
+    /// A special token's number is not in the vocabulary.
+    pub fn tokenizer_config_json(&self) -> Result<Value> {
+        tokenizer_config_json(self)
+    }
+
+    /// The tokens that begin and end a text, as generation_config.json would hold them.
+    ///
+    /// # Errors
+    /// A key has the wrong type.
+    pub fn generation_config_json(&self) -> Result<Value> {
+        generation_config_json(self)
+    }
+}
+
 /// tokenizer_config.json. The class is the plain one, which takes tokenizer.json as it is.
-pub(super) fn tokenizer_config_json(file: &GgufFile, config: &Map<String, Value>) -> Result<Value> {
+fn tokenizer_config_json(file: &GgufFile) -> Result<Value> {
     let tokens = file.strs_opt(TOKENS)?.unwrap_or_default();
     let mut map = Map::new();
     map.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
     map.insert("clean_up_tokenization_spaces".into(), false.into());
-    map.insert("model_max_length".into(), config.get("max_position_embeddings").cloned().unwrap_or_default());
+    let architecture = file.str_opt("general.architecture")?.unwrap_or_default();
+    let context = file.u64_opt(&format!("{architecture}.context_length"))?;
+    map.insert("model_max_length".into(), json!(context));
     for (name, key) in [
         ("bos_token", "tokenizer.ggml.bos_token_id"),
         ("eos_token", "tokenizer.ggml.eos_token_id"),
@@ -62,7 +90,7 @@ pub(super) fn tokenizer_config_json(file: &GgufFile, config: &Map<String, Value>
 }
 
 /// generation_config.json. A text ends at EOS and at the end of a turn, where the file names one.
-pub(super) fn generation_config_json(file: &GgufFile) -> Result<Value> {
+fn generation_config_json(file: &GgufFile) -> Result<Value> {
     let mut map = Map::new();
     for (key, name) in SPECIAL_IDS {
         if let Some(id) = file.u64_opt(key)? {
@@ -209,12 +237,12 @@ mod tests {
     fn special_tokens_are_texts_in_tokenizer_config() {
         let mut writer = vocabulary("smollm");
         writer.str("tokenizer.chat_template", "{{ x }}");
-        let config = tokenizer_config_json(&open(&writer), &Map::new()).unwrap();
+        let config = tokenizer_config_json(&open(&writer)).unwrap();
         assert_eq!((&config["bos_token"], &config["eos_token"]), (&json!("<|begin|>"), &json!("<|end|>")));
         assert_eq!(config["chat_template"], "{{ x }}");
         assert!(config.get("pad_token").is_none());
         writer.u32("tokenizer.ggml.padding_token_id", 9999);
-        let problem = tokenizer_config_json(&open(&writer), &Map::new()).unwrap_err().to_string();
+        let problem = tokenizer_config_json(&open(&writer)).unwrap_err().to_string();
         assert!(problem.contains("padding_token_id is 9999"), "{problem}");
     }
 

@@ -221,7 +221,8 @@ fn is_projection(rest: &str) -> bool {
         ["w1", "w2", "w3", "fc1", "fc2", "dense", "query", "key", "value", "c_attn", "c_fc", "query_key_value"];
     let module = rest.rsplit_once('.').map_or(rest, |(module, _)| module);
     let last = module.rsplit('.').next().unwrap_or_default();
-    last.ends_with("proj") || NAMES.contains(&last)
+    let in_gguf = last.starts_with("attn_") || last.starts_with("ffn_");
+    last.ends_with("proj") || NAMES.contains(&last) || in_gguf && !last.contains("norm")
 }
 
 /// Of members that hold the same, a weight of one whose shape is another than in all others.
