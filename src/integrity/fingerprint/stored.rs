@@ -58,7 +58,7 @@ pub(super) struct Tensor {
     shape: Vec<usize>,
     sha256: String,
     statistics: LineStatistics,
-    /// Base64 of 12 bytes a line: see [`LineMark::to_bytes`].
+    /// Base64 of 12 bytes a line: see [`super::LineMark::to_bytes`].
     rows: String,
     columns: String,
     /// Base64 of 32 bytes a row.
