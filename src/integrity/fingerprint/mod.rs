@@ -1,6 +1,7 @@
 //! Fingerprints: what a checkpoint is, down to the row and the column.
 
 mod cache;
+mod encoded;
 mod lines;
 mod read;
 mod stored;

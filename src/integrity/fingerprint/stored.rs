@@ -1,7 +1,8 @@
 //! The JSON form of a fingerprint.
 
+use super::encoded::{decode, decode_lines, encode_lines};
 use super::weights::Stored;
-use super::{FileRecord, Fingerprint, FingerprintSettings, LineMark, LineStatistics, TensorRecord};
+use super::{FileRecord, Fingerprint, FingerprintSettings, LineStatistics, TensorRecord};
 use crate::checkpoint::hex;
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::packing::Layout;
@@ -57,7 +58,7 @@ pub(super) struct Tensor {
     shape: Vec<usize>,
     sha256: String,
     statistics: LineStatistics,
-    /// Base64 of 12 bytes a line: see [`LineMark::to_bytes`].
+    /// Base64 of 12 bytes a line: see [`super::LineMark::to_bytes`].
     rows: String,
     columns: String,
     /// Base64 of 32 bytes a row.
@@ -221,25 +222,6 @@ impl Tensor {
             statistics: self.statistics,
         })
     }
-}
-
-/// Base64 of the marks.
-pub(super) fn encode_lines(lines: &[LineMark]) -> String {
-    STANDARD.encode(lines.iter().flat_map(|line| line.to_bytes()).collect::<Vec<u8>>())
-}
-
-/// The marks of `expected` lines.
-pub(super) fn decode_lines(text: &str, expected: usize, what: &str) -> std::result::Result<Vec<LineMark>, String> {
-    let bytes = decode(text)?;
-    let (lines, rest) = bytes.as_chunks::<{ LineMark::BYTES }>();
-    if lines.len() != expected || !rest.is_empty() {
-        return Err(format!("has {} bytes of {what}, its shape needs {expected} lines", bytes.len()));
-    }
-    Ok(lines.iter().map(LineMark::from_bytes).collect())
-}
-
-fn decode(text: &str) -> std::result::Result<Vec<u8>, String> {
-    STANDARD.decode(text).map_err(|e| format!("is not base64: {e}"))
 }
 
 fn digest(text: &str) -> std::result::Result<[u8; 32], String> {

@@ -1,7 +1,7 @@
 //! Packed weights: marks of what their stored tensors are decoded to.
 
+use super::encoded::{decode_lines, encode_lines};
 use super::lines::Marker;
-use super::stored::{decode_lines, encode_lines};
 use super::{Fingerprint, LineMark, LineStatistics, TensorRecord};
 use crate::checkpoint::packing::{Layout, NumberType, Weight};
 use crate::checkpoint::quantization::FILES;
