@@ -15,7 +15,7 @@ pub(crate) fn now_utc() -> String {
 pub struct Date(civil::Date);
 
 impl Date {
-    /// Today, UTC.
+    /// The system clock's day, UTC.
     pub fn today() -> Date {
         Date(Timestamp::now().to_zoned(TimeZone::UTC).date())
     }

@@ -1,22 +1,26 @@
 //! Results as documents: each says what wrote it, of which model it is, and by which settings, so that it can be repeated
 //! from itself.
 
+pub mod critical_set;
+
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::hub::Origin;
 use crate::tool::Tool;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use std::any::Any;
 
 /// What a document can hold.
 pub trait Kind {
     /// Such as `achilles-audit/probe/v1`.
     const SCHEMA: &'static str;
-    /// Of which model it is: nearly always a [`ModelIdentity`].
-    type Model;
-    /// How it came about.
-    type Settings;
+    /// Of which model it is: nearly always a [`ModelIdentity`]; `()` where it is of none, or of two.
+    type Model: 'static;
+    /// How it came about; `()` where there is nothing to set.
+    type Settings: 'static;
 }
 
-/// A result and what it takes to repeat it. In JSON the result's own keys follow the settings.
+/// A result and what it takes to repeat it. In JSON the result's own keys follow the settings; what is `()` is left out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(bound = "T: Serialize, T::Model: Serialize, T::Settings: Serialize")]
 pub struct Document<T: Kind> {
@@ -24,12 +28,12 @@ pub struct Document<T: Kind> {
     pub schema: &'static str,
     /// What wrote it.
     pub tool: Tool,
-    /// Of which model it is; none where it is of none, or of two.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<T::Model>,
-    /// How it came about; none where there was nothing to set.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub settings: Option<T::Settings>,
+    /// Of which model it is.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub model: T::Model,
+    /// How it came about.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub settings: T::Settings,
     /// What the document is for, such as the answers of a probe.
     #[serde(flatten)]
     pub result: T,
@@ -37,8 +41,38 @@ pub struct Document<T: Kind> {
 
 impl<T: Kind> Document<T> {
     /// A document that this program writes.
-    pub fn new(model: Option<T::Model>, settings: Option<T::Settings>, result: T) -> Document<T> {
+    pub fn new(model: T::Model, settings: T::Settings, result: T) -> Document<T> {
         Document { schema: T::SCHEMA, tool: Tool::this(), model, settings, result }
+    }
+}
+
+fn is_nothing(part: &impl Any) -> bool {
+    (part as &dyn Any).is::<()>()
+}
+
+/// One that was written, by any version of this program, in the form that is known by its schema.
+impl<'de, T> Deserialize<'de> for Document<T>
+where
+    T: Kind + Deserialize<'de>,
+    T::Model: Deserialize<'de>,
+    T::Settings: Deserialize<'de>,
+{
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Document<T>, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename = "Document")]
+        struct Written<M, S, T> {
+            schema: String,
+            tool: Tool,
+            model: M,
+            settings: S,
+            #[serde(flatten)]
+            result: T,
+        }
+        let Written { schema, tool, model, settings, result } = Written::deserialize(from)?;
+        match schema == T::SCHEMA {
+            true => Ok(Document { schema: T::SCHEMA, tool, model, settings, result }),
+            false => Err(D::Error::custom(format!("has the schema {schema:?}, expected {}", T::SCHEMA))),
+        }
     }
 }
 
@@ -127,29 +161,55 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Answer {
+        answer: Option<u8>,
+    }
+
+    impl Kind for Answer {
+        const SCHEMA: &'static str = "achilles-audit/test/v1";
+        type Model = ModelIdentity;
+        type Settings = Option<u8>;
+    }
+
     #[derive(Serialize)]
-    struct Result {
+    struct Alone {
         answer: u8,
     }
 
-    impl Kind for Result {
-        const SCHEMA: &'static str = "achilles-audit/test/v1";
-        type Model = ModelIdentity;
-        type Settings = u8;
+    impl Kind for Alone {
+        const SCHEMA: &'static str = "achilles-audit/alone/v1";
+        type Model = ();
+        type Settings = ();
     }
 
     #[test]
     fn what_is_not_told_of_is_left_out_and_what_is_not_there_is_null() {
         let identity = ModelIdentity { source: "m".into(), hub: Some(None), ..ModelIdentity::default() };
-        let document = serde_json::to_string(&Document::new(Some(identity.clone()), Some(7), Result { answer: 1 }));
+        let document = Document::new(identity.clone(), None, Answer { answer: Some(1) });
         let version = env!("CARGO_PKG_VERSION");
         let expected = format!(
-            r#"{{"schema":"achilles-audit/test/v1","tool":{{"name":"achilles-audit","version":"{version}"}},"model":{{"source":"m","hub":null}},"settings":7,"answer":1}}"#
+            r#"{{"schema":"achilles-audit/test/v1","tool":{{"name":"achilles-audit","version":"{version}"}},"model":{{"source":"m","hub":null}},"settings":null,"answer":1}}"#
         );
-        assert_eq!(document.unwrap(), expected);
+        assert_eq!(serde_json::to_string(&document).unwrap(), expected);
         assert_eq!(serde_json::to_value(identity.or_no_hub()).unwrap(), json!({"source": "m"}));
-        let none = serde_json::to_value(Document::new(None, None, Result { answer: 1 })).unwrap();
-        assert_eq!(none.as_object().unwrap().keys().collect::<Vec<_>>(), ["schema", "tool", "answer"]);
+        let alone = serde_json::to_value(Document::new((), (), Alone { answer: 1 })).unwrap();
+        assert_eq!(alone.as_object().unwrap().keys().collect::<Vec<_>>(), ["schema", "tool", "answer"]);
+    }
+
+    #[test]
+    fn a_document_reads_back_by_its_schema() {
+        let model = json!({"source": "m", "architecture": "A", "config_sha256": "c"});
+        let model: ModelIdentity = serde_json::from_value(model).unwrap();
+        let document = Document::new(model, Some(7), Answer { answer: None });
+        let mut value = serde_json::to_value(&document).unwrap();
+        assert_eq!(serde_json::from_value::<Document<Answer>>(value.clone()).unwrap(), document);
+        value["schema"] = "achilles-audit/test/v2".into();
+        let error = serde_json::from_value::<Document<Answer>>(value).unwrap_err().to_string();
+        assert!(
+            error.contains("has the schema \"achilles-audit/test/v2\", expected achilles-audit/test/v1"),
+            "{error}"
+        );
     }
 
     #[test]

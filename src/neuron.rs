@@ -130,9 +130,9 @@ impl FromStr for Side {
 /// One side of one module: `model.layers.11.mlp.down_proj:out`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Site {
-    /// The module.
+    /// The module, by the checkpoint's own path.
     pub module: ModulePath,
-    /// Its side.
+    /// Whether it is the module's input or its output.
     pub side: Side,
 }
 

@@ -2,18 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A program.
+/// The program that wrote a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tool {
     /// The name in the file.
     pub name: String,
-    /// Its version.
+    /// Its version, as in Cargo.toml.
     pub version: String,
 }
 
 impl Tool {
-    /// This one.
+    /// This crate, of this version.
     pub fn this() -> Tool {
         Tool { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() }
     }

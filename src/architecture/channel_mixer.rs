@@ -8,7 +8,7 @@ use super::module::{MlpRole, Modules, Role};
 pub enum ChannelMixer {
     /// One gated MLP for all positions.
     Mlp(GatedMlp),
-    /// A mixture of them.
+    /// Several gated MLPs of which a router picks some for each position.
     Experts(Experts),
 }
 
@@ -52,7 +52,7 @@ pub struct GatedMlp {
     pub intermediate_size: usize,
     /// The gate's activation.
     pub activation: Activation,
-    /// The projections have a bias.
+    /// Whether gate, up and down each have a bias.
     pub bias: bool,
 }
 
@@ -84,9 +84,9 @@ impl GatedMlp {
 pub struct GatedNames {
     /// The gate and the projection beside it; where the second is none, the first holds both, the gate's rows first.
     pub gate_up: (&'static str, Option<&'static str>),
-    /// The activation.
+    /// The activation's own module, which has a site but no weights.
     pub activation: &'static str,
-    /// The projection back.
+    /// The projection back to the residual's width.
     pub down: &'static str,
 }
 
@@ -113,15 +113,15 @@ pub enum Activation {
 pub struct Experts {
     /// The module that holds the router (`gate`) and the `experts`.
     pub module: &'static str,
-    /// Experts.
+    /// How many experts a layer has.
     pub count: usize,
-    /// Experts a position goes through.
+    /// How many of them the router sends each position through.
     pub top_k: usize,
     /// The weights of the chosen are divided by their sum.
     pub normalize: bool,
     /// The weights are rounded to the arithmetic's dtype before they multiply; else the product is taken in f32.
     pub round_weights: bool,
-    /// Each expert.
+    /// The form of each expert; all have the same.
     pub expert: GatedMlp,
 }
 

@@ -3,7 +3,7 @@
 use crate::neuron::{Side, Site};
 use std::ops::Range;
 
-/// A leaf module.
+/// A leaf of the module tree: what a hook sees the input and the output of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
     /// The checkpoint's own path.
@@ -14,9 +14,9 @@ pub struct Module {
     pub role: Role,
     /// What it is made of.
     pub kind: ModuleKind,
-    /// Channels going in.
+    /// Channels of a position that go in.
     pub inputs: usize,
-    /// Channels coming out.
+    /// Channels of a position that come out.
     pub outputs: usize,
 }
 
@@ -26,7 +26,7 @@ pub struct Module {
 pub enum ModuleKind {
     /// y = W x (+ b), W stored [outputs, inputs].
     Linear {
-        /// There is a b.
+        /// Whether a bias b is stored beside the weight and added.
         bias: bool,
     },
     /// An RMSNorm over `width` channels at a time, with a weight for each of them.
@@ -52,7 +52,7 @@ pub enum Role {
     NormAfter(MixerKind),
     /// What does nothing outside of training, on what a mixer puts out.
     Dropout(MixerKind),
-    /// A part of attention.
+    /// A part of a layer's attention, or its whole.
     Attention(AttentionRole),
     /// A part of a gated MLP.
     Mlp {
@@ -61,11 +61,11 @@ pub enum Role {
         /// Which expert's; none in a layer without them.
         expert: Option<usize>,
     },
-    /// Scores the experts.
+    /// Scores the experts for each position.
     Router,
     /// The norm after the layers.
     FinalNorm,
-    /// Makes logits of the residual.
+    /// Makes logits, one a token of the vocabulary, of the residual.
     Head,
 }
 
@@ -93,7 +93,7 @@ pub enum AttentionRole {
     QueryNorm,
     /// The norm of the keys.
     KeyNorm,
-    /// The projection back.
+    /// The projection of the heads' outputs back to the residual's width.
     Output,
 }
 
@@ -108,7 +108,7 @@ pub enum MlpRole {
     GateUp,
     /// The activation.
     Activation,
-    /// The projection back.
+    /// The projection of the gated product back to the residual's width.
     Down,
 }
 
@@ -171,7 +171,7 @@ pub struct SiteInfo {
     pub site: Site,
     /// The module it is a side of.
     pub module: Module,
-    /// Channels of this side.
+    /// How many channels this side has, and so neurons.
     pub channels: usize,
 }
 

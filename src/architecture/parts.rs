@@ -19,7 +19,7 @@ pub enum OtherParts {
 pub struct PartTensor {
     /// As transformers 5 names it, without `model.` before it.
     pub name: String,
-    /// Its dimensions.
+    /// The shape that the config asks for, outermost dimension first.
     pub shape: Vec<usize>,
     /// The weight of a norm with which nothing comes through, where it is a norm's.
     pub shut: Option<f32>,

@@ -10,13 +10,13 @@ use std::fmt;
 /// The part of one tensor whose change changes one neuron and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeuronPlace {
-    /// The tensor's name.
+    /// The tensor by the name that it has in a text model alone.
     pub tensor: String,
-    /// The tensor's shape.
+    /// The whole tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// Along which axis the part lies.
     pub axis: Axis,
-    /// Which row, column or element.
+    /// Which row, column or element, from 0.
     pub index: usize,
 }
 

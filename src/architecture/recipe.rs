@@ -18,18 +18,18 @@ pub struct Recipe {
     pub architecture: &'static str,
     /// `model_type` of the config.
     pub model_type: &'static str,
-    /// Token ids are below this.
+    /// Rows of the embedding: token ids are below this.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// The residual stream starts as this times the embedding, the factor rounded to the arithmetic's dtype. Noise goes
     /// in before it; hooks see the embedding after it.
     pub embedding_multiplier: Option<f64>,
-    /// The norms.
+    /// What all its norms compute.
     pub norm: Norm,
     /// What stands around each layer's mixers.
     pub block: Block,
-    /// The layers.
+    /// The decoder's layers, from the embedding on.
     pub layers: Vec<Layer>,
     /// The rotary embeddings that layers refer to.
     pub ropes: Vec<Rope>,
@@ -42,7 +42,7 @@ pub struct Recipe {
 /// How an RMSNorm (Zhang and Sennrich 2019) is computed. The mean square is always taken in at least f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
-    /// Added to the mean square.
+    /// What is added to the mean square before the root.
     pub epsilon: f64,
     /// What becomes of the normed value and the weight.
     pub style: NormStyle,

@@ -19,7 +19,7 @@ pub struct RopeSettings {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Scaling {
-    /// Not at all.
+    /// They are θ^(−2i/d), unchanged.
     Default,
     /// All divided by a factor.
     Linear {
@@ -63,9 +63,9 @@ pub enum Scaling {
     LongRope {
         /// For texts up to the original length.
         short_factor: Vec<f64>,
-        /// For longer ones.
+        /// What each frequency is divided by in texts longer than the original length.
         long_factor: Vec<f64>,
-        /// The original length.
+        /// Tokens that the model was trained on at first.
         original_max_position_embeddings: f64,
         /// cos and sin are multiplied by this.
         attention_factor: f64,
@@ -92,7 +92,7 @@ impl fmt::Display for Scaling {
     }
 }
 
-/// A rotary embedding.
+/// A rotary embedding: which channels of a head are turned, and by how much a position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     settings: RopeSettings,
@@ -109,7 +109,7 @@ pub struct Table {
     pub cos: Vec<f64>,
     /// sin(position · frequency), times the attention factor.
     pub sin: Vec<f64>,
-    /// Channels that are rotated.
+    /// How many channels of a head are rotated, the first ones.
     pub dim: usize,
     /// As in [`Rope`].
     pub turns_wide: bool,

@@ -6,7 +6,7 @@ use super::module::{AttentionRole, Modules, Role};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum TokenMixer {
-    /// Attention.
+    /// Softmax attention whose query heads share the keys and values of a group.
     Attention(GroupedQueryAttention),
 }
 
@@ -37,21 +37,21 @@ impl TokenMixer {
 /// Multi-head attention with grouped keys and values (Ainslie et al. 2023).
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupedQueryAttention {
-    /// Query heads.
+    /// How many query heads there are.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Channels of one query, key or value.
     pub head_dim: usize,
     /// q, k and v are one projection, `qkv_proj`, with their rows in this order.
     pub fused: bool,
-    /// q, k and v have a bias.
+    /// Whether the projections to queries, keys and values have a bias each.
     pub qkv_bias: bool,
-    /// o has a bias.
+    /// Whether the projection back has a bias.
     pub o_bias: bool,
     /// Norms of queries and keys before the rotary embedding.
     pub qk_norm: QkNorm,
-    /// Scores are multiplied by this.
+    /// What q · k is multiplied by before the softmax.
     pub scale: f64,
     /// Scores then become c · tanh(scores / c).
     pub softcap: Option<f64>,
@@ -68,7 +68,7 @@ pub enum QkNorm {
     None,
     /// Each head by itself, one weight for all heads.
     PerHead,
-    /// All heads together.
+    /// One norm over the channels of all heads together.
     AllHeads,
 }
 

@@ -3,11 +3,12 @@
 use super::Measured;
 use crate::architecture::place::Axis;
 use crate::checkpoint::Opened;
+use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::integrity::difference::{Difference, Repacked};
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lint::Location;
-use crate::integrity::signature::{self, DifferenceKind, SignatureVerdict, Trust};
+use crate::integrity::signature::{self, DifferenceKind, SignatureReport, SignatureVerdict, Trust};
 use crate::integrity::verify;
 use crate::progress::Progress;
 use crate::rules::RuleId;
@@ -24,11 +25,11 @@ pub struct Integrity {
     pub intact: bool,
     /// Every tensor is as it was, wherever it lies.
     pub same_tensors: bool,
-    /// Files examined.
+    /// How many files were compared.
     pub files: usize,
-    /// Tensors examined.
+    /// How many tensors were compared.
     pub tensors: usize,
-    /// Bytes examined.
+    /// How many bytes of the files were read and digested.
     pub bytes: u64,
 }
 
@@ -126,9 +127,10 @@ pub fn signature(
     trust: &Trust,
     ignore_unsigned_files: bool,
     progress: &dyn Progress,
-) -> Result<Measured<signature::SignatureReport>> {
+) -> Result<Measured<Document<SignatureReport>>> {
     let place = at.map_or_else(|| signature::default_path(model), Path::to_owned);
-    let report = signature::verify(model, &place, trust, ignore_unsigned_files, progress)?;
+    let document = signature::verify(model, &place, trust, ignore_unsigned_files, progress)?;
+    let report = &document.result;
     let mut seen = Vec::new();
     if report.verdict == SignatureVerdict::Refused {
         let why = report.refusal.as_deref().unwrap_or("it is not accepted");
@@ -161,5 +163,5 @@ pub fn signature(
             evidence: serde_json::to_value(left).unwrap_or_default(),
         });
     }
-    Ok(Measured { seen, not_examined: Vec::new(), result: report })
+    Ok(Measured { seen, not_examined: Vec::new(), result: document })
 }

@@ -5,6 +5,7 @@ use super::place;
 use super::rescaled::Rescaled;
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
+use crate::document::Document;
 use crate::error::{Count, Figure};
 use crate::locate;
 use crate::rules::finding::RuleObservation;
@@ -25,9 +26,9 @@ pub fn observe(located: &LocatedSummary, checkpoint: &Checkpoint, rules: &Rules)
             evidence: json!({"tokens": tokens, "dtype": dtype}),
         }];
     };
+    let Document { settings, result: report, .. } = report;
     let mut seen = of_perplexity(&report.base, located, checkpoint, rules);
     seen.extend(located.rescaled.as_ref().and_then(|it| of_rescaled(it, report.base.perplexity, checkpoint, rules)));
-    let settings = &report.settings;
     let Some(set) = &report.critical_set else {
         let (n, epsilon) = (report.prefix.n, settings.epsilon);
         seen.push(RuleObservation {

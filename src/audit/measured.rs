@@ -4,6 +4,7 @@ use super::rescaled::Rescaled;
 use crate::checkpoint::{self, Checkpoint};
 use crate::compare::{BaseName, Compared};
 use crate::compute::ComputeSettings;
+use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::locate::{CriticalSetReport, SearchSettings};
 use crate::monitor::{Baseline, Checked};
@@ -17,11 +18,11 @@ use std::sync::Arc;
 /// How the model is run, and what it is then held against.
 #[derive(Debug)]
 pub struct Run {
-    /// The text to compute on.
+    /// The text that perplexity and the critical set are measured on.
     pub text: String,
-    /// How to compute.
+    /// Arithmetic, device and residency of the weights.
     pub model: ComputeSettings,
-    /// How to search.
+    /// How the critical set is searched for.
     pub locate: SearchSettings,
     /// The model that it is a variant of.
     pub base: Option<BaseName>,
@@ -34,11 +35,11 @@ pub struct Run {
 /// A baseline and prompts to hold against it.
 #[derive(Debug)]
 pub struct BaselineCheck {
-    /// The baseline's file.
+    /// Where the baseline was read from, for reports.
     pub file: PathBuf,
-    /// The baseline.
+    /// What the activations were like when it was recorded.
     pub baseline: Baseline,
-    /// Files of prompts.
+    /// Files of prompts that are held against it: other ones than were recorded.
     pub prompts: Vec<PathBuf>,
 }
 
@@ -84,7 +85,7 @@ pub struct LocatedSummary {
     pub tokens: usize,
     pub dtype: String,
     /// None where its perplexity is not a number: nothing can be compared with that.
-    pub report: Option<CriticalSetReport>,
+    pub report: Option<Document<CriticalSetReport>>,
     /// The strong neuron that the model would gain most by rescaling.
     pub rescaled: Option<Rescaled>,
 }

@@ -22,17 +22,16 @@ mod waive;
 use crate::checkpoint::Opened;
 use crate::checkpoint::hub::Origin;
 use crate::compare::Compared;
-use crate::document::ModelIdentity;
+use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::{Error, Result};
 use crate::integrity::fingerprint::Fingerprint;
 use crate::integrity::lint::{self, Examined};
-use crate::integrity::signature::{self, Trust};
-use crate::locate;
+use crate::integrity::signature::{SignatureReport, Trust};
+use crate::locate::CriticalSetReport;
 use crate::monitor::Checked;
 use crate::progress::Progress;
 use crate::rules::finding::{self, Finding, RuleObservation, Severity};
 use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
-use crate::tool::Tool;
 pub use against::Integrity;
 pub use base::limits as base_limits;
 pub use linted::{LintSettings, Linted, lint};
@@ -53,9 +52,9 @@ pub struct Request<'a> {
     pub rules: &'a Rules,
     /// How to run the model; none: it is not run.
     pub run: Option<Run>,
-    /// A fingerprint's file.
+    /// The file of the fingerprint that the checkpoint is held against, if any.
     pub fingerprint: Option<PathBuf>,
-    /// Whose signature is accepted.
+    /// Whose signature is accepted; none: none is verified.
     pub signature: Option<Signature>,
     /// The day that waivers are held against.
     pub today: Date,
@@ -64,7 +63,7 @@ pub struct Request<'a> {
 /// A signature that is to be verified.
 #[derive(Debug)]
 pub struct Signature {
-    /// Whose is accepted.
+    /// The key, or the roots, by which a signature is accepted.
     pub trust: Trust,
     /// Where it lies if not at its usual place.
     pub file: Option<PathBuf>,
@@ -75,14 +74,6 @@ pub struct Signature {
 /// What came of an audit (`achilles-audit/scan/v1`).
 #[derive(Debug, Clone, Serialize)]
 pub struct Audit {
-    /// `achilles-audit/scan/v1`.
-    pub schema: &'static str,
-    /// What wrote it.
-    pub tool: Tool,
-    /// What was audited.
-    pub model: ModelIdentity,
-    /// What it was judged by.
-    pub settings: AuditSettings,
     /// What the findings and what was not examined come to.
     pub verdict: Verdict,
     /// What the rules say of what was measured, the worst first.
@@ -97,16 +88,22 @@ pub struct Audit {
     pub judged: Vec<Rule>,
     /// How much lint looked at.
     pub lint: Option<Examined>,
-    /// The located critical set.
-    pub critical_set: Option<locate::CriticalSetReport>,
-    /// The comparison with the base.
+    /// The located critical set; none where the model was not run or failed to.
+    pub critical_set: Option<Document<CriticalSetReport>>,
+    /// How it stands beside its base; none where none was given or that failed.
     pub base: Option<Compared>,
-    /// The check against the baseline.
+    /// How its activations stand beside the baseline; none where none was given or that failed.
     pub baseline: Option<Checked>,
     /// The comparison with the fingerprint.
     pub fingerprint: Option<Integrity>,
-    /// The verification of the signature.
-    pub signature: Option<signature::SignatureReport>,
+    /// What verifying the signature gave; none where that was not asked for or failed.
+    pub signature: Option<Document<SignatureReport>>,
+}
+
+impl Kind for Audit {
+    const SCHEMA: &'static str = "achilles-audit/scan/v1";
+    type Model = ModelIdentity;
+    type Settings = AuditSettings;
 }
 
 /// What an audit judged by.
@@ -114,7 +111,7 @@ pub struct Audit {
 pub struct AuditSettings {
     /// `default`, `release`, or the rule file.
     pub rules: String,
-    /// SHA-256 of the rule file.
+    /// SHA-256 of the text of the rules, lower-case hex.
     pub rules_sha256: String,
     /// From here on a finding fails the gate.
     pub fail_on: Severity,
@@ -126,7 +123,7 @@ pub struct AuditSettings {
     pub date: Date,
 }
 
-/// The answer.
+/// The answer to "may it ship?", which the exit code repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -148,7 +145,7 @@ impl Verdict {
         }
     }
 
-    /// 0, 1 or 2.
+    /// What the process exits with: 0, 1 or 2.
     pub fn exit_code(self) -> u8 {
         match self {
             Verdict::Pass => 0,
@@ -172,7 +169,7 @@ pub struct Unexamined {
 /// # Errors
 /// There is no such model, it has no files that could be a model's, a file of the request (the fingerprint, the base)
 /// is not there or cannot be read, a file of the model changed meanwhile, or the user asked to stop. What a model lacks to be run is no error: it was then not examined.
-pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Audit> {
+pub fn audit(request: &Request<'_>, progress: &dyn Progress) -> Result<Document<Audit>> {
     let fingerprint = request.fingerprint.as_deref().map(against::read).transpose()?;
     if let Some(base) = request.run.as_ref().and_then(|run| run.base.as_ref()) {
         base.check()?;
@@ -186,10 +183,10 @@ fn examine(
     fingerprint: Option<(&Path, Fingerprint)>,
     opened: &Arc<Opened>,
     progress: &dyn Progress,
-) -> Result<Audit> {
+) -> Result<Document<Audit>> {
     let mut gate = Gate::new(request);
     let (template, class) = template::identity(opened);
-    (gate.audit.model.chat_template_sha256, gate.audit.model.tokenizer_class) = (Some(template), Some(class));
+    (gate.model.chat_template_sha256, gate.model.tokenizer_class) = (Some(template), Some(class));
     if let Some(origin) = opened.origin() {
         gate.origin(origin, opened.root());
     }
@@ -229,6 +226,8 @@ struct Measured<T> {
 /// An audit under way.
 struct Gate<'a> {
     rules: &'a Rules,
+    model: ModelIdentity,
+    settings: AuditSettings,
     audit: Audit,
     seen: Vec<RuleObservation>,
     took_place: Vec<Measurement>,
@@ -237,25 +236,23 @@ struct Gate<'a> {
 impl<'a> Gate<'a> {
     fn new(request: &Request<'a>) -> Gate<'a> {
         let rules = request.rules;
+        let model = ModelIdentity {
+            source: request.model.into(),
+            architecture: Some(None),
+            config_sha256: Some(None),
+            chat_template_sha256: Some(None),
+            tokenizer_class: Some(None),
+            hub: None,
+        };
+        let settings = AuditSettings {
+            rules: rules.name.clone(),
+            rules_sha256: rules.sha256.clone(),
+            fail_on: rules.fail_on,
+            not_examined: rules.not_examined,
+            require: rules.require.clone(),
+            date: request.today,
+        };
         let audit = Audit {
-            schema: "achilles-audit/scan/v1",
-            tool: Tool::this(),
-            model: ModelIdentity {
-                source: request.model.into(),
-                architecture: Some(None),
-                config_sha256: Some(None),
-                chat_template_sha256: Some(None),
-                tokenizer_class: Some(None),
-                hub: None,
-            },
-            settings: AuditSettings {
-                rules: rules.name.clone(),
-                rules_sha256: rules.sha256.clone(),
-                fail_on: rules.fail_on,
-                not_examined: rules.not_examined,
-                require: rules.require.clone(),
-                date: request.today,
-            },
             verdict: Verdict::NotExamined,
             findings: Vec::new(),
             not_listed: 0,
@@ -269,7 +266,7 @@ impl<'a> Gate<'a> {
             fingerprint: None,
             signature: None,
         };
-        Gate { rules, audit, seen: Vec::new(), took_place: Vec::new() }
+        Gate { rules, model, settings, audit, seen: Vec::new(), took_place: Vec::new() }
     }
 
     /// Whether to make a measurement: a rule judges by it. Where none does it is left.
@@ -297,7 +294,7 @@ impl<'a> Gate<'a> {
         for why in origin.not_examined(by_name.unknown) {
             self.leave(Measurement::Lint, why, true);
         }
-        self.audit.model.hub = Some(Some(origin.clone()));
+        self.model.hub = Some(Some(origin.clone()));
     }
 
     fn lint(&mut self, opened: &Arc<Opened>, progress: &dyn Progress) -> Result<()> {
@@ -306,7 +303,7 @@ impl<'a> Gate<'a> {
         self.seen.extend(found.observations.into_iter().map(RuleObservation::from));
         self.audit.lint = Some(found.examined);
         self.audit.not_listed = found.not_listed;
-        self.audit.model.config_sha256 = Some(found.config_sha256);
+        self.model.config_sha256 = Some(found.config_sha256);
         Ok(())
     }
 
@@ -359,8 +356,8 @@ impl<'a> Gate<'a> {
         for (measurement, why) in ran.failed {
             self.leave(measurement, why, true);
         }
-        self.audit.model.architecture = Some(Some(ran.architecture));
-        self.audit.model.config_sha256 = Some(Some(ran.config_sha256));
+        self.model.architecture = Some(Some(ran.architecture));
+        self.model.config_sha256 = Some(Some(ran.config_sha256));
         self.audit.critical_set = ran.located.and_then(|located| located.report);
         self.audit.base = ran.compared;
         self.audit.baseline = ran.checked;
@@ -398,7 +395,7 @@ impl<'a> Gate<'a> {
     }
 
     /// Judges, waives, and gives the verdict.
-    fn close(mut self, request: &Request<'_>) -> Audit {
+    fn close(mut self, request: &Request<'_>) -> Document<Audit> {
         let rules = self.rules;
         if self.took_place.is_empty() && self.audit.not_examined.is_empty() {
             // Nothing can speak against what nobody looked at.
@@ -413,6 +410,6 @@ impl<'a> Gate<'a> {
         let incomplete = !self.audit.not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
         self.audit.verdict = Verdict::of(&findings, rules.fail_on, incomplete);
         self.audit.findings = findings;
-        self.audit
+        Document::new(self.model, self.settings, self.audit)
     }
 }

@@ -139,7 +139,7 @@ fn locate(subject: &Subject, run: &Run, progress: &dyn Progress) -> Result<(Loca
     };
     let report = whole.as_ref().map(|located| located.report.clone());
     let rescaled = match &report {
-        Some(report) => rescaled::measure(subject, report, run.locate.max_neurons, progress)?,
+        Some(report) => rescaled::measure(subject, &report.result, run.locate.max_neurons, progress)?,
         None => None,
     };
     let located =

@@ -33,7 +33,7 @@ pub struct Header {
 pub struct TensorEntry {
     /// The name, a module path and `.weight` or `.bias`.
     pub name: String,
-    /// The element type.
+    /// How its elements are stored.
     pub dtype: Dtype,
     /// The shape, outermost dimension first.
     pub shape: Vec<usize>,

@@ -150,7 +150,7 @@ impl Checkpoint {
         self.opened.settings(TOKENIZER_CONFIG)
     }
 
-    /// Its tensors.
+    /// Its text model's tensors, by the names that they have where that stands alone.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
     }
@@ -172,7 +172,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Lower-case hex.
+/// Bytes as lower-case hex, two digits each.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

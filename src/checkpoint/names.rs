@@ -56,6 +56,14 @@ impl Names {
             None => Meaning::Unknown,
         }
     }
+
+    /// As [`Names::meaning`], where it is one of the text model.
+    pub fn text(&self, stored: &str) -> Option<String> {
+        match self.meaning(stored) {
+            Meaning::Text(name) => Some(name),
+            Meaning::OtherPart(_) | Meaning::Unknown => None,
+        }
+    }
 }
 
 /// The module of the whole model that holds a tensor of a wrapper's file.

@@ -91,7 +91,7 @@ impl Opened {
         }
     }
 
-    /// A model folder.
+    /// What lies in a model folder, of which nothing is read yet.
     pub fn folder_at(path: &Path) -> Opened {
         Opened::new(&path.to_string_lossy(), path.to_owned(), None)
     }
@@ -122,7 +122,7 @@ impl Opened {
         &self.name
     }
 
-    /// The folder or the .gguf file.
+    /// Where the model lies: the folder, or the .gguf file.
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -49,7 +49,7 @@ impl Shard {
         Shard { file: self.file.at(path), content: self.content.clone() }
     }
 
-    /// The mapped file.
+    /// The bytes, mapped or read whole, by the name that this was opened by.
     pub fn file(&self) -> &MappedFile {
         &self.file
     }

@@ -42,7 +42,7 @@ impl Snapshot {
     }
 }
 
-/// A file in the cache.
+/// A file of the hub's cache, whose name is the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
     path: PathBuf,

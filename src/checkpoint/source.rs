@@ -76,10 +76,10 @@ impl Source {
     }
 }
 
-/// A model folder.
+/// A model folder at hand, and where it came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Folder {
-    /// Where it is.
+    /// The folder; of a hub repository, the snapshot in its cache.
     pub path: PathBuf,
     /// Which commit of a hub repository it is, if it is one.
     pub origin: Option<Origin>,

@@ -8,6 +8,7 @@ use super::names::{Meaning, Names};
 use super::opened::Opened;
 use super::packing::Weight;
 use super::quantization::{Method, Quantization, Scheme};
+use super::shard::Shard;
 use super::stand_in::{StandIn, unfinished};
 use crate::error::{Error, Result};
 use crate::files;
@@ -122,6 +123,26 @@ impl Tensors {
             backing: Backing::Safetensors(files),
             quantization: opened.quantization(),
         })
+    }
+
+    /// The tensors of files of a folder, broken ones too, as far as their bytes are there: of two of one name the first.
+    pub fn of_shards<'s>(opened: &Opened, shards: impl Iterator<Item = &'s Shard>) -> Tensors {
+        let (mut entries, mut files) = (BTreeMap::new(), Vec::new());
+        for shard in shards {
+            for tensor in shard.header().tensors.iter().filter(|tensor| shard.bytes(tensor).is_some()) {
+                let TensorEntry { name, dtype, shape, bytes } = tensor.clone();
+                let entry = Entry { dtype, shape, stored_as: None, place: Some((files.len(), bytes)) };
+                entries.entry(name).or_insert(entry);
+            }
+            files.push(shard.file().clone());
+        }
+        Tensors {
+            root: opened.root().into(),
+            entries,
+            unknown: Vec::new(),
+            backing: Backing::Safetensors(files),
+            quantization: opened.quantization(),
+        }
     }
 
     /// The tensors of a GGUF under their Hugging Face names.
@@ -263,6 +284,12 @@ impl Tensors {
     /// All weights in order of name, and the stored tensors that are part of none, or of one that is broken.
     pub fn weights(&self) -> Vec<Weight<'_>> {
         Weight::all_of(self)
+    }
+
+    /// The packed weights, by their names, and what is wrong with those that cannot be unpacked; each is made when it is
+    /// asked for.
+    pub fn packed(&self) -> impl Iterator<Item = (String, Result<Weight<'_>>)> {
+        Weight::packed_of(self)
     }
 
     /// What packed the weights, by the config.

@@ -11,7 +11,7 @@ pub struct Entry {
     /// Where it lies below the folder, `/`-separated. Where a name on the way is not UTF-8, with replacement
     /// characters: such a path cannot be opened.
     pub path: String,
-    /// What it is.
+    /// Whether it is a file, a link, or something else.
     pub kind: Kind,
     /// Its size where it is a file, else 0.
     pub bytes: u64,

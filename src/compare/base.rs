@@ -5,6 +5,7 @@ use crate::architecture::Recipe;
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{Checkpoint, Source};
 use crate::compute;
+use crate::document::{Document, critical_set};
 use crate::error::{Error, Result};
 use crate::escape::printable;
 use crate::locate::{
@@ -44,7 +45,7 @@ impl BaseName {
     pub fn check(&self) -> Result<()> {
         match self {
             BaseName::Published(name) => Published::find(name).map(drop),
-            BaseName::CriticalSet(path) => CriticalSetReport::read(path).map(drop),
+            BaseName::CriticalSet(path) => critical_set::read::<Document<CriticalSetReport>>(path).map(drop),
             BaseName::Model(name) => Source::find(name).map(drop),
         }
     }
@@ -53,7 +54,7 @@ impl BaseName {
 /// Which base it was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaseIdentity {
-    /// As it was named.
+    /// The base as it was named: a model, a critical set's file, or published:NAME.
     pub source: String,
     /// `model`, `critical-set` or `published`.
     pub kind: String,
@@ -106,7 +107,7 @@ impl Unsearched {
         match name {
             BaseName::Published(name) => Ok(known(Base::of_published(&Published::find(name)?))),
             BaseName::CriticalSet(path) => {
-                let report = CriticalSetReport::read(path)?;
+                let report = critical_set::read(path)?;
                 Base::of_report(report, &path.display().to_string(), "critical-set", None).map(known)
             }
             BaseName::Model(name) => Unsearched::model(Checkpoint::open(name, progress)?, text),
@@ -204,7 +205,13 @@ impl Base {
         }
     }
 
-    fn of_report(report: CriticalSetReport, source: &str, kind: &str, model: Option<Subject>) -> Result<Base> {
+    fn of_report(
+        report: Document<CriticalSetReport>,
+        source: &str,
+        kind: &str,
+        model: Option<Subject>,
+    ) -> Result<Base> {
+        let Document { model: identity, settings, result: report, .. } = report;
         let none = "has no critical set: masking never made it collapse, so that there is nothing to compare with";
         let set = report.critical_set.ok_or_else(|| Error::input(format!("the base {source} {none}")))?;
         let (mut ranking, mut shapes, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
@@ -232,15 +239,15 @@ impl Base {
             identity: BaseIdentity {
                 source: source.into(),
                 kind: kind.into(),
-                architecture: report.model.architecture.flatten(),
-                config_sha256: report.model.config_sha256.flatten(),
-                hub: report.model.hub.flatten(),
+                architecture: identity.architecture.flatten(),
+                config_sha256: identity.config_sha256.flatten(),
+                hub: identity.hub.flatten(),
                 published: None,
                 partial: None,
             },
             neurons: set.neurons,
             ranking,
-            settings: Some(report.settings),
+            settings: Some(settings),
             nll_nats: Some(report.base.nll_nats),
             shapes,
             model,

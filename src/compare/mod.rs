@@ -2,6 +2,7 @@
 //! masking the base's does to it. Fine-tunes keep the place more surely than the effect.
 
 mod base;
+mod predictions;
 pub mod published;
 mod random;
 #[cfg(test)]
@@ -9,12 +10,17 @@ mod tests;
 
 pub use base::{Base, BaseIdentity, BaseName, Unsearched};
 
+use crate::checkpoint::Checkpoint;
+use crate::compute::ComputeSettings;
+use crate::document::{Document, Kind};
 use crate::error::Result;
+use crate::evaluate::divergence::Divergence;
 use crate::evaluate::metrics;
-use crate::locate::{CriticalSetReport, CriticalSetSettings, Evaluator, Located, Subject};
+use crate::locate::{
+    self, CriticalSetReport, CriticalSetSettings, Evaluator, Located, OpenedSubject, SearchSettings, Subject,
+};
 use crate::neuron::Neuron;
 use crate::progress::Progress;
-use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
@@ -62,13 +68,9 @@ impl SetVerdict {
 /// What came of comparing variants with a base (`achilles-audit/compare/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// `achilles-audit/compare/v1`.
-    pub schema: &'static str,
-    /// What wrote it.
-    pub tool: Tool,
-    /// The base.
+    /// What the variants are compared with.
     pub base: BaseIdentity,
-    /// Its critical set.
+    /// The critical set of the base, whose masking is tried on the variants.
     pub critical_set: Vec<Neuron>,
     /// How it was searched; none of a published one.
     pub base_settings: Option<CriticalSetSettings>,
@@ -82,41 +84,71 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Variant {
     /// Its own critical set.
-    pub located: CriticalSetReport,
+    pub located: Document<CriticalSetReport>,
     /// What it shares with the base.
     pub compared: Compared,
 }
 
-impl Comparison {
-    /// The comparison of `base` with each variant, with the limits that the verdicts took.
-    pub fn new(base: &Base, limits: Limits, variants: Vec<Variant>) -> Comparison {
-        Comparison {
-            schema: "achilles-audit/compare/v1",
-            tool: Tool::this(),
-            base: base.identity.clone(),
-            critical_set: base.neurons.clone(),
-            base_settings: base.settings.clone(),
-            limits,
-            variants,
-        }
-    }
+impl Kind for Comparison {
+    const SCHEMA: &'static str = "achilles-audit/compare/v1";
+    type Model = ();
+    type Settings = ();
+}
+
+/// Searches a base, unless it is known, and variants, and compares each with the base.
+///
+/// # Errors
+/// A model cannot be opened or computed, the base is none or has no critical set, or a variant cannot be compared with
+/// it: whatever can be known before the first search is found then.
+pub fn compare_models(
+    base: &BaseName,
+    variants: &[String],
+    text: &str,
+    (compute, settings, limits): (&ComputeSettings, &SearchSettings, Limits),
+    progress: &dyn Progress,
+) -> Result<Document<Comparison>> {
+    let base = Unsearched::open(base, text, progress)?;
+    let open = |name: &String| OpenedSubject::new(Checkpoint::open(name, progress)?, text);
+    let opened = variants.iter().map(open).collect::<Result<Vec<_>>>()?;
+    opened.iter().try_for_each(|variant| base.check(variant, settings))?;
+    let base = base.search(compute, settings, progress)?;
+    let search = |variant: OpenedSubject| {
+        let subject = variant.load(compute, progress)?;
+        let located = locate::locate(&subject, settings, progress)?;
+        let compared = compare(&base, &subject, &located, &limits, progress)?;
+        Ok(Variant { located: located.report, compared })
+    };
+    let result = Comparison {
+        variants: opened.into_iter().map(search).collect::<Result<_>>()?,
+        base: base.identity,
+        critical_set: base.neurons,
+        base_settings: base.settings,
+        limits,
+    };
+    Ok(Document::new((), (), result))
 }
 
 /// What comparing a variant with its base found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
-    /// The base.
+    /// What the variants are compared with.
     pub base: BaseIdentity,
     /// Whether the critical set is shared.
     pub verdict: SetVerdict,
     /// Where the important neurons are.
     pub location: Location,
-    /// What masking does.
+    /// What masking either's set does to the other.
     pub transfer: Transfer,
     /// log10 of the variant's perplexity over the base's; none where the base's is not known for this text.
     pub damage: Option<f64>,
     /// Why importances were not compared; none where they were.
     pub importance_not_compared: Option<String>,
+    /// How far its predictions of the text are from the base's; none where they were not compared.
+    #[serde(default)]
+    pub divergence: Option<Divergence>,
+    /// Why predictions were not compared; none where they were.
+    #[serde(default)]
+    pub divergence_not_compared: Option<String>,
 }
 
 /// Where the base's important neurons are in the variant.
@@ -134,7 +166,7 @@ pub struct Location {
 /// A neuron of the base's critical set in the two rankings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Placed {
-    /// The neuron.
+    /// Which of the set's neurons it is.
     pub neuron: Neuron,
     /// Its rank in the base, from 1.
     pub base_rank: usize,
@@ -165,7 +197,7 @@ pub struct Transfer {
 /// A set that was masked, beside random ones of its size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Masked {
-    /// The set.
+    /// The neurons that were masked.
     pub neurons: Vec<Neuron>,
     /// Its damage: log10 of the perplexity ratio, infinite where the arithmetic overflowed (null in JSON).
     #[serde(deserialize_with = "crate::locate::one_finite_or_infinite")]
@@ -193,22 +225,25 @@ pub fn compare(
     limits: &Limits,
     progress: &dyn Progress,
 ) -> Result<Compared> {
-    let report = &located.report;
-    let ours = &report.settings;
+    let Document { settings: ours, result: report, .. } = &located.report;
     base.check_comparable(variant.model.recipe(), variant.model.checkpoint())?;
     base.check_options(ours.side, ours.ranking, &ours.sites)?;
     base.check_covered(&ours.sites, |site| located.covers(site))?;
     let importance_not_compared = base.settings_differ(ours);
     let location = locate_in(base, located, importance_not_compared.is_none());
-    let base_on_variant = mask(variant, &base.neurons, report, "masking the base's set", progress)?;
+    let base_on_variant = mask(variant, &base.neurons, ours, "masking the base's set", progress)?;
     let variant_on_base = match (&base.model, &report.critical_set) {
         (Some(of_base), Some(set)) => {
-            Some(mask(of_base, &set.neurons, report, "masking the variant's set in the base", progress)?)
+            Some(mask(of_base, &set.neurons, ours, "masking the variant's set in the base", progress)?)
         }
         _ => None,
     };
+    let (divergence, divergence_not_compared) = match predictions::compare(base.model.as_ref(), variant, progress)? {
+        Ok(divergence) => (Some(divergence), None),
+        Err(why) => (None, Some(why)),
+    };
     let of_text = |s: &CriticalSetSettings| (s.text_sha256.clone(), s.tokens);
-    let same_text = base.settings.as_ref().is_some_and(|s| of_text(s) == of_text(&report.settings));
+    let same_text = base.settings.as_ref().is_some_and(|s| of_text(s) == of_text(ours));
     let nll_nats = base.nll_nats.filter(|_| same_text);
     Ok(Compared {
         base: base.identity.clone(),
@@ -217,6 +252,8 @@ pub fn compare(
         transfer: Transfer { base_on_variant, variant_on_base },
         damage: nll_nats.map(|base| metrics::damage(report.base.nll_nats, base)),
         importance_not_compared,
+        divergence,
+        divergence_not_compared,
     })
 }
 
@@ -286,12 +323,12 @@ fn spearman(ranks: &[Option<usize>]) -> Option<f64> {
 fn mask(
     subject: &Subject,
     neurons: &[Neuron],
-    report: &CriticalSetReport,
+    settings: &CriticalSetSettings,
     stage: &str,
     progress: &dyn Progress,
 ) -> Result<Masked> {
     let mut sets = vec![Vec::new(), neurons.to_vec()];
-    sets.extend(random::sets(&subject.model, &report.settings, neurons, CONTROLS)?);
+    sets.extend(random::sets(&subject.model, settings, neurons, CONTROLS)?);
     let mut evaluator = Evaluator::new(&subject.model, subject.text.ids.clone(), progress);
     let nlls = evaluator.nlls(stage, &sets)?;
     let base = metrics::base(nlls[0], || metrics::not_finite(&subject.model))?;

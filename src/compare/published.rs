@@ -61,9 +61,9 @@ pub struct Published {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedEntry {
-    /// The channel.
+    /// The ranked channel.
     pub neuron: Neuron,
-    /// At this token.
+    /// The token position, from 0, at which it has this importance.
     pub position: usize,
     /// Mean of |A_clean − A_noisy|.
     pub importance: f64,
@@ -72,7 +72,7 @@ pub struct PublishedEntry {
 /// All sets that were published (`achilles-audit/published/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PublishedSets {
-    /// Each of them.
+    /// A set for each model of the paper that is told of.
     pub sets: Vec<Published>,
 }
 
@@ -88,7 +88,7 @@ impl PublishedSets {
     /// # Errors
     /// None, as a test shows.
     pub fn document() -> Result<Document<PublishedSets>> {
-        Ok(Document::new(None, None, PublishedSets { sets: Published::all()? }))
+        Ok(Document::new((), (), PublishedSets { sets: Published::all()? }))
     }
 }
 

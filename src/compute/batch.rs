@@ -25,14 +25,14 @@ pub struct Row {
 pub struct Noise {
     /// α, absolute: not relative to the embeddings' norm.
     pub alpha: f64,
-    /// Which noise.
+    /// What the noise is drawn from: equal seeds give equal noise.
     pub seed: u64,
     /// Which of the independent samples of this seed.
     pub sample: u64,
 }
 
 impl Row {
-    /// The text as it is.
+    /// A text through the model as it is: no interventions, no noise.
     pub fn clean(tokens: Arc<[u32]>) -> Row {
         Row { tokens, noise: None, interventions: Vec::new() }
     }
@@ -66,7 +66,7 @@ pub(crate) struct Group {
 /// Which of a row's interventions act at a place: before the layers, in one of them, or after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The embedding.
+    /// Up to the embedding, after its scale.
     Embedding,
     /// A decoder layer.
     Layer(usize),

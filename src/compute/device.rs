@@ -12,7 +12,7 @@ use std::str::FromStr;
 pub struct ComputeSettings {
     /// The arithmetic's precision.
     pub arithmetic: Arithmetic,
-    /// The device.
+    /// Where it computes.
     pub device: DeviceChoice,
     /// Whether weights stay on the device; by default where they take less than half of what is free.
     pub residency: Option<Residency>,

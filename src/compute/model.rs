@@ -96,7 +96,7 @@ impl Model {
         self.checkpoint
     }
 
-    /// Its recipe.
+    /// What its config describes, which the decoder follows.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
     }

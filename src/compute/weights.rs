@@ -159,7 +159,7 @@ impl Loader<'_> {
         Ok(NormWeight { host, tensor })
     }
 
-    /// A whole weight.
+    /// A whole weight, decoded to the arithmetic's type, on the device.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let weight = self.tensors.weight(name)?;
         self.values(&weight, weight.all()?, weight.shape().to_vec())

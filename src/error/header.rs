@@ -15,7 +15,7 @@ pub enum HeaderError {
     PastTheEnd {
         /// 8 plus the length the file gives.
         needed: u64,
-        /// The file's size.
+        /// Bytes that the file has.
         found: u64,
     },
     /// The header is not text.
@@ -34,7 +34,7 @@ pub enum HeaderError {
         name: String,
         /// What the format asks for.
         expected: String,
-        /// What is there.
+        /// What stands there instead.
         found: String,
     },
     /// Two tensors share a name.
@@ -48,7 +48,7 @@ pub enum HeaderError {
     DuplicateField {
         /// The tensor.
         tensor: String,
-        /// The field.
+        /// The key that its entry has.
         field: String,
     },
     /// A tensor has a field that the format does not know.
@@ -56,7 +56,7 @@ pub enum HeaderError {
     UnknownField {
         /// The tensor.
         tensor: String,
-        /// The field.
+        /// The key that its entry has.
         field: String,
     },
     /// A name that is empty or holds control characters or path parts.
@@ -70,9 +70,9 @@ pub enum HeaderError {
     SizeMismatch {
         /// The tensor.
         name: String,
-        /// By shape and dtype.
+        /// Bytes that shape and dtype ask for.
         needed: u64,
-        /// By data_offsets.
+        /// Bytes between its data_offsets.
         found: u64,
     },
     /// A tensor begins before the previous one ends.
@@ -82,7 +82,7 @@ pub enum HeaderError {
         first: String,
         /// The tensor that begins inside it.
         second: String,
-        /// Where it begins.
+        /// Byte of the data at which that one begins.
         offset: u64,
     },
     /// Bytes that no tensor owns.
@@ -96,9 +96,9 @@ pub enum HeaderError {
     /// The file ends before its last tensor.
     #[error("truncated: the tensors need {needed} bytes, the file has {found}")]
     Truncated {
-        /// By the header.
+        /// Bytes that the file should have by its header.
         needed: u64,
-        /// The file's size.
+        /// Bytes that the file has.
         found: u64,
     },
     /// Bytes after the last tensor.

@@ -93,7 +93,7 @@ pub enum Error {
         needed: u64,
         /// Bytes that can be had.
         available: u64,
-        /// What to do.
+        /// What whoever ran into this can do, in a phrase.
         advice: &'static str,
     },
     /// The tensor library failed.
@@ -102,7 +102,7 @@ pub enum Error {
     /// What runs a file that comes with a checkpoint was ended from outside, which says nothing of the file.
     #[error("{}: could not be examined: {problem}; try again", path.display())]
     Ended {
-        /// The file.
+        /// The file that could not be examined.
         path: PathBuf,
         /// What happened.
         problem: String,
@@ -132,7 +132,7 @@ impl Error {
         Error::File { path: path.as_ref().to_owned(), problem: problem.into() }
     }
 
-    /// Nothing there.
+    /// There is nothing at `path`; `problem` says what was expected.
     pub fn not_found(path: impl AsRef<Path>, problem: impl Into<String>) -> Error {
         Error::NotFound { path: path.as_ref().to_owned(), problem: problem.into() }
     }

@@ -14,7 +14,7 @@ pub fn nll_nats(log_probs: &[f64]) -> f64 {
     -log_probs.iter().sum::<f64>() / log_probs.len() as f64
 }
 
-/// exp(NLL).
+/// exp of the mean negative log likelihood of a token, in nats.
 pub fn perplexity(nll_nats: f64) -> f64 {
     nll_nats.exp()
 }
@@ -40,7 +40,7 @@ pub fn repeated_share(tokens: &[u32]) -> Option<f64> {
 /// What a model makes of one token as the next.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Prediction {
-    /// Its probability.
+    /// The model's probability of this token, 0 to 1.
     pub probability: f64,
     /// 1 for the most probable token; of equal ones the first in the vocabulary comes first.
     pub rank: usize,

@@ -14,7 +14,7 @@ use serde::Serialize;
 pub struct Scaled {
     /// None: nothing is compared.
     pub neurons: Vec<Neuron>,
-    /// 0 masks them.
+    /// The factor on the neurons; 0 masks them.
     pub beta: f64,
 }
 
@@ -65,11 +65,11 @@ pub struct Changed {
 pub struct PerplexitySettings {
     /// The precision of the arithmetic.
     pub dtype: Arithmetic,
-    /// The device.
+    /// The device that computed, such as cpu or cuda:0.
     pub device: String,
-    /// Tokens of the text.
+    /// Tokens of the text; each but the first is predicted.
     pub tokens: usize,
-    /// SHA-256 of the text.
+    /// SHA-256 of the text in UTF-8, lower-case hex.
     pub text_sha256: String,
     /// The neurons that were changed.
     pub neurons: Vec<Neuron>,
@@ -127,5 +127,5 @@ pub fn perplexity(
     };
     let base = Measured { nll_nats: base, perplexity: metrics::perplexity(base) };
     let identity = ModelIdentity::of(model.checkpoint(), model.recipe().architecture);
-    Ok(Document::new(Some(identity), Some(settings), Perplexity { base, changed }))
+    Ok(Document::new(identity, settings, Perplexity { base, changed }))
 }

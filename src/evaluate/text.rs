@@ -17,7 +17,7 @@ A.V. Club called it the group's most musically and conceptually daring album.";
 /// Below this many tokens the critical set is unstable (the paper's T_min).
 pub const MIN_STABLE_TOKENS: usize = 10;
 
-/// A text as token ids.
+/// A text as the numbers of its tokens, and which text it was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
     /// The ids, special tokens included.

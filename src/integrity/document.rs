@@ -26,9 +26,9 @@ pub struct DiffDocument {
 /// Which commits two models are; none of what is from no hub.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hubs {
-    /// The first.
+    /// The hub commit of what was before; none where it is no such.
     pub before: Option<Origin>,
-    /// The second.
+    /// The hub commit of what is now; none where it is no such.
     pub after: Option<Origin>,
 }
 
@@ -37,7 +37,7 @@ pub struct Hubs {
 pub struct DiffSettings {
     /// The first model, as it was named.
     pub before: String,
-    /// The second.
+    /// The second model, as it was named.
     pub after: String,
     /// Rows, columns or elements of a tensor that are listed at most.
     pub listed_lines: usize,
@@ -61,7 +61,7 @@ pub fn diff_models(before: &str, after: &str, progress: &dyn Progress) -> Result
     let not_examined = origins.into_iter().flatten().flat_map(not_fetched).collect();
     let [before, after] = origins.map(|origin| origin.cloned());
     let hub = Hubs { before, after };
-    Ok(Document::new(None, Some(settings), DiffDocument { hub, not_examined, result }))
+    Ok(Document::new((), settings, DiffDocument { hub, not_examined, result }))
 }
 
 /// A model beside its fingerprint (`achilles-audit/verification/v1`).
@@ -112,7 +112,7 @@ pub fn verify_model(
     let identity = ModelIdentity { source: model.into(), hub: Some(origin.cloned()), ..ModelIdentity::default() };
     let fingerprint = fingerprint.to_string_lossy().into_owned();
     let settings = VerificationSettings { fingerprint, allow_resharding, listed_lines: difference::LISTED };
-    Ok(Document::new(Some(identity), Some(settings), VerificationDocument { passed, not_examined, result }))
+    Ok(Document::new(identity, settings, VerificationDocument { passed, not_examined, result }))
 }
 
 /// What of a checkpoint from the hub is not examined, where every file counts.

@@ -30,9 +30,9 @@ pub struct Receipt {
     pub time_utc: String,
     /// Whether the edits are all there.
     pub state: State,
-    /// What was patched.
+    /// What was patched, as it was before.
     pub model: Model,
-    /// What was asked for.
+    /// The interventions that the edits make.
     pub asked: Vec<Requested>,
     /// What rounding to the tensors' dtypes cost.
     pub rounding: Rounding,
@@ -58,7 +58,7 @@ pub enum State {
     Restored,
 }
 
-/// Which model it was.
+/// The checkpoint that was patched: source, architecture and config.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
@@ -74,7 +74,7 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Requested {
-    /// The neuron.
+    /// The neuron that is masked, scaled or set.
     pub neuron: Neuron,
     /// The factor; none where the neuron was set to a value.
     pub beta: Option<f64>,
@@ -106,9 +106,9 @@ pub struct Record {
     pub neurons: Vec<Neuron>,
     /// The tensor, as the file names it.
     pub tensor: String,
-    /// Its element type.
+    /// How the tensor's elements are stored.
     pub dtype: Dtype,
-    /// Its shape.
+    /// The whole tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
@@ -116,7 +116,7 @@ pub struct Record {
     pub index: usize,
     /// The shard, by its name in the folder.
     pub file: String,
-    /// Which bytes of it.
+    /// The bytes of the file that the edit wrote.
     pub span: Span,
     /// SHA-256 of the span's bytes, one piece after the other.
     pub sha256_before: String,
@@ -130,7 +130,7 @@ pub struct Record {
 pub struct UndoFile {
     /// `achilles-patch.undo`.
     pub name: String,
-    /// Its size.
+    /// How large the file is, in bytes.
     pub bytes: u64,
     /// Its SHA-256.
     pub sha256: String,

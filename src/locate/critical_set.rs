@@ -4,89 +4,64 @@ use super::{Counting, Entry, Ranking, SearchSettings, SiteSelection};
 use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
 use crate::compute::Arithmetic;
-use crate::document::ModelIdentity;
-use crate::error::{Error, Result};
+use crate::document::{self, Kind, ModelIdentity};
 use crate::evaluate::text::Encoded;
-use crate::files;
 use crate::neuron::{Neuron, Side};
-use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
-/// The schema of the JSON document.
-pub(super) const SCHEMA: &str = "achilles-audit/critical-set/v1";
-
-/// A located critical set and how it was found. Values that are not finite are `null` in JSON.
+/// A located critical set and how it was found (`achilles-audit/critical-set/v1`). Values that are not finite are
+/// `null` in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CriticalSetReport {
-    /// `achilles-audit/critical-set/v1`.
-    pub schema: String,
-    /// What wrote it.
-    pub tool: Tool,
-    /// What was examined.
-    pub model: ModelIdentity,
-    /// All that the search depends on besides model and text.
-    pub settings: CriticalSetSettings,
     /// The text with nothing masked.
     pub base: Base,
     /// The first entries of the ranking.
     pub ranking: Vec<RankedNeuron>,
-    /// The paper's answer.
+    /// The paper's answer: the shortest prefix of the ranking that collapses, or the longest that was tried.
     pub prefix: Prefix,
     /// The inclusion-minimal subset of the prefix that still collapses; none where nothing collapsed.
     pub critical_set: Option<CriticalSet>,
-    /// Seconds.
+    /// What each stage took, in seconds.
     pub timing_s: Timing,
 }
 
-/// The settings, and what they met.
+impl Kind for CriticalSetReport {
+    const SCHEMA: &'static str = document::critical_set::SCHEMA;
+    type Model = ModelIdentity;
+    type Settings = CriticalSetSettings;
+}
+
+/// All that a search depends on besides model and text, and what it met.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CriticalSetSettings {
     /// What candidates were ranked by.
     pub ranking: Ranking,
     /// Which side of modules they were on.
     pub side: Side,
-    /// Which modules.
+    /// The modules whose channels were ranked.
     pub sites: SiteSelection,
     /// What prefixes counted.
     pub counting: Counting,
-    /// α of the noise.
+    /// α: standard deviation of the noise on the embeddings.
     pub alpha: f64,
-    /// K as asked for.
+    /// K: how many noisy samples were asked for.
     pub samples: usize,
     /// Noisy samples that were computed.
     pub samples_used: usize,
-    /// Which noise.
+    /// What the noise was drawn from.
     pub seed: u64,
-    /// ε.
+    /// ε: the damage from which the model has collapsed.
     pub epsilon: f64,
     /// The longest prefix tried.
     pub max_neurons: usize,
-    /// The arithmetic.
+    /// The precision that it was computed in.
     pub dtype: Arithmetic,
-    /// The device.
+    /// The device that computed, such as cpu or cuda:0.
     pub device: String,
-    /// SHA-256 of the text.
+    /// SHA-256 of the text in UTF-8, lower-case hex.
     pub text_sha256: String,
-    /// Its tokens.
+    /// How many tokens the text has.
     pub tokens: usize,
-}
-
-impl CriticalSetReport {
-    /// Reads what `locate --format json` wrote.
-    ///
-    /// # Errors
-    /// It cannot be read, or is not such a document.
-    pub fn read(path: &Path) -> Result<CriticalSetReport> {
-        let not_one =
-            |problem: String| Error::file(path, format!("{problem}; expected what `locate --format json` writes"));
-        let report: CriticalSetReport = serde_json::from_str(&files::read_text(path, files::LARGEST_READ)?)
-            .map_err(|e| not_one(format!("is not a critical set: {e}")))?;
-        match report.schema == SCHEMA {
-            true => Ok(report),
-            false => Err(not_one(format!("has the schema {:?}", report.schema))),
-        }
-    }
 }
 
 impl CriticalSetSettings {
@@ -115,7 +90,7 @@ impl CriticalSetSettings {
 pub struct Base {
     /// Mean negative log-likelihood.
     pub nll_nats: f64,
-    /// Its exponential.
+    /// exp of that, of the model as it is.
     #[serde(deserialize_with = "one_finite_or_infinite")]
     pub perplexity: f64,
 }
@@ -133,7 +108,7 @@ pub struct RankedNeuron {
     pub position: usize,
     /// The tensor that holds it alone, if one does.
     pub tensor: Option<String>,
-    /// That tensor's shape.
+    /// That tensor's shape, outermost dimension first.
     pub shape: Option<Vec<usize>>,
     /// `row`, `column` or `element`.
     pub axis: Option<String>,
@@ -167,7 +142,7 @@ impl RankedNeuron {
 pub struct Prefix {
     /// The last prefix tried reached damage ε.
     pub collapsed: bool,
-    /// Its length.
+    /// How many channels it has.
     pub n: usize,
     /// NLL with the first 1, 2, … n entries masked.
     #[serde(deserialize_with = "finite_or_infinite")]
@@ -182,7 +157,7 @@ pub struct CriticalSet {
     /// NLL with all of them masked.
     #[serde(deserialize_with = "one_finite_or_infinite")]
     pub nll_nats: f64,
-    /// Its damage.
+    /// Damage when it is masked: log10 of the perplexity ratio.
     #[serde(deserialize_with = "one_finite_or_infinite")]
     pub damage: f64,
     /// Every subset, smaller ones first; empty where there are more than 6 members.
@@ -192,12 +167,12 @@ pub struct CriticalSet {
 /// Some members of a critical set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subset {
-    /// The members.
+    /// The members that are masked.
     pub neurons: Vec<Neuron>,
     /// NLL with these masked.
     #[serde(deserialize_with = "one_finite_or_infinite")]
     pub nll_nats: f64,
-    /// Its damage.
+    /// Damage when it is masked: log10 of the perplexity ratio.
     #[serde(deserialize_with = "one_finite_or_infinite")]
     pub damage: f64,
 }
@@ -207,9 +182,9 @@ pub struct Subset {
 pub struct Timing {
     /// Opening the model and loading its weights.
     pub load: f64,
-    /// Stage 1.
+    /// Stage 1, the ranking.
     pub importance: f64,
-    /// Stage 2.
+    /// Stage 2, the search for the shortest prefix that collapses.
     pub search: f64,
     /// Minimization and subsets.
     pub minimize: f64,

@@ -78,7 +78,7 @@ impl FromStr for Counting {
 /// An entry of the ranking.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The channel.
+    /// The channel that was ranked.
     pub neuron: Neuron,
     /// What it is ranked by.
     pub importance: f64,

@@ -15,7 +15,7 @@ pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
 pub use subject::{OpenedSubject, Subject};
 
-use crate::document::ModelIdentity;
+use crate::document::{Document, ModelIdentity};
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
 use crate::evaluate::text::MIN_STABLE_TOKENS;
@@ -42,9 +42,9 @@ pub struct SearchSettings {
     pub counting: Counting,
     /// α: the standard deviation of the noise on embeddings.
     pub alpha: f64,
-    /// K: noisy samples.
+    /// K: noisy samples that importance is averaged over.
     pub samples: usize,
-    /// Which noise.
+    /// What the noise is drawn from: equal seeds give equal rankings.
     pub seed: u64,
     /// ε: damage from which a model has collapsed.
     pub epsilon: f64,
@@ -95,8 +95,8 @@ impl SearchSettings {
 
 /// A critical set, and the whole ranking that it was looked for in.
 pub struct Located {
-    /// What was found.
-    pub report: CriticalSetReport,
+    /// The critical set's document.
+    pub report: Document<CriticalSetReport>,
     channels: importance::Channels,
 }
 
@@ -159,11 +159,8 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
 
     let checkpoint = model.checkpoint();
     let ranked = |entry: &Entry| RankedNeuron::new(entry, model.recipe(), checkpoint.tensors());
-    let report = CriticalSetReport {
-        schema: critical_set::SCHEMA.into(),
-        tool: crate::tool::Tool::this(),
-        model: ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub(),
-        settings: CriticalSetSettings::new(settings, model.arithmetic(), model.device_name(), text),
+    let identity = ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub();
+    let result = CriticalSetReport {
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },
         ranking: entries.iter().take(REPORTED.max(prefix.n)).map(ranked).collect(),
         prefix,
@@ -175,5 +172,6 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
             minimize: minimize_s,
         },
     };
-    Ok(Located { report, channels })
+    let settings = CriticalSetSettings::new(settings, model.arithmetic(), model.device_name(), text);
+    Ok(Located { report: Document::new(identity, settings, result), channels })
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 /// Parts of a dotted module name that make the published code hook it.
 const REFERENCE_NAMES: [&str; 5] = ["mlp", "ffn", "feed_forward", "attention", "self_attn"];
 
-/// A choice of modules.
+/// Which modules' channels are ranked and masked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SiteSelection {
     /// What the published code hooks: leaf modules whose name contains mlp, ffn, feed_forward, attention or self_attn.

@@ -11,9 +11,9 @@ use std::time::Instant;
 /// A model and the text to compute on, in its tokens.
 #[derive(Debug)]
 pub struct Subject {
-    /// The model.
+    /// The instrumented decoder, its weights at hand.
     pub model: Model,
-    /// The text.
+    /// The text, by the model's own tokenizer.
     pub text: Encoded,
     /// Seconds that loading took.
     pub load_s: f64,
@@ -23,11 +23,11 @@ pub struct Subject {
 /// them.
 #[derive(Debug)]
 pub struct OpenedSubject {
-    /// The checkpoint.
+    /// What the weights will be read from.
     pub checkpoint: Checkpoint,
-    /// Its recipe.
+    /// What its config describes.
     pub recipe: Recipe,
-    /// The text.
+    /// The text, by the model's own tokenizer.
     pub text: Encoded,
     seconds: f64,
 }

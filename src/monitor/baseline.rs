@@ -46,15 +46,15 @@ pub struct Baseline {
 /// How a baseline was recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaselineSettings {
-    /// The arithmetic.
+    /// The precision that it was recorded in.
     pub dtype: Arithmetic,
-    /// The device.
+    /// The device that computed, such as cpu or cuda:0.
     pub device: String,
     /// Which modules, beside the RMSNorms.
     pub sites: SiteSelection,
     /// Prompts are cut after so many tokens.
     pub max_tokens: usize,
-    /// SHA-256 of the text.
+    /// SHA-256 of the prompts' text, lower-case hex.
     pub text_sha256: String,
     /// Prompts that the profiles are made of: every other one, from the first.
     pub profile_prompts: usize,

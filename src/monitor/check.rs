@@ -25,15 +25,15 @@ pub struct Checked {
     pub threshold: f64,
     /// Prompts that calibrated it.
     pub calibration_prompts: usize,
-    /// Prompts checked.
+    /// How many prompts were held against the baseline.
     pub prompts: usize,
-    /// Of these outside.
+    /// How many of these have a score above the threshold.
     pub prompts_outside: usize,
-    /// Each prompt's score.
+    /// The score of each prompt, by the prompt's number.
     pub scores: BTreeMap<u64, f64>,
     /// Sites of the baseline, and how many of them were seen.
     pub sites: usize,
-    /// See `sites`.
+    /// How many sites were compared; see `sites`.
     pub sites_examined: usize,
     /// Sites with values that are not finite, where the baseline has none, in the order of computation.
     pub not_finite: Vec<NotFinite>,
@@ -46,7 +46,7 @@ pub struct Checked {
 pub struct NotFinite {
     /// The module, and which side of it.
     pub site: Site,
-    /// Values that are NaN.
+    /// How many of its values are NaN.
     pub nan: u64,
     /// Values that are infinite.
     pub inf: u64,
@@ -57,9 +57,9 @@ pub struct NotFinite {
 pub struct Outside {
     /// The module, and which side of it.
     pub site: Site,
-    /// At which positions.
+    /// The positions whose norms lie outside.
     pub tokens: Tokens,
-    /// What of it.
+    /// The norm that lies outside.
     pub statistic: Statistic,
     /// Of which of a prompt's positions.
     pub extreme: Extreme,

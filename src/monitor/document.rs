@@ -38,7 +38,7 @@ pub struct CheckedModel {
     pub identity: ModelIdentity,
     /// The precision of the arithmetic.
     pub dtype: Arithmetic,
-    /// The device.
+    /// The device that computed, such as cpu or cuda:0.
     pub device: String,
     /// SHA-256 of the prompts.
     pub text_sha256: String,
@@ -51,9 +51,9 @@ pub struct CheckSettings {
     pub alpha: f64,
     /// The file of activations, where a serving process dumped them.
     pub activations: Option<String>,
-    /// The baseline's file.
+    /// The baseline's file, as it was named.
     pub baseline: String,
-    /// SHA-256 of it.
+    /// SHA-256 of the baseline's bytes, lower-case hex.
     pub baseline_sha256: String,
 }
 
@@ -106,5 +106,5 @@ pub fn check_watched(
         baseline_sha256: sha256_hex(&files::read_regular(file)?),
     };
     let baseline = BaselineIdentity { model: baseline.model.clone(), settings: baseline.settings.clone() };
-    Ok(Document::new(Some(model), Some(settings), CheckDocument { baseline, result }))
+    Ok(Document::new(model, settings, CheckDocument { baseline, result }))
 }

@@ -14,9 +14,9 @@ use strum::IntoStaticStr;
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "lowercase")]
 pub enum Tokens {
-    /// Position 0.
+    /// Position 0, where many models have their largest activations.
     First,
-    /// Every other one.
+    /// Every position but 0.
     Rest,
 }
 
@@ -141,13 +141,13 @@ impl Profile {
     }
 }
 
-/// A site's profile.
+/// What the norms of a site's activations usually are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteProfile {
     /// The module, and which side of it.
     pub site: Site,
-    /// Its width.
+    /// How many channels the site has.
     pub channels: usize,
     /// At position 0.
     pub first: Profile,
@@ -197,7 +197,7 @@ pub type Extremes = BTreeMap<(usize, Tokens, Statistic), (f64, f64)>;
 /// Profiles of sites over the prompts that passed, and each prompt's extremes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// By site.
+    /// A profile for each site.
     pub profiles: Vec<SiteProfile>,
     /// By prompt.
     pub prompts: BTreeMap<u64, Extremes>,

@@ -11,9 +11,9 @@ const NARROWEST: f64 = 0.05;
 pub struct Deviation {
     /// The site, by its place in the baseline.
     pub site: usize,
-    /// At which positions.
+    /// The positions that it is about.
     pub tokens: Tokens,
-    /// Of what.
+    /// The norm that it is about.
     pub statistic: Statistic,
     /// Of which of the prompt's positions.
     pub extreme: Extreme,

@@ -7,7 +7,7 @@
 
 use super::edit::Changes;
 use super::receipt::{Receipt, Record};
-use super::shard::{Shards, bytes_now};
+use super::shard::{OpenShards, bytes_now};
 use super::{RECEIPT, journal};
 use crate::architecture::place::{Axis, NeuronPlace};
 use crate::architecture::{Recipe, names};
@@ -69,7 +69,7 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Edi
 pub(super) fn check_between(
     receipt: &Receipt,
     root: &Path,
-    shards: &Shards,
+    shards: &OpenShards,
     old: &[u8],
     new: &[Vec<u8>],
 ) -> Result<()> {

@@ -11,7 +11,7 @@ use std::path::Path;
 /// What a patch is going to change (`achilles-audit/patch-plan/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlanDocument {
-    /// What was asked for.
+    /// The interventions that the edits will make.
     pub asked: Vec<Requested>,
     /// What rounding to the tensors' dtypes costs.
     pub rounding: Rounding,
@@ -26,9 +26,9 @@ pub struct PlannedEdit {
     pub neurons: Vec<Neuron>,
     /// The tensor, as the file names it.
     pub tensor: String,
-    /// Its element type.
+    /// How the tensor's elements are stored.
     pub dtype: Dtype,
-    /// Its shape.
+    /// The whole tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
@@ -36,9 +36,9 @@ pub struct PlannedEdit {
     pub index: usize,
     /// The shard, by its name in the folder.
     pub file: String,
-    /// Which bytes of it.
+    /// The bytes of the file that are written.
     pub span: Span,
-    /// How many these are.
+    /// How many bytes the span has.
     pub bytes: u64,
     /// How many of them belong to values that change.
     pub changed_bytes: u64,
@@ -82,16 +82,16 @@ impl Plan {
             rounding: self.rounding.clone(),
             edits: self.edits.iter().map(edit).collect(),
         };
-        Document::new(Some(identity), None, result)
+        Document::new(identity, (), result)
     }
 }
 
 /// What restoring from a vault did, or would do (`achilles-audit/restore/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RestoreDocument {
-    /// The model folder.
+    /// The model folder, as it was named.
     pub folder: String,
-    /// Nothing was written.
+    /// Whether this only says what would be done; nothing was written.
     pub dry_run: bool,
     /// Every part that the vault keeps.
     pub parts: Vec<ShownPart>,
@@ -110,7 +110,7 @@ pub struct ShownPart {
     pub neurons: Vec<Neuron>,
     /// The tensor, as the file names it.
     pub tensor: String,
-    /// Its shape.
+    /// The whole tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
@@ -118,7 +118,7 @@ pub struct ShownPart {
     pub index: usize,
     /// The shard, by its name in the folder.
     pub file: String,
-    /// Bytes of the part.
+    /// How many bytes it takes in the file.
     pub bytes: u64,
     /// Those of values that were not as kept.
     pub changed_bytes: u64,
@@ -151,6 +151,6 @@ impl Restored {
             patch_undone: self.patch_undone,
             rolled_back: self.rolled_back,
         };
-        Document::new(None, None, result)
+        Document::new((), (), result)
     }
 }

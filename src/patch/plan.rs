@@ -26,7 +26,7 @@ pub struct Plan {
     pub interventions: Vec<Intervention>,
     /// The edits by file and offset. Two of them meet where a row crosses a column: both then hold the product there.
     pub edits: Vec<Edit>,
-    /// The worst rounding.
+    /// What rounding to the stored types costs at worst.
     pub rounding: Rounding,
     /// The names of all shards.
     pub shards: BTreeSet<String>,

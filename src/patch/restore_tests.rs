@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 type Files = BTreeMap<String, Vec<u8>>;
 

@@ -8,8 +8,9 @@ use super::unpatch::{unpatch_with, vouch};
 use super::*;
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
 use crate::files::OpenFolder;
-use crate::neuron::{Action, Intervention, Side, Site};
+use crate::neuron::{Action, Intervention, Neuron, Side, Site};
 use crate::progress::Silent;
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -17,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A tiny llama with biases and a head of its own, its tensors in shards, of dtypes, in an order and at alignments by
 /// chance.

@@ -49,9 +49,9 @@ pub struct Part {
     pub neurons: Vec<Neuron>,
     /// The checkpoint's tensor, by the name that it has in a checkpoint of the text model alone.
     pub tensor: String,
-    /// Its element type.
+    /// How the tensor's elements are stored.
     pub dtype: Dtype,
-    /// Its shape.
+    /// The whole tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
@@ -157,7 +157,7 @@ impl Index {
 #[derive(Debug)]
 pub struct Vault {
     file: MappedFile,
-    /// What it keeps.
+    /// What its metadata say that it keeps.
     pub index: Index,
     kept: Vec<Range<u64>>,
 }

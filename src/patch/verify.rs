@@ -16,7 +16,7 @@ use std::path::Path;
 /// What was compared, and what differs that should not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified {
-    /// Files compared.
+    /// How many files of both folders were compared.
     pub files: usize,
     /// Bytes of these files together.
     pub bytes: u64,

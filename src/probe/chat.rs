@@ -171,7 +171,7 @@ impl ChatTemplate {
         sha256_hex(self.template.as_bytes())
     }
 
-    /// The template itself.
+    /// The template as it is written, in Jinja.
     pub fn text(&self) -> &str {
         &self.template
     }

@@ -40,10 +40,10 @@ pub struct Probed {
     pub curve: Vec<Prediction>,
 }
 
-/// A greedy answer.
+/// What the model answers when each token is the likeliest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Answer {
-    /// Its text.
+    /// What its tokens spell.
     pub text: String,
     /// Its tokens, without the one that ends it.
     pub tokens: Vec<u32>,
@@ -56,9 +56,9 @@ pub struct Answer {
 /// A token and how it reads.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnswerToken {
-    /// Its number.
+    /// Its number in the vocabulary.
     pub id: u32,
-    /// Its text.
+    /// What it spells by itself.
     pub text: String,
 }
 
@@ -74,7 +74,7 @@ pub struct Probe {
 pub struct ProbeSettings {
     /// The precision of the arithmetic.
     pub dtype: Arithmetic,
-    /// The device.
+    /// The device that computed, such as cpu or cuda:0.
     pub device: String,
     /// The neurons, in the order in which they were masked.
     pub neurons: Vec<Neuron>,
@@ -82,7 +82,7 @@ pub struct ProbeSettings {
     pub prompts_sha256: String,
     /// Tokens of an answer at most.
     pub max_new_tokens: usize,
-    /// What ends an answer.
+    /// Numbers of the tokens that end an answer.
     pub stop_tokens: Vec<u32>,
     /// The length of the n-grams whose repetition is told.
     pub repeated_n: usize,
@@ -95,7 +95,7 @@ pub struct ProbeSettings {
 pub struct TemplateIdentity {
     /// The file that holds it.
     pub file: String,
-    /// Its SHA-256.
+    /// SHA-256 of the template's text, lower-case hex.
     pub sha256: String,
 }
 
@@ -156,7 +156,7 @@ pub fn probe(
         chat_template: prompts.template.clone(),
     };
     let identity = ModelIdentity::of(model.checkpoint(), model.recipe().architecture);
-    Ok(Document::new(Some(identity), Some(settings), Probe { prompts: probed }))
+    Ok(Document::new(identity, settings, Probe { prompts: probed }))
 }
 
 /// Checks how long answers may be.

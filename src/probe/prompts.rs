@@ -21,7 +21,7 @@ pub const QUESTIONS: [&str; 5] = [
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
-    /// The question.
+    /// The question, before any chat template.
     pub prompt: String,
     /// Its answer, as it would follow the prompt. By default what the model answers.
     pub answer: Option<String>,
@@ -30,7 +30,7 @@ pub struct Question {
 /// A question as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// The question.
+    /// What it was made of.
     pub question: Question,
     /// What the model reads, special tokens and chat template included; one token at least.
     pub tokens: Vec<u32>,
@@ -41,7 +41,7 @@ pub struct Prompt {
 /// What a model is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompts {
-    /// One prompt at least.
+    /// What is asked, in order; one prompt at least.
     pub all: Vec<Prompt>,
     /// An answer ends before any of these.
     pub stop_tokens: Vec<u32>,

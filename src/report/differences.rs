@@ -1,9 +1,10 @@
 //! In what checkpoints differ, in sentences for people.
 
-use crate::error::Bytes;
+use crate::error::{Bytes, Count};
 use crate::integrity::diff::Diff;
 use crate::integrity::difference::Difference;
 use crate::integrity::verify::Verification;
+use crate::patch::Verified;
 use std::fmt::Write;
 
 /// Differences of one kind that are shown; JSON holds all.
@@ -27,6 +28,18 @@ pub fn diff(d: &Diff) -> String {
         _ => format!("DIFFERENT: {} of {} shared tensors are the same\n", d.same_tensors, d.tensors),
     };
     head + &sentences(&d.differences)
+}
+
+/// What `verify-patch` found.
+pub fn patched(v: &Verified) -> String {
+    let mut out: String = v.differences.iter().map(|line| format!("differs: {line}\n")).collect();
+    let rest = match v.differences.len() {
+        0 => "nothing else differs".to_owned(),
+        n => Count(n, "difference", "differences").to_string(),
+    };
+    let (files, bytes, edited) = (Count(v.files, "file", "files"), v.bytes, v.edited_bytes);
+    let _ = writeln!(out, "{files}, {bytes} bytes compared; {edited} bytes belong to the receipt's edits; {rest}");
+    out
 }
 
 fn sentences(differences: &[Difference]) -> String {

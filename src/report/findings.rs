@@ -1,10 +1,11 @@
 //! Findings, for people.
 
+use super::judged::Counts;
 use super::short::short;
 use super::table;
 use crate::audit::Linted;
-use crate::error::Bytes;
-use crate::rules::finding::{Finding, Severity};
+use crate::error::{Bytes, Count};
+use crate::rules::finding::Finding;
 use std::fmt::Write;
 
 /// Findings as rows; `rule` is what the column of their ids is called.
@@ -34,22 +35,14 @@ pub(super) fn rows(findings: &[Finding], rule: &str) -> String {
 pub fn table(linted: &Linted) -> String {
     let Linted { findings, not_listed, examined, .. } = linted;
     let mut out = rows(findings, "check");
-    let count = |severity: Severity| findings.iter().filter(|f| f.severity == severity && f.waived.is_none()).count();
-    let plural = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let counts = [Severity::Error, Severity::Warning, Severity::Note]
-        .map(|severity| plural(count(severity) as u64, severity.as_str()));
-    let waived = match findings.iter().filter(|f| f.waived.is_some()).count() {
-        0 => String::new(),
-        n => format!(", {n} waived"),
-    };
     let more = if *not_listed > 0 { format!(" ({not_listed} more not listed)") } else { String::new() };
     let _ = writeln!(
         out,
-        "{}{waived}{more}; examined {}, {} in {}, {} of values",
-        counts.join(", "),
-        plural(examined.files, "file"),
-        plural(examined.tensors, "tensor"),
-        plural(examined.shards, "safetensors file"),
+        "{}{more}; examined {}, {} in {}, {} of values",
+        Counts::of(findings).with_waived(),
+        Count(examined.files as usize, "file", "files"),
+        Count(examined.tensors as usize, "tensor", "tensors"),
+        Count(examined.shards as usize, "safetensors file", "safetensors files"),
         Bytes(examined.value_bytes),
     );
     out

@@ -5,6 +5,7 @@
 pub mod compare;
 pub mod differences;
 pub mod findings;
+pub mod fingerprint;
 pub mod html;
 pub mod hub;
 pub mod json;
@@ -33,7 +34,7 @@ pub struct Renderer {
     pub name: &'static str,
     /// What it is for, in the words of `--help`.
     pub about: &'static str,
-    /// Makes the report.
+    /// Makes the whole text of the report.
     pub render: fn(&dyn ShowFindings) -> Result<String>,
 }
 

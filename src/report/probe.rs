@@ -18,7 +18,7 @@ const NAMED: usize = 5;
 /// What was asked and masked, the answers, and what became of their first tokens.
 pub fn probed(document: &Document<Probe>) -> String {
     let mut out = String::new();
-    let (Some(model), Some(settings)) = (&document.model, &document.settings) else { return out };
+    let (model, settings) = (&document.model, &document.settings);
     let (probed, neurons) = (&document.result.prompts, &settings.neurons);
     let model = format!("{} ({})", model.source, model.architecture().unwrap_or_default());
     let mut head = table(&[]);

@@ -4,7 +4,7 @@ use super::table;
 use crate::rules::{Rule, Rules};
 use std::fmt::Write;
 
-/// All rules.
+/// All rules as a table: id, severity, measurement and thresholds.
 pub fn list(rules: &Rules) -> String {
     let mut rows = table::table(&["rule", "severity", "judges", "thresholds"]);
     for rule in rules.all() {
@@ -21,7 +21,7 @@ pub fn list(rules: &Rules) -> String {
     out
 }
 
-/// One rule.
+/// What a rule is about, why it matters, and what to do.
 pub fn explain(rule: &Rule) -> String {
     let mut out = format!(
         "{}: {}\n{}\n\nseverity: {}\njudges: {}\n",

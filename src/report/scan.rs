@@ -1,26 +1,25 @@
 //! What an audit says, for people: the verdict first.
 
+use super::judged::{Counts, answer};
 use super::short::short;
 use super::table;
-use crate::audit::{Audit, Unexamined, Verdict};
+use crate::audit::{Audit, Unexamined};
+use crate::document::Document;
 use crate::error::{Bytes, Count};
-use crate::rules::finding::Severity;
 use std::fmt::Write;
 
 /// The verdict, the findings, what is not known, and the critical set.
-pub fn table(audit: &Audit) -> String {
-    let mut out = verdict(audit);
+pub fn table(document: &Document<Audit>) -> String {
+    let Document { model, result: audit, .. } = document;
+    let mut out = verdict(document);
     out += &super::findings::rows(&audit.findings, "rule");
     if audit.not_listed > 0 {
         let _ = writeln!(out, "and {} more findings of the same kinds", audit.not_listed);
     }
-    out += &super::hub::lines(audit.model.hub(), &[]);
+    out += &super::hub::lines(model.hub(), &[]);
     left(&mut out, "NOT EXAMINED", &audit.not_examined);
     left(&mut out, "skipped", &audit.skipped);
-    let served = [
-        ("chat template: sha256", &audit.model.chat_template_sha256),
-        ("tokenizer: class", &audit.model.tokenizer_class),
-    ];
+    let served = [("chat template: sha256", &model.chat_template_sha256), ("tokenizer: class", &model.tokenizer_class)];
     for (name, value) in served {
         value.iter().flatten().for_each(|value| _ = writeln!(out, "{name} {}", short(value)));
     }
@@ -45,6 +44,7 @@ pub fn table(audit: &Audit) -> String {
         let _ = writeln!(out, "baseline: {outside} of {prompts} outside, {} sites (p {:.2e})", c.sites, c.p_value);
     }
     if let Some(s) = &audit.signature {
+        let s = &s.result;
         let signer = s.signer.as_deref().unwrap_or("nobody");
         let _ = writeln!(out, "signature: {} files intact, signed by {}", s.files, short(signer));
     }
@@ -55,27 +55,10 @@ pub fn table(audit: &Audit) -> String {
 }
 
 /// `PASS`, `FAIL` or `NOT EXAMINED`, and why.
-fn verdict(audit: &Audit) -> String {
-    let answer = match audit.verdict {
-        Verdict::Pass => "PASS",
-        Verdict::Fail => "FAIL",
-        Verdict::NotExamined => "NOT EXAMINED",
-    };
-    let count = |severity: Severity, one, several| {
-        let of_it = audit.findings.iter().filter(|f| f.severity == severity && f.waived.is_none());
-        Count(of_it.count(), one, several)
-    };
-    let waived = match audit.findings.iter().filter(|f| f.waived.is_some()).count() {
-        0 => String::new(),
-        n => format!(", {n} waived"),
-    };
-    let (rules, fail_on) = (short(&audit.settings.rules), audit.settings.fail_on);
-    format!(
-        "{answer}: {}, {}, {}{waived} (rules {rules}: fail on {fail_on})\n",
-        count(Severity::Error, "error", "errors"),
-        count(Severity::Warning, "warning", "warnings"),
-        count(Severity::Note, "note", "notes"),
-    )
+fn verdict(document: &Document<Audit>) -> String {
+    let Document { settings, result, .. } = document;
+    let (answer, counts) = (answer(result.verdict), Counts::of(&result.findings).with_waived());
+    format!("{answer}: {counts} (rules {}: fail on {})\n", short(&settings.rules), settings.fail_on)
 }
 
 fn left(out: &mut String, what: &str, list: &[Unexamined]) {

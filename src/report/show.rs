@@ -9,9 +9,9 @@ use crate::compare::published::PublishedSets;
 use crate::document::Document;
 use crate::error::Result;
 use crate::evaluate::perplexity::Perplexity;
-use crate::integrity;
 use crate::integrity::document::{DiffDocument, VerificationDocument};
-use crate::locate;
+use crate::integrity::signature::SignatureReport;
+use crate::locate::CriticalSetReport;
 use crate::monitor::CheckDocument;
 use crate::patch::{PlanDocument, RestoreDocument};
 use crate::probe::Probe;
@@ -47,13 +47,13 @@ pub trait ShowFindings: Show {
     fn html(&self) -> String;
 }
 
-impl Show for Audit {
+impl Show for Document<Audit> {
     fn table(&self) -> String {
         scan::table(self)
     }
 }
 
-impl ShowFindings for Audit {
+impl ShowFindings for Document<Audit> {
     fn judged(&self) -> Judged<'_> {
         self.into()
     }
@@ -66,7 +66,7 @@ impl ShowFindings for Audit {
 impl Show for Document<Linted> {
     fn table(&self) -> String {
         let not_examined: Vec<String> = self.result.not_examined.iter().map(|left| left.why.clone()).collect();
-        let origin = self.model.as_ref().and_then(|model| model.hub());
+        let origin = self.model.hub();
         findings::table(&self.result) + &hub::lines(origin, &not_examined)
     }
 }
@@ -81,15 +81,15 @@ impl ShowFindings for Document<Linted> {
     }
 }
 
-impl Show for locate::CriticalSetReport {
+impl Show for Document<CriticalSetReport> {
     fn table(&self) -> String {
         table::critical_set(self)
     }
 }
 
-impl Show for Comparison {
+impl Show for Document<Comparison> {
     fn table(&self) -> String {
-        compare::comparison(self)
+        compare::comparison(&self.result)
     }
 }
 
@@ -99,7 +99,7 @@ impl Show for Document<PublishedSets> {
     }
 }
 
-impl Show for integrity::signature::SignatureReport {
+impl Show for Document<SignatureReport> {
     fn table(&self) -> String {
         signature::lines(self)
     }
@@ -133,7 +133,7 @@ impl Show for Document<DiffDocument> {
 
 impl Show for Document<VerificationDocument> {
     fn table(&self) -> String {
-        let origin = self.model.as_ref().and_then(|model| model.hub());
+        let origin = self.model.hub();
         differences::verification(&self.result.result) + &hub::lines(origin, &self.result.not_examined)
     }
 }

@@ -1,9 +1,10 @@
 //! A summary for people.
 
 use crate::architecture::place::Axis;
+use crate::document::Document;
 use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
-use crate::locate::{CriticalSetReport, RankedNeuron, Ranking, Subset};
+use crate::locate::{CriticalSetReport, CriticalSetSettings, RankedNeuron, Ranking, Subset};
 use crate::neuron::Neuron;
 use crate::patch::{PlanDocument, RestoreDocument};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -20,20 +21,20 @@ const BAR: f64 = 24.0;
 const SENTENCES: u16 = 80;
 
 /// The summary of a located critical set.
-pub fn critical_set(report: &CriticalSetReport) -> String {
+pub fn critical_set(document: &Document<CriticalSetReport>) -> String {
     let mut out = String::new();
-    let s = &report.settings;
+    let Document { settings, result: report, .. } = document;
     let mut head = table(&[]);
     head.add_row(vec![
         "model".into(),
-        format!("{} ({})", report.model.source, report.model.architecture().unwrap_or_default()),
+        format!("{} ({})", document.model.source, document.model.architecture().unwrap_or_default()),
     ]);
     head.add_row(vec![
         "base perplexity".into(),
-        format!("{} over {} tokens", number(report.base.perplexity), s.tokens),
+        format!("{} over {} tokens", number(report.base.perplexity), settings.tokens),
     ]);
-    head.add_row(vec!["ranking".into(), ranking_line(report)]);
-    head.add_row(vec!["result".into(), verdict(report)]);
+    head.add_row(vec!["ranking".into(), ranking_line(settings)]);
+    head.add_row(vec!["result".into(), verdict(document)]);
     push(&mut out, &head);
 
     if let Some(set) = &report.critical_set {
@@ -48,7 +49,7 @@ pub fn critical_set(report: &CriticalSetReport) -> String {
         right(&mut members, &[2, 3]);
         push(&mut out, &members);
         if set.subsets.len() > 1 {
-            push(&mut out, &subsets(report, &set.subsets));
+            push(&mut out, &subsets(&set.subsets, settings.epsilon));
         }
     }
     push(&mut out, &curve(report));
@@ -60,8 +61,8 @@ pub fn critical_set(report: &CriticalSetReport) -> String {
     }
     right(&mut ranking, &[0, 2, 3]);
     push(&mut out, &ranking);
-    out += &super::hub::lines(report.model.hub(), &[]);
-    let _ = writeln!(out, "{}", timing(report));
+    out += &super::hub::lines(document.model.hub(), &[]);
+    let _ = writeln!(out, "{}", timing(document));
     out
 }
 
@@ -138,8 +139,8 @@ fn some(values: &[f64]) -> String {
 }
 
 /// What each stage took, and where.
-pub(super) fn timing(report: &CriticalSetReport) -> String {
-    let (t, s) = (&report.timing_s, &report.settings);
+pub(super) fn timing(report: &Document<CriticalSetReport>) -> String {
+    let (t, s) = (&report.result.timing_s, &report.settings);
     format!(
         "{:.1} s: load {:.1}, importance {:.1}, search {:.1}, minimize {:.1} ({} on {})",
         t.load + t.importance + t.search + t.minimize,
@@ -152,8 +153,7 @@ pub(super) fn timing(report: &CriticalSetReport) -> String {
     )
 }
 
-fn ranking_line(report: &CriticalSetReport) -> String {
-    let s = &report.settings;
+fn ranking_line(s: &CriticalSetSettings) -> String {
     let how = match s.ranking {
         Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
         other => other.as_str().to_owned(),
@@ -162,10 +162,10 @@ fn ranking_line(report: &CriticalSetReport) -> String {
 }
 
 /// Whether the model collapsed, and without what.
-pub(super) fn verdict(report: &CriticalSetReport) -> String {
-    let (epsilon, n) = (report.settings.epsilon, report.prefix.n);
+pub(super) fn verdict(report: &Document<CriticalSetReport>) -> String {
+    let (epsilon, n) = (report.settings.epsilon, report.result.prefix.n);
     let neurons = |n: usize| if n == 1 { "1 neuron".to_owned() } else { format!("{n} neurons") };
-    let Some(set) = &report.critical_set else {
+    let Some(set) = &report.result.critical_set else {
         return format!(
             "no collapse: masking up to {n} entries of the ranking never raised perplexity 10^{epsilon}-fold"
         );
@@ -180,11 +180,11 @@ pub(super) fn verdict(report: &CriticalSetReport) -> String {
     )
 }
 
-fn subsets(report: &CriticalSetReport, subsets: &[Subset]) -> Table {
+fn subsets(subsets: &[Subset], epsilon: f64) -> Table {
     let mut shown = table(&["masked", "perplexity", "damage"]);
     for subset in subsets {
         let names: Vec<String> = subset.neurons.iter().map(|n| n.short()).collect();
-        let collapsed = if subset.damage >= report.settings.epsilon { " *" } else { "" };
+        let collapsed = if subset.damage >= epsilon { " *" } else { "" };
         let damage = format!("{:.2}{collapsed}", subset.damage);
         shown.add_row(vec![names.join(" + "), number(perplexity(subset.nll_nats)), damage]);
     }

@@ -52,9 +52,7 @@ pub fn base(read: Result<RuleFile, String>, text: &str) -> Result<Rules, String>
 pub fn over(mut base: Rules, read: RuleFile, text: &str) -> Result<Rules, String> {
     base.fail_on = read.fail_on.unwrap_or(base.fail_on);
     base.not_examined = read.not_examined.unwrap_or(base.not_examined);
-    if let Some(require) = read.require {
-        base.require = require.into_iter().map(Measurement::from).collect();
-    }
+    base.require = read.require.unwrap_or(base.require);
     base.longest_waiver_days = read.longest_waiver_days.unwrap_or(base.longest_waiver_days);
     let mut seen = BTreeSet::new();
     for (id, rule) in &read.rules {
@@ -94,35 +92,20 @@ fn change(below: &mut Rule, rule: &RuleText, text: &str) -> Result<(), String> {
         ));
     }
     let mut thresholds = below.thresholds;
-    for (name, value) in rule.thresholds.unwrap_or_default().set() {
-        let path = [Step::Value("thresholds"), Step::Key(name)];
-        let slot = match name {
-            "neurons" => &mut thresholds.neurons,
-            "damage" => &mut thresholds.damage,
-            "perplexity" => &mut thresholds.perplexity,
-            "rank" => &mut thresholds.rank,
-            "share" => &mut thresholds.share,
-            "ratio" => &mut thresholds.ratio,
-            _ => &mut thresholds.alpha,
-        };
-        if slot.is_none() {
+    let mut given = rule.thresholds.unwrap_or_default();
+    for (slot, given) in thresholds.slots().zip(given.slots()) {
+        let (Some(value), name) = (*given.value, slot.name) else { continue };
+        if slot.value.is_none() {
             let own: Vec<String> = below.thresholds.set().iter().map(|(name, _)| format!("`{name}`")).collect();
             let expected = if own.is_empty() { "none".into() } else { own.join(", ") };
             let problem = format!("rule `{}` has no threshold `{name}`, expected {expected}", below.id);
-            return Err(at(&path, problem));
+            return Err(at(&[Step::Value("thresholds"), Step::Key(name)], problem));
         }
-        if !(value.is_finite() && value > 0.0) {
+        if let Err(expected) = slot.range.check(value) {
             let path = [Step::Value("thresholds"), Step::Value(name)];
-            return Err(at(&path, format!("{name} is {value}, expected a finite number above 0")));
+            return Err(at(&path, format!("{name} is {value}, expected {expected}")));
         }
-        let path = [Step::Value("thresholds"), Step::Value(name)];
-        if ["share", "ratio"].contains(&name) && value > 1.0 {
-            return Err(at(&path, format!("{name} is {value}, expected a number above 0 and at most 1")));
-        }
-        if name == "alpha" && value >= 1.0 {
-            return Err(at(&path, format!("alpha is {value}, expected a probability between 0 and 1")));
-        }
-        *slot = Some(value);
+        *slot.value = Some(value);
     }
     below.thresholds = thresholds;
     below.severity = rule.severity.map_or(below.severity, |level| level.severity());

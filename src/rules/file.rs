@@ -29,9 +29,9 @@ pub struct RuleFile {
     #[cfg_attr(test, schemars(with = "WhenNotExamined"))]
     pub not_examined: Option<WhenNotExamined>,
     /// Measurements that have to take place.
-    #[serde(default)]
-    #[cfg_attr(test, schemars(with = "Vec<Required>"))]
-    pub require: Option<Vec<Required>>,
+    #[serde(default, deserialize_with = "required")]
+    #[cfg_attr(test, schemars(schema_with = "super::schema::required"))]
+    pub require: Option<Vec<Measurement>>,
     /// How many days ahead a waiver may expire; one that expires later waives nothing.
     #[serde(default)]
     #[cfg_attr(test, schemars(with = "u32", range(max = u32::MAX), extend("default" = 366)))]
@@ -59,32 +59,6 @@ pub enum Extends {
     #[default]
     Default,
     Release,
-}
-
-/// A measurement that can be asked for.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
-#[serde(rename_all = "kebab-case")]
-pub enum Required {
-    Lint,
-    CriticalSet,
-    Fingerprint,
-    Signature,
-    Base,
-    Baseline,
-}
-
-impl From<Required> for Measurement {
-    fn from(required: Required) -> Measurement {
-        match required {
-            Required::Lint => Measurement::Lint,
-            Required::CriticalSet => Measurement::CriticalSet,
-            Required::Fingerprint => Measurement::Fingerprint,
-            Required::Signature => Measurement::Signature,
-            Required::Base => Measurement::Base,
-            Required::Baseline => Measurement::Baseline,
-        }
-    }
 }
 
 /// How a rule judges.
@@ -213,6 +187,35 @@ fn told(error: &serde_yaml::Error) -> String {
         .replace("missing field", "missing key")
         .replace('\n', " ");
     format!("line {}, column {}: {plain}", location.line(), location.column())
+}
+
+/// Any measurements but the one that always takes place.
+fn required<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Measurement>>, D::Error> {
+    struct Required(Measurement);
+    struct Name;
+    impl<'de> Deserialize<'de> for Required {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Required, D::Error> {
+            from.deserialize_str(Name).map(Required)
+        }
+    }
+    impl Visitor<'_> for Name {
+        type Value = Measurement;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a measurement")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Measurement, E> {
+            let found = Measurement::that_can_be_required().find(|measurement| measurement.as_str() == name);
+            found.ok_or_else(|| {
+                let all = Measurement::that_can_be_required().map(|measurement| format!("`{}`", measurement.as_str()));
+                let all = all.collect::<Vec<_>>().join(", ");
+                E::custom(format!("unknown value `{name}`, expected one of {all}"))
+            })
+        }
+    }
+    let read = Option::<Vec<Required>>::deserialize(from)?;
+    Ok(read.map(|all| all.into_iter().map(|Required(measurement)| measurement).collect()))
 }
 
 fn pairs<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, RuleText)>, D::Error> {

@@ -36,11 +36,11 @@ impl fmt::Display for Severity {
 /// A rule's verdict on a measurement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
-    /// The rule.
+    /// The rule that found it.
     pub id: RuleId,
     /// How bad it is.
     pub severity: Severity,
-    /// Where it is.
+    /// The file, tensor, row or byte that it is about.
     pub location: Location,
     /// What it is, in a sentence.
     pub message: String,
@@ -65,7 +65,7 @@ pub struct Waived {
 /// Something that was measured and that a rule may judge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RuleObservation {
-    /// The rule.
+    /// The rule that is to judge it.
     pub rule: RuleId,
     /// File, tensor and part, as far as they are known.
     pub location: Location,

@@ -11,10 +11,12 @@ mod id;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod thresholds;
 
 pub use crate::clock::Date;
 pub use finding::{Finding, Severity};
 pub use id::{RuleId, unknown};
+pub use thresholds::Thresholds;
 
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
@@ -23,9 +25,9 @@ use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use strum::IntoStaticStr;
+use strum::{EnumIter, IntoEnumIterator, IntoStaticStr};
 
-/// The JSON Schema of rule files, made of the types of [`file`].
+/// The JSON Schema of rule files, made of the types that read them.
 pub const SCHEMA: &str = include_str!("../../rules/schema.json");
 
 /// The longest rule file that is read, in bytes.
@@ -33,7 +35,7 @@ const LARGEST: u64 = 1 << 18;
 
 /// What scan can measure. Another one is another variant here, rules for it in rules/default.yaml, and a file in `audit`
 /// that makes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumIter, IntoStaticStr)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
@@ -60,6 +62,11 @@ impl Measurement {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+
+    /// Those that a rule file can require. Waivers are always held against what was found.
+    fn that_can_be_required() -> impl Iterator<Item = Measurement> {
+        Measurement::iter().filter(|measurement| *measurement != Measurement::Waivers)
+    }
 }
 
 /// Rules that were checked.
@@ -77,7 +84,7 @@ pub struct Rules {
     pub require: Vec<Measurement>,
     /// How many days ahead a waiver may expire; one that expires later waives nothing.
     pub longest_waiver_days: u32,
-    /// What is let pass.
+    /// Findings that are let pass for a while, in the file's order.
     pub waivers: Vec<Waiver>,
     /// Every rule there is, in the order of default.yaml.
     rules: Vec<Rule>,
@@ -101,7 +108,7 @@ pub enum WhenNotExamined {
 pub struct Rule {
     /// The identity, by which files and reports name it.
     pub id: RuleId,
-    /// What it judges.
+    /// The measurement that it judges.
     pub measurement: Measurement,
     /// How bad what it finds is; none: it is off.
     pub severity: Option<Severity>,
@@ -111,61 +118,10 @@ pub struct Rule {
     pub why: String,
 }
 
-/// Limits of a rule; each rule has its own of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema), schemars(inline))]
-#[serde(deny_unknown_fields)]
-pub struct Thresholds {
-    /// So many neurons at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0)))]
-    pub neurons: Option<f64>,
-    /// So much damage (log10 of the perplexity ratio) at least.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0)))]
-    pub damage: Option<f64>,
-    /// So high a perplexity at least.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0)))]
-    pub perplexity: Option<f64>,
-    /// Among so many first of a ranking.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0)))]
-    pub rank: Option<f64>,
-    /// So large a part at least, 1 is all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0), extend("maximum" = 1)))]
-    pub share: Option<f64>,
-    /// So many times as much at least, and the inverse of it at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0), extend("maximum" = 1)))]
-    pub ratio: Option<f64>,
-    /// So improbable at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(with = "f64", extend("exclusiveMinimum" = 0), extend("exclusiveMaximum" = 1)))]
-    pub alpha: Option<f64>,
-}
-
-impl Thresholds {
-    /// Those that are set, by name.
-    pub fn set(&self) -> Vec<(&'static str, f64)> {
-        let all = [
-            ("neurons", self.neurons),
-            ("damage", self.damage),
-            ("perplexity", self.perplexity),
-            ("rank", self.rank),
-            ("share", self.share),
-            ("ratio", self.ratio),
-            ("alpha", self.alpha),
-        ];
-        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-    }
-}
-
 /// Findings that are let pass for a while.
 #[derive(Debug, Clone)]
 pub struct Waiver {
-    /// The rule.
+    /// The rule whose findings are let pass.
     pub rule: RuleId,
     /// A glob over locations as reports show them.
     pub location: String,
@@ -255,7 +211,7 @@ impl Rules {
         self.rules.iter().filter(judges).cloned().collect()
     }
 
-    /// The rule of this id.
+    /// How these rules judge by the rule of this id, be it off.
     pub fn rule(&self, id: RuleId) -> &Rule {
         &self.rules[self.places[&id]]
     }

@@ -1,7 +1,8 @@
 //! `explain`.
 
+use crate::options::RulesArgs;
 use crate::output;
-use achilles_audit::rules::{self, RuleId, Rules};
+use achilles_audit::rules::{self, RuleId};
 use achilles_audit::{Error, Result, report};
 use std::process::ExitCode;
 
@@ -9,13 +10,12 @@ use std::process::ExitCode;
 pub struct Options {
     /// The rule's id, such as zero-row
     pub rule: String,
-    /// Which rules: default, release, or a file
-    #[arg(long, value_name = "FILE", default_value = "default")]
-    pub rules: String,
+    #[command(flatten)]
+    pub rules: RulesArgs,
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let rules = Rules::find(&options.rules)?;
+    let rules = options.rules.read()?;
     let id = RuleId::of(&options.rule).ok_or_else(|| Error::input(rules::unknown(&options.rule)))?;
     output::print(&report::rules::explain(rules.rule(id)))?;
     Ok(ExitCode::SUCCESS)

@@ -37,8 +37,8 @@ use std::process::ExitCode;
 
 /// Finds the handful of neurons a language model cannot do without, and audits checkpoints before release.
 ///
-/// MODEL is a model folder, a .gguf file, or a hub id (org/name[@revision]).
-/// Exit code: 0 done and clean, 1 findings, 2 could not do the job.
+/// MODEL is a model folder or a hub id (org/name[@revision]); commands that run it take a .gguf file, too.
+/// Exit code: 0 done and clean, 1 findings, 2 could not do the job or not examine all that should be.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Args {
@@ -49,15 +49,18 @@ struct Args {
     command: Command,
 }
 
+/// Of the commands that judge by rules.
+const JUDGED_EXIT_CODES: &str = "\
+Exit code: 0 nothing speaks against it; 1 a finding does (by the rules: from a warning on); 2 nothing that was examined
+does, but not everything that should was, or the job could not be done. The form of the report makes no difference.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Audit a checkpoint before release: may it ship? Files, critical set, base model, activations, fingerprint and
     /// signature, judged by rules
-    #[command(after_help = "\
-Exit code: 0 nothing speaks against it; 1 a finding does (by the rules: from a warning on); 2 nothing that was examined
-does, but not everything that should was, or the job could not be done. The form of the report makes no difference.")]
+    #[command(after_help = JUDGED_EXIT_CODES)]
     Scan(scan::Options),
-    /// List the rules that scan judges by, or print the form of rule files
+    /// List the rules that scan and lint judge by, or print the form of rule files
     #[command(subcommand)]
     Rules(rules::Command),
     /// Tell what a rule is about
@@ -79,7 +82,8 @@ does, but not everything that should was, or the job could not be done. The form
     Monitor(monitor::Command),
     /// Examine a checkpoint's files without running it: format, index, config, values, code
     ///
-    /// Exit code 1 where a finding is a warning or an error; notes do not count.
+    /// Rules judge what is found, and say whether what was not examined counts.
+    #[command(after_help = JUDGED_EXIT_CODES)]
     Lint(lint::Options),
     /// Convert a GGUF file to a Hugging Face model folder
     Import(import::Options),

@@ -1,13 +1,16 @@
 //! Options that several subcommands have, and what they mean.
 
+use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compute::{self, Arithmetic, DeviceChoice, Residency};
+use achilles_audit::document::critical_set;
 use achilles_audit::evaluate::text;
+use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
 use achilles_audit::locate::{self, Counting, Ranking, SiteSelection, Subject};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Progress;
 use achilles_audit::report::{RENDERERS, Renderer, Show, ShowFindings};
-use achilles_audit::{Result, patch};
+use achilles_audit::rules::Rules;
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::path::PathBuf;
@@ -144,8 +147,56 @@ impl NeuronArgs {
     /// The neurons, from where they are named, in a model of `architecture`.
     pub fn read(&self, architecture: &str) -> Result<Vec<Neuron>> {
         match &self.critical {
-            Some(path) => patch::critical_neurons(path, architecture),
+            Some(path) => critical_set::neurons(path, architecture),
             None => Ok(self.neuron.clone()),
+        }
+    }
+}
+
+/// Which rules judge.
+#[derive(Debug, clap::Args)]
+pub struct RulesArgs {
+    /// The rules: default, release, or a file
+    #[arg(long, value_name = "FILE", default_value = Rules::DEFAULT)]
+    pub rules: String,
+}
+
+impl RulesArgs {
+    /// The rules of that name, or of that file.
+    pub fn read(&self) -> Result<Rules> {
+        Rules::find(&self.rules)
+    }
+}
+
+/// Whose signature is accepted.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct TrustArgs {
+    /// Accept a signature by this public key, in PEM
+    #[arg(long, alias = "key", value_name = "FILE")]
+    pub public_key: Option<PathBuf>,
+    /// Accept one by a certificate that is valid now and leads to one of these self-signed ones, in PEM. Revocation and
+    /// transparency logs are not checked, and the time of the signature is not known
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub cert_roots: Vec<PathBuf>,
+    /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
+    /// address, URI or DNS name among its alternative names
+    #[arg(long, value_name = "NAME", conflicts_with = "public_key", requires = "cert_roots")]
+    pub identity: Option<String>,
+    /// Accept files that are not signed
+    #[arg(long)]
+    pub ignore_unsigned_files: bool,
+}
+
+impl TrustArgs {
+    /// The options of which one is needed.
+    pub const ANCHORS: [&str; 2] = ["public_key", "cert_roots"];
+
+    /// The key, or the roots.
+    pub fn read(&self) -> Result<Trust> {
+        match &self.public_key {
+            Some(key) => Ok(Trust::Key(PublicKey::read(key)?)),
+            None => Ok(Trust::Roots(Roots::read(&self.cert_roots)?.with_identity(self.identity.clone()))),
         }
     }
 }

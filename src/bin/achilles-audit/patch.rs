@@ -5,6 +5,7 @@ use crate::{output, stderr, verify_patch};
 use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::{Checkpoint, Source};
 use achilles_audit::compute::{Arithmetic, DeviceChoice};
+use achilles_audit::document::critical_set;
 use achilles_audit::error::Count;
 use achilles_audit::evaluate::metrics;
 use achilles_audit::locate::Subject;
@@ -122,7 +123,7 @@ fn plan(options: &Options, model: &str, progress: &dyn Progress) -> Result<(Chec
     let checkpoint = Checkpoint::open(model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
     let neurons = match &options.critical {
-        Some(path) => patch::critical_neurons(path, recipe.architecture)?,
+        Some(path) => critical_set::neurons(path, recipe.architecture)?,
         None => options.neuron.clone(),
     };
     let asked = |action: &dyn Fn(usize) -> Action| -> Vec<Intervention> {

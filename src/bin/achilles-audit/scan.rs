@@ -1,26 +1,25 @@
 //! `scan`: the release gate.
 
-use crate::options::{ModelArgs, ReportArgs, SearchArgs, TextArgs};
+use crate::options::{ModelArgs, ReportArgs, RulesArgs, SearchArgs, TextArgs, TrustArgs};
 use crate::{output, stderr};
 use achilles_audit::Result;
 use achilles_audit::audit::{self, BaselineCheck, Request, Run, Signature};
 use achilles_audit::compare::BaseName;
-use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
 use achilles_audit::monitor::Baseline;
 use achilles_audit::progress::Progress;
-use achilles_audit::rules::{Date, Rules};
+use achilles_audit::rules::Date;
 use clap::ArgGroup;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("trusted").args(["public_key", "cert_roots"]))]
+#[command(group = ArgGroup::new("trusted").args(TrustArgs::ANCHORS).requires("signature"))]
+#[command(mut_arg("ignore_unsigned_files", |arg| arg.requires("signature")))]
 pub struct Options {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The rules to judge by: default, release, or a file
-    #[arg(long, value_name = "FILE", default_value = "default")]
-    pub rules: String,
+    #[command(flatten)]
+    pub rules: RulesArgs,
     /// Do not run the model: look at its files only
     #[arg(long = "static", conflicts_with_all = ["base", "baseline", "result_cache"])]
     pub no_run: bool,
@@ -54,52 +53,30 @@ pub struct Options {
     pub search: SearchArgs,
 }
 
-/// Whose signature is accepted.
-#[derive(Debug, clap::Args)]
-pub struct TrustArgs {
-    /// Accept a signature by this public key, in PEM
-    #[arg(long, alias = "key", value_name = "FILE", requires = "signature")]
-    pub public_key: Option<PathBuf>,
-    /// Accept one by a certificate that leads to one of these self-signed ones, in PEM, and is valid now. Revocation
-    /// and transparency logs are not checked, and the time of the signature is not known
-    #[arg(long, value_name = "FILE", num_args = 1.., requires = "signature", conflicts_with = "public_key")]
-    pub cert_roots: Vec<PathBuf>,
-    /// Of these, accept only a signer whose certificate has this subject (such as CN=release,O=Example), or this email
-    /// address, URI or DNS name among its alternative names
-    #[arg(long, value_name = "NAME", requires = "cert_roots")]
-    pub identity: Option<String>,
-    /// Accept files that are not signed
-    #[arg(long, requires = "signature")]
-    pub ignore_unsigned_files: bool,
-}
-
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check_file(options.report.output.as_deref())?;
-    let rules = Rules::find(&options.rules)?;
+    let rules = options.rules.read()?;
     let run = (!options.no_run).then(|| run_of(options)).transpose()?;
-    let trust = match (&options.trust.public_key, options.trust.cert_roots.as_slice()) {
-        (Some(key), _) => Some(Trust::Key(PublicKey::read(key)?)),
-        (None, []) => None,
-        (None, roots) => Some(Trust::Roots(Roots::read(roots)?.with_identity(options.trust.identity.clone()))),
-    };
+    let signature = options.signature.as_ref().map(|file| signature_of(options, file.clone())).transpose()?;
     let request = Request {
         model: &options.model.model,
         rules: &rules,
         run,
         fingerprint: options.fingerprint.clone(),
-        signature: trust.map(|trust| Signature {
-            trust,
-            file: options.signature.clone().flatten(),
-            ignore_unsigned_files: options.trust.ignore_unsigned_files,
-        }),
+        signature,
         today: Date::today(),
     };
     let found = audit::audit(&request, progress)?;
     output::write_report(&options.report, &found)?;
-    for left in &found.not_examined {
+    for left in &found.result.not_examined {
         stderr::line(&format!("not examined: {}: {}", left.measurement.as_str(), left.why));
     }
-    Ok(ExitCode::from(found.verdict.exit_code()))
+    Ok(ExitCode::from(found.result.verdict.exit_code()))
+}
+
+fn signature_of(options: &Options, file: Option<PathBuf>) -> Result<Signature> {
+    let ignore_unsigned_files = options.trust.ignore_unsigned_files;
+    Ok(Signature { trust: options.trust.read()?, file, ignore_unsigned_files })
 }
 
 fn run_of(options: &Options) -> Result<Run> {

@@ -97,7 +97,7 @@ pub(super) enum Dim {
     Query,
     /// Key or value heads × head size.
     KeyValue,
-    /// All three in one.
+    /// Queries, keys and values, one below the other in one tensor.
     QueryKeyValue,
     HeadSize,
     /// Gate and up projection in one.

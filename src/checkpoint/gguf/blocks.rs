@@ -1,7 +1,11 @@
 //! The blocks of GGML that are decoded, to f32, as what `dequantize_row_*` of ggml-quants.c computes, operation for
 //! operation, so that values are bit-equal.
 
+mod grids;
+mod lattice;
+
 use half::f16;
+pub(super) use lattice::{iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs};
 
 /// Decodes whole blocks: `bytes` and `out` hold as many of them.
 pub(super) type Decode = fn(bytes: &[u8], out: &mut [f32]);
@@ -160,6 +164,93 @@ pub(super) fn q6_k(bytes: &[u8], out: &mut [f32]) {
             for ((out, low), high) in out.iter_mut().zip(low).zip(high) {
                 *out = d * (f32::from(low >> low_shift & 15 | (high >> high_shift & 3) << 4) - 32.0);
             }
+        }
+    });
+}
+
+/// The 16 values of IQ4_NL and IQ4_XS, before scaling.
+const NONLINEAR: [f32; 16] =
+    [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
+
+/// Twice the values of a 4-bit float (OCP Microscaling Formats 1.0, E2M1); GGML has no −0.
+const TWICE_E2M1: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
+
+/// Elements by table, the lower halves of all bytes first.
+fn looked_up(out: &mut [f32], d: f32, bytes: &[u8], table: &[f32; 16]) {
+    let (low, high) = out.split_at_mut(bytes.len());
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+        (*low, *high) = (d * table[usize::from(byte & 15)], d * table[usize::from(byte >> 4)]);
+    }
+}
+
+pub(super) fn iq4_nl(bytes: &[u8], out: &mut [f32]) {
+    each::<18>(bytes, out, BLOCK, |block, out| looked_up(out, half(block, 0), &block[2..], &NONLINEAR));
+}
+
+pub(super) fn iq4_xs(bytes: &[u8], out: &mut [f32]) {
+    each::<136>(bytes, out, SUPER_BLOCK, |block, out| {
+        let (d, high, low) = (half(block, 0), u16::from_le_bytes([block[2], block[3]]), &block[4..8]);
+        for (sub, (out, bytes)) in out.chunks_exact_mut(32).zip(block[8..].chunks_exact(16)).enumerate() {
+            let low = u16::from(low[sub / 2] >> (sub % 2 * 4) & 15);
+            let scale = f32::from(low | (high >> (2 * sub) & 3) << 4) - 32.0;
+            looked_up(out, d * scale, bytes, &NONLINEAR);
+        }
+    });
+}
+
+pub(super) fn mxfp4(bytes: &[u8], out: &mut [f32]) {
+    each::<17>(bytes, out, BLOCK, |block, out| {
+        // Half of 2^(e − 127), by its bits.
+        let e = u32::from(block[0]);
+        let d = f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 });
+        looked_up(out, d, &block[1..], &TWICE_E2M1);
+    });
+}
+
+pub(super) fn nvfp4(bytes: &[u8], out: &mut [f32]) {
+    each::<36>(bytes, out, 64, |block, out| {
+        for ((out, bytes), scale) in out.chunks_exact_mut(16).zip(block[4..].chunks_exact(8)).zip(&block[..4]) {
+            looked_up(out, half_e4m3(*scale), bytes, &TWICE_E2M1);
+        }
+    });
+}
+
+/// Half of what a float of four bits of exponent and three of mantissa is; its sign is not looked at.
+fn half_e4m3(bits: u8) -> f32 {
+    let (exponent, mantissa) = (bits >> 3 & 15, f32::from(bits & 7));
+    match exponent {
+        _ if bits == 0x7f => 0.0,
+        0 => mantissa / 512.0 * 0.5,
+        _ => (1.0 + mantissa / 8.0) * f32::from_bits((u32::from(exponent) + 120) << 23) * 0.5,
+    }
+}
+
+pub(super) fn tq1_0(bytes: &[u8], out: &mut [f32]) {
+    each::<54>(bytes, out, SUPER_BLOCK, |block, out| {
+        let d = half(block, 52);
+        // Five digits of base 3 a byte, four in the last four bytes, as a fraction of 256: the first is its whole part
+        // times 3, and so on.
+        let (first, rest) = out.split_at_mut(160);
+        let (second, third) = rest.split_at_mut(80);
+        for (out, bytes) in [(first, &block[..32]), (second, &block[32..48]), (third, &block[48..52])] {
+            for (digit, out) in out.chunks_exact_mut(bytes.len()).enumerate() {
+                let power = 3u8.pow(digit as u32);
+                for (out, byte) in out.iter_mut().zip(bytes) {
+                    let digit = u16::from(byte.wrapping_mul(power)) * 3 >> 8;
+                    *out = d * (f32::from(digit) - 1.0);
+                }
+            }
+        }
+    });
+}
+
+pub(super) fn tq2_0(bytes: &[u8], out: &mut [f32]) {
+    each::<66>(bytes, out, SUPER_BLOCK, |block, out| {
+        let d = half(block, 64);
+        for (part, out) in out.chunks_exact_mut(32).enumerate() {
+            let bytes = &block[part / 4 * 32..][..32];
+            let shift = part % 4 * 2;
+            out.iter_mut().zip(bytes).for_each(|(out, byte)| *out = d * (f32::from(byte >> shift & 3) - 1.0));
         }
     });
 }

@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
 
-/// An opened GGUF file.
+/// A GGUF file, mapped, its header parsed and held against its size.
 #[derive(Debug)]
 pub struct GgufFile {
     map: MappedFile,

@@ -28,10 +28,10 @@ pub(super) struct Header {
     pub tensors: BTreeMap<String, TensorInfo>,
 }
 
-/// Where a tensor lies.
+/// What the header says of a tensor: its type, shape and offset.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorInfo {
-    /// The element type.
+    /// In which blocks its values are stored.
     pub ty: GgmlType,
     /// The shape, outermost dimension first, as PyTorch shows it ([out, in]).
     pub shape: Vec<usize>,
@@ -50,20 +50,20 @@ pub enum Value {
     Float(f64),
     /// A truth value.
     Bool(bool),
-    /// Where the text lies.
+    /// A text, by the bytes of the file that it lies in.
     Text(Range<usize>),
-    /// An array.
+    /// A list of values of one type, which is read when it is asked for.
     Array(Array),
 }
 
 /// Where the elements of an array lie.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
-    /// The type of each.
+    /// The type that all its elements have.
     pub element: ValueType,
-    /// Elements of it.
+    /// How many elements the header says there are.
     pub count: usize,
-    /// The bytes of all.
+    /// The bytes of the file that they lie in.
     pub bytes: Range<usize>,
 }
 

@@ -33,15 +33,15 @@ pub enum ImportDtype {
 /// What an import wrote.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImportSummary {
-    /// The folder.
+    /// The folder that was written, as it was named.
     pub folder: PathBuf,
-    /// Tensors written.
+    /// How many tensors were written.
     pub tensors: usize,
-    /// Elements in them.
+    /// How many elements these have together.
     pub parameters: u64,
     /// Bytes of model.safetensors.
     pub bytes: u64,
-    /// Their element type.
+    /// The element type that they were written in.
     pub dtype: ImportDtype,
 }
 

@@ -53,7 +53,7 @@ impl GgufCheckpoint {
         self.file.path()
     }
 
-    /// The file itself.
+    /// The header and the blocks as they are stored, under GGUF's own names.
     pub fn file(&self) -> &GgufFile {
         &self.file
     }

@@ -10,9 +10,9 @@ pub struct GgmlType {
     pub id: u32,
     /// The name GGML gives it.
     pub name: &'static str,
-    /// Elements in a block.
+    /// Elements that one block encodes; a row is a whole number of blocks.
     pub block_elements: usize,
-    /// Bytes in a block.
+    /// Bytes that one block takes, its scales among them.
     pub block_bytes: usize,
     /// How it becomes f32; none where this tool cannot.
     pub(super) decode: Option<Decode>,
@@ -78,23 +78,23 @@ static TYPES: [GgmlType; 34] = [
     blocks(14, "Q6_K", 256, 210, blocks::q6_k),
     unread(9, "Q8_1", 32, 40),
     unread(15, "Q8_K", 256, 292),
-    unread(16, "IQ2_XXS", 256, 66),
-    unread(17, "IQ2_XS", 256, 74),
-    unread(18, "IQ3_XXS", 256, 98),
-    unread(19, "IQ1_S", 256, 50),
-    unread(20, "IQ4_NL", 32, 18),
-    unread(21, "IQ3_S", 256, 110),
-    unread(22, "IQ2_S", 256, 82),
-    unread(23, "IQ4_XS", 256, 136),
+    blocks(16, "IQ2_XXS", 256, 66, blocks::iq2_xxs),
+    blocks(17, "IQ2_XS", 256, 74, blocks::iq2_xs),
+    blocks(18, "IQ3_XXS", 256, 98, blocks::iq3_xxs),
+    blocks(19, "IQ1_S", 256, 50, blocks::iq1_s),
+    blocks(20, "IQ4_NL", 32, 18, blocks::iq4_nl),
+    blocks(21, "IQ3_S", 256, 110, blocks::iq3_s),
+    blocks(22, "IQ2_S", 256, 82, blocks::iq2_s),
+    blocks(23, "IQ4_XS", 256, 136, blocks::iq4_xs),
     unread(24, "I8", 1, 1),
     unread(25, "I16", 1, 2),
     unread(26, "I32", 1, 4),
     unread(27, "I64", 1, 8),
-    unread(29, "IQ1_M", 256, 56),
-    unread(34, "TQ1_0", 256, 54),
-    unread(35, "TQ2_0", 256, 66),
-    unread(39, "MXFP4", 32, 17),
-    unread(40, "NVFP4", 64, 36),
+    blocks(29, "IQ1_M", 256, 56, blocks::iq1_m),
+    blocks(34, "TQ1_0", 256, 54, blocks::tq1_0),
+    blocks(35, "TQ2_0", 256, 66, blocks::tq2_0),
+    blocks(39, "MXFP4", 32, 17, blocks::mxfp4),
+    blocks(40, "NVFP4", 64, 36, blocks::nvfp4),
     unread(41, "Q1_0", 128, 18),
 ];
 

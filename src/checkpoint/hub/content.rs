@@ -16,7 +16,7 @@ impl ContentName {
         is_name.then(|| ContentName(hex.to_ascii_lowercase()))
     }
 
-    /// In lower-case hex.
+    /// The digest in lower-case hex.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -12,7 +12,7 @@ pub struct HubId {
 }
 
 impl HubId {
-    /// `org/name`.
+    /// The repository, `org/name`, without a revision.
     pub fn repo(&self) -> &str {
         &self.repo
     }

@@ -7,7 +7,7 @@ use std::fmt;
 /// Which commit of which repository a checkpoint is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// `org/name`.
+    /// The repository, `org/name`.
     pub repository: String,
     /// The branch, tag or commit that was asked for.
     pub revision: String,

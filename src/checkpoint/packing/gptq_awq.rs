@@ -5,7 +5,7 @@ use super::change::{OwnScales, StoredSpan, ZeroCodes};
 use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::pack_quantized::in_groups;
-use super::parts::{Part, Parts, by_rows};
+use super::parts::{Part, Parts, bits_at, by_rows};
 use super::rows::Rows;
 use super::{Found, Packing};
 use crate::checkpoint::quantization::Method;
@@ -106,7 +106,9 @@ impl Columns<'_> {
     fn code(&self, row: usize, column: usize) -> i32 {
         let outputs = self.layout.rows;
         match self.kind {
-            Kind::Gptq { bits, .. } => bits_at(|word| self.codes.word(word * outputs + row), column * bits, bits),
+            Kind::Gptq { bits, .. } => {
+                bits_at(|word| self.codes.word(word * outputs + row), column * bits, bits) as i32
+            }
             Kind::Awq => awq(self.codes.word(column * (outputs / 8) + row / 8), row),
         }
     }
@@ -116,18 +118,11 @@ impl Columns<'_> {
         match self.kind {
             Kind::Gptq { bits, less } => {
                 let of_group = group * (outputs * bits / 32);
-                bits_at(|word| self.zeros.word(of_group + word), row * bits, bits) + less
+                bits_at(|word| self.zeros.word(of_group + word), row * bits, bits) as i32 + less
             }
             Kind::Awq => awq(self.zeros.word(group * (outputs / 8) + row / 8), row),
         }
     }
-}
-
-/// Some bits of words that follow each other, the lowest of the first word first.
-fn bits_at(word: impl Fn(usize) -> u32, at: usize, bits: usize) -> i32 {
-    let low = u64::from(word(at / 32));
-    let both = if at % 32 + bits > 32 { low | u64::from(word(at / 32 + 1)) << 32 } else { low };
-    (both >> (at % 32)) as i32 & ((1 << bits) - 1)
 }
 
 fn awq(word: u32, row: usize) -> i32 {

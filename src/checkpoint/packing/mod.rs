@@ -46,6 +46,18 @@ const PACKINGS: &[Find] =
 /// What packed codes are called where the weight has no stored tensor of its own name: what stands for `.weight`.
 const CODES: [(&str, &str); 3] = [(".weight_packed", ".weight"), (".qweight", ".weight"), ("_blocks", "")];
 
+/// The name of the weight that a stored tensor would be the codes of, or is.
+pub fn name_of(stored: &str) -> String {
+    let named = CODES.iter().find_map(|(end, instead)| Some(format!("{}{instead}", stored.strip_suffix(end)?)));
+    named.unwrap_or_else(|| stored.to_owned())
+}
+
+/// What a weight's codes may be called, or the weight itself where it is not packed.
+pub fn codes_of(weight: &str) -> impl Iterator<Item = String> {
+    let own = std::iter::once(weight.to_owned());
+    own.chain(CODES.iter().filter_map(move |(end, instead)| Some(format!("{}{end}", weight.strip_suffix(instead)?))))
+}
+
 /// One weight in the form in which a checkpoint stores it.
 pub trait Packing: Debug + Send + Sync {
     /// The stored tensors that it is made of, by their names in [`Tensors`].
@@ -110,19 +122,24 @@ impl<'a> Weight<'a> {
         PACKINGS.iter().find_map(|of| of(&parts)).map(|found| found.map(made).map_err(bad))
     }
 
+    /// Those of a checkpoint that are packed in order of their codes, and what is wrong with those that cannot be unpacked.
+    /// Each is made when it is asked for.
+    pub(super) fn packed_of(tensors: &'a Tensors) -> impl Iterator<Item = (String, Result<Weight<'a>>)> + 'a {
+        tensors.iter().filter_map(move |(stored, _)| {
+            let name = name_of(stored);
+            let weight = Weight::of(tensors, &name)?;
+            weight.as_ref().map_or(true, Weight::is_packed).then_some((name, weight))
+        })
+    }
+
     /// All weights of a checkpoint in order of name, whatever they are packed as; and the stored tensors that are part
     /// of none, or of one that is broken, as they are.
     pub(super) fn all_of(tensors: &'a Tensors) -> Vec<Weight<'a>> {
         let mut used = BTreeSet::new();
         let mut weights = BTreeMap::new();
-        for (stored, _) in tensors.iter() {
-            let named = CODES.iter().find_map(|(end, instead)| Some(format!("{}{instead}", stored.strip_suffix(end)?)));
-            let name = named.unwrap_or_else(|| stored.to_owned());
-            let Some(Ok(weight)) = Weight::of(tensors, &name) else { continue };
-            if weight.packing.is_packed() {
-                used.extend(weight.packing.tensors().into_iter().map(str::to_owned));
-                weights.insert(name, weight);
-            }
+        for (name, weight) in Weight::packed_of(tensors).filter_map(|(name, weight)| Some((name, weight.ok()?))) {
+            used.extend(weight.packing.tensors().into_iter().map(str::to_owned));
+            weights.insert(name, weight);
         }
         for (stored, _) in tensors.iter().filter(|(stored, _)| !used.contains(*stored)) {
             if let Some(Ok(packing)) = dense::of(&Parts { tensors, weight: stored }) {

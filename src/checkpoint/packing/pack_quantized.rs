@@ -1,10 +1,11 @@
 //! Codes of a few bits, one after the other in words of 32 bits, the lowest bits first: the pack-quantized format of
-//! compressed-tensors.
+//! compressed-tensors. Where 32 is no multiple of their bits, codes lie across words since version 0.16; before, words
+//! ended with bits that no code had.
 
 use super::change::{OwnScales, StoredSpan, ZeroCodes};
 use super::layout::{Axis, Layout};
 use super::number::NumberType;
-use super::parts::{Part, Parts, by_rows};
+use super::parts::{Part, Parts, bits_at, by_rows};
 use super::rows::Rows;
 use super::{Found, Packing};
 use crate::error::Result;
@@ -16,17 +17,42 @@ use std::ops::Range;
 struct Words<'a> {
     parts: Vec<&'a str>,
     codes: Part<'a>,
-    bits: usize,
+    codes_at: Stream,
     shape: Vec<usize>,
     layout: Layout,
     /// Groups of a row.
     groups: usize,
     scales: Part<'a>,
     factors: Vec<f32>,
-    /// Codes of zero by word: rows are packed, groups stand beside each other.
-    zeros: Option<Part<'a>>,
+    /// Packed along the rows; groups stand beside each other.
+    zeros: Option<(Part<'a>, Stream)>,
     /// The group of each column.
     group_of: Vec<usize>,
+}
+
+/// How codes follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stream {
+    bits: usize,
+    /// Words that they take.
+    words: usize,
+    /// No bit is left between them.
+    is_dense: bool,
+}
+
+impl Stream {
+    /// `count` codes in `words` words; none where that is not how many they take.
+    fn of(bits: usize, count: usize, words: usize) -> Option<Stream> {
+        let dense = count.checked_mul(bits)?.div_ceil(32) == words;
+        let spaced = count.div_ceil(32 / bits) == words;
+        (dense || spaced).then_some(Stream { bits, words, is_dense: dense })
+    }
+
+    /// The first bit of a code.
+    fn place(&self, at: usize) -> usize {
+        let each = 32 / self.bits;
+        if self.is_dense { at * self.bits } else { at / each * 32 + at % each * self.bits }
+    }
 }
 
 pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
@@ -36,36 +62,53 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
 
 fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Words<'a>, String> {
     let shape = parts.needed(".weight_shape")?;
-    shape.expect(&[Dtype::I64, Dtype::I32], &[2])?;
-    let sizes: Vec<f64> = shape.values();
-    let (&[rows, width], &[high, wide]) = (codes.shape, sizes.as_slice()) else {
-        return Err(format!("{} has shape {:?}, expected a matrix", codes.name, codes.shape));
+    shape.expect(&[Dtype::I64, Dtype::I32], shape.shape)?;
+    let sizes: Vec<f64> = if shape.shape.len() == 1 && shape.bytes.len() <= 64 { shape.values() } else { Vec::new() };
+    let not_held = || format!("{} says {sizes:?}, which the {:?} of its codes do not hold", shape.name, codes.shape);
+    let (&[ref stack @ .., width], Some((columns, rows))) = (codes.shape, sizes.split_last()) else {
+        return Err(not_held());
     };
-    let columns = width.checked_mul(32).filter(|most| high == rows as f64 && wide >= 1.0 && wide <= *most as f64);
-    let Some(columns) = columns.map(|_| wide as usize) else {
-        return Err(format!(
-            "{} says {high} × {wide}, which the {:?} of its codes cannot hold",
-            shape.name, codes.shape
-        ));
-    };
+    let most = width.saturating_mul(32) as f64;
+    if rows.len() != stack.len()
+        || rows.iter().zip(stack).any(|(a, b)| *a != *b as f64)
+        || !(1.0..=most).contains(columns)
+    {
+        return Err(not_held());
+    }
+    let columns = *columns as usize;
+    let shape_of_weight = [stack, &[columns]].concat();
+    let layout =
+        Layout::of(Dtype::U8, &shape_of_weight).filter(|_| matches!(stack.len(), 1 | 2)).ok_or_else(not_held)?;
     let scheme = parts.scheme()?;
-    let fits = |bits: &u32| columns.div_ceil(32 / *bits as usize) == width;
-    let bits = scheme.bits.or_else(|| [4, 8, 2, 3, 5, 6, 7, 1].into_iter().find(fits)).filter(fits);
-    let Some(bits) = bits.map(|bits| bits as usize) else {
+    let stream = |bits: u32| Stream::of(bits as usize, columns, width);
+    let codes_at = match scheme.bits.filter(|bits| *bits <= 8) {
+        Some(bits) => stream(bits),
+        None => [4, 8, 2, 3, 5, 6, 7, 1].into_iter().find_map(stream),
+    };
+    let Some(codes_at) = codes_at else {
         let problem = format!("{} has shape {:?}, which does not hold {columns} columns", codes.name, codes.shape);
         return Err(scheme.bits.map_or(problem.clone(), |bits| format!("{problem} of {bits} bits")));
     };
     let scales = parts.needed(".weight_scale")?;
-    let groups = match *scales.shape {
-        [_, groups @ 1..=usize::MAX] => groups,
+    let groups = match scales.shape {
+        [of_rows @ .., groups] if of_rows.len() == stack.len() && *groups > 0 => *groups,
         _ => 1,
     };
-    let of_scales = if scales.shape.len() == 1 { vec![rows] } else { vec![rows, groups] };
+    let of_scales = if scales.shape.len() == stack.len() { stack.to_vec() } else { [stack, &[groups]].concat() };
     scales.expect(&[Dtype::F32, Dtype::BF16, Dtype::F16], &of_scales)?;
-    let zeros = parts.get(".weight_zero_point");
-    if let Some(zeros) = &zeros {
-        zeros.expect(&[Dtype::I32], &[rows.div_ceil(32 / bits), groups])?;
-    }
+    let zeros = match parts.get(".weight_zero_point") {
+        None => None,
+        Some(zeros) => {
+            let words = zeros.shape.get(stack.len() - 1).copied().unwrap_or_default();
+            let stream = Stream::of(codes_at.bits, layout.rows, words);
+            let of_zeros = [&stack[..stack.len() - 1], &[words, groups]].concat();
+            zeros.expect(&[Dtype::I32], &of_zeros)?;
+            let problem =
+                || format!("{} has shape {:?}, too much or little for {} rows", zeros.name, zeros.shape, layout.rows);
+            let stream = stream.ok_or_else(problem)?;
+            Some((zeros, stream))
+        }
+    };
     let of_columns = parts.get(".weight_g_idx");
     let group_of = match &of_columns {
         Some(of_columns) => {
@@ -76,21 +119,21 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Word
             if let Some(group) = values.iter().find(|group| !in_order && !(0.0..groups as f64).contains(*group)) {
                 return Err(format!("{} names the group {group}, there are {groups}", of_columns.name));
             }
-            if in_order {
-                in_groups(columns, groups, scheme.group)?
-            } else {
-                values.iter().map(|g| *g as usize).collect()
+            match in_order {
+                true => in_groups(columns, groups, scheme.group)?,
+                false => values.iter().map(|group| *group as usize).collect(),
             }
         }
         None => in_groups(columns, groups, scheme.group)?,
     };
-    let others = parts.all(&[".input_scale", ".input_zero_point", ".weight_global_scale"]);
-    let used = [&codes, &shape, &scales].into_iter().chain(&zeros).chain(&of_columns).chain(&others);
+    let others = parts.all(&[".input_scale", ".input_zero_point", ".input_global_scale"]);
+    let of_zeros = zeros.as_ref().map(|(part, _)| part);
+    let used = [&codes, &shape, &scales].into_iter().chain(of_zeros).chain(&of_columns).chain(&others);
     Ok(Words {
         parts: used.map(|part| part.name).collect(),
-        bits,
-        shape: vec![rows, columns],
-        layout: Layout { matrices: 1, rows, columns, number: NumberType::F32 },
+        codes_at,
+        shape: shape_of_weight,
+        layout: Layout { number: NumberType::F32, ..layout },
         groups,
         factors: scales.values(),
         scales,
@@ -114,16 +157,22 @@ pub(super) fn in_groups(
 }
 
 impl Words<'_> {
-    /// What bits `place` of a word of codes stand for, counted in codes: without a zero point.
-    fn code(&self, part: &Part, word: usize, place: usize) -> i32 {
-        let mask = (1u32 << self.bits) - 1;
-        (part.word(word) >> (place * self.bits) & mask) as i32 - (1 << (self.bits - 1))
+    /// What a code stands for without a zero point: unsigned codes have their middle for 0.
+    fn signed(&self, code: u32) -> i32 {
+        code as i32 - (1 << (self.codes_at.bits - 1))
+    }
+
+    fn code(&self, row: usize, column: usize) -> i32 {
+        let Stream { bits, words, .. } = self.codes_at;
+        self.signed(bits_at(|word| self.codes.word(row * words + word), self.codes_at.place(column), bits))
     }
 
     /// The zero point of a row's group.
     fn zero(&self, row: usize, group: usize) -> i32 {
-        let each = 32 / self.bits;
-        self.zeros.as_ref().map_or(0, |zeros| self.code(zeros, row / each * self.groups + group, row % each))
+        let Some((part, stream)) = &self.zeros else { return 0 };
+        let (matrix, row) = (row / self.layout.rows, row % self.layout.rows);
+        let word = |word: usize| part.word((matrix * stream.words + word) * self.groups + group);
+        self.signed(bits_at(word, stream.place(row), stream.bits))
     }
 }
 
@@ -141,20 +190,18 @@ impl Packing for Words<'_> {
     }
 
     fn format(&self) -> String {
-        format!("INT{}", self.bits)
+        format!("INT{}", self.codes_at.bits)
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let (columns, each) = (self.layout.columns, 32 / self.bits);
-        let width = columns.div_ceil(each);
+        let columns = self.layout.columns;
         let values = by_rows(rows, columns, |first, to| {
             for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
                 let zeros: Vec<i32> = (0..self.groups).map(|group| self.zero(row, group)).collect();
                 let factors = &self.factors[row * self.groups..][..self.groups];
                 for (column, to) in to.iter_mut().enumerate() {
                     let group = self.group_of[column];
-                    let code = self.code(&self.codes, row * width + column / each, column % each);
-                    *to = (code - zeros[group]) as f32 * factors[group];
+                    *to = (self.code(row, column) - zeros[group]) as f32 * factors[group];
                 }
             }
         });
@@ -163,9 +210,8 @@ impl Packing for Words<'_> {
 
     fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
         let Layout { rows, columns, .. } = self.layout;
-        let (bits, each) = (self.bits, 32 / self.bits);
-        let width = columns.div_ceil(each) * 4;
-        let place = |column: usize| column / each * 32 + column % each * bits;
+        let Stream { bits, words, .. } = self.codes_at;
+        let (width, place) = (words * 4, |column: usize| self.codes_at.place(column));
         let code = |row: usize, column: usize| (self.zero(row, self.group_of[column]) + (1 << (bits - 1))) as u32;
         if axis == Axis::Row {
             let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, index * width, width, width, 1));

@@ -111,6 +111,13 @@ impl<'a, 'n> Parts<'a, 'n> {
     }
 }
 
+/// Some bits of words that follow each other, from bit `at` on, the lowest of the first word first.
+pub(super) fn bits_at(word: impl Fn(usize) -> u32, at: usize, bits: usize) -> u32 {
+    let low = u64::from(word(at / 32));
+    let both = if at % 32 + bits > 32 { low | u64::from(word(at / 32 + 1)) << 32 } else { low };
+    (both >> (at % 32)) as u32 & ((1 << bits) - 1)
+}
+
 /// Rows worked out on all cores: `fill` is given the first row of a few, and where they go.
 pub(super) fn by_rows(rows: Range<usize>, columns: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     /// As many codes of neighbouring out channels share a cache line where these are columns of the file.

@@ -61,8 +61,13 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
 fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, scales: Part<'a>) -> std::result::Result<Scaled<'a>, String> {
     let layout = Layout::of(codes.dtype, codes.shape).filter(|_| codes.shape.len() >= 2);
     let layout = layout.ok_or_else(|| format!("has shape {:?}, expected a matrix", codes.shape))?;
-    let floats = [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64, Dtype::F8_E8M0];
+    let floats = [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64, Dtype::F8_E8M0, Dtype::U8];
     scales.expect(&floats, scales.shape)?;
+    // compressed-tensors' MXFP8 has its exponents as plain bytes.
+    let factors = match scales.dtype {
+        Dtype::U8 => NumberType::F8E8M0.decode_all(scales.bytes),
+        _ => scales.values(),
+    };
     let grid = grid(layout, scales.shape, parts.scheme()?)?;
     let zeros = parts.get(".weight_zero_point");
     if let Some(zeros) = &zeros {
@@ -70,7 +75,7 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, scales: Part<'a>) -> std::r
     }
     Ok(Scaled {
         layout: Layout { number: NumberType::F32, ..layout },
-        factors: scales.values(),
+        factors,
         zeros: zeros.map(|zeros| (zeros.clone(), zeros.values())),
         others: parts.all(OTHERS),
         codes,

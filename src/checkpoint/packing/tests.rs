@@ -135,11 +135,15 @@ pub(crate) fn forms() -> Vec<Form> {
         }),
         scales: true,
     });
-    for (bits, zero_points) in [(4usize, false), (4, true), (8, true), (3, false)] {
+    for (bits, zero_points, dense) in
+        [(4usize, false, false), (4, true, true), (8, true, true), (3, false, false), (3, true, true), (5, true, true)]
+    {
         let (each, groups) = (32 / bits, 2);
-        let width = COLUMNS.div_ceil(each);
+        let words_of = move |count: usize| if dense { (count * bits).div_ceil(32) } else { count.div_ceil(each) };
+        let bit = move |at: usize| if dense { at * bits } else { at / each * 32 + at % each * bits };
+        let width = words_of(COLUMNS);
         let (words, scales) = (m.words(ROWS * width), m.scales(ROWS * groups));
-        let zeros = m.words(ROWS.div_ceil(each) * groups);
+        let zeros = m.words(words_of(ROWS) * groups);
         let order: Vec<u32> = (0..COLUMNS as u32).map(|at| at * 7 % 64 / 32).collect();
         let mut tensors = vec![
             part(".weight_packed", Dtype::I32, &[ROWS, width], of_words(&words)),
@@ -153,7 +157,7 @@ pub(crate) fn forms() -> Vec<Form> {
             part(".weight_g_idx", Dtype::I32, &[COLUMNS], of_words(&order)),
         ];
         if zero_points {
-            tensors.push(part(".weight_zero_point", Dtype::I32, &[ROWS.div_ceil(each), groups], of_words(&zeros)));
+            tensors.push(part(".weight_zero_point", Dtype::I32, &[words_of(ROWS), groups], of_words(&zeros)));
         }
         let scales: Vec<f32> = scales.iter().map(|s| f16::from_f32(*s).to_f32()).collect();
         all.push(Form {
@@ -162,13 +166,14 @@ pub(crate) fn forms() -> Vec<Form> {
                 "weights": {"num_bits": bits, "group_size": 32}}}}),
             tensors,
             value: Box::new(move |r, c| {
-                let mask = (1u32 << bits) - 1;
                 let group = order[c] as usize;
-                let code = words[r * width + c / each] >> (c % each * bits) & mask;
-                let zero = if zero_points {
-                    zeros[r / each * groups + group] >> (r % each * bits) & mask
-                } else {
-                    1 << (bits - 1)
+                let of = |word: &dyn Fn(usize) -> u32, at: usize| -> u32 {
+                    (0..bits).map(|n| (word((bit(at) + n) / 32) >> ((bit(at) + n) % 32) & 1) << n).sum()
+                };
+                let code = of(&|word| words[r * width + word], c);
+                let zero = match zero_points {
+                    true => of(&|word| zeros[word * groups + group], r),
+                    false => 1 << (bits - 1),
                 };
                 (code as i32 - zero as i32) as f32 * scales[r * groups + group]
             }),

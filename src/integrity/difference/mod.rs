@@ -121,7 +121,7 @@ pub enum Difference {
 pub struct TensorChange {
     /// The name in the file; of a packed weight the name that it would have there if it were not.
     pub name: String,
-    /// Its shape.
+    /// The tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
     /// Its type; of a packed weight F32, what it is decoded to.
     pub dtype: Dtype,
@@ -130,7 +130,7 @@ pub struct TensorChange {
     pub packed: Option<Packed>,
     /// Rows with a changed element (elements, of a vector), of all rows.
     pub rows_changed: usize,
-    /// Rows.
+    /// Rows that the tensor has (elements, of a vector).
     pub rows: usize,
     /// Columns with a changed element.
     pub columns_changed: usize,
@@ -212,9 +212,9 @@ pub struct LineChange {
     /// The neuron it is, where the tensor is a module's weight or bias.
     #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
     pub neuron: Option<Neuron>,
-    /// Its norm before.
+    /// Euclidean norm of all its values before.
     pub norm_before: f64,
-    /// Its norm now.
+    /// Euclidean norm of all its values now.
     pub norm_after: f64,
     /// It is β times what it was, up to rounding.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -105,6 +105,23 @@ pub struct FolderRecords {
     pub damaged: Vec<(String, String)>,
 }
 
+impl FolderRecords {
+    /// The fingerprint of a folder, below `root`, with which nothing is wrong.
+    ///
+    /// # Errors
+    /// A file could not be read, or only as bytes, or is not what the Hugging Face cache names it by.
+    pub fn sound(self, root: &Path) -> Result<Fingerprint> {
+        let Some((path, problem)) = self.problems.iter().chain(&self.damaged).next() else {
+            return Ok(self.fingerprint);
+        };
+        let more = match self.problems.len() + self.damaged.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more such files)"),
+        };
+        Err(Error::file(root.join(path), format!("{problem}{more}; leave it out with --ignore, or mend it")))
+    }
+}
+
 /// Takes the fingerprint of a model folder, reading every byte once, and those of packed weights once more to decode
 /// them. The folders `.git` and the hub's
 /// `.cache/huggingface` are left out, and so is `except`, the fingerprint's own file, where it is a file of the folder

@@ -1,4 +1,4 @@
-//! From norms to signs.
+//! From norms to indicators.
 
 use super::expect::{Deviations, Series};
 use super::measure::{self, Layer, Norms};
@@ -142,12 +142,12 @@ impl Statistics {
                 break;
             }
             for suspect in found {
-                report.signs.extend(self.sign(&suspect, &tests));
+                report.indicators.extend(self.indicator(&suspect, &tests));
                 series.forget(&suspect, &tests);
             }
         }
-        let is_zero = |sign: &Indicator| sign.kind == IndicatorKind::Zero;
-        report.signs.sort_by(|a, b| is_zero(b).cmp(&is_zero(a)).then(a.p_value.total_cmp(&b.p_value)));
+        let is_zero = |indicator: &Indicator| indicator.kind == IndicatorKind::Zero;
+        report.indicators.sort_by(|a, b| is_zero(b).cmp(&is_zero(a)).then(a.p_value.total_cmp(&b.p_value)));
         report
     }
 
@@ -252,7 +252,7 @@ impl Statistics {
         Series { norms, cosines: self.layers.iter().map(|layer| layer.cosines.clone()).collect(), heads: self.heads }
     }
 
-    fn sign(&self, suspect: &Suspect, tests: &Tests) -> Option<Indicator> {
+    fn indicator(&self, suspect: &Suspect, tests: &Tests) -> Option<Indicator> {
         let Suspect { layer, channel, .. } = *suspect;
         let site = suspect.site();
         let neuron_of = |site: Site| {

@@ -119,7 +119,7 @@ pub(crate) fn scaled(folder: &Path, beta: f32) {
 }
 
 fn named(report: &LesionReport) -> Vec<(IndicatorKind, String)> {
-    report.signs.iter().map(|sign| (sign.kind, sign.neuron.short())).collect()
+    report.indicators.iter().map(|indicator| (indicator.kind, indicator.neuron.short())).collect()
 }
 
 #[test]
@@ -149,12 +149,15 @@ fn rows_and_columns_of_zeros_and_factors_are_placed_to_the_neuron() {
         (IndicatorKind::Opposite, "L5.mlp.down_proj:out:120"),
         (IndicatorKind::Scaled, "L6.mlp.down_proj:in:11"),
     ];
-    assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{:#?}", report.signs);
-    let of = |name: &str| report.signs.iter().find(|sign| sign.neuron.short() == name).unwrap();
+    assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{:#?}", report.indicators);
+    let of = |name: &str| report.indicators.iter().find(|indicator| indicator.neuron.short() == name).unwrap();
     for (name, beta) in [("L4.mlp.down_proj:out:77", 0.1), ("L6.mlp.down_proj:in:11", 20.0)] {
-        let sign = of(name);
-        assert!((sign.beta_estimate / beta).ln().abs() < 0.3, "{sign:?}");
-        assert!((sign.statistic / sign.expected - sign.beta_estimate).abs() < 1e-9 && sign.p_value <= REPORTED_P_VALUE);
+        let indicator = of(name);
+        assert!((indicator.beta_estimate / beta).ln().abs() < 0.3, "{indicator:?}");
+        assert!(
+            (indicator.statistic / indicator.expected - indicator.beta_estimate).abs() < 1e-9
+                && indicator.p_value <= REPORTED_P_VALUE
+        );
     }
     let flipped = of("L5.mlp.down_proj:out:120");
     assert!(flipped.statistic < -0.5 && flipped.expected > 0.5, "{flipped:?}");
@@ -224,7 +227,7 @@ fn many_zeros_are_counted() {
     let mut model = Synthetic::new();
     (0..40).for_each(|row| model.scale("7.mlp.down_proj", Side::Out, row, 0.0));
     let report = model.examine();
-    assert_eq!(report.signs.iter().filter(|sign| sign.kind == IndicatorKind::Zero).count(), 16);
+    assert_eq!(report.indicators.iter().filter(|indicator| indicator.kind == IndicatorKind::Zero).count(), 16);
     let more = MoreZeros { tensor: "model.layers.7.mlp.down_proj.weight".into(), side: Side::Out, count: 24 };
     assert_eq!(report.more_zeros, [more]);
 }
@@ -332,11 +335,11 @@ const SMOLLM2: &str = "models/smollm2-135m-instruct";
 #[ignore = "needs make model"]
 fn a_real_model_is_clean_and_its_masked_critical_neuron_is_found() {
     let clean = examine(&Checkpoint::open(SMOLLM2, &Silent).unwrap(), &Silent).unwrap();
-    assert_eq!((named(&clean), clean.examined_sides), (vec![], 420), "{:#?}", clean.signs);
+    assert_eq!((named(&clean), clean.examined_sides), (vec![], 420), "{:#?}", clean.indicators);
     let folder = tempfile::tempdir().unwrap();
     let critical = "L11.mlp.down_proj:out:507";
     let report = examine(&patched(SMOLLM2, folder.path(), critical, 0.0), &Silent).unwrap();
-    assert_eq!(named(&report), [(IndicatorKind::Zero, critical.to_owned())], "{:#?}", report.signs);
+    assert_eq!(named(&report), [(IndicatorKind::Zero, critical.to_owned())], "{:#?}", report.indicators);
 }
 
 #[test]

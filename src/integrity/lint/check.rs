@@ -103,8 +103,10 @@ pub enum Check {
     ConfigMissing,
     /// A config.json that is not a JSON object cannot be loaded.
     ConfigInvalid,
-    /// Without an understood config the tensors were not compared with what the model needs.
+    /// What this tool does not compute is examined by its files alone: nothing says what tensors it needs.
     ConfigUnknown,
+    /// A config that its own family's code could not follow is broken, or newer than this tool.
+    ConfigRefused,
     /// Without weights there is no model, or only one in a format that was not examined.
     WeightsMissing,
     /// With one file and an index both there, loaders differ in which weights they take.
@@ -185,6 +187,22 @@ pub enum Check {
     TensorExtra,
     /// The tensor has another shape than the config gives.
     TensorShape,
+    /// A layer or expert that lacks what all others have was cut, and is filled with random numbers or fails.
+    PeerMissing,
+    /// A tensor of another shape than in all other layers or experts cannot be what the model was trained with.
+    PeerShape,
+    /// A weight that is packed otherwise than its peers, with no word of it in the config, is read as something else.
+    PeerDtype,
+    /// A packed weight without its scale, or whose parts do not fit, cannot be unpacked.
+    PackingBroken,
+    /// Scales whose codes are gone tell of a weight that is missing, or that another hand replaced.
+    PackingLeftOver,
+    /// Where the config says that a weight is not packed, loaders refuse its codes or take them for numbers.
+    PackedIgnored,
+    /// A scale that is zero, negative or far from its peers' erases or distorts all that it scales.
+    ScaleValue,
+    /// Servers fuse these matrices and take one scale for all: where theirs differ, some are scaled wrong.
+    ScaleDiffers,
     /// What images or sounds go through lacks tensors, which loaders fill with random numbers; text is spared.
     PartMissing,
     /// Of a part that text does not go through, and whose tensors are not known, only values were examined.
@@ -232,6 +250,8 @@ pub enum Check {
     Denormal,
     /// A matrix or norm that lets nothing through was never trained, or was erased.
     ZeroTensor,
+    /// A matrix of one value throughout was never trained, or was overwritten.
+    ConstantTensor,
     /// A row of zeros is an output channel that is dead, as masking a neuron leaves it.
     ZeroRow,
     /// A column of zeros is an input channel that is ignored, as masking a neuron leaves it.

@@ -16,12 +16,15 @@ mod index;
 mod json;
 mod names;
 mod observation;
+mod packed;
 mod params;
 mod parts;
+mod peers;
 mod pickle;
 mod pipeline;
 mod rewriting;
 mod rotary;
+mod scales;
 mod stored;
 mod tekken;
 mod template;
@@ -31,6 +34,7 @@ pub(crate) mod tests;
 mod tokenizer_class;
 mod values;
 mod vocabulary;
+mod weights;
 
 pub use check::Check;
 pub use contents::json as examine_json;
@@ -39,14 +43,17 @@ pub use observation::{Location, More, Observation};
 pub use template::{TemplateNames, asked, literals, unusual};
 
 use crate::architecture::{OtherParts, Recipe};
+use crate::checkpoint::names::{Meaning, Names};
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use header::Shard;
+use header::FolderShard;
 use observation::Found;
 use pipeline::Pipeline;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use vocabulary::Vocabulary;
+use weights::Weights;
 
 /// What lint saw, and how much it looked at.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +75,7 @@ pub struct Examined {
     pub files: u64,
     /// Safetensors files whose header could be read.
     pub shards: u64,
-    /// Tensors in them.
+    /// Tensors that these headers list.
     pub tensors: u64,
     /// Bytes of floating-point tensors whose values were read.
     pub value_bytes: u64,
@@ -94,6 +101,37 @@ impl Expected {
     }
 }
 
+/// Which tensors were held against the config.
+struct Compared {
+    names: Names,
+    text: bool,
+    parts: bool,
+}
+
+impl Compared {
+    fn of(opened: &Opened, weights: &Weights, expected: Option<&Result<Expected>>) -> Compared {
+        let names = opened.config().ok().flatten().map(|config| Names::of(config)).unwrap_or_default();
+        let Some(Ok(Expected { recipe, parts })) = expected else {
+            return Compared { names, text: false, parts: false };
+        };
+        let text: BTreeSet<String> = weights.stored().filter_map(|(_, tensor)| names.text(&tensor.name)).collect();
+        Compared {
+            names,
+            text: recipe.fused_experts(|name| text.contains(name)).is_none(),
+            parts: matches!(parts, Ok(OtherParts::Known(_))),
+        }
+    }
+
+    /// Whether a weight of this name was.
+    fn is_compared(&self, weight: &str) -> bool {
+        match self.names.meaning(weight) {
+            Meaning::Text(_) => self.text,
+            Meaning::OtherPart(_) => self.parts,
+            Meaning::Unknown => false,
+        }
+    }
+}
+
 /// Examines a model folder.
 ///
 /// # Errors
@@ -114,11 +152,16 @@ pub fn lint(opened: &Opened, progress: &dyn Progress) -> Result<Lint> {
     contents::blobs(&files, &shards, &mut found, progress)?;
     let model = index::compare(opened, &files, &shards, &mut found);
     let expected = Expected::of(opened);
-    let config_sha256 = tensors::compare(opened, &files, &model, expected.as_ref(), &mut found, progress)?;
-    dtype::compare(opened, &files, &model.shards, expected.as_ref(), &mut found);
+    let weights = Weights::of(opened, &model);
+    let config_sha256 = tensors::compare(opened, &files, (&model, &weights), expected.as_ref(), &mut found, progress)?;
+    dtype::compare(opened, &files, &weights, &mut found);
+    packed::examine(&weights, &mut found);
+    let compared = Compared::of(opened, &weights, expected.as_ref());
+    peers::compare(opened, (&model, &weights), &compared, &mut found);
     let vocabulary = serving(opened, &model.shards, expected.as_ref(), &mut found);
     tekken::compare(&files, vocabulary.as_ref(), &mut found);
-    let value_bytes = values::scan(&shards, &mut found, progress)?;
+    let is_compared = |name: &str| compared.is_compared(name);
+    let value_bytes = values::scan(&shards, &weights, &is_compared, &mut found, progress)?;
     let examined = Examined {
         files: files.len() as u64,
         shards: shards.iter().filter(|s| s.is_readable()).count() as u64,
@@ -138,7 +181,7 @@ pub fn served(opened: &Opened) -> Vec<Observation> {
 
 fn serving(
     opened: &Opened,
-    model: &[&Shard],
+    model: &[&FolderShard],
     expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) -> Option<Vocabulary> {

@@ -10,7 +10,7 @@ use std::fmt;
 /// One thing that lint saw.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
-    /// Which of its checks.
+    /// The check that saw it, and so the rule that judges it.
     pub check: Check,
     /// File, tensor and part, as far as they are known.
     pub location: Location,
@@ -76,12 +76,12 @@ impl Serialize for More {
 }
 
 impl Location {
-    /// A file.
+    /// A whole file, by its path below the folder.
     pub fn file(file: impl Into<String>) -> Location {
         Location { file: file.into(), ..Location::default() }
     }
 
-    /// A tensor in it.
+    /// Narrowed to a tensor of the file, by its stored name.
     pub fn tensor(self, name: impl Into<String>) -> Location {
         Location { tensor: Some(name.into()), ..self }
     }
@@ -91,7 +91,7 @@ impl Location {
         Location { axis: Some(axis), index: Some(index), ..self }
     }
 
-    /// A byte of the file.
+    /// Narrowed to a byte of the file, from 0.
     pub fn byte(self, byte: u64) -> Location {
         Location { byte: Some(byte), ..self }
     }

@@ -5,6 +5,7 @@ use super::folder::File;
 use super::index::{Lost, Model};
 use super::observation::Found;
 use super::stored::{StoredTensor, compare_shape, shut_norms, tell_extra, tell_missing};
+use super::weights::Weights;
 use crate::architecture::OtherParts;
 use crate::checkpoint::names::{Meaning, Names, module};
 use crate::error::{Count, Error};
@@ -13,11 +14,11 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Compares the tensors of other parts, by the names of transformers 5, with what the config gives.
-pub(super) fn compare(
+pub(super) fn compare<'a>(
     expected: std::result::Result<&OtherParts, &Error>,
     names: &Names,
-    stored: &BTreeMap<String, StoredTensor>,
-    model: &Model,
+    stored: &BTreeMap<String, StoredTensor<'a>>,
+    (model, weights): (&Model, &Weights<'a>),
     config: &File,
     found: &mut Found,
 ) {
@@ -26,7 +27,7 @@ pub(super) fn compare(
         Ok(OtherParts::Unknown) => return not_examined(stored.keys().map(String::as_str), config, found),
         Err(e) => {
             let message = format!("the tensors that text does not go through were not compared with it: {e}");
-            return found.say(Check::ConfigUnknown, config.location(), message);
+            return found.say(Check::ConfigRefused, config.location(), message);
         }
     };
     let part_name = |stored: &str| match names.meaning(stored) {
@@ -43,7 +44,7 @@ pub(super) fn compare(
     for tensor in tensors {
         asked += usize::from(tensor.is_read);
         match extra.remove(&tensor.name) {
-            Some(place) => compare_shape(place, &tensor.shape, found),
+            Some(place) => compare_shape(place, weights, &tensor.shape, found),
             None if tensor.is_read && told.as_ref().is_some_and(|told| !told.contains(&tensor.name)) => {
                 missing.push((tensor.name.clone(), tensor.shape.clone()));
             }

@@ -2,25 +2,26 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::observation::{Found, Location};
+use super::weights::Weights;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::NumberType;
 use serde_json::json;
 
 /// A tensor and the file that holds it.
-pub(super) type StoredTensor<'a> = (&'a Shard<'a>, &'a TensorEntry);
+pub(super) type StoredTensor<'a> = (&'a FolderShard<'a>, &'a TensorEntry);
 
-pub(super) fn at(shard: &Shard, tensor: &TensorEntry) -> Location {
+pub(super) fn at(shard: &FolderShard, tensor: &TensorEntry) -> Location {
     shard.file.location().tensor(&tensor.name)
 }
 
-pub(super) fn compare_shape((shard, tensor): StoredTensor, shape: &[usize], found: &mut Found) {
-    if tensor.shape != shape {
-        let message = format!("has shape {:?}, the config gives {shape:?}", tensor.shape);
-        let evidence = json!({"shape": tensor.shape, "expected": shape});
-        found.add(Check::TensorShape, at(shard, tensor), message, evidence);
-    }
+/// Compares the shape of a weight, packed or not, with the one that the config gives.
+pub(super) fn compare_shape<'a>(place: StoredTensor<'a>, weights: &Weights<'a>, shape: &[usize], found: &mut Found) {
+    let Some(own) = weights.shape(place).filter(|own| *own != shape) else { return };
+    let message = format!("has shape {own:?}, the config gives {shape:?}");
+    let evidence = json!({"shape": own, "expected": shape});
+    found.add(Check::TensorShape, at(place.0, place.1), message, evidence);
 }
 
 pub(super) fn tell_extra((shard, tensor): StoredTensor, found: &mut Found) {
@@ -31,7 +32,7 @@ pub(super) fn tell_extra((shard, tensor): StoredTensor, found: &mut Found) {
 /// Norms that let nothing through: each is given with the weight at which it does.
 pub(super) fn shut_norms<'p>(
     norms: impl Iterator<Item = (StoredTensor<'p>, f32)>,
-    shards: &[&Shard],
+    shards: &[&FolderShard],
     found: &mut Found,
 ) {
     // Tensors that share bytes can claim far more of them than there are.
@@ -55,7 +56,7 @@ pub(super) fn shut_norms<'p>(
 
 /// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the
 /// file.
-pub(super) fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
+pub(super) fn values(shard: &FolderShard, tensor: &TensorEntry) -> Vec<f32> {
     let bytes = shard.bytes(tensor).filter(|_| !shard.overlaps());
     bytes.map(|bytes| NumberType::of(tensor.dtype).decode_all(bytes)).unwrap_or_default()
 }

@@ -2,19 +2,22 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
 use super::stored::{StoredTensor, at, compare_shape, shut_norms, tell_extra, tell_missing};
+use super::weights::{Part, Weights};
 use super::{Expected, consolidated, parts, rotary};
 use crate::architecture::Recipe;
 use crate::architecture::module::ModuleKind;
 use crate::architecture::recipe::{EMBEDDING, HEAD, TIED_HEAD_DIFFERS};
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::names::{Meaning, Names};
+use crate::checkpoint::packing::{self, NumberType};
+use crate::checkpoint::quantization::is_of_activations;
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::{ConfigFile, Opened};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 use serde_json::json;
@@ -22,15 +25,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Compares the model's tensors with its config; SHA-256 of that.
-pub(super) fn compare(
+pub(super) fn compare<'a>(
     opened: &Opened,
     files: &[File],
-    model: &Model,
+    (model, weights): (&Model<'a, 'a>, &Weights<'a>),
     expected: Option<&Result<Expected>>,
     found: &mut Found,
     progress: &dyn Progress,
 ) -> Result<Option<String>> {
-    dtype_mix(&model.shards, found);
+    dtype_mix(weights, found);
     let file = files.iter().find(|f| f.name == "config.json");
     let Some(file) = file else {
         found.say(Check::ConfigMissing, Location::default(), "holds no config.json");
@@ -42,16 +45,19 @@ pub(super) fn compare(
         return Ok(None);
     };
     let names = Names::of(config);
-    let stored = Stored::of(&names, &model.shards, found);
+    let stored = Stored::of(&names, &model.shards, weights, found);
     match expected {
         Ok(Expected { recipe, parts }) => {
             consolidated::compare(opened.root(), &model.consolidated, recipe, &stored.text, found, progress)?;
-            parts::compare(parts.as_ref(), &names, &stored.parts, model, file, found);
-            Comparison { recipe, names: &names, model, config: file }.compare(stored, found);
+            parts::compare(parts.as_ref(), &names, &stored.parts, (model, weights), file, found);
+            Comparison { recipe, names: &names, model, weights, config: file }.compare(stored, found);
         }
         Err(e) => {
-            let message = format!("the tensors were not compared with it: {e}");
-            found.say(Check::ConfigUnknown, file.location(), message);
+            let (check, message) = match e {
+                Error::Unsupported { what, .. } => (Check::ConfigUnknown, format!("static audit only: {what}")),
+                e => (Check::ConfigRefused, format!("the tensors were not compared with it: {e}")),
+            };
+            found.say(check, file.location(), message);
             consolidated::unknown(&model.consolidated, found);
             let tensors = stored.parts.values().chain(&stored.unknown);
             parts::not_examined(tensors.map(|(_, tensor)| tensor.name.as_str()), file, found);
@@ -89,13 +95,21 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn of(names: &Names, shards: &[&'a Shard<'a>], found: &mut Found) -> Stored<'a> {
+    fn of(names: &Names, shards: &[&'a FolderShard<'a>], weights: &Weights<'a>, found: &mut Found) -> Stored<'a> {
         let mut stored = Stored { text: BTreeMap::new(), parts: BTreeMap::new(), unknown: Vec::new() };
         let mut seen = BTreeSet::new();
         for shard in shards {
             // The same name in two places has findings of its own.
             for tensor in shard.tensors().iter().filter(|t| seen.insert(t.name.as_str())) {
-                let (part, name) = match names.meaning(&tensor.name) {
+                let weight = match weights.part(&tensor.name) {
+                    Part::Beside(_) => continue,
+                    Part::Alone if is_of_activations(&tensor.name) => continue,
+                    // Packers of old gave every module a bias.
+                    Part::Alone if weights.is_bias_of_nothing((shard, tensor)) => continue,
+                    Part::Alone => &tensor.name,
+                    Part::Codes(weight) => weight,
+                };
+                let (part, name) = match names.meaning(weight) {
                     Meaning::Unknown => {
                         stored.unknown.push((shard, tensor));
                         continue;
@@ -120,15 +134,16 @@ impl<'a> Stored<'a> {
 }
 
 /// What tensors are held against.
-struct Comparison<'a> {
-    recipe: &'a Recipe,
-    names: &'a Names,
-    model: &'a Model<'a, 'a>,
-    config: &'a File,
+struct Comparison<'c, 'a> {
+    recipe: &'c Recipe,
+    names: &'c Names,
+    model: &'c Model<'a, 'a>,
+    weights: &'c Weights<'a>,
+    config: &'c File,
 }
 
-impl Comparison<'_> {
-    fn compare(&self, stored: Stored, found: &mut Found) {
+impl<'a> Comparison<'_, 'a> {
+    fn compare(&self, stored: Stored<'a>, found: &mut Found) {
         let (recipe, config, lost) = (self.recipe, self.config, &self.model.lost);
         let Stored { mut text, unknown, .. } = stored;
         // Before the names of all of them are made, as a config can ask for billions.
@@ -159,30 +174,25 @@ impl Comparison<'_> {
         // Of these enough was said; of all, where there is no index.
         let told: Option<BTreeSet<String>> = match lost {
             Lost::Any => None,
-            Lost::Tensors(names) => Some(names.iter().chain(malformed).filter_map(|n| self.text_name(n)).collect()),
+            Lost::Tensors(names) => {
+                Some(names.iter().chain(malformed).filter_map(|n| self.names.text(&packing::name_of(n))).collect())
+            }
         };
         let mut missing = Vec::new();
         let mut asked = 0;
         for (name, shape) in recipe.tensors() {
             asked += 1;
-            let Some((shard, tensor)) = text.remove(&name) else {
+            let Some(place) = text.remove(&name) else {
                 if !is_fused(&name) && told.as_ref().is_some_and(|told| !told.contains(&name)) {
                     missing.push((name, shape));
                 }
                 continue;
             };
-            compare_shape((shard, tensor), &shape, found);
+            compare_shape(place, self.weights, &shape, found);
         }
         tell_missing(Check::TensorMissing, missing, asked, config, found);
         text.retain(|name, place| !is_fused(name) && !rotary::examine(recipe, name, *place, found));
         text.into_values().chain(unknown).for_each(|place| tell_extra(place, found));
-    }
-
-    fn text_name(&self, stored: &str) -> Option<String> {
-        match self.names.meaning(stored) {
-            Meaning::Text(name) => Some(name),
-            _ => None,
-        }
     }
 }
 
@@ -212,14 +222,16 @@ fn is_same(a: StoredTensor, b: StoredTensor) -> bool {
 
 /// Tensors of another dtype than most of those that have their name in other layers (or experts); where there is no
 /// most, the mix itself.
-fn dtype_mix(model: &[&Shard], found: &mut Found) {
+fn dtype_mix(weights: &Weights, found: &mut Found) {
     type ByDtype<'a> = BTreeMap<String, Vec<StoredTensor<'a>>>;
     let mut roles: BTreeMap<String, ByDtype> = BTreeMap::new();
-    for shard in model {
-        for tensor in shard.tensors() {
-            let of_role = roles.entry(role(&tensor.name)).or_default();
-            of_role.entry(tensor.dtype.to_string()).or_default().push((shard, tensor));
+    for (shard, tensor) in weights.stored() {
+        // Which weights are packed is looked at elsewhere.
+        if matches!(weights.part(&tensor.name), Part::Codes(_)) || !NumberType::of(tensor.dtype).holds_weights() {
+            continue;
         }
+        let of_role = roles.entry(role(&tensor.name)).or_default();
+        of_role.entry(tensor.dtype.to_string()).or_default().push((shard, tensor));
     }
     for (role, dtypes) in roles.iter().filter(|(_, dtypes)| dtypes.len() > 1) {
         let all: usize = dtypes.values().map(Vec::len).sum();
@@ -242,7 +254,7 @@ fn dtype_mix(model: &[&Shard], found: &mut Found) {
 }
 
 /// A name with its numbers (of layers and experts) taken out.
-fn role(name: &str) -> String {
+pub(super) fn role(name: &str) -> String {
     let parts = name.split('.').map(|part| match !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
         true => "N",
         false => part,

@@ -1,22 +1,28 @@
-//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros. Of other tensors,
-//! whether weights are nothing but zeros.
+//! The values of floating-point tensors, in one pass: NaN, infinities, denormal numbers, zeros. Of packed weights, what
+//! their codes stand for. Of other tensors, whether weights are nothing but zeros.
 //!
 //! All cores look at pieces of some MiB, as whole numbers: a float without its sign bit orders like one.
 
 pub(super) mod bits;
+mod norms;
+mod unpacked;
 
 use super::check::Check;
-use super::header::Shard;
-use super::observation::{Found, Location, More};
+use super::header::FolderShard;
+use super::observation::{Found, Location, More, Observation};
+use super::weights::{Part, Weights};
 use crate::architecture::names;
 use crate::architecture::place::Axis;
 use crate::checkpoint::header::TensorEntry;
+use crate::checkpoint::packing::NumberType;
 use crate::error::Result;
 use crate::progress::Progress;
 use bits::{Format, ValueCounts};
+use norms::Norm;
+use safetensors::Dtype;
 use serde_json::json;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// Bytes that are looked at in one go.
 const PIECE: u64 = 2 << 20;
@@ -29,13 +35,23 @@ const LISTED: usize = 20;
 /// Rows or columns that a place knows by their numbers, for waivers; if there are more, it is the tensor's.
 const KEPT: usize = 4096;
 
-/// Scans all floating-point tensors of all files; how many bytes that were.
-pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<u64> {
+/// Scans all floating-point tensors of all files, and all packed weights of the model; how many bytes that were.
+/// `is_compared`: whether a tensor is one whose values were held against the config.
+pub(super) fn scan(
+    shards: &[FolderShard],
+    weights: &Weights,
+    is_compared: &dyn Fn(&str) -> bool,
+    found: &mut Found,
+    progress: &dyn Progress,
+) -> Result<u64> {
     let of = |shard| own(shard).filter(|t| Format::of(t.dtype).is_some());
     let size = |t: &TensorEntry| t.bytes.end - t.bytes.start;
     let once = || shards.iter().filter(|shard| !shard.again);
-    let total = once().flat_map(|shard| of(shard).map(size)).sum();
+    let packed = unpacked::all(weights);
+    let total =
+        once().flat_map(|shard| of(shard).map(size)).sum::<u64>() + packed.iter().map(|one| one.bytes()).sum::<u64>();
     progress.begin("values", total, "bytes");
+    let mut norms = Vec::new();
     for shard in once() {
         let mut batch: Vec<Job> = Vec::new();
         let mut bytes = 0;
@@ -43,28 +59,60 @@ pub(super) fn scan(shards: &[Shard], found: &mut Found, progress: &dyn Progress)
             batch.extend(Job::new(shard, tensor));
             bytes += size(tensor);
             if bytes >= BATCH || batch.len() >= 4096 {
-                run(&batch, found, progress)?;
+                run(&batch, weights, &mut norms, found, progress)?;
                 batch.clear();
                 bytes = 0;
             }
         }
-        run(&batch, found, progress)?;
+        run(&batch, weights, &mut norms, found, progress)?;
     }
+    unpacked::scan(&packed, found, progress)?;
     progress.end();
-    for shard in once() {
-        for tensor in own(shard).filter(|t| is_packed_weight(t)) {
-            if shard.bytes(tensor).is_some_and(|bytes| bytes.iter().all(|b| *b == 0)) {
-                let message = format!("all bytes of {:?} {} are zero", tensor.shape, tensor.dtype);
-                found.say(Check::ZeroTensor, shard.file.location().tensor(&tensor.name), message);
+    norms::compare(&norms, is_compared, found);
+    for (shard, tensor) in once().flat_map(|shard| own(shard).map(move |tensor| (shard, tensor))) {
+        let Some(bytes) = shard.bytes(tensor) else { continue };
+        let at = || shard.file.location().tensor(&tensor.name);
+        let (shape, dtype) = (&tensor.shape, tensor.dtype);
+        let is_beside = matches!(weights.part(&tensor.name), Part::Beside(_));
+        let is_told = |found: &Found| {
+            let is_it = |o: &Observation| o.check == Check::ZeroTensor && o.location == at();
+            found.observations.iter().any(is_it)
+        };
+        if is_packed_weight(tensor) && bytes.iter().all(|b| *b == 0) {
+            if is_told(found) {
+                continue;
+            }
+            found.say(Check::ZeroTensor, at(), format!("all bytes of {shape:?} {dtype} are zero"));
+        } else if !is_beside && is_constant(tensor, bytes) && !is_told(found) {
+            found.say(Check::ConstantTensor, at(), format!("all elements of {shape:?} {dtype} are the same"));
+        } else if !is_beside && dtype == Dtype::F8_E8M0 {
+            let nan = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == u8::MAX).count();
+            if let count @ 1.. = nan(bytes) {
+                let message = format!("{count} of {} values are NaN", bytes.len());
+                found.add(Check::Nan, at(), message, json!({"count": count, "elements": bytes.len()}));
             }
         }
     }
     Ok(total)
 }
 
+/// Whether a matrix of weights, or of their codes, is one value throughout that is a number and not zero.
+fn is_constant(tensor: &TensorEntry, bytes: &[u8]) -> bool {
+    /// A smaller one may be anything.
+    const FEWEST: usize = 64;
+    let size = (tensor.dtype.bitsize() / 8).max(1);
+    let (first, others) = bytes.split_at(size.min(bytes.len()));
+    let is_matrix = tensor.shape.iter().filter(|size| **size > 1).count() > 1;
+    is_matrix
+        && is_weight(&tensor.name)
+        && bytes.len() >= FEWEST * size
+        && NumberType::of(tensor.dtype).position(first, |value| value.is_finite() && value != 0.0).is_some()
+        && others.chunks(size).all(|element| element == first)
+}
+
 /// The tensors whose bytes are in the file and are no earlier tensor's. So each byte is read once, whatever tensors
 /// claim: a shared one is an error of its own.
-fn own<'s>(shard: &'s Shard) -> impl Iterator<Item = &'s TensorEntry> {
+fn own<'s>(shard: &'s FolderShard) -> impl Iterator<Item = &'s TensorEntry> {
     let mut end = 0;
     shard.tensors().iter().filter(move |t| {
         let owns = t.bytes.start >= end;
@@ -76,16 +124,22 @@ fn own<'s>(shard: &'s Shard) -> impl Iterator<Item = &'s TensorEntry> {
 /// Whether a tensor holds a matrix's weights in a type that is no float's; zero points, scales and indices of packed
 /// formats may well be zero.
 fn is_packed_weight(tensor: &TensorEntry) -> bool {
-    let name = tensor.name.rsplit('.').next().unwrap_or_default();
-    let is_weight = ["weight", "qweight", "weight_packed", "weight_quantized"].contains(&name)
-        || name.ends_with("_proj")
-        || name.ends_with("_blocks");
-    is_weight && Format::of(tensor.dtype).is_none() && tensor.shape.len() >= 2 && tensor.bytes.end > tensor.bytes.start
+    is_weight(&tensor.name)
+        && Format::of(tensor.dtype).is_none()
+        && tensor.shape.len() >= 2
+        && tensor.bytes.end > tensor.bytes.start
+}
+
+/// Whether a tensor is a matrix's weights or their codes, by its name.
+fn is_weight(name: &str) -> bool {
+    let name = name.rsplit('.').next().unwrap_or_default();
+    let is_one = ["weight", "qweight", "weight_packed", "weight_quantized"].contains(&name);
+    is_one || name.ends_with("_proj") || name.ends_with("_blocks")
 }
 
 /// One tensor.
 struct Job<'a> {
-    shard: &'a Shard<'a>,
+    shard: &'a FolderShard<'a>,
     tensor: &'a TensorEntry,
     bytes: &'a [u8],
     format: Format,
@@ -98,7 +152,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(shard: &'a Shard<'a>, tensor: &'a TensorEntry) -> Option<Job<'a>> {
+    fn new(shard: &'a FolderShard<'a>, tensor: &'a TensorEntry) -> Option<Job<'a>> {
         let format = Format::of(tensor.dtype)?;
         let bytes = shard.bytes(tensor)?;
         let elements = (bytes.len() / format.bytes) as u64;
@@ -111,6 +165,11 @@ impl<'a> Job<'a> {
         let columns = if is_matrix && tensor.shape.len() == 2 { vec![false; width as usize] } else { Vec::new() };
         let seen = Mutex::new(ValueCounts { columns, ..ValueCounts::default() });
         Some(Job { shard, tensor, bytes, format, row, rows: elements.div_ceil(row), is_matrix, seen })
+    }
+
+    /// What was seen of it so far.
+    fn seen(&self) -> MutexGuard<'_, ValueCounts> {
+        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Ranges of rows that are looked at in one go.
@@ -126,13 +185,18 @@ impl<'a> Job<'a> {
         let bytes = &self.bytes[from as usize * row_bytes..self.bytes.len().min(to as usize * row_bytes)];
         let keep_columns = self.is_matrix && self.tensor.shape.len() == 2;
         let part = self.format.scan(bytes, self.row as usize, from, keep_columns);
-        let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        seen.add(part);
+        self.seen().add(part);
         bytes.len() as u64
     }
 }
 
-fn run(batch: &[Job], found: &mut Found, progress: &dyn Progress) -> Result<()> {
+fn run(
+    batch: &[Job],
+    weights: &Weights,
+    norms: &mut Vec<Norm>,
+    found: &mut Found,
+    progress: &dyn Progress,
+) -> Result<()> {
     let pieces: Vec<(&Job, (u64, u64))> = batch.iter().flat_map(|job| job.pieces().map(move |p| (job, p))).collect();
     let next = AtomicUsize::new(0);
     let results = rayon::broadcast(|_| {
@@ -146,12 +210,16 @@ fn run(batch: &[Job], found: &mut Found, progress: &dyn Progress) -> Result<()> 
         Ok(())
     });
     results.into_iter().collect::<Result<()>>()?;
-    batch.iter().for_each(|job| tell(job, found));
+    for job in batch {
+        norms.extend(Norm::of(job));
+        tell(job, matches!(weights.part(&job.tensor.name), Part::Beside(_)), found);
+    }
     Ok(())
 }
 
-fn tell(job: &Job, found: &mut Found) {
-    let seen = job.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+/// Tells of a tensor; `is_beside`: of a scale or the like, of whose zeros is told elsewhere.
+fn tell(job: &Job, is_beside: bool, found: &mut Found) {
+    let seen = job.seen();
     let tensor = job.tensor;
     let at = || job.shard.file.location().tensor(&tensor.name);
     let elements = (tensor.bytes.end - tensor.bytes.start) / job.format.bytes as u64;
@@ -185,17 +253,15 @@ fn tell(job: &Job, found: &mut Found) {
             );
         }
     }
-    zeros(job, &seen, at(), found);
+    if job.is_matrix && !is_beside {
+        zeros((&tensor.name, &tensor.shape), job.rows, &seen, at(), found);
+    }
 }
 
-fn zeros(job: &Job, seen: &ValueCounts, at: Location, found: &mut Found) {
-    let shape = &job.tensor.shape;
-    if !job.is_matrix || shape.len() < 2 {
-        return;
-    }
-    let rows = job.rows;
-    let is_embedding = names::has_a_row_a_token(&job.tensor.name);
-    if may_be_zero(&job.tensor.name) {
+/// Tells of zeros in a matrix of so many rows.
+fn zeros((name, shape): (&str, &[usize]), rows: u64, seen: &ValueCounts, at: Location, found: &mut Found) {
+    let is_embedding = names::has_a_row_a_token(name);
+    if may_be_zero(name) {
         return;
     }
     if !seen.any {

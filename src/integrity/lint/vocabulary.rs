@@ -2,7 +2,7 @@
 
 use super::added;
 use super::check::Check;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::observation::{Found, Location};
 use crate::architecture::names;
 use crate::checkpoint::{GENERATION_CONFIG, Opened, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
@@ -161,7 +161,7 @@ pub(super) fn of(opened: &Opened, found: &mut Found) -> Option<Vocabulary> {
 }
 
 /// Holds the tokenizer and the numbers that configs name against the embedding.
-pub(super) fn compare(opened: &Opened, model: &[&Shard], vocabulary: Option<&Vocabulary>, found: &mut Found) {
+pub(super) fn compare(opened: &Opened, model: &[&FolderShard], vocabulary: Option<&Vocabulary>, found: &mut Found) {
     let config = opened.config().ok().flatten().map(|config| config.map());
     let generation: Option<Map<String, Value>> = read(opened, GENERATION_CONFIG);
     let tokenizer_config: Option<Map<String, Value>> = read(opened, TOKENIZER_CONFIG);
@@ -208,7 +208,7 @@ pub(super) fn of_text(config: &Map<String, Value>) -> &Map<String, Value> {
 }
 
 /// How many tokens the embedding has.
-fn rows(model: &[&Shard]) -> Option<u64> {
+fn rows(model: &[&FolderShard]) -> Option<u64> {
     let mut tensors = model.iter().flat_map(|shard| shard.tensors());
     let embedding = tensors.find(|t| names::is_embedding(&t.name) && t.shape.len() == 2)?;
     embedding.shape.first().map(|rows| *rows as u64)

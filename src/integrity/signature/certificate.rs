@@ -33,7 +33,7 @@ const CODE_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5
 /// Extended key usage: any.
 const ANY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
-/// A certificate.
+/// An X.509 certificate that could be parsed, with its key.
 #[derive(Debug, Clone)]
 pub struct Certificate {
     der: CertificateDer<'static>,

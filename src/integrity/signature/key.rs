@@ -16,7 +16,7 @@ pub(super) const LARGEST_PEM: u64 = 4 << 20;
 const EXPECTED: &str = "expected an ECDSA key on P-256, P-384 or P-521 (a new one: openssl ecparam -name prime256v1 \
                         -genkey -noout -out key.pem, and openssl ec -in key.pem -pubout -out key.pub.pem)";
 
-/// A public key.
+/// An ECDSA key that signatures are verified with: P-256, P-384 or P-521.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PublicKey(Public);
 
@@ -27,7 +27,7 @@ enum Public {
     P521(p521::ecdsa::VerifyingKey),
 }
 
-/// A private key.
+/// An ECDSA key that signs, on P-256, P-384 or P-521; its bytes are never shown.
 pub struct PrivateKey(Private);
 
 enum Private {
@@ -133,7 +133,7 @@ impl PrivateKey {
         key.map(PrivateKey).ok_or_else(|| Error::file(path, format!("holds another kind of private key; {EXPECTED}")))
     }
 
-    /// Its public half.
+    /// The public key that verifies what this one signs.
     pub fn public(&self) -> PublicKey {
         PublicKey(match &self.0 {
             Private::P256(key) => Public::P256(*key.verifying_key()),

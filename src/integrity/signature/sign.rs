@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// Files or shards that one signature lists at most.
 const MOST_RESOURCES: u64 = 1 << 20;
 
-/// Who signs.
+/// A private key, and the certificates that vouch for it, if any.
 #[derive(Debug)]
 pub struct Signer {
     key: PrivateKey,
@@ -41,7 +41,7 @@ pub struct SignSettings {
 /// What was signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
-    /// Its files.
+    /// How many files the signature lists.
     pub files: usize,
     /// Bytes of these files together.
     pub bytes: u64,

@@ -9,16 +9,14 @@ use super::model::{Model, SINGLE};
 use super::{Checked, HUB_CACHE, Stop, hex, refused, statement};
 use crate::checkpoint::sha256_hex;
 use crate::checkpoint::walk::{Entry, Kind};
+use crate::document::{Document, Kind as DocumentKind};
 use crate::error::{Error, Result};
 use crate::files::kind::is_weights;
 use crate::progress::Progress;
-use crate::tool::Tool;
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-const SCHEMA: &str = "achilles-audit/signature/v1";
 
 /// Whose signature is accepted.
 #[derive(Debug, Clone)]
@@ -29,17 +27,9 @@ pub enum Trust {
     Roots(Roots),
 }
 
-/// What came of a verification.
+/// What came of a verification (`achilles-audit/signature/v1`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SignatureReport {
-    /// `achilles-audit/signature/v1`.
-    pub schema: &'static str,
-    /// What wrote it.
-    pub tool: Tool,
-    /// What was verified.
-    pub model: ReportModel,
-    /// Whose signature was accepted, and what was left alone.
-    pub settings: SignatureSettings,
     /// Whether the files are those that somebody trusted signed.
     pub verdict: SignatureVerdict,
     /// Why the signature is not accepted, where it is not.
@@ -58,12 +48,18 @@ pub struct SignatureReport {
     pub left_out: Vec<LeftOut>,
 }
 
+impl DocumentKind for SignatureReport {
+    const SCHEMA: &'static str = "achilles-audit/signature/v1";
+    type Model = ReportModel;
+    type Settings = SignatureSettings;
+}
+
 /// Something that is there and that the signature does not vouch for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
     /// A file, or a folder with all that lies in it.
     pub path: String,
-    /// Files.
+    /// How many files lie there.
     pub files: usize,
     /// Bytes of these files together.
     pub bytes: u64,
@@ -103,7 +99,7 @@ impl Why {
 pub struct ReportModel {
     /// As it was named on the command line.
     pub source: String,
-    /// The signature file.
+    /// The signature's file, as it was named.
     pub signature: String,
 }
 
@@ -121,7 +117,7 @@ pub struct SignatureSettings {
     pub identity: Option<String>,
 }
 
-/// The answer.
+/// Whether somebody who is trusted vouches for these files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SignatureVerdict {
@@ -138,7 +134,7 @@ pub enum SignatureVerdict {
 pub struct Difference {
     /// Where, below the model; `.` is a model that is a single file.
     pub path: String,
-    /// What kind.
+    /// In what way the file is not as it was signed.
     pub kind: DifferenceKind,
     /// What is wrong, in a sentence.
     pub problem: String,
@@ -186,14 +182,12 @@ pub fn verify(
     trust: &Trust,
     ignore_unsigned_files: bool,
     progress: &dyn Progress,
-) -> Result<SignatureReport> {
+) -> Result<Document<SignatureReport>> {
     let opened = Model::open(model)?;
     let bundle = Bundle::read(signature)?;
+    let identity = ReportModel { source: model.display().to_string(), signature: signature.display().to_string() };
+    let settings = trust.settings(ignore_unsigned_files)?;
     let mut report = SignatureReport {
-        schema: SCHEMA,
-        tool: Tool::this(),
-        model: ReportModel { source: model.display().to_string(), signature: signature.display().to_string() },
-        settings: trust.settings(ignore_unsigned_files)?,
         verdict: SignatureVerdict::Refused,
         refusal: None,
         signer: None,
@@ -208,17 +202,18 @@ pub fn verify(
         Err(Stop::Failed(error)) => return Err(error),
         Err(Stop::Refused(problem)) => {
             report.refusal = Some(problem);
-            return Ok(report);
+            return Ok(Document::new(identity, settings, report));
         }
     };
     report.signer = Some(trust.signer(&bundle)?);
     drop(bundle);
     report.root_sha256 = Some(manifest.root());
-    compare(&opened, manifest, opened.below(signature), &mut report, progress)?;
+    let except = (opened.below(signature), ignore_unsigned_files);
+    compare(&opened, manifest, except, &mut report, progress)?;
     report.differences.sort_by(|a, b| a.path.cmp(&b.path));
     report.left_out.sort_by(|a, b| a.path.cmp(&b.path));
     report.verdict = if report.differences.is_empty() { SignatureVerdict::Verified } else { SignatureVerdict::Differs };
-    Ok(report)
+    Ok(Document::new(identity, settings, report))
 }
 
 impl Trust {
@@ -295,11 +290,11 @@ pub(super) fn check_certificates(chain: &[Certificate], trust: &Trust) -> Checke
 /// What is signed for one path, by range.
 type Expected = BTreeMap<String, Vec<Resource>>;
 
-/// Compares a model with what was signed.
+/// Compares a model with what was signed; of its other files, the signature's own and, if so told, all are let be.
 fn compare(
     model: &Model,
     manifest: Manifest,
-    signature: Option<String>,
+    (signature, ignore_unsigned_files): (Option<String>, bool),
     report: &mut SignatureReport,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -320,7 +315,7 @@ fn compare(
         let Some(pieces) = expected.remove(&entry.path) else {
             let is_signature = entry.kind == Kind::File && signature.as_ref() == Some(&entry.path);
             if !is_signature {
-                report.unsigned(&entry, &policy);
+                report.unsigned(&entry, &policy, ignore_unsigned_files);
             }
             continue;
         };
@@ -381,7 +376,7 @@ impl SignatureReport {
     }
 
     /// Something that is there and not signed.
-    fn unsigned(&mut self, entry: &Entry, policy: &Policy) {
+    fn unsigned(&mut self, entry: &Entry, policy: &Policy, ignored: bool) {
         let in_hub_cache = entry.path.strip_prefix(HUB_CACHE).is_some_and(|below| below.starts_with('/'));
         match policy.ignored_by(entry) {
             _ if in_hub_cache => self.leave_out(HUB_CACHE, entry.bytes, Why::HubCache),
@@ -390,7 +385,7 @@ impl SignatureReport {
                 self.push(entry.path.clone(), DifferenceKind::LeftOut, problem);
             }
             Some(by) => self.leave_out(by, entry.bytes, Why::Policy),
-            None if self.settings.ignore_unsigned_files => {
+            None if ignored => {
                 self.leave_out(&entry.path, entry.bytes, Why::Unsigned);
             }
             None => self.differences.push(unsigned(entry, policy.method)),

@@ -24,11 +24,11 @@ pub struct Verification {
     pub same_tensors: bool,
     /// The folder's index agrees with its shards and no tensor is there twice: loaders read what was examined.
     pub loadable: bool,
-    /// Files examined.
+    /// How many files were compared.
     pub files: usize,
-    /// Tensors examined.
+    /// How many tensors were compared.
     pub tensors: usize,
-    /// Bytes examined.
+    /// How many bytes of the files were read and digested.
     pub bytes: u64,
     /// Files first, then tensors.
     pub differences: Vec<Difference>,

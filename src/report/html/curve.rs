@@ -2,6 +2,7 @@
 
 use super::chart::{self, BOTTOM, LEFT, RIGHT, Scale, TOP, Tick};
 use super::number;
+use crate::document::Document;
 use crate::evaluate::metrics::perplexity;
 use crate::locate::CriticalSetReport;
 use std::f64::consts::{LN_10, LOG10_E};
@@ -11,10 +12,11 @@ use std::fmt::Write;
 const MOST_DOTS: usize = 60;
 
 /// The curve with the base and the threshold of collapse.
-pub fn figure(report: &CriticalSetReport) -> String {
-    let base = report.base.nll_nats;
+pub fn figure(report: &Document<CriticalSetReport>) -> String {
+    let CriticalSetReport { base, prefix, .. } = &report.result;
+    let base = base.nll_nats;
     let threshold = base + report.settings.epsilon * LN_10;
-    let nlls: Vec<f64> = std::iter::once(base).chain(report.prefix.curve_nll_nats.iter().copied()).collect();
+    let nlls: Vec<f64> = std::iter::once(base).chain(prefix.curve_nll_nats.iter().copied()).collect();
     let scale = scale(&nlls, threshold);
     let last = nlls.len() - 1;
 
@@ -25,7 +27,7 @@ pub fn figure(report: &CriticalSetReport) -> String {
     inside += &level(&scale, "base", base, &format!("base {}", number(perplexity(base))), 15.0);
     inside += &level(&scale, "threshold", threshold, &format!("collapse from {}", number(perplexity(threshold))), -6.0);
     inside += &line(&scale, &nlls);
-    inside += &end(&scale, &nlls, report.prefix.collapsed);
+    inside += &end(&scale, &nlls, prefix.collapsed);
 
     let (at_base, at_end) = (number(perplexity(base)), shown(nlls[last]));
     let description = format!(
@@ -33,7 +35,7 @@ pub fn figure(report: &CriticalSetReport) -> String {
         number(perplexity(threshold))
     );
     let epsilon = report.settings.epsilon;
-    let outcome = if report.prefix.collapsed { format!("collapse at n = {last}") } else { "no collapse".into() };
+    let outcome = if prefix.collapsed { format!("collapse at n = {last}") } else { "no collapse".into() };
     let caption = format!(
         "Perplexity with the first n of the ranking masked, on a logarithmic scale: {outcome} (ε = {epsilon}: \
          10<sup>{epsilon}</sup> times the base)."

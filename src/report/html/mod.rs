@@ -7,7 +7,7 @@ mod layers;
 mod tests;
 
 use super::Renderer;
-use super::judged::Judged;
+use super::judged::{Counts, Judged, answer};
 use super::rules::thresholds;
 use super::table::{number, place, timing, verdict as search_verdict};
 use crate::audit::{Audit, Linted, Unexamined, Verdict};
@@ -36,7 +36,8 @@ const RANKING_ROWS: usize = 10;
 const LONGEST_VALUE: usize = 600;
 
 /// The page of a scan: the verdict, the critical set, the findings, and what they rest on.
-pub fn document(audit: &Audit) -> String {
+pub fn document(document: &Document<Audit>) -> String {
+    let audit = &document.result;
     let critical_set = audit.critical_set.as_ref();
     let search = critical_set.map(|report| format!("<h3>critical-set</h3>\n{}", pairs(&report.settings)));
     let parts = Parts {
@@ -44,7 +45,7 @@ pub fn document(audit: &Audit) -> String {
         examined: examined(audit),
         settings: search.unwrap_or_default(),
     };
-    page(&Judged::from(audit), &parts)
+    page(&Judged::from(document), &parts)
 }
 
 /// The page of a lint.
@@ -100,14 +101,6 @@ fn page(judged: &Judged<'_>, parts: &Parts) -> String {
     )
 }
 
-fn answer(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "PASS",
-        Verdict::Fail => "FAIL",
-        Verdict::NotExamined => "NOT EXAMINED",
-    }
-}
-
 /// Whether it may ship, why not, and what it is.
 fn verdict(judged: &Judged<'_>) -> String {
     let class = match judged.verdict {
@@ -133,32 +126,24 @@ fn verdict(judged: &Judged<'_>) -> String {
         }
         _ => format!("Nothing that was examined speaks against it.{unknown}"),
     };
-    let count = |severity: Severity, one, several| {
-        let of_it = judged.findings.iter().filter(|f| f.severity == severity && f.waived.is_none());
-        Count(of_it.count(), one, several)
-    };
-    let waived = judged.findings.iter().filter(|f| f.waived.is_some()).count();
-    let counts = format!(
-        "{}, {}, {}, {waived} waived",
-        count(Severity::Error, "error", "errors"),
-        count(Severity::Warning, "warning", "warnings"),
-        count(Severity::Note, "note", "notes"),
-    );
+    let counts = Counts::of(judged.findings);
     let (answer, source) = (answer(judged.verdict), escaped(judged.source));
     format!(
         "<header>\n<h1 class=\"{class}\"><strong>{answer}</strong> <span>{source}</span></h1>\n\
-         <p><strong>{counts}</strong> (fail on {fail_on}; exit code {}). {why}</p>\n{}</header>\n",
+         <p><strong>{counts}, {} waived</strong> (fail on {fail_on}; exit code {}). {why}</p>\n{}</header>\n",
+        counts.waived,
         judged.verdict.exit_code(),
         pairs(&judged.model),
     )
 }
 
 /// What the model cannot do without.
-fn critical_set(report: &CriticalSetReport) -> String {
+fn critical_set(document: &Document<CriticalSetReport>) -> String {
+    let report = &document.result;
     let mut out = String::from("<section>\n<h2>Critical set</h2>\n");
-    let _ = writeln!(out, "<p>{}</p>", escaped(&search_verdict(report)));
+    let _ = writeln!(out, "<p>{}</p>", escaped(&search_verdict(document)));
     out += "<div class=\"figures\">\n";
-    out += &curve::figure(report);
+    out += &curve::figure(document);
     out += &layers::figure(&report.ranking);
     out += "</div>\n";
     let in_ranking = |at: Option<usize>, ranked: &RankedNeuron| {
@@ -176,7 +161,7 @@ fn critical_set(report: &CriticalSetReport) -> String {
         if set.subsets.len() > 1 {
             let subsets = set.subsets.iter().map(|subset| {
                 let names: Vec<String> = subset.neurons.iter().map(|n| n.short()).collect();
-                let collapsed = if subset.damage >= report.settings.epsilon { "yes" } else { "no" };
+                let collapsed = if subset.damage >= document.settings.epsilon { "yes" } else { "no" };
                 let (perplexity, damage) = (number(perplexity(subset.nll_nats)), number(subset.damage));
                 vec![names.join(" + "), perplexity, damage, collapsed.into()]
             });
@@ -251,7 +236,8 @@ fn examined(audit: &Audit) -> String {
         let masked = &c.transfer.base_on_variant;
         let shown = json!({"base": c.base.source, "verdict": c.verdict.as_str(), "damage_by_its_set": masked.damage,
             "damage_by_random_sets": masked.worst_control(), "overlap": c.location.overlap,
-            "spearman": c.location.spearman, "damage_beside_base": c.damage});
+            "spearman": c.location.spearman, "damage_beside_base": c.damage, "divergence": c.divergence,
+            "divergence_not_compared": c.divergence_not_compared});
         part("base", pairs(&shown));
     }
     if let Some(c) = &audit.baseline {
@@ -261,8 +247,9 @@ fn examined(audit: &Audit) -> String {
         part("baseline", pairs(&shown));
     }
     if let Some(s) = &audit.signature {
-        let shown = json!({"verdict": s.verdict, "signer": s.signer, "refusal": s.refusal, "files": s.files,
-            "bytes": s.bytes, "root_sha256": s.root_sha256, "signature": s.model.signature});
+        let r = &s.result;
+        let shown = json!({"verdict": r.verdict, "signer": r.signer, "refusal": r.refusal, "files": r.files,
+            "bytes": r.bytes, "root_sha256": r.root_sha256, "signature": s.model.signature});
         part("signature", pairs(&shown));
     }
     if out.is_empty() { out } else { format!("<section>\n<h2>Examined</h2>\n{out}</section>\n") }

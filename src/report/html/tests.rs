@@ -1,11 +1,10 @@
 use super::document;
 use crate::audit::{Audit, AuditSettings, Unexamined, Verdict};
-use crate::document::ModelIdentity;
+use crate::document::{Document, ModelIdentity};
 use crate::integrity::lint::{Check, Examined, Location};
 use crate::locate::{CriticalSetReport, SiteSelection};
 use crate::rules::finding::{Finding, Severity, Waived};
 use crate::rules::{Measurement, Rules, WhenNotExamined};
-use crate::tool::Tool;
 use scraper::{ElementRef, Html, Selector};
 use serde_json::{Value, json};
 use std::f64::consts::LN_10;
@@ -15,15 +14,15 @@ const HOSTILE: &str =
     "</style></title></p><script>x()</script>\" onload=\"x()\" 'y' <!-- ]]> &amp; \u{1b}[2J\0\u{202e}\u{200b}\u{fffe}";
 
 /// A located set with this curve; `collapsed` where there is a critical set.
-fn report(base: f64, curve: &[f64], collapsed: bool) -> CriticalSetReport {
+fn report(base: f64, curve: &[f64], collapsed: bool) -> Document<CriticalSetReport> {
     let neurons: Vec<String> = (0..curve.len()).map(|n| format!("model.layers.{n}.mlp.down_proj:out:{n}")).collect();
     let ranked = neurons.iter().enumerate().map(|(n, neuron)| {
         json!({"neuron": neuron, "layer": n, "importance": 3.5, "position": 0, "tensor": "t", "shape": [4, 8],
             "axis": "row", "index": n, "bias": null})
     });
     let set = json!({"neurons": neurons, "nll_nats": curve.last(), "damage": 2.0, "subsets": []});
-    let mut report: CriticalSetReport = serde_json::from_value(json!({
-        "schema": "s", "tool": {"name": "t", "version": "0"},
+    let mut report: Document<CriticalSetReport> = serde_json::from_value(json!({
+        "schema": "achilles-audit/critical-set/v1", "tool": {"name": "t", "version": "0"},
         "model": {"source": "m", "architecture": "A", "config_sha256": "c"},
         "settings": {"ranking": "noise", "side": "out", "sites": "reference", "counting": "channels", "alpha": 5.0,
             "samples": 2, "samples_used": 2, "seed": 42, "epsilon": 1.0, "max_neurons": 9, "dtype": "f32",
@@ -36,24 +35,22 @@ fn report(base: f64, curve: &[f64], collapsed: bool) -> CriticalSetReport {
     }))
     .unwrap();
     // JSON has no NaN.
-    report.base.nll_nats = base;
-    report.prefix.curve_nll_nats = curve.to_vec();
+    report.result.base.nll_nats = base;
+    report.result.prefix.curve_nll_nats = curve.to_vec();
     report
 }
 
-fn audit(verdict: Verdict) -> Audit {
-    Audit {
-        schema: "achilles-audit/scan/v1",
-        tool: Tool::this(),
-        model: ModelIdentity { source: "m".into(), ..ModelIdentity::default() },
-        settings: AuditSettings {
-            rules: "default".into(),
-            rules_sha256: "r".into(),
-            fail_on: Severity::Warning,
-            not_examined: WhenNotExamined::Fail,
-            require: vec![Measurement::Lint],
-            date: "2030-01-31".parse().unwrap(),
-        },
+fn audit(verdict: Verdict) -> Document<Audit> {
+    let model = ModelIdentity { source: "m".into(), ..ModelIdentity::default() };
+    let settings = AuditSettings {
+        rules: "default".into(),
+        rules_sha256: "r".into(),
+        fail_on: Severity::Warning,
+        not_examined: WhenNotExamined::Fail,
+        require: vec![Measurement::Lint],
+        date: "2030-01-31".parse().unwrap(),
+    };
+    let result = Audit {
         verdict,
         findings: Vec::new(),
         not_listed: 0,
@@ -66,7 +63,8 @@ fn audit(verdict: Verdict) -> Audit {
         baseline: None,
         fingerprint: None,
         signature: None,
-    }
+    };
+    Document::new(model, settings, result)
 }
 
 fn finding(check: Check, severity: Severity) -> Finding {
@@ -82,7 +80,7 @@ fn finding(check: Check, severity: Severity) -> Finding {
 }
 
 /// The page, which a parser of HTML finds no fault with.
-fn page(audit: &Audit) -> Html {
+fn page(audit: &Document<Audit>) -> Html {
     let text = document(audit);
     let page = Html::parse_document(&text);
     assert!(page.errors.is_empty(), "{:?}", page.errors);
@@ -139,11 +137,11 @@ fn nothing_that_is_said_becomes_markup() {
     };
     audit.settings.rules = hostile();
     audit.settings.rules_sha256 = hostile();
-    audit.judged[0].why = hostile();
+    audit.result.judged[0].why = hostile();
     let left = Unexamined { measurement: Measurement::Lint, why: hostile() };
-    (audit.not_examined, audit.skipped) = (vec![left.clone()], vec![left]);
+    (audit.result.not_examined, audit.result.skipped) = (vec![left.clone()], vec![left]);
     let waived = Waived { reason: hostile(), expires: "2030-01-31".parse().unwrap() };
-    audit.findings = vec![Finding {
+    audit.result.findings = vec![Finding {
         id: Check::CustomCode.into(),
         severity: Severity::Error,
         location: Location::file(HOSTILE).tensor(HOSTILE),
@@ -152,15 +150,19 @@ fn nothing_that_is_said_becomes_markup() {
         evidence: json!({HOSTILE: {HOSTILE: [HOSTILE, {HOSTILE: HOSTILE}]}}),
         waived: None,
     }];
-    audit.findings.push(Finding { waived: Some(waived), evidence: json!([HOSTILE]), ..audit.findings[0].clone() });
+    audit.result.findings.push(Finding {
+        waived: Some(waived),
+        evidence: json!([HOSTILE]),
+        ..audit.result.findings[0].clone()
+    });
     let mut found = report(4.4, &[4.4, 9.9], true);
     let s = &mut found.settings;
     s.sites = SiteSelection::Glob(hostile());
     for text in [&mut s.device, &mut s.text_sha256] {
         *text = hostile();
     }
-    found.ranking[0].tensor = Some(hostile());
-    audit.critical_set = Some(found);
+    found.result.ranking[0].tensor = Some(hostile());
+    audit.result.critical_set = Some(found);
 
     let page = page(&audit);
     let tags = [
@@ -222,7 +224,7 @@ fn nothing_that_is_said_becomes_markup() {
 #[test]
 fn nothing_is_fetched() {
     let mut audit = audit(Verdict::Pass);
-    audit.critical_set = Some(report(4.4, &[4.4, 9.9], true));
+    audit.result.critical_set = Some(report(4.4, &[4.4, 9.9], true));
     let text = document(&audit);
     for away in ["http:", "https:", "url(", "@import", "src=", "<link", "<script"] {
         assert!(!text.contains(away), "{away}");
@@ -234,7 +236,7 @@ fn the_curve_rises_to_its_collapse() {
     let mut audit = audit(Verdict::Pass);
     // Perplexity 10^2.5, 10^2.5, 10^5.5.
     let (base, high) = (2.5 * LN_10, 5.5 * LN_10);
-    audit.critical_set = Some(report(base, &[base, high], true));
+    audit.result.critical_set = Some(report(base, &[base, high], true));
     let page = page(&audit);
     // The plot: 50 to 468, and from 254 (10²) up to 26 (10⁶).
     assert_eq!(points(&page), [(50.0, 225.5), (259.0, 225.5), (468.0, 54.5)]);
@@ -253,7 +255,7 @@ fn the_curve_rises_to_its_collapse() {
 #[test]
 fn a_curve_without_collapse() {
     let mut audit = audit(Verdict::Pass);
-    audit.critical_set = Some(report(4.4, &[4.4, 4.5, 4.3], false));
+    audit.result.critical_set = Some(report(4.4, &[4.4, 4.5, 4.3], false));
     let page = page(&audit);
     assert!(texts(&page, "figcaption")[0].contains("no collapse"));
     assert!(all(&page, "circle.collapse").is_empty());
@@ -264,7 +266,7 @@ fn a_curve_without_collapse() {
 fn what_is_not_finite_is_at_the_top() {
     for odd in [f64::NAN, f64::INFINITY] {
         let mut audit = audit(Verdict::Pass);
-        audit.critical_set = Some(report(4.4, &[odd, 4.4, odd], true));
+        audit.result.critical_set = Some(report(4.4, &[odd, 4.4, odd], true));
         let page = page(&audit);
         let at: Vec<f64> = points(&page).iter().map(|p| p.1).collect();
         assert!(at[1] == 26.0 && at[3] == 26.0 && at[2] == at[0] && at[0] > 100.0, "{at:?}");
@@ -278,7 +280,7 @@ fn odd_curves_have_places() {
         [(4.4, vec![]), (0.0, vec![0.0]), (4.4, vec![4.4; 500]), (2e300, vec![1e3]), (f64::NAN, vec![1.0])]
     {
         let mut audit = audit(Verdict::Pass);
-        audit.critical_set = Some(report(base, &curve, false));
+        audit.result.critical_set = Some(report(base, &curve, false));
         let page = page(&audit);
         for (x, y) in points(&page) {
             assert!((0.0..=480.0).contains(&x) && (0.0..=300.0).contains(&y), "{base} {x} {y}");
@@ -294,11 +296,11 @@ fn layers_are_counted_by_module() {
         (1, "model.layers.2.mlp.down_proj:out:1", Some(2)),
         (2, "model.norm:out:1", None),
     ] {
-        found.ranking[at].neuron = neuron.parse().unwrap();
-        found.ranking[at].layer = layer;
+        found.result.ranking[at].neuron = neuron.parse().unwrap();
+        found.result.ranking[at].layer = layer;
     }
     let mut audit = audit(Verdict::Pass);
-    audit.critical_set = Some(found);
+    audit.result.critical_set = Some(found);
     let page = page(&audit);
     assert_eq!(texts(&page, "rect title"), ["layer 2: 1 in mlp.down_proj", "layer 2: 1 in mlp.up_proj"]);
     let bars = all(&page, "#layers-title ~ rect");
@@ -312,12 +314,13 @@ fn layers_are_counted_by_module() {
 #[test]
 fn findings_are_told_with_their_evidence() {
     let mut audit = audit(Verdict::Fail);
-    audit.findings = vec![finding(Check::CustomCode, Severity::Warning), finding(Check::ZeroRow, Severity::Note)];
-    audit.findings[0].evidence = json!({"auto_map": null, "indices": [1, 2], "lines": [{"axis": "row"}], "ok": true,
+    audit.result.findings =
+        vec![finding(Check::CustomCode, Severity::Warning), finding(Check::ZeroRow, Severity::Note)];
+    audit.result.findings[0].evidence = json!({"auto_map": null, "indices": [1, 2], "lines": [{"axis": "row"}], "ok": true,
         "damage": [4.678663838492381, 1.0, 1e-300, 12]});
     let waived = Waived { reason: "reviewed".into(), expires: "2030-01-31".parse().unwrap() };
-    audit.findings.push(Finding { waived: Some(waived), ..finding(Check::Nan, Severity::Error) });
-    audit.findings[1].evidence = json!({"long": "ä".repeat(1000)});
+    audit.result.findings.push(Finding { waived: Some(waived), ..finding(Check::Nan, Severity::Error) });
+    audit.result.findings[1].evidence = json!({"long": "ä".repeat(1000)});
     let page = page(&audit);
     assert_eq!(texts(&page, "article h3"), ["warning custom-code", "note zero-row", "waived error nan"]);
     assert_eq!(texts(&page, "#finding-0 dt"), ["auto map", "indices", "lines", "ok", "damage"]);
@@ -336,7 +339,8 @@ fn what_is_missing_is_left_out() {
     assert_eq!(texts(&empty, "#findings p"), ["None."]);
     assert_eq!(texts(&empty, "h2"), ["Findings", "Examined", "Settings", "Rules judged"]);
     let mut audit = audit(Verdict::NotExamined);
-    audit.not_examined = vec![Unexamined { measurement: Measurement::Fingerprint, why: "none was given".into() }];
+    audit.result.not_examined =
+        vec![Unexamined { measurement: Measurement::Fingerprint, why: "none was given".into() }];
     let page = page(&audit);
     assert_eq!(texts(&page, "#not-examined li"), ["fingerprint: none was given"]);
     assert!(texts(&page, "header p")[0].contains("1 thing was not examined"));

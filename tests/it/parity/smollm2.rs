@@ -129,16 +129,16 @@ fn the_published_method_finds_one_neuron() {
     // The paper's settings, but for K: 20 samples give the same order at the top.
     let settings = locate::SearchSettings { samples: 20, ..locate::SearchSettings::default() };
     let report = locate(&subject(&on_cpu()), &settings, &Silent).unwrap().report;
-    let first: Vec<String> = report.ranking.iter().take(5).map(|r| r.neuron.short()).collect();
+    let first: Vec<String> = report.result.ranking.iter().take(5).map(|r| r.neuron.short()).collect();
     let expected = ["L11", "L28", "L29", "L29", "L11"].into_iter().zip([507, 507, 507, 199, 247]);
     let expected: Vec<String> = expected.map(|(layer, row)| format!("{layer}.mlp.down_proj:out:{row}")).collect();
     assert_eq!(first, expected);
-    assert_eq!((report.prefix.collapsed, report.prefix.n), (true, 1));
-    let set = report.critical_set.unwrap();
+    assert_eq!((report.result.prefix.collapsed, report.result.prefix.n), (true, 1));
+    let set = report.result.critical_set.unwrap();
     let members: Vec<String> = set.neurons.iter().map(Neuron::short).collect();
     assert_eq!(members, ["L11.mlp.down_proj:out:507"]);
     assert!((set.nll_nats - 15.186940).abs() <= TOLERANCE * 15.186940, "{}", set.nll_nats);
-    assert!((report.base.nll_nats - 4.408508).abs() <= TOLERANCE * 4.408508, "{}", report.base.nll_nats);
+    assert!((report.result.base.nll_nats - 4.408508).abs() <= TOLERANCE * 4.408508, "{}", report.result.base.nll_nats);
 }
 
 /// What PyTorch found on the input side (fixtures/smollm2/side_in.json); its noise is another.
@@ -185,21 +185,21 @@ fn the_input_side_agrees_with_pytorch() {
         ..locate::SearchSettings::default()
     };
     let report = locate(&subject, &settings, &Silent).unwrap().report;
-    let ours: Vec<Neuron> = report.ranking.iter().map(|r| r.neuron.clone()).collect();
+    let ours: Vec<Neuron> = report.result.ranking.iter().map(|r| r.neuron.clone()).collect();
     let common = |k: usize| ours[..k].iter().filter(|n| ranked[..k].contains(n)).count();
-    let set = report.critical_set.as_ref().unwrap();
+    let set = report.result.critical_set.as_ref().unwrap();
     let members: Vec<String> = set.neurons.iter().map(Neuron::short).collect();
     println!("largest relative difference of the curve: {worst:.2e}");
     println!("common to both rankings: {} of 10, {} of 50", common(10), common(50));
     println!(
         "n* {} here, {} in PyTorch; critical set {members:?}, damage {:.4}",
-        report.prefix.n, theirs.n, set.damage
+        report.result.prefix.n, theirs.n, set.damage
     );
     assert_eq!(ours[..4], ranked[..4]);
     assert!(common(10) >= 9 && common(50) >= 40, "{} {}", common(10), common(50));
 
     // The noise moves n* by a place or so; what is needed of either prefix is the same.
-    assert!(report.prefix.n.abs_diff(theirs.n) <= 2, "n* {}", report.prefix.n);
+    assert!(report.result.prefix.n.abs_diff(theirs.n) <= 2, "n* {}", report.result.prefix.n);
     assert!(set.neurons.iter().all(|n| ranked[..theirs.n].contains(n)), "{members:?}");
 
     // Minimal: it collapses, and without any one member it does not.
@@ -226,10 +226,14 @@ fn the_critical_set_is_the_same_in_every_dtype() {
         let started = std::time::Instant::now();
         let report = locate(&subject, &settings, &Silent).unwrap().report;
         let seconds = started.elapsed().as_secs_f64();
-        println!("{:4} base NLL {:.6} nats, located in {seconds:.1} s", arithmetic.as_str(), report.base.nll_nats);
+        println!(
+            "{:4} base NLL {:.6} nats, located in {seconds:.1} s",
+            arithmetic.as_str(),
+            report.result.base.nll_nats
+        );
         let expected: Vec<Neuron> = vec!["L11.mlp.down_proj:out:507".parse().unwrap()];
-        assert_eq!(report.critical_set.unwrap().neurons, expected, "{}", arithmetic.as_str());
-        nlls.insert(arithmetic.as_str(), report.base.nll_nats);
+        assert_eq!(report.result.critical_set.unwrap().neurons, expected, "{}", arithmetic.as_str());
+        nlls.insert(arithmetic.as_str(), report.result.base.nll_nats);
     }
     assert!((nlls["f32"] - nlls["f64"]).abs() <= 1e-4, "{nlls:?}");
 }
