@@ -169,7 +169,7 @@ type Pack = fn([usize; 2], &[f32]) -> crate::integrity::pack::Packed;
 const PACKS: [(&str, Pack); 3] = [("FP8", pack::fp8), ("INT4", pack::w4a16), ("GPTQ", pack::gptq)];
 
 #[test]
-fn a_packed_clean_model_has_no_sign_and_all_of_it_is_examined() {
+fn a_packed_clean_model_has_no_indicator_and_all_of_it_is_examined() {
     for (form, pack) in PACKS {
         let folder = tempfile::tempdir().unwrap();
         let report = examine(&Synthetic::new().write_packed(folder.path(), pack), &Silent).unwrap();
@@ -197,7 +197,7 @@ fn lesions_of_a_packed_model_are_placed_to_the_neuron() {
             (IndicatorKind::Scaled, "L4.mlp.down_proj:out:77"),
             (IndicatorKind::Opposite, "L5.mlp.down_proj:out:120"),
         ];
-        assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{form}: {:#?}", report.signs);
+        assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{form}: {:#?}", report.indicators);
         if form != "GPTQ" {
             continue;
         }

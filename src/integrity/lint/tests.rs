@@ -98,7 +98,7 @@ fn in_nvfp4(folder: &Folder) {
 }
 
 /// Puts what `pack` makes of each matrix of the layers in its place, where scalars come first.
-fn packed(folder: &Folder, pack: impl Fn(&mut Shard, &str, usize, usize)) {
+fn packed(folder: &Folder, pack: impl Fn(&mut RawShard, &str, usize, usize)) {
     folder.shard(|s| {
         for (name, entry) in s.header.clone().iter().filter(|(name, _)| name.ends_with("_proj.weight")) {
             let shape: Vec<usize> = serde_json::from_value(entry["shape"].clone()).unwrap();
