@@ -3,12 +3,13 @@
 use super::diff::{Diff, diff};
 use super::difference::{Difference, LineChange, Pattern, Repacked, TensorChange};
 use super::fingerprint::{Fingerprint, FingerprintSettings, take};
+use super::lesion::examine;
 use super::pack::{Packed, encoded, fp8, w4a16};
 use super::verify::verify;
-use crate::checkpoint::Opened;
 use crate::checkpoint::header::Header;
 use crate::checkpoint::packing::tests::{MODULE, forms, write};
 use crate::checkpoint::packing::{Axis, NumberType, Span};
+use crate::checkpoint::{Checkpoint, Opened};
 use crate::progress::Silent;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,6 +17,7 @@ use rand_distr::{Distribution, StandardNormal};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const FILE: &str = "model.safetensors";
@@ -52,7 +54,9 @@ fn changed(found: &[Difference]) -> &TensorChange {
 /// A copy of the folder whose file of weights is edited.
 fn edited(folder: &Path, edit: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
-    std::fs::copy(folder.join("config.json"), copy.path().join("config.json")).unwrap();
+    for settings in ["config.json", "hf_quant_config.json"].into_iter().filter(|name| folder.join(name).exists()) {
+        std::fs::copy(folder.join(settings), copy.path().join(settings)).unwrap();
+    }
     let mut bytes = std::fs::read(folder.join(FILE)).unwrap();
     edit(&mut bytes);
     std::fs::write(copy.path().join(FILE), bytes).unwrap();
@@ -331,4 +335,51 @@ fn a_fingerprint_whose_weights_were_edited_is_refused() {
     let [verified, _] = found((folder.path(), &earlier), lesioned.path());
     let change = changed(&verified);
     assert_eq!((&change.packed, change.dtype, change.lines[0].index), (&None, Dtype::F8_E4M3, 3));
+}
+
+/// What the quantizers' own libraries wrote: a clean one has no indicator of a lesion, and a masked row or column is named by
+/// verify, diff and the indicators of a lesion.
+#[test]
+fn a_masked_row_or_column_of_what_quantizers_wrote_is_named() {
+    let (mut forms, mut count) = (BTreeSet::new(), 0);
+    for fixture in std::fs::read_dir("fixtures/packed").unwrap().map(|entry| entry.unwrap().path()) {
+        if !fixture.join(FILE).exists() {
+            continue;
+        }
+        let (what, clean) = (fixture.display(), edited(&fixture, |_| ()));
+        let clean = clean.path();
+        let before = fingerprint(clean);
+        let indicators = |folder: &Path| -> Vec<String> {
+            let report = examine(&Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap(), &Silent).unwrap();
+            report.indicators.iter().map(|found| found.neuron.to_string()).collect()
+        };
+        assert_eq!(indicators(clean), [""; 0], "{what}");
+        let tensors = Opened::folder_at(clean).tensors().unwrap();
+        let weights = tensors.weights();
+        assert_eq!(weights.iter().filter(|weight| weight.is_packed()).count(), before.weights.len(), "{what}");
+        let Some(weight) = weights.iter().find(|weight| weight.is_packed() && weight.shape().len() == 2) else {
+            continue;
+        };
+        forms.insert(weight.format());
+        let module = weight.name().strip_suffix(".weight").unwrap();
+        for (axis, side) in [(Axis::Row, "out"), (Axis::Column, "in")] {
+            let Ok(zero) = weight.zero_codes(axis, 3) else { continue };
+            let codes = zero.mask.iter().copied().zip(zero.codes.iter().copied());
+            let lesioned = edited(clean, |bytes| put(bytes, zero.place.span, codes));
+            let neuron = format!("{module}:{side}:3");
+            for found in found((clean, &before), lesioned.path()) {
+                let change = found.iter().find_map(|d| match d {
+                    Difference::TensorChanged(change) if change.name == weight.name() => Some(change),
+                    _ => None,
+                });
+                let [line] = &change.unwrap().lines[..] else { panic!("{what}: {found:?}") };
+                assert_eq!(line.neuron.as_ref().map(ToString::to_string), Some(neuron.clone()), "{what}");
+                assert_eq!(line.beta, Some(0.0), "{what}");
+            }
+            assert_eq!(indicators(lesioned.path()), [neuron], "{what}");
+            count += 1;
+        }
+    }
+    println!("{count} masks in {forms:?}");
+    assert!(forms.len() >= 5 && count >= 30);
 }

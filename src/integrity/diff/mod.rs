@@ -61,7 +61,7 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
     let apart = apart((&old, &mut was), (&new, &mut is));
     let mut pairs = Vec::new();
     let names = was.keys().chain(is.keys()).map(|name| (*name, false));
-    for (name, apart) in names.chain(apart.iter().map(|name| (name.as_str(), true))).collect::<BTreeSet<_>>() {
+    for (name, apart) in names.chain(apart.iter().map(|name| (*name, true))).collect::<BTreeSet<_>>() {
         if apart {
             match (Stored::of(&old, name), Stored::of(&new, name)) {
                 (Some(was), Some(is)) => match Pair::of_stored(was, is) {
@@ -112,7 +112,10 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
     Ok(Diff { tensors: pairs.len(), same_tensors, differences })
 }
 
-fn by_name<'a>(weights: &'a [Weight<'a>]) -> BTreeMap<&'a str, &'a Weight<'a>> {
+/// Weights by their names.
+type ByName<'a> = BTreeMap<&'a str, &'a Weight<'a>>;
+
+fn by_name<'a>(weights: &'a [Weight<'a>]) -> ByName<'a> {
     weights.iter().map(|weight| (weight.name(), weight)).collect()
 }
 
@@ -123,31 +126,24 @@ fn settings(opened: &Opened) -> Vec<Option<Value>> {
     std::iter::once(config).chain(files).collect()
 }
 
-/// Stored tensors of weights that only one of the two can be unpacked, because what they are packed in is broken in the
-/// other: they are compared as they are stored.
-fn apart(
-    (old, was): (&Tensors, &mut BTreeMap<&str, &Weight<'_>>),
-    (new, is): (&Tensors, &mut BTreeMap<&str, &Weight<'_>>),
-) -> BTreeSet<String> {
-    let is_packed =
-        |of: &BTreeMap<&str, &Weight<'_>>, name: &str| of.get(name).is_some_and(|weight| weight.is_packed());
-    let of_one = |of: &BTreeMap<&str, &Weight<'_>>, others: &BTreeMap<&str, &Weight<'_>>, other: &Tensors| {
-        let holds = |weight: &Weight<'_>, tensors: &Tensors| {
-            let codes = weight.stored().first().and_then(|codes| tensors.get(codes));
-            codes.is_some_and(|codes| !NumberType::of(codes.dtype).holds_weights())
-        };
-        let broken = of.values().filter(|w| w.is_packed() && !is_packed(others, w.name()) && holds(w, other));
-        broken.map(|weight| weight.name().to_owned()).collect::<Vec<_>>()
+/// Takes out weights that are packed in only one of the two because what they are packed in is broken in the other, and
+/// gives their stored tensors, which are compared as they are.
+fn apart<'a>((old, was): (&Tensors, &mut ByName<'a>), (new, is): (&Tensors, &mut ByName<'a>)) -> BTreeSet<&'a str> {
+    let is_packed = |of: &ByName<'a>, name: &str| of.get(name).is_some_and(|weight| weight.is_packed());
+    let has_codes = |tensors: &Tensors, weight: &Weight| {
+        let codes = weight.stored().first().and_then(|codes| tensors.get(codes));
+        codes.is_some_and(|codes| !NumberType::of(codes.dtype).holds_weights())
+    };
+    let of_one = |one: &ByName<'a>, other: &ByName<'a>, tensors: &Tensors| -> Vec<&'a str> {
+        let packed = one.values().filter(|weight| weight.is_packed() && !is_packed(other, weight.name()));
+        packed.filter(|weight| has_codes(tensors, weight)).map(|weight| weight.name()).collect()
     };
     let mut stored = BTreeSet::new();
     for name in [of_one(was, is, new), of_one(is, was, old)].concat() {
-        for weight in [was.remove(name.as_str()), is.remove(name.as_str())].into_iter().flatten() {
-            stored.extend(weight.stored().into_iter().map(str::to_owned));
-        }
+        stored.extend([was.remove(name), is.remove(name)].into_iter().flatten().flat_map(Weight::stored));
     }
-    let is_loose = |name: &str, weight: &Weight<'_>| stored.contains(name) && !weight.is_packed();
-    was.retain(|name, weight| !is_loose(name, weight));
-    is.retain(|name, weight| !is_loose(name, weight));
+    was.retain(|name, weight| weight.is_packed() || !stored.contains(name));
+    is.retain(|name, weight| weight.is_packed() || !stored.contains(name));
     stored
 }
 

@@ -169,7 +169,7 @@ type Pack = fn([usize; 2], &[f32]) -> crate::integrity::pack::Packed;
 const PACKS: [(&str, Pack); 3] = [("FP8", pack::fp8), ("INT4", pack::w4a16), ("GPTQ", pack::gptq)];
 
 #[test]
-fn a_packed_clean_model_has_no_sign_and_all_of_it_is_examined() {
+fn a_packed_clean_model_has_no_indicator_and_all_of_it_is_examined() {
     for (form, pack) in PACKS {
         let folder = tempfile::tempdir().unwrap();
         let report = examine(&Synthetic::new().write_packed(folder.path(), pack), &Silent).unwrap();
