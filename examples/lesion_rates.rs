@@ -1,7 +1,7 @@
 //! Measures what `integrity::lesion` sees, on clean models given as folders.
 //!
 //!   cargo run --release --example lesion_rates calibrate MODEL...   the tails, as `lesion/chance.rs` holds them, and
-//!                                                                   how many signs each model has by the others' tails
+//!                                                                   how many indicators each model has by the others' tails
 //!   cargo run --release --example lesion_rates rates N M MODEL...   detection rates: of each model, side and factor with
 //!                                                                   N lesions in down_proj at random, and M each among
 //!                                                                   its strongest and in other modules
@@ -68,18 +68,17 @@ fn calibrate(models: &[Model]) -> Result<()> {
         let others = models.iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, model)| model);
         let own = model.statistics.report(&tails);
         println!(
-            "{}: {} sides of tensors, {} signs; by the tails of the others:",
+            "{}: {} sides of tensors, {} indicators; by the tails of the others:",
             model.checkpoint.name(),
             own.examined_sides,
-            own.signs.len()
+            own.indicators.len()
         );
         if models.len() > 1 {
             let held_out = model.statistics.report(&self::tails(others)?);
-            println!("  {} signs", held_out.signs.len());
-            held_out
-                .signs
-                .iter()
-                .for_each(|sign| println!("  {:?} {} chance {:.3}", sign.kind, sign.place, sign.p_value));
+            println!("  {} indicators", held_out.indicators.len());
+            held_out.indicators.iter().for_each(|indicator| {
+                println!("  {:?} {} p-value {:.3}", indicator.kind, indicator.place, indicator.p_value)
+            });
         }
     }
     Ok(())
@@ -120,7 +119,12 @@ fn rates([many, few]: [usize; 2], models: &[Model]) -> Result<()> {
     let mut random = ChaCha8Rng::seed_from_u64(42);
     for model in models {
         let clean = model.statistics.report(&MEASURED);
-        println!("{}: {} sides examined, {} signs", model.checkpoint.name(), clean.examined_sides, clean.signs.len());
+        println!(
+            "{}: {} sides examined, {} indicators",
+            model.checkpoint.name(),
+            clean.examined_sides,
+            clean.indicators.len()
+        );
     }
     let choices = [
         ("down_proj", Choice::Down, many),
@@ -141,7 +145,7 @@ fn rates([many, few]: [usize; 2], models: &[Model]) -> Result<()> {
                         let tensors = model.checkpoint.tensors();
                         let report = model.statistics.with_lesion(tensors, &neuron, beta)?.report(&MEASURED);
                         detected += usize::from(names(&report, &neuron, beta));
-                        beside += usize::from(report.signs.iter().any(|sign| !is(sign, &neuron)));
+                        beside += usize::from(report.indicators.iter().any(|indicator| !is(indicator, &neuron)));
                     }
                 }
                 cells.push(format!("{:.0} %", 100.0 * detected as f64 / (count * models.len()) as f64));
@@ -152,16 +156,16 @@ fn rates([many, few]: [usize; 2], models: &[Model]) -> Result<()> {
     Ok(())
 }
 
-fn is(sign: &achilles_audit::integrity::lesion::Indicator, neuron: &Neuron) -> bool {
-    sign.neuron == *neuron || sign.or.as_ref() == Some(neuron)
+fn is(indicator: &achilles_audit::integrity::lesion::Indicator, neuron: &Neuron) -> bool {
+    indicator.neuron == *neuron || indicator.or.as_ref() == Some(neuron)
 }
 
 /// Whether the lesion is found, at the right neuron and in the right direction.
 fn names(report: &LesionReport, neuron: &Neuron, beta: f64) -> bool {
-    report.signs.iter().filter(|sign| is(sign, neuron)).any(|sign| match sign.kind {
+    report.indicators.iter().filter(|indicator| is(indicator, neuron)).any(|indicator| match indicator.kind {
         IndicatorKind::Zero => beta == 0.0,
         IndicatorKind::Opposite => beta < 0.0,
-        IndicatorKind::Scaled => (sign.beta_estimate > 1.0) == (beta > 1.0) && beta > 0.0,
+        IndicatorKind::Scaled => (indicator.beta_estimate > 1.0) == (beta > 1.0) && beta > 0.0,
     })
 }
 

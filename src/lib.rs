@@ -23,6 +23,20 @@
 //!
 //! Tokenizers and chat templates come with the checkpoint and are run in a child process with limits: a program that
 //! uses them calls [`worker::serve_if_asked`] first in `main`.
+//!
+//! # Where to begin
+//!
+//! | to | take |
+//! |---|---|
+//! | open a model | [`Checkpoint`], its [`Recipe`] and [`Tokenizer`] |
+//! | compute with it | [`Model`] over [`Row`]s with [`Intervention`]s on [`Neuron`]s, watched by a [`Hook`] |
+//! | find its critical set | [`locate::locate`]; [`compare`] it with a base's, [`probe`] and [`monitor`] what it does |
+//! | change its weights | a [`Plan`] of edits: [`patch`] |
+//! | examine its files | [`integrity`], and a [`Fingerprint`] |
+//! | decide whether it may ship | [`audit()`] by [`Rules`], shown by [`report`] |
+//!
+//! Below these are what they stand on: [`architecture`], [`checkpoint`], [`compute`] and [`evaluate`] of a model;
+//! [`document`] and [`tool`] of results; [`error`], [`escape`], [`files`], [`progress`] and [`worker`] of the process.
 
 pub mod architecture;
 pub mod audit;

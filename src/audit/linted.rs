@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// What the rules say of a model's files (`achilles-audit/lint/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Linted {
+    /// The verdict as JSON has it, where rules were given: documents of the default rules have none.
+    #[serde(rename = "verdict", skip_serializing_if = "Option::is_none")]
+    told: Option<Verdict>,
     /// How much was looked at.
     pub examined: Examined,
     /// What the rules say, the worst first.
@@ -88,9 +91,11 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
         rules_sha256: own.then(|| rules.sha256.clone()),
     };
     let incomplete = !not_examined.is_empty() && rules.not_examined == WhenNotExamined::Fail;
+    let verdict = Verdict::of(&findings, rules.fail_on, incomplete);
     let result = Linted {
+        told: own.then_some(verdict),
         examined: found.examined,
-        verdict: Verdict::of(&findings, rules.fail_on, incomplete),
+        verdict,
         findings,
         not_listed: found.not_listed,
         not_examined,
@@ -99,15 +104,15 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
     Ok(Document::new(identity, settings, result))
 }
 
-/// What lint sees, signs of a lesion, and what the chat template does.
+/// What lint sees, indicators of a lesion, and what the chat template does.
 pub(super) fn observe(opened: &Arc<Opened>, progress: &dyn Progress) -> Result<Lint> {
     let mut found = lint::lint(opened, progress)?;
-    let signs = lesion::observe(opened, progress)?;
+    let indicators = lesion::observe(opened, progress)?;
     found.observations.extend(match opened.is_gguf() {
         true => gguf::observe(opened)?,
         false => template::observe(opened)?,
     });
-    found.observations.extend(signs);
+    found.observations.extend(indicators);
     Ok(found)
 }
 

@@ -13,7 +13,7 @@ use crate::integrity::{lesion, lint};
 use crate::progress::Silent;
 use crate::rules::finding::RuleObservation;
 use crate::rules::{Measurement, RuleId, Rules};
-use lint::tests::folder::{Folder, Shard};
+use lint::tests::folder::{Folder, RawShard};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -131,7 +131,7 @@ fn of_critical_sets(told: &mut Told) {
     let root = checkpoint.root().to_owned();
     let report = |perplexity: f64, set: Value| {
         serde_json::from_value(json!({
-            "schema": "s", "tool": {"name": "t", "version": "0"},
+            "schema": "achilles-audit/critical-set/v1", "tool": {"name": "t", "version": "0"},
             "model": {"source": "m", "architecture": "A", "config_sha256": "c"},
             "settings": {"ranking": "noise", "side": "out", "sites": "reference", "counting": "channels", "alpha": 5.0,
                 "samples": 2, "samples_used": 2, "seed": 42, "epsilon": 1.0, "max_neurons": 9, "dtype": "f32",
@@ -190,8 +190,8 @@ fn of_fingerprints(told: &mut Told) {
             f.shard(|s| s.header[NORM]["shape"].as_array_mut().unwrap().push(1.into()));
         }),
         (RuleId::FingerprintTensorMoved, |f| {
-            let whole = Shard::read(&f.path("model.safetensors"));
-            let mut second = Shard { header: serde_json::Map::new(), data: Vec::new() };
+            let whole = RawShard::read(&f.path("model.safetensors"));
+            let mut second = RawShard { header: serde_json::Map::new(), data: Vec::new() };
             let shape: Vec<usize> = serde_json::from_value(whole.header[NORM]["shape"].clone()).unwrap();
             second.push(NORM, whole.header[NORM]["dtype"].as_str().unwrap(), &shape, &whole.data[whole.range(NORM)]);
             f.shard(|s| s.remove(NORM));

@@ -5,9 +5,11 @@ use super::{python_json, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files;
 use serde_json::{Map, Value};
+use std::any::{Any, TypeId};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// A config.json as read: not yet judged by the family it belongs to.
 #[derive(Debug, Clone)]
@@ -15,7 +17,11 @@ pub struct ConfigFile {
     path: PathBuf,
     sha256: String,
     map: Map<String, Value>,
+    made: Made,
 }
+
+/// What was made of a config, by its type.
+type Made = Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>;
 
 impl ConfigFile {
     /// Reads a config.json.
@@ -43,13 +49,13 @@ impl ConfigFile {
         }
         let not_config = |e| Error::file(path, format!("is not a model config: {e}"));
         let map: Map<String, Value> = serde_json::from_str(&python_json::standard(text).0).map_err(not_config)?;
-        Ok(ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map })
+        Ok(ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map, made: Made::default() })
     }
 
     /// A config made from other metadata, such as a GGUF's.
     pub fn from_map(path: &Path, map: Map<String, Value>) -> ConfigFile {
         let text = Value::Object(map.clone()).to_string();
-        ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map }
+        ConfigFile { path: path.into(), sha256: sha256_hex(text.as_bytes()), map, made: Made::default() }
     }
 
     /// Where it lies, for messages.
@@ -65,6 +71,17 @@ impl ConfigFile {
     /// The top-level object.
     pub fn map(&self) -> &Map<String, Value> {
         &self.map
+    }
+
+    /// What `make` makes of it, which is kept, so that everybody who looks at a checkpoint gets the same.
+    pub(crate) fn once<T: Any + Clone + Send + Sync>(&self, make: fn(&ConfigFile) -> T) -> T {
+        let mut all = self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(known) = all.get(&TypeId::of::<T>()).and_then(|known| known.downcast_ref::<T>()) {
+            return known.clone();
+        }
+        let made = make(self);
+        all.insert(TypeId::of::<T>(), Arc::new(made.clone()));
+        made
     }
 
     /// A reader of the top-level object.

@@ -13,8 +13,7 @@ mod settings;
 mod tests;
 
 use super::LARGEST_NEEDED;
-use super::index::{INDEX, IndexFile};
-use super::tensors::SINGLE;
+use super::index::{INDEX, IndexFile, SINGLE};
 use crate::error::{Bytes, Error, Result};
 use crate::files::kind::is_pickle_name;
 use crate::progress::Progress;

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// The file name of a checkpoint that is one file.
+pub const SINGLE: &str = "model.safetensors";
+
 /// The file name of an index.
 pub const INDEX: &str = "model.safetensors.index.json";
 
@@ -186,7 +189,7 @@ pub enum Unindexed {
 impl Unindexed {
     /// Of a folder that holds files of these names.
     pub fn of<'a>(names: impl Iterator<Item = &'a str>) -> Unindexed {
-        let shards: BTreeMap<&str, Shard> = names.filter_map(|name| Some((name, Shard::of(name)?))).collect();
+        let shards: BTreeMap<&str, ShardName> = names.filter_map(|name| Some((name, ShardName::of(name)?))).collect();
         let Some(first) = shards.values().next() else { return Unindexed::None };
         if shards.values().any(|s| (s.stem, s.count) != (first.stem, first.count)) {
             return Unindexed::None;
@@ -206,18 +209,18 @@ impl Unindexed {
 const LISTED: usize = 3;
 
 /// What the name of a shard says.
-struct Shard<'a> {
+struct ShardName<'a> {
     stem: &'a str,
     count: usize,
 }
 
-impl Shard<'_> {
-    fn of(name: &str) -> Option<Shard<'_>> {
+impl ShardName<'_> {
+    fn of(name: &str) -> Option<ShardName<'_>> {
         let digits = |text: &str| (text.len() == 5).then(|| text.parse::<usize>().ok()).flatten();
         let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
         let (number, count) = (digits(number)?, digits(count)?);
-        (is_plain_shard(name) && (1..=count).contains(&number)).then_some(Shard { stem, count })
+        (is_plain_shard(name) && (1..=count).contains(&number)).then_some(ShardName { stem, count })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod index;
 mod loose;
 pub mod map;
 pub mod names;
+pub mod number;
 mod opened;
 pub mod packing;
 pub mod python_json;

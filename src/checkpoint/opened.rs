@@ -10,7 +10,6 @@ use super::quantization::{self, Quantization};
 use super::shard::Shard;
 use super::source::{Folder, Source};
 use super::stand_in::StandIn;
-use super::tensors::Tensors;
 use super::{GENERATION_CONFIG, LARGEST_NEEDED, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
 use crate::error::{Error, Result};
 use crate::files;
@@ -175,14 +174,6 @@ impl Opened {
         kept(gguf.file.get_or_init(|| GgufFile::examine(&self.root).map(Arc::new)))
     }
 
-    /// Its tensors by the names that transformers gives them: of a GGUF decoded, of a folder the text model's.
-    ///
-    /// # Errors
-    /// As [`Opened::gguf`] and [`Opened::text_tensors`].
-    pub fn named_tensors(&self) -> Result<Tensors> {
-        self.gguf()?.map_or_else(|| self.text_tensors(), |gguf| Ok(Tensors::from_gguf(gguf.clone())))
-    }
-
     /// The folder that paths of its files are told from: that of a GGUF is the one that it lies in.
     pub fn base(&self) -> &Path {
         if self.is_gguf() { self.root.parent().unwrap_or(Path::new("")) } else { &self.root }
@@ -271,28 +262,6 @@ impl Opened {
         Ok(shard)
     }
 
-    /// The tensors of a folder by their names in its files: those of `model.safetensors`, else of the shards that the
-    /// index names, as transformers does, else of numbered shards that are all there, as vLLM does. Those of a GGUF, as
-    /// they are stored.
-    ///
-    /// # Errors
-    /// There are none, a shard is missing, or a header breaks the format.
-    pub fn tensors(&self) -> Result<Tensors> {
-        match self.gguf_file()? {
-            None => Tensors::of_folder(self),
-            Some(file) => file.sound().map(|()| Tensors::of_gguf_file(file.clone())),
-        }
-    }
-
-    /// The tensors of a folder's text model, by their names where that stands alone.
-    ///
-    /// # Errors
-    /// As [`Opened::tensors`]; the config cannot be read, or two stored tensors end at one name.
-    pub fn text_tensors(&self) -> Result<Tensors> {
-        self.folder()?;
-        self.tensors()?.named(&self.names()?)
-    }
-
     /// Its tokenizer.json as it is written, or what a GGUF's metadata say in that form; none where there is none.
     ///
     /// # Errors
@@ -377,7 +346,7 @@ fn kept<T>(result: &Result<T>) -> Result<&T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::tensors::SINGLE;
+    use crate::checkpoint::index::SINGLE;
 
     const LLAMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
 

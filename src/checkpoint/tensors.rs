@@ -3,11 +3,10 @@
 use super::gguf::header::TensorInfo;
 use super::gguf::{GgufCheckpoint, GgufFile};
 use super::header::TensorEntry;
-use super::index::{INDEX, Unindexed};
+use super::index::{INDEX, SINGLE, Unindexed};
 use super::map::MappedFile;
 use super::names::{Meaning, Names};
 use super::opened::Opened;
-use super::packing::Weight;
 use super::quantization::{Method, Quantization, Scheme};
 use super::shard::Shard;
 use super::stand_in::{StandIn, unfinished};
@@ -18,9 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The file name of a checkpoint that is one file.
-pub const SINGLE: &str = "model.safetensors";
 
 /// All tensors of a checkpoint by name.
 #[derive(Debug)]
@@ -57,13 +53,45 @@ pub struct Entry {
     pub place: Option<(usize, Range<u64>)>,
 }
 
+impl Opened {
+    /// The tensors of a folder by their names in its files: those of `model.safetensors`, else of the shards that the
+    /// index names, as transformers does, else of numbered shards that are all there, as vLLM does. Those of a GGUF, as
+    /// they are stored.
+    ///
+    /// # Errors
+    /// There are none, a shard is missing, or a header breaks the format.
+    pub fn tensors(&self) -> Result<Tensors> {
+        match self.gguf_file()? {
+            None => Tensors::of_folder(self),
+            Some(file) => file.sound().map(|()| Tensors::of_gguf_file(file.clone())),
+        }
+    }
+
+    /// The tensors of a folder's text model, by their names where that stands alone.
+    ///
+    /// # Errors
+    /// As [`Opened::tensors`]; the config cannot be read, or two stored tensors end at one name.
+    pub fn text_tensors(&self) -> Result<Tensors> {
+        self.folder()?;
+        self.tensors()?.named(&self.names()?)
+    }
+
+    /// Its tensors by the names that transformers gives them: of a GGUF decoded, of a folder the text model's.
+    ///
+    /// # Errors
+    /// As [`Opened::gguf`] and [`Opened::text_tensors`].
+    pub fn named_tensors(&self) -> Result<Tensors> {
+        self.gguf()?.map_or_else(|| self.text_tensors(), |gguf| Ok(Tensors::from_gguf(gguf.clone())))
+    }
+}
+
 impl Tensors {
     /// The safetensors of a model folder: `model.safetensors`, else the shards that the index names, as
     /// transformers does, else numbered shards that are all there, as vLLM does.
     ///
     /// # Errors
     /// There are none, a shard is missing, or a header breaks the format.
-    pub(super) fn of_folder(opened: &Opened) -> Result<Tensors> {
+    fn of_folder(opened: &Opened) -> Result<Tensors> {
         let root = opened.root();
         if root.join(SINGLE).exists() {
             return Tensors::of_files(opened, &[SINGLE]);
@@ -204,12 +232,8 @@ impl Tensors {
         &self.unknown
     }
 
-    /// Takes the weight of module `from` for that of `to` where only the former is there: two names of one weight.
-    pub(crate) fn stand_for(&mut self, from: &str, to: &str) {
-        let weight = |module: &str| format!("{module}.weight");
-        if self.holds(&weight(to)) || !self.holds(&weight(from)) || matches!(self.backing, Backing::Gguf(_)) {
-            return;
-        }
+    /// Calls the tensors of module `from` those of `to`.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
         let of_module = |name: &&String| name.strip_prefix(from).is_some_and(|rest| rest.starts_with('.'));
         let names: Vec<String> = self.entries.keys().filter(of_module).cloned().collect();
         for name in names {
@@ -218,17 +242,6 @@ impl Tensors {
             let stored_as = entry.stored_as.clone().unwrap_or(name);
             self.entries.insert(renamed, Entry { stored_as: Some(stored_as), ..entry });
         }
-    }
-
-    /// Whether two weights are stored in the same types, shapes and bytes; none where one is not there or not stored as
-    /// it is read.
-    pub(crate) fn same(&self, a: &str, b: &str) -> Option<bool> {
-        let (a, b) = (self.weight(a).ok()?, self.weight(b).ok()?);
-        let parts = |weight: &Weight<'_>| -> Option<Vec<(Dtype, Vec<usize>, &[u8])>> {
-            let part = |name: &&str| Some((self.get(name)?.dtype, self.get(name)?.shape.clone(), self.bytes(name)?));
-            weight.stored().iter().map(part).collect()
-        };
-        Some(parts(&a)? == parts(&b)?)
     }
 
     /// The name of a tensor in the file.
@@ -282,31 +295,6 @@ impl Tensors {
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (file, range) = self.entries.get(name)?.place.as_ref()?;
         self.files().get(*file)?.bytes().get(range.start as usize..range.end as usize)
-    }
-
-    /// The weight of this name, however it is packed; of a norm or a bias too.
-    ///
-    /// # Errors
-    /// There is no such weight, or what it is packed in is broken.
-    pub fn weight(&self, name: &str) -> Result<Weight<'_>> {
-        let missing = || Error::tensor(&self.root, name, "is missing from the checkpoint");
-        Weight::of(self, name).unwrap_or_else(|| Err(missing()))
-    }
-
-    /// Whether something is stored for a weight, be it broken.
-    pub fn holds(&self, name: &str) -> bool {
-        Weight::of(self, name).is_some()
-    }
-
-    /// All weights in order of name, and the stored tensors that are part of none, or of one that is broken.
-    pub fn weights(&self) -> Vec<Weight<'_>> {
-        Weight::all_of(self)
-    }
-
-    /// The packed weights, by their names, and what is wrong with those that cannot be unpacked; each is made when it is
-    /// asked for.
-    pub fn packed(&self) -> impl Iterator<Item = (String, Result<Weight<'_>>)> {
-        Weight::packed_of(self)
     }
 
     /// What packed the weights, by the config.

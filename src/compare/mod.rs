@@ -2,6 +2,7 @@
 //! masking the base's does to it. Fine-tunes keep the place more surely than the effect.
 
 mod base;
+mod predictions;
 pub mod published;
 mod random;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compute::ComputeSettings;
 use crate::document::{Document, Kind};
 use crate::error::Result;
+use crate::evaluate::divergence::Divergence;
 use crate::evaluate::metrics;
 use crate::locate::{
     self, CriticalSetReport, CriticalSetSettings, Evaluator, Located, OpenedSubject, SearchSettings, Subject,
@@ -141,6 +143,12 @@ pub struct Compared {
     pub damage: Option<f64>,
     /// Why importances were not compared; none where they were.
     pub importance_not_compared: Option<String>,
+    /// How far its predictions of the text are from the base's; none where they were not compared.
+    #[serde(default)]
+    pub divergence: Option<Divergence>,
+    /// Why predictions were not compared; none where they were.
+    #[serde(default)]
+    pub divergence_not_compared: Option<String>,
 }
 
 /// Where the base's important neurons are in the variant.
@@ -230,6 +238,10 @@ pub fn compare(
         }
         _ => None,
     };
+    let (divergence, divergence_not_compared) = match predictions::compare(base.model.as_ref(), variant, progress)? {
+        Ok(divergence) => (Some(divergence), None),
+        Err(why) => (None, Some(why)),
+    };
     let of_text = |s: &CriticalSetSettings| (s.text_sha256.clone(), s.tokens);
     let same_text = base.settings.as_ref().is_some_and(|s| of_text(s) == of_text(ours));
     let nll_nats = base.nll_nats.filter(|_| same_text);
@@ -240,6 +252,8 @@ pub fn compare(
         transfer: Transfer { base_on_variant, variant_on_base },
         damage: nll_nats.map(|base| metrics::damage(report.base.nll_nats, base)),
         importance_not_compared,
+        divergence,
+        divergence_not_compared,
     })
 }
 

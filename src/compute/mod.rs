@@ -15,6 +15,7 @@ mod layer;
 mod model;
 mod ops;
 mod passes;
+mod row_logits;
 mod weights;
 
 pub use batch::{Noise, Row};
@@ -22,6 +23,7 @@ pub use decoder::Decoder;
 pub use device::{Arithmetic, ComputeSettings, DeviceChoice};
 pub use hook::{Hook, NoHook};
 pub use model::Model;
+pub use row_logits::RowLogits;
 pub use weights::Residency;
 
 use crate::error::Error;

@@ -4,7 +4,7 @@ use super::ops::NormWeight;
 use crate::architecture::Recipe;
 use crate::architecture::module::{Module, ModuleKind, Role};
 use crate::checkpoint::Tensors;
-use crate::checkpoint::packing::number::Real;
+use crate::checkpoint::number::Real;
 use crate::checkpoint::packing::{Rows, Weight};
 use crate::error::{Error, Figure, Result};
 use crate::neuron::ModulePath;

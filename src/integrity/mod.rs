@@ -15,6 +15,8 @@ pub mod verify;
 pub use lint::lint;
 
 #[cfg(test)]
+mod pack;
+#[cfg(test)]
 mod packed_tests;
 
 #[cfg(test)]

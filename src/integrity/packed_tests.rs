@@ -3,6 +3,7 @@
 use super::diff::{Diff, diff};
 use super::difference::{Difference, LineChange, Pattern, Repacked, TensorChange};
 use super::fingerprint::{Fingerprint, FingerprintSettings, take};
+use super::pack::{Packed, encoded, fp8, w4a16};
 use super::verify::verify;
 use crate::checkpoint::Opened;
 use crate::checkpoint::header::Header;
@@ -176,8 +177,9 @@ fn every_flipped_bit_is_found() {
 
 const ROWS: usize = 96;
 const COLUMNS: usize = 128;
-/// Rows and columns of a block of FP8, columns of a group of four bits.
-const BLOCK: usize = 32;
+const SHAPE: [usize; 2] = [ROWS, COLUMNS];
+
+type Pack = fn([usize; 2], &[f32]) -> Packed;
 
 /// A weight before it is packed, its channels of different strength.
 fn original(seed: u64) -> Vec<f32> {
@@ -188,63 +190,14 @@ fn original(seed: u64) -> Vec<f32> {
     (0..ROWS * COLUMNS).map(|at| (0.02 * value(at) * normal()) as f32).collect()
 }
 
-/// Names, types, shapes and bytes of stored tensors.
-type Parts = Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>;
-
-fn encoded(dtype: Dtype, values: impl IntoIterator<Item = f64>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    values.into_iter().for_each(|value| _ = NumberType::of(dtype).encode(value, &mut bytes));
-    bytes
-}
-
-fn dense(values: &[f32]) -> (serde_json::Value, Parts) {
+fn dense(values: &[f32]) -> Packed {
     let bytes = encoded(Dtype::BF16, values.iter().map(|v| f64::from(*v)));
-    (json!({}), vec![(".weight", Dtype::BF16, vec![ROWS, COLUMNS], bytes)])
+    Packed { settings: None, parts: vec![(".weight", Dtype::BF16, vec![ROWS, COLUMNS], bytes)] }
 }
 
-/// FP8 with a scale a block, as DeepSeek publishes it.
-fn fp8(values: &[f32]) -> (serde_json::Value, Parts) {
-    let (high, wide) = (ROWS.div_ceil(BLOCK), COLUMNS.div_ceil(BLOCK));
-    let block = |at: usize| at / COLUMNS / BLOCK * wide + at % COLUMNS / BLOCK;
-    let mut scales = vec![0f64; high * wide];
-    for (at, value) in values.iter().enumerate() {
-        scales[block(at)] = scales[block(at)].max(f64::from(value.abs()) / 448.0);
-    }
-    let codes = encoded(Dtype::F8_E4M3, values.iter().enumerate().map(|(at, v)| f64::from(*v) / scales[block(at)]));
-    let config = json!({"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]});
-    let scales = encoded(Dtype::F32, scales);
-    let parts = vec![
-        (".weight", Dtype::F8_E4M3, vec![ROWS, COLUMNS], codes),
-        (".weight_scale_inv", Dtype::F32, vec![high, wide], scales),
-    ];
-    (config, parts)
-}
-
-/// Four bits with a scale a row and group, as llm-compressor writes them.
-fn w4a16(values: &[f32]) -> (serde_json::Value, Parts) {
-    let groups = COLUMNS / BLOCK;
-    let scales: Vec<f64> = values
-        .chunks(BLOCK)
-        .map(|group| f64::from(group.iter().fold(0f32, |most, v| most.max(v.abs()))) / 7.0)
-        .map(|scale| half::bf16::from_f64(scale).to_f64())
-        .collect();
-    let code = |(at, v): (usize, &f32)| ((f64::from(*v) / scales[at / BLOCK].max(1e-30)).round() as i32 + 8) as u32;
-    let codes: Vec<u32> = values.iter().enumerate().map(code).collect();
-    let words = codes.chunks(8).map(|word| word.iter().rev().fold(0u32, |all, code| all << 4 | code));
-    let config = json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0":
-        {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": BLOCK, "strategy": "group"}}}});
-    let parts = vec![
-        (".weight_packed", Dtype::I32, vec![ROWS, COLUMNS / 8], words.flat_map(u32::to_le_bytes).collect()),
-        (".weight_scale", Dtype::BF16, vec![ROWS, groups], encoded(Dtype::BF16, scales)),
-        (".weight_shape", Dtype::I64, vec![2], [ROWS as u64, COLUMNS as u64].map(u64::to_le_bytes).concat()),
-    ];
-    (config, parts)
-}
-
-fn model((settings, parts): (serde_json::Value, Parts)) -> tempfile::TempDir {
+fn model(Packed { settings, parts }: Packed) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let config = json!({"quantization_config": settings});
-    let config = if settings == json!({}) { json!({}) } else { config };
+    let config = settings.map_or(json!({}), |settings| json!({"quantization_config": settings}));
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let views = parts.iter().map(|(end, dtype, shape, bytes)| {
         (format!("{MODULE}{end}"), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
@@ -257,7 +210,7 @@ fn model((settings, parts): (serde_json::Value, Parts)) -> tempfile::TempDir {
 #[test]
 fn all_of_fifty_masked_rows_and_columns_are_named() {
     let mut random = ChaCha8Rng::seed_from_u64(4);
-    for (form, packed) in [("FP8", fp8(&original(5))), ("INT4", w4a16(&original(5)))] {
+    for (form, packed) in [("FP8", fp8(SHAPE, &original(5))), ("INT4", w4a16(SHAPE, &original(5)))] {
         let clean = model(packed);
         let before = fingerprint(clean.path());
         assert_eq!(before.weights[0].format, form);
@@ -289,10 +242,9 @@ fn repacked(found: &[Difference]) -> &Repacked {
 fn an_original_beside_its_packed_form_shows_what_is_not_rounding() {
     let values = original(6);
     let plain = model(dense(&values));
-    let forms: [(&str, fn(&[f32]) -> (serde_json::Value, Parts), [f64; 2]); 2] =
-        [("FP8", fp8, [0.02, 0.035]), ("INT4", w4a16, [0.07, 0.13])];
+    let forms: [(&str, Pack, [f64; 2]); 2] = [("FP8", fp8, [0.02, 0.035]), ("INT4", w4a16, [0.07, 0.13])];
     for (form, pack, [least, most]) in forms {
-        let clean = model(pack(&values));
+        let clean = model(pack(SHAPE, &values));
         let of = |a: &Path, b: &Path| {
             let mut found = diff_of(a, b).differences;
             found.retain(|d| !matches!(d, Difference::FileChanged { .. }));
@@ -317,12 +269,12 @@ fn an_original_beside_its_packed_form_shows_what_is_not_rounding() {
         // Scaled before it was packed.
         let mut scaled = values.clone();
         scaled[7 * COLUMNS..8 * COLUMNS].iter_mut().for_each(|v| *v *= 0.5);
-        let weight = of(plain.path(), model(pack(&scaled)).path());
+        let weight = of(plain.path(), model(pack(SHAPE, &scaled)).path());
         let [line] = &weight.lines[..] else { panic!("{weight:?}") };
         assert_eq!((line.axis, line.index), (Axis::Row, 7));
         assert!((line.beta.unwrap() - 0.5).abs() < 0.02, "{line:?}");
     }
-    let (a, b) = (model(fp8(&values)), model(w4a16(&values)));
+    let (a, b) = (model(fp8(SHAPE, &values)), model(w4a16(SHAPE, &values)));
     let found = diff_of(a.path(), b.path()).differences;
     let weight =
         found.iter().find_map(|d| if let Difference::WeightRepacked(weight) = d { Some(weight) } else { None });
@@ -341,8 +293,8 @@ fn a_row_that_was_masked_before_it_was_packed_is_named_among_others_that_changed
     let mut other = values.clone();
     other.iter_mut().for_each(|v| *v *= 1.03);
     other[40 * COLUMNS..41 * COLUMNS].fill(0.0);
-    for pack in [fp8, w4a16] {
-        let (clean, lesioned) = (model(pack(&values)), model(pack(&other)));
+    for pack in [fp8, w4a16] as [Pack; 2] {
+        let (clean, lesioned) = (model(pack(SHAPE, &values)), model(pack(SHAPE, &other)));
         let before = fingerprint(clean.path());
         for found in found((clean.path(), &before), lesioned.path()) {
             let change = changed(&found);
@@ -362,7 +314,7 @@ fn a_dense_fingerprint_says_nothing_of_weights() {
 
 #[test]
 fn a_fingerprint_whose_weights_were_edited_is_refused() {
-    let folder = model(fp8(&original(1)));
+    let folder = model(fp8(SHAPE, &original(1)));
     let text = fingerprint(folder.path()).to_json("m", None).unwrap();
     let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
     let refused = |document: &serde_json::Value| Fingerprint::parse(&document.to_string()).unwrap_err();

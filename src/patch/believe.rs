@@ -5,9 +5,9 @@
 //! those of some original, only the original can tell, or its fingerprint. So a journal that is found is followed only
 //! where that was asked for, by `unpatch`; and values that are no numbers are not put in the place of numbers.
 
-use super::edit::Changes;
+use super::changes::Changes;
 use super::receipt::{Receipt, Record};
-use super::shard::{Shards, bytes_now};
+use super::shard::{OpenShards, bytes_now};
 use super::{RECEIPT, journal};
 use crate::architecture::place::{Axis, NeuronPlace};
 use crate::architecture::{Recipe, names};
@@ -69,7 +69,7 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Edi
 pub(super) fn check_between(
     receipt: &Receipt,
     root: &Path,
-    shards: &Shards,
+    shards: &OpenShards,
     old: &[u8],
     new: &[Vec<u8>],
 ) -> Result<()> {

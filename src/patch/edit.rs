@@ -1,13 +1,12 @@
-//! Byte edits: what changes of rows, columns and elements make of the bytes in a file.
+//! Byte edits: what changes of rows, columns and elements make of the bytes of one tensor.
 
-use super::packed;
 use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::Tensors;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::packing::{Axis, NumberType, Span};
 use crate::error::{Error, Figure, Result};
 use crate::integrity::receipt::Rounding;
-use crate::neuron::{Action, Neuron};
+use crate::neuron::Neuron;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -105,7 +104,7 @@ impl Change {
     }
 
     /// Both at once. Only factors ever meet: other parts belong to one neuron each.
-    fn and(self, other: Change) -> Change {
+    pub fn and(self, other: Change) -> Change {
         match (self, other) {
             (Change::Scale(a), Change::Scale(b)) => Change::Scale(a * b),
             (_, last) => last,
@@ -120,10 +119,6 @@ pub(super) struct Cost {
     pub scaled: u64,
 }
 
-/// The changes of all tensors.
-#[derive(Debug, Default)]
-pub(super) struct Changes(BTreeMap<String, TensorChanges>);
-
 /// The changes of one tensor, by index.
 #[derive(Debug, Default)]
 pub(super) struct TensorChanges {
@@ -135,55 +130,16 @@ pub(super) struct TensorChanges {
 /// Tells the bytes of a part of a stored tensor, named as the file names it, that the edits begin from.
 pub(super) type Before<'a> = &'a dyn Fn(&str, Axis, usize, Span, &MappedFile) -> Option<Vec<u8>>;
 
-impl Changes {
-    /// Adds what `action` makes of everything that a factor on `neuron` multiplies. `one_plus`: norms multiply by 1 +
-    /// w.
-    pub fn add(&mut self, neuron: &Neuron, action: Action, parts: &[NeuronPlace], one_plus: bool) {
-        let factor = match action {
-            Action::Scale(beta) => beta,
-            Action::Zero | Action::Set(_) => 0.0,
-        };
-        for part in parts {
-            let change = match action {
-                Action::Set(value) if part.is_bias() => Change::Set(value),
-                _ if part.is_norm() && one_plus => Change::ScaleOnePlus(factor),
-                _ => Change::Scale(factor),
-            };
-            self.add_part(part, change, neuron);
-        }
-    }
-
-    /// The edits, by file and offset.
-    pub fn edits(&self, tensors: &Tensors, before: Before) -> Result<(Vec<Edit>, Cost)> {
-        let mut edits = Vec::new();
-        let mut cost = Cost { rounding: Rounding::none(), scaled: 0 };
-        for (name, of_tensor) in &self.0 {
-            match tensors.weight(name) {
-                Ok(weight) if weight.is_packed() => {
-                    packed::edits(of_tensor, tensors, &weight, before, &mut edits, &mut cost)?
-                }
-                _ => of_tensor.edits(tensors, name, before, &mut edits, &mut cost)?,
-            }
-        }
-        edits.sort_by(|a: &Edit, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
-        Ok((edits, cost))
-    }
-
-    fn add_part(&mut self, place: &NeuronPlace, change: Change, neuron: &Neuron) {
-        let of_tensor = self.0.entry(place.tensor.clone()).or_default();
-        let of_axis = match place.axis {
-            Axis::Row => &mut of_tensor.rows,
-            Axis::Column => &mut of_tensor.columns,
-            Axis::Element => &mut of_tensor.elements,
-        };
-        let entry = of_axis.entry(place.index);
-        let entry = entry.and_modify(|(known, _)| *known = known.and(change)).or_insert((change, Vec::new()));
-        entry.1.push(neuron.clone());
-    }
-}
-
 impl TensorChanges {
-    fn edits(&self, tensors: &Tensors, name: &str, before: Before, to: &mut Vec<Edit>, cost: &mut Cost) -> Result<()> {
+    /// Appends the edits of a tensor whose elements are each a number of its own.
+    pub fn edits(
+        &self,
+        tensors: &Tensors,
+        name: &str,
+        before: Before,
+        to: &mut Vec<Edit>,
+        cost: &mut Cost,
+    ) -> Result<()> {
         let stored_as = tensors.stored_name(name);
         let bad = |problem: String| Error::tensor(tensors.root(), stored_as, problem);
         let missing = || bad("is not where its header says".into());

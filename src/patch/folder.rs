@@ -3,7 +3,7 @@
 use super::believe::EditBytes;
 use super::disk::{self, Disk, System};
 use super::receipt::{Receipt, Record, State};
-use super::shard::Shards;
+use super::shard::OpenShards;
 use super::{RECEIPT, UNDO, believe, journal};
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
@@ -22,7 +22,7 @@ pub struct Folder {
 /// Says of the journal of a run that was stopped half-way, by its receipt, the files that change and the original bytes,
 /// what each edit was to leave; none where this run may not follow it: whoever can write to the folder can write a
 /// journal.
-pub(super) type Vouch<'a> = &'a dyn Fn(&Receipt, &Shards, &[u8]) -> Result<Option<EditBytes>>;
+pub(super) type Vouch<'a> = &'a dyn Fn(&Receipt, &OpenShards, &[u8]) -> Result<Option<EditBytes>>;
 
 impl Folder {
     /// Takes the lock.
@@ -48,7 +48,7 @@ impl Folder {
                 false
             }
             Some(receipt) if receipt.state != State::Applied => {
-                let believe = |shards: &Shards, undo: &[u8]| {
+                let believe = |shards: &OpenShards, undo: &[u8]| {
                     let new = vouch(&receipt, shards, undo)?.ok_or_else(|| half_way(root, &receipt))?;
                     believe::check_between(&receipt, root, shards, undo, &new)
                 };

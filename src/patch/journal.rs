@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::edit::Edit;
 use super::plan::Plan;
 use super::receipt::{ChangedFile, Receipt, State, header_sha256, undo_bytes};
-use super::shard::{Pieces, Shard, Shards};
+use super::shard::{OpenShard, OpenShards, Pieces};
 use super::{RECEIPT, UNDO};
 use crate::checkpoint::packing::Span;
 use crate::checkpoint::sha256_hex;
@@ -69,20 +69,20 @@ pub(super) fn write_journalled(
     Ok(receipt)
 }
 
-pub(super) fn write_edits(folder: &OpenFolder, shards: Shards, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
+pub(super) fn write_edits(folder: &OpenFolder, shards: OpenShards, edits: &[Edit], disk: &mut dyn Disk) -> Result<()> {
     let edits: Vec<_> = edits.iter().map(|e| (e.file.as_str(), e.span, e.after.as_slice())).collect();
     write(folder, shards, &edits, disk)
 }
 
 /// Opens the files that change, in the folder where they do.
-pub(super) fn open_shards(plan: &Plan, folder: &OpenFolder) -> Result<Shards> {
-    let open = |name: &str| Ok((name.to_owned(), Shard::of(folder.change(name)?, &folder.path().join(name))?));
+pub(super) fn open_shards(plan: &Plan, folder: &OpenFolder) -> Result<OpenShards> {
+    let open = |name: &str| Ok((name.to_owned(), OpenShard::of(folder.change(name)?, &folder.path().join(name))?));
     plan.files().into_iter().map(open).collect()
 }
 
 /// What the receipt says of the files that change, read once before anything is written.
-pub(super) fn changed_files(plan: &Plan, shards: &Shards, settings: WriteSettings) -> Result<Vec<ChangedFile>> {
-    let of = |(name, shard): (&String, &Shard)| {
+pub(super) fn changed_files(plan: &Plan, shards: &OpenShards, settings: WriteSettings) -> Result<Vec<ChangedFile>> {
+    let of = |(name, shard): (&String, &OpenShard)| {
         let edits: Vec<&Edit> = plan.edits.iter().filter(|e| e.file == *name).collect();
         if edits.iter().any(|e| e.span.read(shard.bytes()).as_ref() != Some(&e.before)) {
             let problem = "was changed by someone else in the meantime; nothing was written";
@@ -108,7 +108,7 @@ pub(super) fn changed_files(plan: &Plan, shards: &Shards, settings: WriteSetting
 pub(super) fn undo(
     folder: &OpenFolder,
     mut receipt: Receipt,
-    shards: Shards,
+    shards: OpenShards,
     undo: &[u8],
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
@@ -126,7 +126,7 @@ pub(super) fn undo(
 pub(super) fn roll_back(
     folder: &OpenFolder,
     receipt: &Receipt,
-    believe: &dyn Fn(&Shards, &[u8]) -> Result<()>,
+    believe: &dyn Fn(&OpenShards, &[u8]) -> Result<()>,
     disk: &mut dyn Disk,
 ) -> Result<()> {
     let shards = receipt.shards_to_change(folder)?;
@@ -159,7 +159,13 @@ pub(super) fn read_undo(folder: &OpenFolder, receipt: &Receipt) -> Result<Option
     Ok(Some(bytes))
 }
 
-fn put_back(folder: &OpenFolder, receipt: &Receipt, shards: Shards, undo: &[u8], disk: &mut dyn Disk) -> Result<()> {
+fn put_back(
+    folder: &OpenFolder,
+    receipt: &Receipt,
+    shards: OpenShards,
+    undo: &[u8],
+    disk: &mut dyn Disk,
+) -> Result<()> {
     let pieces = pieces(receipt, folder.path(), undo)?;
     let edits: Vec<_> = receipt.edits.iter().zip(pieces).map(|(r, bytes)| (r.file.as_str(), r.span, bytes)).collect();
     write(folder, shards, &edits, disk)?;
@@ -178,7 +184,7 @@ pub(super) fn forget(folder: &OpenFolder, disk: &mut dyn Disk) -> Result<()> {
 /// Writes spans, given in order of file, and syncs each file.
 pub(super) fn write(
     folder: &OpenFolder,
-    shards: Shards,
+    shards: OpenShards,
     edits: &[(&str, Span, &[u8])],
     disk: &mut dyn Disk,
 ) -> Result<()> {

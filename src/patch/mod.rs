@@ -4,6 +4,7 @@
 mod apply;
 mod believe;
 mod carried;
+mod changes;
 mod disk;
 mod document;
 mod edit;

@@ -1,6 +1,7 @@
 //! From neurons and factors to byte edits.
 
-use super::edit::{Changes, Cost, Edit, file_name};
+use super::changes::Changes;
+use super::edit::{Cost, Edit, file_name};
 use super::request::Request;
 use crate::architecture::Recipe;
 use crate::architecture::check_head;

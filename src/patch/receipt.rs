@@ -2,7 +2,7 @@
 
 use super::edit::Edit;
 use super::plan::Plan;
-use super::shard::{Shard, Shards, bytes_now};
+use super::shard::{OpenShard, OpenShards, bytes_now};
 use crate::checkpoint::header::Header;
 use crate::checkpoint::packing::{NumberType, Span};
 use crate::checkpoint::sha256_hex;
@@ -49,13 +49,13 @@ impl Receipt {
     }
 
     /// Opens the shards that the receipt names, to be changed.
-    pub(super) fn shards_to_change(&self, folder: &OpenFolder) -> Result<Shards> {
+    pub(super) fn shards_to_change(&self, folder: &OpenFolder) -> Result<OpenShards> {
         self.shards(folder.path(), &|name| folder.change(name))
     }
 
     /// Opens the shards that the receipt names and checks that its spans are those of the tensors it names.
-    pub(super) fn shards(&self, folder: &Path, open: &dyn Fn(&str) -> Result<File>) -> Result<Shards> {
-        let mut shards = Shards::new();
+    pub(super) fn shards(&self, folder: &Path, open: &dyn Fn(&str) -> Result<File>) -> Result<OpenShards> {
+        let mut shards = OpenShards::new();
         let mut tensors = HashMap::new();
         for file in &self.files {
             let path = folder.join(&file.name);
@@ -64,7 +64,7 @@ impl Receipt {
                 let problem = format!("names the file {:?}, expected a plain *.safetensors name", file.name);
                 return Err(Error::file(folder.join(RECEIPT), problem));
             }
-            let shard = Shard::of(open(&file.name)?, &path)?;
+            let shard = OpenShard::of(open(&file.name)?, &path)?;
             let header =
                 Header::read(shard.bytes()).map_err(|problem| Error::Header { path: path.clone(), problem })?;
             if shard.bytes().len() as u64 != file.bytes || header_sha256(shard.bytes()) != file.header_sha256 {
@@ -144,7 +144,7 @@ impl Record {
     }
 
     /// SHA-256 of the bytes that are there now.
-    pub(super) fn sha256_now(&self, shards: &Shards) -> Option<String> {
+    pub(super) fn sha256_now(&self, shards: &OpenShards) -> Option<String> {
         bytes_now(shards, &self.file, self.span).map(|bytes| sha256_hex(&bytes))
     }
 }

@@ -1,6 +1,6 @@
 //! What a neuron and an action ask of the weights, or why weights cannot express them.
 
-use super::edit::Changes;
+use super::changes::Changes;
 use crate::architecture::Recipe;
 use crate::architecture::module::{Module, Role};
 use crate::architecture::place::NeuronPlace;

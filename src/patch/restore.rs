@@ -6,7 +6,7 @@ use super::edit::{Edit, file_name};
 use super::folder::Folder;
 use super::plan::Plan;
 use super::receipt::{Receipt, Record, State};
-use super::shard::{Pieces, Shards, bytes_now};
+use super::shard::{OpenShards, Pieces, bytes_now};
 use super::vault::{Vault, rest_sha256};
 use super::{RECEIPT, UNDO, believe, journal};
 use crate::architecture::place::NeuronPlace;
@@ -138,7 +138,7 @@ pub(super) fn restore_with(
 }
 
 /// A restore from this vault, or any run whose original bytes it keeps.
-pub(super) fn vouch(root: &Path, vault: &Vault) -> impl Fn(&Receipt, &Shards, &[u8]) -> Result<Option<EditBytes>> {
+pub(super) fn vouch(root: &Path, vault: &Vault) -> impl Fn(&Receipt, &OpenShards, &[u8]) -> Result<Option<EditBytes>> {
     move |receipt, shards, _| match receipt.asked.is_empty() {
         true => check_journal(receipt, root, vault).map(Some),
         false => {
@@ -231,7 +231,7 @@ impl Work {
     }
 
     /// The original bytes of everything that the patch of `receipt` changed, where the vault holds enough of them.
-    fn original_of(&self, root: &Path, receipt: &Receipt, shards: &Shards) -> Result<Vec<u8>> {
+    fn original_of(&self, root: &Path, receipt: &Receipt, shards: &OpenShards) -> Result<Vec<u8>> {
         let mut undo = Vec::new();
         let mut kept = BTreeMap::new();
         for record in &receipt.edits {

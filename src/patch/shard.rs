@@ -13,20 +13,20 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 /// Open files of weights, by name.
-pub(super) type Shards = BTreeMap<String, Shard>;
+pub(super) type OpenShards = BTreeMap<String, OpenShard>;
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Shard {
+pub(super) struct OpenShard {
     pub file: File,
     pub map: MappedFile,
 }
 
-impl Shard {
-    pub fn of(file: File, path: &Path) -> Result<Shard> {
+impl OpenShard {
+    pub fn of(file: File, path: &Path) -> Result<OpenShard> {
         StandIn::refuse_holes(&file, path)?;
         let map = MappedFile::of(&file, path)?;
-        Ok(Shard { file, map })
+        Ok(OpenShard { file, map })
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -70,7 +70,7 @@ impl Shard {
 }
 
 /// The bytes that a span holds now.
-pub(super) fn bytes_now(shards: &Shards, file: &str, span: Span) -> Option<Vec<u8>> {
+pub(super) fn bytes_now(shards: &OpenShards, file: &str, span: Span) -> Option<Vec<u8>> {
     span.read(shards.get(file)?.bytes())
 }
 

@@ -4,7 +4,7 @@ use super::believe::EditBytes;
 use super::disk::{Disk, System};
 use super::folder::Folder;
 use super::receipt::Receipt;
-use super::shard::Shards;
+use super::shard::OpenShards;
 use super::{RECEIPT, UNDO, believe, journal};
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub fn unpatch(root: &Path) -> Result<Unpatched> {
 }
 
 /// A patch, or its undoing, can be worked out from its own receipt; a restore cannot.
-pub(super) fn vouch(root: &Path) -> impl Fn(&Receipt, &Shards, &[u8]) -> Result<Option<EditBytes>> {
+pub(super) fn vouch(root: &Path) -> impl Fn(&Receipt, &OpenShards, &[u8]) -> Result<Option<EditBytes>> {
     |receipt, _, undo| (!receipt.asked.is_empty()).then(|| believe::check(receipt, root, undo)).transpose()
 }
 

@@ -4,8 +4,9 @@ use super::hub;
 use super::short::short;
 use super::table::{number, push, right, table};
 use crate::compare::published::Published;
-use crate::compare::{Compared, Comparison, Masked, Overlap};
+use crate::compare::{Compared, Comparison, Masked, Overlap, Variant};
 use crate::error::Figure;
+use crate::evaluate::divergence::Divergence;
 use crate::neuron::Neuron;
 use std::fmt::Write;
 
@@ -42,6 +43,9 @@ pub fn comparison(result: &Comparison) -> String {
     }
     right(&mut rows, &[1, 3, 4, 5, 7]);
     push(&mut out, &rows);
+    if result.variants.iter().any(|variant| variant.compared.divergence.is_some()) {
+        push(&mut out, &divergences(&result.variants));
+    }
     let mut neurons = table(&["neuron of the base's set", "variant", "rank", "in base", "importance / base's"]);
     for variant in &result.variants {
         add_neurons(&mut neurons, &short(&variant.located.model.source), &variant.compared);
@@ -49,9 +53,12 @@ pub fn comparison(result: &Comparison) -> String {
     right(&mut neurons, &[2, 3, 4]);
     push(&mut out, &neurons);
     for variant in &result.variants {
-        if let Some(why) = &variant.compared.importance_not_compared {
-            let name = short(&variant.located.model.source);
-            let _ = writeln!(out, "variant {name}: importances are not compared: {}", short(why));
+        let Compared { importance_not_compared, divergence_not_compared, .. } = &variant.compared;
+        let name = short(&variant.located.model.source);
+        for (what, why) in [("importances", importance_not_compared), ("predictions", divergence_not_compared)] {
+            if let Some(why) = why {
+                let _ = writeln!(out, "variant {name}: {what} are not compared: {}", short(why));
+            }
         }
     }
     out += &hub::lines(base.hub.as_ref(), &[]);
@@ -67,11 +74,32 @@ pub(super) fn line(compared: &Compared) -> String {
     let masked = &compared.transfer.base_on_variant;
     let (base, verdict) = (short(&compared.base.source), compared.verdict.as_str());
     let shared = compared.location.overlap.iter().map(overlap).collect::<Vec<_>>().join(", ");
+    let divergence = compared.divergence.as_ref().map_or(String::new(), |found| {
+        let [mean, p99, same] = figures(found);
+        format!("; KL {mean} nats (99 % below {p99}), same first token {same}")
+    });
     format!(
-        "base {base}: {verdict}; its set masked {}, random sets {}; shared {shared}\n",
+        "base {base}: {verdict}; its set masked {}, random sets {}; shared {shared}{divergence}\n",
         fold(masked.damage),
         controls(masked)
     )
+}
+
+/// How far each variant's predictions are from the base's.
+fn divergences(variants: &[Variant]) -> comfy_table::Table {
+    let mut rows = table(&["variant", "KL to base, nats a token", "99 % below", "same first token"]);
+    for variant in variants {
+        let none = || ["-".to_owned(), "-".to_owned(), "-".to_owned()];
+        let figures = variant.compared.divergence.as_ref().map_or_else(none, figures);
+        rows.add_row([short(&variant.located.model.source)].into_iter().chain(figures));
+    }
+    right(&mut rows, &[1, 2, 3]);
+    rows
+}
+
+/// Mean and 99th percentile of KL, and the share of equal first tokens.
+fn figures(found: &Divergence) -> [String; 3] {
+    [number(found.kl_mean_nats), number(found.kl_p99_nats), format!("{:.1} %", 100.0 * found.top1_agreement)]
 }
 
 /// The list of what was published.

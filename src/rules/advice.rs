@@ -41,6 +41,7 @@ impl RuleId {
                 | Check::PartNotExamined
                 | Check::TemplateNotTried
                 | Check::ConfigUnknown
+                | Check::ConfigRefused
                 | Check::PackedFile
                 | Check::ConvertedModel
                 | Check::OtherWeights
@@ -56,13 +57,23 @@ impl RuleId {
                 | Check::FileUnreadable
                 | Check::BlobDigest
                 | Check::SnapshotFile
-                | Check::PartMissing,
+                | Check::PartMissing
+                | Check::PeerMissing,
             ) => "Fetch the file again from a source you trust.",
             RuleId::Lint(Check::SecretFile) => {
                 "Take it out of the folder, and out of what was published; replace the key or password, which others \
                  may have read."
             }
-            RuleId::Lint(Check::DtypeStored | Check::RotaryBuffer) => {
+            RuleId::Lint(
+                Check::DtypeStored
+                | Check::RotaryBuffer
+                | Check::PeerDtype
+                | Check::PackingBroken
+                | Check::PackingLeftOver
+                | Check::PackedIgnored
+                | Check::ScaleValue
+                | Check::ScaleDiffers,
+            ) => {
                 "Write the checkpoint again from the model that it was made from, with the config that belongs to its \
                  weights."
             }

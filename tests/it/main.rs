@@ -3,6 +3,7 @@
 // clippy.toml allows these in test functions; here what those call is test code, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod circles;
 mod command_line;
 mod hostile;
 mod interoperability;

@@ -51,18 +51,19 @@ const NOT_TEXT: &[&str] =
     &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "text_config", "vision_config"];
 
 impl Recipe {
-    /// The recipe that `config` describes.
+    /// The recipe that `config` describes, which is worked out when it is first asked for.
     ///
     /// # Errors
     /// The architecture is not supported (the message names those that are), a key is missing or contradicts another,
     /// or the config asks for arithmetic that is not implemented.
     pub fn read(config: &ConfigFile) -> Result<Recipe> {
-        read(config)
+        config.once(read)
     }
 }
 
 /// Reads the config with its family's function.
 fn read(config: &ConfigFile) -> Result<Recipe> {
+    tracing::trace!(path = %config.path().display(), "a recipe is made");
     let whole = config.reader();
     let model_type = whole.str_opt("model_type")?;
     let nested = FAMILIES.iter().find(|f| f.inside.is_some() && f.inside == model_type);

@@ -1,8 +1,8 @@
 //! Turns a GGUF into a Hugging Face folder: all of it or nothing, one chunk of one tensor in memory at a time.
 
 use super::{Checked, GgufCheckpoint};
-use crate::checkpoint::packing::NumberType;
-use crate::checkpoint::tensors::SINGLE;
+use crate::checkpoint::index::SINGLE;
+use crate::checkpoint::number::NumberType;
 use crate::error::{Error, Result};
 use crate::files::{NewFolder, OpenFolder};
 use crate::progress::Progress;

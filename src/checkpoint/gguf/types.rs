@@ -1,7 +1,7 @@
 //! The element types GGUF knows: their names, how they pack, and which of them can be read.
 
 use super::blocks::{self, Decode};
-use crate::checkpoint::packing::NumberType;
+use crate::checkpoint::number::NumberType;
 use safetensors::Dtype;
 
 /// An element type of GGML.

@@ -6,6 +6,7 @@
 
 use super::super::walk;
 use super::content::ContentName;
+use super::id::is_commit;
 use super::listing::Listed;
 use super::{CONFIG, HubId, INDEX, SINGLE, TOKENIZER, shards_of};
 use crate::error::{Error, Result};
@@ -223,11 +224,6 @@ impl Blobs {
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         self.dir.remove_file_or_symlink(name)
     }
-}
-
-/// A Git object name, SHA-1 or SHA-256.
-pub(super) fn is_commit(text: &str) -> bool {
-    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether this is a regular file of the user's own, known by no other name, with at most so many bytes.

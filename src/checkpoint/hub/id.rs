@@ -71,3 +71,8 @@ fn is_plain(name: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     (1..=96).contains(&name.len()) && !name.starts_with(['.', '-']) && name.bytes().all(plain)
 }
+
+/// Whether this is a Git object name, SHA-1 or SHA-256.
+pub(super) fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}

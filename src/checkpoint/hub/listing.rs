@@ -1,7 +1,7 @@
 //! What a repository holds, as the hub lists it: names, sizes and digests, none of them believed before it is checked.
 
-use super::cache::is_commit;
 use super::content::ContentName;
+use super::id::is_commit;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The longest answer that is read, in bytes.

@@ -3,8 +3,9 @@
 //! hf-hub 0.5 is not used: its download sends the token on to the host of a redirect, knows no timeout, cannot be
 //! stopped, and neither checks the length of what arrives nor its hash.
 
-use super::cache::{Blobs, is_commit};
+use super::cache::Blobs;
 use super::content::ContentName;
+use super::id::is_commit;
 use super::listing::{LARGEST_LISTING, Listed, Listing};
 use super::part::Part;
 use super::patience::{Pace, deadline};

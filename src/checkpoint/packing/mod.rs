@@ -3,7 +3,8 @@
 //! A weight is what a module computes with, `W [out, in]` or `[channels]`. A packing is a form in which checkpoints store
 //! weights: a file here. It says which stored tensors a weight is made of, what its rows hold, and where
 //! in a file they lie. A new one is a file with a type that implements [`Packing`], and a function in `PACKINGS` that
-//! finds weights in its form. Nothing outside of this folder decodes the numbers of a checkpoint.
+//! finds weights in its form. Nothing else decodes the weights of a
+//! checkpoint; each number type of which has its one decoder and encoder in [`number`].
 
 mod bitsandbytes;
 mod change;
@@ -12,14 +13,13 @@ mod fp4;
 mod gguf;
 mod gptq_awq;
 mod layout;
-pub mod number;
 mod pack_quantized;
 mod parts;
 mod rows;
 mod scaled;
 mod span;
 
-use super::Tensors;
+use super::{Tensors, number};
 use crate::error::{Error, Result};
 pub use change::{OwnScales, StoredSpan, ZeroCodes};
 pub use dense::Dense;
@@ -27,6 +27,7 @@ pub use layout::{Axis, Layout};
 pub use number::NumberType;
 use parts::Parts;
 pub use rows::Rows;
+use safetensors::Dtype;
 pub use span::Span;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -105,6 +106,52 @@ pub trait Packing: Debug + Send + Sync {
     }
 }
 
+impl Tensors {
+    /// The weight of this name, however it is packed; of a norm or a bias too.
+    ///
+    /// # Errors
+    /// There is no such weight, or what it is packed in is broken.
+    pub fn weight(&self, name: &str) -> Result<Weight<'_>> {
+        let missing = || Error::tensor(self.root(), name, "is missing from the checkpoint");
+        Weight::of(self, name).unwrap_or_else(|| Err(missing()))
+    }
+
+    /// Whether something is stored for a weight, be it broken.
+    pub fn holds(&self, name: &str) -> bool {
+        Weight::of(self, name).is_some()
+    }
+
+    /// All weights in order of name, and the stored tensors that are part of none, or of one that is broken.
+    pub fn weights(&self) -> Vec<Weight<'_>> {
+        Weight::all_of(self)
+    }
+
+    /// The packed weights, by their names, and what is wrong with those that cannot be unpacked; each is made when it is
+    /// asked for.
+    pub fn packed(&self) -> impl Iterator<Item = (String, Result<Weight<'_>>)> {
+        Weight::packed_of(self)
+    }
+
+    /// Takes the weight of module `from` for that of `to` where only the former is there: two names of one weight.
+    pub(crate) fn stand_for(&mut self, from: &str, to: &str) {
+        let weight = |module: &str| format!("{module}.weight");
+        if !self.holds(&weight(to)) && self.holds(&weight(from)) && self.gguf().is_none() {
+            self.rename(from, to);
+        }
+    }
+
+    /// Whether two weights are stored in the same types, shapes and bytes; none where one is not there or not stored as
+    /// it is read.
+    pub(crate) fn same(&self, a: &str, b: &str) -> Option<bool> {
+        let (a, b) = (self.weight(a).ok()?, self.weight(b).ok()?);
+        let parts = |weight: &Weight<'_>| -> Option<Vec<(Dtype, Vec<usize>, &[u8])>> {
+            let part = |name: &&str| Some((self.get(name)?.dtype, self.get(name)?.shape.clone(), self.bytes(name)?));
+            weight.stored().iter().map(part).collect()
+        };
+        Some(parts(&a)? == parts(&b)?)
+    }
+}
+
 /// What a module computes with, whatever it is stored as.
 #[derive(Debug)]
 pub struct Weight<'a> {
@@ -115,7 +162,7 @@ pub struct Weight<'a> {
 
 impl<'a> Weight<'a> {
     /// The weight of a name, such as `model.layers.0.mlp.down_proj.weight`; none where nothing is stored for it.
-    pub(super) fn of(tensors: &'a Tensors, name: &str) -> Option<Result<Weight<'a>>> {
+    fn of(tensors: &'a Tensors, name: &str) -> Option<Result<Weight<'a>>> {
         let parts = Parts { tensors, weight: name };
         let made = |packing| Weight { tensors, name: name.to_owned(), packing };
         let bad = |problem: String| Error::tensor(tensors.root(), tensors.stored_name(name), problem);
@@ -126,7 +173,7 @@ impl<'a> Weight<'a> {
 
     /// Those of a checkpoint that are packed in order of their codes, and what is wrong with those that cannot be unpacked.
     /// Each is made when it is asked for.
-    pub(super) fn packed_of(tensors: &'a Tensors) -> impl Iterator<Item = (String, Result<Weight<'a>>)> + 'a {
+    fn packed_of(tensors: &'a Tensors) -> impl Iterator<Item = (String, Result<Weight<'a>>)> + 'a {
         tensors.iter().filter_map(move |(stored, _)| {
             let name = name_of(stored);
             let weight = Weight::of(tensors, &name)?;
@@ -136,7 +183,7 @@ impl<'a> Weight<'a> {
 
     /// All weights of a checkpoint in order of name, whatever they are packed as; and the stored tensors that are part
     /// of none, or of one that is broken, as they are.
-    pub(super) fn all_of(tensors: &'a Tensors) -> Vec<Weight<'a>> {
+    fn all_of(tensors: &'a Tensors) -> Vec<Weight<'a>> {
         let mut used = BTreeSet::new();
         let mut weights = BTreeMap::new();
         for (name, weight) in Weight::packed_of(tensors).filter_map(|(name, weight)| Some((name, weight.ok()?))) {

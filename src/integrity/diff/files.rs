@@ -2,9 +2,10 @@
 
 use crate::checkpoint::Opened;
 use crate::checkpoint::index::INDEX;
+use crate::checkpoint::index::SINGLE;
 use crate::checkpoint::snapshot::Snapshot;
 use crate::checkpoint::stand_in::StandIn;
-use crate::checkpoint::tensors::{SINGLE, Tensors};
+use crate::checkpoint::tensors::Tensors;
 use crate::checkpoint::walk::{self, Kind};
 use crate::error::{Error, Result};
 use crate::files;

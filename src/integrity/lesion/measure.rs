@@ -2,8 +2,9 @@
 
 use super::site::{Kind, SITES, Site};
 use crate::checkpoint::Tensors;
-use crate::checkpoint::packing::Layout;
+use crate::checkpoint::packing::{Layout, Rows, Weight};
 use crate::error::Result;
+use crate::integrity::decoded;
 use crate::neuron::Side;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -14,8 +15,13 @@ pub(super) const MOST_COLUMNS: usize = 1 << 20;
 const PIECES: usize = 64;
 /// Output channels whose cosines are summed together at most: a cache line of `up_proj` is then used whole.
 const TILE: usize = 64;
+/// Rows that are decoded together: where codes lie by columns, those of as many share a cache line.
+const TOGETHER: usize = 16;
 /// Numbers that all pieces, or the tile of one thread, hold at a time.
 const HELD: usize = 1 << 22;
+
+/// Numbers of a packed matrix that are decoded at a time.
+const DECODED: usize = 1 << 25;
 
 /// What is known of one decoder layer.
 #[derive(Debug, Clone, Default)]
@@ -47,13 +53,17 @@ impl Norms {
             let mut of_rows = Vec::with_capacity(range.len());
             let mut of_columns = vec![0.0; columns];
             let mut row = vec![0.0; columns];
-            for at in range {
-                if !weight.rows(at..at + 1)?.read(0, 0, &mut row) {
-                    return Ok(None);
+            let together = ((HELD / PIECES) / columns.max(1)).clamp(1, TOGETHER);
+            for first in range.clone().step_by(together) {
+                let some = weight.rows(first..(first + together).min(range.end))?;
+                for at in 0..together.min(range.end - first) {
+                    if !some.read(at, 0, &mut row) {
+                        return Ok(None);
+                    }
+                    let squares = row.iter().map(|v| v * v);
+                    of_rows.push(squares.clone().sum());
+                    of_columns.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
                 }
-                let squares = row.iter().map(|v| v * v);
-                of_rows.push(squares.clone().sum());
-                of_columns.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
             }
             Ok(Some((of_rows, of_columns)))
         });
@@ -81,9 +91,55 @@ pub(super) fn cosines(
     if !down.is_float() || !up.is_float() {
         return Ok(None);
     }
-    let (down, up) = (down.all()?, up.all()?);
+    // What is packed is not decoded as a whole.
+    let most = if down.is_packed() || up.is_packed() { (DECODED / intermediate.max(1)).max(1) } else { hidden };
+    let mut cosines = Vec::with_capacity(hidden);
+    for first in (0..hidden).step_by(most.max(1)) {
+        let channels = first..(first + most).min(hidden);
+        let down = Part { rows: down.rows(channels.clone())?, first_row: first, first_column: 0 };
+        let up = match up.is_packed() {
+            false => Part { rows: up.all()?, first_row: 0, first_column: 0 },
+            true => Part { rows: columns_of(&up, channels.clone())?, first_row: 0, first_column: first },
+        };
+        let Some(of_channels) = cosines_of(&down, &up, channels, intermediate) else { return Ok(None) };
+        cosines.extend(of_channels);
+    }
+    Ok(Some(cosines))
+}
+
+/// Some rows, and some columns, of a matrix.
+struct Part<'a> {
+    rows: Rows<'a>,
+    first_row: usize,
+    first_column: usize,
+}
+
+impl Part<'_> {
+    /// As [`Rows::read`], by the matrix's own rows and columns.
+    #[must_use]
+    fn read(&self, row: usize, from: usize, to: &mut [f64]) -> bool {
+        self.rows.read(row - self.first_row, from - self.first_column, to)
+    }
+}
+
+/// Some columns of a packed matrix.
+fn columns_of(weight: &Weight, columns: Range<usize>) -> Result<Rows<'static>> {
+    let layout = weight.layout();
+    let (width, mut values) = (columns.len(), vec![0.0f32; layout.rows * columns.len()]);
+    for range in decoded::chunks(layout) {
+        let some = weight.rows(range.clone())?;
+        for (at, to) in values[range.start * width..range.end * width].chunks_exact_mut(width).enumerate() {
+            // Rows that are there by the layout.
+            let _ = some.read(at, columns.start, to);
+        }
+    }
+    Ok(Rows::decoded(Layout { columns: width, ..layout }, values))
+}
+
+fn cosines_of(down: &Part, up: &Part, channels: Range<usize>, intermediate: usize) -> Option<Vec<f32>> {
     let width = (HELD / intermediate.max(1)).clamp(1, TILE);
-    let tiles: Vec<Range<usize>> = (0..hidden).step_by(width).map(|at| at..(at + width).min(hidden)).collect();
+    let tiles: Vec<Range<usize>> =
+        channels.clone().step_by(width).map(|at| at..(at + width).min(channels.end)).collect();
     let of_tiles = tiles.into_par_iter().map(|tile| -> Option<Vec<f32>> {
         let mut sums = vec![[0.0f64; 3]; tile.len()];
         let mut rows = vec![0.0; tile.len() * intermediate];
@@ -103,7 +159,7 @@ pub(super) fn cosines(
         Some(sums.iter().map(|[dot, a, b]| (dot / (a * b).sqrt().max(f64::MIN_POSITIVE)) as f32).collect())
     });
     let of_tiles: Option<Vec<_>> = of_tiles.collect();
-    Ok(of_tiles.map(|tiles| tiles.concat()))
+    of_tiles.map(|tiles| tiles.concat())
 }
 
 /// One row or column of a matrix, widened; empty where its elements are not floats.
@@ -112,6 +168,7 @@ pub(super) fn line(tensors: &Tensors, name: &str, side: Side, index: usize) -> R
     match side {
         _ if !weight.is_float() => Ok(Vec::new()),
         Side::Out => Ok(weight.rows(index..index + 1)?.row(0)),
+        Side::In if weight.is_packed() => Ok(columns_of(&weight, index..index + 1)?.into_values()),
         Side::In => Ok(weight.all()?.column(index)),
     }
 }

@@ -1,4 +1,4 @@
-//! Signs of a lesion in the weights alone, with nothing to compare them to.
+//! Indicators of a lesion in the weights alone, with nothing to compare them to.
 //!
 //! Rows and columns have partners. A channel of the residual stream has a row in every `o_proj` and `down_proj` and a
 //! column in every other projection, whose norms follow one another from layer to layer; an intermediate neuron has a
@@ -7,12 +7,12 @@
 //! but in many layers row i of `down_proj` points along column i of `up_proj` (or against it) as its neighbours do, and
 //! then a changed sign shows.
 //!
-//! Norms of a clean model have heavy tails, so each sign carries the chance of meeting one as strong in a clean
-//! checkpoint of this size, from tails measured on clean models ([`MEASURED`]), and only what has a chance of
-//! [`REPORTED_P_VALUE`] at most is a sign. Not seen are: factors close to 1; rows that are strong themselves, scaled to
-//! what an ordinary row is; and eight or more lesions of one direction in one tensor, which look like its nature. What
-//! cannot be judged is listed as not examined. Vectors (norms, biases) and everything outside the decoder layers are
-//! not looked at.
+//! Norms of a clean model have heavy tails, so each indicator carries a p-value, the probability of one as strong in a
+//! clean checkpoint of this size, from tails measured on clean models ([`MEASURED`]), and only what has one of
+//! [`REPORTED_P_VALUE`] at most is reported. Not seen are: factors close to 1; rows that are strong themselves, scaled
+//! to what an ordinary row is; and eight or more lesions of one direction in one tensor, which look like its nature.
+//! What cannot be judged is listed as not examined. Vectors (norms, biases) and everything outside the decoder layers
+//! are not looked at.
 
 mod expect;
 mod fit;
@@ -38,8 +38,8 @@ pub use p_value::{MEASURED, Tail, Tails};
 use serde::Serialize;
 use site::{Heads, Kind};
 
-/// The largest chance that a sign is reported with: of four clean models, judged by the tails of the other three, none
-/// had a sign at it.
+/// The largest p-value that an indicator is reported with: of four clean models, judged by the tails of the other
+/// three, none had an indicator at it.
 pub const REPORTED_P_VALUE: f64 = 0.25;
 /// What gives a lesion away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,13 +74,13 @@ pub struct Indicator {
     pub strength: Option<f64>,
     /// The factor that would explain it.
     pub beta_estimate: f64,
-    /// The probability of at least one sign as strong in a clean checkpoint of this size. For zeros a bound: no clean
-    /// model had any.
+    /// The probability of at least one indicator as strong in a clean checkpoint of this size. For zeros a bound: no
+    /// clean model had any.
     #[serde(rename = "chance")]
     pub p_value: f64,
 }
 
-/// Rows or columns of zeros beyond those listed as signs.
+/// Rows or columns of zeros beyond those listed as indicators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MoreZeros {
     /// The tensor by its stored name.
@@ -100,11 +100,12 @@ pub struct NotExamined {
     pub why: String,
 }
 
-/// All signs of a checkpoint.
+/// All indicators of a lesion that a checkpoint has.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LesionReport {
-    /// The signs: zeros first, then by chance.
-    pub signs: Vec<Indicator>,
+    /// Rows and columns that look lesioned: zeros first, then by p-value.
+    #[serde(rename = "signs")]
+    pub indicators: Vec<Indicator>,
     /// Zeros that are too many to list.
     pub more_zeros: Vec<MoreZeros>,
     /// Sides of tensors judged by norm.
@@ -126,8 +127,8 @@ pub struct Statistics {
     not_examined: Vec<NotExamined>,
 }
 
-/// Looks for signs: one pass over the decoder layers, tensor by tensor; memory is what norms need (a few bytes for each
-/// row and column of the model).
+/// Looks for indicators: one pass over the decoder layers, tensor by tensor; memory is what norms need (a few bytes for
+/// each row and column of the model).
 ///
 /// # Errors
 /// A tensor cannot be read, or the user asked to stop.

@@ -10,15 +10,15 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Up to this chance in a clean checkpoint a sign is told as one, above it as a hint.
+/// Up to this p-value an indicator is told as `lesion-sign`, above it as `lesion-hint`.
 pub const INDICATOR_P_VALUE: f64 = 0.01;
 /// Reasons for which something was not examined that are told.
 const REASONS: usize = 3;
 /// Of what was not examined so many are listed.
 const LISTED: usize = 20;
 
-/// Looks for signs in a model and says what it sees. Rows and columns of zeros are left to lint, which looks for
-/// them everywhere.
+/// Looks for indicators of a lesion in a model and says what it sees. Rows and columns of zeros are left to lint, which
+/// looks for them everywhere.
 ///
 /// # Errors
 /// The user asked to stop. A checkpoint that cannot be examined is an observation.
@@ -42,33 +42,35 @@ impl LesionReport {
     fn observations(&self, checkpoint: &Checkpoint) -> Vec<Observation> {
         let tensors = checkpoint.tensors();
         let file = |tensor: &str| {
-            let at = tensors.get(tensor).and_then(|entry| entry.place.as_ref()).map(|(at, _)| *at);
+            let weight = tensors.weight(tensor).ok();
+            let stored = weight.as_ref().and_then(|weight| tensors.get(weight.stored().first()?));
+            let at = stored.and_then(|entry| entry.place.as_ref()).map(|(at, _)| *at);
             let path = at.and_then(|at| tensors.files().get(at)).and_then(|file| file.path().file_name());
             path.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         };
         let mut found = Vec::new();
-        for sign in self.signs.iter().filter(|sign| sign.kind != IndicatorKind::Zero) {
-            let place = &sign.place;
+        for indicator in self.indicators.iter().filter(|indicator| indicator.kind != IndicatorKind::Zero) {
+            let place = &indicator.place;
             let location = Location::file(file(&place.tensor)).tensor(tensors.stored_name(&place.tensor));
-            let what = match sign.kind {
+            let what = match indicator.kind {
                 IndicatorKind::Opposite => "points the other way than its neighbours".to_owned(),
                 _ => format!(
                     "has the norm {:.3}, where its partners make expect {:.3}: about {:.2} times that",
-                    Figure(sign.statistic),
-                    Figure(sign.expected),
-                    Figure(sign.beta_estimate)
+                    Figure(indicator.statistic),
+                    Figure(indicator.expected),
+                    Figure(indicator.beta_estimate)
                 ),
             };
-            let or = sign.or.as_ref().map(|n| format!(" (or {})", n.short())).unwrap_or_default();
+            let or = indicator.or.as_ref().map(|n| format!(" (or {})", n.short())).unwrap_or_default();
             found.push(Observation {
-                check: if sign.p_value <= INDICATOR_P_VALUE { Check::LesionSign } else { Check::LesionHint },
+                check: if indicator.p_value <= INDICATOR_P_VALUE { Check::LesionSign } else { Check::LesionHint },
                 location: location.at(place.axis, place.index as u64),
                 message: format!(
                     "{}{or} {what}; chance in a clean checkpoint of this size {:.1e}",
-                    sign.neuron.short(),
-                    sign.p_value
+                    indicator.neuron.short(),
+                    indicator.p_value
                 ),
-                evidence: json!(sign),
+                evidence: json!(indicator),
             });
         }
         if !self.not_examined.is_empty() {
@@ -131,7 +133,7 @@ mod tests {
         let checkpoint = Checkpoint::open(fixture, &Silent).unwrap();
         let recipe = Recipe::read(checkpoint.config()).unwrap();
         let neuron: crate::neuron::Neuron = "L1.mlp.down_proj:in:5".parse().unwrap();
-        let sign = |kind, p_value| super::super::Indicator {
+        let indicator = |kind, p_value| super::super::Indicator {
             kind,
             neuron: neuron.clone(),
             or: None,
@@ -142,9 +144,12 @@ mod tests {
             beta_estimate: 0.3,
             p_value,
         };
-        let signs =
-            vec![sign(IndicatorKind::Scaled, 1e-3), sign(IndicatorKind::Opposite, 0.2), sign(IndicatorKind::Zero, 0.2)];
-        let found = LesionReport { signs, ..LesionReport::default() }.observations(&checkpoint);
+        let indicators = vec![
+            indicator(IndicatorKind::Scaled, 1e-3),
+            indicator(IndicatorKind::Opposite, 0.2),
+            indicator(IndicatorKind::Zero, 0.2),
+        ];
+        let found = LesionReport { indicators, ..LesionReport::default() }.observations(&checkpoint);
         let checks: Vec<Check> = found.iter().map(|o| o.check).collect();
         assert_eq!(checks, [Check::LesionSign, Check::LesionHint]);
         let place = "model.safetensors: model.layers.1.mlp.down_proj.weight column 5";

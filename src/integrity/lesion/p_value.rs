@@ -39,7 +39,7 @@ impl Tail {
     }
 }
 
-/// The tails that signs are judged by.
+/// The tails that p-values are worked out by.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tails {
     /// Of norms by site (rows of q, k, v, o, gate, up and down, then their columns): towards large norms, then small.
@@ -65,8 +65,8 @@ const fn tail(tenth: f64, exponent: f64) -> Tail {
 
 /// What `lesion_rates calibrate` printed of SmolLM2-135M-Instruct, Gemma 3 270M and Qwen2.5-Coder 0.5B and 1.5B, all of
 /// them 4-bit to 6-bit GGUF files widened to bf16: 1,364 sides of tensors, 82 to 100 of each site (Gemma's rows of
-/// o_proj and down_proj, which a norm follows, are left out). None has a sign, neither by these tails nor by those of
-/// the other three.
+/// o_proj and down_proj, which a norm follows, are left out). None has an indicator, neither by these tails nor by
+/// those of the other three.
 pub const MEASURED: Tails = Tails {
     norms: [
         [tail(2.00, 4.00), tail(2.15, 4.00)],

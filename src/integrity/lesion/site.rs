@@ -31,7 +31,8 @@ impl Kind {
         }
     }
 
-    /// Its path within the layer: signs are looked for in checkpoints of unknown families too, so it is the usual one.
+    /// Its path within the layer: indicators are looked for in checkpoints of unknown families too, so it is the usual
+    /// one.
     pub fn module(self) -> &'static str {
         names::usual(self.role()).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! From norms to signs.
+//! From norms to indicators.
 
 use super::expect::{Deviations, Series};
 use super::measure::{self, Layer, Norms};
@@ -8,6 +8,7 @@ use super::zeros::place;
 use super::{Indicator, IndicatorKind, LesionReport, NotExamined, Statistics, Tails, fit};
 use crate::architecture::module::{MixerKind, Role};
 use crate::architecture::names;
+use crate::checkpoint::packing::Weight;
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::Result;
 use crate::neuron::{self, Neuron, Side};
@@ -27,7 +28,7 @@ impl Statistics {
     pub fn measure(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<Statistics> {
         let tensors = checkpoint.tensors();
         // Hostile names must not decide what is allocated: layers count as far as they follow one another.
-        let is_there = |layer: usize| Kind::ALL.iter().any(|k| tensors.get(&measure::tensor_name(layer, *k)).is_some());
+        let is_there = |layer: usize| Kind::ALL.iter().any(|k| tensors.holds(&measure::tensor_name(layer, *k)));
         let count = (0..).take_while(|layer| is_there(*layer)).count();
         let mut statistics = Statistics {
             layers: vec![Layer::default(); count],
@@ -37,22 +38,25 @@ impl Statistics {
             other_zeros: Vec::new(),
             not_examined: Vec::new(),
         };
-        let in_layers: Vec<_> = tensors.iter().filter(|(name, _)| name.starts_with("model.layers.")).collect();
-        progress.begin("lesion signs", in_layers.len() as u64, "tensors");
-        for (name, entry) in in_layers {
+        let in_layers = |weight: &Weight| weight.name().starts_with("model.layers.");
+        let shapes: Vec<(String, Vec<usize>)> = tensors
+            .weights()
+            .into_iter()
+            .filter(in_layers)
+            .map(|weight| (weight.name().to_owned(), weight.shape().to_vec()))
+            .collect();
+        progress.begin("lesion signs", shapes.len() as u64, "tensors");
+        for (name, shape) in shapes {
             progress.advance(1)?;
-            match entry.shape[..] {
+            match shape[..] {
                 [] | [_] => {}
                 [rows, columns] if rows > 0 && (1..=measure::MOST_COLUMNS).contains(&columns) => {
-                    statistics.add(tensors, name, [rows, columns])?
+                    statistics.add(tensors, &name, [rows, columns])?
                 }
                 _ => {
-                    let why = format!(
-                        "its shape is {:?}, expected rows of 1 to {} columns",
-                        entry.shape,
-                        measure::MOST_COLUMNS
-                    );
-                    statistics.not_examined.push(NotExamined { what: name.into(), why });
+                    let why =
+                        format!("its shape is {shape:?}, expected rows of 1 to {} columns", measure::MOST_COLUMNS);
+                    statistics.not_examined.push(NotExamined { what: name, why });
                 }
             }
         }
@@ -138,12 +142,12 @@ impl Statistics {
                 break;
             }
             for suspect in found {
-                report.signs.extend(self.sign(&suspect, &tests));
+                report.indicators.extend(self.indicator(&suspect, &tests));
                 series.forget(&suspect, &tests);
             }
         }
-        let is_zero = |sign: &Indicator| sign.kind == IndicatorKind::Zero;
-        report.signs.sort_by(|a, b| is_zero(b).cmp(&is_zero(a)).then(a.p_value.total_cmp(&b.p_value)));
+        let is_zero = |indicator: &Indicator| indicator.kind == IndicatorKind::Zero;
+        report.indicators.sort_by(|a, b| is_zero(b).cmp(&is_zero(a)).then(a.p_value.total_cmp(&b.p_value)));
         report
     }
 
@@ -248,7 +252,7 @@ impl Statistics {
         Series { norms, cosines: self.layers.iter().map(|layer| layer.cosines.clone()).collect(), heads: self.heads }
     }
 
-    fn sign(&self, suspect: &Suspect, tests: &Tests) -> Option<Indicator> {
+    fn indicator(&self, suspect: &Suspect, tests: &Tests) -> Option<Indicator> {
         let Suspect { layer, channel, .. } = *suspect;
         let site = suspect.site();
         let neuron_of = |site: Site| {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::architecture::place::Axis;
+use crate::integrity::pack;
 use crate::progress::Silent;
 use half::bf16;
 use rand::SeedableRng;
@@ -79,6 +80,31 @@ impl Synthetic {
         Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap()
     }
 
+    /// Packs all of it.
+    fn write_packed(&self, folder: &Path, pack: Pack) -> Checkpoint {
+        let (mut parts, mut settings) = (Vec::new(), None);
+        for (name, (shape, values)) in &self.0 {
+            let packed = pack([shape[0], shape[1]], values);
+            settings = packed.settings;
+            let module = name.strip_suffix(".weight").unwrap();
+            parts.extend(
+                packed
+                    .parts
+                    .into_iter()
+                    .map(|(end, dtype, shape, bytes)| (format!("{module}{end}"), dtype, shape, bytes)),
+            );
+        }
+        let views = parts
+            .iter()
+            .map(|(name, dtype, shape, bytes)| (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+        serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
+        let config = serde_json::json!({
+            "num_attention_heads": HIDDEN / CHANNELS, "hidden_size": HIDDEN, "quantization_config": settings
+        });
+        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap()
+    }
+
     fn examine(&self) -> LesionReport {
         let folder = tempfile::tempdir().unwrap();
         examine(&self.write(folder.path()), &Silent).unwrap()
@@ -93,7 +119,7 @@ pub(crate) fn scaled(folder: &Path, beta: f32) {
 }
 
 fn named(report: &LesionReport) -> Vec<(IndicatorKind, String)> {
-    report.signs.iter().map(|sign| (sign.kind, sign.neuron.short())).collect()
+    report.indicators.iter().map(|indicator| (indicator.kind, indicator.neuron.short())).collect()
 }
 
 #[test]
@@ -123,17 +149,63 @@ fn rows_and_columns_of_zeros_and_factors_are_placed_to_the_neuron() {
         (IndicatorKind::Opposite, "L5.mlp.down_proj:out:120"),
         (IndicatorKind::Scaled, "L6.mlp.down_proj:in:11"),
     ];
-    assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{:#?}", report.signs);
-    let of = |name: &str| report.signs.iter().find(|sign| sign.neuron.short() == name).unwrap();
+    assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{:#?}", report.indicators);
+    let of = |name: &str| report.indicators.iter().find(|indicator| indicator.neuron.short() == name).unwrap();
     for (name, beta) in [("L4.mlp.down_proj:out:77", 0.1), ("L6.mlp.down_proj:in:11", 20.0)] {
-        let sign = of(name);
-        assert!((sign.beta_estimate / beta).ln().abs() < 0.3, "{sign:?}");
-        assert!((sign.statistic / sign.expected - sign.beta_estimate).abs() < 1e-9 && sign.p_value <= REPORTED_P_VALUE);
+        let indicator = of(name);
+        assert!((indicator.beta_estimate / beta).ln().abs() < 0.3, "{indicator:?}");
+        assert!(
+            (indicator.statistic / indicator.expected - indicator.beta_estimate).abs() < 1e-9
+                && indicator.p_value <= REPORTED_P_VALUE
+        );
     }
     let flipped = of("L5.mlp.down_proj:out:120");
     assert!(flipped.statistic < -0.5 && flipped.expected > 0.5, "{flipped:?}");
     assert_eq!(flipped.or.as_ref().unwrap().short(), "L5.mlp.up_proj:in:120");
     assert_eq!(flipped.place.to_string(), "row 120 of model.layers.5.mlp.down_proj.weight [160, 192]");
+}
+
+type Pack = fn([usize; 2], &[f32]) -> crate::integrity::pack::Packed;
+const PACKS: [(&str, Pack); 3] = [("FP8", pack::fp8), ("INT4", pack::w4a16), ("GPTQ", pack::gptq)];
+
+#[test]
+fn a_packed_clean_model_has_no_sign_and_all_of_it_is_examined() {
+    for (form, pack) in PACKS {
+        let folder = tempfile::tempdir().unwrap();
+        let report = examine(&Synthetic::new().write_packed(folder.path(), pack), &Silent).unwrap();
+        assert_eq!(named(&report), [], "{form}");
+        assert_eq!((report.examined_sides, report.not_examined), (14 * LAYERS, vec![]), "{form}");
+    }
+}
+
+#[test]
+fn lesions_of_a_packed_model_are_placed_to_the_neuron() {
+    for (form, pack) in PACKS {
+        let mut model = Synthetic::new();
+        model.scale("1.mlp.down_proj", Side::Out, 5, 0.0);
+        model.scale("2.mlp.down_proj", Side::In, 90, 0.0);
+        model.scale("4.mlp.down_proj", Side::Out, 77, 0.1);
+        model.scale("5.mlp.down_proj", Side::Out, 120, -1.0);
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = model.write_packed(folder.path(), pack);
+        let report = examine(&checkpoint, &Silent).unwrap();
+        let mut found = named(&report);
+        found.sort_by(|a, b| a.1.cmp(&b.1));
+        let expected = [
+            (IndicatorKind::Zero, "L1.mlp.down_proj:out:5"),
+            (IndicatorKind::Zero, "L2.mlp.down_proj:in:90"),
+            (IndicatorKind::Scaled, "L4.mlp.down_proj:out:77"),
+            (IndicatorKind::Opposite, "L5.mlp.down_proj:out:120"),
+        ];
+        assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())), "{form}: {:#?}", report.indicators);
+        if form != "GPTQ" {
+            continue;
+        }
+        // The codes are in a tensor of another name and shape.
+        let told = observe(checkpoint.opened(), &Silent).unwrap();
+        let place = "model.safetensors: model.layers.4.mlp.down_proj.weight row 77";
+        assert!(told.iter().any(|observation| observation.location.to_string() == place), "{form}: {told:#?}");
+    }
 }
 
 #[test]
@@ -155,7 +227,7 @@ fn many_zeros_are_counted() {
     let mut model = Synthetic::new();
     (0..40).for_each(|row| model.scale("7.mlp.down_proj", Side::Out, row, 0.0));
     let report = model.examine();
-    assert_eq!(report.signs.iter().filter(|sign| sign.kind == IndicatorKind::Zero).count(), 16);
+    assert_eq!(report.indicators.iter().filter(|indicator| indicator.kind == IndicatorKind::Zero).count(), 16);
     let more = MoreZeros { tensor: "model.layers.7.mlp.down_proj.weight".into(), side: Side::Out, count: 24 };
     assert_eq!(report.more_zeros, [more]);
 }
@@ -263,11 +335,11 @@ const SMOLLM2: &str = "models/smollm2-135m-instruct";
 #[ignore = "needs make model"]
 fn a_real_model_is_clean_and_its_masked_critical_neuron_is_found() {
     let clean = examine(&Checkpoint::open(SMOLLM2, &Silent).unwrap(), &Silent).unwrap();
-    assert_eq!((named(&clean), clean.examined_sides), (vec![], 420), "{:#?}", clean.signs);
+    assert_eq!((named(&clean), clean.examined_sides), (vec![], 420), "{:#?}", clean.indicators);
     let folder = tempfile::tempdir().unwrap();
     let critical = "L11.mlp.down_proj:out:507";
     let report = examine(&patched(SMOLLM2, folder.path(), critical, 0.0), &Silent).unwrap();
-    assert_eq!(named(&report), [(IndicatorKind::Zero, critical.to_owned())], "{:#?}", report.signs);
+    assert_eq!(named(&report), [(IndicatorKind::Zero, critical.to_owned())], "{:#?}", report.indicators);
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Statistics {
             for &(index, expected) in &zeros[..listed] {
                 // A stack of experts is a tensor without such an end.
                 let Some(module) = names::module(tensor).or_else(|| tensor.parse().ok()) else { continue };
-                report.signs.push(Indicator {
+                report.indicators.push(Indicator {
                     kind: IndicatorKind::Zero,
                     neuron: Neuron { site: neuron::Site { module, side }, channel: index },
                     or: None,

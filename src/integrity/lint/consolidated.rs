@@ -1,10 +1,10 @@
 //! Weights in Mistral's own form beside the one that other loaders read: whether they are the same.
 
 use super::check::Check;
-use super::header::Shard;
+use super::header::{FolderShard, StoredTensor};
 use super::observation::{Found, Location};
 use super::params;
-use super::stored::{StoredTensor, at};
+use super::stored::at;
 use crate::architecture::Recipe;
 use crate::architecture::module::{AttentionRole, Role};
 use crate::architecture::names;
@@ -18,14 +18,14 @@ use std::path::Path;
 const BESIDE: &str = "lies beside the weights that other loaders take, and was not compared with them";
 
 /// Tells of files that there is nothing to hold against.
-pub(super) fn unknown(files: &[&Shard], found: &mut Found) {
+pub(super) fn unknown(files: &[&FolderShard], found: &mut Found) {
     files.iter().for_each(|shard| found.say(Check::ConsolidatedWeights, shard.file.location(), BESIDE));
 }
 
 /// Compares the tensors in such files with those of the text model, by their names in the model's own form.
 pub(super) fn compare(
     root: &Path,
-    files: &[&Shard],
+    files: &[&FolderShard],
     recipe: &Recipe,
     text: &BTreeMap<String, StoredTensor>,
     found: &mut Found,
@@ -52,7 +52,7 @@ pub(super) fn compare(
                 location,
                 format!("{problem}: vLLM prefers such weights to the others"),
             );
-            let others: Vec<&Shard> = files.iter().copied().filter(|shard| shard.file.name != told).collect();
+            let others: Vec<&FolderShard> = files.iter().copied().filter(|shard| shard.file.name != told).collect();
             unknown(&others, found);
         }
     }
@@ -61,7 +61,7 @@ pub(super) fn compare(
 
 /// The first that is not the same, if any.
 fn difference(
-    files: &[&Shard],
+    files: &[&FolderShard],
     recipe: &Recipe,
     text: &BTreeMap<String, StoredTensor>,
     progress: &dyn Progress,

@@ -3,7 +3,7 @@
 use super::added::{ADDED_TOKENS, SPECIAL_TOKENS};
 use super::check::Check;
 use super::folder::{File, is_native, is_python, is_script};
-use super::header::Shard;
+use super::header::FolderShard;
 use super::json::{self, Facts};
 use super::observation::{Found, Location, Observation};
 use super::pickle::{self, Content};
@@ -38,7 +38,7 @@ fn largest(name: &str) -> u64 {
     }
 }
 
-pub(super) fn examine(all: &[File], shards: &[Shard], found: &mut Found) {
+pub(super) fn examine(all: &[File], shards: &[FolderShard], found: &mut Found) {
     let names: HashSet<&str> = all.iter().map(|file| file.name.as_str()).collect();
     let shards = by_name(shards);
     let mut texts = Vec::new();
@@ -107,7 +107,7 @@ fn by_identity(texts: Vec<&File>) -> Vec<Vec<&File>> {
     groups
 }
 
-fn by_name<'s, 'f>(shards: &'s [Shard<'f>]) -> HashMap<&'s str, &'s Shard<'f>> {
+fn by_name<'s, 'f>(shards: &'s [FolderShard<'f>]) -> HashMap<&'s str, &'s FolderShard<'f>> {
     shards.iter().map(|shard| (shard.file.name.as_str(), shard)).collect()
 }
 
@@ -116,7 +116,7 @@ fn recognize(file: &File, open: impl Read + Seek) -> Result<Option<Content>> {
 }
 
 /// Compares files of the hub's cache with the digests that they are named by.
-pub(super) fn blobs(all: &[File], shards: &[Shard], found: &mut Found, progress: &dyn Progress) -> Result<()> {
+pub(super) fn blobs(all: &[File], shards: &[FolderShard], found: &mut Found, progress: &dyn Progress) -> Result<()> {
     let blobs: Vec<(&File, &Blob)> = all.iter().filter_map(|file| Some((file, file.blob.as_ref()?))).collect();
     if blobs.is_empty() {
         return Ok(());

@@ -3,7 +3,7 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::observation::{Found, Location};
 use super::stored::at;
 use super::vocabulary::of_text;
@@ -58,8 +58,8 @@ fn stored(opened: &Opened, (config, files): (&ConfigFile, &[File]), weights: &We
         let beside = beside.filter(|_| !KEYS.iter().any(is_said));
         let location = beside.map_or(Location::file("config.json"), File::location);
         if let Some((_, first)) = codes().next() {
-            let name = printable(&first.name);
-            found.say(Check::ConfigUnknown, location, format!("{name} and the like were not unpacked: {problem}"));
+            let message = format!("{} and the like were not unpacked: {problem}", first.name);
+            found.say(Check::ConfigUnknown, location, printable(&message));
         }
         return;
     }
@@ -86,7 +86,7 @@ fn is_weight(tensor: &TensorEntry) -> bool {
 }
 
 /// The first finite value that becomes infinite in half precision, whose largest number is 65504.
-fn first_beyond_half(shard: &Shard, tensor: &TensorEntry) -> Option<usize> {
+fn first_beyond_half(shard: &FolderShard, tensor: &TensorEntry) -> Option<usize> {
     let number = Some(NumberType::of(tensor.dtype)).filter(|number| number.holds_weights())?;
     // From here on values are rounded up to 65536, which is infinite.
     number.position(shard.bytes(tensor)?, |value| value.is_finite() && value.abs() >= 65520.0)

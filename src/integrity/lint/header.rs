@@ -13,7 +13,7 @@ use serde_json::json;
 use std::collections::HashMap;
 
 /// A safetensors file among the others of its folder.
-pub(super) struct Shard<'a> {
+pub(super) struct FolderShard<'a> {
     pub file: &'a File,
     /// The file as it was opened, for all that is looked at in it; none where it cannot be read or was never written, which
     /// was told.
@@ -23,9 +23,9 @@ pub(super) struct Shard<'a> {
 }
 
 /// Reads the headers of all safetensors files in the folder and the folders in it.
-pub(super) fn read<'a>(opened: &Opened, files: &'a [File], found: &mut Found) -> Vec<Shard<'a>> {
+pub(super) fn read<'a>(opened: &Opened, files: &'a [File], found: &mut Found) -> Vec<FolderShard<'a>> {
     let is_shard = |file: &&File| file.name.to_ascii_lowercase().ends_with(".safetensors");
-    let mut shards: Vec<Shard> = Vec::new();
+    let mut shards: Vec<FolderShard> = Vec::new();
     let mut firsts = HashMap::new();
     for file in files.iter().filter(is_shard) {
         let here = shards.len();
@@ -40,10 +40,13 @@ pub(super) fn read<'a>(opened: &Opened, files: &'a [File], found: &mut Found) ->
     shards
 }
 
-impl<'a> Shard<'a> {
+/// A tensor and the file that holds it.
+pub(super) type StoredTensor<'a> = (&'a FolderShard<'a>, &'a TensorEntry);
+
+impl<'a> FolderShard<'a> {
     /// The same by another name.
-    fn again(&self, file: &'a File) -> Shard<'a> {
-        Shard { file, opened: self.opened.clone(), again: true }
+    fn again(&self, file: &'a File) -> FolderShard<'a> {
+        FolderShard { file, opened: self.opened.clone(), again: true }
     }
 
     /// The bytes, mapped.
@@ -83,8 +86,8 @@ impl<'a> Shard<'a> {
     }
 }
 
-fn shard<'a>(opened: &Opened, file: &'a File, found: &mut Found) -> Shard<'a> {
-    let none = Shard { file, opened: None, again: false };
+fn shard<'a>(opened: &Opened, file: &'a File, found: &mut Found) -> FolderShard<'a> {
+    let none = FolderShard { file, opened: None, again: false };
     let shard = match opened.shard(&file.path) {
         // That is told of every file.
         Ok(shard) if shard.holes().is_some() => return none,
@@ -105,7 +108,7 @@ fn shard<'a>(opened: &Opened, file: &'a File, found: &mut Found) -> Shard<'a> {
         found.count(place(problem, file).0, &file.name, more);
     }
     let has_format = shard.header().metadata.contains_key("format");
-    let shard = Shard { opened: Some(shard), ..none };
+    let shard = FolderShard { opened: Some(shard), ..none };
     if shard.is_readable() {
         unaligned(&shard, found);
         if !has_format {
@@ -150,7 +153,7 @@ fn is_fatal(problem: &HeaderError) -> bool {
     }
 }
 
-fn unaligned(shard: &Shard, found: &mut Found) {
+fn unaligned(shard: &FolderShard, found: &mut Found) {
     let misplaced = |t: &&TensorEntry| {
         let element = (t.dtype.bitsize() / 8) as u64;
         element > 1 && !t.bytes.start.is_multiple_of(element)

@@ -2,12 +2,11 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::observation::{Found, Location};
 use crate::checkpoint::Opened;
-use crate::checkpoint::index::{INDEX, Index, Unindexed, is_plain_shard};
+use crate::checkpoint::index::{INDEX, Index, SINGLE, Unindexed, is_plain_shard};
 use crate::checkpoint::stand_in::unfinished;
-use crate::checkpoint::tensors::SINGLE;
 use crate::error::{Count, Figure};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +14,9 @@ use std::path::Path;
 
 /// The files that loaders take the weights from.
 pub(super) struct Model<'s, 'f> {
-    pub shards: Vec<&'s Shard<'f>>,
+    pub shards: Vec<&'s FolderShard<'f>>,
     /// Those of Mistral's own form beside them.
-    pub consolidated: Vec<&'s Shard<'f>>,
+    pub consolidated: Vec<&'s FolderShard<'f>>,
     pub lost: Lost,
 }
 
@@ -39,7 +38,7 @@ impl Lost {
 pub(super) fn compare<'s, 'f>(
     opened: &Opened,
     all: &'f [File],
-    shards: &'s [Shard<'f>],
+    shards: &'s [FolderShard<'f>],
     found: &mut Found,
 ) -> Model<'s, 'f> {
     let index_file = all.iter().find(|f| f.name == INDEX);
@@ -47,9 +46,9 @@ pub(super) fn compare<'s, 'f>(
     let single = shards.iter().find(|s| s.file.name == SINGLE);
     let root = opened.root();
     let listed = index.map(|index| against_shards(root, index, shards, found)).unwrap_or_default();
-    let here: Vec<&Shard> = shards.iter().filter(|s| !s.file.name.contains('/')).collect();
+    let here: Vec<&FolderShard> = shards.iter().filter(|s| !s.file.name.contains('/')).collect();
     let mut lost = Lost::Tensors(BTreeSet::new());
-    let model: Vec<&Shard> = match (single, index) {
+    let model: Vec<&FolderShard> = match (single, index) {
         (Some(single), index) => {
             if index.is_some() {
                 let message = format!("lies beside {INDEX}: transformers takes this file, others what the index lists");
@@ -72,8 +71,8 @@ pub(super) fn compare<'s, 'f>(
         lost = Lost::Any;
     }
     let taken: BTreeSet<&str> = model.iter().map(|s| s.file.name.as_str()).collect();
-    let known = |s: &&Shard| taken.contains(s.file.name.as_str()) || listed.contains(s.file.name.as_str());
-    let (consolidated, stray): (Vec<&Shard>, Vec<&Shard>) =
+    let known = |s: &&FolderShard| taken.contains(s.file.name.as_str()) || listed.contains(s.file.name.as_str());
+    let (consolidated, stray): (Vec<&FolderShard>, Vec<&FolderShard>) =
         here.iter().copied().filter(|s| !known(s)).partition(|s| is_consolidated(&s.file.name));
     for shard in stray {
         found.say(Check::StrayWeights, shard.file.location(), "is not one of the files that hold the model");
@@ -88,7 +87,7 @@ fn is_told_of(path: &Path) -> bool {
 }
 
 /// Tells what loaders make of a folder without an index and without [`SINGLE`]; whether it holds a whole set of shards.
-fn without_index(root: &Path, all: &[File], here: &[&Shard], found: &mut Found) -> bool {
+fn without_index(root: &Path, all: &[File], here: &[&FolderShard], found: &mut Found) -> bool {
     match Unindexed::of(here.iter().map(|s| s.file.name.as_str())) {
         Unindexed::Whole(names) => {
             let shards = Count(names.len(), "shard", "shards");
@@ -121,7 +120,7 @@ fn without_weights(all: &[File]) -> String {
 }
 
 /// The tensors that an index puts into files that are missing or cannot be read.
-fn of_unreadable(index: &Index, here: &[&Shard]) -> BTreeSet<String> {
+fn of_unreadable(index: &Index, here: &[&FolderShard]) -> BTreeSet<String> {
     let readable: BTreeSet<&str> = here.iter().filter(|s| s.is_readable()).map(|s| s.file.name.as_str()).collect();
     let lost = index.weight_map.iter().filter(|(_, shard)| !readable.contains(shard.as_str()));
     lost.map(|(name, _)| name.clone()).collect()
@@ -151,10 +150,10 @@ fn read<'o>(opened: &'o Opened, file: &File, found: &mut Found) -> Option<&'o In
 }
 
 /// Compares the index with the shards; the names of those that it lists.
-fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &mut Found) -> BTreeSet<&'i str> {
+fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[FolderShard], found: &mut Found) -> BTreeSet<&'i str> {
     let at = || Location::file(INDEX);
     let here = shards.iter().filter(|s| !s.file.name.contains('/'));
-    let here: BTreeMap<&str, &Shard> = here.map(|s| (s.file.name.as_str(), s)).collect();
+    let here: BTreeMap<&str, &FolderShard> = here.map(|s| (s.file.name.as_str(), s)).collect();
     let mut listed = BTreeSet::new();
     let mut map: BTreeMap<&str, &str> = BTreeMap::new();
     for (name, shard) in &index.weight_map {
@@ -174,7 +173,7 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
     }
     // Where each tensor is, of the shards that the index lists first.
     let mut places: BTreeMap<&str, &str> = BTreeMap::new();
-    let (inside, outside): (Vec<&Shard>, Vec<&Shard>) =
+    let (inside, outside): (Vec<&FolderShard>, Vec<&FolderShard>) =
         here.values().partition(|s| listed.contains(s.file.name.as_str()));
     let mut pairs = BTreeSet::new();
     for shard in inside.iter().chain(&outside) {
@@ -223,7 +222,7 @@ fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[Shard], found: &m
 }
 
 /// Tensors that two of the model's files hold.
-fn in_two(model: &[&Shard], found: &mut Found) {
+fn in_two(model: &[&FolderShard], found: &mut Found) {
     let mut first: BTreeMap<&str, &str> = BTreeMap::new();
     for shard in model {
         for tensor in shard.tensors() {

@@ -32,6 +32,7 @@ mod template;
 mod tensors;
 #[cfg(test)]
 pub(crate) mod tests;
+mod token_ids;
 mod tokenizer_class;
 mod values;
 mod vocabulary;
@@ -48,7 +49,7 @@ use crate::checkpoint::names::{Meaning, Names};
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use header::Shard;
+use header::FolderShard;
 use observation::Found;
 use pipeline::Pipeline;
 use serde::Serialize;
@@ -186,12 +187,12 @@ pub fn served(opened: &Opened) -> Vec<Observation> {
 
 fn serving(
     opened: &Opened,
-    model: &[&Shard],
+    model: &[&FolderShard],
     expected: Option<&Result<Expected>>,
     found: &mut Found,
 ) -> Option<Vocabulary> {
     let vocabulary = vocabulary::of(opened, found);
-    vocabulary::compare(opened, model, vocabulary.as_ref(), found);
+    token_ids::compare(opened, model, vocabulary.as_ref(), found);
     generation::examine(opened, vocabulary.as_ref(), expected, found);
     if let Some(pipeline) = Pipeline::of(opened, vocabulary.as_ref(), found) {
         rewriting::examine(&pipeline, vocabulary.as_ref(), found);

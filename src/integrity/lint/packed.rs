@@ -5,9 +5,10 @@ use super::observation::Found;
 use super::scales;
 use super::stored::at;
 use super::tensors::role;
-use super::weights::{Packed, Weights};
+use super::weights::{Weights, ends, module};
 use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::quantization::{Method, Quantization};
+use crate::escape::printable;
 use crate::neuron::out_of_wrapper;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 pub(super) fn examine(weights: &Weights, found: &mut Found) {
     for (name, problem) in &weights.broken {
         let Some((shard, tensor)) = weights.place_of(name) else { continue };
-        found.say(Check::PackingBroken, at(shard, tensor), format!("cannot be unpacked: {problem}"));
+        found.say(Check::PackingBroken, at(shard, tensor), printable(&format!("cannot be unpacked: {problem}")));
     }
     for (weight, parts) in &weights.left_over {
         let Some((shard, tensor)) = parts.first().and_then(|first| weights.place(first)) else { continue };
@@ -26,7 +27,7 @@ pub(super) fn examine(weights: &Weights, found: &mut Found) {
             Some((_, other)) => format!("{weight} is not packed ({})", other.dtype),
             None => format!("{weight} is not there"),
         };
-        let message = format!("is what codes need to be read, and {what}");
+        let message = printable(&format!("is what codes need to be read, and {what}"));
         found.add(Check::PackingLeftOver, at(shard, tensor), message, json!({"tensors": parts}));
     }
     let Some(settings) = &weights.quantization else { return };
@@ -57,11 +58,6 @@ pub(super) fn may_be_dense(settings: &Quantization, module: &str) -> bool {
     !lists_them || names.clone().chain(of_text).any(|name| !settings.packs(&name))
 }
 
-/// The module of a weight.
-pub(super) fn module(weight: &str) -> &str {
-    weight.strip_suffix(".weight").unwrap_or(weight)
-}
-
 /// What some packed weights have beside their codes, by the end of its name, and of how many.
 #[derive(Default)]
 struct Having<'w> {
@@ -78,11 +74,6 @@ impl<'w> Having<'w> {
     fn with(&self, end: &str) -> usize {
         self.ends.get(end).copied().unwrap_or_default()
     }
-}
-
-/// The ends of the names of what stands beside a weight's codes.
-pub(super) fn ends<'w>(name: &str, packed: &'w Packed) -> Vec<&'w str> {
-    packed.stored.iter().skip(1).filter_map(|stored| stored.strip_prefix(module(name))).collect()
 }
 
 /// Weights that lack what those of their kind have.
@@ -118,7 +109,7 @@ fn companions(weights: &Weights, found: &mut Found) {
             found.add(
                 Check::PeerMissing,
                 location,
-                message,
+                printable(&message),
                 json!({"weight": name, "with": in_all, "of": format.count}),
             );
         }
@@ -152,6 +143,6 @@ fn fused(weights: &Weights, found: &mut Found) {
         let Some((shard, tensor)) = weights.place(other) else { continue };
         let all: Vec<String> = scales.iter().map(|(_, scale)| scale.to_string()).collect();
         let message = format!("is {}, and {} of {parent} have {}", value, set.join(", "), all.join(", "));
-        found.add(Check::ScaleDiffers, at(shard, tensor), message, json!({"modules": set, "scales": all}));
+        found.add(Check::ScaleDiffers, at(shard, tensor), printable(&message), json!({"modules": set, "scales": all}));
     }
 }

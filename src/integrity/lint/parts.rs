@@ -2,9 +2,10 @@
 
 use super::check::Check;
 use super::folder::File;
+use super::header::StoredTensor;
 use super::index::{Lost, Model};
 use super::observation::Found;
-use super::stored::{StoredTensor, compare_shape, shut_norms, tell_extra, tell_missing};
+use super::stored::{compare_shape, shut_norms, tell_extra, tell_missing};
 use super::weights::Weights;
 use crate::architecture::OtherParts;
 use crate::checkpoint::names::{Meaning, Names, module};

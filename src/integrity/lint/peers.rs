@@ -10,13 +10,14 @@ use super::Compared;
 use super::check::Check;
 use super::index::{Lost, Model};
 use super::observation::Found;
-use super::packed::{may_be_dense, module};
+use super::packed::may_be_dense;
 use super::stored::at;
 use super::tensors::role;
 use super::vocabulary::of_text;
-use super::weights::{Part, Weights};
+use super::weights::{Part, Weights, module};
 use crate::checkpoint::quantization::is_of_activations;
 use crate::checkpoint::{ConfigFile, Opened, packing};
+use crate::escape::printable;
 use serde_json::{Value, json};
 use stacks::{Stacks, Unit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +47,7 @@ pub(super) fn compare<'a>(
         let message =
             format!("has shape {:?}, {} of its peers ({}) have {:?}", odd.unit.shape, odd.peers, odd.role, odd.usual);
         let evidence = json!({"shape": odd.unit.shape, "peers": odd.usual, "peers_count": odd.peers});
-        found.add(Check::PeerShape, at(shard, tensor), message, evidence);
+        found.add(Check::PeerShape, at(shard, tensor), printable(&message), evidence);
     }
 }
 
@@ -56,6 +57,8 @@ struct Settings {
     layers: Option<usize>,
     /// What sort each is of.
     layer_types: Vec<String>,
+    /// Some take keys or values from elsewhere.
+    shares_keys: bool,
 }
 
 impl Settings {
@@ -65,7 +68,15 @@ impl Settings {
         let types = get("layer_types").and_then(Value::as_array);
         let types = types.and_then(|types| types.iter().map(|kind| kind.as_str().map(str::to_owned)).collect());
         let layers = get("num_hidden_layers").and_then(Value::as_u64).and_then(|layers| usize::try_from(layers).ok());
-        Settings { layers, layer_types: types.unwrap_or_default() }
+        let shares_keys = get("num_kv_shared_layers").and_then(Value::as_u64).is_some_and(|layers| layers > 0)
+            || get("attention_k_eq_v").and_then(Value::as_bool).unwrap_or(false);
+        Settings { layers, layer_types: types.unwrap_or_default(), shares_keys }
+    }
+
+    /// Whether a layer may do without this, by the config.
+    fn may_lack(&self, name: &str) -> bool {
+        let last = module(name).rsplit('.').next().unwrap_or_default();
+        self.shares_keys && ["k_proj", "v_proj", "k_norm", "v_norm"].contains(&last)
     }
 
     /// Whether a weight is of a layer beyond those that the config counts, which predicts further tokens.
@@ -96,12 +107,19 @@ fn units<'w>(weights: &'w Weights<'_>) -> Vec<Unit<'w>> {
     units
 }
 
+/// Names that evidence lists.
+const LISTED: usize = 20;
+/// Members that are gone whose parts are not told of again.
+const MOST_GONE: usize = 1000;
+
 /// Members that lack little of what those of their kind have, and members that are not there.
 fn missing(stacks: &Stacks, settings: &Settings, mut told: BTreeSet<String>, weights: &Weights, found: &mut Found) {
     let mut gone: Vec<String> = Vec::new();
     for gap in stacks.gaps(settings.layers) {
         let whole = format!("{}{}", gap.prefix, gap.number);
-        gone.push(format!("{whole}."));
+        if gone.len() < MOST_GONE {
+            gone.push(format!("{whole}."));
+        }
         let first = told.range(format!("{whole}.")..).next();
         if first.is_some_and(|name| name.strip_prefix(&whole).is_some_and(|rest| rest.starts_with('.'))) {
             continue;
@@ -112,7 +130,8 @@ fn missing(stacks: &Stacks, settings: &Settings, mut told: BTreeSet<String>, wei
     }
     for odd in stacks.odd_members() {
         let is_told = |name: &&String| told.contains(*name) || gone.iter().any(|gone| name.starts_with(gone));
-        let lacking: Vec<&String> = odd.missing.iter().filter(|name| !is_told(name)).collect();
+        let lacking = odd.missing.iter().filter(|name| !is_told(name) && !settings.may_lack(name));
+        let lacking: Vec<&String> = lacking.collect();
         let Some(first) = lacking.first() else { continue };
         let file = weights.place_of(odd.beside).map(|(shard, _)| shard.file.location()).unwrap_or_default();
         let others = match lacking.len() - 1 {
@@ -120,8 +139,9 @@ fn missing(stacks: &Stacks, settings: &Settings, mut told: BTreeSet<String>, wei
             more => format!(", and so {} {} more of {}", if more == 1 { "is" } else { "are" }, more, odd.member),
         };
         let message = format!("is missing, {} of its peers ({}) have it{others}", odd.peers, odd.stack);
-        let evidence = json!({"missing": lacking, "peers_count": odd.peers});
-        found.add(Check::PeerMissing, file.tensor(first.as_str()), message, evidence);
+        let listed = &lacking[..lacking.len().min(LISTED)];
+        let evidence = json!({"missing": listed, "count": lacking.len(), "peers_count": odd.peers});
+        found.add(Check::PeerMissing, file.tensor(first.as_str()), printable(&message), evidence);
         told.extend(odd.missing);
     }
 }
@@ -156,7 +176,7 @@ fn formats(weights: &Weights, settings: &Settings, found: &mut Found) {
             let message =
                 format!("is {own}, {} of its peers ({role}) are {usual}, and the config does not say so", peers.len());
             let evidence = json!({"format": own, "peers": usual, "peers_count": peers.len()});
-            found.add(Check::PeerDtype, at(shard, tensor), message, evidence);
+            found.add(Check::PeerDtype, at(shard, tensor), printable(&message), evidence);
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Frequencies of the rotary embedding that a file holds, as old versions of transformers saved them.
 
 use super::check::Check;
+use super::header::StoredTensor;
 use super::observation::Found;
-use super::stored::{StoredTensor, at, values};
+use super::stored::{at, values};
 use crate::architecture::Recipe;
+use crate::checkpoint::number::{NumberType, Real};
 use crate::checkpoint::packing::Axis;
-use crate::checkpoint::packing::number::{NumberType, Real};
 use crate::error::Figure;
 use half::{bf16, f16};
 use serde_json::json;

@@ -3,10 +3,9 @@
 
 use super::check::Check;
 use super::observation::Found;
-use super::packed::{ends, module};
 use super::stored::at;
 use super::tensors::role;
-use super::weights::{Packed, Weights};
+use super::weights::{Packed, Weights, ends, module};
 use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::quantization::is_of_activations;
 use rayon::prelude::*;
@@ -148,9 +147,11 @@ fn far(scales: &[Scale], weights: &Weights, found: &mut Found) {
 fn usual_far_from(size: f64, sizes: &[f64], far: f64) -> Option<f64> {
     let median = *sizes.get(sizes.len() / 2)?;
     let distance = (size - median).abs();
-    let beside = |other: &&f64| (**other - median).abs() > distance - BEYOND && (**other > median) == (size > median);
-    let few = (sizes.len() / 4).max(1);
-    (distance > far && sizes.iter().filter(beside).count() <= few).then_some(median)
+    let beside = match size > median {
+        true => sizes.len() - sizes.partition_point(|other| *other <= median + distance - BEYOND),
+        false => sizes.partition_point(|other| *other < median - distance + BEYOND),
+    };
+    (distance > far && beside <= (sizes.len() / 4).max(1)).then_some(median)
 }
 
 #[cfg(test)]

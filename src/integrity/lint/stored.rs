@@ -2,17 +2,14 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::{FolderShard, StoredTensor};
 use super::observation::{Found, Location};
 use super::weights::Weights;
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::NumberType;
 use serde_json::json;
 
-/// A tensor and the file that holds it.
-pub(super) type StoredTensor<'a> = (&'a Shard<'a>, &'a TensorEntry);
-
-pub(super) fn at(shard: &Shard, tensor: &TensorEntry) -> Location {
+pub(super) fn at(shard: &FolderShard, tensor: &TensorEntry) -> Location {
     shard.file.location().tensor(&tensor.name)
 }
 
@@ -32,7 +29,7 @@ pub(super) fn tell_extra((shard, tensor): StoredTensor, found: &mut Found) {
 /// Norms that let nothing through: each is given with the weight at which it does.
 pub(super) fn shut_norms<'p>(
     norms: impl Iterator<Item = (StoredTensor<'p>, f32)>,
-    shards: &[&Shard],
+    shards: &[&FolderShard],
     found: &mut Found,
 ) {
     // Tensors that share bytes can claim far more of them than there are.
@@ -56,7 +53,7 @@ pub(super) fn shut_norms<'p>(
 
 /// The values of a tensor; none where they cannot be read, or where tensors share bytes: they could be many times the
 /// file.
-pub(super) fn values(shard: &Shard, tensor: &TensorEntry) -> Vec<f32> {
+pub(super) fn values(shard: &FolderShard, tensor: &TensorEntry) -> Vec<f32> {
     let bytes = shard.bytes(tensor).filter(|_| !shard.overlaps());
     bytes.map(|bytes| NumberType::of(tensor.dtype).decode_all(bytes)).unwrap_or_default()
 }

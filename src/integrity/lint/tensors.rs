@@ -2,10 +2,10 @@
 
 use super::check::Check;
 use super::folder::File;
-use super::header::Shard;
+use super::header::{FolderShard, StoredTensor};
 use super::index::{Lost, Model};
 use super::observation::{Found, Location};
-use super::stored::{StoredTensor, at, compare_shape, shut_norms, tell_extra, tell_missing};
+use super::stored::{at, compare_shape, shut_norms, tell_extra, tell_missing};
 use super::weights::{Part, Weights};
 use super::{Expected, consolidated, parts, rotary};
 use crate::architecture::Recipe;
@@ -95,7 +95,7 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn of(names: &Names, shards: &[&'a Shard<'a>], weights: &Weights<'a>, found: &mut Found) -> Stored<'a> {
+    fn of(names: &Names, shards: &[&'a FolderShard<'a>], weights: &Weights<'a>, found: &mut Found) -> Stored<'a> {
         let mut stored = Stored { text: BTreeMap::new(), parts: BTreeMap::new(), unknown: Vec::new() };
         let mut seen = BTreeSet::new();
         for shard in shards {
@@ -104,6 +104,8 @@ impl<'a> Stored<'a> {
                 let weight = match weights.part(&tensor.name) {
                     Part::Beside(_) => continue,
                     Part::Alone if is_of_activations(&tensor.name) => continue,
+                    // Packers of old gave every module a bias.
+                    Part::Alone if weights.is_bias_of_nothing((shard, tensor)) => continue,
                     Part::Alone => &tensor.name,
                     Part::Codes(weight) => weight,
                 };

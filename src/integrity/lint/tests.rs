@@ -10,7 +10,7 @@ use crate::architecture::place::Axis;
 use crate::checkpoint::Opened;
 use crate::error::Result;
 use crate::progress::{Progress, Silent};
-use folder::{Folder, Shard, file};
+use folder::{Folder, RawShard, file};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,7 +49,7 @@ fn numbered(folder: &Folder, kept: &[&str]) {
 
 /// Rows and columns of [`DOWN`].
 fn down_shape(folder: &Folder) -> (usize, usize) {
-    let shape = &Shard::read(&folder.path("model.safetensors")).header[DOWN]["shape"];
+    let shape = &RawShard::read(&folder.path("model.safetensors")).header[DOWN]["shape"];
     (shape[0].as_u64().unwrap() as usize, shape[1].as_u64().unwrap() as usize)
 }
 
@@ -74,6 +74,40 @@ fn whole_numbers(folder: &Folder, dtype: &str, bytes: usize) {
     });
 }
 
+/// All matrices of layers in FP8 with a scale each.
+fn in_fp8(folder: &Folder) {
+    folder.json("config.json", |c| c["quantization_config"] = json!({"quant_method": "fp8"}));
+    packed(folder, |s, module, rows, columns| {
+        let codes: Vec<u8> = (0..rows * columns).map(|at| 0x30 + (at % 77) as u8).collect();
+        s.push(&format!("{module}.weight_scale"), "F32", &[], &2e-3f32.to_le_bytes());
+        s.push(&format!("{module}.input_scale"), "F32", &[], &0.5f32.to_le_bytes());
+        s.push(&format!("{module}.weight"), "F8_E4M3", &[rows, columns], &codes);
+    });
+}
+
+/// All matrices of layers in NVFP4.
+fn in_nvfp4(folder: &Folder) {
+    folder
+        .json("config.json", |c| c["quantization_config"] = json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}));
+    packed(folder, |s, module, rows, columns| {
+        let codes: Vec<u8> = (0..rows * columns / 2).map(|at| 0x11 + (at % 90) as u8).collect();
+        s.push(&format!("{module}.weight_scale_2"), "F32", &[], &1e-3f32.to_le_bytes());
+        s.push(&format!("{module}.weight_scale"), "F8_E4M3", &[rows, columns / 4], &vec![0x38; rows * columns / 4]);
+        s.push(&format!("{module}.weight"), "U8", &[rows, columns / 2], &codes);
+    });
+}
+
+/// Puts what `pack` makes of each matrix of the layers in its place, where scalars come first.
+fn packed(folder: &Folder, pack: impl Fn(&mut RawShard, &str, usize, usize)) {
+    folder.shard(|s| {
+        for (name, entry) in s.header.clone().iter().filter(|(name, _)| name.ends_with("_proj.weight")) {
+            let shape: Vec<usize> = serde_json::from_value(entry["shape"].clone()).unwrap();
+            s.remove(name);
+            pack(s, name.strip_suffix(".weight").unwrap(), shape[0], shape[1]);
+        }
+    });
+}
+
 type Break = fn(&Folder);
 
 #[test]
@@ -94,7 +128,13 @@ fn published_settings_are_let_be() {
         folder.write("generation_config.json", generation[at % generation.len()].as_bytes());
         folder.write("tokenizer_config.json", br#"{"model_max_length": 1000000000000000019884624838656}"#);
         let told = run(folder.0.path()).observations;
-        let served = [Check::GenerationSilenced, Check::ContextShort, Check::PromptPrefix, Check::ConfigUnknown];
+        let served = [
+            Check::GenerationSilenced,
+            Check::ContextShort,
+            Check::PromptPrefix,
+            Check::ConfigUnknown,
+            Check::ConfigRefused,
+        ];
         assert!(!told.iter().any(|o| served.contains(&o.check)), "{}: {told:?}", model["repository"]);
     }
 }
@@ -207,7 +247,7 @@ fn places_and_counts_are_exact() {
     folder.values(DOWN, (0..rows).flat_map(|row| [row * columns, row * columns + 4]), 0.0);
     folder.values(DOWN, (rows - 1) * columns..rows * columns, 0.0);
     let seen = run(folder.0.path()).observations;
-    let shard = Shard::read(&folder.path("model.safetensors"));
+    let shard = RawShard::read(&folder.path("model.safetensors"));
     let start = (8 + shard.text().len() + shard.range(DOWN).start) as u64;
     let at = || Location::file("model.safetensors").tensor(DOWN);
     let expected = [
@@ -244,7 +284,7 @@ fn all_problems_are_told_at_once() {
     let folder = Folder::sharded();
     folder.write(FIRST, b"not a header");
     folder.write("tokenizer_config.json", br#"{"chat_template": "{{ x.__class__ }}"}"#);
-    let mut second = Shard::read(&folder.path(SECOND));
+    let mut second = RawShard::read(&folder.path(SECOND));
     let range = second.range(NORM);
     second.data[range.start..range.start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     second.data.push(0);

@@ -8,7 +8,7 @@ mod norms;
 mod unpacked;
 
 use super::check::Check;
-use super::header::Shard;
+use super::header::FolderShard;
 use super::observation::{Found, Location, More, Observation};
 use super::weights::{Part, Weights};
 use crate::architecture::names;
@@ -38,7 +38,7 @@ const KEPT: usize = 4096;
 /// Scans all floating-point tensors of all files, and all packed weights of the model; how many bytes that were.
 /// `is_compared`: whether a tensor is one whose values were held against the config.
 pub(super) fn scan(
-    shards: &[Shard],
+    shards: &[FolderShard],
     weights: &Weights,
     is_compared: &dyn Fn(&str) -> bool,
     found: &mut Found,
@@ -112,7 +112,7 @@ fn is_constant(tensor: &TensorEntry, bytes: &[u8]) -> bool {
 
 /// The tensors whose bytes are in the file and are no earlier tensor's. So each byte is read once, whatever tensors
 /// claim: a shared one is an error of its own.
-fn own<'s>(shard: &'s Shard) -> impl Iterator<Item = &'s TensorEntry> {
+fn own<'s>(shard: &'s FolderShard) -> impl Iterator<Item = &'s TensorEntry> {
     let mut end = 0;
     shard.tensors().iter().filter(move |t| {
         let owns = t.bytes.start >= end;
@@ -139,7 +139,7 @@ fn is_weight(name: &str) -> bool {
 
 /// One tensor.
 struct Job<'a> {
-    shard: &'a Shard<'a>,
+    shard: &'a FolderShard<'a>,
     tensor: &'a TensorEntry,
     bytes: &'a [u8],
     format: Format,
@@ -152,7 +152,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(shard: &'a Shard<'a>, tensor: &'a TensorEntry) -> Option<Job<'a>> {
+    fn new(shard: &'a FolderShard<'a>, tensor: &'a TensorEntry) -> Option<Job<'a>> {
         let format = Format::of(tensor.dtype)?;
         let bytes = shard.bytes(tensor)?;
         let elements = (bytes.len() / format.bytes) as u64;

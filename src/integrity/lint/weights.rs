@@ -1,7 +1,7 @@
 //! The model's weights, whatever they are packed as: which stored tensors belong to which.
 
+use super::header::StoredTensor;
 use super::index::Model;
-use super::stored::StoredTensor;
 use crate::checkpoint::packing::{self, NumberType};
 use crate::checkpoint::quantization::{Method, Quantization, is_of_activations};
 use crate::checkpoint::{Opened, Tensors};
@@ -173,6 +173,14 @@ impl<'a> Weights<'a> {
         }
     }
 
+    /// Whether a tensor is a bias of zeros beside codes of GPTQ or AWQ.
+    pub fn is_bias_of_nothing(&self, (shard, tensor): StoredTensor<'a>) -> bool {
+        let Some(module) = tensor.name.strip_suffix(".bias") else { return false };
+        let packed = self.packed.get(&format!("{module}.weight"));
+        packed.is_some_and(|packed| packed.format.starts_with("GPTQ") || packed.format.starts_with("AWQ"))
+            && shard.bytes(tensor).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+    }
+
     /// The weight that a tensor stands beside by its name, as a scale does.
     fn weight_beside(&self, stored: &str) -> Option<String> {
         let of = |end: &&str| {
@@ -205,4 +213,14 @@ impl<'a> Weights<'a> {
         }
         self.left_over = left;
     }
+}
+
+/// The module of a weight.
+pub(super) fn module(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+/// The ends of the names of what stands beside a weight's codes.
+pub(super) fn ends<'w>(name: &str, packed: &'w Packed) -> Vec<&'w str> {
+    packed.stored.iter().skip(1).filter_map(|stored| stored.strip_prefix(module(name))).collect()
 }

@@ -6,7 +6,7 @@ mod place;
 
 use super::difference::{Difference, Norms, replaced_by};
 use super::fingerprint::{Cache, Fingerprint, FolderRecords, TensorRecord, take_beside};
-use crate::checkpoint::tensors::SINGLE;
+use crate::checkpoint::index::SINGLE;
 use crate::checkpoint::{Opened, walk};
 use crate::error::Result;
 use crate::progress::Progress;

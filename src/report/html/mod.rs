@@ -236,7 +236,8 @@ fn examined(audit: &Audit) -> String {
         let masked = &c.transfer.base_on_variant;
         let shown = json!({"base": c.base.source, "verdict": c.verdict.as_str(), "damage_by_its_set": masked.damage,
             "damage_by_random_sets": masked.worst_control(), "overlap": c.location.overlap,
-            "spearman": c.location.spearman, "damage_beside_base": c.damage});
+            "spearman": c.location.spearman, "damage_beside_base": c.damage, "divergence": c.divergence,
+            "divergence_not_compared": c.divergence_not_compared});
         part("base", pairs(&shown));
     }
     if let Some(c) = &audit.baseline {

@@ -1,4 +1,4 @@
-"""Gemma 3 with a vision tower, which is not examined but for its values."""
+"""Text models with a vision tower, which is not examined but for its values."""
 
 import st
 
@@ -17,6 +17,12 @@ VISION = "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"
 def build(d):
     t = tensors()
     st.folder(d / "gemma3", CONFIG, t)
+    llava = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": st.llama_config(),
+             "vision_config": {"model_type": "clip_vision_model", "hidden_size": 32, "num_hidden_layers": 1},
+             "image_token_index": 319}
+    of_text = {"language_model." + name: tensor for name, tensor in st.llama().items()}
+    st.folder(d / "llava", llava, {**of_text, VISION: st.normal([64, 32]), VISION.replace("weight", "bias"): st.zeros([64]),
+                                   "multi_modal_projector.linear_1.weight": st.normal([64, 32])})
     st.folder(d / "gemma3-nan-vision", CONFIG, {**t, VISION: ("BF16", [64, 32], b"\xc0\x7f" * 2048)})
 
 

@@ -132,8 +132,14 @@ def build(d):
             for layer in range(3):
                 made[name] |= {f"model.layers.{layer}.self_attn.{end}": scale([1], 0.1) for end in ("k_scale", "v_scale")}
         st.folder(d / name, config(settings), made[name])
+    # Packers of old gave every module a bias.
+    biases = {name.replace("qweight", "bias"): st.zeros([t[1][1]], "F16") for name, t in made["gptq"].items() if "qweight" in name}
+    st.folder(d / "gptq-biases", config(GPTQ), {**made["gptq"], **biases})
+    st.folder(d / "method-unknown", config({"quant_method": "quip"}), made["int8"])
     left_out(d)
     broken(d, made)
+    deepseek(d)
+    kimi(d)
     experts_of_gpt_oss(d)
     mistral(d)
 
@@ -271,3 +277,77 @@ def mistral(d):
     st.folder(d / "fp8-in-a-wrapper-scale-missing", c, {name: v for name, v in t.items() if name != missing})
     st.folder(d / "fp8-in-a-wrapper-vision-norm-zero", c,
               {**t, "vision_tower.transformer.layers.1.attention_norm.weight": st.zeros([32])})
+
+
+def rounded(t):
+    """Tensors in an order in which all begin where they should."""
+    return dict(sorted(t.items(), key=lambda item: -st.SIZES[item[1][0]]))
+
+
+def latent_layer(p, form, experts):
+    """A layer of DeepSeek V3: latent attention, an MLP or experts."""
+    matrices = {"self_attn.q_a_proj": (48, 128), "self_attn.q_b_proj": (96, 48), "self_attn.kv_a_proj_with_mqa": (40, 128),
+                "self_attn.kv_b_proj": (128, 32), "self_attn.o_proj": (128, 64)}
+    mlps = [f"mlp.experts.{e}." for e in range(experts)] + ["mlp.shared_experts."] if experts else ["mlp."]
+    for mlp in mlps:
+        matrices |= {mlp + "gate_proj": (64, 128), mlp + "up_proj": (64, 128), mlp + "down_proj": (128, 64)}
+    t = {}
+    for name, (rows, columns) in matrices.items():
+        parts = form(rows, columns, p + name) or {"weight": st.normal([rows, columns])}
+        t |= {f"{p}{name}.{end}": part for end, part in parts.items()}
+    t |= {p + name + ".weight": st.ones([n]) for name, n in (("input_layernorm", 128), ("post_attention_layernorm", 128),
+          ("self_attn.q_a_layernorm", 48), ("self_attn.kv_a_layernorm", 32))}
+    if experts:
+        t |= {p + "mlp.gate.weight": st.normal([experts, 128]),
+              p + "mlp.gate.e_score_correction_bias": st.normal([experts], dtype="F32")}
+    return t
+
+
+def latent_model(form, prefix=""):
+    t = {prefix + "model.embed_tokens.weight": st.normal([320, 128]), prefix + "model.norm.weight": st.ones([128]),
+         prefix + "lm_head.weight": st.normal([320, 128])}
+    for layer in range(4):
+        t |= latent_layer(f"{prefix}model.layers.{layer}.", form, 4 if layer else 0)
+    return t
+
+
+def deepseek(d):
+    """FP8 in blocks that need not divide the matrix, a dense first layer, and one that predicts further."""
+    c = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "hidden_size": 128, "vocab_size": 320,
+         "num_hidden_layers": 4, "num_nextn_predict_layers": 1, "first_k_dense_replace": 1, "n_routed_experts": 4,
+         "quantization_config": {key: FP8[key] for key in ("quant_method", "activation_scheme", "fmt", "weight_block_size")}}
+    t = latent_model(fp8_blocks)
+    p = "model.layers.4."
+    t |= latent_layer(p, fp8_blocks, 4)
+    t |= {p + "eh_proj.weight": st.normal([128, 256]), p + "enorm.weight": st.ones([128]), p + "hnorm.weight": st.ones([128]),
+          p + "embed_tokens.weight": st.normal([320, 128]), p + "shared_head.norm.weight": st.ones([128]),
+          p + "shared_head.head.weight": st.normal([320, 128])}
+    st.folder(d / "deepseek", c, rounded(t))
+    expert = "model.layers.2.mlp.experts.3.up_proj.weight"
+    lost = {name: v for name, v in t.items() if not name.startswith(expert)}
+    st.folder(d / "deepseek-expert-short", c, rounded(lost))
+    st.folder(d / "deepseek-scale-missing", c, rounded({name: v for name, v in t.items() if name != expert + "_scale_inv"}))
+    # The layer that predicts further is often left as it was.
+    dense = latent_layer(p, lambda rows, columns, name: None, 4)
+    kept = {name: v for name, v in t.items() if not name.startswith(p) or "head" in name or "norm" in name}
+    st.folder(d / "deepseek-last-layer-dense", c, rounded({**kept, **dense}))
+
+
+def kimi(d):
+    """A wrapper whose text model's experts are packed, by the settings of the text model."""
+    def form(rows, columns, name):
+        if ".experts." not in name:
+            return None
+        return {"weight_packed": st.raw("I32", [rows, columns // 8]), "weight_scale": scale([rows, columns // 32], 1e-3, "BF16"),
+                "weight_shape": ("I32", [2], struct.pack("<ii", rows, columns))}
+
+    settings = {**compressed("pack-quantized", 4, group_size=32, strategy="group"),
+                "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"]}
+    text = {"model_type": "kimi_k2", "num_hidden_layers": 4, "vocab_size": 320, "quantization_config": settings}
+    c = {"architectures": ["KimiK25ForConditionalGeneration"], "model_type": "kimi_k25", "text_config": text,
+         "vision_config": {"hidden_size": 32}}
+    t = latent_model(form, "language_model.")
+    t |= {f"vision_tower.encoder.blocks.{n}.{name}.weight": st.normal([32, 32]) for n in range(3) for name in ("wqkv", "wo")}
+    st.folder(d / "kimi", c, rounded(t))
+    codes = "language_model.model.layers.2.mlp.experts.1.up_proj.weight_packed"
+    st.folder(d / "kimi-codes-missing", c, rounded({name: v for name, v in t.items() if name != codes}))

@@ -106,6 +106,15 @@ def sound(d):
     pruned = {name: v for name, v in model([{}] * 6).items()
               if not name.startswith(("model.layers.2.mlp", "model.layers.2.post", "model.layers.4.self", "model.layers.4.input"))}
     st.folder(d / "layers-cut-by-design", config("Novel", 6), pruned)
+    # The last layers take keys and values from those before them.
+    shared = {name: v for name, v in model([{}] * 4).items()
+              if not name.startswith("model.layers.3.self_attn.") or ".k_" not in name and ".v_" not in name}
+    st.folder(d / "shared-keys", config("Novel", 4, num_kv_shared_layers=1), shared)
+    # Blocks over images, each in its own way.
+    mobile = {f"vision_tower.blocks.1.{b}.{conv}.{part}": st.normal([8, 8, 1, 1]) if part == "conv.weight" else st.ones([8])
+              for b in range(4) for conv in ("dw_start", "pw_exp", "dw_mid", "pw_proj") for part in ("conv.weight", "bn.weight")
+              if (b, conv) != (2, "dw_start")}
+    st.folder(d / "mobile-blocks", config("Novel", 4), {**model([{}] * 4), **mobile})
     encoder(d)
     # Parts of a sequence are numbered as well.
     sequence = {"proj.0.weight": st.normal([32, 32]), "proj.0.bias": st.normal([32]), "proj.2.weight": st.normal([32, 32]),

@@ -169,6 +169,7 @@ fn findings_are_reported_and_judged_as_by_scan() {
         let by = |format: &str| run(&[rules, &["--format", format]].concat());
         let found = document(&by("json"), code);
         assert_eq!(found["settings"].get("rules").is_some(), code == 0, "{found}");
+        assert_eq!(found.get("verdict"), (code == 0).then_some(&"pass".into()), "{found}");
         let sarif = document(&by("sarif"), code);
         super::gate::sarif_is_valid(&sarif);
         let runs = &sarif["runs"][0];
@@ -196,5 +197,6 @@ fn findings_are_reported_and_judged_as_by_scan() {
     let require = rules.replacen("waivers:", "require: [fingerprint]\nwaivers:", 1);
     std::fs::write(place.model().parent().unwrap().join("gate.yaml"), require).unwrap();
     let found = document(&run(&["--rules", "{in}/gate.yaml", "--format", "json"]), 2);
+    assert_eq!(found["verdict"], "not-examined");
     assert_eq!(found["not_examined"][0], "the rules require fingerprint, which `scan` measures and `lint` does not");
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod compare;
+mod divergence;
 mod gate;
 mod help;
 mod integrity;

@@ -1,4 +1,5 @@
-//! What a scan parses: each header and each config once, however many parts of it look at the model.
+//! What a scan parses: each header and each config once, and one recipe of each config, however many parts of it look at
+//! the model.
 
 use crate::tiny::{Place, load, save};
 use achilles_audit::audit::{Request, Run, audit};
@@ -20,6 +21,7 @@ const COUNTS: &str = "ACHILLES_AUDIT_TEST_COUNTS";
 
 static HEADERS: AtomicUsize = AtomicUsize::new(0);
 static CONFIGS: AtomicUsize = AtomicUsize::new(0);
+static RECIPES: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts what the library says that it parses.
 struct Counter;
@@ -29,6 +31,7 @@ impl Counter {
         match metadata.target() {
             "achilles_audit::checkpoint::header" | "achilles_audit::checkpoint::gguf::header" => Some(&HEADERS),
             "achilles_audit::checkpoint::config" => Some(&CONFIGS),
+            "achilles_audit::architecture::families" => Some(&RECIPES),
             _ => None,
         }
     }
@@ -74,26 +77,25 @@ fn a_scan_parses_each_header_and_each_config_once() {
             take(&Opened::folder_at(&place.model()), &fingerprint::FingerprintSettings::default(), None, None, &Silent);
         let print = place.out().join("fingerprint.json");
         std::fs::write(&print, taken.unwrap().fingerprint.to_json("model", None).unwrap()).unwrap();
-        assert_eq!(scanned(&place.model(), None, Some(&print)), (shards, 1), "{shards} shards, not run");
+        assert_eq!(scanned(&place.model(), None, Some(&print)), (shards, 1, 1), "{shards} shards, not run");
         assert_eq!(
             scanned(&place.model(), run(Some(&base)), Some(&print)),
-            (shards + 1, 2),
+            (shards + 1, 2, 2),
             "{shards} shards and a base"
         );
     }
     let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf/tiny-llama.gguf");
-    assert_eq!(scanned(&gguf, run(None), None), (1, 0), "a GGUF");
+    assert_eq!(scanned(&gguf, run(None), None), (1, 0, 1), "a GGUF");
 }
 
-/// Scans a model against all that is given, and counts the headers and the configs that are parsed.
-fn scanned(model: &Path, run: Option<Run>, fingerprint: Option<&PathBuf>) -> (usize, usize) {
+/// Scans a model against all that is given, and counts the headers and the configs that are parsed, and the recipes that are made.
+fn scanned(model: &Path, run: Option<Run>, fingerprint: Option<&PathBuf>) -> (usize, usize, usize) {
     let is_compared = run.as_ref().is_some_and(|run| run.base.is_some());
     let rules = Rules::default_rules().unwrap();
     let (model, fingerprint, today) = (model.to_str().unwrap(), fingerprint.cloned(), Date::today());
-    HEADERS.store(0, Relaxed);
-    CONFIGS.store(0, Relaxed);
+    [&HEADERS, &CONFIGS, &RECIPES].iter().for_each(|count| count.store(0, Relaxed));
     let found = audit(&Request { model, rules: &rules, run, fingerprint, signature: None, today }, &Silent).unwrap();
-    let counted = (HEADERS.load(Relaxed), CONFIGS.load(Relaxed));
+    let counted = (HEADERS.load(Relaxed), CONFIGS.load(Relaxed), RECIPES.load(Relaxed));
     assert_eq!(found.result.base.is_some(), is_compared, "{:?}", found.result.not_examined);
     assert!(found.result.fingerprint.is_none_or(|compared| compared.intact));
     counted

@@ -341,7 +341,7 @@ fn fused_experts_and_other_names_are_one_line() {
     assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
     assert!(said.contains("holds all experts of a layer") && said.len() < 400, "{said}");
     let (rules, code) = lint(&place);
-    assert_eq!((&rules[0], code), (&"config-unknown".to_owned(), 1));
+    assert!(rules.contains(&"config-unknown".into()) && code == 0, "{rules:?}");
     assert!(!rules.contains(&"tensor-missing".into()) && !rules.contains(&"tensor-extra".into()), "{rules:?}");
     // A wrapper's config over a text model's names.
     let place = place_of("gemma3", "config.nested.json");

@@ -201,7 +201,7 @@ pub fn model(folder: &Path, config: &str, arithmetic: Arithmetic, residency: Res
     open(copy.path(), arithmetic, residency)
 }
 
-fn open(folder: &Path, arithmetic: Arithmetic, residency: Residency) -> Model {
+pub fn open(folder: &Path, arithmetic: Arithmetic, residency: Residency) -> Model {
     let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
     let recipe = Recipe::read(checkpoint.config()).unwrap();
     let settings = ComputeSettings { arithmetic, device: DeviceChoice::Cpu, residency: Some(residency) };
@@ -212,8 +212,13 @@ fn open(folder: &Path, arithmetic: Arithmetic, residency: Residency) -> Model {
 fn every_hook_of_every_family_is_what_its_authors_compute() {
     let folders = fixtures();
     assert!(folders.len() >= 16, "fixtures are missing");
+    hold_against_references(&folders);
+}
+
+/// Every hook, logits and NLL of these fixtures in every dtype, streamed and resident.
+pub fn hold_against_references(folders: &[PathBuf]) {
     let mut failed = Vec::new();
-    for folder in &folders {
+    for folder in folders {
         let family = folder.file_name().unwrap().to_str().unwrap();
         let reference = Reference::read(folder);
         let mut exact_routes = None;

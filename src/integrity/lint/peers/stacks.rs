@@ -26,6 +26,9 @@ pub fn numbers(name: &str) -> impl Iterator<Item = (&str, usize, &str)> {
     parts.take(MOST_NUMBERS)
 }
 
+/// Where there are more kinds of members than models have, each is as good as any.
+const MOST_KINDS: usize = 64;
+
 /// A member of a stack: what it holds, by the rest of its name.
 type Member<'w> = BTreeMap<&'w str, Unit<'w>>;
 
@@ -115,7 +118,8 @@ impl<'w> Stacks<'w> {
     /// Members that hold little less than those of a kind of many.
     pub fn odd_members(&self) -> Vec<OddMember<'w>> {
         let mut odd = Vec::new();
-        for Kinds { stack, kinds } in self.kinds() {
+        let of_few_kinds = |kinds: &Kinds| kinds.kinds.len() <= MOST_KINDS;
+        for Kinds { stack, kinds } in self.kinds().into_iter().filter(of_few_kinds) {
             for Kind { sort, members: few } in &kinds {
                 let Some((_, _, own)) = few.first() else { continue };
                 let is_many = |many: &&Kind| {
@@ -200,13 +204,15 @@ fn modules<'w>(member: &Member<'w>) -> BTreeSet<&'w str> {
     member.keys().map(|rest| rest.rsplit_once('.').map_or(*rest, |(module, _)| module)).collect()
 }
 
-/// What one member lacks of another, where that is little, and it has nothing else instead but under another name.
+/// What one member lacks of another, where that is little, and it has nothing else instead but under another name. Blocks
+/// of convolutions over images are made each in its own way.
 fn lacks<'w>(own: &Member<'w>, other: &Member<'w>) -> Option<Vec<&'w str>> {
     let missing: Vec<&str> = other.keys().filter(|rest| !own.contains_key(*rest)).copied().collect();
     let instead = own.keys().filter(|rest| !other.contains_key(*rest)).count();
     let is_little = !missing.is_empty() && missing.len() * 3 <= other.len();
     let is_renamed = instead == 1 && missing.len() == 1 && other.len() > 4;
-    (is_little && (instead == 0 || is_renamed) && modules(other).len() > 1).then_some(missing)
+    let is_of_images = other.values().any(|unit| unit.shape.len() > 3);
+    (is_little && (instead == 0 || is_renamed) && !is_of_images && modules(other).len() > 1).then_some(missing)
 }
 
 /// Whether a name is that of a matrix that every layer has.
@@ -253,4 +259,91 @@ fn odd_in<'w>(members: &[(&'w str, usize, &Member<'w>)]) -> Vec<OddShape<'w>> {
         modules.len() == 1 && shapes.iter().all(|odd| odd.peers > 0)
     };
     of_member.into_values().filter(is_one).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYER: [&str; 4] = ["attn.q.weight", "attn.o.weight", "mlp.up_proj.weight", "norm.weight"];
+
+    /// The names of layers, without those that `left_out` names.
+    fn layers(count: usize, left_out: &[&str]) -> Vec<String> {
+        let all = (0..count).flat_map(|n| LAYER.map(|rest| format!("model.layers.{n}.{rest}")));
+        all.filter(|name| !left_out.contains(&name.as_str())).collect()
+    }
+
+    fn stacks<'w>(names: &'w [String], types: &'w [String]) -> Stacks<'w> {
+        Stacks::of(&names.iter().map(|name| Unit { name, shape: &[4, 4] }).collect::<Vec<_>>(), types)
+    }
+
+    fn missing(names: &[String], types: &[String]) -> Vec<String> {
+        stacks(names, types).odd_members().into_iter().flat_map(|odd| odd.missing).collect()
+    }
+
+    #[test]
+    fn numbers_are_what_stands_alone_between_dots() {
+        let found: Vec<_> = numbers("model.layers.3.mlp.experts.12.w1.weight").collect();
+        let expected =
+            [("model.layers.", 3, "mlp.experts.12.w1.weight"), ("model.layers.3.mlp.experts.", 12, "w1.weight")];
+        assert_eq!(found, expected);
+        for none in ["", "a.w1.b", "a.7", "a..b", "a.1234567890.b"] {
+            assert_eq!(numbers(none).count(), 0, "{none}");
+        }
+        assert_eq!(numbers(&"1.".repeat(1000)).count(), MOST_NUMBERS);
+    }
+
+    #[test]
+    fn the_odd_one_out_lacks_little_of_what_many_have() {
+        assert_eq!(missing(&layers(4, &[]), &[]), [""; 0]);
+        let lacks_up = "model.layers.2.mlp.up_proj.weight";
+        assert_eq!(missing(&layers(4, &[lacks_up]), &[]), [lacks_up]);
+        // Of two nobody knows which is right; a first layer may do without a norm, not without a projection.
+        assert_eq!(missing(&layers(2, &["model.layers.1.mlp.up_proj.weight"]), &[]), [""; 0]);
+        assert_eq!(missing(&layers(4, &["model.layers.0.norm.weight"]), &[]), [""; 0]);
+        let first = "model.layers.0.mlp.up_proj.weight";
+        assert_eq!(missing(&layers(4, &[first]), &[]), [first]);
+        // Half of a layer is another kind of layer, and so is one of another sort by the config.
+        assert_eq!(
+            missing(&layers(4, &["model.layers.2.attn.q.weight", "model.layers.2.attn.o.weight"]), &[]),
+            [""; 0]
+        );
+        let types = ["a", "a", "b", "a"].map(str::to_owned);
+        assert_eq!(missing(&layers(4, &[lacks_up]), &types), [""; 0]);
+    }
+
+    #[test]
+    fn gaps_are_told_where_there_is_a_stack() {
+        let gaps = |names: &[String], layers: Option<usize>| {
+            stacks(names, &[]).gaps(layers).iter().map(|gap| gap.number).collect::<Vec<_>>()
+        };
+        let without = |n: usize| -> Vec<String> {
+            layers(6, &[]).into_iter().filter(|name| !name.starts_with(&format!("model.layers.{n}."))).collect()
+        };
+        assert_eq!(gaps(&layers(6, &[]), Some(6)), [0; 0]);
+        assert_eq!(
+            (gaps(&without(3), None), gaps(&without(5), None), gaps(&without(5), Some(6))),
+            (vec![3], vec![], vec![5])
+        );
+        assert_eq!(gaps(&["0", "2", "4"].map(|n| format!("net.{n}.weight")), None), [0; 0]);
+        // Numbers that no model has are not counted one by one.
+        let far =
+            ["0", "1", "2", "999999999"].iter().flat_map(|n| LAYER.map(|rest| format!("model.layers.{n}.{rest}")));
+        assert_eq!(gaps(&far.collect::<Vec<_>>(), Some(usize::MAX)), [0; 0]);
+    }
+
+    #[test]
+    fn one_shape_out_of_line_is_told_and_a_layer_of_another_width_is_not() {
+        let names = layers(4, &[]);
+        let odd = |odd: &[&str]| -> Vec<String> {
+            let unit = |name: &'_ String| (name.clone(), if odd.contains(&name.as_str()) { [8, 2] } else { [4, 4] });
+            let shapes: Vec<(String, [usize; 2])> = names.iter().map(unit).collect();
+            let units: Vec<Unit> = shapes.iter().map(|(name, shape)| Unit { name, shape }).collect();
+            Stacks::of(&units, &[]).odd_shapes().iter().map(|odd| odd.unit.name.to_owned()).collect()
+        };
+        let up = "model.layers.1.mlp.up_proj.weight";
+        assert_eq!(odd(&[up]), [up]);
+        assert_eq!(odd(&[up, "model.layers.1.attn.q.weight"]), [""; 0]);
+        assert_eq!(odd(&[up, "model.layers.3.mlp.up_proj.weight"]), [""; 0]);
+    }
 }

@@ -6,16 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A safetensors file taken apart.
-pub struct Shard {
+pub struct RawShard {
     pub header: serde_json::Map<String, Value>,
     pub data: Vec<u8>,
 }
 
-impl Shard {
-    pub fn read(path: &Path) -> Shard {
+impl RawShard {
+    pub fn read(path: &Path) -> RawShard {
         let bytes = fs::read(path).unwrap();
         let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        Shard { header: serde_json::from_slice(&bytes[8..end]).unwrap(), data: bytes[end..].to_vec() }
+        RawShard { header: serde_json::from_slice(&bytes[8..end]).unwrap(), data: bytes[end..].to_vec() }
     }
 
     /// The header, padded so that tensors are aligned.
@@ -65,8 +65,8 @@ impl Folder {
 
     pub fn sharded() -> Folder {
         let folder = Folder::whole();
-        let whole = Shard::read(&folder.path("model.safetensors"));
-        let mut shards = [(); 2].map(|()| Shard { header: serde_json::Map::new(), data: Vec::new() });
+        let whole = RawShard::read(&folder.path("model.safetensors"));
+        let mut shards = [(); 2].map(|()| RawShard { header: serde_json::Map::new(), data: Vec::new() });
         let mut map = serde_json::Map::new();
         for shard in &mut shards {
             shard.header.insert("__metadata__".into(), whole.header["__metadata__"].clone());
@@ -101,15 +101,15 @@ impl Folder {
     }
 
     /// Changes model.safetensors, taken apart.
-    pub fn shard(&self, change: impl FnOnce(&mut Shard)) {
-        let mut shard = Shard::read(&self.path("model.safetensors"));
+    pub fn shard(&self, change: impl FnOnce(&mut RawShard)) {
+        let mut shard = RawShard::read(&self.path("model.safetensors"));
         change(&mut shard);
         self.write("model.safetensors", &file(&shard.text(), &shard.data));
     }
 
     /// Changes the header's text, which goes into the file as it is.
     pub fn header(&self, change: impl FnOnce(String) -> String) {
-        let shard = Shard::read(&self.path("model.safetensors"));
+        let shard = RawShard::read(&self.path("model.safetensors"));
         self.write("model.safetensors", &file(&change(shard.text()), &shard.data));
     }
 

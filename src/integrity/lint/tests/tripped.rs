@@ -297,17 +297,25 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         whole_numbers(f, "U8", 1);
         f.json("config.json", |c| (c["quantization"], c["compression_config"]) = (json!({}), json!({})));
     }),
-    (Check::ConfigUnknown, "config.json", None, |f| {
+    (Check::PackingBroken, "model.safetensors", Some(DOWN), |f| {
         whole_numbers(f, "U8", 1);
         f.json("config.json", |c| c["quantization"] = json!({"bits": 4}));
     }),
-    (Check::ConfigUnknown, "quantize_config.json", None, |f| {
+    (Check::PackingBroken, "model.safetensors", Some(DOWN), |f| {
         whole_numbers(f, "U8", 1);
         f.write("quantize_config.json", br#"{"bits": 8}"#);
     }),
-    (Check::ConfigUnknown, "config.json", None, |f| {
+    (Check::PackingBroken, "model.safetensors", Some(DOWN), |f| {
         whole_numbers(f, "U8", 1);
         f.json("config.json", |c| c["quantization_config"] = json!({"quant_method": "bitsandbytes"}));
+    }),
+    (Check::ConfigUnknown, "config.json", None, |f| {
+        whole_numbers(f, "U8", 1);
+        f.json("config.json", |c| c["quantization_config"] = json!({"quant_method": "quip"}));
+    }),
+    (Check::ConfigUnknown, "quant_config.json", None, |f| {
+        whole_numbers(f, "U8", 1);
+        f.write("quant_config.json", br#"{"quant_method": "quip"}"#);
     }),
     (Check::CustomCode, "sub/.git/x.PY ", None, |f| f.write("sub/.git/x.PY ", b"")),
     (Check::CustomCode, "x.pyc", None, |f| f.write("x.pyc", b"")),
@@ -341,6 +349,89 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         let (hidden, _) = down_shape(f);
         f.values("model.embed_tokens.weight", 0..hidden, 0.0);
     }),
+    (Check::DtypeStored, "model.safetensors", Some(DOWN), |f| {
+        in_fp8(f);
+        f.json("config.json", |c| c["quantization_config"] = json!({}));
+    }),
+    (Check::ConfigRefused, "config.json", None, |f| f.json("config.json", |c| c["num_key_value_heads"] = 3.into())),
+    (Check::PeerMissing, "model.safetensors", Some(DOWN), |f| {
+        f.json("config.json", |c| c["model_type"] = "novel".into());
+        f.shard(|s| s.remove(DOWN));
+    }),
+    (Check::PeerMissing, "model.safetensors", Some("model.layers.1"), |f| {
+        f.json("config.json", |c| c["model_type"] = "novel".into());
+        f.shard(|s| {
+            let of_layer = s.header.keys().filter(|name| name.starts_with("model.layers.1.")).cloned();
+            of_layer.collect::<Vec<_>>().iter().for_each(|name| s.remove(name));
+        });
+    }),
+    (Check::PeerMissing, "model.safetensors", Some("model.layers.0.mlp.down_proj.input_scale"), |f| {
+        in_fp8(f);
+        f.shard(|s| s.remove("model.layers.0.mlp.down_proj.input_scale"));
+    }),
+    (Check::PeerShape, "model.safetensors", Some(DOWN), |f| {
+        let (rows, columns) = down_shape(f);
+        f.json("config.json", |c| c["model_type"] = "novel".into());
+        f.entry(DOWN, "shape", json!([columns, rows]));
+    }),
+    (Check::PeerDtype, "model.safetensors", Some(DOWN), |f| {
+        let (rows, columns) = down_shape(f);
+        in_fp8(f);
+        f.shard(|s| {
+            ["weight", "weight_scale", "input_scale"].iter().for_each(|end| s.remove(&DOWN.replace("weight", end)));
+            s.push(DOWN, "F32", &[rows, columns], &[[0, 0, 0x80, 0x3f], [0, 0, 0, 0x3f]].concat().repeat(rows * columns / 2));
+        });
+    }),
+    (Check::PackingBroken, "model.safetensors", Some(DOWN), |f| {
+        in_fp8(f);
+        f.shard(|s| s.remove("model.layers.0.mlp.down_proj.weight_scale"));
+    }),
+    (Check::PackingBroken, "model.safetensors", Some(DOWN), |f| {
+        in_fp8(f);
+        f.entry("model.layers.0.mlp.down_proj.weight_scale", "dtype", "I32".into());
+    }),
+    (Check::PackingLeftOver, "model.safetensors", Some("model.layers.0.mlp.down_proj.weight_scale"), |f| {
+        in_fp8(f);
+        f.shard(|s| s.remove(DOWN));
+    }),
+    (Check::PackedIgnored, "model.safetensors", Some(DOWN), |f| {
+        in_fp8(f);
+        f.json("config.json", |c| c["quantization_config"]["modules_to_not_convert"] = json!(["model.layers.0.mlp.down_proj"]));
+    }),
+    (Check::ScaleValue, "model.safetensors", Some("model.layers.0.mlp.down_proj.weight_scale"), |f| {
+        in_fp8(f);
+        f.values("model.layers.0.mlp.down_proj.weight_scale", [0], 0.0);
+    }),
+    (Check::ScaleValue, "model.safetensors", Some("model.layers.0.mlp.down_proj.input_scale"), |f| {
+        in_fp8(f);
+        f.values("model.layers.0.mlp.down_proj.input_scale", [0], -1.0);
+    }),
+    (Check::ScaleValue, "model.safetensors", Some("model.layers.1.mlp.up_proj.weight_scale"), |f| {
+        in_fp8(f);
+        f.values("model.layers.1.mlp.up_proj.weight_scale", [0], 8.0);
+    }),
+    (Check::ScaleDiffers, "model.safetensors", Some("model.layers.1.mlp.up_proj.weight_scale_2"), |f| {
+        in_nvfp4(f);
+        f.values("model.layers.1.mlp.up_proj.weight_scale_2", [0], 2e-3);
+    }),
+    (Check::ZeroRow, "model.safetensors", Some(DOWN), |f| {
+        let (_, columns) = down_shape(f);
+        in_nvfp4(f);
+        // A positive and a negative zero a byte.
+        f.shard(|s| {
+            let codes = s.range(DOWN);
+            s.data[codes][columns / 2 * 3..columns / 2 * 4].fill(0x80);
+        });
+    }),
+    (Check::ZeroTensor, "model.safetensors", Some("model.layers.1.input_layernorm.weight"), |f| {
+        f.json("config.json", |c| c["model_type"] = "novel".into());
+        f.values("model.layers.1.input_layernorm.weight", 0..40, 0.0);
+    }),
+    (Check::Nan, "model.safetensors", Some("x"), |f| f.shard(|s| s.push("x", "F8_E8M0", &[4], &[1, 0xff, 2, 3]))),
+    (Check::ConstantTensor, "model.safetensors", Some(DOWN), |f| {
+        let (rows, columns) = down_shape(f);
+        f.values(DOWN, 0..rows * columns, 0.5);
+    }),
 ];
 
 /// As [`TRIPPED`], on two shards with an index.
@@ -363,9 +454,9 @@ const TRIPPED_SHARDED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::IndexTensorUnlisted, SECOND, Some(NORM), |f| f.index(|map| { map.shift_remove(NORM); })),
     (Check::IndexTotalSize, INDEX, None, |f| f.json(INDEX, |v| v["metadata"]["total_size"] = 7.into())),
     (Check::TensorTwice, SECOND, None, |f| {
-        let first = Shard::read(&f.path(FIRST));
+        let first = RawShard::read(&f.path(FIRST));
         let name = first.header.keys().find(|n| *n != "__metadata__").unwrap();
-        let mut second = Shard::read(&f.path(SECOND));
+        let mut second = RawShard::read(&f.path(SECOND));
         second.push(name, "F32", &[1], &[0; 4]);
         f.write(SECOND, &file(&second.text(), &second.data));
     }),

@@ -1,8 +1,8 @@
 //! Floats looked at as bits.
 
 use super::KEPT;
+use crate::checkpoint::number::FloatBits;
 use crate::checkpoint::packing::NumberType;
-use crate::checkpoint::packing::number::FloatBits;
 use safetensors::Dtype;
 
 /// A float type, and what is unusual in it.

@@ -6,8 +6,8 @@ use crate::architecture::place::Axis;
 use crate::checkpoint::packing::Rows;
 use crate::error::Result;
 use crate::integrity::lint::check::Check;
+use crate::integrity::lint::header::StoredTensor;
 use crate::integrity::lint::observation::{Found, More};
-use crate::integrity::lint::stored::StoredTensor;
 use crate::integrity::lint::weights::Weights;
 use crate::progress::Progress;
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ use serde_json::json;
 /// Elements that are decoded together.
 const PIECE: usize = 1 << 20;
 /// Longer rows are none of a model's.
-const LONGEST_ROW: usize = 1 << 24;
+const LONGEST: usize = 1 << 24;
 
 /// A packed weight whose codes are no floats.
 pub struct Unpacked<'w> {
@@ -46,10 +46,10 @@ impl Unpacked<'_> {
     fn seen(&self, progress: &dyn Progress) -> Result<std::result::Result<ValueCounts, String>> {
         let Some(weight) = self.weights.read(self.name) else { return Ok(Ok(ValueCounts::default())) };
         let layout = weight.layout();
-        if layout.columns > LONGEST_ROW {
+        if layout.columns > LONGEST {
             return Ok(Err(format!("has rows of {} columns, which is too long to be examined", layout.columns)));
         }
-        let keep_columns = weight.shape().len() == 2;
+        let keep_columns = weight.shape().len() == 2 && layout.columns as u64 <= super::LONGEST_ROW;
         let mut seen = ValueCounts {
             columns: vec![false; if keep_columns { layout.columns } else { 0 }],
             ..ValueCounts::default()

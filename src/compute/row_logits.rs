@@ -1,0 +1,40 @@
+//! The logits of one row, made where they are asked for: those of all its positions may take more than the model.
+
+use super::Model;
+use super::batch::Row;
+use super::hook::NoHook;
+use crate::error::Result;
+use crate::progress::Progress;
+use candle_core::{DType, Device, Tensor};
+use std::ops::Range;
+
+/// A row that has passed all layers.
+#[derive(Debug)]
+pub struct RowLogits<'a> {
+    model: &'a Model,
+    head: Tensor,
+    /// (positions, hidden), after the final norm.
+    x: Tensor,
+}
+
+impl Model {
+    /// Takes a row through the layers. Progress advances by layers.
+    ///
+    /// # Errors
+    /// As [`Model::trace`].
+    pub fn row_logits(&self, row: &Row, progress: &dyn Progress) -> Result<RowLogits<'_>> {
+        let groups = self.hidden(std::slice::from_ref(row), None, &mut NoHook, progress)?;
+        Ok(RowLogits { model: self, head: self.head()?, x: groups[0].x.clone() })
+    }
+}
+
+impl RowLogits<'_> {
+    /// The logits at some positions, each over the vocabulary.
+    ///
+    /// # Errors
+    /// There are no such positions, or the device fails.
+    pub fn at(&self, positions: Range<usize>) -> Result<Vec<Vec<f64>>> {
+        let logits = self.model.logits_of(&self.x.narrow(0, positions.start, positions.len())?, &self.head)?;
+        Ok(logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2()?)
+    }
+}
