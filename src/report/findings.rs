@@ -36,13 +36,17 @@ pub fn table(linted: &Linted) -> String {
     let Linted { findings, not_listed, examined, .. } = linted;
     let mut out = rows(findings, "check");
     let more = if *not_listed > 0 { format!(" ({not_listed} more not listed)") } else { String::new() };
+    // Those of a GGUF lie in none.
+    let shards = match examined.shards as usize {
+        0 if examined.tensors > 0 => String::new(),
+        shards => format!(" in {}", Count(shards, "safetensors file", "safetensors files")),
+    };
     let _ = writeln!(
         out,
-        "{}{more}; examined {}, {} in {}, {} of values",
+        "{}{more}; examined {}, {}{shards}, {} of values",
         Counts::of(findings).with_waived(),
         Count(examined.files as usize, "file", "files"),
         Count(examined.tensors as usize, "tensor", "tensors"),
-        Count(examined.shards as usize, "safetensors file", "safetensors files"),
         Bytes(examined.value_bytes),
     );
     out

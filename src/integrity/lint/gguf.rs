@@ -24,7 +24,7 @@ pub(super) fn lint(opened: &Opened, file: &GgufFile, progress: &dyn Progress) ->
     vocabulary::examine(file, &mut found);
     let value_bytes = values::scan(file, &mut found, progress)?;
     let parts = file.maps().len() as u64;
-    let examined = Examined { files: parts, shards: parts, tensors: file.tensor_count() as u64, value_bytes };
+    let examined = Examined { files: parts, shards: 0, tensors: file.tensor_count() as u64, value_bytes };
     let config_sha256 = opened.config().ok().flatten().map(|config| config.sha256().to_owned());
     let (observations, not_listed) = found.finish();
     Ok(Lint { observations, not_listed, examined, config_sha256 })
