@@ -272,7 +272,7 @@ fn gemma3_is_read_as_transformers_reads_it_or_not_at_all() {
     refused(&capped, &["text_config.final_logit_softcapping", "transformers does not apply it"]);
     let untied = whole(json!({}), json!({"tie_word_embeddings": false}));
     refused(&untied, &["text_config.tie_word_embeddings", "transformers 5", "transformers 4"]);
-    refused(&whole(json!({"quantization_config": {"quant_method": "gptq"}}), json!({})), &["quantized with gptq"]);
+    refused(&whole(json!({"quantization_config": {"quant_method": "quip"}}), json!({})), &["quantized with quip"]);
 }
 
 #[test]
