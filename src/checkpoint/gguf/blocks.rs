@@ -236,7 +236,7 @@ pub(super) fn tq1_0(bytes: &[u8], out: &mut [f32]) {
             for (digit, out) in out.chunks_exact_mut(bytes.len()).enumerate() {
                 let power = 3u8.pow(digit as u32);
                 for (out, byte) in out.iter_mut().zip(bytes) {
-                    let digit = u16::from(byte.wrapping_mul(power)) * 3 >> 8;
+                    let digit = (u16::from(byte.wrapping_mul(power)) * 3) >> 8;
                     *out = d * (f32::from(digit) - 1.0);
                 }
             }

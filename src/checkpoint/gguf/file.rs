@@ -269,7 +269,7 @@ impl GgufFile {
         let (first, last) = (from / block, to.div_ceil(block));
         let bytes = self.stored(info).get(first * info.ty.block_bytes..last * info.ty.block_bytes);
         let bytes = bytes.ok_or_else(|| fail("has fewer rows than were asked for".to_owned()))?;
-        if from % block == 0 && to % block == 0 {
+        if from.is_multiple_of(block) && to.is_multiple_of(block) {
             return dequantize(info.ty, bytes, out).map_err(fail);
         }
         let mut whole = vec![0.0; (last - first) * block];

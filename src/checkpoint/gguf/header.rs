@@ -10,6 +10,7 @@ use super::types::GgmlType;
 pub(super) use cursor::Cursor;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::ops::Range;
 
@@ -186,22 +187,25 @@ impl Header {
         for _ in 0..key_count {
             let key = cursor.name("a metadata key")?;
             let value = cursor.value(&key)?;
-            if metadata.contains_key(&key) {
-                let problem = format!("metadata {key} is there twice; convert the model again");
-                tell(&mut problems, HeaderProblem::new(ProblemKind::DuplicateKey, None, problem));
-            } else {
-                metadata.insert(key, value);
+            match metadata.entry(key) {
+                Entry::Vacant(free) => _ = free.insert(value),
+                Entry::Occupied(first) => {
+                    let problem = format!("metadata {} is there twice; convert the model again", first.key());
+                    tell(&mut problems, HeaderProblem::new(ProblemKind::DuplicateKey, None, problem));
+                }
             }
         }
         let mut claims = BTreeMap::new();
         for _ in 0..tensor_count {
             let name = cursor.name("a tensor name")?;
             let claim = cursor.tensor(&name)?;
-            if claims.contains_key(&name) {
-                let problem = format!("tensor {name} is there twice; convert the model again");
-                tell(&mut problems, HeaderProblem::new(ProblemKind::DuplicateTensor, Some(&name), problem));
-            } else {
-                claims.insert(name, claim);
+            match claims.entry(name) {
+                Entry::Vacant(free) => _ = free.insert(claim),
+                Entry::Occupied(first) => {
+                    let name = first.key();
+                    let problem = format!("tensor {name} is there twice; convert the model again");
+                    tell(&mut problems, HeaderProblem::new(ProblemKind::DuplicateTensor, Some(name), problem));
+                }
             }
         }
         let alignment = alignment(&metadata)?;

@@ -2,6 +2,7 @@
 
 use super::header::{Header, HeaderProblem, ProblemKind, TensorInfo, Value};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 /// The files that a model is split into, in order; one that is not split is its only part.
@@ -41,11 +42,13 @@ pub(super) fn join(headers: &mut [Header]) -> (BTreeMap<String, TensorInfo>, Vec
             membership(header, part, count).map(|problem| of(HeaderProblem::new(ProblemKind::Parts, None, problem))),
         );
         for (name, info) in std::mem::take(&mut header.tensors) {
-            if tensors.contains_key(&name) {
-                let problem = format!("tensor {name} is in another part, too; fetch all parts again");
-                problems.push(of(HeaderProblem::new(ProblemKind::DuplicateTensor, Some(&name), problem)));
-            } else {
-                tensors.insert(name, TensorInfo { part, ..info });
+            match tensors.entry(name) {
+                Entry::Vacant(free) => _ = free.insert(TensorInfo { part, ..info }),
+                Entry::Occupied(first) => {
+                    let name = first.key();
+                    let problem = format!("tensor {name} is in another part, too; fetch all parts again");
+                    problems.push(of(HeaderProblem::new(ProblemKind::DuplicateTensor, Some(name), problem)));
+                }
             }
         }
     }

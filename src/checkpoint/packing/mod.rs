@@ -27,7 +27,6 @@ pub use layout::{Axis, Layout};
 pub use number::NumberType;
 use parts::Parts;
 pub use rows::Rows;
-use safetensors::Dtype;
 pub use span::Span;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -144,10 +143,8 @@ impl Tensors {
     /// it is read.
     pub(crate) fn same(&self, a: &str, b: &str) -> Option<bool> {
         let (a, b) = (self.weight(a).ok()?, self.weight(b).ok()?);
-        let parts = |weight: &Weight<'_>| -> Option<Vec<(Dtype, Vec<usize>, &[u8])>> {
-            let part = |name: &&str| Some((self.get(name)?.dtype, self.get(name)?.shape.clone(), self.bytes(name)?));
-            weight.stored().iter().map(part).collect()
-        };
+        let part = |name: &str| Some((self.get(name)?.dtype, self.get(name)?.shape.as_slice(), self.bytes(name)?));
+        let parts = |weight: &Weight<'_>| weight.stored().into_iter().map(part).collect::<Option<Vec<_>>>();
         Some(parts(&a)? == parts(&b)?)
     }
 }

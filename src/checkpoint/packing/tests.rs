@@ -281,7 +281,7 @@ pub(crate) fn forms() -> Vec<Form> {
             tensors,
             value: Box::new(move |r, c| {
                 let at = r * COLUMNS + c;
-                let code = if at % 2 == 0 { codes[at / 2] >> 4 } else { codes[at / 2] & 15 };
+                let code = if at.is_multiple_of(2) { codes[at / 2] >> 4 } else { codes[at / 2] & 15 };
                 let scale = match nested {
                     true => values[usize::from(packed[at / 64])] * of_blocks[at / 64 / 16] + 0.25,
                     false => absmax[at / 64],

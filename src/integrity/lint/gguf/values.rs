@@ -4,7 +4,7 @@ use super::tensor;
 use crate::architecture::place::Axis;
 use crate::checkpoint::gguf::GgufFile;
 use crate::checkpoint::gguf::header::TensorInfo;
-use crate::error::Result;
+use crate::error::{Count, Result};
 use crate::integrity::lint::check::Check;
 use crate::integrity::lint::observation::{Found, More};
 use crate::integrity::lint::values::bits::{Format, ValueCounts};
@@ -36,8 +36,10 @@ pub fn scan(file: &GgufFile, found: &mut Found, progress: &dyn Progress) -> Resu
     }
     for (ty, names) in unread {
         let Some(first) = names.first() else { continue };
-        let message =
-            format!("has type {ty}, which is not read here: the values of {} tensors are not known", names.len());
+        let message = format!(
+            "has type {ty}, which is not read here: the values of {} are not known",
+            Count(names.len(), "tensor", "tensors")
+        );
         let place = tensor(file, first).and(More::InFile(names.len() as u64 - 1));
         found.add(Check::GgufNotExamined, place, message, json!({"type": ty, "tensors": names.len()}));
     }
