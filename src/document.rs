@@ -98,6 +98,10 @@ pub struct ModelIdentity {
     /// Which commit of a hub repository it was, and what of it was not fetched; null where it is no such.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hub: Option<Option<Origin>>,
+    /// What packed weights are decoded from and what is computed in, such as `decoded from FP8; activations in f32`; none
+    /// where every number is stored as itself, or the model was not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
 
 impl ModelIdentity {
@@ -144,13 +148,16 @@ impl<'de> Deserialize<'de> for ModelIdentity {
             config_sha256: String,
             #[serde(default)]
             hub: Option<Origin>,
+            #[serde(default)]
+            weights: Option<String>,
         }
-        let Run { source, architecture, config_sha256, hub } = Run::deserialize(from)?;
+        let Run { source, architecture, config_sha256, hub, weights } = Run::deserialize(from)?;
         Ok(ModelIdentity {
             source,
             architecture: Some(Some(architecture)),
             config_sha256: Some(Some(config_sha256)),
             hub: hub.map(Some),
+            weights,
             ..ModelIdentity::default()
         })
     }

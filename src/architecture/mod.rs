@@ -19,4 +19,4 @@ pub mod token_mixer;
 pub(crate) use known_keys::changes_nothing;
 pub use parts::{OtherParts, PartTensor};
 pub use recipe::Recipe;
-pub(crate) use stored::{check, check_head};
+pub(crate) use stored::{check, check_head, formats};

@@ -2,10 +2,11 @@
 
 use super::recipe::{EMBEDDING, HEAD, Recipe, TIED_HEAD_DIFFERS};
 use crate::checkpoint::Tensors;
+use crate::checkpoint::packing::Weight;
 use crate::checkpoint::quantization::is_of_activations;
 use crate::checkpoint::tensors::Entry;
 use crate::error::{Error, Result};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Names that are listed at most.
 const LISTED: usize = 50;
@@ -29,6 +30,18 @@ pub(crate) fn check_head(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
     }
     let problem = format!("differs from {}: {TIED_HEAD_DIFFERS}", tensors.stored_name(&embedding));
     Err(Error::tensor(tensors.root(), tensors.stored_name(&head), problem))
+}
+
+/// Number types in which a GGUF stores elements as themselves.
+const NOT_CODES: [&str; 4] = ["F64", "F32", "F16", "BF16"];
+
+/// What the weights that the recipe reads are packed in, such as `FP8`, in order of name; nothing where each element is
+/// stored as itself.
+pub(crate) fn formats(recipe: &Recipe, tensors: &Tensors) -> Vec<String> {
+    let names = recipe.tensors().into_iter().map(|(name, _)| name);
+    let packed = names.filter_map(|name| tensors.weight(&name).ok().filter(Weight::is_packed).map(|w| w.format()));
+    let formats: BTreeSet<String> = packed.filter(|format| !NOT_CODES.contains(&format.as_str())).collect();
+    formats.into_iter().collect()
 }
 
 /// Compares the checkpoint's tensors with those the recipe reads.

@@ -71,6 +71,8 @@ impl Wanted {
 pub struct RunResult {
     pub architecture: String,
     pub config_sha256: String,
+    #[serde(default)]
+    pub weights: Option<String>,
     pub located: Option<LocatedSummary>,
     pub compared: Option<Compared>,
     pub checked: Option<Checked>,

@@ -240,6 +240,7 @@ impl<'a> Gate<'a> {
             chat_template_sha256: Some(None),
             tokenizer_class: Some(None),
             hub: None,
+            weights: None,
         };
         let settings = AuditSettings {
             rules: rules.name.clone(),
@@ -347,6 +348,7 @@ impl<'a> Gate<'a> {
         }
         self.model.architecture = Some(Some(ran.architecture));
         self.model.config_sha256 = Some(Some(ran.config_sha256));
+        self.model.weights = ran.weights;
         self.audit.critical_set = ran.located.and_then(|located| located.report);
         self.audit.base = ran.compared;
         self.audit.baseline = ran.checked;

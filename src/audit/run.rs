@@ -101,6 +101,7 @@ fn measure(
         None => None,
     };
     let subject = opened.load(&run.model, progress)?;
+    ran.weights = subject.model.identity().weights;
     if wanted.critical_set || wanted.base {
         let base = match base {
             Some(base) => ran.tell(&[Measurement::Base], base.search(&run.model, &run.locate, progress))?,

@@ -65,6 +65,9 @@ pub struct BaseIdentity {
     /// Which commit of a hub repository it is, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub: Option<Origin>,
+    /// How its packed weights are read, as of a [`ModelIdentity`](crate::document::ModelIdentity).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// What the tool says of where its figures come from; none where it measured them itself.
     pub published: Option<String>,
     /// How much of its critical set is known, where that is not all: that it does not transfer then means little.
@@ -192,6 +195,7 @@ impl Base {
                 architecture: None,
                 config_sha256: None,
                 hub: None,
+                weights: None,
                 published: Some(set.source.clone()),
                 partial: (set.prefix > set.ranking.len())
                     .then(|| format!("the first {} of its {} entries are published", set.ranking.len(), set.prefix)),
@@ -242,6 +246,7 @@ impl Base {
                 architecture: identity.architecture.flatten(),
                 config_sha256: identity.config_sha256.flatten(),
                 hub: identity.hub.flatten(),
+                weights: identity.weights,
                 published: None,
                 partial: None,
             },

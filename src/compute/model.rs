@@ -8,6 +8,7 @@ use crate::architecture::recipe::{EMBEDDING, FINAL_NORM, HEAD};
 use crate::architecture::rope::Rope;
 use crate::architecture::{self, Recipe};
 use crate::checkpoint::Checkpoint;
+use crate::document::ModelIdentity;
 use crate::error::{Error, Result};
 use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
@@ -99,6 +100,15 @@ impl Model {
     /// What its config describes, which the decoder follows.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
+    }
+
+    /// Which model it is, and where its weights are packed what they are decoded from.
+    pub fn identity(&self) -> ModelIdentity {
+        let formats = architecture::formats(&self.recipe, self.checkpoint.tensors());
+        let computed = self.arithmetic.as_str();
+        let read = || format!("decoded from {}; activations in {computed}", formats.join(", "));
+        let weights = (!formats.is_empty()).then(read);
+        ModelIdentity { weights, ..ModelIdentity::of(&self.checkpoint, self.recipe.architecture) }
     }
 
     /// The precision it computes in.

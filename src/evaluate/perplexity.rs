@@ -126,6 +126,6 @@ pub fn perplexity(
         beta: *beta,
     };
     let base = Measured { nll_nats: base, perplexity: metrics::perplexity(base) };
-    let identity = ModelIdentity::of(model.checkpoint(), model.recipe().architecture);
+    let identity = model.identity();
     Ok(Document::new(identity, settings, Perplexity { base, changed }))
 }

@@ -2,6 +2,7 @@
 
 mod critical_set;
 mod evaluator;
+mod ignore_list;
 mod importance;
 mod minimize;
 mod search;
@@ -11,11 +12,12 @@ mod subject;
 pub use critical_set::{Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Subset};
 pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
+pub use ignore_list::{IgnoreList, IgnoredModule};
 pub use importance::{Counting, Entry, Ranking};
 pub use sites::SiteSelection;
 pub use subject::{OpenedSubject, Subject};
 
-use crate::document::{Document, ModelIdentity};
+use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
 use crate::evaluate::text::MIN_STABLE_TOKENS;
@@ -159,7 +161,7 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
 
     let checkpoint = model.checkpoint();
     let ranked = |entry: &Entry| RankedNeuron::new(entry, model.recipe(), checkpoint.tensors());
-    let identity = ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub();
+    let identity = model.identity().or_no_hub();
     let result = CriticalSetReport {
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },
         ranking: entries.iter().take(REPORTED.max(prefix.n)).map(ranked).collect(),

@@ -89,11 +89,10 @@ pub fn record(
     let calibration = observe(model, &sites, &calibrating, "calibration", progress)?;
     let mut scores: Vec<f64> = calibration.prompts.values().map(|prompt| score::score(&profiles, prompt)).collect();
     scores.sort_by(|a, b| b.total_cmp(a));
-    let checkpoint = model.checkpoint();
     Ok(Baseline {
         schema: SCHEMA.into(),
         tool: Tool::this(),
-        model: ModelIdentity::of(checkpoint, model.recipe().architecture).or_no_hub(),
+        model: model.identity().or_no_hub(),
         settings: BaselineSettings {
             dtype: model.arithmetic(),
             device: model.device_name(),

@@ -91,7 +91,7 @@ pub fn check_watched(
         Watched::Model(model, prompts) => {
             let checked = check_model(model, baseline, prompts, alpha, progress)?;
             let model = CheckedModel {
-                identity: ModelIdentity::of(model.checkpoint(), model.recipe().architecture),
+                identity: model.identity(),
                 dtype: model.arithmetic(),
                 device: model.device_name(),
                 text_sha256: prompts.sha256.clone(),

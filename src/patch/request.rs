@@ -74,7 +74,17 @@ impl Request<'_> {
         }
         for (name, shape) in expected {
             if !self.tensors.holds(&name) {
-                return Err(Error::tensor(root, name, "is missing, the config asks for it"));
+                let start = name.strip_suffix("weight").filter(|start| start.ends_with('.'));
+                let other =
+                    start.and_then(|start| self.tensors.iter().find(|(n, _)| n.starts_with(start) && *n != name));
+                let problem = match other.filter(|(n, _)| !n.ends_with(".bias")) {
+                    Some((other, _)) => format!(
+                        "is there in a form that is not known ({}); patch the original, then quantize it",
+                        self.tensors.stored_name(other)
+                    ),
+                    None => "is missing, the config asks for it".to_owned(),
+                };
+                return Err(Error::tensor(root, name, problem));
             }
             let weight = self.tensors.weight(&name)?;
             let name = self.tensors.stored_name(&name);

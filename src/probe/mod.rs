@@ -155,7 +155,7 @@ pub fn probe(
         repeated_n: REPEATED_N,
         chat_template: prompts.template.clone(),
     };
-    let identity = ModelIdentity::of(model.checkpoint(), model.recipe().architecture);
+    let identity = model.identity();
     Ok(Document::new(identity, settings, Probe { prompts: probed }))
 }
 

@@ -3,6 +3,7 @@
 use super::hub;
 use super::short::short;
 use super::table::{number, push, right, table};
+use super::weights;
 use crate::compare::published::Published;
 use crate::compare::{Compared, Comparison, Masked, Overlap, Variant};
 use crate::error::Figure;
@@ -59,6 +60,15 @@ pub fn comparison(result: &Comparison) -> String {
             if let Some(why) = why {
                 let _ = writeln!(out, "variant {name}: {what} are not compared: {}", short(why));
             }
+        }
+    }
+    if let Some(told) = weights::told(base.weights.as_deref()) {
+        let _ = writeln!(out, "base {}: {told}", short(&base.source));
+    }
+    for variant in &result.variants {
+        let model = &variant.located.model;
+        if let Some(told) = weights::told(model.weights.as_deref()) {
+            let _ = writeln!(out, "variant {}: {told}", short(&model.source));
         }
     }
     out += &hub::lines(base.hub.as_ref(), &[]);

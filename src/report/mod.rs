@@ -8,6 +8,7 @@ pub mod findings;
 pub mod fingerprint;
 pub mod html;
 pub mod hub;
+pub mod ignore_list;
 pub mod json;
 pub mod judged;
 pub mod junit;
@@ -21,6 +22,7 @@ mod short;
 mod show;
 pub mod signature;
 pub mod table;
+pub mod weights;
 
 pub use judged::Judged;
 pub use show::{Show, ShowFindings, ShowJson};

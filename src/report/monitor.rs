@@ -13,13 +13,14 @@ pub fn recorded(baseline: &Baseline) -> String {
     let s = &baseline.settings;
     let largest = baseline.calibration_scores.first().copied().unwrap_or_default();
     let smallest = 1.0 / (s.calibration_prompts + 1) as f64;
-    format!(
+    let recorded = format!(
         "{} recorded; profiles of {}, calibrated on {} (largest score {largest:.2})\n\
          a single prompt can be told from chance at alpha {smallest:.2e}, several below it\n",
         Count(baseline.sites.len(), "site", "sites"),
         Count(s.profile_prompts, "prompt", "prompts"),
         Count(s.calibration_prompts, "other", "others"),
-    )
+    );
+    recorded + &super::weights::line(&baseline.model)
 }
 
 /// The verdict, and the sites outside their profile.

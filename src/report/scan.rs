@@ -48,8 +48,9 @@ pub fn table(document: &Document<Audit>) -> String {
         let signer = s.signer.as_deref().unwrap_or("nobody");
         let _ = writeln!(out, "signature: {} files intact, signed by {}", s.files, short(signer));
     }
-    if let Some(found) = &audit.critical_set {
-        out += &table::critical_set(found);
+    match &audit.critical_set {
+        Some(found) => out += &table::critical_set(found),
+        None => out += &super::weights::line(model),
     }
     out
 }

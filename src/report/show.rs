@@ -2,6 +2,7 @@
 
 use super::{
     Judged, compare, differences, findings, html, hub, json, monitor, perplexity, probe, scan, signature, table,
+    weights,
 };
 use crate::audit::{Audit, Linted};
 use crate::compare::Comparison;
@@ -107,19 +108,20 @@ impl Show for Document<SignatureReport> {
 
 impl Show for Document<Perplexity> {
     fn table(&self) -> String {
-        perplexity::table(&self.result)
+        perplexity::table(&self.result) + &weights::line(&self.model)
     }
 }
 
 impl Show for Document<Probe> {
     fn table(&self) -> String {
-        probe::probed(self)
+        probe::probed(self) + &weights::line(&self.model)
     }
 }
 
 impl Show for Document<CheckDocument> {
     fn table(&self) -> String {
-        monitor::checked(&self.result.result)
+        let model = self.model.as_ref().map(|model| weights::line(&model.identity));
+        monitor::checked(&self.result.result) + &model.unwrap_or_default()
     }
 }
 

@@ -61,6 +61,7 @@ pub fn critical_set(document: &Document<CriticalSetReport>) -> String {
     }
     right(&mut ranking, &[0, 2, 3]);
     push(&mut out, &ranking);
+    out += &super::weights::line(&document.model);
     out += &super::hub::lines(document.model.hub(), &[]);
     let _ = writeln!(out, "{}", timing(document));
     out

@@ -1,10 +1,11 @@
 //! `locate`.
 
 use crate::options::{ModelArgs, OutputArgs, SearchArgs, TextArgs};
-use crate::output;
-use achilles_audit::Result;
-use achilles_audit::locate;
+use crate::{output, stderr};
+use achilles_audit::locate::{self, IgnoreList};
 use achilles_audit::progress::Progress;
+use achilles_audit::{Result, report};
+use clap::ValueEnum;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -15,8 +16,19 @@ pub struct Options {
     pub text: TextArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+    /// Print instead what makes a quantizer leave the modules alone that hold the critical set
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with = "format")]
+    pub ignore_list: Option<IgnoreForm>,
     #[command(flatten)]
     pub search: SearchArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IgnoreForm {
+    /// `ignore` of an llm-compressor recipe (YAML)
+    LlmCompressor,
+    /// `--tensor-type` arguments of llama.cpp's llama-quantize
+    Gguf,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
@@ -24,6 +36,20 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let settings = options.search.settings()?;
     let subject = options.model.open(&options.text, progress)?;
     let result = locate::locate(&subject, &settings, progress)?.report;
-    output::write(&options.output, &result)?;
+    let Some(form) = options.ignore_list else {
+        output::write(&options.output, &result)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let neurons = result.result.critical_set.as_ref().map_or(&[][..], |set| &set.neurons);
+    let list = IgnoreList::of(neurons, subject.model.recipe(), subject.model.checkpoint().tensors());
+    let (text, unnamed) = match form {
+        IgnoreForm::LlmCompressor => (report::ignore_list::llm_compressor(&list), Vec::new()),
+        IgnoreForm::Gguf => report::ignore_list::llama_quantize(&list),
+    };
+    if neurons.is_empty() {
+        stderr::line("no entry: nothing collapsed, so that there is no critical set");
+    }
+    list.left.iter().chain(&unnamed).for_each(|why| stderr::line(why));
+    output::write_to(options.output.output.as_deref(), &text)?;
     Ok(ExitCode::SUCCESS)
 }

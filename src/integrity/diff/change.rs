@@ -136,8 +136,20 @@ pub(super) fn compare(changed: &Changed, norms: &Norms) -> Result<Option<TensorC
     };
     let covered = counts.covered(changed, &told_rows, &told_columns)?;
     let few = |lines: &[usize], of: usize| lines.len() <= LISTED && lines.len() * 2 <= of;
+    // Every change lies in these: where all of them are zero now they were masked, however much of them was zero before.
+    let masked = |lines: &[LineChange]| !lines.is_empty() && lines.iter().all(|line| line.beta == Some(0.0));
+    let few_columns = !vector && few(&columns, layout.all_columns()) && columns.len() <= rows.len();
+    let masked_columns = if few_columns { of_columns(&columns, true)? } else { Vec::new() };
+    let few_rows = !vector && few(&rows, layout.all_rows());
+    let masked_rows = if few_rows { of_rows(&rows, true)? } else { Vec::new() };
     let mut lines = Vec::new();
-    let pattern = if covered == counts.elements {
+    let pattern = if masked(&masked_columns) {
+        lines = masked_columns;
+        Pattern::Lines
+    } else if masked(&masked_rows) {
+        lines = masked_rows;
+        Pattern::Lines
+    } else if covered == counts.elements {
         lines.extend(of_rows(&told_rows, true)?);
         lines.extend(of_columns(&told_columns, true)?);
         Pattern::Lines

@@ -90,7 +90,15 @@ pub(super) fn change(old: &Marks, new: &Marks, norms: &Norms) -> TensorChange {
     let listed = |axis: Axis, indices: &[usize], scaled: bool| -> Vec<LineChange> {
         indices.iter().map(|at| line(axis, *at, scaled)).collect()
     };
+    // Every change lies in these: where all of them are zero now they were masked, however much of them was zero before.
+    let masked = |indices: &[usize], was: &[LineMark], is: &[LineMark]| {
+        !indices.is_empty() && indices.iter().all(|at| is[*at].is_zero() && !was[*at].is_zero())
+    };
     let (lines, pattern) = match (few_rows, few_columns) {
+        (_, true) if !vector && columns.len() <= rows.len() && masked(&columns, old.columns, new.columns) => {
+            (listed(Axis::Column, &columns, true), Pattern::Lines)
+        }
+        (true, _) if !vector && masked(&rows, old.rows, new.rows) => (listed(row_axis, &rows, true), Pattern::Lines),
         _ if vector && few_rows => (listed(row_axis, &rows, true), Pattern::Lines),
         (true, true) => {
             ([listed(row_axis, &rows, false), listed(Axis::Column, &columns, false)].concat(), Pattern::Elements)

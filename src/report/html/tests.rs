@@ -134,6 +134,7 @@ fn nothing_that_is_said_becomes_markup() {
         chat_template_sha256: Some(Some(hostile())),
         hub: None,
         tokenizer_class: Some(Some(hostile())),
+        weights: Some(hostile()),
     };
     audit.settings.rules = hostile();
     audit.settings.rules_sha256 = hostile();

@@ -138,7 +138,7 @@ fn quantized_and_foreign_weights_are_refused() {
     let other = |_: &mut tiny::Tensor| ();
     for (change, more, args, says) in [
         (&fp8 as &dyn Fn(&mut tiny::Tensor), "", ["-o", "{out}/p"], "F8_E4M3, expected F32"),
-        (&packed, "", ["-o", "{out}/p"], "packed by a quantizer (model.layers.1.mlp.down_proj.qweight)"),
+        (&packed, "", ["-o", "{out}/p"], "a form that is not known (model.layers.1.mlp.down_proj.qweight)"),
         (&other, "consolidated.safetensors", ["--in-place", "--progress=none"], "vLLM would load instead"),
     ] {
         let place = Place::new();
