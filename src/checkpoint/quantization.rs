@@ -191,6 +191,9 @@ impl Quantization {
             }
             Method::Gptq => {
                 let format = c.str_opt("checkpoint_format")?.unwrap_or("gptq");
+                if !["gptq", "gptq_v2"].contains(&format) {
+                    return Err(c.wrong("checkpoint_format", "gptq or gptq_v2"));
+                }
                 let scheme = Scheme {
                     bits: bits(c, "bits")?,
                     group: group_size(c)?,

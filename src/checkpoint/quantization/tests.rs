@@ -41,6 +41,10 @@ fn what_cannot_be_is_named() {
         (json!({"quant_method": "fp8", "weight_block_size": "128"}), "weight_block_size: expected two positive"),
         (json!({"quant_method": "gptq", "bits": 0}), "bits: expected 1 to 8 or 16 bits, found 0"),
         (json!({"quant_method": "gptq", "bits": 4, "group_size": 0}), "group_size: expected a positive"),
+        (
+            json!({"quant_method": "gptq", "bits": 5, "checkpoint_format": "gptq_p"}),
+            "checkpoint_format: expected gptq or",
+        ),
         (json!({"quant_method": "awq", "version": "gemv"}), "version: expected gemm"),
         (json!({"quant_method": "compressed-tensors", "ignore": ["re:("]}), "ignore: expected regular"),
         (json!({"quant_method": "compressed-tensors", "ignore": "lm_head"}), "ignore: expected a list"),

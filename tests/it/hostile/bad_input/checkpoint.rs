@@ -112,7 +112,7 @@ fn tensor_rows() -> Vec<Row> {
                 t.dtype = "F8_E4M3".into();
                 t.bytes.truncate(t.bytes.len() / 4);
             }),
-            &[DOWN, "F8_E4M3", "expected F32", "use the original"],
+            &[DOWN, "F8_E4M3", "expected F32", "or a scale beside it"],
         ),
         row("integer tensor", tensor(LAST_NORM, |t| t.dtype = "I32".into()), &[LAST_NORM, "I32", "expected F32"]),
         row(
@@ -121,7 +121,7 @@ fn tensor_rows() -> Vec<Row> {
                 t.name = DOWN.replace("weight", "qweight");
                 t.dtype = "I32".into();
             }),
-            &["down_proj.qweight", "GPTQ", "use the original"],
+            &[DOWN, "down_proj.scales is missing"],
         ),
     ]
 }
@@ -135,9 +135,17 @@ fn configs() -> Vec<Row> {
             &["config.json", "MambaForCausalLM", "is not supported", "supported: ", "LlamaForCausalLM"],
         ),
         row("model type", config("model_type", "mamba".into()), &["config.json", "is not supported", "supported: "]),
-        row("gptq", quantized("gptq"), &["config.json", "quantized with gptq", "use the original"]),
-        row("awq", quantized("awq"), &["config.json", "quantized with awq", "use the original"]),
-        row("fp8", quantized("fp8"), &["config.json", "quantized with fp8", "use the original"]),
+        row("unknown quantizer", quantized("quip"), &["config.json", "quantized with quip", "use the original"]),
+        row(
+            "blocks of nothing",
+            config("quantization_config", json!({"quant_method": "fp8", "weight_block_size": [0, 128]})),
+            &["quantization_config.weight_block_size: expected two positive whole numbers, found [0,128]"],
+        ),
+        row(
+            "codes of no bits",
+            config("quantization_config", json!({"quant_method": "gptq", "bits": 0})),
+            &["quantization_config.bits: expected 1 to 8 or 16 bits, found 0"],
+        ),
         row("not JSON", write("config.json", b"{\n\"model_type\": \"llama\",\n"), &["config.json", "is not a model"]),
         row("not UTF-8", write("config.json", b"{\"model_type\": \"\xff\"}"), &["config.json", "UTF-8"]),
         row("a list", write("config.json", b"[1]"), &["config.json", "is not a model config"]),
