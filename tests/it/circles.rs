@@ -38,10 +38,12 @@ struct Module {
 
 type Modules = BTreeMap<Name, Module>;
 
+/// Which module of a folder uses which, and where.
+type Uses<'m> = BTreeMap<(&'m str, &'m str), BTreeSet<String>>;
+
 /// For each use that is part of a circle a line that shows it: the folder, the circle, and where the use is.
 fn circles(modules: &Modules) -> Vec<String> {
-    // Of each folder: which of its modules uses which, and where.
-    let mut folders: BTreeMap<&[String], BTreeMap<(&str, &str), BTreeSet<String>>> = BTreeMap::new();
+    let mut folders: BTreeMap<&[String], Uses> = BTreeMap::new();
     for (user, module) in modules.iter().filter(|(user, _)| !is_test(modules, user)) {
         for path in &module.paths {
             let Some((used, _)) = defining(modules, user, path, 0) else { continue };
@@ -117,7 +119,7 @@ fn defining<'a>(
         let (name, module) = at;
         if next == "super" {
             at = modules.get_key_value(&name[..name.len().checked_sub(1)?])?;
-        } else if let Some(child) = modules.get_key_value(&[&name[..], &[next.clone()]].concat()) {
+        } else if let Some(child) = modules.get_key_value(&[&name[..], std::slice::from_ref(next)].concat()) {
             at = child;
         } else if let Some(behind) = module.uses.get(next) {
             let passed_on = defining(modules, name, &[&behind[..], after].concat(), depth + 1);
