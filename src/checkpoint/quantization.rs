@@ -83,23 +83,32 @@ pub struct Scheme {
     pub zeros_less_one: bool,
 }
 
+/// What follows a module's name in that of what concerns its inputs alone.
+pub const OF_INPUTS: &[&str] = &[
+    ".input_scale",
+    ".input_scale_ub",
+    ".input_zero_point",
+    ".input_global_scale",
+    ".activation_scale",
+    "_input_scale",
+    "_activation_scale",
+];
+
+/// The same of outputs, and of the cache of keys and values.
+const OF_OUTPUTS: &[&str] = &[
+    ".k_scale",
+    ".v_scale",
+    ".q_scale",
+    ".kv_scale",
+    ".prob_scale",
+    ".output_scale",
+    ".k_zero_point",
+    ".v_zero_point",
+];
+
 /// Whether a tensor is a scale of activations or of the cache of keys and values, which no weight depends on.
 pub fn is_of_activations(name: &str) -> bool {
-    const ENDS: &[&str] = &[
-        ".k_scale",
-        ".v_scale",
-        ".q_scale",
-        ".kv_scale",
-        ".prob_scale",
-        ".output_scale",
-        ".input_scale",
-        ".input_scale_ub",
-        ".activation_scale",
-        ".k_zero_point",
-        ".v_zero_point",
-        ".input_global_scale",
-    ];
-    ENDS.iter().any(|end| name.ends_with(end))
+    OF_INPUTS.iter().chain(OF_OUTPUTS).any(|end| name.ends_with(end))
 }
 
 /// Names of modules.

@@ -8,9 +8,6 @@ use crate::error::{Error, Figure, Result};
 use crate::neuron::Neuron;
 use std::collections::HashMap;
 
-/// Rows of a weight that are decoded at a time.
-const ROWS: usize = 256;
-
 /// Appends the edits of one weight.
 pub(super) fn edits(
     changes: &TensorChanges,
@@ -81,15 +78,7 @@ impl Work<'_> {
         if axis == Axis::Row {
             return Ok(self.weight.rows(index..index + 1)?.row(0));
         }
-        let rows = self.weight.layout().rows;
-        let mut values = vec![0.0; rows];
-        for first in (0..rows).step_by(ROWS) {
-            let some = self.weight.rows(first..rows.min(first + ROWS))?;
-            for (at, value) in values[first..].iter_mut().take(ROWS).enumerate() {
-                let _ = some.read(at, index, std::slice::from_mut(value));
-            }
-        }
-        Ok(values)
+        Ok(self.weight.columns(&[index])?.concat())
     }
 
     fn edit(&self, axis: Axis, index: usize, neurons: &[Neuron], place: &StoredSpan, before: Vec<u8>) -> Edit {

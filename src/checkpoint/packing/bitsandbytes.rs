@@ -6,7 +6,7 @@ use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
-use super::{Found, Packing};
+use super::{Found, Outline, Packing};
 use crate::error::Result;
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -15,26 +15,22 @@ use std::ops::Range;
 /// W\[r, c\] = table\[code\] · scale of the block that holds element r · columns + c.
 #[derive(Debug)]
 struct FourBit<'a> {
-    parts: Vec<&'a str>,
+    outline: Outline<'a>,
     codes: Part<'a>,
     table: Vec<f32>,
     scales: Part<'a>,
     is_nested: bool,
     factors: Vec<f32>,
     block: usize,
-    format: String,
-    shape: Vec<usize>,
-    layout: Layout,
 }
 
 /// W\[r, c\] = code · scale of r / 127.
 #[derive(Debug)]
 struct EightBit<'a> {
-    parts: Vec<&'a str>,
+    outline: Outline<'a>,
     codes: Part<'a>,
     scales: Part<'a>,
     factors: Vec<f32>,
-    layout: Layout,
 }
 
 /// What `quant_state.bitsandbytes__nf4` holds, as JSON.
@@ -74,9 +70,10 @@ fn eight_bit<'a>(
     };
     scales.expect(&[Dtype::F32, Dtype::F16], &[rows])?;
     let others = parts.all(&[".weight_format"]);
-    let used = [&codes, &scales].into_iter().chain(&others).map(|part| part.name).collect();
+    let used = [&codes, &scales].into_iter().chain(&others);
     let layout = Layout { matrices: 1, rows, columns, number: NumberType::F32 };
-    Ok(EightBit { parts: used, factors: scales.values(), codes, scales, layout })
+    let outline = Outline::of(used, codes.shape.to_vec(), layout, "bitsandbytes INT8");
+    Ok(EightBit { outline, factors: scales.values(), codes, scales })
 }
 
 fn four_bit<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, state: Part<'a>) -> std::result::Result<FourBit<'a>, String> {
@@ -95,7 +92,7 @@ fn four_bit<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, state: Part<'a>) -> std:
     let (table, scales) = (parts.needed(".weight.quant_map")?, parts.needed(".weight.absmax")?);
     table.expect(&[Dtype::F32], &[16])?;
     let blocks = elements.div_ceil(blocksize);
-    let mut used = vec![codes.name, state.name, table.name, scales.name];
+    let mut nested_parts = Vec::new();
     let factors: Vec<f32> = if let Some(nested_block) = nested_blocksize {
         scales.expect(&[Dtype::U8], &[blocks])?;
         let (nested, nested_table) =
@@ -105,8 +102,8 @@ fn four_bit<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, state: Part<'a>) -> std:
         }
         nested.expect(&[Dtype::F32], &[blocks.div_ceil(nested_block)])?;
         nested_table.expect(&[Dtype::F32], &[256])?;
-        used.extend([nested.name, nested_table.name]);
         let (of_blocks, values): (Vec<f32>, Vec<f32>) = (nested.values(), nested_table.values());
+        nested_parts.extend([nested, nested_table]);
         let offset = nested_offset.unwrap_or_default();
         let decoded = scales.bytes.iter().enumerate();
         decoded.map(|(at, code)| values[usize::from(*code)] * of_blocks[at / nested_block] + offset).collect()
@@ -114,39 +111,26 @@ fn four_bit<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, state: Part<'a>) -> std:
         scales.expect(&[Dtype::F32], &[blocks])?;
         scales.values()
     };
+    let used = [&codes, &state, &table, &scales].into_iter().chain(&nested_parts);
+    let format = format!("bitsandbytes {}", quant_type.to_uppercase());
     Ok(FourBit {
-        parts: used,
+        outline: Outline::of(used, shape, layout, &format),
         table: table.values(),
         codes,
         scales,
         is_nested: nested_blocksize.is_some(),
         factors,
         block: blocksize,
-        format: format!("bitsandbytes {}", quant_type.to_uppercase()),
-        shape,
-        layout: Layout { number: NumberType::F32, ..layout },
     })
 }
 
 impl Packing for FourBit<'_> {
-    fn tensors(&self) -> Vec<&str> {
-        self.parts.clone()
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    fn format(&self) -> String {
-        self.format.clone()
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let columns = self.layout.columns;
+        let columns = self.outline.layout.columns;
         let values = by_rows(rows, columns, |first, to| {
             for (at, to) in (first * columns..).zip(to) {
                 // The first of two elements lies in the high bits.
@@ -154,11 +138,11 @@ impl Packing for FourBit<'_> {
                 *to = self.table[usize::from(code)] * self.factors[at / self.block];
             }
         });
-        Ok(Some(Rows::decoded(self.layout, values)))
+        Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
     fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        let Layout { rows, columns, .. } = self.layout;
+        let Layout { rows, columns, .. } = self.outline.layout;
         let zero = self.table.iter().position(|value| *value == 0.0).ok_or("its table of values has no zero")? as u32;
         // The first of two elements lies in the high bits.
         let bit = |element: usize| element / 2 * 8 + (4 - element % 2 * 4);
@@ -179,7 +163,7 @@ impl Packing for FourBit<'_> {
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
-        let columns = self.layout.columns;
+        let columns = self.outline.layout.columns;
         if self.is_nested || !columns.is_multiple_of(self.block) {
             return Err("its scales are packed themselves, or shared by rows".into());
         }
@@ -190,35 +174,23 @@ impl Packing for FourBit<'_> {
 }
 
 impl Packing for EightBit<'_> {
-    fn tensors(&self) -> Vec<&str> {
-        self.parts.clone()
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.codes.shape
-    }
-
-    fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    fn format(&self) -> String {
-        "bitsandbytes INT8".into()
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let columns = self.layout.columns;
+        let columns = self.outline.layout.columns;
         let values = by_rows(rows, columns, |first, to| {
             self.codes.number().decode(&self.codes.bytes[first * columns..first * columns + to.len()], to);
             for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
                 to.iter_mut().for_each(|value| *value = *value * self.factors[row] * PER_STEP);
             }
         });
-        Ok(Some(Rows::decoded(self.layout, values)))
+        Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
     fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        let Layout { rows, columns, .. } = self.layout;
+        let Layout { rows, columns, .. } = self.outline.layout;
         let (place, count) = match axis {
             Axis::Row => (StoredSpan::of(&self.codes, index * columns, columns, columns, 1), columns),
             _ => (StoredSpan::of(&self.codes, index, 1, columns, rows), rows),
@@ -228,6 +200,6 @@ impl Packing for EightBit<'_> {
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
         let size = self.scales.number().bytes();
-        OwnScales::of(StoredSpan::of(&self.scales, row * size, size, size, 1), vec![0; self.layout.columns])
+        OwnScales::of(StoredSpan::of(&self.scales, row * size, size, size, 1), vec![0; self.outline.layout.columns])
     }
 }

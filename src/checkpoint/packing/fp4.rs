@@ -6,7 +6,8 @@ use super::layout::{Axis, Layout};
 use super::number::{NumberType, power_of_two};
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
-use super::{Found, Packing};
+use super::{Found, Outline, Packing};
+use crate::checkpoint::quantization::OF_INPUTS;
 use crate::error::Result;
 use safetensors::Dtype;
 use std::ops::Range;
@@ -14,11 +15,8 @@ use std::ops::Range;
 /// W\[r, c\] = value of the code · scale of row r and the group of c.
 #[derive(Debug)]
 struct Fp4<'a> {
-    format: &'static str,
-    parts: Vec<&'a str>,
+    outline: Outline<'a>,
     codes: Part<'a>,
-    shape: Vec<usize>,
-    layout: Layout,
     scales: Part<'a>,
     /// Columns that share a scale.
     group: usize,
@@ -61,7 +59,8 @@ fn of_blocks<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<
     scales.expect(&[Dtype::U8, Dtype::F8_E8M0], of_codes)?;
     let (rows, groups) = of_codes.split_at(of_codes.len() - 1);
     let shape = [rows, &[groups[0] * bytes * 2]].concat();
-    made("MXFP4", vec![codes.name, scales.name], codes, shape, scales, bytes * 2, Whole::Nothing)
+    let outline = outline([&codes, &scales].into_iter(), shape, "MXFP4")?;
+    Ok(Fp4 { outline, codes, scales, group: bytes * 2, whole: Whole::Nothing })
 }
 
 fn of_matrix<'a>(
@@ -90,45 +89,29 @@ fn of_matrix<'a>(
         (None, true) => Whole::Nothing,
         (None, false) => return Err(format!("its {}{end} is missing", parts.module())),
     };
-    let others = parts.all(&[".input_scale", ".input_global_scale", ".weight_shape"]);
-    let used = [&codes, &scales].into_iter().chain(&of_tensor).chain(&others).map(|part| part.name).collect();
-    let shape = [rows, &[2 * bytes]].concat();
-    made(if is_mx { "MXFP4" } else { "NVFP4" }, used, codes, shape, scales, 2 * bytes / groups, whole)
+    let (others, of_shape) = (parts.all(OF_INPUTS), parts.get(".weight_shape"));
+    let used = [&codes, &scales].into_iter().chain(&of_tensor).chain(&others).chain(&of_shape);
+    let outline = outline(used, [rows, &[2 * bytes]].concat(), if is_mx { "MXFP4" } else { "NVFP4" })?;
+    Ok(Fp4 { outline, codes, scales, group: 2 * bytes / groups, whole })
 }
 
-fn made<'a>(
-    format: &'static str,
-    parts: Vec<&'a str>,
-    codes: Part<'a>,
+fn outline<'a: 'p, 'p>(
+    used: impl Iterator<Item = &'p Part<'a>>,
     shape: Vec<usize>,
-    scales: Part<'a>,
-    group: usize,
-    whole: Whole,
-) -> std::result::Result<Fp4<'a>, String> {
-    let layout =
-        Layout::of(Dtype::U8, &shape).ok_or_else(|| format!("has shape {shape:?}, which is empty or too large"))?;
-    Ok(Fp4 { format, parts, codes, shape, layout: Layout { number: NumberType::F32, ..layout }, scales, group, whole })
+    format: &str,
+) -> std::result::Result<Outline<'a>, String> {
+    let layout = Layout::of(Dtype::U8, &shape);
+    let layout = layout.ok_or_else(|| format!("has shape {shape:?}, which is empty or too large"))?;
+    Ok(Outline::of(used, shape, layout, format))
 }
 
 impl Packing for Fp4<'_> {
-    fn tensors(&self) -> Vec<&str> {
-        self.parts.clone()
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    fn format(&self) -> String {
-        self.format.into()
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let (columns, groups) = (self.layout.columns, self.layout.columns.div_ceil(self.group));
+        let (columns, groups) = (self.outline.layout.columns, self.outline.layout.columns.div_ceil(self.group));
         let scale = |code: u8| match self.scales.dtype {
             Dtype::F8_E4M3 => {
                 let mut value = [0.0f32];
@@ -151,11 +134,11 @@ impl Packing for Fp4<'_> {
                 }
             }
         });
-        Ok(Some(Rows::decoded(self.layout, values)))
+        Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
     fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        let (rows, width) = (self.layout.rows, self.layout.columns / 2);
+        let (rows, width) = (self.outline.layout.rows, self.outline.layout.columns / 2);
         if axis == Axis::Row {
             return Ok(ZeroCodes::bytes(StoredSpan::of(&self.codes, index * width, width, width, 1), vec![0; width]));
         }
@@ -165,6 +148,6 @@ impl Packing for Fp4<'_> {
     }
 
     fn own_scales(&self, _: usize) -> std::result::Result<OwnScales<'_>, String> {
-        Err(format!("the scales of {} have 8 bits, too few to hold a factor", self.format))
+        Err(format!("the scales of {} have 8 bits, too few to hold a factor", self.outline.format))
     }
 }

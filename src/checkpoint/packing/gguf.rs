@@ -3,10 +3,8 @@
 use super::layout::Layout;
 use super::parts::Parts;
 use super::rows::Rows;
-use super::{Found, Packing, dense};
-use crate::checkpoint::gguf::header::TensorInfo;
+use super::{Found, Outline, Packing, dense};
 use crate::checkpoint::gguf::{GgufCheckpoint, GgufFile};
-use crate::checkpoint::tensors::Entry;
 use crate::error::Result;
 use safetensors::Dtype;
 use std::ops::Range;
@@ -16,8 +14,7 @@ use std::ops::Range;
 struct Blocks<'a> {
     gguf: &'a GgufCheckpoint,
     name: &'a str,
-    entry: &'a Entry,
-    layout: Layout,
+    outline: Outline<'a>,
 }
 
 /// Under the name in the file.
@@ -25,8 +22,7 @@ struct Blocks<'a> {
 struct OwnBlocks<'a> {
     file: &'a GgufFile,
     name: &'a str,
-    info: &'a TensorInfo,
-    layout: Layout,
+    outline: Outline<'a>,
 }
 
 pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
@@ -36,7 +32,10 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
         let layout =
             Layout::of(Dtype::F32, &info.shape).filter(|_| info.ty.is_supported() && info.ty.dtype().is_none());
         return match layout {
-            Some(layout) => Some(Ok(Box::new(OwnBlocks { file, name, info, layout }))),
+            Some(layout) => {
+                let outline = outline(name, &info.shape, layout, info.ty.name);
+                Some(Ok(Box::new(OwnBlocks { file, name, outline })))
+            }
             None => dense::of(parts),
         };
     }
@@ -46,52 +45,33 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
         [rows, rest @ ..] if rest.len() > 1 => Layout::of(entry.dtype, &[*rows, rest.iter().product()]),
         shape => Layout::of(entry.dtype, shape),
     }?;
-    Some(Ok(Box::new(Blocks { gguf, name, entry, layout })))
+    let outline = outline(name, &entry.shape, layout, gguf.type_of(name).unwrap_or("GGUF"));
+    Some(Ok(Box::new(Blocks { gguf, name, outline })))
+}
+
+fn outline<'a>(name: &'a str, shape: &[usize], layout: Layout, format: &str) -> Outline<'a> {
+    Outline { stored: vec![name], shape: shape.to_vec(), layout, format: format.to_owned() }
 }
 
 impl Packing for Blocks<'_> {
-    fn tensors(&self) -> Vec<&str> {
-        vec![self.name]
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.entry.shape
-    }
-
-    fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    fn format(&self) -> String {
-        self.gguf.type_of(self.name).unwrap_or("GGUF").to_owned()
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        self.gguf.rows(self.name, rows).map(|values| Some(Rows::decoded(self.layout, values)))
+        self.gguf.rows(self.name, rows).map(|values| Some(Rows::decoded(self.outline.layout, values)))
     }
 }
 
 impl Packing for OwnBlocks<'_> {
-    fn tensors(&self) -> Vec<&str> {
-        vec![self.name]
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.info.shape
-    }
-
-    fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    fn format(&self) -> String {
-        self.info.ty.name.to_owned()
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let columns = self.layout.columns;
+        let columns = self.outline.layout.columns;
         let mut values = vec![0.0; rows.len() * columns];
         self.file.values(self.name, rows.start * columns, &mut values)?;
-        Ok(Some(Rows::decoded(self.layout, values)))
+        Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 }

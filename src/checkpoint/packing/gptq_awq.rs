@@ -7,7 +7,7 @@ use super::number::NumberType;
 use super::pack_quantized::in_groups;
 use super::parts::{Part, Parts, bits_at, by_rows};
 use super::rows::Rows;
-use super::{Found, Packing};
+use super::{Found, Outline, Packing};
 use crate::checkpoint::quantization::Method;
 use crate::error::Result;
 use safetensors::Dtype;
@@ -17,13 +17,11 @@ use std::ops::Range;
 #[derive(Debug)]
 struct Columns<'a> {
     kind: Kind,
-    parts: Vec<&'a str>,
+    outline: Outline<'a>,
     codes: Part<'a>,
     zeros: Part<'a>,
     scales: Part<'a>,
     factors: Vec<f32>,
-    shape: [usize; 2],
-    layout: Layout,
     /// The group of each input.
     group_of: Vec<usize>,
 }
@@ -88,15 +86,18 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Colu
             values.iter().map(|group| *group as usize).collect()
         }
     };
-    let used = [&codes, &zeros, &scales].into_iter().chain(&of_groups).map(|part| part.name);
+    let used = [&codes, &zeros, &scales].into_iter().chain(&of_groups);
+    let layout = Layout { matrices: 1, rows: outputs, columns: inputs, number: NumberType::F32 };
+    let format = match kind {
+        Kind::Gptq { bits, .. } => format!("GPTQ INT{bits}"),
+        Kind::Awq => "AWQ INT4".to_owned(),
+    };
     Ok(Columns {
         kind,
-        parts: used.collect(),
+        outline: Outline::of(used, vec![outputs, inputs], layout, &format),
         factors: scales.values(),
         zeros,
         scales,
-        shape: [outputs, inputs],
-        layout: Layout { matrices: 1, rows: outputs, columns: inputs, number: NumberType::F32 },
         group_of,
         codes,
     })
@@ -104,7 +105,7 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Colu
 
 impl Columns<'_> {
     fn code(&self, row: usize, column: usize) -> i32 {
-        let outputs = self.layout.rows;
+        let outputs = self.outline.layout.rows;
         match self.kind {
             Kind::Gptq { bits, .. } => {
                 bits_at(|word| self.codes.word(word * outputs + row), column * bits, bits) as i32
@@ -114,7 +115,7 @@ impl Columns<'_> {
     }
 
     fn zero(&self, row: usize, group: usize) -> i32 {
-        let outputs = self.layout.rows;
+        let outputs = self.outline.layout.rows;
         match self.kind {
             Kind::Gptq { bits, less } => {
                 let of_group = group * (outputs * bits / 32);
@@ -130,27 +131,12 @@ fn awq(word: u32, row: usize) -> i32 {
 }
 
 impl Packing for Columns<'_> {
-    fn tensors(&self) -> Vec<&str> {
-        self.parts.clone()
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    fn format(&self) -> String {
-        match self.kind {
-            Kind::Gptq { bits, .. } => format!("GPTQ INT{bits}"),
-            Kind::Awq => "AWQ INT4".into(),
-        }
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let Layout { rows: outputs, columns, .. } = self.layout;
+        let Layout { rows: outputs, columns, .. } = self.outline.layout;
         let groups = self.factors.len() / outputs;
         let values = by_rows(rows, columns, |first, to| {
             let rows = first..first + to.len() / columns;
@@ -164,11 +150,11 @@ impl Packing for Columns<'_> {
                 }
             }
         });
-        Ok(Some(Rows::decoded(self.layout, values)))
+        Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
     fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        let Layout { rows: outputs, columns, .. } = self.layout;
+        let Layout { rows: outputs, columns, .. } = self.outline.layout;
         let (bits, stride) = match self.kind {
             Kind::Gptq { bits, .. } => (bits, outputs * 4),
             Kind::Awq => (4, outputs / 8 * 4),
@@ -205,7 +191,7 @@ impl Packing for Columns<'_> {
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
-        let (size, outputs) = (self.scales.number().bytes(), self.layout.rows);
+        let (size, outputs) = (self.scales.number().bytes(), self.outline.layout.rows);
         let groups = self.factors.len() / outputs;
         let place = StoredSpan::of(&self.scales, row * size, size, outputs * size, groups);
         OwnScales::of(place, self.group_of.clone())

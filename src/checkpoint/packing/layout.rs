@@ -3,6 +3,7 @@
 use super::number::NumberType;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// A tensor as a stack of matrices.
 ///
@@ -82,6 +83,14 @@ impl Layout {
     pub fn flat(self) -> Layout {
         let columns = 4096;
         Layout { matrices: 1, rows: (self.all_rows() * self.columns).div_ceil(columns), columns, ..self }
+    }
+
+    /// All rows, a few at a time: what is packed has to be decoded, and all of it need not fit in memory.
+    pub fn row_chunks(self) -> impl Iterator<Item = Range<usize>> {
+        /// Numbers that are decoded at a time.
+        const HELD: usize = 1 << 20;
+        let (all, some) = (self.all_rows(), (HELD / self.columns.max(1)).max(1));
+        (0..all).step_by(some).map(move |at| at..(at + some).min(all))
     }
 
     /// Rows of the whole stack.

@@ -1,10 +1,9 @@
 //! How weights are packed in stored tensors.
 //!
 //! A weight is what a module computes with, `W [out, in]` or `[channels]`. A packing is a form in which checkpoints store
-//! weights: a file here. It says which stored tensors a weight is made of, what its rows hold, and where
-//! in a file they lie. A new one is a file with a type that implements [`Packing`], and a function in `PACKINGS` that
-//! finds weights in its form. Nothing else decodes the weights of a
-//! checkpoint; each number type of which has its one decoder and encoder in [`number`].
+//! weights: a file here. It says which stored tensors a weight is made of, what its rows hold, and where in a file they
+//! lie. A new one is a file with a type that implements [`Packing`], and a function in `PACKINGS` that finds weights in its
+//! form. Nothing else decodes the weights of a checkpoint; each number type has its one decoder and encoder in [`number`].
 
 mod bitsandbytes;
 mod change;
@@ -25,7 +24,8 @@ pub use change::{OwnScales, StoredSpan, ZeroCodes};
 pub use dense::Dense;
 pub use layout::{Axis, Layout};
 pub use number::NumberType;
-use parts::Parts;
+use number::Real;
+use parts::{Part, Parts};
 pub use rows::Rows;
 pub use span::Span;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,32 @@ const PACKINGS: &[Find] =
 /// What packed codes are called where the weight has no stored tensor of its own name: what stands for `.weight`.
 const CODES: [(&str, &str); 3] = [(".weight_packed", ".weight"), (".qweight", ".weight"), ("_blocks", "")];
 
+/// What stands beside codes of one format or the other, and nowhere else: it follows the module's name.
+pub const COMPANIONS: [&str; 22] = [
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_scale_2",
+    ".weight_global_scale",
+    ".weight_zero_point",
+    ".weight_shape",
+    ".weight_g_idx",
+    ".qzeros",
+    ".scales",
+    ".g_idx",
+    ".SCB",
+    ".weight_format",
+    ".weight.absmax",
+    ".weight.quant_map",
+    ".weight.nested_absmax",
+    ".weight.nested_quant_map",
+    ".weight.quant_state.bitsandbytes__nf4",
+    ".weight.quant_state.bitsandbytes__fp4",
+    "_scales",
+    "_scale_inv",
+    "_scale",
+    "_blocks",
+];
+
 /// The name of the weight that a stored tensor would be the codes of, or is.
 pub fn name_of(stored: &str) -> String {
     let named = CODES.iter().find_map(|(end, instead)| Some(format!("{}{instead}", stored.strip_suffix(end)?)));
@@ -58,19 +84,39 @@ pub fn codes_of(weight: &str) -> impl Iterator<Item = String> {
     own.chain(CODES.iter().filter_map(move |(end, instead)| Some(format!("{}{end}", weight.strip_suffix(instead)?))))
 }
 
+/// What a weight is made of, and its form.
+#[derive(Debug, Clone)]
+pub struct Outline<'a> {
+    /// The stored tensors, by their names in [`Tensors`]; where it is packed, its codes first.
+    stored: Vec<&'a str>,
+    /// Outermost dimension first.
+    shape: Vec<usize>,
+    /// Its rows and columns, and the number type that holds its elements without rounding.
+    layout: Layout,
+    /// What the codes are, for messages: `FP8`, `Q4_K`; the dtype where it is dense.
+    format: String,
+}
+
+impl<'a> Outline<'a> {
+    /// Of a weight that is decoded to single precision.
+    fn of<'p>(
+        stored: impl Iterator<Item = &'p Part<'a>>,
+        shape: Vec<usize>,
+        layout: Layout,
+        format: &str,
+    ) -> Outline<'a>
+    where
+        'a: 'p,
+    {
+        let layout = Layout { number: NumberType::F32, ..layout };
+        Outline { stored: stored.map(|part| part.name).collect(), shape, layout, format: format.to_owned() }
+    }
+}
+
 /// One weight in the form in which a checkpoint stores it.
 pub trait Packing: Debug + Send + Sync {
-    /// The stored tensors that it is made of, by their names in [`Tensors`].
-    fn tensors(&self) -> Vec<&str>;
-
-    /// Its shape, outermost dimension first.
-    fn shape(&self) -> &[usize];
-
-    /// Its rows and columns, and the number type that holds its elements without rounding.
-    fn layout(&self) -> Layout;
-
-    /// What the codes are, for messages: `FP8`, `Q4_K`; the dtype where it is dense.
-    fn format(&self) -> String;
+    /// What it is made of, and its form.
+    fn outline(&self) -> &Outline<'_>;
 
     /// Rows `rows`, all of which there are by its layout; none where the file ends before them.
     ///
@@ -83,7 +129,7 @@ pub trait Packing: Debug + Send + Sync {
     /// # Errors
     /// The format has none; the message says why, without the weight's name.
     fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        Err(format!("{} {index} of {} cannot be set to zero by itself", axis.as_str(), self.format()))
+        Err(format!("{} {index} of {} cannot be set to zero by itself", axis.as_str(), self.outline().format))
     }
 
     /// The scales that a row shares with no other.
@@ -91,7 +137,7 @@ pub trait Packing: Debug + Send + Sync {
     /// # Errors
     /// It has none; the message says why, without the weight's name.
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
-        Err(format!("row {row} of {} has no scale of its own", self.format()))
+        Err(format!("row {row} of {} has no scale of its own", self.outline().format))
     }
 
     /// Whether its numbers have to be worked out from codes.
@@ -184,7 +230,7 @@ impl<'a> Weight<'a> {
         let mut used = BTreeSet::new();
         let mut weights = BTreeMap::new();
         for (name, weight) in Weight::packed_of(tensors).filter_map(|(name, weight)| Some((name, weight.ok()?))) {
-            used.extend(weight.packing.tensors().into_iter().map(str::to_owned));
+            used.extend(weight.stored().iter().map(ToString::to_string));
             weights.insert(name, weight);
         }
         for (stored, _) in tensors.iter().filter(|(stored, _)| !used.contains(*stored)) {
@@ -197,12 +243,12 @@ impl<'a> Weight<'a> {
 
     /// The stored tensors that it is made of, by their names in [`Tensors`].
     pub fn stored(&self) -> Vec<&str> {
-        self.packing.tensors()
+        self.packing.outline().stored.clone()
     }
 
     /// What its codes are, for messages: `FP8`, `Q4_K`; the dtype where it is dense.
     pub fn format(&self) -> String {
-        self.packing.format()
+        self.packing.outline().format.clone()
     }
 
     /// Whether its numbers have to be worked out from codes: not where it is dense.
@@ -225,12 +271,12 @@ impl<'a> Weight<'a> {
 
     /// Its shape, outermost dimension first.
     pub fn shape(&self) -> &[usize] {
-        self.packing.shape()
+        &self.packing.outline().shape
     }
 
     /// Its rows and columns.
     pub fn layout(&self) -> Layout {
-        self.packing.layout()
+        self.packing.outline().layout
     }
 
     /// Whether its elements are floats that a model can compute with: not where only a quantizer's settings, which are
@@ -258,6 +304,29 @@ impl<'a> Weight<'a> {
     /// They cannot be decoded.
     pub fn all(&self) -> Result<Rows<'_>> {
         self.rows(0..self.layout().all_rows())
+    }
+
+    /// Some columns of the stack, in one pass over its rows.
+    ///
+    /// # Errors
+    /// They cannot be decoded.
+    pub fn columns<T: Real>(&self, columns: &[usize]) -> Result<Vec<Vec<T>>> {
+        let layout = self.layout();
+        let mut found = vec![Vec::with_capacity(layout.rows); columns.len()];
+        for range in layout.row_chunks() {
+            let rows = self.rows(range.clone())?;
+            for row in range.clone() {
+                let of_matrix = row / layout.rows * layout.columns..(row / layout.rows + 1) * layout.columns;
+                for (column, values) in columns.iter().zip(&mut found).filter(|(column, _)| of_matrix.contains(column))
+                {
+                    let mut value = [T::default()];
+                    if rows.read(row - range.start, column - of_matrix.start, &mut value) {
+                        values.push(value[0]);
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The codes that make a row or column of a packed weight exactly zero.

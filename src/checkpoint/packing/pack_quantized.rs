@@ -4,10 +4,10 @@
 
 use super::change::{OwnScales, StoredSpan, ZeroCodes};
 use super::layout::{Axis, Layout};
-use super::number::NumberType;
 use super::parts::{Part, Parts, bits_at, by_rows};
 use super::rows::Rows;
-use super::{Found, Packing};
+use super::{Found, Outline, Packing};
+use crate::checkpoint::quantization::OF_INPUTS;
 use crate::error::Result;
 use safetensors::Dtype;
 use std::ops::Range;
@@ -15,11 +15,9 @@ use std::ops::Range;
 /// W\[r, c\] = (code − 2^(bits − 1) − zero point) · scale of row r and the group of c.
 #[derive(Debug)]
 struct Words<'a> {
-    parts: Vec<&'a str>,
+    outline: Outline<'a>,
     codes: Part<'a>,
     codes_at: Stream,
-    shape: Vec<usize>,
-    layout: Layout,
     /// Groups of a row.
     groups: usize,
     scales: Part<'a>,
@@ -126,14 +124,12 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Word
         }
         None => in_groups(columns, groups, scheme.group)?,
     };
-    let others = parts.all(&[".input_scale", ".input_zero_point", ".input_global_scale"]);
+    let others = parts.all(OF_INPUTS);
     let of_zeros = zeros.as_ref().map(|(part, _)| part);
     let used = [&codes, &shape, &scales].into_iter().chain(of_zeros).chain(&of_columns).chain(&others);
     Ok(Words {
-        parts: used.map(|part| part.name).collect(),
+        outline: Outline::of(used, shape_of_weight, layout, &format!("INT{}", codes_at.bits)),
         codes_at,
-        shape: shape_of_weight,
-        layout: Layout { number: NumberType::F32, ..layout },
         groups,
         factors: scales.values(),
         scales,
@@ -170,31 +166,19 @@ impl Words<'_> {
     /// The zero point of a row's group.
     fn zero(&self, row: usize, group: usize) -> i32 {
         let Some((part, stream)) = &self.zeros else { return 0 };
-        let (matrix, row) = (row / self.layout.rows, row % self.layout.rows);
+        let (matrix, row) = (row / self.outline.layout.rows, row % self.outline.layout.rows);
         let word = |word: usize| part.word((matrix * stream.words + word) * self.groups + group);
         self.signed(bits_at(word, stream.place(row), stream.bits))
     }
 }
 
 impl Packing for Words<'_> {
-    fn tensors(&self) -> Vec<&str> {
-        self.parts.clone()
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    fn format(&self) -> String {
-        format!("INT{}", self.codes_at.bits)
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let columns = self.layout.columns;
+        let columns = self.outline.layout.columns;
         let values = by_rows(rows, columns, |first, to| {
             for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
                 let zeros: Vec<i32> = (0..self.groups).map(|group| self.zero(row, group)).collect();
@@ -205,11 +189,11 @@ impl Packing for Words<'_> {
                 }
             }
         });
-        Ok(Some(Rows::decoded(self.layout, values)))
+        Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
     fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        let Layout { rows, columns, .. } = self.layout;
+        let Layout { rows, columns, .. } = self.outline.layout;
         let Stream { bits, words, .. } = self.codes_at;
         let (width, place) = (words * 4, |column: usize| self.codes_at.place(column));
         let code = |row: usize, column: usize| (self.zero(row, self.group_of[column]) + (1 << (bits - 1))) as u32;

@@ -7,7 +7,8 @@ use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
-use super::{Found, Packing};
+use super::{Found, Outline, Packing};
+use crate::checkpoint::quantization::OF_INPUTS;
 use crate::error::Result;
 use safetensors::Dtype;
 use std::ops::Range;
@@ -15,13 +16,12 @@ use std::ops::Range;
 /// W\[r, c\] = (code − zero point) · scale of the block that holds r and c.
 #[derive(Debug)]
 struct Scaled<'a> {
+    outline: Outline<'a>,
     codes: Part<'a>,
-    layout: Layout,
     scales: Part<'a>,
     grid: Grid,
     factors: Vec<f32>,
-    zeros: Option<(Part<'a>, Vec<f32>)>,
-    others: Vec<Part<'a>>,
+    zeros: Option<Vec<f32>>,
 }
 
 /// How scales lie over a stack of matrices.
@@ -46,9 +46,6 @@ impl Grid {
 
 /// What stands beside codes of a byte as their scale.
 const SCALES: &[&str] = &[".weight_scale_inv", ".weight_scale", ".scale", "_scale_inv", "_scale"];
-/// What concerns activations alone.
-const OTHERS: &[&str] =
-    &[".input_scale", ".activation_scale", ".input_zero_point", ".weight_shape", "_activation_scale", "_input_scale"];
 /// The block of FP8 checkpoints whose config does not say another.
 const USUAL_BLOCK: [usize; 2] = [128, 128];
 
@@ -73,11 +70,13 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, scales: Part<'a>) -> std::r
     if let Some(zeros) = &zeros {
         zeros.expect(&[Dtype::I8, Dtype::U8, Dtype::I32, Dtype::F8_E4M3], scales.shape)?;
     }
+    let others = parts.all(OF_INPUTS);
+    let used = [&codes, &scales].into_iter().chain(&zeros).chain(&others);
+    let format = if codes.dtype == Dtype::I8 { "INT8" } else { "FP8" };
     Ok(Scaled {
-        layout: Layout { number: NumberType::F32, ..layout },
+        outline: Outline::of(used, codes.shape.to_vec(), layout, format),
         factors,
-        zeros: zeros.map(|zeros| (zeros.clone(), zeros.values())),
-        others: parts.all(OTHERS),
+        zeros: zeros.map(|zeros| zeros.values()),
         codes,
         scales,
         grid,
@@ -128,45 +127,31 @@ fn unfit(layout: Layout, scales: &[usize]) -> String {
 }
 
 impl Packing for Scaled<'_> {
-    fn tensors(&self) -> Vec<&str> {
-        let zeros = self.zeros.as_ref().map(|(part, _)| part);
-        let all = [&self.codes, &self.scales].into_iter().chain(zeros).chain(&self.others);
-        all.map(|part| part.name).collect()
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.codes.shape
-    }
-
-    fn layout(&self) -> Layout {
-        self.layout
-    }
-
-    fn format(&self) -> String {
-        if self.codes.dtype == Dtype::I8 { "INT8".into() } else { "FP8".into() }
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
     }
 
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let Layout { rows: height, columns, .. } = self.layout;
+        let Layout { rows: height, columns, .. } = self.outline.layout;
         let number = self.codes.number();
         let values = by_rows(rows, columns, |first, to| {
             number.decode(&self.codes.bytes[first * columns..first * columns + to.len()], to);
             for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
                 let at = self.grid.row(row / height, row % height);
                 for (block, to) in to.chunks_mut(self.grid.columns).enumerate() {
-                    let zero = self.zeros.as_ref().map_or(0.0, |(_, zeros)| zeros[at + block]);
+                    let zero = self.zeros.as_ref().map_or(0.0, |zeros| zeros[at + block]);
                     let factor = self.factors[at + block];
                     to.iter_mut().for_each(|value| *value = (*value - zero) * factor);
                 }
             }
         });
-        Ok(Some(Rows::decoded(self.layout, values)))
+        Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
     fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        let Layout { rows, columns, .. } = self.layout;
+        let Layout { rows, columns, .. } = self.outline.layout;
         let code = |row: usize, column: usize| match &self.zeros {
-            Some((_, zeros)) if self.codes.dtype == Dtype::I8 => {
+            Some(zeros) if self.codes.dtype == Dtype::I8 => {
                 zeros[self.grid.row(0, row) + column / self.grid.columns] as i8 as u8
             }
             _ => 0,
@@ -185,7 +170,7 @@ impl Packing for Scaled<'_> {
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
-        let Layout { rows, columns, .. } = self.layout;
+        let Layout { rows, columns, .. } = self.outline.layout;
         if self.grid.rows > 1 || (self.grid.each == 0 && self.factors.len() == 1 && rows > 1) {
             let block = self.grid.rows.min(rows);
             return Err(format!("{block} rows share a scale, so that a factor would change them all"));

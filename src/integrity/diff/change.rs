@@ -3,7 +3,6 @@
 use crate::architecture::names;
 use crate::checkpoint::packing::{Axis, Layout, Rows, Weight};
 use crate::error::Result;
-use crate::integrity::decoded;
 use crate::integrity::difference::{LISTED, LineChange, Norms, Pattern, TensorChange};
 use nalgebra::DMatrix;
 use safetensors::Dtype;
@@ -44,7 +43,7 @@ impl Changed<'_> {
         match &self.values {
             Values::Stored(_, rows) => (0..self.layout.all_rows()).for_each(|row| seen(rows, 0, row)),
             Values::Packed([before, after]) => {
-                for range in decoded::chunks(self.layout) {
+                for range in self.layout.row_chunks() {
                     let rows = [before.rows(range.clone())?, after.rows(range.clone())?];
                     range.clone().for_each(|row| seen(&rows, range.start, row));
                 }
@@ -90,9 +89,7 @@ impl Changed<'_> {
     fn columns(&self, columns: &[usize]) -> Result<[Vec<Vec<f32>>; 2]> {
         match &self.values {
             Values::Stored(_, rows) => Ok([0, 1].map(|at| columns.iter().map(|of| rows[at].column(*of)).collect())),
-            Values::Packed([before, after]) => {
-                Ok([decoded::columns(before, columns)?, decoded::columns(after, columns)?])
-            }
+            Values::Packed([before, after]) => Ok([before.columns(columns)?, after.columns(columns)?]),
         }
     }
 }

@@ -3,7 +3,6 @@
 use crate::architecture::names;
 use crate::checkpoint::packing::{Axis, Weight};
 use crate::error::Result;
-use crate::integrity::decoded;
 use crate::integrity::difference::{LISTED, LineChange, Repacked};
 
 /// A line stands out whose relative error is so many times the median's…
@@ -66,7 +65,7 @@ pub(super) fn compare(weights: [&Weight; 2]) -> Result<Repacked> {
     let mut rows = vec![Sums::default(); layout.all_rows()];
     let mut columns = vec![Sums::default(); if layout.columns > 1 { layout.all_columns() } else { 0 }];
     let (mut a, mut b) = (vec![0.0f32; layout.columns], vec![0.0f32; layout.columns]);
-    for range in decoded::chunks(layout) {
+    for range in layout.row_chunks() {
         let (was, is) = (before.rows(range.clone())?, after.rows(range.clone())?);
         for row in range.clone() {
             if !was.read(row - range.start, 0, &mut a) || !is.read(row - range.start, 0, &mut b) {

@@ -7,7 +7,6 @@ use crate::checkpoint::packing::{Layout, NumberType, Weight};
 use crate::checkpoint::quantization::FILES;
 use crate::checkpoint::{Opened, hex};
 use crate::error::{Error, Result};
-use crate::integrity::decoded;
 use crate::progress::Progress;
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -137,7 +136,7 @@ impl WeightRecord {
         let lines = Some(layout).filter(|layout| layout.has_lines());
         let mut marker = Marker::new(lines.unwrap_or(layout.flat()));
         let mut bytes = Vec::new();
-        for range in decoded::chunks(layout) {
+        for range in layout.row_chunks() {
             let Ok(rows) = weight.rows(range) else { return Ok(None) };
             bytes.clear();
             rows.into_values::<f32>().iter().for_each(|value| bytes.extend(value.to_le_bytes()));

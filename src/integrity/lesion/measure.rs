@@ -4,7 +4,6 @@ use super::site::{Kind, SITES, Site};
 use crate::checkpoint::Tensors;
 use crate::checkpoint::packing::{Layout, Rows, Weight};
 use crate::error::Result;
-use crate::integrity::decoded;
 use crate::neuron::Side;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -126,7 +125,7 @@ impl Part<'_> {
 fn columns_of(weight: &Weight, columns: Range<usize>) -> Result<Rows<'static>> {
     let layout = weight.layout();
     let (width, mut values) = (columns.len(), vec![0.0f32; layout.rows * columns.len()]);
-    for range in decoded::chunks(layout) {
+    for range in layout.row_chunks() {
         let some = weight.rows(range.clone())?;
         for (at, to) in values[range.start * width..range.end * width].chunks_exact_mut(width).enumerate() {
             // Rows that are there by the layout.

@@ -2,8 +2,8 @@
 
 use super::header::StoredTensor;
 use super::index::Model;
-use crate::checkpoint::packing::{self, NumberType};
-use crate::checkpoint::quantization::{Method, Quantization, is_of_activations};
+use crate::checkpoint::packing::{self, COMPANIONS, NumberType};
+use crate::checkpoint::quantization::{Method, OF_INPUTS, Quantization, is_of_activations};
 use crate::checkpoint::{Opened, Tensors};
 use crate::error::Error;
 use std::collections::{BTreeMap, HashMap};
@@ -44,32 +44,6 @@ pub(super) enum Part<'w> {
     /// What this weight's codes need to be read.
     Beside(&'w str),
 }
-
-/// What stands beside codes of one format or the other, and nowhere else.
-pub(super) const COMPANIONS: [&str; 22] = [
-    ".weight_scale",
-    ".weight_scale_inv",
-    ".weight_scale_2",
-    ".weight_global_scale",
-    ".weight_zero_point",
-    ".weight_shape",
-    ".weight_g_idx",
-    ".qzeros",
-    ".scales",
-    ".g_idx",
-    ".SCB",
-    ".weight_format",
-    ".weight.absmax",
-    ".weight.quant_map",
-    ".weight.nested_absmax",
-    ".weight.nested_quant_map",
-    ".weight.quant_state.bitsandbytes__nf4",
-    ".weight.quant_state.bitsandbytes__fp4",
-    "_scales",
-    "_scale_inv",
-    "_scale",
-    "_blocks",
-];
 
 impl<'a> Weights<'a> {
     pub fn of(opened: &Opened, model: &Model<'a, 'a>) -> Weights<'a> {
@@ -188,7 +162,7 @@ impl<'a> Weights<'a> {
             let names = [format!("{module}.weight"), module.to_owned()];
             names.into_iter().find(|name| self.broken.contains_key(name))
         };
-        COMPANIONS.iter().chain(&[".input_scale", ".activation_scale"]).find_map(of)
+        COMPANIONS.iter().chain(OF_INPUTS).find_map(of)
     }
 
     /// Finds scales, zero points and the like whose codes are not there.

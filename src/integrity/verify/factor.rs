@@ -7,7 +7,6 @@
 use super::packed;
 use crate::checkpoint::Opened;
 use crate::checkpoint::packing::{Axis, Layout, NumberType, Rows, dense};
-use crate::integrity::decoded;
 use crate::integrity::difference::{Difference, LineChange, Pattern, TensorChange};
 use crate::integrity::fingerprint::{Fingerprint, LineMark, TensorRecord};
 
@@ -63,7 +62,7 @@ fn of_weight(opened: &Opened, before: &Fingerprint, after: &Fingerprint, change:
             let rows = indices().map(|row| Some(weight.rows(row..row + 1).ok()?.row(0)));
             (rows.collect::<Option<Vec<Vec<f32>>>>()?, [&old.columns, &new.columns])
         }
-        _ => (decoded::columns(&weight, &indices().collect::<Vec<_>>()).ok()?, [&old.rows, &new.rows]),
+        _ => (weight.columns(&indices().collect::<Vec<_>>()).ok()?, [&old.rows, &new.rows]),
     };
     let layout = Layout { number: NumberType::F32, ..weight.layout() };
     fits(layout, packed::rounding(after, new).max(packed::rounding(before, old)), change, &values, crossing)
