@@ -9,7 +9,7 @@ use super::stored::at;
 use super::vocabulary::of_text;
 use super::weights::{Part, Weights};
 use crate::checkpoint::header::TensorEntry;
-use crate::checkpoint::packing::NumberType;
+use crate::checkpoint::packing::{NumberType, name_of};
 use crate::checkpoint::quantization::{FILES, KEYS};
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::escape::printable;
@@ -64,7 +64,8 @@ fn stored(opened: &Opened, (config, files): (&ConfigFile, &[File]), weights: &We
         return;
     }
     let is_said = weights.quantization.is_some();
-    for (shard, tensor) in codes().filter(|(_, tensor)| weights.part(&tensor.name) == Part::Alone) {
+    let is_alone = |name: &str| weights.part(name) == Part::Alone && !weights.is_cut(&name_of(name));
+    for (shard, tensor) in codes().filter(|(_, tensor)| is_alone(&tensor.name)) {
         let evidence = json!({"stored": tensor.dtype.to_string()});
         let (check, problem) = match is_said {
             true => (Check::PackingBroken, "no scale beside it tells what its codes stand for"),

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 /// Examines the parts of packed weights, but for the values of scales.
 pub(super) fn examine(weights: &Weights, found: &mut Found) {
-    for (name, problem) in &weights.broken {
+    for (name, problem) in weights.broken.iter().filter(|(name, _)| !weights.is_cut(name)) {
         let Some((shard, tensor)) = weights.place_of(name) else { continue };
         found.say(Check::PackingBroken, at(shard, tensor), printable(&format!("cannot be unpacked: {problem}")));
     }

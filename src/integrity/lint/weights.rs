@@ -101,6 +101,13 @@ impl<'a> Weights<'a> {
         shard.bytes(tensor).filter(|_| !shard.overlaps())
     }
 
+    /// Whether the file ends before all parts of a weight: that is told, and what lacks them is its consequence.
+    pub fn is_cut(&self, weight: &str) -> bool {
+        let beside = COMPANIONS.iter().map(|end| format!("{}{end}", module(weight)));
+        let mut parts = packing::codes_of(weight).chain(beside).filter_map(|part| self.place(&part));
+        parts.any(|(shard, tensor)| shard.bytes(tensor).is_none())
+    }
+
     /// The first value of a stored tensor.
     pub fn first_value(&self, stored: &str) -> Option<f32> {
         let (_, tensor) = self.place(stored)?;
