@@ -95,6 +95,36 @@ fn whatever_was_done_to_a_row_or_column_is_taken_back() {
 }
 
 #[test]
+fn codes_and_scales_in_shards_of_their_own_come_back() {
+    let form = forms().into_iter().find(|form| form.name == "INT8 by channel with zero points").unwrap();
+    let (_place, model, vault) = kept(&form, &["out:11", "in:37"]);
+    std::fs::remove_file(model.join(FILE)).unwrap();
+    let (mut map, count) = (serde_json::Map::new(), form.tensors.len());
+    for (at, (name, dtype, shape, bytes)) in form.tensors.iter().enumerate() {
+        let shard = format!("model-{:05}-of-{count:05}.safetensors", at + 1);
+        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+        safetensors::serialize_to_file([(name, view)], None, &model.join(&shard)).unwrap();
+        map.insert(name.clone(), shard.into());
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    std::fs::write(model.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let before = files(&model);
+    for neuron in ["out:11", "in:37"] {
+        let mut lesioned = before.clone();
+        own(&model, neuron, |own| {
+            for part in &own {
+                let file = part.place.file.path().file_name().unwrap().to_str().unwrap();
+                change(lesioned.get_mut(file).unwrap(), part.place.span, &part.mask, &mut |byte| !byte);
+            }
+        });
+        lesioned.iter().for_each(|(name, bytes)| std::fs::write(model.join(name), bytes).unwrap());
+        let restored = restore(&model, &vault, RestoreSettings::default()).unwrap();
+        assert_eq!(restored.changed(), if neuron == "out:11" { 4 } else { 2 });
+        assert!(files(&model) == before);
+    }
+}
+
+#[test]
 fn no_bit_of_another_row_or_column_is_written() {
     for form in forms() {
         let (_place, model, vault) = kept(&form, &["out:11", "in:37"]);
