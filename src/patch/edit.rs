@@ -3,7 +3,7 @@
 use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::Tensors;
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::packing::{Axis, NumberType, Span};
+use crate::checkpoint::packing::{Axis, Layout, NumberType, Span};
 use crate::error::{Error, Figure, Result};
 use crate::integrity::receipt::Rounding;
 use crate::neuron::Neuron;
@@ -146,6 +146,7 @@ impl TensorChanges {
         let weight = tensors.weight(name).map_err(|_| missing())?;
         let dense = weight.dense().filter(|_| weight.is_float()).ok_or_else(missing)?;
         let (number, file) = (NumberType::of(dense.dtype()), dense.file());
+        let Layout { rows, columns, .. } = weight.layout();
         let axes = [(Axis::Row, &self.rows), (Axis::Column, &self.columns), (Axis::Element, &self.elements)];
         for (axis, of_axis) in axes {
             for (&index, (change, neurons)) in of_axis {
@@ -158,8 +159,8 @@ impl TensorChanges {
                 for (at, (bytes, value)) in stored.enumerate() {
                     // A row meets columns that change too, and a column rows.
                     let crossing = match axis {
-                        Axis::Row => self.columns.get(&at),
-                        Axis::Column => self.rows.get(&at),
+                        Axis::Row => self.columns.get(&(index / rows * columns + at)),
+                        Axis::Column => self.rows.get(&(index / columns * rows + at)),
                         Axis::Element => None,
                     };
                     let change = crossing.map_or(*change, |(other, _)| change.and(*other));

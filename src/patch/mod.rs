@@ -3,6 +3,7 @@
 
 mod apply;
 mod believe;
+mod bits;
 mod carried;
 mod changes;
 mod disk;
@@ -11,6 +12,8 @@ mod edit;
 mod folder;
 mod journal;
 mod packed;
+#[cfg(test)]
+mod packed_tests;
 mod plan;
 mod receipt;
 mod request;

@@ -3,7 +3,7 @@
 use super::layout::Layout;
 use super::parts::Parts;
 use super::rows::Rows;
-use super::{Found, Outline, Packing, dense};
+use super::{Found, Outline, Packing, Usual, dense};
 use crate::checkpoint::gguf::{GgufCheckpoint, GgufFile};
 use crate::error::Result;
 use safetensors::Dtype;
@@ -50,7 +50,7 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
 }
 
 fn outline<'a>(name: &'a str, shape: &[usize], layout: Layout, format: &str) -> Outline<'a> {
-    Outline { stored: vec![name], shape: shape.to_vec(), layout, format: format.to_owned() }
+    Outline { stored: vec![name], shape: shape.to_vec(), layout, format: format.to_owned(), usual: Usual::default() }
 }
 
 impl Packing for Blocks<'_> {
