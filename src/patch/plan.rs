@@ -15,7 +15,7 @@ use std::path::PathBuf;
 /// Everything that baking some interventions into a checkpoint changes, worked out and not yet written.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The checkpoint's folder.
+    /// The checkpoint's folder, or its .gguf file.
     pub root: PathBuf,
     /// What the user called it.
     pub source: String,
@@ -41,11 +41,6 @@ impl Plan {
     /// comes nearest); a tensor is quantized or not what the config says; a value would overflow.
     pub fn new(checkpoint: &Checkpoint, recipe: &Recipe, interventions: &[Intervention]) -> Result<Plan> {
         let tensors = checkpoint.tensors();
-        if tensors.files().is_empty() {
-            let problem = "is a GGUF, whose blocks share their scales: convert it with `achilles-audit import` and \
-                           use the folder that gives";
-            return Err(Error::file(checkpoint.root(), problem));
-        }
         if interventions.is_empty() {
             return Err(Error::input("no neuron given; name some with --neuron or --critical"));
         }
@@ -73,7 +68,7 @@ impl Plan {
             interventions,
             edits,
             rounding,
-            shards: tensors.files().iter().map(|file| file_name(file.path())).collect(),
+            shards: tensors.mapped().iter().map(|file| file_name(file.path())).collect(),
         })
     }
 

@@ -83,19 +83,20 @@ pub(super) fn restore_with(
     disk: &mut dyn Disk,
 ) -> Result<Restored> {
     let vault = Vault::read(vault)?;
+    Opened::at(root).folder()?;
     let locked = match settings.dry_run {
         true => Folder::to_read(root)?,
         false => Folder::lock_with(root, &vouch(root, &vault), disk)?,
     };
-    let folder = &locked.open;
+    let home = &locked.home;
     let work = Work::new(root, &vault)?;
     let mut restored = Restored { rolled_back: locked.rolled_back(), ..work.restored.clone() };
     if restored.changed() == 0 {
         return Ok(restored);
     }
-    let undone = match Receipt::read_own(folder)? {
+    let undone = match home.receipt()? {
         Some(receipt) => {
-            let shards = receipt.shards_to_change(folder)?;
+            let shards = receipt.shards_to_change(home)?;
             let undo = work.original_of(root, &receipt, &shards)?;
             believe::check(&receipt, root, &undo)?;
             Some((receipt, shards, undo))
@@ -110,13 +111,13 @@ pub(super) fn restore_with(
     }
     let shards = work.tensors.files().iter().map(|file| file_name(file.path())).collect();
     let changed: BTreeSet<&str> = work.edits.iter().filter(|e| e.before != e.after).map(|e| e.file.as_str()).collect();
-    changed.iter().try_for_each(|name| folder.change(name).map(drop))?;
+    changed.iter().try_for_each(|name| home.change(name).map(drop))?;
     if settings.dry_run {
         return Ok(restored);
     }
     let mut edits = work.edits;
     if let Some((receipt, shards, undo)) = undone {
-        journal::undo(folder, receipt, shards, &undo, disk)?;
+        journal::undo(home, receipt, shards, &undo, disk)?;
         edits = Work::new(root, &vault)?.edits;
     }
     edits.retain(|edit| edit.before != edit.after);
@@ -131,8 +132,8 @@ pub(super) fn restore_with(
             rounding: Rounding::none(),
             shards,
         };
-        journal::write_journalled(folder, &plan, journal::WriteSettings::default(), State::Restored, disk)?;
-        journal::forget(folder, disk)?;
+        journal::write_journalled(home, &plan, journal::WriteSettings::default(), State::Restored, disk)?;
+        journal::forget(home, disk)?;
     }
     Ok(restored)
 }
@@ -200,6 +201,8 @@ impl Work {
                 dtype: part.dtype,
                 stored_as: tensors.stored_name(&part.tensor).to_owned(),
                 stored_shape: part.shape.clone(),
+                stored_index: part.index,
+                number: NumberType::of(part.dtype),
                 unpacked: None,
                 file: file_name(file.path()),
                 span,

@@ -81,6 +81,7 @@ impl Part {
 /// `out` is there, or lies in a model folder; the checkpoint is patched; a file cannot be read or written.
 pub fn keep(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> Result<Index> {
     check_out(out)?;
+    checkpoint.opened().folder()?;
     let _lock = folder::lock_shared(&plan.root)?;
     if Receipt::read(&plan.root)?.is_some() {
         let problem = "is patched, and a vault is to keep the original weights; undo that with `achilles-audit \

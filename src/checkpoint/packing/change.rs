@@ -9,7 +9,7 @@ use safetensors::Dtype;
 /// Bytes of a stored tensor that belong to one row or column of a weight.
 #[derive(Debug, Clone)]
 pub struct StoredSpan<'a> {
-    /// The stored tensor, by its name in [`Tensors`](crate::checkpoint::Tensors).
+    /// The stored tensor, by its name in [`Tensors`](crate::checkpoint::Tensors); of a GGUF by that in the file.
     pub tensor: &'a str,
     /// Its element type.
     pub dtype: Dtype,
@@ -19,6 +19,8 @@ pub struct StoredSpan<'a> {
     pub file: &'a MappedFile,
     /// Which bytes of the file.
     pub span: Span,
+    /// What these bytes are: elements, or scales between codes.
+    pub number: NumberType,
 }
 
 impl<'a> StoredSpan<'a> {
@@ -30,7 +32,14 @@ impl<'a> StoredSpan<'a> {
             stride_bytes: stride as u64,
             pieces: pieces as u64,
         };
-        StoredSpan { tensor: part.name, dtype: part.dtype, shape: part.shape, file: part.file, span }
+        StoredSpan {
+            tensor: part.name,
+            dtype: part.dtype,
+            shape: part.shape,
+            file: part.file,
+            span,
+            number: part.number(),
+        }
     }
 }
 
@@ -69,13 +78,18 @@ impl<'a> ZeroCodes<'a> {
 /// The scales that a row of a weight shares with no other.
 #[derive(Debug, Clone)]
 pub struct OwnScales<'a> {
-    /// Where they lie, each a number of the tensor's type.
+    /// Where they lie.
     pub place: StoredSpan<'a>,
     /// Which of them each column has.
     pub of_column: Vec<usize>,
 }
 
 impl<'a> OwnScales<'a> {
+    /// Whether they hold no factor but one that is exact in each of them: 8 bits, without a sign.
+    pub fn are_coarse(&self) -> bool {
+        !self.place.number.holds_weights()
+    }
+
     /// Refuses scales that are too coarse to be multiplied by anything.
     pub(super) fn of(place: StoredSpan<'a>, of_column: Vec<usize>) -> Result<OwnScales<'a>, String> {
         match NumberType::of(place.dtype).holds_weights() {

@@ -102,7 +102,7 @@ fn a_patch_of_packed_weights_is_the_hook_and_can_be_undone() {
                 }
                 plan => plan.unwrap(),
             };
-            patch::to_folder(&checkpoint, &plan, &out, WriteSettings::default(), &Silent).unwrap();
+            patch::write_new(&checkpoint, &plan, &out, WriteSettings::default(), &Silent).unwrap();
             let log_probs = |folder: &Path, row: Row| {
                 let model = open(folder, Arithmetic::F64, Residency::Streamed);
                 nll_nats(&model.target_log_probs(&[row], &mut NoHook, &Silent).unwrap()[0])
