@@ -72,7 +72,7 @@ def main():
     channel = int(options.neuron.rsplit(":", 1)[1])
 
     def perplexity(path):
-        return json.loads(tool("perplexity", path, *text, "--format", "json"))["result"]["perplexity"]
+        return json.loads(tool("perplexity", path, *text, "--format", "json"))["base"]["perplexity"]
 
     lines = ["| file | type of the row | bytes that changed | perplexity | masked | llama.cpp | masked | undone |", "|---|---|---|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as place:

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 const SETTINGS: WriteSettings = WriteSettings { link: false, digests: true };
 
-/// A row in blocks, an interleaved one, a norm's element and a column of floats.
+/// A row in blocks, one of a head that is interleaved, a norm's element and a column of floats.
 const NEURONS: [&str; 4] =
-    ["L1.mlp.down_proj:out:7", "L0.self_attn.q_proj:out:3", "L1.input_layernorm:out:5", "L0.self_attn.k_proj:in:9"];
+    ["L1.mlp.up_proj:out:7", "L0.self_attn.q_proj:out:3", "L1.input_layernorm:out:5", "L0.self_attn.k_proj:in:9"];
 
 fn asked(neurons: &[&str], beta: f64) -> Vec<Intervention> {
     neurons.iter().map(|name| Intervention { neuron: name.parse().unwrap(), action: Action::Scale(beta) }).collect()

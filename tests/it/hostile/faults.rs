@@ -186,8 +186,8 @@ fn killed_anywhere_a_patch_of_a_gguf_is_whole_or_is_mended_by_the_next_run() {
     std::fs::create_dir(&folder).unwrap();
     let [path, new] = ["m.gguf", "new.gguf"].map(|name| folder.join(name));
     std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf"), &path).unwrap();
-    let rows = (0..40).flat_map(|row| ["mlp.down_proj", "self_attn.o_proj"].map(|name| format!("L1.{name}:out:{row}")));
-    let columns = (0..40).map(|column| format!("L0.self_attn.q_proj:in:{column}"));
+    let rows = (0..32).flat_map(|row| ["mlp.down_proj", "self_attn.o_proj"].map(|name| format!("L1.{name}:out:{row}")));
+    let columns = (0..32).map(|column| format!("L0.self_attn.q_proj:in:{column}"));
     let neurons: Vec<String> = rows.chain(columns).flat_map(|neuron| ["--neuron".to_owned(), neuron]).collect();
     let patch = |to: &[&str]| {
         let start = ["patch", "{out}/p/m.gguf"].iter().chain(to).map(|s| (*s).to_owned());
