@@ -4,6 +4,7 @@
 use super::module::{AttentionRole, MixerKind, MlpRole, Role};
 use super::place::{Axis, NeuronPlace};
 use super::recipe::EMBEDDING;
+use super::stacks;
 use crate::checkpoint::Tensors;
 use crate::neuron::{ModulePath, Neuron, Side, Site};
 
@@ -43,6 +44,15 @@ pub(crate) fn is_embedding(tensor: &str) -> bool {
     tensor.ends_with("embed_tokens.weight")
 }
 
+/// The matrices whose columns are told one by one: one of a matrix, those of all experts of a stack; of others none.
+pub(crate) fn matrices(tensor: &str, shape: &[usize]) -> usize {
+    match *shape {
+        [_, _] => 1,
+        [experts, _, _] if tensor.contains(".experts.") => experts,
+        _ => 0,
+    }
+}
+
 /// Whether each row of a tensor belongs to a token or to a position.
 pub(crate) fn has_a_row_a_token(tensor: &str) -> bool {
     is_embedding(tensor)
@@ -53,7 +63,7 @@ pub(crate) fn has_a_row_a_token(tensor: &str) -> bool {
 /// understood, must not bar the way back of a patch.
 pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
     let module = neuron.site.module.as_str();
-    let shape_of = |tensor: &str| tensors.weight(tensor).ok().map(|weight| weight.shape().to_vec());
+    let shape_of = |tensor: &str| tensors.shape_of(tensor);
     let part = |tensor: String, axis: Axis| {
         let shape = shape_of(&tensor)?;
         let length = match (axis, shape.as_slice()) {
@@ -84,6 +94,9 @@ pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
     };
     let bias =
         found.as_ref().filter(|p| p.axis == Axis::Row).and_then(|_| part(format!("{module}.bias"), Axis::Element));
+    if found.is_none() {
+        return stacks::parts(neuron, &shape_of);
+    }
     found.into_iter().chain(bias).collect()
 }
 
@@ -92,7 +105,7 @@ fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
     let projection = [("q_norm", "q_proj"), ("k_norm", "k_proj")]
         .iter()
         .find_map(|(norm, projection)| module.strip_suffix(norm).map(|start| format!("{start}{projection}.weight")));
-    let first = |tensor: &str| tensors.weight(tensor).ok().and_then(|weight| weight.shape().first().copied());
+    let first = |tensor: &str| tensors.shape_of(tensor).and_then(|shape| shape.first().copied());
     projection.is_some_and(|projection| first(&projection) != first(&format!("{module}.weight")))
 }
 

@@ -1,49 +1,11 @@
 //! What a neuron is in the file: a row, a column or an element of a tensor; or why it is none, and what comes nearest.
 
 use super::module::{AttentionRole, MixerKind, MlpRole, Module, ModuleKind, Role};
+pub use super::neuron_place::{Axis, NeuronPlace};
 use super::recipe::{FINAL_NORM, Recipe};
+use super::stacks;
 use crate::checkpoint::Tensors;
-pub use crate::checkpoint::packing::Axis;
 use crate::neuron::{ModulePath, Neuron, Side};
-use std::fmt;
-
-/// The part of one tensor whose change changes one neuron and nothing else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NeuronPlace {
-    /// The tensor by the name that it has in a text model alone.
-    pub tensor: String,
-    /// The whole tensor's shape, outermost dimension first.
-    pub shape: Vec<usize>,
-    /// Along which axis the part lies.
-    pub axis: Axis,
-    /// Which row, column or element, from 0.
-    pub index: usize,
-}
-
-impl NeuronPlace {
-    /// Whether it is an element of a module's bias.
-    pub fn is_bias(&self) -> bool {
-        self.axis == Axis::Element && self.tensor.ends_with(".bias")
-    }
-
-    /// Whether it is an element of a norm's weight: no other weight is a vector.
-    pub fn is_norm(&self) -> bool {
-        self.axis == Axis::Element && !self.is_bias()
-    }
-}
-
-impl NeuronPlace {
-    /// In words, by the name that the file has for the tensor.
-    pub fn in_file(&self, stored_as: &str) -> String {
-        format!("{} {} of {stored_as} {:?}", self.axis.as_str(), self.index, self.shape)
-    }
-}
-
-impl fmt::Display for NeuronPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.in_file(&self.tensor))
-    }
-}
 
 impl Recipe {
     /// Finds what `neuron` is in the file; none where no single tensor holds it alone (the input of a norm, a q/k norm
@@ -53,11 +15,12 @@ impl Recipe {
     }
 
     /// Everything that a factor on `neuron` multiplies: the part that [`Recipe::place`] finds, then the element of the
-    /// bias where the module has one. Empty where there is no such part.
+    /// bias where the module has one; of an expert, also where the file has a stack for all of a layer. Empty where there
+    /// is no such part.
     pub fn parts(&self, neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
         let Some(module) = self.module(&neuron.site.module) else { return Vec::new() };
         let part = |tensor: String, axis: Axis| {
-            let shape = tensors.weight(&tensor).ok()?.shape().to_vec();
+            let shape = tensors.shape_of(&tensor)?;
             let length = match (axis, shape.as_slice()) {
                 (Axis::Row, &[rows, _]) => rows,
                 (Axis::Column, &[_, columns]) => columns,
@@ -70,6 +33,9 @@ impl Recipe {
         let found = part(holder.weight(), axis);
         let has_bias = axis == Axis::Row && holder.kind == ModuleKind::Linear { bias: true };
         let bias = found.as_ref().filter(|_| has_bias).and_then(|_| part(holder.bias(), Axis::Element));
+        if found.is_none() {
+            return stacks::parts(neuron, &|name| tensors.shape_of(name));
+        }
         found.into_iter().chain(bias).collect()
     }
 

@@ -3,7 +3,7 @@
 use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::Tensors;
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::packing::{Axis, NumberType, Span};
+use crate::checkpoint::packing::{Axis, Layout, NumberType, Span};
 use crate::error::{Error, Figure, Result};
 use crate::integrity::receipt::Rounding;
 use crate::neuron::Neuron;
@@ -158,6 +158,7 @@ impl TensorChanges {
         let stored_as = tensors.stored_name(dense.stored());
         let bad = |problem: String| Error::tensor(tensors.root(), stored_as, problem);
         let (number, file) = (NumberType::of(dense.dtype()), dense.file());
+        let Layout { rows, columns, .. } = weight.layout();
         let stored_rows: BTreeMap<usize, &(Change, _)> =
             self.rows.iter().map(|(row, change)| (weight.stored_index(Axis::Row, *row), change)).collect();
         let axes = [(Axis::Row, &self.rows), (Axis::Column, &self.columns), (Axis::Element, &self.elements)];
@@ -175,8 +176,8 @@ impl TensorChanges {
                 for (at, (bytes, value)) in stored.enumerate() {
                     // A row meets columns that change too, and a column rows.
                     let crossing = match axis {
-                        Axis::Row => self.columns.get(&at),
-                        Axis::Column => stored_rows.get(&at).copied(),
+                        Axis::Row => self.columns.get(&(index / rows * columns + at)),
+                        Axis::Column => stored_rows.get(&(index / columns * rows + at)).copied(),
                         Axis::Element => None,
                     };
                     let change = crossing.map_or(change, |(other, _)| change.and(*other));

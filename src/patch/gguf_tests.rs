@@ -239,8 +239,15 @@ fn a_receipt_leads_to_no_other_file() {
 #[test]
 fn neither_vault_nor_restore_takes_a_gguf() {
     let (place, path) = copy("llama");
-    let (opened, _) = open(&path);
-    let plan = plan(&path, &asked(&NEURONS[..1], 0.0)).unwrap();
-    let error = vault::keep(&opened, &plan, &place.path().join("vault")).unwrap_err().to_string();
+    let (opened, recipe) = open(&path);
+    let neurons = [NEURONS[0].parse().unwrap()];
+    let (folder, vault) = (place.path().join("folder"), place.path().join("vault"));
+    let error = vault::keep(&opened, &recipe, &neurons, &vault).unwrap_err().to_string();
+    assert!(error.contains("is a GGUF; expected a model folder"), "{error}");
+    crate::checkpoint::gguf::import(&path, &folder, crate::checkpoint::gguf::ImportDtype::F32, &Silent).unwrap();
+    let (opened, recipe) = open(&folder);
+    vault::keep(&opened, &recipe, &neurons, &vault).unwrap();
+    let settings = RestoreSettings { dry_run: false, force: false };
+    let error = restore(&path, &vault, settings).unwrap_err().to_string();
     assert!(error.contains("is a GGUF; expected a model folder"), "{error}");
 }

@@ -3,6 +3,7 @@
 
 mod apply;
 mod believe;
+mod bits;
 mod carried;
 mod changes;
 mod disk;
@@ -14,6 +15,8 @@ mod gguf_tests;
 mod home;
 mod journal;
 mod packed;
+#[cfg(test)]
+mod packed_tests;
 mod plan;
 mod receipt;
 mod request;

@@ -1,12 +1,12 @@
 //! Byte edits of packed weights: a row or column becomes zero by its codes, a row a multiple of itself by its scales.
 
+use super::bits::{Bits, Held};
 use super::edit::{Before, Change, Cost, Edit, TensorChanges, file_name};
 use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::Tensors;
 use crate::checkpoint::packing::{Axis, OwnScales, StoredSpan, Weight, ZeroCodes};
 use crate::error::{Error, Figure, Result};
 use crate::neuron::Neuron;
-use std::collections::HashMap;
 
 /// Appends the edits of one weight.
 pub(super) fn edits(
@@ -18,18 +18,12 @@ pub(super) fn edits(
     cost: &mut Cost,
 ) -> Result<()> {
     let work = Work { tensors, weight, before };
-    let (mut zeroed, mut codes) = (Vec::new(), HashMap::new());
+    let mut zeroed = Vec::new();
     for (axis, of_axis) in [(Axis::Row, &changes.rows), (Axis::Column, &changes.columns)] {
         for (&index, (change, neurons)) in of_axis {
             match *change {
                 Change::Scale(0.0) => {
-                    let zero = weight.zero_codes(axis, index)?;
-                    let bytes = zero.place.span.offsets().flat_map(|at| at..at + zero.place.span.piece_bytes);
-                    for (at, (mask, code)) in bytes.zip(zero.mask.iter().zip(&zero.codes)) {
-                        let known: &mut (u8, u8) = codes.entry(at).or_default();
-                        *known = (known.0 | mask, known.1 | code);
-                    }
-                    zeroed.push((axis, index, neurons, zero));
+                    zeroed.push((axis, index, neurons, weight.zero_codes(axis, index)?));
                 }
                 Change::Scale(factor) if axis == Axis::Row => {
                     to.push(work.scaled(index, factor, neurons, &weight.own_scales(index)?, cost)?);
@@ -41,8 +35,10 @@ pub(super) fn edits(
     if let Some(index) = changes.elements.keys().next() {
         return Err(work.cannot(Axis::Element, *index, "by itself"));
     }
-    for (axis, index, neurons, zero) in zeroed {
-        to.push(work.zeroed(axis, index, neurons, &zero, &codes)?);
+    let all: Vec<Held> = zeroed.iter().map(|(.., zero)| Held::of(&zero.place, &zero.mask, &zero.codes)).collect();
+    let codes = Bits::of(&all).unwrap_or_default();
+    for (axis, index, neurons, zero) in &zeroed {
+        to.push(work.zeroed(*axis, *index, neurons, zero, &codes)?);
     }
     Ok(())
 }
@@ -105,20 +101,9 @@ impl Work<'_> {
     }
 
     /// `codes` are those of all rows and columns that become zero: edits meet where these share a byte.
-    fn zeroed(
-        &self,
-        axis: Axis,
-        index: usize,
-        neurons: &[Neuron],
-        zero: &ZeroCodes,
-        codes: &HashMap<u64, (u8, u8)>,
-    ) -> Result<Edit> {
-        let span = zero.place.span;
+    fn zeroed(&self, axis: Axis, index: usize, neurons: &[Neuron], zero: &ZeroCodes, codes: &Bits) -> Result<Edit> {
         let mut edit = self.edit(axis, index, neurons, &zero.place, self.bytes(&zero.place, axis, index)?);
-        for (at, byte) in span.offsets().flat_map(|at| at..at + span.piece_bytes).zip(&mut edit.after) {
-            let (mask, code) = codes.get(&at).copied().unwrap_or_default();
-            *byte = *byte & !mask | code;
-        }
+        codes.put(&edit.file, edit.span, &mut edit.after);
         let values = self.values(axis, index)?;
         edit.unpacked = Some([values.clone(), vec![0.0; values.len()]]);
         Ok(edit)

@@ -2,13 +2,12 @@
 
 use super::changes::Changes;
 use super::edit::{Cost, Edit, file_name};
-use super::request::Request;
-use crate::architecture::Recipe;
-use crate::architecture::check_head;
+use super::request::{self, Request};
+use crate::architecture::{self, Recipe};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::integrity::receipt::Rounding;
-use crate::neuron::{self, Intervention};
+use crate::neuron::Intervention;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -34,20 +33,20 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Works out the edits.
+    /// Works out the edits. Without a recipe, of an architecture that is not known, neurons are told by their names.
     ///
     /// # Errors
     /// A neuron is not there, is given twice, or cannot be changed by changing weights (the message says why, and what
     /// comes nearest); a tensor is quantized or not what the config says; a value would overflow.
-    pub fn new(checkpoint: &Checkpoint, recipe: &Recipe, interventions: &[Intervention]) -> Result<Plan> {
-        let tensors = checkpoint.tensors();
-        if interventions.is_empty() {
-            return Err(Error::input("no neuron given; name some with --neuron or --critical"));
-        }
+    pub fn new<'a>(
+        checkpoint: &Checkpoint,
+        recipe: impl Into<Option<&'a Recipe>>,
+        interventions: &[Intervention],
+    ) -> Result<Plan> {
+        let (recipe, tensors) = (recipe.into(), checkpoint.tensors());
+        request::check(checkpoint, recipe, &interventions.iter().map(|i| &i.neuron).collect::<Vec<_>>())?;
         let mut interventions = interventions.to_vec();
         interventions.sort_by(|a, b| a.neuron.cmp(&b.neuron));
-        neuron::check_distinct(interventions.iter().map(|i| &i.neuron))?;
-        check_head(recipe, tensors)?;
         let mut changes = Changes::default();
         for intervention in &interventions {
             let request = Request { recipe, tensors, neuron: &intervention.neuron };
@@ -63,7 +62,7 @@ impl Plan {
         Ok(Plan {
             root: checkpoint.root().to_owned(),
             source: checkpoint.name().to_owned(),
-            architecture: recipe.architecture.to_owned(),
+            architecture: architecture::name(checkpoint.config(), recipe),
             config_sha256: checkpoint.config().sha256().to_owned(),
             interventions,
             edits,

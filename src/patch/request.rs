@@ -1,32 +1,35 @@
 //! What a neuron and an action ask of the weights, or why weights cannot express them.
 
 use super::changes::Changes;
-use crate::architecture::Recipe;
 use crate::architecture::module::{Module, Role};
 use crate::architecture::place::NeuronPlace;
-use crate::checkpoint::Tensors;
+use crate::architecture::{Recipe, check_head, names, stacks};
+use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::{Error, Result};
-use crate::neuron::{Action, Neuron};
+use crate::neuron::{self, Action, Neuron};
 
 /// One neuron of the request and what it is judged by.
 pub(super) struct Request<'a> {
-    pub recipe: &'a Recipe,
+    /// None where the architecture is not known: names tell then.
+    pub recipe: Option<&'a Recipe>,
     pub tensors: &'a Tensors,
     pub neuron: &'a Neuron,
+}
+
+/// Checks that neurons of this checkpoint can be told in its file at all.
+pub(super) fn check(checkpoint: &Checkpoint, recipe: Option<&Recipe>, neurons: &[&Neuron]) -> Result<()> {
+    let tensors = checkpoint.tensors();
+    if neurons.is_empty() {
+        return Err(Error::input("no neuron given; name some with --neuron or --critical"));
+    }
+    neuron::check_distinct(neurons.iter().copied())?;
+    recipe.map_or(Ok(()), |recipe| check_head(recipe, tensors))
 }
 
 impl Request<'_> {
     /// Adds what the action changes.
     pub fn add(&self, action: Action, changes: &mut Changes) -> Result<()> {
-        let module = self.module()?;
-        let Some((holder, _)) = self.recipe.holder(&module, self.neuron.site.side) else {
-            return Err(self.refused(self.recipe.why_no_place(&module, self.neuron)));
-        };
-        self.check_tensors(&holder)?;
-        let parts = self.recipe.parts(self.neuron, self.tensors);
-        if parts.is_empty() {
-            return Err(self.refused("no tensor of this checkpoint holds it alone"));
-        }
+        let parts = self.parts()?;
         match action {
             Action::Scale(beta) if !beta.is_finite() => {
                 return Err(Error::input(format!("beta is {beta}, expected a finite number")));
@@ -39,9 +42,69 @@ impl Request<'_> {
                                (--beta)";
                 return Err(self.refused(problem));
             }
-            _ => changes.add(self.neuron, action, &parts, self.recipe.norm.is_one_plus()),
+            _ => {
+                let one_plus = self.recipe.is_some_and(|recipe| recipe.norm.is_one_plus());
+                changes.add(self.neuron, action, &parts, one_plus);
+            }
         }
         Ok(())
+    }
+
+    /// Everything that a factor on the neuron multiplies.
+    pub fn parts(&self) -> Result<Vec<NeuronPlace>> {
+        let parts = match self.recipe {
+            Some(recipe) => self.parts_by(recipe)?,
+            None => self.parts_by_names()?,
+        };
+        for part in &parts {
+            let weight = self.tensors.weight(&part.tensor)?;
+            if !weight.is_float() {
+                let problem = format!(
+                    "has dtype {}, expected F32, F16, BF16 or F64; patch the original, then quantize it",
+                    weight.dtypes()
+                );
+                return Err(Error::tensor(self.tensors.root(), self.tensors.stored_name(&part.tensor), problem));
+            }
+        }
+        Ok(parts)
+    }
+
+    fn parts_by(&self, recipe: &Recipe) -> Result<Vec<NeuronPlace>> {
+        let module = self.module(recipe)?;
+        let Some((holder, _)) = recipe.holder(&module, self.neuron.site.side) else {
+            return Err(self.refused(recipe.why_no_place(&module, self.neuron)));
+        };
+        let in_stacks = stacks::parts(self.neuron, &|name| self.tensors.shape_of(name));
+        if in_stacks.is_empty() || self.tensors.holds(&holder.weight()) {
+            self.check_tensors(recipe, &holder)?;
+        }
+        let parts = recipe.parts(self.neuron, self.tensors);
+        if parts.is_empty() {
+            return Err(self.refused("no tensor of this checkpoint holds it alone"));
+        }
+        Ok(parts)
+    }
+
+    /// Of an architecture that is not known: projections and experts of its layers, which all families name and store
+    /// alike. What norms multiply by differs, and so does what lies outside of the layers.
+    fn parts_by_names(&self) -> Result<Vec<NeuronPlace>> {
+        let parts = names::parts(self.neuron, self.tensors);
+        if self.neuron.site.module.layer().is_none() || parts.first().is_some_and(NeuronPlace::is_norm) {
+            let problem = "this architecture is not known, so that only projections of its layers can be told by their \
+                           names, such as L0.mlp.down_proj";
+            return Err(self.refused(problem));
+        }
+        if parts.is_empty() {
+            let why = stacks::why_no_part(self.neuron, &|name| self.tensors.shape_of(name)).unwrap_or_else(|| {
+                let weight = format!("{}.weight", self.neuron.site.module);
+                match self.tensors.weight(&weight) {
+                    Ok(weight) => format!("no part of {} {:?} is it alone", weight.name(), weight.shape()),
+                    Err(_) => format!("this checkpoint has no {weight}, nor a stack of experts that holds it"),
+                }
+            });
+            return Err(self.refused(why));
+        }
+        Ok(parts)
     }
 
     fn refused(&self, problem: impl Into<String>) -> Error {
@@ -49,12 +112,12 @@ impl Request<'_> {
     }
 
     /// The module that the neuron is a channel of.
-    fn module(&self) -> Result<Module> {
-        let module = self.recipe.module(&self.neuron.site.module).ok_or_else(|| {
+    fn module(&self, recipe: &Recipe) -> Result<Module> {
+        let module = recipe.module(&self.neuron.site.module).ok_or_else(|| {
             self.refused(format!(
                 "this model has no such module; its layers L0 to L{} have {}",
-                self.recipe.layers.len().saturating_sub(1),
-                self.recipe.names_in_layers().join(", ")
+                recipe.layers.len().saturating_sub(1),
+                recipe.names_in_layers().join(", ")
             ))
         })?;
         let channels = module.channels(self.neuron.site.side);
@@ -65,12 +128,12 @@ impl Request<'_> {
         Ok(module)
     }
 
-    /// The tensors of the module that holds the neuron have to be what the config says, of floats.
-    fn check_tensors(&self, module: &Module) -> Result<()> {
+    /// The tensors of the module that holds the neuron have to be what the config says.
+    fn check_tensors(&self, recipe: &Recipe, module: &Module) -> Result<()> {
         let root = self.tensors.root();
         let mut expected = module.tensors();
         if module.role == Role::Embedding {
-            expected.extend(self.recipe.head().tensors());
+            expected.extend(recipe.head().tensors());
         }
         for (name, shape) in expected {
             if !self.tensors.holds(&name) {
@@ -90,13 +153,6 @@ impl Request<'_> {
             let name = self.tensors.stored_name(&name);
             if weight.shape() != shape {
                 let problem = format!("has shape {:?}, the config gives {shape:?}", weight.shape());
-                return Err(Error::tensor(root, name, problem));
-            }
-            if !weight.is_float() {
-                let problem = format!(
-                    "has dtype {}, expected F32, F16, BF16 or F64; patch the original, then quantize it",
-                    weight.dtypes()
-                );
                 return Err(Error::tensor(root, name, problem));
             }
         }

@@ -1,21 +1,22 @@
 //! Puts what a vault keeps back into a checkpoint.
 
 use super::believe::EditBytes;
+use super::bits::{Bits, Held};
 use super::disk::{Disk, System};
 use super::edit::{Edit, file_name};
 use super::folder::Folder;
 use super::plan::Plan;
 use super::receipt::{Receipt, Record, State};
 use super::shard::{OpenShards, Pieces, bytes_now};
-use super::vault::{Vault, rest_sha256};
-use super::{RECEIPT, UNDO, believe, journal};
-use crate::architecture::place::NeuronPlace;
-use crate::checkpoint::packing::{Axis, NumberType};
+use super::vault::{Part, Stored, Vault};
+use super::{Kept, RECEIPT, UNDO, believe, journal};
+use crate::architecture::place::{Axis, NeuronPlace};
+use crate::checkpoint::packing::{OwnBits, Weight};
 use crate::checkpoint::{Opened, Tensors, sha256_hex};
 use crate::error::{Error, Result};
 use crate::integrity::receipt::Rounding;
 use crate::neuron::Neuron;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 /// How to restore.
@@ -140,30 +141,13 @@ pub(super) fn restore_with(
 
 /// A restore from this vault, or any run whose original bytes it keeps.
 pub(super) fn vouch(root: &Path, vault: &Vault) -> impl Fn(&Receipt, &OpenShards, &[u8]) -> Result<Option<EditBytes>> {
-    move |receipt, shards, _| match receipt.asked.is_empty() {
-        true => check_journal(receipt, root, vault).map(Some),
-        false => {
-            let kept = Work::new(root, vault)?.original_of(root, receipt, shards)?;
-            believe::check(receipt, root, &kept).map(Some)
+    move |receipt, shards, undo| {
+        let work = Work::new(root, vault)?;
+        match receipt.asked.is_empty() {
+            true => work.check_journal(root, receipt, undo).map(Some),
+            false => believe::check(receipt, root, &work.original_of(root, receipt, shards)?).map(Some),
         }
     }
-}
-
-/// Checks that a receipt is the journal of a restore: its edits leave what the vault keeps.
-fn check_journal(receipt: &Receipt, root: &Path, vault: &Vault) -> Result<EditBytes> {
-    let tensors = Opened::folder_at(root).text_tensors()?;
-    let parts = vault.parts();
-    let kept: BTreeMap<_, &[u8]> = parts
-        .map(|(part, bytes)| ((tensors.stored_name(&part.tensor), part.axis.as_str(), part.index), bytes))
-        .collect();
-    let of = |record: &Record| {
-        let bytes = kept.get(&(record.tensor.as_str(), record.axis.as_str(), record.index));
-        bytes.filter(|bytes| sha256_hex(bytes) == record.sha256_after).map(|bytes| bytes.to_vec())
-    };
-    receipt.edits.iter().map(of).collect::<Option<_>>().ok_or_else(|| {
-        let problem = "is not the journal of a restore from this vault; nothing was changed";
-        Error::file(root.join(RECEIPT), problem)
-    })
 }
 
 /// What a vault means for a folder.
@@ -171,56 +155,48 @@ struct Work {
     tensors: Tensors,
     /// From what is there to what the vault keeps, also where that is the same.
     edits: Vec<Edit>,
+    /// What the vault keeps of each weight.
+    kept: BTreeMap<String, Bits>,
     restored: Restored,
+}
+
+/// A part of a vault and the bits that it is of in a folder.
+struct Found<'a> {
+    part: &'a Part,
+    own: OwnBits<'a>,
+    kept: &'a [u8],
 }
 
 impl Work {
     fn new(root: &Path, vault: &Vault) -> Result<Work> {
         let tensors = Opened::folder_at(root).text_tensors()?;
-        let mut edits = Vec::new();
-        let mut rests = BTreeMap::new();
-        for (part, kept) in vault.parts() {
-            let bad = |problem: String| Error::tensor(root, &part.tensor, problem);
-            let entry = tensors.get(&part.tensor);
-            let entry = entry.ok_or_else(|| bad("is missing, the vault keeps a part of it".into()))?;
-            if (entry.dtype, &entry.shape) != (part.dtype, &part.shape) {
-                let (found, expected) = ((entry.dtype, &entry.shape), (part.dtype, &part.shape));
-                let problem =
-                    format!("is {} {:?}, the vault keeps a part of {} {:?}", found.0, found.1, expected.0, expected.1);
-                return Err(bad(format!("{problem}: it was taken from another checkpoint")));
-            }
-            let none = || bad(format!("has no {} {} of {} bytes", part.axis.as_str(), part.index, kept.len()));
-            let weight = tensors.weight(&part.tensor)?;
-            let dense = weight.dense().ok_or_else(none)?;
-            let span = dense.span(part.axis, part.index).filter(|s| s.bytes() == kept.len() as u64).ok_or_else(none)?;
-            let file = dense.file();
-            rests.insert(part.tensor.as_str(), part.rest_sha256.as_str());
-            edits.push(Edit {
-                neurons: part.neurons.clone(),
-                place: part.place(),
-                dtype: part.dtype,
-                stored_as: tensors.stored_name(&part.tensor).to_owned(),
-                stored_shape: part.shape.clone(),
-                stored_index: part.index,
-                number: NumberType::of(part.dtype),
-                unpacked: None,
-                file: file_name(file.path()),
-                span,
-                before: span.read(file.bytes()).ok_or_else(none)?,
-                after: kept.to_vec(),
-            });
+        let (mut edits, mut kept, mut other_tensors) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        let mut of_weights: BTreeMap<String, Vec<(&Part, &[u8])>> = BTreeMap::new();
+        for (part, bytes) in vault.parts() {
+            of_weights.entry(part.place().tensor).or_default().push((part, bytes));
         }
-        edits.sort_by(|a, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
-        let mut other_tensors = BTreeSet::new();
-        for of_tensor in edits.chunk_by(|a, b| a.place.tensor == b.place.tensor) {
-            check_crossings(root, of_tensor)?;
-            let name = &of_tensor[0].place.tensor;
-            let weight = tensors.weight(name)?;
-            let rest = weight.dense().and_then(|dense| rest_sha256(dense, of_tensor.iter().map(|e| e.span)));
-            if rest.as_deref() != rests.get(name.as_str()).copied() {
+        for (name, parts) in of_weights {
+            if !tensors.holds(&name) {
+                return Err(Error::tensor(root, name, "is missing, the vault keeps a part of it"));
+            }
+            let weight = tensors.weight(&name)?;
+            let found = parts.iter().map(|(part, bytes)| Found::of(&tensors, &weight, part, bytes));
+            let found = found.collect::<Result<Vec<_>>>()?;
+            let held: Vec<Held> = found.iter().map(|f| Held::of(&f.own.place, &f.own.mask, f.kept)).collect();
+            let bits = Bits::of(&held).ok_or_else(|| {
+                let problem = "the vault contradicts itself where a row crosses a column; nothing was changed";
+                Error::tensor(root, &name, problem)
+            })?;
+            let rest = bits.rest_sha256(&tensors, &weight);
+            if parts.iter().any(|(part, _)| rest.as_ref() != Some(&part.rest_sha256)) {
                 other_tensors.insert(name.clone());
             }
+            for found in &found {
+                edits.push(found.edit(root, &tensors, &bits)?);
+            }
+            kept.insert(name, bits);
         }
+        edits.sort_by(|a, b| (&a.file, a.span).cmp(&(&b.file, b.span)));
         let parts = edits.iter().map(|edit| RestoredPart {
             neurons: edit.neurons.clone(),
             place: edit.place.clone(),
@@ -230,7 +206,27 @@ impl Work {
             changed_bytes: edit.changed_bytes(),
         });
         let restored = Restored { parts: parts.collect(), other_tensors, patch_undone: false, rolled_back: false };
-        Ok(Work { tensors, edits, restored })
+        Ok(Work { tensors, edits, kept, restored })
+    }
+
+    /// Checks that a receipt is the journal of a restore: its edits leave what the vault keeps in `undo`, the original
+    /// bytes.
+    fn check_journal(&self, root: &Path, receipt: &Receipt, undo: &[u8]) -> Result<EditBytes> {
+        let key = |tensor: &str, axis: Axis, index: usize| (tensor.to_owned(), axis.as_str(), index);
+        let edits: HashMap<_, &Edit> =
+            self.edits.iter().map(|edit| (key(&edit.stored_as, edit.place.axis, edit.place.index), edit)).collect();
+        let left = |(record, old): (&Record, &[u8])| {
+            let edit = edits.get(&key(&record.tensor, record.axis, record.index));
+            let edit = edit.filter(|edit| (&edit.file, edit.span) == (&record.file, record.span))?;
+            let mut new = old.to_vec();
+            self.kept.get(&edit.place.tensor)?.put(&edit.file, edit.span, &mut new);
+            (sha256_hex(&new) == record.sha256_after).then_some(new)
+        };
+        let records = receipt.edits.iter().zip(journal::pieces(receipt, &Kept::of(root), undo)?);
+        records.map(left).collect::<Option<_>>().ok_or_else(|| {
+            let problem = "is not the journal of a restore from this vault; nothing was changed";
+            Error::file(root.join(RECEIPT), problem)
+        })
     }
 
     /// The original bytes of everything that the patch of `receipt` changed, where the vault holds enough of them.
@@ -260,16 +256,56 @@ impl Work {
     }
 }
 
-/// Where a kept row crosses a kept column both have to hold the same element.
-fn check_crossings(root: &Path, of_tensor: &[Edit]) -> Result<()> {
-    let along = |axis: Axis| of_tensor.iter().filter(move |e| e.place.axis == axis);
-    for row in along(Axis::Row) {
-        let size = NumberType::of(row.dtype).bytes();
-        let element = |of: &Edit, at: usize| of.after.get(at * size..(at + 1) * size).map(<[u8]>::to_vec);
-        if along(Axis::Column).any(|column| element(row, column.place.index) != element(column, row.place.index)) {
-            let problem = "the vault contradicts itself where a row crosses a column; nothing was changed";
-            return Err(Error::tensor(root, &row.place.tensor, problem));
+impl<'a> Found<'a> {
+    fn of(tensors: &Tensors, weight: &'a Weight<'a>, part: &'a Part, kept: &'a [u8]) -> Result<Found<'a>> {
+        let bad = |problem: String| Error::tensor(tensors.root(), &part.tensor, problem);
+        let (found, expected) = (weight.format(), part.format());
+        let (shape, expected_shape) = (weight.shape(), part.place().shape);
+        if weight.is_packed() != part.packed.is_some() || found != expected || shape != expected_shape {
+            let problem = format!("is {found} {shape:?}, the vault keeps a part of {expected} {expected_shape:?}");
+            return Err(bad(format!("{problem}: it was taken from another checkpoint")));
         }
+        let stored = Stored::all_of(tensors, weight);
+        let other = part.packed.as_ref().and_then(|packed| packed.stored.iter().find(|of| !stored.contains(of)));
+        if let Some(Stored { name, dtype, shape }) = other {
+            let problem = format!("has no {name} {dtype} {shape:?} beside it, as the vault's model had");
+            return Err(bad(format!("{problem}: it was taken from another checkpoint")));
+        }
+        let owned = weight.own_bits(part.axis, part.index)?.into_iter();
+        let fits = |own: &OwnBits| {
+            (own.place.tensor, own.place.dtype, own.place.shape) == (&part.tensor, part.dtype, &part.shape)
+                && own.mask.len() == kept.len()
+                && own.mask.iter().zip(kept).all(|(mask, kept)| kept & !mask == 0)
+        };
+        let own = owned.into_iter().find(fits).ok_or_else(|| {
+            let (axis, index, bytes) = (part.axis.as_str(), part.index, kept.len());
+            bad(format!("has no {axis} {index} of {bytes} bytes that lies as the vault's does"))
+        })?;
+        Ok(Found { part, own, kept })
     }
-    Ok(())
+
+    /// From what is there to what is kept; bits of others in the same bytes stay what they are, or become what is kept
+    /// of them.
+    fn edit(&self, root: &Path, tensors: &Tensors, bits: &Bits) -> Result<Edit> {
+        let place = &self.own.place;
+        let stored_as = tensors.stored_name(place.tensor);
+        let missing = || Error::tensor(root, stored_as, "is not where its header says");
+        let before = place.span.read(place.file.bytes()).ok_or_else(missing)?;
+        let (file, mut after) = (file_name(place.file.path()), before.clone());
+        bits.put(&file, place.span, &mut after);
+        Ok(Edit {
+            neurons: self.part.neurons.clone(),
+            place: self.part.place(),
+            dtype: place.dtype,
+            stored_as: stored_as.to_owned(),
+            stored_shape: place.shape.to_vec(),
+            stored_index: tensors.weight(&self.part.place().tensor)?.stored_index(self.part.axis, self.part.index),
+            number: place.number,
+            unpacked: None,
+            file,
+            span: place.span,
+            before,
+            after,
+        })
+    }
 }

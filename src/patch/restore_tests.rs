@@ -6,7 +6,7 @@ use super::tests::{Failing, checkpoint, files, open, plan, several, some_interve
 use super::vault::{Index, Part, Vault, keep};
 use super::*;
 use crate::checkpoint::header::Header;
-use crate::neuron::Intervention;
+use crate::neuron::{Intervention, Neuron};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -29,7 +29,8 @@ fn zero(neurons: &[Intervention]) -> Vec<Intervention> {
 fn vault_of(model: &Path, neurons: &[Intervention]) -> std::path::PathBuf {
     let (opened, recipe) = open(model);
     let path = model.with_file_name("vault.safetensors");
-    keep(&opened, &Plan::new(&opened, &recipe, &zero(neurons)).unwrap(), &path).unwrap();
+    let neurons: Vec<Neuron> = neurons.iter().map(|i| i.neuron.clone()).collect();
+    keep(&opened, &recipe, &neurons, &path).unwrap();
     path
 }
 
@@ -151,7 +152,8 @@ fn a_patch_is_undone_by_a_vault_that_keeps_enough() {
     let error = restore(&model, &vault, PLAIN).unwrap_err().to_string();
     assert!(error.contains("does not keep all that the patch changed"), "{error}");
     let (opened, recipe) = open(&model);
-    let again = keep(&opened, &Plan::new(&opened, &recipe, &wanted).unwrap(), &model.with_file_name("v2.safetensors"));
+    let neurons: Vec<Neuron> = wanted.iter().map(|i| i.neuron.clone()).collect();
+    let again = keep(&opened, &recipe, &neurons, &model.with_file_name("v2.safetensors"));
     assert!(again.unwrap_err().to_string().contains("is patched"));
     assert!(files(&model) == now);
 }

@@ -1,15 +1,17 @@
 //! A vault: the rows, columns and elements of some neurons in a small file of their own, to repair a checkpoint with
 //! when the original is out of reach.
 
-use super::edit::Edit;
+use super::bits::{Bits, Held};
 use super::folder;
-use super::plan::Plan;
 use super::receipt::{Model, Receipt};
+use super::request::{self, Request};
 use crate::architecture::place::NeuronPlace;
+use crate::architecture::{self, Recipe};
 use crate::checkpoint::header::Header;
 use crate::checkpoint::map::MappedFile;
-use crate::checkpoint::packing::{Axis, Dense, NumberType, Span};
-use crate::checkpoint::{Checkpoint, sha256_hex};
+use crate::checkpoint::packing::{Axis, NumberType, OwnBits, Weight};
+use crate::checkpoint::quantization::is_of_activations;
+use crate::checkpoint::{Checkpoint, Tensors, sha256_hex};
 use crate::clock::now_utc;
 use crate::error::{Error, Result};
 use crate::files;
@@ -18,7 +20,6 @@ use crate::tool::Tool;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
@@ -41,70 +42,183 @@ pub struct Index {
     pub parts: Vec<Part>,
 }
 
-/// One row, column or element.
+/// What one stored tensor has of one row, column or element.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
     /// The neurons it belongs to.
     pub neurons: Vec<Neuron>,
-    /// The checkpoint's tensor, by the name that it has in a checkpoint of the text model alone.
+    /// The stored tensor, by the name that it has in a checkpoint of the text model alone.
     pub tensor: String,
     /// How the tensor's elements are stored.
     pub dtype: Dtype,
     /// The whole tensor's shape, outermost dimension first.
     pub shape: Vec<usize>,
-    /// `row`, `column` or `element`.
+    /// The weight that the tensor is codes, scales or zero points of, where it is packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
+    /// `row`, `column` or `element`, of a packed weight its own.
     pub axis: Axis,
-    /// Its index along the axis, from 0.
+    /// Its index along the axis, from 0, counted through all matrices of a stack.
     pub index: usize,
     /// SHA-256 of the kept bytes.
     pub sha256: String,
-    /// SHA-256 of all other bytes of the tensor, in order, without those of any part: tells whether a checkpoint is
-    /// the one that the vault was taken from.
+    /// SHA-256 of all other bits of what the weight is stored in, in order, without those of any part: tells whether a
+    /// checkpoint is the one that the vault was taken from.
     pub rest_sha256: String,
 }
 
+/// How a weight is packed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Packed {
+    /// The weight's name.
+    pub weight: String,
+    /// Its shape, outermost dimension first.
+    pub shape: Vec<usize>,
+    /// What its codes are, such as `FP8`.
+    pub format: String,
+    /// The stored tensors that its values come from, its codes first.
+    pub stored: Vec<Stored>,
+}
+
+/// A stored tensor of a packed weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stored {
+    /// The name that it has in a checkpoint of the text model alone.
+    pub name: String,
+    /// How its elements are stored.
+    pub dtype: Dtype,
+    /// Its shape, outermost dimension first.
+    pub shape: Vec<usize>,
+}
+
+impl Stored {
+    /// Those of a weight, without scales of activations.
+    pub(super) fn all_of(tensors: &Tensors, weight: &Weight) -> Vec<Stored> {
+        let of = |name: &str| {
+            let entry = tensors.get(name).filter(|_| !is_of_activations(name))?;
+            Some(Stored { name: name.to_owned(), dtype: entry.dtype, shape: entry.shape.clone() })
+        };
+        weight.stored().into_iter().filter_map(of).collect()
+    }
+}
+
 impl Part {
-    /// The vault's own tensor.
+    /// The vault's own tensor. That of a part of a packed weight holds bytes, in which only the part's own bits are not 0.
     pub fn key(&self) -> String {
         format!("{}:{}:{}", self.tensor, self.axis.as_str(), self.index)
     }
 
+    /// The element type of that.
+    fn kept_as(&self) -> Dtype {
+        if self.packed.is_some() { Dtype::U8 } else { self.dtype }
+    }
+
+    /// Which row, column or element of which weight it is.
     pub(super) fn place(&self) -> NeuronPlace {
-        NeuronPlace { tensor: self.tensor.clone(), shape: self.shape.clone(), axis: self.axis, index: self.index }
+        let (tensor, shape) = match &self.packed {
+            Some(packed) => (&packed.weight, &packed.shape),
+            None => (&self.tensor, &self.shape),
+        };
+        NeuronPlace { tensor: tensor.clone(), shape: shape.clone(), axis: self.axis, index: self.index }
+    }
+
+    /// What the weight is stored as.
+    pub(super) fn format(&self) -> String {
+        self.packed.as_ref().map_or_else(|| self.dtype.to_string(), |packed| packed.format.clone())
+    }
+
+    fn of(tensors: &Tensors, weight: &Weight, own: &OwnBits, place: &NeuronPlace, neurons: &[Neuron]) -> Part {
+        let packed = || Packed {
+            weight: weight.name().to_owned(),
+            shape: weight.shape().to_vec(),
+            format: weight.format(),
+            stored: Stored::all_of(tensors, weight),
+        };
+        Part {
+            neurons: neurons.to_vec(),
+            tensor: own.place.tensor.to_owned(),
+            dtype: own.place.dtype,
+            shape: own.place.shape.to_vec(),
+            packed: weight.is_packed().then(packed),
+            axis: place.axis,
+            index: place.index,
+            sha256: String::new(),
+            rest_sha256: String::new(),
+        }
     }
 }
 
-/// Keeps what `plan` would change in the new file `out`. Nothing else of the plan matters.
+/// What was kept.
+#[derive(Debug)]
+pub struct Kept {
+    /// What the vault says of itself.
+    pub index: Index,
+    /// Bytes of its parts.
+    pub bytes: u64,
+}
+
+/// Keeps what is stored for some neurons in the new file `out`: of a packed weight the codes, and the scales and zero
+/// points that it has for itself. Without a recipe, of an architecture that is not known, neurons are told by their names.
 ///
 /// # Errors
-/// `out` is there, or lies in a model folder; the checkpoint is patched; a file cannot be read or written.
-pub fn keep(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> Result<Index> {
+/// `out` is there, or lies in a model folder; a neuron is not there, is given twice, or weights do not hold it alone; the
+/// checkpoint is patched; a file cannot be read or written.
+pub fn keep<'a>(
+    checkpoint: &Checkpoint,
+    recipe: impl Into<Option<&'a Recipe>>,
+    neurons: &[Neuron],
+    out: &Path,
+) -> Result<Kept> {
     check_out(out)?;
     checkpoint.opened().folder()?;
-    let _lock = folder::lock_shared(&plan.root)?;
-    if Receipt::read(&plan.root)?.is_some() {
+    let (recipe, tensors, root) = (recipe.into(), checkpoint.tensors(), checkpoint.root());
+    request::check(checkpoint, recipe, &neurons.iter().collect::<Vec<_>>())?;
+    let mut places: BTreeMap<(String, &str, usize), (NeuronPlace, Vec<Neuron>)> = BTreeMap::new();
+    let mut neurons: Vec<&Neuron> = neurons.iter().collect();
+    neurons.sort();
+    for neuron in neurons {
+        for place in (Request { recipe, tensors, neuron }).parts()? {
+            let key = (place.tensor.clone(), place.axis.as_str(), place.index);
+            places.entry(key).or_insert((place, Vec::new())).1.push(neuron.clone());
+        }
+    }
+    let _lock = folder::lock_shared(root)?;
+    if Receipt::read(root)?.is_some() {
         let problem = "is patched, and a vault is to keep the original weights; undo that with `achilles-audit \
                        unpatch` first";
-        return Err(Error::file(&plan.root, problem));
+        return Err(Error::file(root, problem));
     }
-    let missing = || Error::file(&plan.root, "was changed in the meantime; try again");
-    let mut parts = Vec::with_capacity(plan.edits.len());
-    for of_tensor in plan.edits.chunk_by(|a, b| a.place.tensor == b.place.tensor) {
-        let tensors = checkpoint.tensors();
-        let weight = tensors.weight(&of_tensor[0].place.tensor).map_err(|_| missing())?;
-        let Some(dense) = weight.dense() else {
-            let problem = "is packed, and a vault keeps weights as they are stored; a patch's receipt and undo file lead \
-                           back all the same";
-            return Err(Error::tensor(&plan.root, weight.name(), problem));
-        };
-        let rest = rest_sha256(dense, of_tensor.iter().map(|e| e.span));
-        let rest = rest.ok_or_else(missing)?;
-        parts.extend(of_tensor.iter().map(|edit| Part::of(edit, &rest)));
+    let missing = || Error::file(root, "was changed in the meantime; try again");
+    let (mut parts, mut kept) = (Vec::new(), Vec::new());
+    let places: Vec<(NeuronPlace, Vec<Neuron>)> = places.into_values().collect();
+    for of_weight in places.chunk_by(|(a, _), (b, _)| a.tensor == b.tensor) {
+        let weight = tensors.weight(&of_weight[0].0.tensor)?;
+        let mut owned = Vec::new();
+        for (place, neurons) in of_weight {
+            for own in weight.own_bits(place.axis, place.index)? {
+                let mut bytes = own.place.span.read(own.place.file.bytes()).ok_or_else(missing)?;
+                bytes.iter_mut().zip(&own.mask).for_each(|(byte, mask)| *byte &= mask);
+                parts.push(Part { sha256: sha256_hex(&bytes), ..Part::of(tensors, &weight, &own, place, neurons) });
+                owned.push((own, bytes));
+            }
+        }
+        let held: Vec<Held> = owned.iter().map(|(own, bytes)| Held::of(&own.place, &own.mask, bytes)).collect();
+        let rest = Bits::of(&held).and_then(|bits| bits.rest_sha256(tensors, &weight)).ok_or_else(missing)?;
+        let first = parts.len() - owned.len();
+        parts[first..].iter_mut().for_each(|part| part.rest_sha256.clone_from(&rest));
+        kept.extend(owned.into_iter().map(|(_, bytes)| bytes));
     }
-    let index = Index { tool: Tool::this(), time_utc: now_utc(), model: Model::of(plan), parts };
-    files::write_whole(out, &index.file(&plan.edits)?)?;
-    Ok(index)
+    let model = Model {
+        source: checkpoint.name().to_owned(),
+        architecture: architecture::name(checkpoint.config(), recipe),
+        config_sha256: checkpoint.config().sha256().to_owned(),
+    };
+    let index = Index { tool: Tool::this(), time_utc: now_utc(), model, parts };
+    files::write_whole(out, &index.file(&kept)?)?;
+    Ok(Kept { index, bytes: kept.iter().map(|bytes| bytes.len() as u64).sum() })
 }
 
 /// Whether a vault can be written to `out`.
@@ -124,30 +238,16 @@ pub fn check_out(out: &Path) -> Result<()> {
     files::check_writable(out)
 }
 
-impl Part {
-    fn of(edit: &Edit, rest_sha256: &str) -> Part {
-        Part {
-            neurons: edit.neurons.clone(),
-            tensor: edit.place.tensor.clone(),
-            dtype: edit.dtype,
-            shape: edit.place.shape.clone(),
-            axis: edit.place.axis,
-            index: edit.place.index,
-            sha256: sha256_hex(&edit.before),
-            rest_sha256: rest_sha256.to_owned(),
-        }
-    }
-}
-
 impl Index {
-    fn file(&self, edits: &[Edit]) -> Result<Vec<u8>> {
+    fn file(&self, kept: &[Vec<u8>]) -> Result<Vec<u8>> {
         let bad = |e: &dyn std::fmt::Display| Error::input(format!("the vault cannot be written: {e}"));
         let json = serde_json::to_string(self).map_err(|e| bad(&e))?;
         let metadata = HashMap::from([("schema".to_owned(), SCHEMA.to_owned()), (INDEX.to_owned(), json)]);
-        let mut tensors = Vec::with_capacity(edits.len());
-        for (part, edit) in self.parts.iter().zip(edits) {
-            let elements = edit.before.len() / NumberType::of(edit.dtype).bytes();
-            let view = TensorView::new(edit.dtype, vec![elements], &edit.before).map_err(|e| bad(&e))?;
+        let mut tensors = Vec::with_capacity(kept.len());
+        for (part, bytes) in self.parts.iter().zip(kept) {
+            let dtype = part.kept_as();
+            let elements = bytes.len() / NumberType::of(dtype).bytes();
+            let view = TensorView::new(dtype, vec![elements], bytes).map_err(|e| bad(&e))?;
             tensors.push((part.key(), view));
         }
         safetensors::serialize(tensors, Some(metadata)).map_err(|e| bad(&e))
@@ -184,7 +284,7 @@ impl Vault {
         let mut kept = Vec::with_capacity(index.parts.len());
         for part in &index.parts {
             // Removed, so that none serves two parts.
-            let tensor = tensors.remove(&part.key()).filter(|t| t.dtype == part.dtype && t.shape.len() == 1);
+            let tensor = tensors.remove(&part.key()).filter(|t| t.dtype == part.kept_as() && t.shape.len() == 1);
             let tensor = tensor.ok_or_else(|| not_one(&format!("does not hold its part {}", part.key())))?;
             if slice(file.bytes(), &tensor.bytes).map(sha256_hex).as_ref() != Some(&part.sha256) {
                 let problem = format!("its part {} is not what it was written with: the file is damaged", part.key());
@@ -203,23 +303,6 @@ impl Vault {
         let bytes = self.kept.iter().map(|range| slice(self.file.bytes(), range).unwrap_or_default());
         self.index.parts.iter().zip(bytes)
     }
-}
-
-/// SHA-256 of a tensor's bytes outside of `spans`, in order; none where the file is shorter.
-pub(super) fn rest_sha256(tensor: &Dense, spans: impl Iterator<Item = Span>) -> Option<String> {
-    let (file, place) = (tensor.file().bytes(), tensor.place());
-    let pieces = spans.flat_map(|span| span.offsets().map(move |at| (at, at + span.piece_bytes)).collect::<Vec<_>>());
-    let mut pieces: Vec<(u64, u64)> = pieces.chain([(place.end, place.end)]).collect();
-    pieces.sort_unstable();
-    let mut hasher = Sha256::new();
-    let mut at = place.start;
-    for (start, end) in pieces {
-        if start > at {
-            hasher.update(slice(file, &(at..start))?);
-        }
-        at = at.max(end);
-    }
-    Some(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 fn slice<'a>(file: &'a [u8], range: &Range<u64>) -> Option<&'a [u8]> {

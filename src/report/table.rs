@@ -1,6 +1,6 @@
 //! A summary for people.
 
-use crate::architecture::place::Axis;
+use crate::architecture::in_file;
 use crate::document::Document;
 use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
@@ -126,11 +126,6 @@ pub fn restored(restored: &RestoreDocument) -> String {
 
 fn names(neurons: &[Neuron]) -> String {
     neurons.iter().map(Neuron::short).collect::<Vec<_>>().join(", ")
-}
-
-/// A part of a tensor, in words.
-fn in_file(axis: Axis, index: usize, tensor: &str, shape: &[usize]) -> String {
-    format!("{} {index} of {tensor} {shape:?}", axis.as_str())
 }
 
 /// The first of some values.

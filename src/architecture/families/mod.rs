@@ -59,6 +59,40 @@ impl Recipe {
     pub fn read(config: &ConfigFile) -> Result<Recipe> {
         config.once(read)
     }
+
+    /// As [`Recipe::read`]; none where the architecture is not known here, so that only what its files call their tensors
+    /// tells which neurons it has.
+    ///
+    /// # Errors
+    /// As [`Recipe::read`], where it is known; the weights are quantized by a method that is not.
+    pub fn of_known(config: &ConfigFile) -> Result<Option<Recipe>> {
+        let c = config.reader();
+        let Some(model_type) = c.str_opt("model_type")? else { return Recipe::read(config).map(Some) };
+        let architecture = architecture(&c);
+        let is_known = |f: &&Family| f.inside == Some(model_type) || f.is(model_type, architecture);
+        if FAMILIES.iter().any(|family| is_known(family)) {
+            return Recipe::read(config).map(Some);
+        }
+        check_quantization(config).map(|()| None)
+    }
+}
+
+impl Family {
+    fn is(&self, model_type: &str, architecture: Option<&str>) -> bool {
+        model_type == self.model_type && architecture.is_none_or(|named| named == self.architecture)
+    }
+}
+
+/// What the architecture of a config is called; its recipe is none where it is not known here.
+pub fn name(config: &ConfigFile, recipe: Option<&Recipe>) -> String {
+    let c = config.reader();
+    let named = || architecture(&c).or(c.str_opt("model_type").ok().flatten()).unwrap_or_default();
+    recipe.map_or_else(named, |recipe| recipe.architecture).to_owned()
+}
+
+/// The first architecture that a config names.
+fn architecture<'a>(c: &Reader<'a>) -> Option<&'a str> {
+    c.get("architectures").and_then(|named| named.as_array())?.first()?.as_str()
 }
 
 /// Reads the config with its family's function.
@@ -89,13 +123,11 @@ fn read(config: &ConfigFile) -> Result<Recipe> {
 
 /// Reads the config of a text model; `default` is its `model_type` where it does not say.
 fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<Recipe> {
-    let architectures = c.get("architectures").and_then(|v| v.as_array());
-    let architecture = architectures.and_then(|a| a.first()).and_then(|v| v.as_str());
+    let architecture = architecture(c);
     let Some(model_type) = c.str_opt("model_type")?.or(default) else {
         return Err(c.wrong("model_type", "the name of a family, such as llama"));
     };
-    let known = |f: &&&Family| model_type == f.model_type && architecture.is_none_or(|a| a == f.architecture);
-    let Some(family) = FAMILIES.iter().find(known) else {
+    let Some(family) = FAMILIES.iter().find(|f| f.is(model_type, architecture)) else {
         let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
         let found = architecture.unwrap_or("(none)");
         let problem = format!(

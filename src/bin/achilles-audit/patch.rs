@@ -2,7 +2,7 @@
 
 use crate::options::{ComputeArgs, Format, ModelArgs, TextArgs};
 use crate::{output, stderr, verify_patch};
-use achilles_audit::architecture::Recipe;
+use achilles_audit::architecture::{self, Recipe};
 use achilles_audit::checkpoint::{Checkpoint, Source};
 use achilles_audit::compute::{Arithmetic, DeviceChoice};
 use achilles_audit::document::critical_set;
@@ -122,9 +122,10 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
 
 fn plan(options: &Options, model: &str, progress: &dyn Progress) -> Result<(Checkpoint, Plan)> {
     let checkpoint = Checkpoint::open(model, progress)?;
-    let recipe = Recipe::read(checkpoint.config())?;
+    let recipe = Recipe::of_known(checkpoint.config())?;
+    let recipe = recipe.as_ref();
     let neurons = match &options.critical {
-        Some(path) => critical_set::neurons(path, recipe.architecture)?,
+        Some(path) => critical_set::neurons(path, &architecture::name(checkpoint.config(), recipe))?,
         None => options.neuron.clone(),
     };
     let asked = |action: &dyn Fn(usize) -> Action| -> Vec<Intervention> {
@@ -132,14 +133,14 @@ fn plan(options: &Options, model: &str, progress: &dyn Progress) -> Result<(Chec
         neurons.iter().enumerate().map(one).collect()
     };
     if !options.mean {
-        let plan = Plan::new(&checkpoint, &recipe, &asked(&|_| Action::Scale(options.beta)))?;
+        let plan = Plan::new(&checkpoint, recipe, &asked(&|_| Action::Scale(options.beta)))?;
         return Ok((checkpoint, plan));
     }
     // What weights cannot hold is refused before the model is loaded.
-    Plan::new(&checkpoint, &recipe, &asked(&|_| Action::Set(0.0)))?;
+    Plan::new(&checkpoint, recipe, &asked(&|_| Action::Set(0.0)))?;
     let Subject { model: opened, text, .. } = options.model_args(model).open(&options.text, progress)?;
     let means = metrics::means(&opened, &text.ids, &neurons, progress)?;
-    let plan = Plan::new(&checkpoint, &recipe, &asked(&|at| Action::Set(means[at])))?;
+    let plan = Plan::new(&checkpoint, recipe, &asked(&|at| Action::Set(means[at])))?;
     Ok((checkpoint, plan))
 }
 

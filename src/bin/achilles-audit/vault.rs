@@ -3,11 +3,10 @@
 use crate::options::NeuronArgs;
 use crate::stderr;
 use achilles_audit::Result;
-use achilles_audit::architecture::Recipe;
+use achilles_audit::architecture::{self, Recipe};
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::error::Count;
-use achilles_audit::neuron::Intervention;
-use achilles_audit::patch::{Plan, vault};
+use achilles_audit::patch::vault;
 use achilles_audit::progress::Progress;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,12 +25,10 @@ pub struct Options {
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     vault::check_out(&options.output)?;
     let checkpoint = Checkpoint::open(&options.model, progress)?;
-    let recipe = Recipe::read(checkpoint.config())?;
-    let neurons = options.neurons.read(recipe.architecture)?;
-    let plan = Plan::new(&checkpoint, &recipe, &neurons.into_iter().map(Intervention::zero).collect::<Vec<_>>())?;
-    let index = vault::keep(&checkpoint, &plan, &options.output)?;
-    let bytes: u64 = plan.edits.iter().map(|edit| edit.span.bytes()).sum();
-    let parts = Count(index.parts.len(), "part", "parts");
-    stderr::line(&format!("{}: keeps {parts} of the weights, {bytes} bytes", options.output.display()));
+    let recipe = Recipe::of_known(checkpoint.config())?;
+    let neurons = options.neurons.read(&architecture::name(checkpoint.config(), recipe.as_ref()))?;
+    let kept = vault::keep(&checkpoint, recipe.as_ref(), &neurons, &options.output)?;
+    let parts = Count(kept.index.parts.len(), "part", "parts");
+    stderr::line(&format!("{}: keeps {parts} of the weights, {} bytes", options.output.display(), kept.bytes));
     Ok(ExitCode::SUCCESS)
 }

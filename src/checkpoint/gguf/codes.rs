@@ -32,32 +32,35 @@ pub enum Scales {
     },
 }
 
-/// The codes of a type's elements that stand for 0.
+/// The code of a type's elements that stands for 0.
 #[derive(Debug, Clone, Copy)]
 pub enum Zero {
-    /// Those of an element of a block.
-    Codes(fn(usize) -> Code),
-    /// There are none, and why.
+    /// There is one.
+    Code {
+        /// Where the code of an element of a block lies.
+        lies: fn(usize) -> Code,
+        /// What it is.
+        zero: u32,
+    },
+    /// There is none, and why.
     None(&'static str),
 }
 
-/// Where the parts of an element's code lie, of one part or two.
+/// The parts of an element's code, the lowest bits first; one of no bits is none.
 pub type Code = [Bits; 2];
 
-/// Bits of a block, counted from its first byte's lowest on, and what they are to be.
+/// Bits of a block, counted from its first byte's lowest on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bits {
     /// The first.
     pub at: usize,
     /// How many.
     pub count: usize,
-    /// What they are.
-    pub code: u32,
 }
 
 /// Some bits of a byte.
-fn bits(byte: usize, shift: usize, count: usize, code: u32) -> Bits {
-    Bits { at: byte * 8 + shift, count, code }
+fn bits(byte: usize, shift: usize, count: usize) -> Bits {
+    Bits { at: byte * 8 + shift, count }
 }
 
 fn one(bits: Bits) -> Code {
@@ -65,37 +68,37 @@ fn one(bits: Bits) -> Code {
 }
 
 pub(super) fn q4_0(element: usize) -> Code {
-    one(bits(2 + element % 16, element / 16 * 4, 4, 8))
+    one(bits(2 + element % 16, element / 16 * 4, 4))
 }
 
 pub(super) fn q5_0(element: usize) -> Code {
-    [bits(6 + element % 16, element / 16 * 4, 4, 0), bits(2, element, 1, 1)]
+    [bits(6 + element % 16, element / 16 * 4, 4), bits(2, element, 1)]
 }
 
 pub(super) fn q8_0(element: usize) -> Code {
-    one(bits(2 + element, 0, 8, 0))
+    one(bits(2 + element, 0, 8))
 }
 
 pub(super) fn q3_k(element: usize) -> Code {
     let (sub, at) = (element / 16, element % 16);
     let within = sub % 2 * 16 + at;
-    [bits(32 + sub / 8 * 32 + within, sub % 8 / 2 * 2, 2, 0), bits(within, sub / 2, 1, 1)]
+    [bits(32 + sub / 8 * 32 + within, sub % 8 / 2 * 2, 2), bits(within, sub / 2, 1)]
 }
 
 pub(super) fn q6_k(element: usize) -> Code {
     let (of, within, at) = (element / 128, element / 16 % 8, element % 16);
-    let low = bits(of * 64 + within % 4 * 16 + at, within / 4 * 4, 4, 0);
-    [low, bits(128 + of * 32 + within % 2 * 16 + at, within / 2 * 2, 2, 2)]
+    let low = bits(of * 64 + within % 4 * 16 + at, within / 4 * 4, 4);
+    [low, bits(128 + of * 32 + within % 2 * 16 + at, within / 2 * 2, 2)]
 }
 
 pub(super) fn tq2_0(element: usize) -> Code {
-    one(bits(element / 128 * 32 + element % 32, element / 32 % 4 * 2, 2, 1))
+    one(bits(element / 128 * 32 + element % 32, element / 32 % 4 * 2, 2))
 }
 
 pub(super) fn mxfp4(element: usize) -> Code {
-    one(bits(1 + element % 16, element / 16 * 4, 4, 0))
+    one(bits(1 + element % 16, element / 16 * 4, 4))
 }
 
 pub(super) fn nvfp4(element: usize) -> Code {
-    one(bits(4 + element / 16 * 8 + element % 8, element / 8 % 2 * 4, 4, 0))
+    one(bits(4 + element / 16 * 8 + element % 8, element / 8 % 2 * 4, 4))
 }

@@ -1,12 +1,12 @@
 //! Weights as bitsandbytes stores them: 4-bit codes of a table (NF4, FP4), all elements in one row of blocks with a scale
 //! each, which may be packed themselves; and 8-bit integers with a scale for each out channel.
 
-use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::change::{Codes, OwnScales, StoredSpan};
 use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
-use super::{Found, Outline, Packing};
+use super::{Found, Outline, Packing, Usual};
 use crate::error::Result;
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -19,7 +19,6 @@ struct FourBit<'a> {
     codes: Part<'a>,
     table: Vec<f32>,
     scales: Part<'a>,
-    is_nested: bool,
     factors: Vec<f32>,
     block: usize,
 }
@@ -45,6 +44,8 @@ struct State {
 
 /// A longer state is none: published ones take some 200 bytes.
 const LONGEST_STATE: usize = 4096;
+
+const USUAL: Usual = Usual { negative_scales: true, zero_scales: true, exponents: false, bias_of_nothing: false };
 
 /// 1 / 127 as bitsandbytes has it.
 const PER_STEP: f32 = 7.874_016e-3;
@@ -73,6 +74,7 @@ fn eight_bit<'a>(
     let used = [&codes, &scales].into_iter().chain(&others);
     let layout = Layout { matrices: 1, rows, columns, number: NumberType::F32 };
     let outline = Outline::of(used, codes.shape.to_vec(), layout, "bitsandbytes INT8");
+    let outline = Outline { usual: USUAL, ..outline };
     Ok(EightBit { outline, factors: scales.values(), codes, scales })
 }
 
@@ -114,11 +116,10 @@ fn four_bit<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, state: Part<'a>) -> std:
     let used = [&codes, &state, &table, &scales].into_iter().chain(&nested_parts);
     let format = format!("bitsandbytes {}", quant_type.to_uppercase());
     Ok(FourBit {
-        outline: Outline::of(used, shape, layout, &format),
+        outline: Outline { usual: USUAL, ..Outline::of(used, shape, layout, &format) },
         table: table.values(),
         codes,
         scales,
-        is_nested: nested_blocksize.is_some(),
         factors,
         block: blocksize,
     })
@@ -141,35 +142,38 @@ impl Packing for FourBit<'_> {
         Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
-    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+    fn codes(&self, axis: Axis, index: usize) -> std::result::Result<Codes<'_>, String> {
         let Layout { rows, columns, .. } = self.outline.layout;
-        let zero = self.table.iter().position(|value| *value == 0.0).ok_or("its table of values has no zero")? as u32;
         // The first of two elements lies in the high bits.
         let bit = |element: usize| element / 2 * 8 + (4 - element % 2 * 4);
         if axis == Axis::Row {
             let (first, last) = (index * columns / 2, ((index + 1) * columns - 1) / 2);
             let bytes = last - first + 1;
-            let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, first, bytes, bytes, 1));
-            let elements = index * columns..(index + 1) * columns;
-            elements.for_each(|element| found.put(bit(element) - first * 8, 4, zero));
-            return Ok(found);
+            let mut codes = Codes::new(StoredSpan::of(&self.codes, first, bytes, bytes, 1));
+            (0..columns).for_each(|column| codes.put(column, bit(index * columns + column) - first * 8, 4));
+            return Ok(codes);
         }
         if columns % 2 == 1 {
             return Err("its rows begin within bytes, so that a column lies at no equal distances".into());
         }
-        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, index / 2, 1, columns / 2, rows));
-        (0..rows).for_each(|row| found.put(row * 8 + (4 - index % 2 * 4), 4, zero));
-        Ok(found)
+        let mut codes = Codes::new(StoredSpan::of(&self.codes, index / 2, 1, columns / 2, rows));
+        (0..rows).for_each(|row| codes.put(row, row * 8 + (4 - index % 2 * 4), 4));
+        Ok(codes)
+    }
+
+    fn zero_code(&self, _: usize, _: usize) -> std::result::Result<u32, String> {
+        let zero = self.table.iter().position(|value| *value == 0.0);
+        Ok(zero.ok_or("its table of values has no zero")? as u32)
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
         let columns = self.outline.layout.columns;
-        if self.is_nested || !columns.is_multiple_of(self.block) {
-            return Err("its scales are packed themselves, or shared by rows".into());
+        if !columns.is_multiple_of(self.block) {
+            return Err("its scales are shared by rows".into());
         }
         let (size, blocks) = (self.scales.number().bytes(), columns / self.block);
         let place = StoredSpan::of(&self.scales, row * blocks * size, blocks * size, blocks * size, 1);
-        OwnScales::of(place, (0..columns).map(|column| column / self.block).collect())
+        Ok(OwnScales { place, of_column: (0..columns).map(|column| column / self.block).collect() })
     }
 }
 
@@ -189,17 +193,17 @@ impl Packing for EightBit<'_> {
         Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
-    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+    fn codes(&self, axis: Axis, index: usize) -> std::result::Result<Codes<'_>, String> {
         let Layout { rows, columns, .. } = self.outline.layout;
-        let (place, count) = match axis {
-            Axis::Row => (StoredSpan::of(&self.codes, index * columns, columns, columns, 1), columns),
-            _ => (StoredSpan::of(&self.codes, index, 1, columns, rows), rows),
-        };
-        Ok(ZeroCodes::bytes(place, vec![0; count]))
+        Ok(Codes::bytes(match axis {
+            Axis::Row => StoredSpan::of(&self.codes, index * columns, columns, columns, 1),
+            _ => StoredSpan::of(&self.codes, index, 1, columns, rows),
+        }))
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
         let size = self.scales.number().bytes();
-        OwnScales::of(StoredSpan::of(&self.scales, row * size, size, size, 1), vec![0; self.outline.layout.columns])
+        let place = StoredSpan::of(&self.scales, row * size, size, size, 1);
+        Ok(OwnScales { place, of_column: vec![0; self.outline.layout.columns] })
     }
 }

@@ -1,9 +1,13 @@
-//! Which bytes of a packed weight have to change for a row or column to become zero, or a row a multiple of itself.
+//! Which bits of a stored weight are those of one row or column, and which of them have to change for it to become zero,
+//! or a multiple of itself.
 
+use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::Part;
 use super::span::Span;
+use super::{Outline, Weight};
 use crate::checkpoint::map::MappedFile;
+use crate::error::{Error, Result};
 use safetensors::Dtype;
 
 /// Bytes of a stored tensor that belong to one row or column of a weight.
@@ -41,6 +45,94 @@ impl<'a> StoredSpan<'a> {
             number: part.number(),
         }
     }
+
+    /// All of its bits.
+    fn whole(self) -> OwnBits<'a> {
+        OwnBits { mask: vec![u8::MAX; self.span.bytes() as usize], place: self }
+    }
+}
+
+/// Bits of a stored tensor that belong to one row or column of a weight and to no other.
+#[derive(Debug, Clone)]
+pub struct OwnBits<'a> {
+    /// The bytes that they lie in.
+    pub place: StoredSpan<'a>,
+    /// Which bits of these bytes, of all pieces one after the other.
+    pub mask: Vec<u8>,
+}
+
+/// The code of an element, or why it has none.
+type Zero = std::result::Result<u32, String>;
+
+/// Where the codes of a row or column lie, or what stands beside them in as few bits.
+#[derive(Debug)]
+pub struct Codes<'a> {
+    place: StoredSpan<'a>,
+    runs: Vec<Run>,
+}
+
+/// Bits that follow each other and belong to one code.
+#[derive(Debug)]
+struct Run {
+    /// Which element of the row or column the code is of.
+    element: usize,
+    /// The first of these bits among those of all pieces, the lowest of the first byte first.
+    at: usize,
+    bits: usize,
+    /// The lowest of the code's own bits that is here.
+    from: usize,
+}
+
+impl<'a> Codes<'a> {
+    pub(super) fn new(place: StoredSpan<'a>) -> Codes<'a> {
+        Codes { place, runs: Vec::new() }
+    }
+
+    /// Whole bytes, each a code.
+    pub(super) fn bytes(place: StoredSpan<'a>) -> Codes<'a> {
+        let of = |element| Run { element, at: element * 8, bits: 8, from: 0 };
+        Codes { runs: (0..place.span.bytes() as usize).map(of).collect(), place }
+    }
+
+    /// The code of an element has `bits` bits from bit `at` of all pieces on.
+    pub(super) fn put(&mut self, element: usize, at: usize, bits: usize) {
+        self.runs.push(Run { element, at, bits, from: 0 });
+    }
+
+    /// As [`Codes::put`], of the code's bits from bit `from` on.
+    pub(super) fn put_part(&mut self, element: usize, at: usize, bits: usize, from: usize) {
+        self.runs.push(Run { element, at, bits, from });
+    }
+
+    /// As [`Codes::put`], of a code in words that are `next` bits apart: what has no place in its own is in the next one.
+    pub(super) fn put_in_words(&mut self, element: usize, at: usize, bits: usize, next: usize) {
+        let here = bits.min(32 - at % 32);
+        self.put(element, at, here);
+        if here < bits {
+            self.runs.push(Run { element, at: at / 32 * 32 + next, bits: bits - here, from: here });
+        }
+    }
+
+    /// Their bits.
+    fn own(self) -> OwnBits<'a> {
+        let (mask, _) = self.with(|_| Ok(0)).unwrap_or_default();
+        OwnBits { place: self.place, mask }
+    }
+
+    /// Which bits they are, and what these are where each element has the code that `code` gives it.
+    fn with(&self, code: impl Fn(usize) -> Zero) -> std::result::Result<(Vec<u8>, Vec<u8>), String> {
+        let bytes = self.place.span.bytes() as usize;
+        let (mut mask, mut codes) = (vec![0; bytes], vec![0; bytes]);
+        for Run { element, at, bits, from } in &self.runs {
+            let code = code(*element)? >> from;
+            for bit in 0..*bits {
+                let (byte, place) = ((at + bit) / 8, (at + bit) % 8);
+                mask[byte] |= 1 << place;
+                codes[byte] |= ((code >> bit & 1) as u8) << place;
+            }
+        }
+        Ok((mask, codes))
+    }
 }
 
 /// Codes that make a row or a column of a weight exactly zero, whatever its scales.
@@ -54,27 +146,6 @@ pub struct ZeroCodes<'a> {
     pub codes: Vec<u8>,
 }
 
-impl<'a> ZeroCodes<'a> {
-    pub(super) fn new(place: StoredSpan<'a>) -> ZeroCodes<'a> {
-        let bytes = place.span.bytes() as usize;
-        ZeroCodes { place, mask: vec![0; bytes], codes: vec![0; bytes] }
-    }
-
-    /// Whole bytes, each a code.
-    pub(super) fn bytes(place: StoredSpan<'a>, codes: Vec<u8>) -> ZeroCodes<'a> {
-        ZeroCodes { mask: vec![u8::MAX; codes.len()], codes, place }
-    }
-
-    /// A code of `bits` bits that begins at bit `at` of all pieces, the lowest bit of the first byte first.
-    pub(super) fn put(&mut self, at: usize, bits: usize, code: u32) {
-        for bit in 0..bits {
-            let (byte, place) = ((at + bit) / 8, (at + bit) % 8);
-            self.mask[byte] |= 1 << place;
-            self.codes[byte] |= ((code >> bit & 1) as u8) << place;
-        }
-    }
-}
-
 /// The scales that a row of a weight shares with no other.
 #[derive(Debug, Clone)]
 pub struct OwnScales<'a> {
@@ -84,17 +155,81 @@ pub struct OwnScales<'a> {
     pub of_column: Vec<usize>,
 }
 
-impl<'a> OwnScales<'a> {
-    /// Whether they hold no factor but one that is exact in each of them: 8 bits, without a sign.
+impl OwnScales<'_> {
+    /// Whether a factor has to be exact in each of them: numbers of 8 bits without a sign, which lie between codes.
     pub fn are_coarse(&self) -> bool {
-        !self.place.number.holds_weights()
+        let number = self.place.number;
+        !number.holds_weights() && number != NumberType::of(self.place.dtype)
+    }
+}
+
+/// Rows and columns are counted through all matrices of a stack.
+impl Weight<'_> {
+    /// The codes that make a row or column of a packed weight exactly zero.
+    ///
+    /// # Errors
+    /// There are none: what it is packed in cannot hold that, and why.
+    pub fn zero_codes(&self, axis: Axis, index: usize) -> Result<ZeroCodes<'_>> {
+        self.has(axis, index)?;
+        if let (Axis::Row, Some(zero)) = (axis, self.packing.zero_row(index)) {
+            return Ok(zero);
+        }
+        let codes = self.packing.codes(axis, index).map_err(|problem| self.cannot(&problem))?;
+        let Layout { rows, columns, .. } = self.layout();
+        let zero = |element: usize| match axis {
+            Axis::Row => self.packing.zero_code(index, element),
+            _ => self.packing.zero_code(index / columns * rows + element, index % columns),
+        };
+        let (mask, zeros) = codes.with(zero).map_err(|problem| self.cannot(&problem))?;
+        Ok(ZeroCodes { place: codes.place, mask, codes: zeros })
     }
 
-    /// Refuses scales that are too coarse to be multiplied by anything.
-    pub(super) fn of(place: StoredSpan<'a>, of_column: Vec<usize>) -> Result<OwnScales<'a>, String> {
-        match NumberType::of(place.dtype).holds_weights() {
-            true => Ok(OwnScales { place, of_column }),
-            false => Err(format!("its scales are {}, too coarse to hold a factor", place.dtype)),
+    /// The scales that a row of a packed weight shares with no other.
+    ///
+    /// # Errors
+    /// It shares them, or they are too coarse to hold a factor.
+    pub fn own_scales(&self, row: usize) -> Result<OwnScales<'_>> {
+        self.has(Axis::Row, row)?;
+        let own = self.packing.own_scales(row).map_err(|problem| self.cannot(&problem))?;
+        match own.place.number.holds_weights() || own.are_coarse() {
+            true => Ok(own),
+            false => Err(self.cannot(&format!("its scales are {}, too coarse to hold a factor", own.place.dtype))),
         }
+    }
+
+    /// Every bit that is stored for a row, column or element and for no other of its kind: its numbers; or its codes, and
+    /// the scales and zero points that a row has for itself.
+    ///
+    /// # Errors
+    /// There is no such part, or its bits cannot be told from those of others.
+    pub fn own_bits(&self, axis: Axis, index: usize) -> Result<Vec<OwnBits<'_>>> {
+        if let Some(dense) = self.packing.dense() {
+            let place = dense.stored_span(axis, self.stored_index(axis, index));
+            let none = || self.cannot(&format!("it has no {} {index} of numbers", axis.as_str()));
+            return Ok(vec![place.ok_or_else(none)?.whole()]);
+        }
+        self.has(axis, index)?;
+        let codes = self.packing.codes(axis, index).map_err(|problem| self.cannot(&problem))?;
+        let mut own = vec![codes.own()];
+        if let (Axis::Row, Ok(scales)) = (axis, self.packing.own_scales(index)) {
+            own.push(scales.place.whole());
+            own.extend(self.packing.own_zeros(index).map(Codes::own));
+        }
+        Ok(own)
+    }
+
+    fn has(&self, axis: Axis, index: usize) -> Result<()> {
+        let layout = self.layout();
+        match axis {
+            Axis::Row if index < layout.all_rows() => Ok(()),
+            Axis::Column if index < layout.all_columns() => Ok(()),
+            _ => Err(self.cannot(&format!("it has no {} {index}", axis.as_str()))),
+        }
+    }
+
+    fn cannot(&self, problem: &str) -> Error {
+        let Outline { stored, .. } = self.packing.outline();
+        let stored = stored.first().copied().unwrap_or(&self.name);
+        Error::tensor(self.tensors.root(), self.tensors.stored_name(stored), problem)
     }
 }

@@ -1,10 +1,12 @@
 //! Dense weights: a stored tensor whose elements are the weight's, each a number of its own.
 
+use super::change::StoredSpan;
 use super::layout::{Axis, Layout};
+use super::number::NumberType;
 use super::parts::{Part, Parts};
 use super::rows::Rows;
 use super::span::Span;
-use super::{Found, Outline, Packing};
+use super::{Found, Outline, Packing, Usual};
 use crate::checkpoint::map::MappedFile;
 use crate::error::Result;
 use safetensors::Dtype;
@@ -52,6 +54,7 @@ impl<'a> Dense<'a> {
             shape: part.shape.to_vec(),
             layout: Layout::of_bytes(part.dtype, part.shape, part.bytes.len()),
             format: part.dtype.to_string(),
+            usual: Usual::default(),
         };
         Dense { outline, part, is_one_more }
     }
@@ -85,5 +88,18 @@ impl<'a> Dense<'a> {
     /// they are.
     pub fn span(&self, axis: Axis, index: usize) -> Option<Span> {
         Span::of_dense(axis, index, self.part.shape, self.part.dtype, self.part.place.start)
+    }
+
+    /// As [`Dense::span`], with what it lies in.
+    pub(super) fn stored_span(&self, axis: Axis, index: usize) -> Option<StoredSpan<'a>> {
+        let Part { name, dtype, shape, file, .. } = self.part;
+        Some(StoredSpan {
+            tensor: name,
+            dtype,
+            shape,
+            file,
+            span: self.span(axis, index)?,
+            number: NumberType::of(dtype),
+        })
     }
 }

@@ -1,12 +1,12 @@
 //! Weights in 4-bit floats, two a byte, with a scale for each 16 or 32 elements: NVFP4 as compressed-tensors and Model
 //! Optimizer store it, MXFP4 as gpt-oss and compressed-tensors do.
 
-use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::change::{Codes, OwnScales, StoredSpan};
 use super::layout::{Axis, Layout};
 use super::number::{NumberType, power_of_two};
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
-use super::{Found, Outline, Packing};
+use super::{Found, Outline, Packing, Usual};
 use crate::checkpoint::quantization::OF_INPUTS;
 use crate::error::Result;
 use safetensors::Dtype;
@@ -102,7 +102,8 @@ fn outline<'a: 'p, 'p>(
 ) -> std::result::Result<Outline<'a>, String> {
     let layout = Layout::of(Dtype::U8, &shape);
     let layout = layout.ok_or_else(|| format!("has shape {shape:?}, which is empty or too large"))?;
-    Ok(Outline::of(used, shape, layout, format))
+    let usual = Usual { exponents: true, ..Usual::default() };
+    Ok(Outline { usual, ..Outline::of(used, shape, layout, format) })
 }
 
 impl Packing for Fp4<'_> {
@@ -137,17 +138,24 @@ impl Packing for Fp4<'_> {
         Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
-    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        let (rows, width) = (self.outline.layout.rows, self.outline.layout.columns / 2);
+    fn codes(&self, axis: Axis, index: usize) -> std::result::Result<Codes<'_>, String> {
+        let Layout { rows, columns, .. } = self.outline.layout;
+        let width = columns / 2;
         if axis == Axis::Row {
-            return Ok(ZeroCodes::bytes(StoredSpan::of(&self.codes, index * width, width, width, 1), vec![0; width]));
+            let mut codes = Codes::new(StoredSpan::of(&self.codes, index * width, width, width, 1));
+            (0..columns).for_each(|column| codes.put(column, column * 4, 4));
+            return Ok(codes);
         }
-        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, index / 2, 1, width, rows));
-        (0..rows).for_each(|row| found.put(row * 8 + index % 2 * 4, 4, 0));
-        Ok(found)
+        let (matrix, column) = (index / columns, index % columns);
+        let mut codes = Codes::new(StoredSpan::of(&self.codes, matrix * rows * width + column / 2, 1, width, rows));
+        (0..rows).for_each(|row| codes.put(row, row * 8 + column % 2 * 4, 4));
+        Ok(codes)
     }
 
-    fn own_scales(&self, _: usize) -> std::result::Result<OwnScales<'_>, String> {
-        Err(format!("the scales of {} have 8 bits, too few to hold a factor", self.outline.format))
+    fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
+        let columns = self.outline.layout.columns;
+        let groups = columns.div_ceil(self.group) * self.scales.number().bytes();
+        let place = StoredSpan::of(&self.scales, row * groups, groups, groups, 1);
+        Ok(OwnScales { place, of_column: (0..columns).map(|column| column / self.group).collect() })
     }
 }

@@ -1,14 +1,14 @@
 //! Weights in the blocks of a GGUF, each block with scales of its own; decoded to single precision.
 
-use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::change::{Codes, OwnScales, StoredSpan, ZeroCodes};
 use super::dense::{self, Dense};
 use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::{Part, Parts};
 use super::rows::Rows;
 use super::span::Span;
-use super::{Found, Outline, Packing};
-use crate::checkpoint::gguf::codes::{Scales, Zero};
+use super::{Found, Outline, Packing, Usual};
+use crate::checkpoint::gguf::codes::{Code, Scales, Zero};
 use crate::checkpoint::gguf::{GgufCheckpoint, GgufFile, StoredTensor, dequantize};
 use crate::error::Result;
 use safetensors::Dtype;
@@ -70,7 +70,7 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
 }
 
 fn outline<'a>(name: &'a str, shape: &[usize], layout: Layout, format: &str) -> Outline<'a> {
-    Outline { stored: vec![name], shape: shape.to_vec(), layout, format: format.to_owned() }
+    Outline { stored: vec![name], shape: shape.to_vec(), layout, format: format.to_owned(), usual: Usual::default() }
 }
 
 impl Packing for Blocks<'_> {
@@ -82,11 +82,52 @@ impl Packing for Blocks<'_> {
         self.gguf.rows(self.name, rows).map(|values| Some(Rows::decoded(self.outline.layout, values)))
     }
 
-    fn zero_codes(&self, axis: Axis, index: usize) -> Checked<ZeroCodes<'_>> {
-        match axis {
-            Axis::Row => self.zero_row(index),
-            _ => self.zero_column(index),
+    fn codes(&self, axis: Axis, index: usize) -> Checked<Codes<'_>> {
+        match (axis, self.stored.info.ty.zero) {
+            (Axis::Column, Zero::Code { lies, .. }) => {
+                Ok(self.codes_of(index, lies(index % self.stored.info.ty.block_elements)))
+            }
+            (Axis::Column, Zero::None(why)) => {
+                let problem =
+                    format!("column {index} of {} cannot be set to zero by itself: {why}", self.outline.format);
+                Err(format!("{problem}; mask a row instead, or patch the original and quantize that"))
+            }
+            _ => Err(format!("{} {index} of {} cannot be changed by itself", axis.as_str(), self.outline.format)),
         }
+    }
+
+    fn zero_code(&self, row: usize, column: usize) -> Checked<u32> {
+        let ty = self.stored.info.ty;
+        if let Scales::Half { at, .. } = ty.scales {
+            let mut scale = [0.0f32];
+            let at = self.row_start(row) + column / ty.block_elements * ty.block_bytes + at;
+            NumberType::F16.decode(self.stored.file.bytes().get(at..at + 2).unwrap_or_default(), &mut scale);
+            // Zero times that would not be 0.
+            if !scale[0].is_finite() {
+                return Err(format!("column {column} meets a scale that is infinite or not a number in row {row}"));
+            }
+        }
+        match ty.zero {
+            Zero::Code { zero, .. } => Ok(zero),
+            Zero::None(why) => Err(why.to_owned()),
+        }
+    }
+
+    /// A row is zero where its blocks' scales are; of a type whose scale is never 0, where all codes are.
+    fn zero_row(&self, row: usize) -> Option<ZeroCodes<'_>> {
+        let ty = self.stored.info.ty;
+        let (at, bytes, number) = match ty.scales {
+            Scales::Half { at, count } => (at, 2 * count, NumberType::F16),
+            Scales::Small { at, count } => (at, count, NumberType::U8),
+            Scales::Exponent { at } => (at + 1, ty.block_bytes - at - 1, NumberType::U8),
+            Scales::Scattered { at } => (at, 8, NumberType::U8),
+            Scales::None => return None,
+        };
+        let is_scattered = matches!(ty.scales, Scales::Scattered { .. });
+        let place = self.in_blocks(row, at, bytes, number);
+        let codes = vec![0; place.span.bytes() as usize];
+        let mask = (0..codes.len()).map(|at| if is_scattered { [0, 0xf0][at % 2] } else { u8::MAX }).collect();
+        Some(ZeroCodes { place, mask, codes })
     }
 
     fn own_scales(&self, row: usize) -> Checked<OwnScales<'_>> {
@@ -171,76 +212,28 @@ impl Blocks<'_> {
         self.place(span, number)
     }
 
-    /// A row is zero where its blocks' scales are; of a type whose scale is never 0, where all codes are.
-    fn zero_row(&self, row: usize) -> Checked<ZeroCodes<'_>> {
-        let ty = self.stored.info.ty;
-        let zeros = |at: usize, bytes: usize, number: NumberType| {
-            let place = self.in_blocks(row, at, bytes, number);
-            let codes = vec![0; place.span.bytes() as usize];
-            ZeroCodes::bytes(place, codes)
-        };
-        match ty.scales {
-            Scales::Half { at, count } => Ok(zeros(at, 2 * count, NumberType::F16)),
-            Scales::Small { at, count } => Ok(zeros(at, count, NumberType::U8)),
-            Scales::Exponent { at } => Ok(zeros(at + 1, ty.block_bytes - at - 1, NumberType::U8)),
-            Scales::Scattered { at } => {
-                let place = self.in_blocks(row, at, 8, NumberType::U8);
-                let codes = vec![0; place.span.bytes() as usize];
-                Ok(ZeroCodes {
-                    mask: codes.iter().enumerate().map(|(at, _)| [0, 0xf0][at % 2]).collect(),
-                    codes,
-                    place,
-                })
-            }
-            Scales::None => Err(format!("{} has no scales", ty.name)),
-        }
-    }
-
-    /// A column is zero where its codes stand for that in every row.
-    fn zero_column(&self, column: usize) -> Checked<ZeroCodes<'_>> {
-        let ty = self.stored.info.ty;
-        let zero = match ty.zero {
-            Zero::Codes(zero) => zero(column % ty.block_elements),
-            Zero::None(why) => {
-                let problem = format!("column {column} of {} cannot be set to zero by itself: {why}", ty.name);
-                return Err(format!("{problem}; mask a row instead, or patch the original and quantize that"));
-            }
-        };
-        let used = || zero.iter().filter(|bits| bits.count > 0);
+    /// The codes of a column, where they lie so in their blocks.
+    fn codes_of(&self, column: usize, code: Code) -> Codes<'_> {
+        let (ty, rows) = (self.stored.info.ty, self.outline.layout.rows);
+        let used = || code.iter().filter(|bits| bits.count > 0);
         let first = used().map(|bits| bits.at / 8).min().unwrap_or_default();
         let end = used().map(|bits| (bits.at + bits.count).div_ceil(8)).max().unwrap_or_default();
         let block = column / ty.block_elements * ty.block_bytes;
-        let rows = self.outline.layout.rows;
         let span = Span {
             offset: (self.stored.info.bytes.start + block + first) as u64,
             piece_bytes: (end - first) as u64,
             stride_bytes: self.row_bytes() as u64,
             pieces: rows as u64,
         };
-        let mut found = ZeroCodes::new(self.place(span, NumberType::U8));
+        let mut found = Codes::new(self.place(span, NumberType::U8));
         for row in 0..rows {
+            let (at, mut from) = (self.stored.row(row) * (end - first) * 8, 0);
             for bits in used() {
-                found.put(row * (end - first) * 8 + bits.at - first * 8, bits.count, bits.code);
+                found.put_part(row, at + bits.at - first * 8, bits.count, from);
+                from += bits.count;
             }
         }
-        self.check_scales(column).map(|()| found)
-    }
-
-    /// Zero times a scale that is infinite or not a number would not be 0.
-    fn check_scales(&self, column: usize) -> Checked<()> {
-        let (ty, rows) = (self.stored.info.ty, self.outline.layout.rows);
-        let Scales::Half { at, .. } = ty.scales else { return Ok(()) };
-        let first = self.stored.info.bytes.start + column / ty.block_elements * ty.block_bytes + at;
-        let is_finite = |row: &usize| {
-            let mut scale = [0.0f32];
-            let at = first + row * self.row_bytes();
-            NumberType::F16.decode(self.stored.file.bytes().get(at..at + 2).unwrap_or_default(), &mut scale);
-            scale[0].is_finite()
-        };
-        match (0..rows).find(|row| !is_finite(&self.stored.row(*row))) {
-            None => Ok(()),
-            Some(row) => Err(format!("column {column} meets a scale that is infinite or not a number in row {row}")),
-        }
+        found
     }
 }
 

@@ -1,13 +1,13 @@
 //! Weights that are stored as [in, out], words of 32 bits with a zero point and a scale for each group of inputs: GPTQ,
 //! whose words hold consecutive inputs of one output, and AWQ, whose words hold eight outputs of one input.
 
-use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::change::{Codes, OwnScales, StoredSpan};
 use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::pack_quantized::in_groups;
 use super::parts::{Part, Parts, bits_at, by_rows};
 use super::rows::Rows;
-use super::{Found, Outline, Packing};
+use super::{Found, Outline, Packing, Usual};
 use crate::checkpoint::quantization::Method;
 use crate::error::Result;
 use safetensors::Dtype;
@@ -31,7 +31,7 @@ enum Kind {
     /// Bits of a code, and what zero points are stored less.
     Gptq {
         bits: usize,
-        less: i32,
+        less: u32,
     },
     Awq,
 }
@@ -71,7 +71,7 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Colu
         };
         let fits = wide == outputs && [2, 3, 4, 8].contains(&bits) && (high * 32).is_multiple_of(bits);
         let of_zeros = Some(outputs * bits).filter(|all| fits && all.is_multiple_of(32)).ok_or_else(unfit)?;
-        (Kind::Gptq { bits, less: i32::from(scheme.zeros_less_one) }, high * 32 / bits, of_zeros / 32)
+        (Kind::Gptq { bits, less: u32::from(scheme.zeros_less_one) }, high * 32 / bits, of_zeros / 32)
     };
     zeros.expect(&[Dtype::I32], &[groups, of_zeros])?;
     scales.expect(&[Dtype::F16, Dtype::BF16, Dtype::F32], scales.shape)?;
@@ -92,9 +92,10 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Colu
         Kind::Gptq { bits, .. } => format!("GPTQ INT{bits}"),
         Kind::Awq => "AWQ INT4".to_owned(),
     };
+    let usual = Usual { negative_scales: true, bias_of_nothing: true, ..Usual::default() };
     Ok(Columns {
         kind,
-        outline: Outline::of(used, vec![outputs, inputs], layout, &format),
+        outline: Outline { usual, ..Outline::of(used, vec![outputs, inputs], layout, &format) },
         factors: scales.values(),
         zeros,
         scales,
@@ -119,11 +120,19 @@ impl Columns<'_> {
         match self.kind {
             Kind::Gptq { bits, less } => {
                 let of_group = group * (outputs * bits / 32);
-                bits_at(|word| self.zeros.word(of_group + word), row * bits, bits) as i32 + less
+                let stored = bits_at(|word| self.zeros.word(of_group + word), row * bits, bits);
+                // AutoGPTQ, whose form it is, adds within as many bits: the largest stands for 0.
+                ((stored + less) & ((1 << bits) - 1)) as i32
             }
             Kind::Awq => awq(self.zeros.word(group * (outputs / 8) + row / 8), row),
         }
     }
+}
+
+/// The byte that holds an output among those of all outputs, and the first of its four bits there.
+fn awq_half(row: usize) -> (usize, usize) {
+    let at = AWQ_ORDER[row % 8];
+    (row / 8 * 4 + at / 2, at % 2 * 4)
 }
 
 fn awq(word: u32, row: usize) -> i32 {
@@ -153,47 +162,63 @@ impl Packing for Columns<'_> {
         Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
-    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+    fn codes(&self, axis: Axis, index: usize) -> std::result::Result<Codes<'_>, String> {
         let Layout { rows: outputs, columns, .. } = self.outline.layout;
-        let (bits, stride) = match self.kind {
-            Kind::Gptq { bits, .. } => (bits, outputs * 4),
-            Kind::Awq => (4, outputs / 8 * 4),
-        };
-        let zero = |row: usize, column: usize| {
-            let zero = self.zero(row, self.group_of[column]);
-            let is_code = (0..1 << bits).contains(&zero);
-            is_code.then_some(zero as u32).ok_or_else(|| format!("its zero point, {zero}, is no code of {bits} bits"))
-        };
-        let is_awq = self.kind == Kind::Awq;
-        if axis == Axis::Row {
+        let mut codes;
+        match (self.kind, axis) {
             // An output is a column of the file: of words where it has them for itself, else of half bytes.
-            let (from, piece, pieces) = match is_awq {
-                true => (index / 8 * 4 + AWQ_ORDER[index % 8] / 2, 1, columns),
-                false => (index * 4, 4, columns * bits / 32),
-            };
-            let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, from, piece, stride, pieces));
-            for column in 0..columns {
-                let at = if is_awq { column * 8 + AWQ_ORDER[index % 8] % 2 * 4 } else { column * bits };
-                found.put(at, bits, zero(index, column)?);
+            (Kind::Gptq { bits, .. }, Axis::Row) => {
+                codes = Codes::new(StoredSpan::of(&self.codes, index * 4, 4, outputs * 4, columns * bits / 32));
+                (0..columns).for_each(|column| codes.put(column, column * bits, bits));
             }
-            return Ok(found);
+            (Kind::Awq, Axis::Row) => {
+                let (byte, half) = awq_half(index);
+                codes = Codes::new(StoredSpan::of(&self.codes, byte, 1, outputs / 2, columns));
+                (0..columns).for_each(|column| codes.put(column, column * 8 + half, 4));
+            }
+            (Kind::Gptq { bits, .. }, _) => {
+                let (at, width) = (index * bits, outputs * 4);
+                let words = (at + bits - 1) / 32 - at / 32 + 1;
+                codes = Codes::new(StoredSpan::of(&self.codes, at / 32 * width, words * width, words * width, 1));
+                (0..outputs).for_each(|row| codes.put_in_words(row, row * 32 + at % 32, bits, width * 8));
+            }
+            (Kind::Awq, _) => {
+                let width = outputs / 2;
+                codes = Codes::new(StoredSpan::of(&self.codes, index * width, width, width, 1));
+                for row in 0..outputs {
+                    let (byte, half) = awq_half(row);
+                    codes.put(row, byte * 8 + half, 4);
+                }
+            }
         }
-        let (word, within) = if is_awq { (index, 0) } else { (index * bits / 32, index * bits % 32) };
-        if within + bits > 32 {
-            return Err(format!("codes of {bits} bits lie in two words there"));
-        }
-        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, word * stride, stride, stride, 1));
-        for row in 0..outputs {
-            let at = if is_awq { row / 8 * 32 + AWQ_ORDER[row % 8] * 4 } else { row * 32 + within };
-            found.put(at, bits, zero(row, index)?);
-        }
-        Ok(found)
+        Ok(codes)
+    }
+
+    fn zero_code(&self, row: usize, column: usize) -> std::result::Result<u32, String> {
+        Ok(self.zero(row, self.group_of[column]) as u32)
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
         let (size, outputs) = (self.scales.number().bytes(), self.outline.layout.rows);
         let groups = self.factors.len() / outputs;
         let place = StoredSpan::of(&self.scales, row * size, size, outputs * size, groups);
-        OwnScales::of(place, self.group_of.clone())
+        Ok(OwnScales { place, of_column: self.group_of.clone() })
+    }
+
+    fn own_zeros(&self, row: usize) -> Option<Codes<'_>> {
+        let outputs = self.outline.layout.rows;
+        let groups = self.factors.len() / outputs;
+        let (first, last, bits) = match self.kind {
+            Kind::Gptq { bits, .. } => (row * bits, row * bits + bits - 1, bits),
+            Kind::Awq => {
+                let (byte, half) = awq_half(row);
+                (byte * 8 + half, byte * 8 + half, 4)
+            }
+        };
+        let piece = last / 8 - first / 8 + 1;
+        let width = outputs * bits / 8;
+        let mut codes = Codes::new(StoredSpan::of(&self.zeros, first / 8, piece, width, groups));
+        (0..groups).for_each(|group| codes.put(group, group * piece * 8 + first % 8, bits));
+        Some(codes)
     }
 }

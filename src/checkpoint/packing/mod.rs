@@ -20,7 +20,7 @@ mod span;
 
 use super::{Tensors, number};
 use crate::error::{Error, Result};
-pub use change::{OwnScales, StoredSpan, ZeroCodes};
+pub use change::{Codes, OwnBits, OwnScales, StoredSpan, ZeroCodes};
 pub use dense::Dense;
 pub use layout::{Axis, Layout};
 pub use number::NumberType;
@@ -95,6 +95,20 @@ pub struct Outline<'a> {
     layout: Layout,
     /// What the codes are, for messages: `FP8`, `Q4_K`; the dtype where it is dense.
     format: String,
+    usual: Usual,
+}
+
+/// What is nothing unusual beside the codes of a form, for who judges it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usual {
+    /// Scales below 0: the sign may be theirs.
+    pub negative_scales: bool,
+    /// Scales of 0, of a block of zeros.
+    pub zero_scales: bool,
+    /// Scales that are bytes are exponents of two (E8M0).
+    pub exponents: bool,
+    /// A bias of zeros, where the module has none.
+    pub bias_of_nothing: bool,
 }
 
 impl<'a> Outline<'a> {
@@ -109,7 +123,8 @@ impl<'a> Outline<'a> {
         'a: 'p,
     {
         let layout = Layout { number: NumberType::F32, ..layout };
-        Outline { stored: stored.map(|part| part.name).collect(), shape, layout, format: format.to_owned() }
+        let stored = stored.map(|part| part.name).collect();
+        Outline { stored, shape, layout, format: format.to_owned(), usual: Usual::default() }
     }
 }
 
@@ -124,20 +139,38 @@ pub trait Packing: Debug + Send + Sync {
     /// They cannot be decoded.
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>>;
 
-    /// The codes that make a row or column exactly zero.
+    /// Where the codes of a row or column lie, counted through all matrices of a stack.
     ///
     /// # Errors
-    /// The format has none; the message says why, without the weight's name.
-    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
-        Err(format!("{} {index} of {} cannot be set to zero by itself", axis.as_str(), self.outline().format))
+    /// They cannot be told from those of others; the message says why, without the weight's name.
+    fn codes(&self, axis: Axis, index: usize) -> std::result::Result<Codes<'_>, String> {
+        Err(format!("{} {index} of {} cannot be changed by itself", axis.as_str(), self.outline().format))
     }
 
-    /// The scales that a row shares with no other.
+    /// The code that stands for zero in a row of the stack and a column of its matrix.
+    ///
+    /// # Errors
+    /// There is none; the message says why, without the weight's name.
+    fn zero_code(&self, _row: usize, _column: usize) -> std::result::Result<u32, String> {
+        Ok(0)
+    }
+
+    /// The scales that a row of the stack shares with no other.
     ///
     /// # Errors
     /// It has none; the message says why, without the weight's name.
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
         Err(format!("row {row} of {} has no scale of its own", self.outline().format))
+    }
+
+    /// The zero points of a row that has scales of its own; none where there are none.
+    fn own_zeros(&self, _row: usize) -> Option<Codes<'_>> {
+        None
+    }
+
+    /// What makes a row zero, where that is not its codes.
+    fn zero_row(&self, _row: usize) -> Option<ZeroCodes<'_>> {
+        None
     }
 
     /// A row as it is decoded once the bytes of a span of its file are these; none where its own scales tell that.
@@ -170,6 +203,11 @@ impl Tensors {
     pub fn weight(&self, name: &str) -> Result<Weight<'_>> {
         let missing = || Error::tensor(self.root(), name, "is missing from the checkpoint");
         Weight::of(self, name).unwrap_or_else(|| Err(missing()))
+    }
+
+    /// The shape of a weight; none where there is none, or it is broken.
+    pub(crate) fn shape_of(&self, name: &str) -> Option<Vec<usize>> {
+        self.weight(name).ok().map(|weight| weight.shape().to_vec())
     }
 
     /// Whether something is stored for a weight, be it broken.
@@ -262,6 +300,11 @@ impl<'a> Weight<'a> {
         self.packing.outline().format.clone()
     }
 
+    /// What is nothing unusual beside its codes.
+    pub fn usual(&self) -> Usual {
+        self.packing.outline().usual
+    }
+
     /// Whether its numbers have to be worked out from what is stored: not those of a safetensors file that is dense.
     pub fn is_packed(&self) -> bool {
         self.packing.is_packed()
@@ -340,24 +383,6 @@ impl<'a> Weight<'a> {
         Ok(found)
     }
 
-    /// The codes that make a row or column of a packed weight exactly zero.
-    ///
-    /// # Errors
-    /// There are none: what it is packed in cannot hold that, and why.
-    pub fn zero_codes(&self, axis: Axis, index: usize) -> Result<ZeroCodes<'_>> {
-        self.has(axis, index)?;
-        self.packing.zero_codes(axis, index).map_err(|problem| self.cannot(&problem))
-    }
-
-    /// The scales that a row of a packed weight shares with no other.
-    ///
-    /// # Errors
-    /// It shares them, or they are too coarse to hold a factor.
-    pub fn own_scales(&self, row: usize) -> Result<OwnScales<'_>> {
-        self.has(Axis::Row, row)?;
-        self.packing.own_scales(row).map_err(|problem| self.cannot(&problem))
-    }
-
     /// A row as it is decoded once the bytes of a span of its file are these; none where its own scales tell that.
     pub fn row_with(&self, row: usize, span: Span, bytes: &[u8]) -> Option<Vec<f64>> {
         self.packing.row_with(row, span, bytes)
@@ -369,21 +394,6 @@ impl<'a> Weight<'a> {
             Axis::Row | Axis::Element => self.packing.stored_row(index),
             Axis::Column => index,
         }
-    }
-
-    fn has(&self, axis: Axis, index: usize) -> Result<()> {
-        let Layout { matrices, rows, columns, .. } = self.layout();
-        match axis {
-            _ if matrices > 1 => Err(self.cannot("it is a stack of matrices")),
-            Axis::Row if index < rows => Ok(()),
-            Axis::Column if index < columns => Ok(()),
-            _ => Err(self.cannot(&format!("it has no {} {index}", axis.as_str()))),
-        }
-    }
-
-    fn cannot(&self, problem: &str) -> Error {
-        let stored = self.stored().first().copied().unwrap_or(&self.name);
-        Error::tensor(self.tensors.root(), self.tensors.stored_name(stored), problem)
     }
 
     /// Where it can be changed element by element, if it can.

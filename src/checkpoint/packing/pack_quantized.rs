@@ -2,11 +2,11 @@
 //! compressed-tensors. Where 32 is no multiple of their bits, codes lie across words since version 0.16; before, words
 //! ended with bits that no code had.
 
-use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::change::{Codes, OwnScales, StoredSpan};
 use super::layout::{Axis, Layout};
 use super::parts::{Part, Parts, bits_at, by_rows};
 use super::rows::Rows;
-use super::{Found, Outline, Packing};
+use super::{Found, Outline, Packing, Usual};
 use crate::checkpoint::quantization::OF_INPUTS;
 use crate::error::Result;
 use safetensors::Dtype;
@@ -127,8 +127,9 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Word
     let others = parts.all(OF_INPUTS);
     let of_zeros = zeros.as_ref().map(|(part, _)| part);
     let used = [&codes, &shape, &scales].into_iter().chain(of_zeros).chain(&of_columns).chain(&others);
+    let outline = Outline::of(used, shape_of_weight, layout, &format!("INT{}", codes_at.bits));
     Ok(Words {
-        outline: Outline::of(used, shape_of_weight, layout, &format!("INT{}", codes_at.bits)),
+        outline: Outline { usual: Usual { negative_scales: true, ..Usual::default() }, ..outline },
         codes_at,
         groups,
         factors: scales.values(),
@@ -192,25 +193,41 @@ impl Packing for Words<'_> {
         Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
-    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+    fn codes(&self, axis: Axis, index: usize) -> std::result::Result<Codes<'_>, String> {
         let Layout { rows, columns, .. } = self.outline.layout;
         let Stream { bits, words, .. } = self.codes_at;
         let (width, place) = (words * 4, |column: usize| self.codes_at.place(column));
-        let code = |row: usize, column: usize| (self.zero(row, self.group_of[column]) + (1 << (bits - 1))) as u32;
         if axis == Axis::Row {
-            let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, index * width, width, width, 1));
-            (0..columns).for_each(|column| found.put(place(column), bits, code(index, column)));
-            return Ok(found);
+            let mut codes = Codes::new(StoredSpan::of(&self.codes, index * width, width, width, 1));
+            (0..columns).for_each(|column| codes.put(column, place(column), bits));
+            return Ok(codes);
         }
-        let (first, last) = (place(index) / 8, (place(index) + bits - 1) / 8);
+        let (matrix, at) = (index / columns, place(index % columns));
+        let (first, last) = (at / 8, (at + bits - 1) / 8);
         let piece = last - first + 1;
-        let mut found = ZeroCodes::new(StoredSpan::of(&self.codes, first, piece, width, rows));
-        (0..rows).for_each(|row| found.put(row * piece * 8 + place(index) % 8, bits, code(row, index)));
-        Ok(found)
+        let mut codes = Codes::new(StoredSpan::of(&self.codes, matrix * rows * width + first, piece, width, rows));
+        (0..rows).for_each(|row| codes.put(row, row * piece * 8 + at % 8, bits));
+        Ok(codes)
+    }
+
+    fn zero_code(&self, row: usize, column: usize) -> std::result::Result<u32, String> {
+        Ok((self.zero(row, self.group_of[column]) + (1 << (self.codes_at.bits - 1))) as u32)
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
         let size = self.scales.number().bytes() * self.groups;
-        OwnScales::of(StoredSpan::of(&self.scales, row * size, size, size, 1), self.group_of.clone())
+        let place = StoredSpan::of(&self.scales, row * size, size, size, 1);
+        Ok(OwnScales { place, of_column: self.group_of.clone() })
+    }
+
+    fn own_zeros(&self, row: usize) -> Option<Codes<'_>> {
+        let (part, stream) = self.zeros.as_ref()?;
+        let (matrix, row) = (row / self.outline.layout.rows, row % self.outline.layout.rows);
+        let (at, width) = (stream.place(row), self.groups * 4);
+        let words = (at + stream.bits - 1) / 32 - at / 32 + 1;
+        let from = (matrix * stream.words + at / 32) * width;
+        let mut codes = Codes::new(StoredSpan::of(part, from, words * width, words * width, 1));
+        (0..self.groups).for_each(|group| codes.put_in_words(group, group * 32 + at % 32, stream.bits, width * 8));
+        Some(codes)
     }
 }

@@ -2,12 +2,12 @@
 //! each out channel, or for each block or group of elements. DeepSeek's and Qwen's FP8 checkpoints, compressed-tensors
 //! and Model Optimizer write these.
 
-use super::change::{OwnScales, StoredSpan, ZeroCodes};
+use super::change::{Codes, OwnScales, StoredSpan};
 use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use super::parts::{Part, Parts, by_rows};
 use super::rows::Rows;
-use super::{Found, Outline, Packing};
+use super::{Found, Outline, Packing, Usual};
 use crate::checkpoint::quantization::OF_INPUTS;
 use crate::error::Result;
 use safetensors::Dtype;
@@ -21,7 +21,7 @@ struct Scaled<'a> {
     scales: Part<'a>,
     grid: Grid,
     factors: Vec<f32>,
-    zeros: Option<Vec<f32>>,
+    zeros: Option<(Part<'a>, Vec<f32>)>,
 }
 
 /// How scales lie over a stack of matrices.
@@ -73,10 +73,11 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>, scales: Part<'a>) -> std::r
     let others = parts.all(OF_INPUTS);
     let used = [&codes, &scales].into_iter().chain(&zeros).chain(&others);
     let format = if codes.dtype == Dtype::I8 { "INT8" } else { "FP8" };
+    let outline = Outline::of(used, codes.shape.to_vec(), layout, format);
     Ok(Scaled {
-        outline: Outline::of(used, codes.shape.to_vec(), layout, format),
+        outline: Outline { usual: Usual { exponents: true, ..Usual::default() }, ..outline },
         factors,
-        zeros: zeros.map(|zeros| zeros.values()),
+        zeros: zeros.map(|zeros| (zeros.clone(), zeros.values())),
         codes,
         scales,
         grid,
@@ -139,7 +140,7 @@ impl Packing for Scaled<'_> {
             for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
                 let at = self.grid.row(row / height, row % height);
                 for (block, to) in to.chunks_mut(self.grid.columns).enumerate() {
-                    let zero = self.zeros.as_ref().map_or(0.0, |zeros| zeros[at + block]);
+                    let zero = self.zeros.as_ref().map_or(0.0, |(_, zeros)| zeros[at + block]);
                     let factor = self.factors[at + block];
                     to.iter_mut().for_each(|value| *value = (*value - zero) * factor);
                 }
@@ -148,37 +149,54 @@ impl Packing for Scaled<'_> {
         Ok(Some(Rows::decoded(self.outline.layout, values)))
     }
 
-    fn zero_codes(&self, axis: Axis, index: usize) -> std::result::Result<ZeroCodes<'_>, String> {
+    fn codes(&self, axis: Axis, index: usize) -> std::result::Result<Codes<'_>, String> {
         let Layout { rows, columns, .. } = self.outline.layout;
-        let code = |row: usize, column: usize| match &self.zeros {
-            Some(zeros) if self.codes.dtype == Dtype::I8 => {
-                zeros[self.grid.row(0, row) + column / self.grid.columns] as i8 as u8
+        Ok(Codes::bytes(match axis {
+            Axis::Row => StoredSpan::of(&self.codes, index * columns, columns, columns, 1),
+            _ => {
+                let from = index / columns * rows * columns + index % columns;
+                StoredSpan::of(&self.codes, from, 1, columns, rows)
+            }
+        }))
+    }
+
+    fn zero_code(&self, row: usize, column: usize) -> std::result::Result<u32, String> {
+        let rows = self.outline.layout.rows;
+        Ok(match &self.zeros {
+            Some((_, zeros)) if self.codes.dtype == Dtype::I8 => {
+                let at = self.grid.row(row / rows, row % rows) + column / self.grid.columns;
+                u32::from(zeros[at] as i8 as u8)
             }
             _ => 0,
-        };
-        let (place, codes) = match axis {
-            Axis::Row => {
-                let place = StoredSpan::of(&self.codes, index * columns, columns, columns, 1);
-                (place, (0..columns).map(|column| code(index, column)).collect())
-            }
-            _ => {
-                let place = StoredSpan::of(&self.codes, index, 1, columns, rows);
-                (place, (0..rows).map(|row| code(row, index)).collect())
-            }
-        };
-        Ok(ZeroCodes::bytes(place, codes))
+        })
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
         let Layout { rows, columns, .. } = self.outline.layout;
-        if self.grid.rows > 1 || (self.grid.each == 0 && self.factors.len() == 1 && rows > 1) {
-            let block = self.grid.rows.min(rows);
-            return Err(format!("{block} rows share a scale, so that a factor would change them all"));
-        }
-        let size = self.scales.number().bytes();
-        let (from, across) = (self.grid.row(0, row) * size, self.grid.across * size);
         let of_column = (0..columns).map(|column| column / self.grid.columns).collect();
-        OwnScales::of(StoredSpan::of(&self.scales, from, across, across, 1), of_column)
+        match self.beside_row(&self.scales, row) {
+            Some(place) => Ok(OwnScales { place, of_column }),
+            None => {
+                let block = self.grid.rows.min(rows);
+                Err(format!("{block} rows share a scale, so that a factor would change them all"))
+            }
+        }
+    }
+
+    fn own_zeros(&self, row: usize) -> Option<Codes<'_>> {
+        let (zeros, _) = self.zeros.as_ref()?;
+        Some(Codes::bytes(self.beside_row(zeros, row)?))
+    }
+}
+
+impl<'a> Scaled<'a> {
+    /// What scales or zero points hold of a row; none where it shares them with others.
+    fn beside_row(&self, part: &Part<'a>, row: usize) -> Option<StoredSpan<'a>> {
+        let Layout { matrices, rows, .. } = self.outline.layout;
+        let is_shared = self.grid.rows > 1 || (self.grid.each == 0 && matrices > 1);
+        let size = part.number().bytes();
+        let (from, across) = (self.grid.row(row / rows, row % rows) * size, self.grid.across * size);
+        (!is_shared).then(|| StoredSpan::of(part, from, across, across, 1))
     }
 }
 

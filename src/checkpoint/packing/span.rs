@@ -21,24 +21,31 @@ pub struct Span {
 }
 
 impl Span {
-    /// Row, column or element `index` of a dense tensor that begins at `start`; none where it has no such part, or no
-    /// elements that weights are stored in as they are.
+    /// Row, column or element `index` of a dense tensor that begins at `start`, counted through all matrices of a stack;
+    /// none where it has no such part, or no elements that weights are stored in as they are.
     pub fn of_dense(axis: Axis, index: usize, shape: &[usize], dtype: Dtype, start: u64) -> Option<Span> {
         let number = NumberType::of(dtype);
         let element = number.holds_weights().then(|| number.bytes() as u64)?;
-        let at = index as u64;
         let piece = |offset, piece_bytes| Span { offset, piece_bytes, stride_bytes: piece_bytes, pieces: 1 };
-        match (axis, shape) {
-            (Axis::Row, &[rows, columns]) if index < rows => {
-                let row = columns as u64 * element;
-                Some(piece(start + at * row, row))
-            }
-            (Axis::Column, &[rows, columns]) if index < columns => {
-                let row = columns as u64 * element;
-                let offset = start + at * element;
+        let (matrices, rows, columns) = match *shape {
+            [rows, columns] => (1, rows, columns),
+            [matrices, rows, columns] => (matrices, rows, columns),
+            _ => (0, 0, 0),
+        };
+        let row = columns as u64 * element;
+        match axis {
+            Axis::Row if index < usize::saturating_mul(matrices, rows) => Some(piece(start + index as u64 * row, row)),
+            Axis::Column if index < usize::saturating_mul(matrices, columns) => {
+                let (matrix, column) = (index / columns, index % columns);
+                let offset = start + (matrix * rows) as u64 * row + column as u64 * element;
                 Some(Span { offset, piece_bytes: element, stride_bytes: row, pieces: rows as u64 })
             }
-            (Axis::Element, &[elements]) if index < elements => Some(piece(start + at * element, element)),
+            // The biases of a stack are a matrix.
+            Axis::Element
+                if matches!(shape.len(), 1 | 2) && index < shape.iter().copied().fold(1, usize::saturating_mul) =>
+            {
+                Some(piece(start + index as u64 * element, element))
+            }
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ mod gguf;
 mod pair;
 mod repacked;
 
-use super::difference::{Difference, Norms, TensorChange, replaced_by};
+use super::difference::{Difference, Norms, TensorChange, name_experts, replaced_by};
 use crate::checkpoint::packing::{NumberType, Weight};
 use crate::checkpoint::quantization::FILES;
 use crate::checkpoint::{Opened, Tensors};
@@ -106,6 +106,7 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
     repacked.sort_by_key(|weight| weight.lines.is_empty());
     differences.extend(repacked.into_iter().map(Difference::WeightRepacked));
     differences.extend(replaced(changes));
+    name_experts(&mut differences, &|name| old.shape_of(name));
     if let ([Some(a), Some(b)], true) = (ggufs, differences.is_empty()) {
         differences = gguf::other_bytes(a, b);
     }

@@ -4,7 +4,7 @@ mod sentence;
 
 use crate::architecture::module::ModuleKind;
 use crate::architecture::place::Axis;
-use crate::architecture::{OtherParts, Recipe};
+use crate::architecture::{OtherParts, Recipe, stacks};
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::Result;
 use crate::neuron::{ModulePath, Neuron};
@@ -245,6 +245,20 @@ fn as_text<S: serde::Serializer>(neuron: &Option<Neuron>, to: S) -> std::result:
 pub fn replaced_by(name: &str, other: &str, swapped: bool) -> Option<Difference> {
     let told = !swapped || name < other;
     told.then(|| Difference::TensorReplaced { name: name.to_owned(), other: other.to_owned(), swapped })
+}
+
+/// Names the neurons of experts that lie in stacks; `shape_of` tells the shape of a weight.
+pub fn name_experts(differences: &mut [Difference], shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) {
+    for difference in differences {
+        let (name, lines) = match difference {
+            Difference::TensorChanged(change) => (&change.name, &mut change.lines),
+            Difference::WeightRepacked(weight) => (&weight.name, &mut weight.lines),
+            _ => continue,
+        };
+        for line in lines.iter_mut().filter(|line| line.neuron.is_none()) {
+            line.neuron = stacks::neuron(name, line.axis, line.index, shape_of);
+        }
+    }
 }
 
 /// Tells what the elements of norms' weights multiply by.

@@ -1,6 +1,7 @@
 //! Differences in words.
 
 use super::{Difference, LineChange, Pattern, Repacked, TensorChange};
+use crate::architecture;
 use crate::architecture::place::Axis;
 use crate::error::Figure;
 use crate::escape::printable;
@@ -90,7 +91,7 @@ fn tensor(change: &TensorChange) -> String {
     };
     let mut out = format!("{what}: changed in {lines}{form}{norm}{nan}\n");
     for line in &change.lines {
-        let _ = writeln!(out, "  {}", self::line(&change.name, line));
+        let _ = writeln!(out, "  {}", self::line(&change.name, shape, line));
     }
     out
 }
@@ -109,12 +110,12 @@ fn repacked(weight: &Repacked) -> String {
     let (before, after) = (printable(&weight.before), printable(&weight.after));
     let mut out = format!("weight {} {shape:?}: is {after}, was {before}, {error}{stand_out}\n", printable(name));
     for line in &weight.lines {
-        let _ = writeln!(out, "  {}", self::line(name, line));
+        let _ = writeln!(out, "  {}", self::line(name, shape, line));
     }
     out
 }
 
-fn line(name: &str, line: &LineChange) -> String {
+fn line(name: &str, shape: &[usize], line: &LineChange) -> String {
     let what = match (line.axis, line.beta) {
         (Axis::Element, Some(beta)) => format!("{} times what it was", factor(beta)),
         (_, Some(_)) if line.norm_after == 0.0 => "all zero, was not".to_owned(),
@@ -126,7 +127,7 @@ fn line(name: &str, line: &LineChange) -> String {
         },
     };
     let neuron = line.neuron.as_ref().map(|n| format!(" (neuron {})", n.short())).unwrap_or_default();
-    format!("{} {} of {}: {what}{neuron}", line.axis.as_str(), line.index, printable(name))
+    format!("{} of {}: {what}{neuron}", architecture::line(line.axis, line.index, shape), printable(name))
 }
 
 /// Three significant digits (rounding to bfloat16 blurs the third), without the zeros at the end.

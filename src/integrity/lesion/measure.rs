@@ -39,15 +39,28 @@ pub(super) struct Norms {
 }
 
 impl Norms {
-    /// Norms of the matrix `name`; none where its elements are not floats.
+    /// Norms of the matrix `name`, or of all matrices of a stack; none where its elements are not floats.
     pub fn of(tensors: &Tensors, name: &str) -> Result<Option<Norms>> {
         let weight = tensors.weight(name)?;
         if !weight.is_float() {
             return Ok(None);
         }
-        let Layout { rows, columns, .. } = weight.layout();
-        let piece = rows.div_ceil((HELD / columns.max(1)).clamp(1, PIECES)).max(1);
-        let pieces: Vec<Range<usize>> = (0..rows).step_by(piece).map(|at| at..(at + piece).min(rows)).collect();
+        let Layout { matrices, rows, .. } = weight.layout();
+        let mut all = Norms { rows: Vec::new(), columns: Vec::new() };
+        for matrix in 0..matrices {
+            let Some(norms) = Norms::of_rows(&weight, matrix * rows..(matrix + 1) * rows)? else { return Ok(None) };
+            all.rows.extend(norms.rows);
+            all.columns.extend(norms.columns);
+        }
+        Ok(Some(all))
+    }
+
+    /// Norms of one matrix.
+    fn of_rows(weight: &Weight, matrix: Range<usize>) -> Result<Option<Norms>> {
+        let columns = weight.layout().columns;
+        let piece = matrix.len().div_ceil((HELD / columns.max(1)).clamp(1, PIECES)).max(1);
+        let pieces: Vec<Range<usize>> =
+            matrix.clone().step_by(piece).map(|at| at..(at + piece).min(matrix.end)).collect();
         let sums = pieces.into_par_iter().map(|range| -> Result<Option<(Vec<f64>, Vec<f64>)>> {
             let mut of_rows = Vec::with_capacity(range.len());
             let mut of_columns = vec![0.0; columns];

@@ -122,8 +122,8 @@ pub struct Statistics {
     /// Layers in which the outputs of `o_proj` and `down_proj` are normalized.
     normalized_outputs: Vec<bool>,
     heads: Option<Heads>,
-    /// Lines of zeros in other matrices: tensor, shape, side, index.
-    other_zeros: Vec<(String, [usize; 2], Side, usize)>,
+    /// Lines of zeros in other matrices, and in stacks of them.
+    other_zeros: Vec<(NeuronPlace, Neuron)>,
     not_examined: Vec<NotExamined>,
 }
 

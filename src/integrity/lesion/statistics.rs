@@ -7,8 +7,10 @@ use super::site::{Heads, Kind, SITES, Site, Space};
 use super::zeros::place;
 use super::{Indicator, IndicatorKind, LesionReport, NotExamined, Statistics, Tails, fit};
 use crate::architecture::module::{MixerKind, Role};
-use crate::architecture::names;
-use crate::checkpoint::packing::Weight;
+use crate::architecture::place::{Axis, NeuronPlace};
+use crate::architecture::{names, stacks};
+use crate::checkpoint::packing::{COMPANIONS, Weight, name_of};
+use crate::checkpoint::quantization::is_of_activations;
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::Result;
 use crate::neuron::{self, Neuron, Side};
@@ -38,7 +40,14 @@ impl Statistics {
             other_zeros: Vec::new(),
             not_examined: Vec::new(),
         };
-        let in_layers = |weight: &Weight| weight.name().starts_with("model.layers.");
+        // Scales of what could not be unpacked are no weights; the codes beside them are told of.
+        let is_beside = |name: &str| {
+            let is_companion = COMPANIONS.iter().any(|end| name.ends_with(end)) && name_of(name) == name;
+            is_companion || is_of_activations(name)
+        };
+        let in_layers = |weight: &Weight| {
+            weight.name().starts_with("model.layers.") && (weight.is_packed() || !is_beside(weight.name()))
+        };
         let shapes: Vec<(String, Vec<usize>)> = tensors
             .weights()
             .into_iter()
@@ -52,6 +61,13 @@ impl Statistics {
                 [] | [_] => {}
                 [rows, columns] if rows > 0 && (1..=measure::MOST_COLUMNS).contains(&columns) => {
                     statistics.add(tensors, &name, [rows, columns])?
+                }
+                [_, rows, columns]
+                    if names::matrices(&name, &shape) > 0
+                        && rows > 0
+                        && (1..=measure::MOST_COLUMNS).contains(&columns) =>
+                {
+                    statistics.add_others(tensors, &name, &shape)?
                 }
                 _ => {
                     let why =
@@ -75,16 +91,6 @@ impl Statistics {
     }
 
     fn add(&mut self, tensors: &Tensors, name: &str, shape: [usize; 2]) -> Result<()> {
-        let mut refuse = |why: String| self.not_examined.push(NotExamined { what: name.into(), why });
-        let Some(norms) = Norms::of(tensors, name)? else {
-            let dtype = tensors.weight(name)?.dtypes();
-            refuse(format!("its dtype is {dtype}, expected F32, F16, BF16 or F64"));
-            return Ok(());
-        };
-        if norms.rows.iter().chain(&norms.columns).any(|n| !(n.is_finite() || *n == f32::NEG_INFINITY)) {
-            refuse("it holds NaN, infinity or values whose squares overflow".into());
-            return Ok(());
-        }
         let known = name
             .strip_prefix("model.layers.")
             .and_then(|rest| rest.split_once('.')?.0.parse().ok())
@@ -93,18 +99,47 @@ impl Statistics {
                 let kind = Kind::ALL.into_iter().find(|kind| name == measure::tensor_name(layer, *kind))?;
                 Some((layer, kind))
             });
-        let Some((layer, kind)) = known else {
-            refuse("no clean model with such a module was measured; rows and columns of zeros were looked for".into());
-            for (side, norms) in [(Side::Out, &norms.rows), (Side::In, &norms.columns)] {
-                let zeros = norms.iter().enumerate().filter(|(_, norm)| **norm == f32::NEG_INFINITY);
-                self.other_zeros.extend(zeros.map(|(at, _)| (name.to_owned(), shape, side, at)));
-            }
-            return Ok(());
-        };
+        let Some((layer, kind)) = known else { return self.add_others(tensors, name, &shape) };
+        let Some(norms) = self.norms(tensors, name)? else { return Ok(()) };
         self.shapes[layer][kind as usize] = Some(shape);
         self.layers[layer].log_norms[Site { kind, side: Side::Out }.index()] = Some(norms.rows);
         self.layers[layer].log_norms[Site { kind, side: Side::In }.index()] = Some(norms.columns);
         Ok(())
+    }
+
+    /// Keeps the rows and columns of zeros of a matrix, or of the stack of all experts.
+    fn add_others(&mut self, tensors: &Tensors, name: &str, shape: &[usize]) -> Result<()> {
+        let Some(norms) = self.norms(tensors, name)? else { return Ok(()) };
+        let why = "no clean model with such a module was measured; rows and columns of zeros were looked for";
+        self.not_examined.push(NotExamined { what: name.into(), why: why.into() });
+        for (axis, side, norms) in [(Axis::Row, Side::Out, &norms.rows), (Axis::Column, Side::In, &norms.columns)] {
+            let zeros = norms.iter().enumerate().filter(|(_, norm)| **norm == f32::NEG_INFINITY);
+            self.other_zeros.extend(zeros.filter_map(|(index, _)| {
+                let neuron = names::neuron(name, shape.len(), axis, index)
+                    .or_else(|| stacks::neuron(name, axis, index, &|name| tensors.shape_of(name)));
+                // What is no module's weight is called what the tensor is.
+                let own = || Some(Neuron { site: neuron::Site { module: name.parse().ok()?, side }, channel: index });
+                let place = NeuronPlace { tensor: name.to_owned(), shape: shape.to_vec(), axis, index };
+                Some((place, neuron.or_else(own)?))
+            }));
+        }
+        Ok(())
+    }
+
+    /// The norms of a tensor; none where it has none, which is told.
+    fn norms(&mut self, tensors: &Tensors, name: &str) -> Result<Option<Norms>> {
+        let norms = Norms::of(tensors, name)?;
+        let why = match &norms {
+            None => format!("its dtype is {}, expected F32, F16, BF16 or F64", tensors.weight(name)?.dtypes()),
+            Some(Norms { rows, columns })
+                if rows.iter().chain(columns).any(|n| !(n.is_finite() || *n == f32::NEG_INFINITY)) =>
+            {
+                "it holds NaN, infinity or values whose squares overflow".to_owned()
+            }
+            Some(_) => return Ok(norms),
+        };
+        self.not_examined.push(NotExamined { what: name.into(), why });
+        Ok(None)
     }
 
     /// How heads are laid out, where config and shapes agree on it.

@@ -15,27 +15,23 @@ impl Statistics {
         let sides = self.layers.iter().flat_map(|layer| &layer.log_norms).flatten().count();
         // The rule of succession (Laplace): none in so many.
         let p_value = p_value::in_any(1.0 / (p_value::CLEAN_SIDES as f64 + 2.0), sides.max(1));
-        let mut add = |tensor: &str, shape: [usize; 2], side: Side, zeros: &[(usize, f64)]| {
+        let mut add = |zeros: &[(NeuronPlace, Neuron)], expected: f64| {
             let listed = zeros.len().min(LISTED_ZEROS);
-            if zeros.len() > listed {
-                let count = zeros.len() - listed;
-                report.more_zeros.push(MoreZeros { tensor: tensor.into(), side, count });
+            if let Some((first, _)) = zeros.get(listed) {
+                let side = if first.axis == Axis::Row { Side::Out } else { Side::In };
+                report.more_zeros.push(MoreZeros { tensor: first.tensor.clone(), side, count: zeros.len() - listed });
             }
-            for &(index, expected) in &zeros[..listed] {
-                // A stack of experts is a tensor without such an end.
-                let Some(module) = names::module(tensor).or_else(|| tensor.parse().ok()) else { continue };
-                report.indicators.push(Indicator {
-                    kind: IndicatorKind::Zero,
-                    neuron: Neuron { site: neuron::Site { module, side }, channel: index },
-                    or: None,
-                    place: place(tensor, shape, side, index),
-                    statistic: 0.0,
-                    expected,
-                    strength: None,
-                    beta_estimate: 0.0,
-                    p_value,
-                });
-            }
+            report.indicators.extend(zeros[..listed].iter().map(|(place, neuron)| Indicator {
+                kind: IndicatorKind::Zero,
+                neuron: neuron.clone(),
+                or: None,
+                place: place.clone(),
+                statistic: 0.0,
+                expected,
+                strength: None,
+                beta_estimate: 0.0,
+                p_value,
+            }));
         };
         for (layer, of_layer) in self.layers.iter().enumerate() {
             for site in SITES {
@@ -43,19 +39,21 @@ impl Statistics {
                     continue;
                 };
                 let typical = f64::from(fit::median(&mut norms.clone())).exp();
-                let zeros: Vec<(usize, f64)> = (0..norms.len())
+                let tensor = measure::tensor_name(layer, site.kind);
+                let Some(module) = names::module(&tensor) else { continue };
+                let zeros: Vec<(NeuronPlace, Neuron)> = (0..norms.len())
                     .filter(|at| norms[*at] == f32::NEG_INFINITY && !self.is_dead(of_layer, site, *at))
-                    .map(|at| (at, typical))
+                    .map(|channel| {
+                        let site = neuron::Site { module: module.clone(), side: site.side };
+                        (place(&tensor, shape, site.side, channel), Neuron { site, channel })
+                    })
                     .collect();
-                add(&measure::tensor_name(layer, site.kind), shape, site.side, &zeros);
+                add(&zeros, typical);
             }
         }
         let same =
-            |a: &(String, [usize; 2], Side, usize), b: &(String, [usize; 2], Side, usize)| a.0 == b.0 && a.2 == b.2;
-        for zeros in self.other_zeros.chunk_by(same) {
-            let indices: Vec<(usize, f64)> = zeros.iter().map(|zero| (zero.3, 0.0)).collect();
-            add(&zeros[0].0, zeros[0].1, zeros[0].2, &indices);
-        }
+            |(a, _): &(NeuronPlace, Neuron), (b, _): &(NeuronPlace, Neuron)| (&a.tensor, a.axis) == (&b.tensor, b.axis);
+        self.other_zeros.chunk_by(same).for_each(|zeros| add(zeros, 0.0));
     }
 
     /// Whether a channel's partners are zero too: pruned, or padding.

@@ -6,7 +6,7 @@ use super::observation::Found;
 use super::stored::at;
 use super::tensors::role;
 use super::weights::{Packed, Weights, ends, module};
-use crate::checkpoint::packing::NumberType;
+use crate::checkpoint::packing::{NumberType, Usual};
 use crate::checkpoint::quantization::is_of_activations;
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -18,6 +18,7 @@ struct Scale<'w> {
     stored: String,
     /// What the codes beside it are, and the end of its own name.
     kind: (&'w str, &'w str),
+    usual: Usual,
     elements: usize,
     zero: usize,
     negative: usize,
@@ -45,7 +46,7 @@ pub(super) fn examine(weights: &Weights, found: &mut Found) {
         .par_iter()
         .flat_map_iter(|(name, packed)| {
             let of_scale = ends(name, packed).into_iter().filter(|end| is_scale(end));
-            of_scale.filter_map(|end| Scale::of(weights, format!("{}{end}", module(name)), (&packed.format, end)))
+            of_scale.filter_map(|end| Scale::of(weights, format!("{}{end}", module(name)), packed, end))
         })
         .collect();
     // A sign that most have is the codes'.
@@ -64,16 +65,17 @@ fn is_scale(end: &str) -> bool {
 
 impl<'w> Scale<'w> {
     /// None where it cannot be read, or is packed itself.
-    fn of(weights: &Weights, stored: String, kind: (&'w str, &'w str)) -> Option<Scale<'w>> {
+    fn of(weights: &Weights, stored: String, packed: &'w Packed, end: &'w str) -> Option<Scale<'w>> {
         let (_, tensor) = weights.place(&stored)?;
         let number = match tensor.dtype {
-            Dtype::U8 if kind.0 == "MXFP4" => NumberType::F8E8M0,
+            Dtype::U8 if packed.usual.exponents => NumberType::F8E8M0,
             Dtype::U8 => return None,
             dtype => NumberType::of(dtype),
         };
         let bytes = weights.bytes(&stored)?;
         let is_power = number == NumberType::F8E8M0;
-        let mut seen = Scale { stored, kind, elements: 0, zero: 0, negative: 0, nan: 0, size: None };
+        let (kind, usual) = ((packed.format.as_str(), end), packed.usual);
+        let mut seen = Scale { stored, kind, usual, elements: 0, zero: 0, negative: 0, nan: 0, size: None };
         for piece in bytes.chunks(PIECE * number.bytes()) {
             let values: Vec<f32> = number.decode_all(piece);
             seen.elements += values.len();
@@ -99,11 +101,10 @@ impl<'w> Scale<'w> {
 /// What is wrong with a scale, whatever others are but for their sign.
 fn alone(scale: &Scale, is_signed: bool, weights: &Weights, found: &mut Found) {
     let Some((shard, tensor)) = weights.place(&scale.stored) else { return };
-    let Scale { kind: (format, end), elements, zero, negative, nan, .. } = scale;
+    let Scale { kind: (format, end), usual, elements, zero, negative, nan, .. } = scale;
     // Blocks of zeros have such scales in formats whose scales are small floats.
-    let may_be_zero = tensor.dtype.bitsize() == 8 || format.starts_with("bitsandbytes");
-    let of_words = !["FP8", "INT8", "NVFP4", "MXFP4"].contains(format) && !is_of_activations(end);
-    let may_be_negative = of_words || is_signed;
+    let may_be_zero = tensor.dtype.bitsize() == 8 || usual.zero_scales;
+    let may_be_negative = (usual.negative_scales && !is_of_activations(end)) || is_signed;
     let zero = if *zero < *elements && may_be_zero { &0 } else { zero };
     let negative = if may_be_negative { &0 } else { negative };
     for (count, what) in [(zero, "zero"), (negative, "negative"), (nan, "NaN")] {

@@ -11,8 +11,8 @@ use super::check::Check;
 use super::header::FolderShard;
 use super::observation::{Found, Location, More, Observation};
 use super::weights::{Part, Weights};
-use crate::architecture::names;
 use crate::architecture::place::Axis;
+use crate::architecture::{self, names};
 use crate::checkpoint::header::TensorEntry;
 use crate::checkpoint::packing::NumberType;
 use crate::error::Result;
@@ -146,6 +146,8 @@ struct Job<'a> {
     /// Elements of a row; of a piece where rows are not told apart.
     row: u64,
     rows: u64,
+    /// Rows of a matrix of a stack.
+    height: u64,
     /// Whether rows and columns mean something.
     is_matrix: bool,
     seen: Mutex<ValueCounts>,
@@ -162,9 +164,12 @@ impl<'a> Job<'a> {
         if row == 0 {
             return None;
         }
-        let columns = if is_matrix && tensor.shape.len() == 2 { vec![false; width as usize] } else { Vec::new() };
+        let matrices = if is_matrix { names::matrices(&tensor.name, &tensor.shape) } else { 0 };
+        let columns = vec![false; matrices * width as usize];
         let seen = Mutex::new(ValueCounts { columns, ..ValueCounts::default() });
-        Some(Job { shard, tensor, bytes, format, row, rows: elements.div_ceil(row), is_matrix, seen })
+        let rows = elements.div_ceil(row);
+        let height = rows / matrices.max(1) as u64;
+        Some(Job { shard, tensor, bytes, format, row, rows, height, is_matrix, seen })
     }
 
     /// What was seen of it so far.
@@ -182,11 +187,17 @@ impl<'a> Job<'a> {
     /// Scans rows; how many bytes that were.
     fn piece(&self, (from, to): (u64, u64)) -> u64 {
         let row_bytes = self.row as usize * self.format.bytes;
-        let bytes = &self.bytes[from as usize * row_bytes..self.bytes.len().min(to as usize * row_bytes)];
-        let keep_columns = self.is_matrix && self.tensor.shape.len() == 2;
-        let part = self.format.scan(bytes, self.row as usize, from, keep_columns);
-        self.seen().add(part);
-        bytes.len() as u64
+        let keep_columns = self.is_matrix && names::matrices(&self.tensor.name, &self.tensor.shape) > 0;
+        let (mut at, mut done) = (from, 0);
+        while at < to {
+            // Those of one matrix.
+            let (matrix, end) = (at / self.height, to.min((at / self.height + 1) * self.height));
+            let bytes = &self.bytes[at as usize * row_bytes..self.bytes.len().min(end as usize * row_bytes)];
+            let part = self.format.scan(bytes, self.row as usize, at, keep_columns);
+            self.seen().add(part, (matrix * self.row) as usize);
+            (at, done) = (end, done + bytes.len() as u64);
+        }
+        done
     }
 }
 
@@ -276,6 +287,7 @@ pub(super) fn zeros((name, shape): (&str, &[usize]), rows: u64, seen: &ValueCoun
         let Some((first, after)) = lines.split_first() else { continue };
         let place = at.clone().at(axis, *first).and_lines(after.iter().take(KEPT).copied().collect(), count);
         let listed = &lines[..lines.len().min(LISTED)];
+        let in_words = |index: u64| architecture::line(axis, index as usize, shape);
         let check = match axis {
             Axis::Row if is_embedding => Check::ZeroEmbedding,
             Axis::Row => Check::ZeroRow,
@@ -283,9 +295,11 @@ pub(super) fn zeros((name, shape): (&str, &[usize]), rows: u64, seen: &ValueCoun
         };
         let name = axis.as_str();
         let more = if count > listed.len() as u64 { " and more" } else { "" };
-        let list = listed.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        // Without the axis, which is said before.
+        let number = |index: &u64| in_words(*index)[name.len() + 1..].to_owned();
+        let list = listed.iter().map(number).collect::<Vec<_>>().join(", ");
         let message = match count {
-            1 => format!("{name} {first} of {shape:?} is all zero"),
+            1 => format!("{} of {shape:?} is all zero", in_words(*first)),
             _ => format!("{count} of {of} {name}s of {shape:?} are all zero: {list}{more}"),
         };
         found.add(check, place, message, json!({"count": count, "of": of, "indices": listed}));

@@ -2,7 +2,7 @@
 
 use super::header::StoredTensor;
 use super::index::Model;
-use crate::checkpoint::packing::{self, COMPANIONS, NumberType};
+use crate::checkpoint::packing::{self, COMPANIONS, NumberType, Usual};
 use crate::checkpoint::quantization::{Method, OF_INPUTS, Quantization, is_of_activations};
 use crate::checkpoint::{Opened, Tensors};
 use crate::error::Error;
@@ -29,6 +29,7 @@ pub(super) struct Weights<'a> {
 pub(super) struct Packed {
     /// `FP8`, `INT4`.
     pub format: String,
+    pub usual: Usual,
     pub shape: Vec<usize>,
     /// Its stored tensors, the codes first.
     pub stored: Vec<String>,
@@ -73,7 +74,7 @@ impl<'a> Weights<'a> {
                     let stored: Vec<String> = found.stored().into_iter().map(str::to_owned).collect();
                     weights.weight_of.extend(stored.iter().map(|part| (part.clone(), name.clone())));
                     let shape = found.shape().to_vec();
-                    weights.packed.insert(name, Packed { format: found.format(), shape, stored });
+                    weights.packed.insert(name, Packed { format: found.format(), usual: found.usual(), shape, stored });
                 }
                 Err(Error::Tensor { problem, .. }) => _ = weights.broken.insert(name, problem),
                 Err(error) => _ = weights.broken.insert(name, error.to_string()),
@@ -158,7 +159,7 @@ impl<'a> Weights<'a> {
     pub fn is_bias_of_nothing(&self, (shard, tensor): StoredTensor<'a>) -> bool {
         let Some(module) = tensor.name.strip_suffix(".bias") else { return false };
         let packed = self.packed.get(&format!("{module}.weight"));
-        packed.is_some_and(|packed| packed.format.starts_with("GPTQ") || packed.format.starts_with("AWQ"))
+        packed.is_some_and(|packed| packed.usual.bias_of_nothing)
             && shard.bytes(tensor).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
     }
 

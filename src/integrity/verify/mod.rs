@@ -4,7 +4,7 @@ mod factor;
 mod packed;
 mod place;
 
-use super::difference::{Difference, Norms, replaced_by};
+use super::difference::{Difference, Norms, name_experts, replaced_by};
 use super::fingerprint::{Cache, Fingerprint, FolderRecords, TensorRecord, take_beside};
 use crate::checkpoint::index::SINGLE;
 use crate::checkpoint::{Opened, walk};
@@ -85,6 +85,10 @@ fn compare(before: &Fingerprint, taken: &FolderRecords, norms: &Norms, own: Opti
     let at = differences.len();
     tensors(before, after, norms, &mut differences);
     packed::tell(before, after, norms, &mut differences);
+    let tensors = before.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape));
+    let weights = before.weights.iter().map(|weight| (weight.name.as_str(), &weight.shape));
+    let shapes: HashMap<&str, &Vec<usize>> = tensors.chain(weights).collect();
+    name_experts(&mut differences, &|name| shapes.get(name).map(|shape| shape.to_vec()));
     let moved = |d: &Difference| matches!(d, Difference::TensorMoved { .. });
     Verification {
         intact: same_files && differences.len() == at,

@@ -7,7 +7,7 @@ use achilles_audit::checkpoint::{Checkpoint, ConfigFile, Opened};
 use achilles_audit::compute::{Arithmetic, NoHook, Residency, Row};
 use achilles_audit::evaluate::metrics::nll_nats;
 use achilles_audit::neuron::{Action, Intervention};
-use achilles_audit::patch::{self, Plan, WriteSettings};
+use achilles_audit::patch::{self, Plan, RestoreSettings, WriteSettings, vault};
 use achilles_audit::progress::Silent;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -84,24 +84,18 @@ fn a_patch_of_packed_weights_is_the_hook_and_can_be_undone() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let reference = Reference::read(folder);
         let place = tempfile::tempdir().unwrap();
-        for neuron in ["model.layers.1.mlp.down_proj:out:5", "model.layers.1.mlp.down_proj:in:9"] {
+        let module = match recipe.layer_modules(1).into_iter().find(|module| module.role.expert() == Some(1)) {
+            Some(_) => "model.layers.1.mlp.experts.1.down_proj",
+            None => "model.layers.1.mlp.down_proj",
+        };
+        for neuron in ["out:5", "in:9"].map(|channel| format!("{module}:{channel}")) {
             let out = place.path().join(format!("{name}{}", neuron.replace(':', "-")));
             let asked = vec![Intervention { neuron: neuron.parse().unwrap(), action: Action::Zero }];
             let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
             if recipe.module(&asked[0].neuron.site.module).is_none() {
                 continue;
             }
-            let plan = match Plan::new(&checkpoint, &recipe, &asked) {
-                // Zero points that are no code, and codes across words, have no mask.
-                Err(e) if name.starts_with("gptq") => {
-                    assert!(
-                        ["is no code", "in two words"].iter().any(|why| e.to_string().contains(why)),
-                        "{name}: {e}"
-                    );
-                    continue;
-                }
-                plan => plan.unwrap(),
-            };
+            let plan = Plan::new(&checkpoint, &recipe, &asked).unwrap();
             patch::write_new(&checkpoint, &plan, &out, WriteSettings::default(), &Silent).unwrap();
             let log_probs = |folder: &Path, row: Row| {
                 let model = open(folder, Arithmetic::F64, Residency::Streamed);
@@ -113,8 +107,22 @@ fn a_patch_of_packed_weights_is_the_hook_and_can_be_undone() {
             let differ =
                 decoded(folder, false).into_iter().filter(|(weight, was)| decoded(&out, false)[weight] != *was).count();
             assert_eq!(differ, 1, "{name} {neuron}");
-            patch::unpatch(&out).unwrap();
             let bytes = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+            let lesioned = bytes(&out);
+            // By a vault, whatever became of the receipt; and by the receipt.
+            let kept = place.path().join(format!("{}.safetensors", neuron.replace(':', "-")));
+            vault::keep(&checkpoint, &recipe, &[neuron.parse().unwrap()], &kept).unwrap();
+            for receipt_is_there in [true, false] {
+                if !receipt_is_there {
+                    [patch::RECEIPT, patch::UNDO].iter().for_each(|name| std::fs::remove_file(out.join(name)).unwrap());
+                }
+                let restored = patch::restore(&out, &kept, RestoreSettings::default()).unwrap();
+                assert_eq!((restored.patch_undone, bytes(&out) == bytes(folder)), (receipt_is_there, true), "{name}");
+                std::fs::remove_dir_all(&out).unwrap();
+                patch::write_new(&checkpoint, &plan, &out, WriteSettings::default(), &Silent).unwrap();
+                assert!(bytes(&out) == lesioned);
+            }
+            patch::unpatch(&out).unwrap();
             assert!(bytes(folder) == bytes(&out), "{name} {neuron}");
             patched += 1;
         }

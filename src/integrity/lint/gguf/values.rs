@@ -81,7 +81,7 @@ fn seen(file: &GgufFile, name: &str, info: &TensorInfo, progress: &dyn Progress)
         file.values(name, from, &mut values)?;
         bytes.clear();
         bytes.extend(values.iter().flat_map(|value: &f32| value.to_le_bytes()));
-        seen.add(format.scan(&bytes, row, (from / row) as u64, keep_columns));
+        seen.add(format.scan(&bytes, row, (from / row) as u64, keep_columns), 0);
         let done = (info.bytes.len() as u128 * to as u128 / elements as u128) as u64;
         progress.advance(done - advanced)?;
         advanced = done;

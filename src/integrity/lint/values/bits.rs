@@ -68,7 +68,8 @@ impl Count {
 }
 
 impl ValueCounts {
-    pub fn add(&mut self, part: ValueCounts) {
+    /// Adds those of some rows, whose columns are those from `column` on.
+    pub fn add(&mut self, part: ValueCounts, column: usize) {
         self.nan.add(part.nan);
         self.infinite.add(part.infinite);
         self.denormal.add(part.denormal);
@@ -78,7 +79,7 @@ impl ValueCounts {
         self.first_zero_rows.extend(part.first_zero_rows);
         self.first_zero_rows.sort_unstable();
         self.first_zero_rows.truncate(KEPT);
-        self.columns.iter_mut().zip(part.columns).for_each(|(ours, theirs)| *ours |= theirs);
+        self.columns.iter_mut().skip(column).zip(part.columns).for_each(|(ours, theirs)| *ours |= theirs);
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::bits::{Count, Format, ValueCounts};
 use super::{KEPT, zeros};
+use crate::architecture::names;
 use crate::architecture::place::Axis;
-use crate::checkpoint::packing::Rows;
+use crate::checkpoint::packing::{Layout, Rows};
 use crate::error::Result;
 use crate::integrity::lint::check::Check;
 use crate::integrity::lint::header::StoredTensor;
@@ -49,17 +50,15 @@ impl Unpacked<'_> {
         if layout.columns > LONGEST {
             return Ok(Err(format!("has rows of {} columns, which is too long to be examined", layout.columns)));
         }
-        let keep_columns = weight.shape().len() == 2 && layout.columns as u64 <= super::LONGEST_ROW;
-        let mut seen = ValueCounts {
-            columns: vec![false; if keep_columns { layout.columns } else { 0 }],
-            ..ValueCounts::default()
-        };
+        let is_short = layout.columns as u64 <= super::LONGEST_ROW;
+        let matrices = if is_short { names::matrices(self.name, weight.shape()) } else { 0 };
+        let mut seen = ValueCounts { columns: vec![false; matrices * layout.columns], ..ValueCounts::default() };
         let (all, together) = (layout.all_rows(), (PIECE / layout.columns.max(1)).max(1));
         let mut advanced = 0;
         for from in (0..all).step_by(together) {
             let to = all.min(from + together);
             match weight.rows(from..to) {
-                Ok(rows) => take(rows, layout.columns, from as u64, &mut seen),
+                Ok(rows) => take(rows, layout, from as u64, &mut seen),
                 Err(error) => return Ok(Err(error.to_string())),
             }
             let done = (u128::from(self.bytes()) * to as u128 / all as u128) as u64;
@@ -117,14 +116,16 @@ pub fn scan(all: &[Unpacked], found: &mut Found, progress: &dyn Progress) -> Res
 }
 
 /// Counts what is in rows, the first of which is row `from`.
-fn take(rows: Rows, columns: usize, from: u64, seen: &mut ValueCounts) {
+fn take(rows: Rows, layout: Layout, from: u64, seen: &mut ValueCounts) {
     let values: Vec<f32> = rows.into_values();
+    let columns = layout.columns;
     for (row, values) in (from..).zip(values.chunks_exact(columns.max(1))) {
         let mut any = false;
         for value in values {
             any |= *value != 0.0;
         }
-        for (column, value) in seen.columns.iter_mut().zip(values) {
+        let first = row as usize / layout.rows * columns;
+        for (column, value) in seen.columns.iter_mut().skip(first).zip(values) {
             *column |= *value != 0.0;
         }
         seen.any |= any;

@@ -1,6 +1,7 @@
 //! Lesions baked into weights: they do what the hooked intervention does, in every family; what weights cannot express
 //! is refused.
 
+mod experts;
 mod gguf;
 mod weights;
 
