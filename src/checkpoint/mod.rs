@@ -5,6 +5,7 @@ pub mod gguf;
 pub mod header;
 pub mod hub;
 pub mod index;
+pub mod listing;
 mod loose;
 pub mod map;
 pub mod names;

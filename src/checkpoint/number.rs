@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
+use std::fmt;
 
 /// What the elements of a stored tensor are.
 ///
@@ -40,6 +41,29 @@ pub enum NumberType {
     U16,
     /// 8 bits, likewise.
     U8,
+}
+
+/// As safetensors names it.
+impl fmt::Display for NumberType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NumberType::F64 => "F64",
+            NumberType::F32 => "F32",
+            NumberType::F16 => "F16",
+            NumberType::Bf16 => "BF16",
+            NumberType::F8E5M2 => "F8_E5M2",
+            NumberType::F8E4M3 => "F8_E4M3",
+            NumberType::F8E8M0 => "F8_E8M0",
+            NumberType::I64 => "I64",
+            NumberType::I32 => "I32",
+            NumberType::I16 => "I16",
+            NumberType::I8 => "I8",
+            NumberType::U64 => "U64",
+            NumberType::U32 => "U32",
+            NumberType::U16 => "U16",
+            NumberType::U8 => "U8",
+        })
+    }
 }
 
 /// What stored numbers are decoded to, rounded once where it is narrower.

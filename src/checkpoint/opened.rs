@@ -8,7 +8,7 @@ use super::map::MappedFile;
 use super::names::Names;
 use super::quantization::{self, Quantization};
 use super::shard::Shard;
-use super::source::{Folder, Source};
+use super::source::{Folder, Source, is_gguf_name};
 use super::stand_in::StandIn;
 use super::{GENERATION_CONFIG, LARGEST_NEEDED, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
 use crate::error::{Error, Result};
@@ -100,6 +100,12 @@ impl Opened {
     /// What lies in a model folder, of which nothing is read yet.
     pub fn folder_at(path: &Path) -> Opened {
         Opened::new(&path.to_string_lossy(), path.to_owned(), None)
+    }
+
+    /// A model folder or a .gguf file, of which nothing is read yet.
+    pub fn at(path: &Path) -> Opened {
+        let gguf = (is_gguf_name(path) && !path.is_dir()).then(Gguf::default);
+        Opened { gguf, ..Opened::folder_at(path) }
     }
 
     /// The same by another name.

@@ -28,7 +28,7 @@ impl Source {
             return Ok(Source::Directory(path.into()));
         }
         if path.exists() {
-            if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            if is_gguf_name(path) {
                 return Ok(Source::Gguf(path.into()));
             }
             let problem = "expected a model folder or a .gguf file; for a .safetensors file give the folder it lies in";
@@ -74,6 +74,11 @@ impl Source {
     pub(super) fn no_folder(gguf: &Path) -> Error {
         Error::file(gguf, "is a GGUF; expected a model folder: make one with `achilles-audit import`")
     }
+}
+
+/// Whether a file is a GGUF, by its name.
+pub fn is_gguf_name(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
 /// A model folder at hand, and where it came from.

@@ -17,7 +17,7 @@ pub(crate) use folder::{BLOBS, hub_repository};
 pub use folder::{ModelFiles, OpenFolder};
 pub(crate) use holes::holes;
 pub(crate) use new_folder::{MARKER, UNFINISHED, unfinished_name};
-pub use new_folder::{NewFolder, check_new_folder};
+pub use new_folder::{NewFolder, check_new_file, check_new_folder};
 pub(crate) use open::{LARGEST_READ, read_open};
 pub use open::{open_regular, read_at_most, read_regular, read_text};
 pub use stamp::{Stamp, identity};

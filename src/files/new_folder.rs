@@ -79,6 +79,24 @@ impl NewFolder {
         &self.folder
     }
 
+    /// Puts files of the folder, which are on disk, beside it, one after the other: the last one whole or not at all. The
+    /// others replace what is there.
+    ///
+    /// # Errors
+    /// The system refuses, as where something has the last one's name by now.
+    pub fn finish_beside(self, names: &[&str]) -> Result<()> {
+        let (from, to) = (&self.folder, &self.beside.parent);
+        for (at, name) in names.iter().enumerate() {
+            if at + 1 == names.len() {
+                to.sync();
+                check_new_file(&to.path().join(name))?;
+            }
+            from.dir.rename(name, &to.dir, name).map_err(Error::io(to.path().join(name)))?;
+        }
+        to.sync();
+        Ok(())
+    }
+
     /// Puts the folder, whose files are on disk, in its place.
     ///
     /// # Errors
@@ -102,6 +120,18 @@ impl NewFolder {
         beside.name = None;
         beside.parent.sync();
         Ok(())
+    }
+}
+
+/// Whether a new file can be written to `out`.
+///
+/// # Errors
+/// There is something of this name, or the folder it is to lie in does not exist or is behind a link in a model's folder.
+pub fn check_new_file(out: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(out) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => way::place(out).map(drop),
+        Err(e) => Err(Error::io(out)(e)),
+        Ok(_) => Err(Error::file(out, "is there already; choose another name for the result")),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The receipt of a patch, as it is read: what was changed, and where. Lint tells of one that it meets; `patch` writes
 //! them and undoes by them.
 
+use crate::checkpoint::gguf::parts;
 use crate::checkpoint::packing::{Axis, Span};
+use crate::checkpoint::source::is_gguf_name;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::neuron::Neuron;
@@ -9,14 +11,93 @@ use crate::tool::Tool;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// The receipt's file name.
+/// The receipt's file name in a model folder; beside a GGUF it has the file's name before it.
 pub const RECEIPT: &str = "achilles-patch.json";
-/// The name of the file with the original bytes, in the order of the receipt's edits.
+/// The name of the file with the original bytes, in the order of the receipt's edits; likewise.
 pub const UNDO: &str = "achilles-patch.undo";
 
 pub(crate) const SCHEMA: &str = "achilles-audit/patch/v1";
+
+/// What is kept of a patch: within a model folder, or beside a GGUF, of a split one beside its first part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The model: its folder, or the .gguf file, of a split one the first.
+    pub model: PathBuf,
+    /// The folder that all of it lies in.
+    pub folder: PathBuf,
+    /// The receipt's name there.
+    pub receipt: String,
+    /// That of the file with the original bytes.
+    pub undo: String,
+}
+
+impl Kept {
+    /// Of a model, whether it is patched or not.
+    pub fn of(model: &Path) -> Kept {
+        if model.is_dir() || !is_gguf_name(model) {
+            let (model, folder) = (model.to_owned(), model.to_owned());
+            return Kept { model, folder, receipt: RECEIPT.into(), undo: UNDO.into() };
+        }
+        let first = parts::paths(model).swap_remove(0);
+        let name = first.file_name().unwrap_or_default().to_string_lossy();
+        let (receipt, undo) = (format!("{name}.{RECEIPT}"), format!("{name}.{UNDO}"));
+        let folder = first.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Kept { folder: folder.to_owned(), receipt, undo, model: first.clone() }
+    }
+
+    /// Whether it is kept of a GGUF.
+    pub fn is_of_gguf(&self) -> bool {
+        self.model != self.folder
+    }
+
+    /// Where the receipt lies.
+    pub fn receipt_path(&self) -> PathBuf {
+        self.folder.join(&self.receipt)
+    }
+
+    /// Where the file with the original bytes lies.
+    pub fn undo_path(&self) -> PathBuf {
+        self.folder.join(&self.undo)
+    }
+
+    /// The names in the folder of the files that a GGUF consists of.
+    pub fn parts(&self) -> Vec<String> {
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        parts::paths(&self.model).iter().map(name).collect()
+    }
+
+    /// Whether a patch of this model may change a file of this name.
+    pub fn may_change(&self, name: &str) -> bool {
+        match self.is_of_gguf() {
+            true => self.parts().iter().any(|part| part == name),
+            false => {
+                let is_plain = Path::new(name).file_name().is_some_and(|n| n == name) && !name.contains('\\');
+                is_plain && name.ends_with(".safetensors")
+            }
+        }
+    }
+}
+
+/// The path of the model whose receipt a file of this name is, below the folder that it lies in: a GGUF's, or nothing,
+/// the folder itself. None where the name is another.
+pub(crate) fn receipt_of(name: &str) -> Option<&str> {
+    kept_of(name, RECEIPT)
+}
+
+/// Whether a file is named as what is kept of a patch.
+pub(crate) fn is_kept(name: &str) -> bool {
+    [RECEIPT, UNDO].iter().any(|kept| kept_of(name, kept).is_some())
+}
+
+fn kept_of<'n>(name: &'n str, kept: &str) -> Option<&'n str> {
+    let of = name.strip_suffix(kept)?;
+    match of.strip_suffix('.') {
+        None => of.is_empty().then_some(of),
+        Some(of) => is_gguf_name(Path::new(of)).then_some(of),
+    }
+}
 
 /// The receipt of a patch: `achilles-patch.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,11 +167,11 @@ pub struct Requested {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangedFile {
-    /// Its name in the folder.
+    /// Its name in the folder that it lies in.
     pub name: String,
     /// Its size, which a patch never changes.
     pub bytes: u64,
-    /// SHA-256 of its header with the length before it, which a patch never changes.
+    /// SHA-256 of all before its tensors' data, which a patch never changes.
     pub header_sha256: String,
     /// SHA-256 of the whole file before; none where digests were not asked for.
     pub sha256_before: Option<String>,
@@ -112,7 +193,7 @@ pub struct Record {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Its index along the axis, from 0.
+    /// Its index along the axis in the file, from 0.
     pub index: usize,
     /// The shard, by its name in the folder.
     pub file: String,
@@ -128,7 +209,7 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UndoFile {
-    /// `achilles-patch.undo`.
+    /// `achilles-patch.undo`, of a GGUF with its name before it.
     pub name: String,
     /// How large the file is, in bytes.
     pub bytes: u64,
@@ -136,8 +217,8 @@ pub struct UndoFile {
     pub sha256: String,
 }
 
-/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, or of
-/// what a norm multiplies by.
+/// What a dtype's rounding cost. The error is the largest, over the value that the factor asks for: of a weight, of a
+/// scale or a minimum of packed weights, or of what a norm multiplies by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rounding {
@@ -150,16 +231,21 @@ pub struct Rounding {
 }
 
 impl Receipt {
-    /// The receipt in a folder; none where there is none.
+    /// The receipt of a model folder or GGUF; none where there is none.
     ///
     /// # Errors
     /// It cannot be read or is not a receipt.
-    pub fn read(folder: &Path) -> Result<Option<Receipt>> {
-        let path = folder.join(RECEIPT);
+    pub fn read(model: &Path) -> Result<Option<Receipt>> {
+        let path = Kept::of(model).receipt_path();
         if std::fs::symlink_metadata(&path).is_err() {
             return Ok(None);
         }
         Ok(Some(Receipt::parse(&path, &files::read_regular(&path)?)?))
+    }
+
+    /// The name of its own file.
+    pub fn name(&self) -> String {
+        format!("{}{RECEIPT}", self.undo.name.strip_suffix(UNDO).unwrap_or_default())
     }
 
     /// Reads a receipt's bytes; `path` is for messages.

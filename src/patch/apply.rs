@@ -1,5 +1,6 @@
-//! The two ways to write a plan: to a new folder, and in place with a journal.
+//! The two ways to write a plan: to a new place, and in place with a journal.
 
+use super::Kept;
 use super::carried::{self, Carried};
 use super::disk::{Disk, System};
 use super::edit::file_name;
@@ -7,30 +8,31 @@ use super::folder::{self, Folder};
 use super::journal::{self, WriteSettings};
 use super::plan::Plan;
 use super::receipt::{Receipt, State, undo_bytes};
-use super::{RECEIPT, UNDO};
+use super::target::{Original, Target};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::files::{self, ModelFiles, NewFolder, OpenFolder};
+use crate::files::{self, NewFolder, OpenFolder};
 use crate::progress::Progress;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Writes the patched checkpoint to the folder `out`, which appears whole or not at all.
+/// Writes the patched checkpoint to `out`, a new folder or, of a GGUF of one file, a new .gguf file: it appears whole or
+/// not at all.
 ///
 /// # Errors
-/// As [`check_to_folder`]; also where a file cannot be read or written, another run changes the checkpoint, or the user
-/// asked to stop.
-pub fn to_folder(
+/// As [`check_new`]; also where a file cannot be read or written, another run changes the checkpoint, or the user asked
+/// to stop.
+pub fn write_new(
     checkpoint: &Checkpoint,
     plan: &Plan,
     out: &Path,
     settings: WriteSettings,
     progress: &dyn Progress,
 ) -> Result<Receipt> {
-    to_folder_with(checkpoint, plan, out, settings, progress, &mut System)
+    write_new_with(checkpoint, plan, out, settings, progress, &mut System)
 }
 
-pub(super) fn to_folder_with(
+pub(super) fn write_new_with(
     checkpoint: &Checkpoint,
     plan: &Plan,
     out: &Path,
@@ -40,25 +42,26 @@ pub(super) fn to_folder_with(
 ) -> Result<Receipt> {
     let _lock = folder::lock_shared(&plan.root)?;
     check_unpatched(plan)?;
-    let model = ModelFiles::of(&plan.root)?;
-    let Carried { files: carried, links, .. } = Carried::of(&plan.root, out)?;
+    let target = Target::of(plan, out)?;
+    let model = Original::of(plan)?;
+    let Carried { files: carried, links, .. } = model.carried(out)?;
     let new = NewFolder::begin(out)?;
     let mut copies = Vec::new();
     let changed = plan.files();
-    let shards: Vec<String> = checkpoint.tensors().files().iter().map(|f| file_name(f.path())).collect();
+    let shards: Vec<String> = checkpoint.tensors().mapped().iter().map(|f| file_name(f.path())).collect();
     let bytes = |name: &String| -> Result<u64> {
-        Ok(model.open(name)?.metadata().map_err(Error::io(plan.root.join(name)))?.len())
+        Ok(model.open(name)?.metadata().map_err(Error::io(model.folder.join(name)))?.len())
     };
     let sizes = carried.iter().chain(&shards).map(bytes).collect::<Result<Vec<_>>>()?;
     progress.begin("writing the checkpoint", sizes.iter().sum(), "bytes");
     for (name, bytes) in carried.into_iter().chain(shards.iter().cloned()).zip(sizes) {
         if settings.link && shards.contains(&name) && !changed.contains(name.as_str()) {
             // The file itself: a link to a link would lead nowhere once the hub's cache is cleaned.
-            model.hard_link(&name, new.folder())?;
+            model.files.hard_link(&name, new.folder())?;
         } else {
             new.folder().make_way(&name)?;
-            files::copy(&model.open(&name)?, new.folder(), &name)?;
-            copies.push(name);
+            files::copy(&model.open(&name)?, new.folder(), target.name(&name))?;
+            copies.push(target.name(&name).to_owned());
         }
         progress.advance(bytes)?;
     }
@@ -66,8 +69,10 @@ pub(super) fn to_folder_with(
         new.folder().make_way(name)?;
         new.folder().link(name, &carried::way(name, target))?;
     }
-    let shards = journal::open_shards(plan, new.folder())?;
-    let files = journal::changed_files(plan, &shards, settings)?;
+    let mut plan = plan.clone();
+    plan.edits.iter_mut().for_each(|edit| edit.file = target.name(&edit.file).to_owned());
+    let shards = journal::open_shards(&plan, new.folder())?;
+    let files = journal::changed_files(&plan, &shards, settings)?;
     journal::write_edits(new.folder(), shards, &plan.edits, disk)?;
     // Last: by now the system has long begun to write the first ones.
     for name in &copies {
@@ -76,10 +81,15 @@ pub(super) fn to_folder_with(
     let folders: BTreeSet<&Path> =
         copies.iter().chain(links.keys()).flat_map(|name| Path::new(name).ancestors().skip(1)).collect();
     folders.into_iter().for_each(|folder| new.folder().sync_below(folder));
-    let receipt = Receipt::new(plan, files, State::Applied);
-    disk.write_whole(new.folder(), UNDO, &undo_bytes(&plan.edits))?;
-    disk.write_whole(new.folder(), RECEIPT, &receipt.json()?)?;
-    new.finish()?;
+    let Kept { receipt: name, undo, .. } = &target.kept;
+    let receipt = Receipt::new(&plan, &target.kept, files, State::Applied);
+    disk.write_whole(new.folder(), undo, &undo_bytes(&plan.edits))?;
+    disk.write_whole(new.folder(), name, &receipt.json()?)?;
+    match &target.file {
+        None => new.finish()?,
+        // The model last: what is there without it says nothing of any weights, and the next run puts the same there.
+        Some(file) => new.finish_beside(&[undo, name, file])?,
+    }
     progress.end();
     Ok(receipt)
 }
@@ -100,7 +110,7 @@ pub(super) fn in_place_with(
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
     check_in_place(plan)?;
-    journal::write_journalled(&folder.open, plan, settings, State::Applied, disk)
+    journal::write_journalled(&folder.home, plan, settings, State::Applied, disk)
 }
 
 /// Whether a plan can be written where the checkpoint lies.
@@ -110,29 +120,32 @@ pub(super) fn in_place_with(
 /// other weights than those patched, or where values would be lost that are no numbers.
 pub fn check_in_place(plan: &Plan) -> Result<()> {
     check_unpatched(plan)?;
-    refuse_other_weights(&plan.root, plan)?;
+    let kept = Kept::of(&plan.root);
+    if !kept.is_of_gguf() {
+        refuse_other_weights(&plan.root, plan)?;
+    }
     if let Some(edit) = plan.edits.iter().find(|edit| edit.removes_not_finite()) {
         let problem = "holds values that are infinite or not a number, which `unpatch` would not put back; patch to a \
-                       new folder with -o";
-        return Err(Error::tensor(plan.root.join(&edit.file), &edit.stored_as, problem));
+                       new place with -o";
+        return Err(Error::tensor(kept.folder.join(&edit.file), &edit.stored_as, problem));
     }
-    journal::open_shards(plan, &OpenFolder::open(&plan.root)?).map(drop)
+    journal::open_shards(plan, &OpenFolder::open(&kept.folder)?).map(drop)
 }
 
-/// Whether a plan can be written to the new folder `out`. Gives what stays behind: other weights, hidden folders, what
-/// is no file, and what has the name of a file that is written.
+/// Whether a plan can be written to `out`, a new folder or .gguf file. Gives what stays behind: other weights, hidden
+/// folders, what is no file, and what has the name of a file that is written.
 ///
 /// # Errors
-/// As [`check_unpatched`]; also where `out` is there and is not an empty folder, a file that would be copied is a link
-/// out of the checkpoint's folder, or files by many names would become many files.
-pub fn check_to_folder(plan: &Plan, out: &Path) -> Result<Vec<String>> {
+/// As [`check_unpatched`]; also where `out` is there and is not an empty folder, or is not what the checkpoint is, a
+/// file that would be copied is a link out of the checkpoint's folder, or files by many names would become many files.
+pub fn check_new(plan: &Plan, out: &Path) -> Result<Vec<String>> {
     check_unpatched(plan)?;
-    files::check_new_folder(out)?;
-    let model = ModelFiles::of(&plan.root)?;
-    let Carried { files, mut behind, .. } = Carried::of(&plan.root, out)?;
+    Target::of(plan, out)?;
+    let model = Original::of(plan)?;
+    let Carried { files, mut behind, .. } = model.carried(out)?;
     let (mut seen, mut once, mut again) = (BTreeSet::new(), 0, 0);
     for name in files.iter().chain(&plan.shards) {
-        let about = model.open(name)?.metadata().map_err(Error::io(plan.root.join(name)))?;
+        let about = model.open(name)?.metadata().map_err(Error::io(model.folder.join(name)))?;
         let is_new = files::identity(&about).is_none_or(|identity| seen.insert(identity));
         *if is_new { &mut once } else { &mut again } += about.len();
     }
@@ -161,8 +174,9 @@ pub fn check_unpatched(plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let problem = format!(
-        "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once, or remove {RECEIPT} \
-         to take these weights for the original"
+        "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once, or remove {} to take \
+         these weights for the original",
+        Kept::of(&plan.root).receipt
     );
     Err(Error::file(&plan.root, problem))
 }

@@ -8,7 +8,7 @@
 use super::changes::Changes;
 use super::receipt::{Receipt, Record};
 use super::shard::{OpenShards, bytes_now};
-use super::{RECEIPT, journal};
+use super::{Kept, journal};
 use crate::architecture::place::{Axis, NeuronPlace};
 use crate::architecture::{Recipe, names};
 use crate::checkpoint::Opened;
@@ -26,10 +26,10 @@ pub(super) type EditBytes = Vec<Vec<u8>>;
 /// # Errors
 /// They are others, or config.json or the weights' headers cannot be read.
 pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<EditBytes> {
-    let opened = Opened::folder_at(root);
-    let tensors = opened.text_tensors()?;
+    let (opened, kept) = (Opened::at(root), Kept::of(root));
+    let tensors = opened.named_tensors()?;
     let refused = |problem: String| {
-        Error::file(root.join(RECEIPT), format!("{problem}; such a receipt is not followed, nothing was changed"))
+        Error::file(kept.receipt_path(), format!("{problem}; such a receipt is not followed, nothing was changed"))
     };
     neuron::check_distinct(receipt.asked.iter().map(|asked| &asked.neuron))?;
     let mut one_plus = None;
@@ -45,7 +45,7 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Edi
     }
     let key = |tensor: &str, axis: Axis, index| (tensor.to_owned(), axis.as_str(), index);
     let mut original = BTreeMap::new();
-    let pieces = journal::pieces(receipt, root, before)?;
+    let pieces = journal::pieces(receipt, &kept, before)?;
     for (record, bytes) in receipt.edits.iter().zip(pieces) {
         original.insert(key(&record.tensor, record.axis, record.index), bytes.to_vec());
     }
@@ -73,7 +73,8 @@ pub(super) fn check_between(
     old: &[u8],
     new: &[Vec<u8>],
 ) -> Result<()> {
-    for ((record, old), new) in receipt.edits.iter().zip(journal::pieces(receipt, root, old)?).zip(new) {
+    let kept = Kept::of(root);
+    for ((record, old), new) in receipt.edits.iter().zip(journal::pieces(receipt, &kept, old)?).zip(new) {
         let now = bytes_now(shards, &record.file, record.span).unwrap_or_default();
         let known = now.iter().zip(old).zip(new).all(|((now, old), new)| now == old || now == new);
         if !known || now.len() != new.len() {
@@ -83,7 +84,7 @@ pub(super) fn check_between(
                 record.axis.as_str(),
                 record.index
             );
-            return Err(Error::tensor(root.join(&record.file), &record.tensor, problem));
+            return Err(Error::tensor(kept.folder.join(&record.file), &record.tensor, problem));
         }
     }
     Ok(())

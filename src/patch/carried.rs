@@ -7,6 +7,7 @@ use crate::checkpoint::walk::{Kind, LEFT_OUT, below, is_left_out, walk};
 use crate::error::{Error, Result};
 use crate::files::MARKER;
 use crate::files::kind::is_weights;
+use crate::integrity::receipt::is_kept;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -48,7 +49,7 @@ impl Carried {
         let mut carried = Carried { files: Vec::new(), links: BTreeMap::new(), behind: hidden.into_inner() };
         let mut leading = BTreeMap::new();
         let real = root.canonicalize().map_err(Error::io(root))?;
-        for entry in entries.into_iter().filter(|entry| ![RECEIPT, UNDO].contains(&base(&entry.path))) {
+        for entry in entries.into_iter().filter(|entry| !is_kept(base(&entry.path))) {
             let is_file = match entry.kind {
                 Kind::File => true,
                 Kind::Link => root.join(&entry.path).is_file(),
@@ -139,7 +140,14 @@ mod tests {
             "tiny.Q4_K_M.GGUF",
             "weights",
         ];
-        let neither = [".git/HEAD", ".cache/huggingface/x.lock", "out/config.json", RECEIPT, "sub/achilles-patch.undo"];
+        let neither = [
+            "tiny.Q4_K_M.GGUF.achilles-patch.undo",
+            ".git/HEAD",
+            ".cache/huggingface/x.lock",
+            "out/config.json",
+            RECEIPT,
+            "sub/achilles-patch.undo",
+        ];
         for path in carried
             .iter()
             .chain(&behind)

@@ -38,7 +38,7 @@ impl Changes {
         let mut cost = Cost { rounding: Rounding::none(), scaled: 0 };
         for (name, of_tensor) in &self.0 {
             match tensors.weight(name) {
-                Ok(weight) if weight.is_packed() => {
+                Ok(weight) if weight.dense().is_none() => {
                     packed::edits(of_tensor, tensors, &weight, before, &mut edits, &mut cost)?
                 }
                 _ => of_tensor.edits(tensors, name, before, &mut edits, &mut cost)?,

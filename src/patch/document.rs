@@ -32,7 +32,7 @@ pub struct PlannedEdit {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Its index along the axis, from 0.
+    /// Its index along the axis in the file, from 0.
     pub index: usize,
     /// The shard, by its name in the folder.
     pub file: String,
@@ -63,7 +63,7 @@ impl Plan {
             dtype: edit.dtype,
             shape: edit.place.shape.clone(),
             axis: edit.place.axis,
-            index: edit.place.index,
+            index: edit.stored_index,
             file: edit.file.clone(),
             span: edit.span,
             bytes: edit.span.bytes(),

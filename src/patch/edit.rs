@@ -25,6 +25,10 @@ pub struct Edit {
     pub stored_as: String,
     /// The stored tensor's shape; of a packed weight not the one that `place` gives.
     pub stored_shape: Vec<usize>,
+    /// Which row, column or element of it: in a GGUF rows may be in another order.
+    pub stored_index: usize,
+    /// What its bytes are: elements, or scales between codes.
+    pub number: NumberType,
     /// Where the weight is packed, its values before and after.
     pub unpacked: Option<[Vec<f64>; 2]>,
     /// The shard's file name.
@@ -46,7 +50,7 @@ impl Rounding {
 impl Edit {
     /// The bytes of the elements that change.
     pub fn changed_bytes(&self) -> u64 {
-        let size = NumberType::of(self.dtype).bytes();
+        let size = self.number.bytes();
         let changed = self.before.chunks(size).zip(self.after.chunks(size)).filter(|(before, after)| before != after);
         (changed.count() * size) as u64
     }
@@ -69,7 +73,7 @@ impl Edit {
 
     /// The numbers that are stored, before and after.
     fn numbers(&self) -> [Vec<f64>; 2] {
-        [&self.before, &self.after].map(|bytes| NumberType::of(self.dtype).decode_all(bytes))
+        [&self.before, &self.after].map(|bytes| self.number.decode_all(bytes))
     }
 }
 
@@ -103,6 +107,14 @@ impl Change {
         matches!(self, Change::Scale(beta) | Change::ScaleOnePlus(beta) if beta != 0.0)
     }
 
+    /// The same of what is stored, where that is 1 more than the weight.
+    fn of_one_more(self) -> Change {
+        match self {
+            Change::ScaleOnePlus(beta) => Change::Scale(beta),
+            other => other,
+        }
+    }
+
     /// Both at once. Only factors ever meet: other parts belong to one neuron each.
     pub fn and(self, other: Change) -> Change {
         match (self, other) {
@@ -127,7 +139,7 @@ pub(super) struct TensorChanges {
     pub elements: BTreeMap<usize, (Change, Vec<Neuron>)>,
 }
 
-/// Tells the bytes of a part of a stored tensor, named as the file names it, that the edits begin from.
+/// Tells the bytes of a part of a stored tensor, named and counted as in the file, that the edits begin from.
 pub(super) type Before<'a> = &'a dyn Fn(&str, Axis, usize, Span, &MappedFile) -> Option<Vec<u8>>;
 
 impl TensorChanges {
@@ -140,19 +152,24 @@ impl TensorChanges {
         to: &mut Vec<Edit>,
         cost: &mut Cost,
     ) -> Result<()> {
-        let stored_as = tensors.stored_name(name);
-        let bad = |problem: String| Error::tensor(tensors.root(), stored_as, problem);
-        let missing = || bad("is not where its header says".into());
+        let missing = || Error::tensor(tensors.root(), tensors.stored_name(name), "is not where its header says");
         let weight = tensors.weight(name).map_err(|_| missing())?;
         let dense = weight.dense().filter(|_| weight.is_float()).ok_or_else(missing)?;
+        let stored_as = tensors.stored_name(dense.stored());
+        let bad = |problem: String| Error::tensor(tensors.root(), stored_as, problem);
         let (number, file) = (NumberType::of(dense.dtype()), dense.file());
         let Layout { rows, columns, .. } = weight.layout();
+        let stored_rows: BTreeMap<usize, &(Change, _)> =
+            self.rows.iter().map(|(row, change)| (weight.stored_index(Axis::Row, *row), change)).collect();
         let axes = [(Axis::Row, &self.rows), (Axis::Column, &self.columns), (Axis::Element, &self.elements)];
         for (axis, of_axis) in axes {
             for (&index, (change, neurons)) in of_axis {
                 let place = NeuronPlace { tensor: name.into(), shape: weight.shape().to_vec(), axis, index };
-                let span = dense.span(axis, index).ok_or_else(missing)?;
-                let before = before(stored_as, axis, index, span, file).filter(|b| b.len() as u64 == span.bytes());
+                let change = if dense.is_one_more() { change.of_one_more() } else { *change };
+                let stored_index = weight.stored_index(axis, index);
+                let span = dense.span(axis, stored_index).ok_or_else(missing)?;
+                let before =
+                    before(stored_as, axis, stored_index, span, file).filter(|b| b.len() as u64 == span.bytes());
                 let before = before.ok_or_else(missing)?;
                 let mut after = Vec::with_capacity(before.len());
                 let stored = before.chunks_exact(number.bytes()).zip(number.decode_all::<f64>(&before));
@@ -160,10 +177,10 @@ impl TensorChanges {
                     // A row meets columns that change too, and a column rows.
                     let crossing = match axis {
                         Axis::Row => self.columns.get(&(index / rows * columns + at)),
-                        Axis::Column => self.rows.get(&(index / columns * rows + at)),
+                        Axis::Column => stored_rows.get(&(index / columns * rows + at)).copied(),
                         Axis::Element => None,
                     };
-                    let change = crossing.map_or(*change, |(other, _)| change.and(*other));
+                    let change = crossing.map_or(change, |(other, _)| change.and(*other));
                     let (exact, offset) = change.apply(value);
                     if exact.is_nan() && value.is_nan() {
                         after.extend(bytes);
@@ -192,6 +209,8 @@ impl TensorChanges {
                     dtype: dense.dtype(),
                     stored_as: stored_as.to_owned(),
                     stored_shape: weight.shape().to_vec(),
+                    stored_index,
+                    number,
                     unpacked: None,
                     file: file_name(file.path()),
                     span,

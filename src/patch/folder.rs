@@ -1,20 +1,21 @@
-//! A checkpoint's folder that is ours alone for now.
+//! A model's folder, or GGUF, that is ours alone for now.
 
 use super::believe::EditBytes;
 use super::disk::{self, Disk, System};
+use super::home::Home;
 use super::receipt::{Receipt, Record, State};
 use super::shard::OpenShards;
-use super::{RECEIPT, UNDO, believe, journal};
+use super::{Kept, believe, journal};
 use crate::error::{Error, Result};
-use crate::files::{self, OpenFolder};
+use crate::files;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-/// A folder that no other run patches while this value lives, and in which no patch is unfinished.
+/// A model, in a folder or a GGUF, that no other run patches while this value lives, and of which no patch is unfinished.
 #[derive(Debug)]
 pub struct Folder {
-    pub(super) open: OpenFolder,
+    pub(super) home: Home,
     _lock: File,
     rolled_back: bool,
 }
@@ -38,13 +39,13 @@ impl Folder {
     pub(super) fn lock_with(root: &Path, vouch: Vouch, disk: &mut dyn Disk) -> Result<Folder> {
         let lock = open_lock(root)?;
         again(|| lock.try_lock()).map_err(|e| locked(root, e))?;
-        let open = OpenFolder::open(root)?;
-        for name in [RECEIPT, UNDO] {
-            open.remove_if_there(&disk::partial(name))?;
+        let home = Home::of(root)?;
+        for name in [&home.kept.receipt, &home.kept.undo] {
+            home.open.remove_if_there(&disk::partial(name))?;
         }
-        let rolled_back = match Receipt::read_own(&open)? {
-            Some(receipt) if receipt.state == State::Restored && is_restored(&receipt, &open)? => {
-                journal::forget(&open, disk)?;
+        let rolled_back = match home.receipt()? {
+            Some(receipt) if receipt.state == State::Restored && is_restored(&receipt, &home)? => {
+                journal::forget(&home, disk)?;
                 false
             }
             Some(receipt) if receipt.state != State::Applied => {
@@ -52,22 +53,22 @@ impl Folder {
                     let new = vouch(&receipt, shards, undo)?.ok_or_else(|| half_way(root, &receipt))?;
                     believe::check_between(&receipt, root, shards, undo, &new)
                 };
-                journal::roll_back(&open, &receipt, &believe, disk)?;
+                journal::roll_back(&home, &receipt, &believe, disk)?;
                 true
             }
             _ => false,
         };
-        Ok(Folder { open, _lock: lock, rolled_back })
+        Ok(Folder { home, _lock: lock, rolled_back })
     }
 
     /// A folder that no other run changes while this value lives.
     pub(super) fn to_read(root: &Path) -> Result<Folder> {
-        Ok(Folder { _lock: lock_shared(root)?, open: OpenFolder::open(root)?, rolled_back: false })
+        Ok(Folder { _lock: lock_shared(root)?, home: Home::of(root)?, rolled_back: false })
     }
 
-    /// The folder.
+    /// The model's folder, or its .gguf file.
     pub fn root(&self) -> &Path {
-        self.open.path()
+        &self.home.kept.model
     }
 
     /// Whether an unfinished patch or unpatch was found and the original bytes were put back.
@@ -94,8 +95,8 @@ pub(super) fn check_settled(root: &Path) -> Result<()> {
 
 /// Whether nothing is left to be done for a receipt that says so: it is a restore's, and the weights are what that
 /// left.
-fn is_restored(receipt: &Receipt, folder: &OpenFolder) -> Result<bool> {
-    let shards = receipt.shards_to_change(folder)?;
+fn is_restored(receipt: &Receipt, home: &Home) -> Result<bool> {
+    let shards = receipt.shards_to_change(home)?;
     let is_left = |record: &Record| record.sha256_now(&shards).as_ref() == Some(&record.sha256_after);
     Ok(receipt.asked.is_empty() && receipt.edits.iter().all(is_left))
 }
@@ -115,8 +116,12 @@ fn half_way(root: &Path, receipt: &Receipt) -> Error {
     Error::file(root, problem)
 }
 
-/// The file whose lock is the folder's.
+/// The file whose lock is the folder's; of a GGUF its own, of a split one that of the first part.
 fn open_lock(root: &Path) -> Result<File> {
+    let kept = Kept::of(root);
+    if kept.is_of_gguf() {
+        return files::open_regular(&kept.model);
+    }
     let path = root.join("config.json");
     if !path.exists() {
         let found = match root {
@@ -124,7 +129,7 @@ fn open_lock(root: &Path) -> Result<File> {
             root if root.exists() => "is not a folder",
             _ => "no such folder",
         };
-        return Err(Error::file(root, format!("{found}; expected a model folder")));
+        return Err(Error::file(root, format!("{found}; expected a model folder or a .gguf file")));
     }
     files::open_regular(&path)
 }
@@ -143,7 +148,7 @@ fn again(lock: impl Fn() -> std::result::Result<(), TryLockError>) -> std::resul
 fn locked(root: &Path, error: TryLockError) -> Error {
     match error {
         TryLockError::WouldBlock => {
-            Error::file(root, "another achilles-audit is working on this folder; wait until it is done and try again")
+            Error::file(root, "another achilles-audit is working on it; wait until that is done and try again")
         }
         TryLockError::Error(source) => Error::io(root)(source),
     }

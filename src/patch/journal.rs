@@ -3,17 +3,18 @@
 
 use super::disk::Disk;
 use super::edit::Edit;
+use super::home::Home;
 use super::plan::Plan;
-use super::receipt::{ChangedFile, Receipt, State, header_sha256, undo_bytes};
+use super::receipt::{ChangedFile, Receipt, State, undo_bytes};
 use super::shard::{OpenShard, OpenShards, Pieces};
-use super::{RECEIPT, UNDO};
+use crate::checkpoint::listing::Listing;
 use crate::checkpoint::packing::Span;
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files::{self, OpenFolder};
+use crate::integrity::receipt::Kept;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
 
 /// How to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,41 +28,42 @@ pub struct WriteSettings {
 
 /// Writes the edits between a journal, the receipt, that says they are unfinished, and one that says `done`.
 pub(super) fn write_journalled(
-    folder: &OpenFolder,
+    home: &Home,
     plan: &Plan,
     settings: WriteSettings,
     done: State,
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
-    if folder.holds(UNDO) {
-        let problem = format!("is there without its {RECEIPT}; put that back, or move this file away");
-        return Err(Error::file(folder.path().join(UNDO), problem));
+    let Home { open: folder, kept } = home;
+    if folder.holds(&kept.undo) {
+        let problem = format!("is there without its {}; put that back, or move this file away", kept.receipt);
+        return Err(Error::file(kept.undo_path(), problem));
     }
     let shards = open_shards(plan, folder)?;
-    let mut receipt = Receipt::new(plan, changed_files(plan, &shards, settings)?, State::Applying);
-    disk.write_whole(folder, RECEIPT, &receipt.json()?)?;
+    let mut receipt = Receipt::new(plan, kept, changed_files(plan, &shards, settings)?, State::Applying);
+    disk.write_whole(folder, &kept.receipt, &receipt.json()?)?;
     let written = disk
-        .write_whole(folder, UNDO, &undo_bytes(&plan.edits))
+        .write_whole(folder, &kept.undo, &undo_bytes(&plan.edits))
         .and_then(|()| write_edits(folder, shards, &plan.edits, disk))
         .and_then(|()| {
             let done = Receipt { state: done, ..receipt.clone() };
-            disk.write_whole(folder, RECEIPT, &done.json()?)
+            disk.write_whole(folder, &kept.receipt, &done.json()?)
         });
     if let Err(error) = written {
         // Where this fails too, the receipt still says that the edits are unfinished.
-        return Err(match roll_back(folder, &receipt, &|_, _| Ok(()), disk) {
+        return Err(match roll_back(home, &receipt, &|_, _| Ok(()), disk) {
             Ok(()) => {
-                Error::file(folder.path(), format!("the bytes are as they were before, as writing failed: {error}"))
+                Error::file(&kept.model, format!("the bytes are as they were before, as writing failed: {error}"))
             }
             Err(_) => {
                 let problem = format!(
                     "writing failed half-way: {error}; {} puts the bytes back as they were before",
                     match done {
-                        State::Restored => "`achilles-audit restore` on the folder, with the same vault,",
-                        _ => "`achilles-audit unpatch` on the folder",
+                        State::Restored => "`achilles-audit restore` on it, with the same vault,",
+                        _ => "`achilles-audit unpatch` on it",
                     }
                 );
-                Error::file(folder.path(), problem)
+                Error::file(&kept.model, problem)
             }
         });
     }
@@ -82,12 +84,14 @@ pub(super) fn open_shards(plan: &Plan, folder: &OpenFolder) -> Result<OpenShards
 
 /// What the receipt says of the files that change, read once before anything is written.
 pub(super) fn changed_files(plan: &Plan, shards: &OpenShards, settings: WriteSettings) -> Result<Vec<ChangedFile>> {
+    let folder = Kept::of(&plan.root).folder;
     let of = |(name, shard): (&String, &OpenShard)| {
         let edits: Vec<&Edit> = plan.edits.iter().filter(|e| e.file == *name).collect();
         if edits.iter().any(|e| e.span.read(shard.bytes()).as_ref() != Some(&e.before)) {
             let problem = "was changed by someone else in the meantime; nothing was written";
-            return Err(Error::file(plan.root.join(name), problem));
+            return Err(Error::file(folder.join(name), problem));
         }
+        let data = Listing::read(&folder.join(name), shard.bytes())?.data;
         let (mut before, mut after) = (None, None);
         if settings.digests {
             let (old, new) = shard.sha256_before_and_after(&Pieces::of(&edits))?;
@@ -96,7 +100,7 @@ pub(super) fn changed_files(plan: &Plan, shards: &OpenShards, settings: WriteSet
         Ok(ChangedFile {
             name: name.to_owned(),
             bytes: shard.bytes().len() as u64,
-            header_sha256: header_sha256(shard.bytes()),
+            header_sha256: sha256_hex(shard.bytes().get(..data).unwrap_or_default()),
             sha256_before: before,
             sha256_after: after,
         })
@@ -106,79 +110,75 @@ pub(super) fn changed_files(plan: &Plan, shards: &OpenShards, settings: WriteSet
 
 /// Puts `undo`, the original bytes that the receipt was written with, back and removes both files.
 pub(super) fn undo(
-    folder: &OpenFolder,
+    home: &Home,
     mut receipt: Receipt,
     shards: OpenShards,
     undo: &[u8],
     disk: &mut dyn Disk,
 ) -> Result<Receipt> {
-    if !matches!(read_undo(folder, &receipt), Ok(Some(found)) if found == undo) {
-        disk.write_whole(folder, UNDO, undo)?;
+    if !matches!(read_undo(home, &receipt), Ok(Some(found)) if found == undo) {
+        disk.write_whole(&home.open, &home.kept.undo, undo)?;
     }
     receipt.state = State::Undoing;
-    disk.write_whole(folder, RECEIPT, &receipt.json()?)?;
-    put_back(folder, &receipt, shards, undo, disk)?;
+    disk.write_whole(&home.open, &home.kept.receipt, &receipt.json()?)?;
+    put_back(home, &receipt, shards, undo, disk)?;
     receipt.state = State::Applied;
     Ok(receipt)
 }
 
 /// Puts the original bytes back after a run was stopped, once `believe` agrees to them.
 pub(super) fn roll_back(
-    folder: &OpenFolder,
+    home: &Home,
     receipt: &Receipt,
     believe: &dyn Fn(&OpenShards, &[u8]) -> Result<()>,
     disk: &mut dyn Disk,
 ) -> Result<()> {
-    let shards = receipt.shards_to_change(folder)?;
-    match read_undo(folder, receipt)? {
+    let shards = receipt.shards_to_change(home)?;
+    match read_undo(home, receipt)? {
         Some(undo) => {
             believe(&shards, &undo)?;
-            put_back(folder, receipt, shards, &undo, disk)
+            put_back(home, receipt, shards, &undo, disk)
         }
         // The run was stopped before it wrote the undo file, or after it removed it: no byte is new.
         None if receipt.edits.iter().all(|r| r.sha256_now(&shards).as_ref() == Some(&r.sha256_before)) => {
-            disk.remove(folder, RECEIPT)
+            disk.remove(&home.open, &home.kept.receipt)
         }
         None => {
+            let undo = &home.kept.undo;
             let problem =
-                format!("an unfinished patch cannot be rolled back as {UNDO} is missing; fetch the checkpoint again");
-            Err(Error::file(folder.path(), problem))
+                format!("an unfinished patch cannot be rolled back as {undo} is missing; fetch the checkpoint again");
+            Err(Error::file(&home.kept.model, problem))
         }
     }
 }
 
 /// The original bytes; none where there is no undo file.
-pub(super) fn read_undo(folder: &OpenFolder, receipt: &Receipt) -> Result<Option<Vec<u8>>> {
-    let path = folder.path().join(UNDO);
-    let Some(file) = folder.read(UNDO)? else { return Ok(None) };
+pub(super) fn read_undo(home: &Home, receipt: &Receipt) -> Result<Option<Vec<u8>>> {
+    let path = home.kept.undo_path();
+    let Some(file) = home.open.read(&home.kept.undo)? else { return Ok(None) };
     let bytes = files::read_open(&file, &path, files::LARGEST_READ)?;
     let needed: u64 = receipt.edits.iter().map(|r| r.span.bytes()).sum();
     if bytes.len() as u64 != needed || sha256_hex(&bytes) != receipt.undo.sha256 {
-        return Err(Error::file(path, format!("is not the file that {RECEIPT} was written with; nothing was changed")));
+        let problem = format!("is not the file that {} was written with; nothing was changed", home.kept.receipt);
+        return Err(Error::file(path, problem));
     }
     Ok(Some(bytes))
 }
 
-fn put_back(
-    folder: &OpenFolder,
-    receipt: &Receipt,
-    shards: OpenShards,
-    undo: &[u8],
-    disk: &mut dyn Disk,
-) -> Result<()> {
-    let pieces = pieces(receipt, folder.path(), undo)?;
+fn put_back(home: &Home, receipt: &Receipt, shards: OpenShards, undo: &[u8], disk: &mut dyn Disk) -> Result<()> {
+    let pieces = pieces(receipt, &home.kept, undo)?;
     let edits: Vec<_> = receipt.edits.iter().zip(pieces).map(|(r, bytes)| (r.file.as_str(), r.span, bytes)).collect();
-    write(folder, shards, &edits, disk)?;
-    forget(folder, disk)
+    write(&home.open, shards, &edits, disk)?;
+    forget(home, disk)
 }
 
 /// Removes what nothing is left to be done with. Without its undo file a receipt whose bytes are the old ones is still
 /// understood, not the other way round.
-pub(super) fn forget(folder: &OpenFolder, disk: &mut dyn Disk) -> Result<()> {
-    if folder.holds(UNDO) {
-        disk.remove(folder, UNDO)?;
+pub(super) fn forget(Home { open, kept }: &Home, disk: &mut dyn Disk) -> Result<()> {
+    if open.holds(&kept.undo) {
+        disk.remove(open, &kept.undo)?;
     }
-    disk.remove(folder, RECEIPT)
+    disk.remove(open, &kept.receipt)
 }
 
 /// Writes spans, given in order of file, and syncs each file.
@@ -204,7 +204,7 @@ pub(super) fn write(
 }
 
 /// Cuts the original bytes into those of each edit, whose digests they have to have.
-pub(super) fn pieces<'a>(receipt: &Receipt, root: &Path, mut before: &'a [u8]) -> Result<Vec<&'a [u8]>> {
+pub(super) fn pieces<'a>(receipt: &Receipt, kept: &Kept, mut before: &'a [u8]) -> Result<Vec<&'a [u8]>> {
     let mut pieces = Vec::with_capacity(receipt.edits.len());
     for record in &receipt.edits {
         let cut = usize::try_from(record.span.bytes()).ok().and_then(|length| before.split_at_checked(length));
@@ -214,8 +214,8 @@ pub(super) fn pieces<'a>(receipt: &Receipt, root: &Path, mut before: &'a [u8]) -
                 before = rest;
             }
             _ => {
-                let problem = format!("and {UNDO} contradict each other; nothing was changed");
-                return Err(Error::file(root.join(RECEIPT), problem));
+                let problem = format!("and {} contradict each other; nothing was changed", kept.undo);
+                return Err(Error::file(kept.receipt_path(), problem));
             }
         }
     }

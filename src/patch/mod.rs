@@ -10,6 +10,9 @@ mod disk;
 mod document;
 mod edit;
 mod folder;
+#[cfg(test)]
+mod gguf_tests;
+mod home;
 mod journal;
 mod packed;
 #[cfg(test)]
@@ -21,14 +24,15 @@ mod restore;
 #[cfg(test)]
 mod restore_tests;
 mod shard;
+mod target;
 #[cfg(test)]
 mod tests;
 mod unpatch;
 pub mod vault;
 mod verify;
 
-pub use crate::integrity::receipt::{RECEIPT, Receipt, Requested, Rounding, State, UNDO};
-pub use apply::{check_in_place, check_to_folder, check_unpatched, in_place, to_folder};
+pub use crate::integrity::receipt::{Kept, RECEIPT, Receipt, Requested, Rounding, State, UNDO};
+pub use apply::{check_in_place, check_new, check_unpatched, in_place, write_new};
 pub use document::{PlanDocument, PlannedEdit, RestoreDocument, ShownPart};
 pub use edit::Edit;
 pub use folder::Folder;

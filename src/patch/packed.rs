@@ -4,7 +4,7 @@ use super::bits::{Bits, Held};
 use super::edit::{Before, Change, Cost, Edit, TensorChanges, file_name};
 use crate::architecture::place::NeuronPlace;
 use crate::checkpoint::Tensors;
-use crate::checkpoint::packing::{Axis, NumberType, OwnScales, StoredSpan, Weight, ZeroCodes};
+use crate::checkpoint::packing::{Axis, OwnScales, StoredSpan, Weight, ZeroCodes};
 use crate::error::{Error, Figure, Result};
 use crate::neuron::Neuron;
 
@@ -64,6 +64,7 @@ impl Work<'_> {
     /// The bytes that an edit begins from.
     fn bytes(&self, place: &StoredSpan, axis: Axis, index: usize) -> Result<Vec<u8>> {
         let stored_as = self.tensors.stored_name(place.tensor);
+        let index = self.weight.stored_index(axis, index);
         let bytes = (self.before)(stored_as, axis, index, place.span, place.file);
         let missing = || Error::tensor(self.tensors.root(), stored_as, "is not where its header says");
         bytes.filter(|bytes| bytes.len() as u64 == place.span.bytes()).ok_or_else(missing)
@@ -89,6 +90,8 @@ impl Work<'_> {
             dtype: place.dtype,
             stored_as: self.tensors.stored_name(place.tensor).to_owned(),
             stored_shape: place.shape.to_vec(),
+            stored_index: self.weight.stored_index(axis, index),
+            number: place.number,
             unpacked: None,
             file: file_name(place.file.path()),
             span: place.span,
@@ -106,9 +109,14 @@ impl Work<'_> {
         Ok(edit)
     }
 
+    fn unfit(&self, row: usize, scale: f64, exact: f64, problem: String) -> Error {
+        let problem = format!("the scale {} of row {row} would become {exact:e}, {problem}", Figure(scale));
+        Error::tensor(self.tensors.root(), self.tensors.stored_name(self.weight.name()), problem)
+    }
+
     fn scaled(&self, row: usize, factor: f64, neurons: &[Neuron], own: &OwnScales, cost: &mut Cost) -> Result<Edit> {
         let mut edit = self.edit(Axis::Row, row, neurons, &own.place, self.bytes(&own.place, Axis::Row, row)?);
-        let number = NumberType::of(edit.dtype);
+        let number = edit.number;
         let scales: Vec<f64> = number.decode_all(&edit.before);
         edit.after.clear();
         let mut ratios = Vec::with_capacity(scales.len());
@@ -116,28 +124,32 @@ impl Work<'_> {
             let exact = scale * factor;
             let rounded = number.encode(exact, &mut edit.after);
             if !rounded.is_finite() && scale.is_finite() {
-                let problem = format!(
-                    "the scale {} of row {row} would become {exact:e}, beyond {}; use a smaller factor",
-                    Figure(*scale),
-                    edit.dtype
-                );
-                return Err(Error::tensor(self.tensors.root(), &edit.stored_as, problem));
+                return Err(self.unfit(row, *scale, exact, format!("beyond {number}; use a smaller factor")));
+            }
+            if own.are_coarse() && (rounded != exact || factor < 0.0) {
+                let advice =
+                    "use a power of two such as 0.5, mask it (factor 0), or patch the original and quantize that";
+                return Err(self.unfit(row, *scale, exact, format!("which {number} cannot hold; {advice}")));
+            }
+            if rounded == 0.0 && *scale != 0.0 {
+                let advice = "and all weights that it is of 0; use a larger factor, or 0 to mask the row";
+                return Err(self.unfit(row, *scale, exact, format!("which {number} rounds to 0, {advice}")));
             }
             let error = (rounded - exact).abs() / exact.abs();
             if error > cost.rounding.worst_relative {
                 cost.rounding.worst_relative = error;
                 cost.rounding.tensor = Some(edit.stored_as.clone());
             }
-            if *scale != 0.0 {
-                cost.scaled += 1;
-                cost.rounding.to_zero += u64::from(rounded == 0.0);
-            }
+            cost.scaled += u64::from(*scale != 0.0);
             ratios.push(if *scale == 0.0 { factor } else { rounded / scale });
         }
         let values = self.values(Axis::Row, row)?;
-        let after =
-            values.iter().zip(&own.of_column).map(|(value, of)| value * ratios.get(*of).copied().unwrap_or(factor));
-        edit.unpacked = Some([values.clone(), after.collect()]);
+        let by_scales = || {
+            let ratio = |of: &usize| ratios.get(*of).copied().unwrap_or(factor);
+            values.iter().zip(&own.of_column).map(|(value, of)| value * ratio(of)).collect()
+        };
+        let after = self.weight.row_with(row, edit.span, &edit.after).unwrap_or_else(by_scales);
+        edit.unpacked = Some([values, after]);
         Ok(edit)
     }
 }

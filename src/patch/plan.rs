@@ -14,7 +14,7 @@ use std::path::PathBuf;
 /// Everything that baking some interventions into a checkpoint changes, worked out and not yet written.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The checkpoint's folder.
+    /// The checkpoint's folder, or its .gguf file.
     pub root: PathBuf,
     /// What the user called it.
     pub source: String,
@@ -67,7 +67,7 @@ impl Plan {
             interventions,
             edits,
             rounding,
-            shards: tensors.files().iter().map(|file| file_name(file.path())).collect(),
+            shards: tensors.mapped().iter().map(|file| file_name(file.path())).collect(),
         })
     }
 

@@ -1,24 +1,23 @@
 //! Receipts, written and held against what lies in a folder.
 
 use super::edit::Edit;
+use super::home::Home;
 use super::plan::Plan;
 use super::shard::{OpenShard, OpenShards, bytes_now};
-use crate::checkpoint::header::Header;
+use crate::checkpoint::listing::Listing;
 use crate::checkpoint::packing::{NumberType, Span};
 use crate::checkpoint::sha256_hex;
 use crate::clock::now_utc;
 use crate::error::{Error, Result};
-use crate::files::{self, OpenFolder};
 pub(super) use crate::integrity::receipt::{ChangedFile, Model, Receipt, Record, Requested, State};
-use crate::integrity::receipt::{RECEIPT, SCHEMA, UNDO, UndoFile};
+use crate::integrity::receipt::{Kept, SCHEMA, UndoFile};
 use crate::neuron::{Action, Intervention};
 use crate::tool::Tool;
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
 
 impl Receipt {
-    pub(super) fn new(plan: &Plan, files: Vec<ChangedFile>, state: State) -> Receipt {
+    pub(super) fn new(plan: &Plan, kept: &Kept, files: Vec<ChangedFile>, state: State) -> Receipt {
         let undo = undo_bytes(&plan.edits);
         Receipt {
             schema: SCHEMA.into(),
@@ -30,15 +29,8 @@ impl Receipt {
             rounding: plan.rounding.clone(),
             files,
             edits: plan.edits.iter().map(Record::of).collect(),
-            undo: UndoFile { name: UNDO.into(), bytes: undo.len() as u64, sha256: sha256_hex(&undo) },
+            undo: UndoFile { name: kept.undo.clone(), bytes: undo.len() as u64, sha256: sha256_hex(&undo) },
         }
-    }
-
-    /// As [`Receipt::read`], in a folder that is to be changed: the receipt has to be a file of its own.
-    pub(super) fn read_own(folder: &OpenFolder) -> Result<Option<Receipt>> {
-        let path = folder.path().join(RECEIPT);
-        let Some(file) = folder.read(RECEIPT)? else { return Ok(None) };
-        Ok(Some(Receipt::parse(&path, &files::read_open(&file, &path, files::LARGEST_READ)?)?))
     }
 
     pub(super) fn json(&self) -> Result<Vec<u8>> {
@@ -49,32 +41,35 @@ impl Receipt {
     }
 
     /// Opens the shards that the receipt names, to be changed.
-    pub(super) fn shards_to_change(&self, folder: &OpenFolder) -> Result<OpenShards> {
-        self.shards(folder.path(), &|name| folder.change(name))
+    pub(super) fn shards_to_change(&self, home: &Home) -> Result<OpenShards> {
+        self.shards(&home.kept, &|name| home.change(name))
     }
 
     /// Opens the shards that the receipt names and checks that its spans are those of the tensors it names.
-    pub(super) fn shards(&self, folder: &Path, open: &dyn Fn(&str) -> Result<File>) -> Result<OpenShards> {
+    pub(super) fn shards(&self, kept: &Kept, open: &dyn Fn(&str) -> Result<File>) -> Result<OpenShards> {
         let mut shards = OpenShards::new();
         let mut tensors = HashMap::new();
         for file in &self.files {
-            let path = folder.join(&file.name);
-            let plain = Path::new(&file.name).file_name().is_some_and(|n| n == file.name.as_str());
-            if !plain || file.name.contains('\\') || !file.name.ends_with(".safetensors") {
-                let problem = format!("names the file {:?}, expected a plain *.safetensors name", file.name);
-                return Err(Error::file(folder.join(RECEIPT), problem));
+            let path = kept.folder.join(&file.name);
+            if !kept.may_change(&file.name) {
+                let expected = match kept.is_of_gguf() {
+                    true => kept.parts().join(" or "),
+                    false => "a plain *.safetensors name".into(),
+                };
+                let problem = format!("names the file {:?}, expected {expected}", file.name);
+                return Err(Error::file(kept.receipt_path(), problem));
             }
             let shard = OpenShard::of(open(&file.name)?, &path)?;
-            let header =
-                Header::read(shard.bytes()).map_err(|problem| Error::Header { path: path.clone(), problem })?;
-            if shard.bytes().len() as u64 != file.bytes || header_sha256(shard.bytes()) != file.header_sha256 {
+            let listing = Listing::read(&path, shard.bytes())?;
+            let header_sha256 = sha256_hex(shard.bytes().get(..listing.data).unwrap_or_default());
+            if shard.bytes().len() as u64 != file.bytes || header_sha256 != file.header_sha256 {
                 return Err(Error::file(
                     &path,
                     "has another header or size than the receipt says; nothing was changed",
                 ));
             }
             shards.insert(file.name.clone(), shard);
-            tensors.extend(header.tensors.into_iter().map(|t| ((file.name.as_str(), t.name.clone()), t)));
+            tensors.extend(listing.tensors.into_iter().map(|t| ((file.name.as_str(), t.name.clone()), t)));
         }
         for record in &self.edits {
             let found = tensors.get(&(record.file.as_str(), record.tensor.clone()));
@@ -90,7 +85,7 @@ impl Receipt {
             if !fits {
                 let problem =
                     format!("{} of the receipt is not in {}; nothing was changed", record.tensor, record.file);
-                return Err(Error::file(folder.join(RECEIPT), problem));
+                return Err(Error::file(kept.receipt_path(), problem));
             }
         }
         Ok(shards)
@@ -135,7 +130,7 @@ impl Record {
             dtype: edit.dtype,
             shape: edit.stored_shape.clone(),
             axis: edit.place.axis,
-            index: edit.place.index,
+            index: edit.stored_index,
             file: edit.file.clone(),
             span: edit.span,
             sha256_before: sha256_hex(&edit.before),
@@ -147,13 +142,6 @@ impl Record {
     pub(super) fn sha256_now(&self, shards: &OpenShards) -> Option<String> {
         bytes_now(shards, &self.file, self.span).map(|bytes| sha256_hex(&bytes))
     }
-}
-
-/// SHA-256 of a safetensors file's header and the length before it.
-pub(super) fn header_sha256(file: &[u8]) -> String {
-    let length = file.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
-    let end = usize::try_from(length).ok().and_then(|n| n.checked_add(8));
-    sha256_hex(end.and_then(|end| file.get(..end)).unwrap_or(file))
 }
 
 /// The original bytes in the order of the edits.

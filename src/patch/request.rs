@@ -19,11 +19,6 @@ pub(super) struct Request<'a> {
 /// Checks that neurons of this checkpoint can be told in its file at all.
 pub(super) fn check(checkpoint: &Checkpoint, recipe: Option<&Recipe>, neurons: &[&Neuron]) -> Result<()> {
     let tensors = checkpoint.tensors();
-    if tensors.files().is_empty() {
-        let problem = "is a GGUF, whose blocks share their scales: convert it with `achilles-audit import` and use the \
-                       folder that gives";
-        return Err(Error::file(checkpoint.root(), problem));
-    }
     if neurons.is_empty() {
         return Err(Error::input("no neuron given; name some with --neuron or --critical"));
     }

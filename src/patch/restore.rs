@@ -9,7 +9,7 @@ use super::plan::Plan;
 use super::receipt::{Receipt, Record, State};
 use super::shard::{OpenShards, Pieces, bytes_now};
 use super::vault::{Part, Stored, Vault};
-use super::{RECEIPT, UNDO, believe, journal};
+use super::{Kept, RECEIPT, UNDO, believe, journal};
 use crate::architecture::place::{Axis, NeuronPlace};
 use crate::checkpoint::packing::{OwnBits, Weight};
 use crate::checkpoint::{Opened, Tensors, sha256_hex};
@@ -84,19 +84,20 @@ pub(super) fn restore_with(
     disk: &mut dyn Disk,
 ) -> Result<Restored> {
     let vault = Vault::read(vault)?;
+    Opened::at(root).folder()?;
     let locked = match settings.dry_run {
         true => Folder::to_read(root)?,
         false => Folder::lock_with(root, &vouch(root, &vault), disk)?,
     };
-    let folder = &locked.open;
+    let home = &locked.home;
     let work = Work::new(root, &vault)?;
     let mut restored = Restored { rolled_back: locked.rolled_back(), ..work.restored.clone() };
     if restored.changed() == 0 {
         return Ok(restored);
     }
-    let undone = match Receipt::read_own(folder)? {
+    let undone = match home.receipt()? {
         Some(receipt) => {
-            let shards = receipt.shards_to_change(folder)?;
+            let shards = receipt.shards_to_change(home)?;
             let undo = work.original_of(root, &receipt, &shards)?;
             believe::check(&receipt, root, &undo)?;
             Some((receipt, shards, undo))
@@ -111,13 +112,13 @@ pub(super) fn restore_with(
     }
     let shards = work.tensors.files().iter().map(|file| file_name(file.path())).collect();
     let changed: BTreeSet<&str> = work.edits.iter().filter(|e| e.before != e.after).map(|e| e.file.as_str()).collect();
-    changed.iter().try_for_each(|name| folder.change(name).map(drop))?;
+    changed.iter().try_for_each(|name| home.change(name).map(drop))?;
     if settings.dry_run {
         return Ok(restored);
     }
     let mut edits = work.edits;
     if let Some((receipt, shards, undo)) = undone {
-        journal::undo(folder, receipt, shards, &undo, disk)?;
+        journal::undo(home, receipt, shards, &undo, disk)?;
         edits = Work::new(root, &vault)?.edits;
     }
     edits.retain(|edit| edit.before != edit.after);
@@ -132,8 +133,8 @@ pub(super) fn restore_with(
             rounding: Rounding::none(),
             shards,
         };
-        journal::write_journalled(folder, &plan, journal::WriteSettings::default(), State::Restored, disk)?;
-        journal::forget(folder, disk)?;
+        journal::write_journalled(home, &plan, journal::WriteSettings::default(), State::Restored, disk)?;
+        journal::forget(home, disk)?;
     }
     Ok(restored)
 }
@@ -221,7 +222,7 @@ impl Work {
             self.kept.get(&edit.place.tensor)?.put(&edit.file, edit.span, &mut new);
             (sha256_hex(&new) == record.sha256_after).then_some(new)
         };
-        let records = receipt.edits.iter().zip(journal::pieces(receipt, root, undo)?);
+        let records = receipt.edits.iter().zip(journal::pieces(receipt, &Kept::of(root), undo)?);
         records.map(left).collect::<Option<_>>().ok_or_else(|| {
             let problem = "is not the journal of a restore from this vault; nothing was changed";
             Error::file(root.join(RECEIPT), problem)
@@ -298,6 +299,8 @@ impl<'a> Found<'a> {
             dtype: place.dtype,
             stored_as: stored_as.to_owned(),
             stored_shape: place.shape.to_vec(),
+            stored_index: tensors.weight(&self.part.place().tensor)?.stored_index(self.part.axis, self.part.index),
+            number: place.number,
             unpacked: None,
             file,
             span: place.span,

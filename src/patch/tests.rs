@@ -1,7 +1,7 @@
 //! Random checkpoints: a patch changes what it planned and nothing else, unpatching is the identity, and no step that
 //! fails leaves a checkpoint that is neither the old nor the new one.
 
-use super::apply::{in_place_with, to_folder_with};
+use super::apply::{in_place_with, write_new_with};
 use super::disk::{Disk, System};
 use super::folder::Folder;
 use super::unpatch::{unpatch_with, vouch};
@@ -158,7 +158,7 @@ proptest! {
 
         let before = files(&model);
         let settings = WriteSettings { link, digests: true };
-        let receipt = to_folder(&opened, &plan_, &out, settings, &Silent).unwrap();
+        let receipt = write_new(&opened, &plan_, &out, settings, &Silent).unwrap();
         prop_assert_eq!(&files(&model), &before);
         let expected = carried(planned(&before, &plan_));
         prop_assert!(without_ours(files(&out)) == expected);
@@ -318,7 +318,7 @@ fn a_patch_to_a_folder_that_stops_anywhere_leaves_nothing() {
     let (opened, _) = open(&model);
     let (plan, out) = (plan(&model, &wanted).unwrap(), place.path().join("out"));
     for left in 0.. {
-        if to_folder_with(&opened, &plan, &out, SETTINGS, &Silent, &mut Failing { left, dead: true }).is_ok() {
+        if write_new_with(&opened, &plan, &out, SETTINGS, &Silent, &mut Failing { left, dead: true }).is_ok() {
             assert!(left >= 20, "{left} steps");
             break;
         }

@@ -5,7 +5,7 @@ use super::disk::{Disk, System};
 use super::folder::Folder;
 use super::receipt::Receipt;
 use super::shard::OpenShards;
-use super::{RECEIPT, UNDO, believe, journal};
+use super::{believe, journal};
 use crate::checkpoint::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files;
@@ -20,7 +20,7 @@ pub struct Unpatched {
     pub config_changed: bool,
 }
 
-/// Puts the original bytes back into a patched folder and removes receipt and undo file. The edited ranges, and the
+/// Puts the original bytes back into a patched folder or GGUF and removes receipt and undo file. The edited ranges, and the
 /// size and header of the files that hold them, have to be as the receipt says; all other bytes of these files as well
 /// where it holds their digests.
 ///
@@ -41,34 +41,40 @@ pub(super) fn unpatch_with(root: &Path, disk: &mut dyn Disk) -> Result<Unpatched
     if folder.rolled_back() {
         return Ok(Unpatched { receipt: None, config_changed: false });
     }
-    let open = &folder.open;
-    let Some(receipt) = Receipt::read_own(open)? else {
-        return Err(Error::file(root, format!("holds no {RECEIPT}; there is nothing to undo")));
+    let home = &folder.home;
+    let kept = &home.kept;
+    let Some(receipt) = home.receipt()? else {
+        return Err(Error::file(root, format!("there is no {}: nothing to undo", kept.receipt_path().display())));
     };
-    let shards = receipt.shards_to_change(open)?;
+    let shards = receipt.shards_to_change(home)?;
     for record in &receipt.edits {
         if record.sha256_now(&shards).as_ref() != Some(&record.sha256_after) {
             let problem = format!(
-                "{} {} is not as {RECEIPT} says it was left: it was changed since; nothing was changed now",
+                "{} {} is not as {} says it was left: it was changed since; nothing was changed now",
                 record.axis.as_str(),
-                record.index
+                record.index,
+                kept.receipt
             );
-            return Err(Error::tensor(root.join(&record.file), &record.tensor, problem));
+            return Err(Error::tensor(kept.folder.join(&record.file), &record.tensor, problem));
         }
     }
     for (file, shard) in receipt.files.iter().filter_map(|file| Some((file, shards.get(&file.name)?))) {
         if let Some(expected) = &file.sha256_after
             && shard.sha256()? != *expected
         {
-            let problem =
-                format!("was changed since {RECEIPT} was written, outside of its edits; nothing was changed now");
-            return Err(Error::file(root.join(&file.name), problem));
+            let problem = format!(
+                "was changed since {} was written, outside of its edits; nothing was changed now",
+                kept.receipt
+            );
+            return Err(Error::file(kept.folder.join(&file.name), problem));
         }
     }
-    let undo = journal::read_undo(open, &receipt)?.ok_or_else(|| {
-        Error::file(root, format!("{UNDO} is missing; without it only the original checkpoint can help"))
+    let undo = journal::read_undo(home, &receipt)?.ok_or_else(|| {
+        Error::file(root, format!("{} is missing; without it only the original checkpoint can help", kept.undo))
     })?;
     believe::check(&receipt, root, &undo)?;
-    let config_changed = sha256_hex(&files::read_regular(&root.join("config.json"))?) != receipt.model.config_sha256;
-    Ok(Unpatched { receipt: Some(journal::undo(open, receipt, shards, &undo, disk)?), config_changed })
+    // What a GGUF says of itself is in the header, which is as it was.
+    let config = (!kept.is_of_gguf()).then(|| files::read_regular(&root.join("config.json"))).transpose()?;
+    let config_changed = config.is_some_and(|config| sha256_hex(&config) != receipt.model.config_sha256);
+    Ok(Unpatched { receipt: Some(journal::undo(home, receipt, shards, &undo, disk)?), config_changed })
 }

@@ -173,6 +173,7 @@ pub fn keep<'a>(
     out: &Path,
 ) -> Result<Kept> {
     check_out(out)?;
+    checkpoint.opened().folder()?;
     let (recipe, tensors, root) = (recipe.into(), checkpoint.tensors(), checkpoint.root());
     request::check(checkpoint, recipe, &neurons.iter().collect::<Vec<_>>())?;
     let mut places: BTreeMap<(String, &str, usize), (NeuronPlace, Vec<Neuron>)> = BTreeMap::new();

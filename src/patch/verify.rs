@@ -1,17 +1,18 @@
 //! Proves that a patched checkpoint differs from its original in the receipt's bytes only.
 
 use super::carried::Carried;
+use super::home::Home;
 use super::receipt::Receipt;
-use super::{RECEIPT, UNDO, believe, folder, journal};
+use super::{Kept, RECEIPT, UNDO, believe, folder, journal};
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::walk::{Kind, is_left_out, walk};
 use crate::checkpoint::{Checkpoint, sha256_hex};
-use crate::error::{Error, Result};
-use crate::files::{self, OpenFolder};
+use crate::error::{Count, Error, Result};
+use crate::files;
 use crate::progress::{Progress, Silent};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What was compared, and what differs that should not.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,20 +27,71 @@ pub struct Verified {
     pub differences: Vec<String>,
 }
 
-/// Compares the patched folder with the original, file by file.
+/// Compares the patched folder or GGUF with the original, file by file.
 ///
 /// # Errors
 /// There is no receipt, it is not one of a patch, a run was stopped half-way, or a file cannot be read.
 pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) -> Result<Verified> {
     folder::check_settled(patched)?;
-    let receipt = Receipt::read(patched)?
-        .ok_or_else(|| Error::file(patched, format!("holds no {RECEIPT}; there is nothing to verify")))?;
-    receipt.shards(patched, &|name| files::open_regular(&patched.join(name)))?;
-    let undo = journal::read_undo(&OpenFolder::open(patched)?, &receipt)?;
-    let undo = undo.ok_or_else(|| Error::file(patched, format!("holds no {UNDO}: the patch cannot be undone")))?;
+    let home = Home::of(patched)?;
+    let kept = &home.kept;
+    let receipt = Receipt::read(patched)?.ok_or_else(|| {
+        Error::file(patched, format!("there is no {}: nothing to verify", kept.receipt_path().display()))
+    })?;
+    receipt.shards(kept, &|name| files::open_regular(&kept.folder.join(name)))?;
+    let undo = journal::read_undo(&home, &receipt)?;
+    let undo = undo.ok_or_else(|| {
+        Error::file(patched, format!("there is no {}: the patch cannot be undone", kept.undo_path().display()))
+    })?;
     let changed = Checkpoint::open(&patched.to_string_lossy(), &Silent)?;
     believe::check(&receipt, patched, &undo)?;
     let mut found = Verified { files: 0, bytes: 0, edited_bytes: 0, differences: Vec::new() };
+    let pairs = match (kept.is_of_gguf(), original.opened().is_gguf()) {
+        (true, true) => parts(kept, original, &mut found)?,
+        (false, false) => in_folders(patched, original, &changed, &receipt, &mut found)?,
+        (is_gguf, _) => {
+            let [one, other] = if is_gguf { ["a GGUF", "a folder"] } else { ["a folder", "a GGUF"] };
+            let problem = format!("is {one}, and the original {other}; give the model that it was made from");
+            return Err(Error::file(patched, problem));
+        }
+    };
+    progress.begin("comparing", pairs.len() as u64, "files");
+    for (name, [a, b]) in pairs {
+        let length = |path: &Path| std::fs::metadata(path).map(|m| m.len()).map_err(Error::io(path));
+        found.files += 1;
+        found.bytes += length(&b)?;
+        if length(&a)? != length(&b)? {
+            found.differences.push(format!("{name} has {} bytes, the original {}", length(&b)?, length(&a)?));
+        } else if length(&a)? > 0 {
+            compare(&name, &receipt, &opened(&a)?, &opened(&b)?, &mut found);
+        }
+        progress.advance(1)?;
+    }
+    progress.end();
+    Ok(found)
+}
+
+/// Files to be compared: the patched one's name, the original's path and its own.
+type Pairs = Vec<(String, [PathBuf; 2])>;
+
+/// The parts of two GGUF files, which need not be named alike.
+fn parts(kept: &Kept, original: &Checkpoint, found: &mut Verified) -> Result<Pairs> {
+    let (ours, theirs) = (kept.parts(), original.opened().places());
+    if ours.len() != theirs.len() {
+        let parts = |count| Count(count, "file", "files");
+        found.differences.push(format!("has {}, the original {}", parts(ours.len()), parts(theirs.len())));
+    }
+    Ok(ours.into_iter().zip(theirs).map(|(name, path)| (name.clone(), [path, kept.folder.join(name)])).collect())
+}
+
+/// The files that are in both folders; what is in one of them alone is told.
+fn in_folders(
+    patched: &Path,
+    original: &Checkpoint,
+    changed: &Checkpoint,
+    receipt: &Receipt,
+    found: &mut Verified,
+) -> Result<Pairs> {
     let names = |c: &Checkpoint| -> Result<BTreeSet<String>> {
         let shards = c.tensors().files().iter().filter_map(|f| f.path().file_name());
         let mut names: BTreeSet<String> = shards.map(|n| n.to_string_lossy().into_owned()).collect();
@@ -47,7 +99,7 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
         names.extend(carried.files.into_iter().chain(carried.links.into_keys()));
         Ok(names)
     };
-    let (ours, theirs) = (names(&changed)?, names(original)?);
+    let (ours, theirs) = (names(changed)?, names(original)?);
     for name in ours.symmetric_difference(&theirs) {
         let side = if ours.contains(name) { "patched" } else { "original" };
         found.differences.push(format!("{name} is in the {side} checkpoint only"));
@@ -73,21 +125,7 @@ pub fn verify(patched: &Path, original: &Checkpoint, progress: &dyn Progress) ->
         found.differences.push(format!("{name} is in the receipt, and no loader reads it"));
     }
     let both: BTreeSet<&String> = ours.intersection(&theirs).chain(every.intersection(&were)).collect();
-    progress.begin("comparing", both.len() as u64, "files");
-    for name in both {
-        let (a, b) = (original.root().join(name), patched.join(name));
-        let length = |path: &Path| std::fs::metadata(path).map(|m| m.len()).map_err(Error::io(path));
-        found.files += 1;
-        found.bytes += length(&b)?;
-        if length(&a)? != length(&b)? {
-            found.differences.push(format!("{name} has {} bytes, the original {}", length(&b)?, length(&a)?));
-        } else if length(&a)? > 0 {
-            compare(name, &receipt, &opened(&a)?, &opened(&b)?, &mut found);
-        }
-        progress.advance(1)?;
-    }
-    progress.end();
-    Ok(found)
+    Ok(both.into_iter().map(|name| (name.clone(), [original.root().join(name), patched.join(name)])).collect())
 }
 
 /// Maps a file that is not mostly holes: to compare these would take as long as if they had been written.

@@ -161,7 +161,7 @@ static PATCHED: LazyLock<Patched> = LazyLock::new(|| {
     let neurons = ["model.layers.0.mlp.down_proj:out:1", "model.layers.1.self_attn.q_proj:in:2"];
     let halved = neurons.map(|neuron| Intervention { neuron: neuron.parse().unwrap(), action: Action::Scale(0.5) });
     let plan = Plan::new(&checkpoint, &recipe, &halved).unwrap();
-    patch::to_folder(&checkpoint, &plan, &folder, patch::WriteSettings::default(), &Silent).unwrap();
+    patch::write_new(&checkpoint, &plan, &folder, patch::WriteSettings::default(), &Silent).unwrap();
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let (after, undo) = (read("model.safetensors"), read("achilles-patch.undo"));
     Patched { before: PATCHED_FROM.to_vec(), after, undo, folder }

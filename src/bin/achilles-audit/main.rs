@@ -89,7 +89,7 @@ enum Command {
     Import(import::Options),
     /// Bake a mask or a scaling of neurons into a checkpoint's weights, with a receipt
     Patch(patch::Options),
-    /// Prove that a patched folder differs from the original only as its receipt says; exit code 1 where it does not
+    /// Prove that a patched folder or GGUF differs from the original only as its receipt says; exit code 1 where it does not
     VerifyPatch(verify_patch::Options),
     /// Undo a patch by its receipt, bit for bit
     ///

@@ -19,18 +19,18 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    override_usage = "achilles-audit patch MODEL <--critical FILE|--neuron ID> <-o DIR|--in-place|--dry-run> ..."
+    override_usage = "achilles-audit patch MODEL <--critical FILE|--neuron ID> <-o PATH|--in-place|--dry-run> ..."
 )]
 #[command(group = ArgGroup::new("which neurons").args(["critical", "neuron", "verify"]).required(true))]
 #[command(group = ArgGroup::new("where to").args(["output", "in_place", "dry_run", "verify"]).required(true).multiple(true))]
 pub struct Options {
-    /// A model folder or a hub id (org/name[@revision])
+    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
     #[arg(required_unless_present = "verify")]
     pub model: Option<String>,
-    /// The folder to write; it must not exist yet, or be empty
-    #[arg(short, long, value_name = "DIR")]
+    /// The folder to write, which must not exist yet, or be empty; of a GGUF of one file, the new .gguf file
+    #[arg(short, long, value_name = "PATH")]
     pub output: Option<PathBuf>,
-    /// Edit the model folder itself; the original bytes are kept beside the receipt
+    /// Edit the model folder or .gguf file itself; the original bytes are kept beside the receipt
     #[arg(long, conflicts_with = "output")]
     pub in_place: bool,
     /// A critical-set.json: its critical neurons are patched
@@ -83,14 +83,15 @@ const BEHIND_LISTED: usize = 10;
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     if let (Some(folder), Some(original)) = (&options.verify, &options.original) {
         tracing::warn!("patch --verify is called verify-patch now; the old name is understood for one more release");
-        let options = verify_patch::Options { folder: folder.clone(), original: original.clone() };
+        let options = verify_patch::Options { patched: folder.clone(), original: original.clone() };
         return verify_patch::run(&options, progress);
     }
     let Some(model) = &options.model else { return Err(Error::input("no MODEL to patch")) };
     let settings = WriteSettings { link: options.link, digests: options.digests };
     if options.in_place && !options.dry_run {
-        let Source::Directory(root) = Source::find(model)? else {
-            return Err(Error::input(format!("{model} is not a model folder; --in-place edits one, -o writes one")));
+        let (Source::Directory(root) | Source::Gguf(root)) = Source::find(model)? else {
+            let problem = "is not a model folder or .gguf file; --in-place edits one, -o writes one";
+            return Err(Error::input(format!("{model} {problem}")));
         };
         // Before the plan is made: nobody may change the folder in between.
         let folder = Folder::lock(&root)?;
@@ -101,7 +102,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     }
     let (checkpoint, plan) = plan(options, model, progress)?;
     let behind = match &options.output {
-        Some(out) => patch::check_to_folder(&plan, out)?,
+        Some(out) => patch::check_new(&plan, out)?,
         None if options.in_place => patch::check_in_place(&plan).map(|()| Vec::new())?,
         None => patch::check_unpatched(&plan).map(|()| Vec::new())?,
     };
@@ -113,7 +114,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     }
     match &options.output {
         Some(out) if !options.dry_run => {
-            done(&plan, out, &patch::to_folder(&checkpoint, &plan, out, settings, progress)?)
+            done(&plan, out, &patch::write_new(&checkpoint, &plan, out, settings, progress)?)
         }
         _ => Ok(ExitCode::SUCCESS),
     }
@@ -147,11 +148,11 @@ fn print(options: &Options, plan: &Plan) -> Result<()> {
     output::print(&options.format.render(&plan.document())?)
 }
 
-fn done(plan: &Plan, folder: &Path, receipt: &Receipt) -> Result<ExitCode> {
+fn done(plan: &Plan, place: &Path, receipt: &Receipt) -> Result<ExitCode> {
     let bytes: u64 = plan.edits.iter().map(Edit::changed_bytes).sum();
     let edits = Count(plan.edits.len(), "edit", "edits");
     let files = Count(receipt.files.len(), "file", "files");
-    let folder = folder.display();
-    stderr::line(&format!("{folder}: {bytes} bytes changed by {edits} of {files}, see {}", patch::RECEIPT));
+    let (place, name) = (place.display(), receipt.name());
+    stderr::line(&format!("{place}: {bytes} bytes changed by {edits} of {files}, see {name}"));
     Ok(ExitCode::SUCCESS)
 }

@@ -8,27 +8,24 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The patched folder
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
+    /// The patched folder or .gguf file
+    #[arg(value_name = "PATH")]
+    pub model: PathBuf,
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let folder = options.folder.display();
-    let unpatched = patch::unpatch(&options.folder)?;
+    let model = options.model.display();
+    let unpatched = patch::unpatch(&options.model)?;
     if unpatched.config_changed {
-        stderr::line(&format!("{folder}: config.json is not the one that was patched; it stays as it is"));
+        stderr::line(&format!("{model}: config.json is not the one that was patched; it stays as it is"));
     }
     match unpatched.receipt {
         Some(receipt) => {
             let bytes: u64 = receipt.edits.iter().map(|e| e.span.bytes()).sum();
-            let made = &receipt.time_utc;
-            stderr::line(&format!(
-                "{folder}: {bytes} bytes are as {} had them, kept by the patch of {made}",
-                patch::UNDO
-            ));
+            let (undo, made) = (&receipt.undo.name, &receipt.time_utc);
+            stderr::line(&format!("{model}: {bytes} bytes are as {undo} had them, kept by the patch of {made}"));
         }
-        None => stderr::line(&format!("{folder}: an unfinished run was found, the bytes are as it had kept them")),
+        None => stderr::line(&format!("{model}: an unfinished run was found, the bytes are as it had kept them")),
     }
     Ok(ExitCode::SUCCESS)
 }

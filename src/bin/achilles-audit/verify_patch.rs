@@ -9,16 +9,16 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The patched folder
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
-    /// The model that it was made from: a model folder or a hub id (org/name[@revision])
+    /// The patched folder or .gguf file
+    #[arg(value_name = "PATH")]
+    pub patched: PathBuf,
+    /// The model that it was made from: a model folder, a .gguf file, or a hub id (org/name[@revision])
     #[arg(long, value_name = "MODEL")]
     pub original: String,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
-    let found = patch::verify(&options.folder, &Checkpoint::open(&options.original, progress)?, progress)?;
+    let found = patch::verify(&options.patched, &Checkpoint::open(&options.original, progress)?, progress)?;
     output::print(&report::differences::patched(&found))?;
     Ok(ExitCode::from(u8::from(!found.differences.is_empty())))
 }

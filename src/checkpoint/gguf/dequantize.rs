@@ -8,7 +8,7 @@ use rayon::prelude::*;
 const CHUNK_ELEMENTS: usize = 16_384;
 
 /// Decodes whole blocks into `out`, in parallel where there are many. The error is a text without the tensor's name.
-pub(super) fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Checked<()> {
+pub(in crate::checkpoint) fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Checked<()> {
     let Some(decode) = ty.decode else {
         return Err(format!("has type {}, which cannot be read; readable are {}", ty.name, GgmlType::supported()));
     };

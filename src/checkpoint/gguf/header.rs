@@ -153,7 +153,6 @@ pub enum ValueType {
 
 impl Header {
     /// Reads the header of a whole file that keeps all rules. The error is one line without the path.
-    #[cfg(test)]
     pub(super) fn read(bytes: &[u8]) -> Checked<Header> {
         let header = Header::examine(bytes)?;
         header.problems.first().map_or(Ok(()), |problem| Err(problem.to_string())).map(|()| header)

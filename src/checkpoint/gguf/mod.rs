@@ -3,6 +3,7 @@
 mod architecture;
 mod attention;
 mod blocks;
+pub mod codes;
 mod config;
 mod dequantize;
 pub mod file;
@@ -18,11 +19,15 @@ pub mod types;
 #[cfg(test)]
 pub(crate) mod writer;
 
+use super::header::TensorEntry;
+use super::map::MappedFile;
 use crate::error::{Error, Result};
 use architecture::interleaved_row;
-use config::{Change, Layout};
+use config::{Change, Layout, Source};
 pub use config::{Mismatch, mismatches};
+pub(super) use dequantize::dequantize;
 pub use file::GgufFile;
+use header::{Header, TensorInfo};
 pub use import::{ImportDtype, ImportSummary, import};
 pub use names::module_name;
 use rayon::prelude::*;
@@ -33,6 +38,39 @@ use std::sync::Arc;
 
 /// What a check gives: its error is one line that does not name the file yet.
 type Checked<T> = std::result::Result<T, String>;
+
+/// The tensors of one file as they are stored, under its own names, and where its data begin. The error is one line
+/// without the path.
+pub(super) fn listing(bytes: &[u8]) -> Checked<(Vec<TensorEntry>, usize)> {
+    let header = Header::read(bytes)?;
+    let entry = |(name, info): (String, TensorInfo)| {
+        let (dtype, shape) = info.stored();
+        TensorEntry { name, dtype, shape, bytes: info.bytes.start as u64..info.bytes.end as u64 }
+    };
+    Ok((header.tensors.into_iter().map(entry).collect(), header.data))
+}
+
+/// What a tensor under its Hugging Face name is in the file.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredTensor<'a> {
+    /// What the file calls it.
+    pub name: &'a str,
+    /// Its type, shape and place.
+    pub info: &'a TensorInfo,
+    /// The part that it lies in.
+    pub file: &'a MappedFile,
+    /// Whether what is stored is 1 more than the values are.
+    pub is_one_more: bool,
+    /// The head size, where the rows of heads are interleaved.
+    interleaved: Option<usize>,
+}
+
+impl StoredTensor<'_> {
+    /// Which row of the file's tensor a row is.
+    pub fn row(&self, row: usize) -> usize {
+        self.interleaved.map_or(row, |head| interleaved_row(row, head))
+    }
+}
 
 /// A GGUF under Hugging Face's names: rows are dequantized when they are asked for.
 #[derive(Debug)]
@@ -94,10 +132,17 @@ impl GgufCheckpoint {
         self.layout.tensors.iter().map(|(name, source)| (name.as_str(), source.shape.as_slice()))
     }
 
-    /// The GGML type of a tensor under its Hugging Face name, such as `Q4_K`.
-    pub fn type_of(&self, name: &str) -> Option<&'static str> {
-        let source = self.layout.tensors.get(name)?;
-        self.file.tensors().find(|(gguf, _)| *gguf == source.gguf).map(|(_, info)| info.ty.name)
+    /// What a tensor under its Hugging Face name is in the file.
+    pub fn stored(&self, name: &str) -> Option<StoredTensor<'_>> {
+        let Source { gguf, change, .. } = self.layout.tensors.get(name)?;
+        let info = self.file.tensor(gguf)?;
+        Some(StoredTensor {
+            name: gguf,
+            info,
+            file: self.file.maps().get(info.part)?,
+            is_one_more: *change == Change::MinusOne,
+            interleaved: (*change == Change::Interleaved).then_some(self.layout.head_size),
+        })
     }
 
     /// Rows `rows` of a tensor under its Hugging Face name, in Hugging Face's order: (rows, inner dimensions), f32.

@@ -1,6 +1,7 @@
 //! The element types GGUF knows: their names, how they pack, and which of them can be read.
 
 use super::blocks::{self, Decode};
+use super::codes::{self, Code, Scales, Zero};
 use crate::checkpoint::number::NumberType;
 use safetensors::Dtype;
 
@@ -17,6 +18,10 @@ pub struct GgmlType {
     pub block_bytes: usize,
     /// How it becomes f32; none where this tool cannot.
     pub(super) decode: Option<Decode>,
+    /// What all values of a block are multiplied by.
+    pub scales: Scales,
+    /// The code of elements that stands for 0.
+    pub zero: Zero,
 }
 
 /// Types are told apart by their numbers.
@@ -65,16 +70,45 @@ impl GgmlType {
 }
 
 const fn unread(id: u32, name: &'static str, block_elements: usize, block_bytes: usize) -> GgmlType {
-    GgmlType { id, name, block_elements, block_bytes, decode: None }
+    let (scales, zero) = (Scales::None, Zero::None(NOT_READ));
+    GgmlType { id, name, block_elements, block_bytes, decode: None, scales, zero }
 }
 
 const fn plain(id: u32, name: &'static str, block_bytes: usize, decode: Decode) -> GgmlType {
-    GgmlType { id, name, block_elements: 1, block_bytes, decode: Some(decode) }
+    let (scales, zero) = (Scales::None, Zero::None(NO_BLOCKS));
+    GgmlType { id, name, block_elements: 1, block_bytes, decode: Some(decode), scales, zero }
 }
 
-const fn blocks(id: u32, name: &'static str, elements: usize, bytes: usize, decode: Decode) -> GgmlType {
-    GgmlType { id, name, block_elements: elements, block_bytes: bytes, decode: Some(decode) }
+const fn blocks(
+    (id, name): (u32, &'static str),
+    [block_elements, block_bytes]: [usize; 2],
+    decode: Decode,
+    scales: Scales,
+    zero: Zero,
+) -> GgmlType {
+    GgmlType { id, name, block_elements, block_bytes, decode: Some(decode), scales, zero }
 }
+
+/// A half-precision scale at this byte of a block.
+const fn half(at: usize) -> Scales {
+    Scales::Half { at, count: 1 }
+}
+
+/// Likewise, and beside it that of what is taken off or added.
+const fn halves(at: usize) -> Scales {
+    Scales::Half { at, count: 2 }
+}
+
+/// Where codes lie, and which stands for 0.
+const fn code(lies: fn(usize) -> Code, zero: u32) -> Zero {
+    Zero::Code { lies, zero }
+}
+
+const NOT_READ: &str = "it cannot be read";
+const NO_BLOCKS: &str = "it has no blocks";
+const MINIMA: Zero = Zero::None("its values have a minimum added, so that no code stands for 0");
+const TABLE: Zero = Zero::None("none of the 16 values of its codes is 0");
+const SHARED: Zero = Zero::None("neighbouring columns share a code");
 
 /// `ggml_type` of ggml.h; sizes as gguf-py's `GGML_QUANT_SIZES` lists them.
 static TYPES: [GgmlType; 34] = [
@@ -82,35 +116,35 @@ static TYPES: [GgmlType; 34] = [
     plain(1, "F16", 2, |bytes, out| NumberType::F16.decode(bytes, out)),
     plain(30, "BF16", 2, |bytes, out| NumberType::Bf16.decode(bytes, out)),
     plain(28, "F64", 8, |bytes, out| NumberType::F64.decode(bytes, out)),
-    blocks(2, "Q4_0", 32, 18, blocks::q4_0),
-    blocks(3, "Q4_1", 32, 20, blocks::q4_1),
-    blocks(6, "Q5_0", 32, 22, blocks::q5_0),
-    blocks(7, "Q5_1", 32, 24, blocks::q5_1),
-    blocks(8, "Q8_0", 32, 34, blocks::q8_0),
-    blocks(10, "Q2_K", 256, 84, blocks::q2_k),
-    blocks(11, "Q3_K", 256, 110, blocks::q3_k),
-    blocks(12, "Q4_K", 256, 144, blocks::q4_k),
-    blocks(13, "Q5_K", 256, 176, blocks::q5_k),
-    blocks(14, "Q6_K", 256, 210, blocks::q6_k),
+    blocks((2, "Q4_0"), [32, 18], blocks::q4_0, half(0), code(codes::q4_0, 8)),
+    blocks((3, "Q4_1"), [32, 20], blocks::q4_1, halves(0), MINIMA),
+    blocks((6, "Q5_0"), [32, 22], blocks::q5_0, half(0), code(codes::q5_0, 16)),
+    blocks((7, "Q5_1"), [32, 24], blocks::q5_1, halves(0), MINIMA),
+    blocks((8, "Q8_0"), [32, 34], blocks::q8_0, half(0), code(codes::q8_0, 0)),
+    blocks((10, "Q2_K"), [256, 84], blocks::q2_k, halves(80), MINIMA),
+    blocks((11, "Q3_K"), [256, 110], blocks::q3_k, half(108), code(codes::q3_k, 4)),
+    blocks((12, "Q4_K"), [256, 144], blocks::q4_k, halves(0), MINIMA),
+    blocks((13, "Q5_K"), [256, 176], blocks::q5_k, halves(0), MINIMA),
+    blocks((14, "Q6_K"), [256, 210], blocks::q6_k, half(208), code(codes::q6_k, 32)),
     unread(9, "Q8_1", 32, 40),
     unread(15, "Q8_K", 256, 292),
-    blocks(16, "IQ2_XXS", 256, 66, blocks::iq2_xxs),
-    blocks(17, "IQ2_XS", 256, 74, blocks::iq2_xs),
-    blocks(18, "IQ3_XXS", 256, 98, blocks::iq3_xxs),
-    blocks(19, "IQ1_S", 256, 50, blocks::iq1_s),
-    blocks(20, "IQ4_NL", 32, 18, blocks::iq4_nl),
-    blocks(21, "IQ3_S", 256, 110, blocks::iq3_s),
-    blocks(22, "IQ2_S", 256, 82, blocks::iq2_s),
-    blocks(23, "IQ4_XS", 256, 136, blocks::iq4_xs),
+    blocks((16, "IQ2_XXS"), [256, 66], blocks::iq2_xxs, half(0), SHARED),
+    blocks((17, "IQ2_XS"), [256, 74], blocks::iq2_xs, half(0), SHARED),
+    blocks((18, "IQ3_XXS"), [256, 98], blocks::iq3_xxs, half(0), SHARED),
+    blocks((19, "IQ1_S"), [256, 50], blocks::iq1_s, half(0), SHARED),
+    blocks((20, "IQ4_NL"), [32, 18], blocks::iq4_nl, half(0), TABLE),
+    blocks((21, "IQ3_S"), [256, 110], blocks::iq3_s, half(0), SHARED),
+    blocks((22, "IQ2_S"), [256, 82], blocks::iq2_s, half(0), SHARED),
+    blocks((23, "IQ4_XS"), [256, 136], blocks::iq4_xs, half(0), TABLE),
     unread(24, "I8", 1, 1),
     unread(25, "I16", 1, 2),
     unread(26, "I32", 1, 4),
     unread(27, "I64", 1, 8),
-    blocks(29, "IQ1_M", 256, 56, blocks::iq1_m),
-    blocks(34, "TQ1_0", 256, 54, blocks::tq1_0),
-    blocks(35, "TQ2_0", 256, 66, blocks::tq2_0),
-    blocks(39, "MXFP4", 32, 17, blocks::mxfp4),
-    blocks(40, "NVFP4", 64, 36, blocks::nvfp4),
+    blocks((29, "IQ1_M"), [256, 56], blocks::iq1_m, Scales::Scattered { at: 48 }, SHARED),
+    blocks((34, "TQ1_0"), [256, 54], blocks::tq1_0, half(52), SHARED),
+    blocks((35, "TQ2_0"), [256, 66], blocks::tq2_0, half(64), code(codes::tq2_0, 1)),
+    blocks((39, "MXFP4"), [32, 17], blocks::mxfp4, Scales::Exponent { at: 0 }, code(codes::mxfp4, 0)),
+    blocks((40, "NVFP4"), [64, 36], blocks::nvfp4, Scales::Small { at: 0, count: 4 }, code(codes::nvfp4, 0)),
     unread(41, "Q1_0", 128, 18),
 ];
 

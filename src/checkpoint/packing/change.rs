@@ -13,7 +13,7 @@ use safetensors::Dtype;
 /// Bytes of a stored tensor that belong to one row or column of a weight.
 #[derive(Debug, Clone)]
 pub struct StoredSpan<'a> {
-    /// The stored tensor, by its name in [`Tensors`](crate::checkpoint::Tensors).
+    /// The stored tensor, by its name in [`Tensors`](crate::checkpoint::Tensors); of a GGUF by that in the file.
     pub tensor: &'a str,
     /// Its element type.
     pub dtype: Dtype,
@@ -23,6 +23,8 @@ pub struct StoredSpan<'a> {
     pub file: &'a MappedFile,
     /// Which bytes of the file.
     pub span: Span,
+    /// What these bytes are: elements, or scales between codes.
+    pub number: NumberType,
 }
 
 impl<'a> StoredSpan<'a> {
@@ -34,7 +36,14 @@ impl<'a> StoredSpan<'a> {
             stride_bytes: stride as u64,
             pieces: pieces as u64,
         };
-        StoredSpan { tensor: part.name, dtype: part.dtype, shape: part.shape, file: part.file, span }
+        StoredSpan {
+            tensor: part.name,
+            dtype: part.dtype,
+            shape: part.shape,
+            file: part.file,
+            span,
+            number: part.number(),
+        }
     }
 
     /// All of its bits.
@@ -90,6 +99,11 @@ impl<'a> Codes<'a> {
         self.runs.push(Run { element, at, bits, from: 0 });
     }
 
+    /// As [`Codes::put`], of the code's bits from bit `from` on.
+    pub(super) fn put_part(&mut self, element: usize, at: usize, bits: usize, from: usize) {
+        self.runs.push(Run { element, at, bits, from });
+    }
+
     /// As [`Codes::put`], of a code in words that are `next` bits apart: what has no place in its own is in the next one.
     pub(super) fn put_in_words(&mut self, element: usize, at: usize, bits: usize, next: usize) {
         let here = bits.min(32 - at % 32);
@@ -135,10 +149,18 @@ pub struct ZeroCodes<'a> {
 /// The scales that a row of a weight shares with no other.
 #[derive(Debug, Clone)]
 pub struct OwnScales<'a> {
-    /// Where they lie, each a number of the tensor's type.
+    /// Where they lie.
     pub place: StoredSpan<'a>,
     /// Which of them each column has.
     pub of_column: Vec<usize>,
+}
+
+impl OwnScales<'_> {
+    /// Whether a factor has to be exact in each of them: numbers of 8 bits without a sign, which lie between codes.
+    pub fn are_coarse(&self) -> bool {
+        let number = self.place.number;
+        !number.holds_weights() && number != NumberType::of(self.place.dtype)
+    }
 }
 
 /// Rows and columns are counted through all matrices of a stack.
@@ -149,6 +171,9 @@ impl Weight<'_> {
     /// There are none: what it is packed in cannot hold that, and why.
     pub fn zero_codes(&self, axis: Axis, index: usize) -> Result<ZeroCodes<'_>> {
         self.has(axis, index)?;
+        if let (Axis::Row, Some(zero)) = (axis, self.packing.zero_row(index)) {
+            return Ok(zero);
+        }
         let codes = self.packing.codes(axis, index).map_err(|problem| self.cannot(&problem))?;
         let Layout { rows, columns, .. } = self.layout();
         let zero = |element: usize| match axis {
@@ -166,7 +191,7 @@ impl Weight<'_> {
     pub fn own_scales(&self, row: usize) -> Result<OwnScales<'_>> {
         self.has(Axis::Row, row)?;
         let own = self.packing.own_scales(row).map_err(|problem| self.cannot(&problem))?;
-        match NumberType::of(own.place.dtype).holds_weights() {
+        match own.place.number.holds_weights() || own.are_coarse() {
             true => Ok(own),
             false => Err(self.cannot(&format!("its scales are {}, too coarse to hold a factor", own.place.dtype))),
         }
@@ -179,7 +204,7 @@ impl Weight<'_> {
     /// There is no such part, or its bits cannot be told from those of others.
     pub fn own_bits(&self, axis: Axis, index: usize) -> Result<Vec<OwnBits<'_>>> {
         if let Some(dense) = self.packing.dense() {
-            let place = dense.stored_span(axis, index);
+            let place = dense.stored_span(axis, self.stored_index(axis, index));
             let none = || self.cannot(&format!("it has no {} {index} of numbers", axis.as_str()));
             return Ok(vec![place.ok_or_else(none)?.whole()]);
         }

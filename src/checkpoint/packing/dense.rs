@@ -2,6 +2,7 @@
 
 use super::change::StoredSpan;
 use super::layout::{Axis, Layout};
+use super::number::NumberType;
 use super::parts::{Part, Parts};
 use super::rows::Rows;
 use super::span::Span;
@@ -16,19 +17,12 @@ use std::ops::Range;
 pub struct Dense<'a> {
     outline: Outline<'a>,
     part: Part<'a>,
+    is_one_more: bool,
 }
 
 /// The stored tensor of the weight's own name.
 pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
-    let part = parts.own()?;
-    let outline = Outline {
-        stored: vec![part.name],
-        shape: part.shape.to_vec(),
-        layout: Layout::of_bytes(part.dtype, part.shape, part.bytes.len()),
-        format: part.dtype.to_string(),
-        usual: Usual::default(),
-    };
-    Some(Ok(Box::new(Dense { outline, part })))
+    parts.own().map(|part| Ok(Box::new(Dense::of(part, false)) as Box<dyn Packing>))
 }
 
 /// The rows of a whole tensor that is stored as `bytes`.
@@ -53,6 +47,28 @@ impl Packing for Dense<'_> {
 }
 
 impl<'a> Dense<'a> {
+    /// A stored tensor, or one whose elements are `is_one_more`: 1 more than the weight's.
+    pub(super) fn of(part: Part<'a>, is_one_more: bool) -> Dense<'a> {
+        let outline = Outline {
+            stored: vec![part.name],
+            shape: part.shape.to_vec(),
+            layout: Layout::of_bytes(part.dtype, part.shape, part.bytes.len()),
+            format: part.dtype.to_string(),
+            usual: Usual::default(),
+        };
+        Dense { outline, part, is_one_more }
+    }
+
+    /// The stored tensor, by its name in [`Tensors`](crate::checkpoint::Tensors); of a GGUF by that in the file.
+    pub fn stored(&self) -> &str {
+        self.part.name
+    }
+
+    /// Whether elements are 1 more than the weight's: a norm's that multiply by 1 + w, stored as what they multiply by.
+    pub fn is_one_more(&self) -> bool {
+        self.is_one_more
+    }
+
     /// The element type, as the file's header names it.
     pub fn dtype(&self) -> Dtype {
         self.part.dtype
@@ -68,7 +84,7 @@ impl<'a> Dense<'a> {
         self.part.place.clone()
     }
 
-    /// Where row, column or element `index` lies; none where it has no such part, or elements that are no weights as
+    /// Where row, column or element `index` of the stored tensor lies; none where it has no such part, or elements that are no weights as
     /// they are.
     pub fn span(&self, axis: Axis, index: usize) -> Option<Span> {
         Span::of_dense(axis, index, self.part.shape, self.part.dtype, self.part.place.start)
@@ -77,6 +93,13 @@ impl<'a> Dense<'a> {
     /// As [`Dense::span`], with what it lies in.
     pub(super) fn stored_span(&self, axis: Axis, index: usize) -> Option<StoredSpan<'a>> {
         let Part { name, dtype, shape, file, .. } = self.part;
-        Some(StoredSpan { tensor: name, dtype, shape, file, span: self.span(axis, index)? })
+        Some(StoredSpan {
+            tensor: name,
+            dtype,
+            shape,
+            file,
+            span: self.span(axis, index)?,
+            number: NumberType::of(dtype),
+        })
     }
 }

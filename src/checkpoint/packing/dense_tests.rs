@@ -67,7 +67,7 @@ fn blocks_of_a_gguf_are_rows_of_floats() {
     let tensors = Tensors::from_gguf(tensors.into());
     for (name, shape) in gguf.tensors() {
         let (weight, expected) = (tensors.weight(name).unwrap(), gguf.rows(name, 0..shape[0]).unwrap());
-        assert!(weight.is_float() && weight.dense().is_none() && weight.shape() == shape);
+        assert!(weight.is_float() && weight.is_packed() && weight.shape() == shape);
         assert_eq!(weight.rows(1..2).unwrap().into_values::<f32>(), gguf.rows(name, 1..2).unwrap());
         let all = weight.all().unwrap();
         let columns = weight.layout().columns;

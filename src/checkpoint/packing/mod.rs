@@ -168,12 +168,28 @@ pub trait Packing: Debug + Send + Sync {
         None
     }
 
-    /// Whether its numbers have to be worked out from codes.
+    /// What makes a row zero, where that is not its codes.
+    fn zero_row(&self, _row: usize) -> Option<ZeroCodes<'_>> {
+        None
+    }
+
+    /// A row as it is decoded once the bytes of a span of its file are these; none where its own scales tell that.
+    fn row_with(&self, _row: usize, _span: Span, _bytes: &[u8]) -> Option<Vec<f64>> {
+        None
+    }
+
+    /// Which row of what is stored a row is: another where a converter changed their order.
+    fn stored_row(&self, row: usize) -> usize {
+        row
+    }
+
+    /// Whether its numbers have to be worked out from what is stored.
     fn is_packed(&self) -> bool {
         self.dense().is_none()
     }
 
-    /// Itself where every element lies in the file as a number of its own, so that one can be changed and no other.
+    /// What is stored, where every element lies in the file as a number of its own, so that one can be changed and no
+    /// other.
     fn dense(&self) -> Option<&Dense<'_>> {
         None
     }
@@ -289,7 +305,7 @@ impl<'a> Weight<'a> {
         self.packing.outline().usual
     }
 
-    /// Whether its numbers have to be worked out from codes: not where it is dense.
+    /// Whether its numbers have to be worked out from what is stored: not those of a safetensors file that is dense.
     pub fn is_packed(&self) -> bool {
         self.packing.is_packed()
     }
@@ -367,6 +383,19 @@ impl<'a> Weight<'a> {
         Ok(found)
     }
 
+    /// A row as it is decoded once the bytes of a span of its file are these; none where its own scales tell that.
+    pub fn row_with(&self, row: usize, span: Span, bytes: &[u8]) -> Option<Vec<f64>> {
+        self.packing.row_with(row, span, bytes)
+    }
+
+    /// Where row, column or element `index` is in what is stored: a converter may have changed the order of rows.
+    pub fn stored_index(&self, axis: Axis, index: usize) -> usize {
+        match axis {
+            Axis::Row | Axis::Element => self.packing.stored_row(index),
+            Axis::Column => index,
+        }
+    }
+
     /// Where it can be changed element by element, if it can.
     pub fn dense(&self) -> Option<&Dense<'_>> {
         self.packing.dense()
@@ -375,5 +404,7 @@ impl<'a> Weight<'a> {
 
 #[cfg(test)]
 mod dense_tests;
+#[cfg(test)]
+mod gguf_tests;
 #[cfg(test)]
 pub(crate) mod tests;

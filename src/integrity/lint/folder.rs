@@ -9,7 +9,7 @@ use crate::error::{Count, Error, Result};
 use crate::escape::is_printable;
 use crate::files::UNFINISHED;
 use crate::files::kind::{is_converted, is_engine, is_keras, is_other_weights};
-use crate::integrity::receipt::{RECEIPT, Receipt, UNDO};
+use crate::integrity::receipt::{Receipt, is_kept, receipt_of};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,8 +48,8 @@ pub(super) fn files_of(root: &Path, found: &mut Found) -> Result<Vec<File>> {
         let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
         if metadata.is_file() {
             by_name(&location, found);
-            if name == RECEIPT {
-                receipt(root, &location, found);
+            if let Some(of) = receipt_of(&name) {
+                receipt(&root.join(of), &location, found);
             }
             if links.snapshot.is_some() && !own.is_symlink() {
                 unlinked.push(location);
@@ -256,11 +256,12 @@ pub(super) fn by_name(location: &Location, found: &mut Found) {
 
 /// Whether a file is named as what a run of this tool leaves where it is stopped.
 fn is_leftover(name: &str) -> bool {
-    name.starts_with(UNFINISHED) || name.strip_suffix(".partial").is_some_and(|n| [RECEIPT, UNDO].contains(&n))
+    name.starts_with(UNFINISHED) || name.strip_suffix(".partial").is_some_and(is_kept)
 }
 
-fn receipt(root: &Path, location: &Location, found: &mut Found) {
-    let (message, evidence) = match Receipt::read(root) {
+/// Tells of the receipt of a patch of a model folder or GGUF, if there is one.
+pub(super) fn receipt(model: &Path, location: &Location, found: &mut Found) {
+    let (message, evidence) = match Receipt::read(model) {
         Ok(Some(receipt)) => {
             let neurons: Vec<String> = receipt.asked.iter().take(10).map(|a| a.neuron.to_string()).collect();
             let count = receipt.asked.len();

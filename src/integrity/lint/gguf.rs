@@ -10,15 +10,17 @@ mod values;
 mod vocabulary;
 
 use super::observation::{Found, Location};
-use super::{Examined, Lint};
+use super::{Examined, Lint, folder};
 use crate::checkpoint::Opened;
 use crate::checkpoint::gguf::GgufFile;
 use crate::error::Result;
+use crate::integrity::receipt::Kept;
 use crate::progress::Progress;
 
 /// Examines a GGUF, of whatever family.
 pub(super) fn lint(opened: &Opened, file: &GgufFile, progress: &dyn Progress) -> Result<Lint> {
     let mut found = Found::default();
+    folder::receipt(opened.root(), &Location::file(&Kept::of(opened.root()).receipt), &mut found);
     layout::examine(file, &mut found);
     tensors::compare(file, &mut found);
     vocabulary::examine(file, &mut found);

@@ -146,7 +146,7 @@ fn lesions(folder: &Path, neurons: Option<&[&str]>) -> usize {
         for beta in BETAS {
             let change = Intervention { neuron: neuron.clone(), action: Action::Scale(beta) };
             let Ok(plan) = Plan::new(&checkpoint, &recipe, &[change]) else { continue };
-            patch::to_folder(&checkpoint, &plan, &out, FAST, &Silent).unwrap();
+            patch::write_new(&checkpoint, &plan, &out, FAST, &Silent).unwrap();
             let found = [differences(&out, &before), diff_of(folder, &out).unwrap().differences];
             for part in recipe.parts(&neuron, checkpoint.tensors()) {
                 let stored = checkpoint.tensors().stored_name(&part.tensor);

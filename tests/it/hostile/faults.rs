@@ -178,6 +178,68 @@ fn killed_anywhere_a_patch_in_place_is_whole_or_is_mended_by_the_next_run() {
     assert!(unfinished >= kills() / 5, "{unfinished}");
 }
 
+/// A GGUF's receipt lies beside it, and so does what is left of a run that was killed.
+#[test]
+fn killed_anywhere_a_patch_of_a_gguf_is_whole_or_is_mended_by_the_next_run() {
+    let place = Place::new();
+    let folder = place.out().join("p");
+    std::fs::create_dir(&folder).unwrap();
+    let [path, new] = ["m.gguf", "new.gguf"].map(|name| folder.join(name));
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/gguf/tiny-llama.gguf"), &path).unwrap();
+    let rows = (0..32).flat_map(|row| ["mlp.down_proj", "self_attn.o_proj"].map(|name| format!("L1.{name}:out:{row}")));
+    let columns = (0..32).map(|column| format!("L0.self_attn.q_proj:in:{column}"));
+    let neurons: Vec<String> = rows.chain(columns).flat_map(|neuron| ["--neuron".to_owned(), neuron]).collect();
+    let patch = |to: &[&str]| {
+        let start = ["patch", "{out}/p/m.gguf"].iter().chain(to).map(|s| (*s).to_owned());
+        start.chain(neurons.clone()).collect::<Vec<_>>()
+    };
+    let (in_place, to_file) = (patch(&["--in-place"]), patch(&["-o", "{out}/p/new.gguf"]));
+    let undo = |name: &str| ["unpatch".to_owned(), format!("{{out}}/p/{name}")];
+    let old = all(&folder);
+    good(command(&place, &in_place));
+    let changed = all(&folder)["m.gguf"].clone();
+    good(command(&place, &undo("m.gguf")));
+    assert!(all(&folder) == old && changed != old["m.gguf"]);
+    let random = &mut ChaCha8Rng::seed_from_u64(5);
+    let (mut unfinished, mut running) = (0, 0);
+    for _ in 0..kills() {
+        let run = || drop(good(command(&place, &in_place)));
+        let whole = duration(run, || drop(good(command(&place, &undo("m.gguf")))));
+        running += usize::from(kill(command(&place, &in_place), point(random, whole)));
+        let now = all(&folder)["m.gguf"].clone();
+        match Receipt::read(&path).unwrap().map(|receipt| receipt.state) {
+            None => assert!(now == old["m.gguf"]),
+            Some(State::Applied) => assert!(now == changed),
+            Some(_) => unfinished += 1,
+        }
+        if Receipt::read(&path).unwrap().is_some() {
+            kill(command(&place, &undo("m.gguf")), point(random, whole));
+        }
+        if Receipt::read(&path).unwrap().is_some() {
+            good(command(&place, &undo("m.gguf")));
+        }
+        drop(Folder::lock(&path).unwrap());
+        assert!(all(&folder) == old);
+
+        running += usize::from(kill(command(&place, &to_file), point(random, whole)));
+        assert!(!new.exists() || std::fs::read(&new).unwrap() == changed && Receipt::read(&new).unwrap().is_some());
+        let undone = || {
+            good(command(&place, &undo("new.gguf")));
+            assert!(std::fs::read(&new).unwrap() == old["m.gguf"]);
+            std::fs::remove_file(&new).unwrap();
+        };
+        if new.exists() {
+            undone();
+        }
+        // Whatever is left of the run that was killed, the next one goes on and leaves nothing of it.
+        good(command(&place, &to_file));
+        undone();
+        assert!(all(&folder) == old);
+    }
+    println!("a GGUF: {running} of {} runs killed before their end, {unfinished} found unfinished", 2 * kills());
+    assert!(running >= kills() / 2, "{running}");
+}
+
 fn without_json(files: &Files) -> Files {
     files.iter().filter(|(n, _)| n.ends_with(".safetensors")).map(|(n, b)| (n.clone(), b.clone())).collect()
 }

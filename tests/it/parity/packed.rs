@@ -96,7 +96,7 @@ fn a_patch_of_packed_weights_is_the_hook_and_can_be_undone() {
                 continue;
             }
             let plan = Plan::new(&checkpoint, &recipe, &asked).unwrap();
-            patch::to_folder(&checkpoint, &plan, &out, WriteSettings::default(), &Silent).unwrap();
+            patch::write_new(&checkpoint, &plan, &out, WriteSettings::default(), &Silent).unwrap();
             let log_probs = |folder: &Path, row: Row| {
                 let model = open(folder, Arithmetic::F64, Residency::Streamed);
                 nll_nats(&model.target_log_probs(&[row], &mut NoHook, &Silent).unwrap()[0])
@@ -119,7 +119,7 @@ fn a_patch_of_packed_weights_is_the_hook_and_can_be_undone() {
                 let restored = patch::restore(&out, &kept, RestoreSettings::default()).unwrap();
                 assert_eq!((restored.patch_undone, bytes(&out) == bytes(folder)), (receipt_is_there, true), "{name}");
                 std::fs::remove_dir_all(&out).unwrap();
-                patch::to_folder(&checkpoint, &plan, &out, WriteSettings::default(), &Silent).unwrap();
+                patch::write_new(&checkpoint, &plan, &out, WriteSettings::default(), &Silent).unwrap();
                 assert!(bytes(&out) == lesioned);
             }
             patch::unpatch(&out).unwrap();

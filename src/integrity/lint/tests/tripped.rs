@@ -175,6 +175,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::TemplateComputed, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{{ x[y ~ 'a'] }}")),
     (Check::TemplateLoads, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{% include 'x' %}")),
     (Check::LesionReceipt, "achilles-patch.json", None, |f| f.write("achilles-patch.json", b"{}")),
+    (Check::LesionReceipt, "sub/x.GGUF.achilles-patch.json", None, |f| f.write("sub/x.GGUF.achilles-patch.json", b"{}")),
     (Check::OddFileName, "a\nb", None, |f| f.write("a\nb", b"")),
     (Check::OddFileName, "con\u{200b}fig.json", None, |f| f.write("con\u{200b}fig.json", b"{}")),
     (Check::OddFileName, "a/\u{202e}txt.exe", None, |f| f.write("a/\u{202e}txt.exe", b"")),
@@ -194,6 +195,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::AdapterBeside, "adapter_config.json", None, |f| f.write("adapter_config.json", b"{}")),
     (Check::FolderNotExamined, ".venv", None, |f| f.write(".venv/x.py", b"")),
     (Check::LeftoverFile, ".achilles-audit-x1", None, |f| f.write(".achilles-audit-x1", b"")),
+    (Check::LeftoverFile, "x.gguf.achilles-patch.undo.partial", None, |f| f.write("x.gguf.achilles-patch.undo.partial", b"")),
     (Check::LeftoverFile, "achilles-patch.json.partial", None, |f| f.write("achilles-patch.json.partial", b"")),
     (Check::JsonInvalid, "generation_config.json", None, |f| f.write("generation_config.json", b"{NaN}")),
     (Check::JsonNonstandard, "config.json", None, |f| {

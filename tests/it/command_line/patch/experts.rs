@@ -261,7 +261,7 @@ fn stacks_of_a_known_family_are_patched_as_its_experts_one_by_one() {
         let [one_by_one, stacks] = [&plain, &stacked].map(|folder| {
             let (checkpoint, recipe) = open(folder.path());
             let (plan, out) = (Plan::new(&checkpoint, &recipe, &asked).unwrap(), folder.path().join("out"));
-            patch::to_folder(&checkpoint, &plan, &out, FAST, &Silent).unwrap();
+            patch::write_new(&checkpoint, &plan, &out, FAST, &Silent).unwrap();
             let patched = load(&std::fs::read(out.join("model.safetensors")).unwrap());
             patch::unpatch(&out).unwrap();
             std::fs::remove_dir_all(out).unwrap();

@@ -2,6 +2,7 @@
 //! is refused.
 
 mod experts;
+mod gguf;
 mod weights;
 
 use crate::tiny::{self, Place};
