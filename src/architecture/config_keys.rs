@@ -58,6 +58,7 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         kv_heads,
         head_dim,
         fused: false,
+        gated: false,
         qkv_bias: false,
         o_bias: false,
         qk_norm: QkNorm::None,
@@ -109,8 +110,9 @@ pub(super) fn each_attention_with<T>(
     change: impl Fn(&mut GroupedQueryAttention, T),
 ) {
     for (layer, with) in recipe.layers.iter_mut().zip(with) {
-        let TokenMixer::Attention(attention) = &mut layer.token_mixer;
-        change(attention, with);
+        if let TokenMixer::Attention(attention) = &mut layer.token_mixer {
+            change(attention, with);
+        }
     }
 }
 

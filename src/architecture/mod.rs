@@ -5,6 +5,7 @@ pub mod channel_mixer;
 mod config_class;
 mod config_keys;
 mod families;
+pub mod gated_delta_net;
 mod known_keys;
 pub mod module;
 pub(crate) mod names;

@@ -38,6 +38,16 @@ pub enum ModuleKind {
     Function,
     /// A table of `inputs` rows; it has an output side only.
     Embedding,
+    /// Each channel by itself over the last `kernel` positions, W stored [channels, 1, kernel]. The authors' code
+    /// computes with its weight without calling it: hooks do not see it.
+    Convolution {
+        /// Positions that it sees, its own included.
+        kernel: usize,
+        /// Whether a bias is stored beside the weight and added.
+        bias: bool,
+    },
+    /// No module but a parameter of one, a number a channel, stored under the path itself. Hooks do not see it.
+    Vector,
 }
 
 /// What a module does. Within a layer, no two modules have the same role.
@@ -54,6 +64,8 @@ pub enum Role {
     Dropout(MixerKind),
     /// A part of a layer's attention, or its whole.
     Attention(AttentionRole),
+    /// A part of a gated delta net.
+    DeltaNet(DeltaRole),
     /// A part of a gated MLP.
     Mlp {
         /// Which part.
@@ -97,6 +109,33 @@ pub enum AttentionRole {
     Output,
 }
 
+/// The parts of a gated delta net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DeltaRole {
+    /// The projection to queries, keys and values, in this order.
+    QueryKeyValue,
+    /// The projection to the gates of what comes out.
+    Gate,
+    /// The projection to the strengths of corrections.
+    Strength,
+    /// The projection to what decays follow from.
+    Decay,
+    /// Queries, keys, values and gates in one, for each key head.
+    QueryKeyValueGate,
+    /// Strengths and decays in one, for each key head.
+    StrengthDecay,
+    /// The convolution of queries, keys and values over positions.
+    Convolution,
+    /// What is added to the decay's projection, `dt_bias`.
+    DecayBias,
+    /// The logarithm of each head's rate of decay, `A_log`.
+    DecayRate,
+    /// The norm of what each head reads.
+    Norm,
+    /// The projection of the heads' outputs back to the residual's width.
+    Output,
+}
+
 /// The parts of a gated MLP: down(act(gate(x)) * up(x)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MlpRole {
@@ -136,6 +175,11 @@ impl Module {
         }
     }
 
+    /// Whether hooks see what goes in and comes out: not of what is no module, or is never called.
+    pub fn is_hooked(&self) -> bool {
+        !matches!(self.kind, ModuleKind::Convolution { .. } | ModuleKind::Vector)
+    }
+
     /// Name and shape of the module's tensors.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let weight = |shape| (self.weight(), shape);
@@ -150,6 +194,14 @@ impl Module {
             ModuleKind::Norm { width } => vec![weight(vec![width])],
             ModuleKind::Embedding => vec![weight(vec![self.inputs, self.outputs])],
             ModuleKind::Function => vec![],
+            ModuleKind::Convolution { kernel, bias } => {
+                let mut tensors = vec![weight(vec![self.outputs, 1, kernel])];
+                if bias {
+                    tensors.push((self.bias(), vec![self.outputs]));
+                }
+                tensors
+            }
+            ModuleKind::Vector => vec![(self.path.clone(), vec![self.outputs])],
         }
     }
 
@@ -210,6 +262,14 @@ impl Modules {
 
     pub fn function(&mut self, name: &str, role: Role, channels: usize) {
         self.add(name, role, ModuleKind::Function, channels, channels);
+    }
+
+    pub fn convolution(&mut self, name: &str, role: Role, channels: usize, kernel: usize, bias: bool) {
+        self.add(name, role, ModuleKind::Convolution { kernel, bias }, channels, channels);
+    }
+
+    pub fn vector(&mut self, name: &str, role: Role, channels: usize) {
+        self.add(name, role, ModuleKind::Vector, channels, channels);
     }
 
     pub fn into_list(self) -> Vec<Module> {

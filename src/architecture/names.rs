@@ -70,6 +70,9 @@ pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
         // it is one on that column. Its input is the gate's output.
         let down = DOWN.iter().map(|name| format!("{mlp}.{name}.weight")).find(|name| tensors.holds(name));
         down.filter(|_| neuron.site.side == Side::Out).and_then(|down| part(down, Axis::Column))
+    } else if let Some(net) = module.strip_suffix("linear_attn.norm").filter(|_| neuron.site.side == Side::Out) {
+        // One weight serves all heads, but what comes out goes into this projection and nowhere else.
+        part(format!("{net}linear_attn.out_proj.weight"), Axis::Column)
     } else if module == EMBEDDING {
         // Stored [vocabulary, hidden]: a channel is a column. Without a head of its own the model reads logits from it.
         let own = tensors.holds(HEAD) && neuron.site.side == Side::Out;
@@ -89,11 +92,18 @@ pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
 
 /// Whether the module is a norm of queries or keys with one weight for all heads.
 fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
-    let projection = [("q_norm", "q_proj"), ("k_norm", "k_proj")]
-        .iter()
-        .find_map(|(norm, projection)| module.strip_suffix(norm).map(|start| format!("{start}{projection}.weight")));
-    let first = |tensor: &str| tensors.weight(tensor).ok().and_then(|weight| weight.shape().first().copied());
-    projection.is_some_and(|projection| first(&projection) != first(&format!("{module}.weight")))
+    let shape = |tensor: String| tensors.weight(&tensor).ok().map(|weight| weight.shape().to_vec());
+    let width = shape(format!("{module}.weight")).and_then(|shape| shape.first().copied());
+    // The projection to queries may put out gates as well: what mixed values go into is as wide as queries are.
+    let all = match (module.strip_suffix("q_norm"), module.strip_suffix("k_norm")) {
+        (Some(start), _) if tensors.holds(&format!("{start}o_proj.weight")) => {
+            shape(format!("{start}o_proj.weight")).and_then(|shape| shape.get(1).copied())
+        }
+        (Some(start), _) => shape(format!("{start}q_proj.weight")).and_then(|shape| shape.first().copied()),
+        (_, Some(start)) => shape(format!("{start}k_proj.weight")).and_then(|shape| shape.first().copied()),
+        _ => return false,
+    };
+    all != width
 }
 
 /// The modules of activations, after the MLP's own name.
@@ -152,7 +162,7 @@ mod tests {
     /// What is said here and what a recipe says are one, for every module of every kind of family.
     #[test]
     fn parts_are_those_of_the_recipes() {
-        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2"] {
+        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2", "qwen3_5"] {
             let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
             let checkpoint = crate::Checkpoint::open(&folder, &crate::progress::Silent).unwrap();
             let recipe = Recipe::read(checkpoint.config()).unwrap();

@@ -1,6 +1,6 @@
 //! What a neuron is in the file: a row, a column or an element of a tensor; or why it is none, and what comes nearest.
 
-use super::module::{AttentionRole, MixerKind, MlpRole, Module, ModuleKind, Role};
+use super::module::{AttentionRole, DeltaRole, MixerKind, MlpRole, Module, ModuleKind, Role};
 use super::recipe::{FINAL_NORM, Recipe};
 use crate::checkpoint::Tensors;
 pub use crate::checkpoint::packing::Axis;
@@ -83,6 +83,10 @@ impl Recipe {
                 let down = self.beside(module, Role::Mlp { part: MlpRole::Down, expert })?;
                 Some((down, Axis::Column))
             }
+            // One weight serves all heads, but what comes out goes into the output projection and nowhere else.
+            (Role::DeltaNet(DeltaRole::Norm), _, Side::Out) => {
+                Some((self.beside(module, Role::DeltaNet(DeltaRole::Output))?, Axis::Column))
+            }
             // Without a head of its own the model reads logits from the embedding.
             (Role::Embedding | Role::Head, _, _) if self.tied => None,
             // Stored [vocabulary, hidden]: a channel is a column.
@@ -91,6 +95,7 @@ impl Recipe {
             (_, ModuleKind::Linear { .. }, Side::In) => own(Axis::Column),
             (_, ModuleKind::Norm { width }, Side::Out) if width == module.outputs => own(Axis::Element),
             (_, ModuleKind::Norm { .. } | ModuleKind::Function | ModuleKind::Embedding, _) => None,
+            (_, ModuleKind::Convolution { .. } | ModuleKind::Vector, _) => None,
         }
     }
 
@@ -144,7 +149,15 @@ impl Recipe {
         use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm};
         let of = |role| self.beside(module, role).map(|source| (source, channel));
         match module.role {
-            Role::Attention(QueryNorm) => of(Role::Attention(Query)).or_else(|| of(Role::Attention(QueryKeyValue))),
+            Role::Attention(QueryNorm) => {
+                let attention = self.attention(module.layer?)?;
+                let (head, within) = (channel / attention.head_dim, channel % attention.head_dim);
+                let gates = if attention.gated { head * attention.head_dim } else { 0 };
+                let query = self.beside(module, Role::Attention(Query));
+                query
+                    .map(|query| (query, head * attention.head_dim + gates + within))
+                    .or_else(|| of(Role::Attention(QueryKeyValue)))
+            }
             Role::Attention(KeyNorm) => of(Role::Attention(Key)).or_else(|| {
                 let queries = self.attention(module.layer?)?.query_width();
                 of(Role::Attention(QueryKeyValue)).map(|(fused, channel)| (fused, queries + channel))

@@ -4,7 +4,7 @@
 //! the config again.
 
 use super::channel_mixer::ChannelMixer;
-use super::module::{MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
+use super::module::{DeltaRole, MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
 use super::rope::Rope;
 use super::token_mixer::{GroupedQueryAttention, TokenMixer};
 use crate::error::Result;
@@ -108,8 +108,10 @@ pub const TIED_HEAD_DIFFERS: &str = "by tie_word_embeddings the two are one, but
 impl Recipe {
     /// The attention of layer `layer`, if that is its token mixer.
     pub fn attention(&self, layer: usize) -> Option<&GroupedQueryAttention> {
-        let TokenMixer::Attention(attention) = &self.layers.get(layer)?.token_mixer;
-        Some(attention)
+        match &self.layers.get(layer)?.token_mixer {
+            TokenMixer::Attention(attention) => Some(attention),
+            _ => None,
+        }
     }
 
     /// The leaf modules of layer `layer`, the token mixer's before the channel mixer's, under the checkpoint's paths.
@@ -140,8 +142,7 @@ impl Recipe {
         modules.into_list()
     }
 
-    /// All leaf modules that hooks can see, layer by layer. The head is not among them: its outputs
-    /// are logits, not neurons.
+    /// All leaf modules, layer by layer. The head is not among them: its outputs are logits, not neurons.
     pub fn modules(&self) -> Vec<Module> {
         let mut all = vec![self.embedding()];
         all.extend((0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)));
@@ -158,7 +159,7 @@ impl Recipe {
                     ChannelMixer::Mlp(_) => None,
                 };
                 let modules = self.layer_modules_with(layer, only(expert));
-                modules.into_iter().find(|module| module.path == path.as_str())
+                modules.into_iter().find(|module| module.path == path.as_str() && module.is_hooked())
             }
             None => [self.embedding(), self.final_norm(), self.head()].into_iter().find(|m| m.path == path.as_str()),
         }
@@ -176,7 +177,7 @@ impl Recipe {
     /// A module has a name that is none.
     pub fn sites(&self) -> Result<Vec<SiteInfo>> {
         let mut sites = Vec::new();
-        for module in self.modules() {
+        for module in self.modules().into_iter().filter(Module::is_hooked) {
             let path: ModulePath = module.path.parse()?;
             for side in [Side::In, Side::Out] {
                 if module.kind == ModuleKind::Embedding && side == Side::In {
@@ -214,7 +215,8 @@ impl Recipe {
     /// The names that modules have within layers, each once; an expert's number is written `N`.
     pub fn names_in_layers(&self) -> Vec<String> {
         let mut names = Vec::new();
-        for module in (0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)) {
+        let modules = (0..self.layers.len()).flat_map(|layer| self.layer_modules(layer));
+        for module in modules.filter(Module::is_hooked) {
             let name = module.path.splitn(4, '.').nth(3).unwrap_or_default();
             let name = match module.role.expert() {
                 Some(expert) => name.replacen(&format!(".experts.{expert}."), ".experts.N.", 1),
@@ -277,6 +279,12 @@ impl Recipe {
             rest.strip_prefix(&experts.prefix()).map(drop)
         };
         of_layer(name).is_some()
+    }
+
+    /// Whether a module is a norm that multiplies by 1 + w.
+    pub fn is_one_plus(&self, module: &Module) -> bool {
+        let is_own = module.role == Role::DeltaNet(DeltaRole::Norm);
+        matches!(module.kind, ModuleKind::Norm { .. }) && self.norm.is_one_plus() && !is_own
     }
 
     /// The tensor that holds the head's weights, [vocabulary, hidden].

@@ -1,5 +1,6 @@
 //! What brings a layer's positions together.
 
+use super::gated_delta_net::GatedDeltaNet;
 use super::module::{AttentionRole, Modules, Role};
 
 /// A layer's token mixer.
@@ -8,13 +9,16 @@ use super::module::{AttentionRole, Modules, Role};
 pub enum TokenMixer {
     /// Softmax attention whose query heads share the keys and values of a group.
     Attention(GroupedQueryAttention),
+    /// A memory of fixed size that each position decays, corrects and reads.
+    GatedDeltaNet(GatedDeltaNet),
 }
 
 impl TokenMixer {
-    /// Numbers that it keeps of each position for those after it.
-    pub fn kept_width(&self) -> usize {
+    /// Numbers that it keeps of `positions` positions for those after them.
+    pub fn kept(&self, positions: usize) -> usize {
         match self {
-            TokenMixer::Attention(attention) => 2 * attention.key_width(),
+            TokenMixer::Attention(attention) => 2 * attention.key_width() * positions,
+            TokenMixer::GatedDeltaNet(net) => net.kept(),
         }
     }
 
@@ -23,6 +27,7 @@ impl TokenMixer {
     pub fn width(&self, positions: usize) -> usize {
         match self {
             TokenMixer::Attention(a) => 3 * (a.query_width() + a.key_width()) + 2 * a.heads * positions,
+            TokenMixer::GatedDeltaNet(net) => net.width(),
         }
     }
 
@@ -30,6 +35,7 @@ impl TokenMixer {
     pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
         match self {
             TokenMixer::Attention(attention) => attention.modules(hidden, to),
+            TokenMixer::GatedDeltaNet(net) => net.modules(hidden, to),
         }
     }
 }
@@ -49,6 +55,9 @@ pub struct GroupedQueryAttention {
     pub qkv_bias: bool,
     /// Whether the projection back has a bias.
     pub o_bias: bool,
+    /// The projection to queries puts out a gate after each head's query, which what the head mixes is multiplied by the
+    /// sigmoid of.
+    pub gated: bool,
     /// Norms of queries and keys before the rotary embedding.
     pub qk_norm: QkNorm,
     /// What q · k is multiplied by before the softmax.
@@ -89,7 +98,8 @@ impl GroupedQueryAttention {
         if self.fused {
             to.linear("self_attn.qkv_proj", Role::Attention(QueryKeyValue), self.qkv_bias, hidden, q + 2 * kv);
         } else {
-            to.linear("self_attn.q_proj", Role::Attention(Query), self.qkv_bias, hidden, q);
+            let with_gates = if self.gated { 2 * q } else { q };
+            to.linear("self_attn.q_proj", Role::Attention(Query), self.qkv_bias, hidden, with_gates);
             to.linear("self_attn.k_proj", Role::Attention(Key), self.qkv_bias, hidden, kv);
             to.linear("self_attn.v_proj", Role::Attention(Value), self.qkv_bias, hidden, kv);
         }

@@ -13,7 +13,7 @@ impl Layer<'_, '_, '_> {
     pub(super) fn attention(&mut self, a: &GroupedQueryAttention, x: &Tensor) -> Result<Tensor> {
         let (groups, positions, _) = x.dims3()?;
         let (heads, kv_heads, width) = (a.heads, a.kv_heads, a.head_dim);
-        let (q, k, v) = self.queries_keys_values(a, x)?;
+        let (q, k, v, gate) = self.queries_keys_values(a, x)?;
         let rope = &self.ropes[a.rope];
         // Query heads that share a key head lie beside each other, so they become more queries of that key head.
         let q = ops::to_heads(&q, heads, Some(rope))?;
@@ -28,11 +28,20 @@ impl Layer<'_, '_, '_> {
         let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: a.window, positions };
         let mixed = ops::causal_softmax(&scores, softmax)?.matmul(&v)?;
         let mixed = mixed.reshape((groups, heads, positions, width))?.transpose(1, 2)?;
-        self.linear(Role::Attention(AttentionRole::Output), &mixed.reshape((groups, positions, heads * width))?)
+        let mut mixed = mixed.reshape((groups, positions, heads * width))?;
+        if let Some(gate) = gate {
+            mixed = (mixed * ops::sigmoid(&gate)?)?;
+        }
+        self.linear(Role::Attention(AttentionRole::Output), &mixed)
     }
 
-    /// Each (groups, positions, heads · width), normed where the family norms them.
-    fn queries_keys_values(&mut self, a: &GroupedQueryAttention, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+    /// Queries, keys, values and gates, where there are such, each (groups, positions, heads · width); normed where the
+    /// family norms them.
+    fn queries_keys_values(
+        &mut self,
+        a: &GroupedQueryAttention,
+        x: &Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor, Option<Tensor>)> {
         use AttentionRole::{Key, KeyNorm, Query, QueryKeyValue, QueryNorm, Value};
         let (q, k, v) = if a.fused {
             let all = self.linear(Role::Attention(QueryKeyValue), x)?;
@@ -44,11 +53,19 @@ impl Layer<'_, '_, '_> {
             let k = self.linear(Role::Attention(Key), x)?;
             (q, k, self.linear(Role::Attention(Value), x)?)
         };
+        let (q, gate) = if a.gated {
+            let (groups, positions, _) = x.dims3()?;
+            let both = q.reshape((groups, positions, a.heads, 2 * a.head_dim))?;
+            let half = |from| both.narrow(D::Minus1, from, a.head_dim)?.reshape((groups, positions, a.query_width()));
+            (half(0)?, Some(half(a.head_dim)?))
+        } else {
+            (q, None)
+        };
         match a.qk_norm {
-            QkNorm::None => Ok((q, k, v)),
+            QkNorm::None => Ok((q, k, v, gate)),
             QkNorm::PerHead | QkNorm::AllHeads => {
                 let q = self.norm(Role::Attention(QueryNorm), q)?;
-                Ok((q, self.norm(Role::Attention(KeyNorm), k)?, v))
+                Ok((q, self.norm(Role::Attention(KeyNorm), k)?, v, gate))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! One decoder layer, from top to bottom.
 
-use super::decoder::KeyValues;
+use super::decoder::Kept;
 use super::hook::Tap;
 use super::ops::{self, RopeTable};
 use super::weights::LayerWeights;
@@ -20,7 +20,7 @@ pub(crate) struct Layer<'a, 'b, 'c> {
     pub ropes: &'a [RopeTable],
     pub tap: Tap<'b>,
     /// What the layer keeps of the positions before those of the chunk, whose one group they are of.
-    pub cache: Option<&'c mut KeyValues>,
+    pub cache: Option<&'c mut Kept>,
 }
 
 impl Layer<'_, '_, '_> {
@@ -38,6 +38,7 @@ impl Layer<'_, '_, '_> {
     fn mix_tokens(&mut self, x: &Tensor) -> Result<Tensor> {
         match &self.plan.token_mixer {
             TokenMixer::Attention(attention) => self.attention(attention, x),
+            TokenMixer::GatedDeltaNet(net) => self.gated_delta_net(net, x),
         }
     }
 

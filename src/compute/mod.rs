@@ -6,9 +6,11 @@
 
 mod attention;
 mod batch;
+mod convolution;
 mod decoder;
 mod device;
 mod experts;
+mod gated_delta_net;
 mod gated_mlp;
 mod hook;
 mod layer;

@@ -1,7 +1,7 @@
 //! Passes of rows through a model: from the embedding through the layers to the logits.
 
 use super::batch::{self, Group, Place, Row};
-use super::decoder::KeyValueCache;
+use super::decoder::Cache;
 use super::hook::{Hook, Tap};
 use super::layer::Layer;
 use super::{Model, device, ops};
@@ -109,7 +109,7 @@ impl Model {
     pub(super) fn hidden(
         &self,
         rows: &[Row],
-        mut cache: Option<&mut KeyValueCache>,
+        mut cache: Option<&mut Cache>,
         hook: &mut dyn Hook,
         progress: &dyn Progress,
     ) -> Result<Vec<Group>> {

@@ -1,6 +1,6 @@
 //! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
 
-use super::ops::NormWeight;
+use super::ops::{NormWeight, wide_dtype};
 use crate::architecture::Recipe;
 use crate::architecture::module::{Module, ModuleKind, Role};
 use crate::checkpoint::Tensors;
@@ -38,6 +38,11 @@ enum ModuleWeights {
     Linear { weight: Tensor, bias: Bias },
     /// [channels].
     Norm(NormWeight),
+    /// What each position that it sees is multiplied by, the earliest first, each (channels); and [channels]. In f32 or
+    /// wider.
+    Convolution { taps: Vec<Tensor>, bias: Option<Tensor> },
+    /// [channels].
+    Vector(Tensor),
     /// An activation's or a dropout's.
     None,
 }
@@ -108,6 +113,22 @@ impl LoadedModule {
         }
     }
 
+    /// What a convolution multiplies and adds, in f32 or wider.
+    pub fn convolution(&self) -> Result<(&[Tensor], Option<&Tensor>)> {
+        match &self.weights {
+            ModuleWeights::Convolution { taps, bias } => Ok((taps, bias.as_ref())),
+            _ => Err(self.is_not("a convolution")),
+        }
+    }
+
+    /// The numbers of a vector.
+    pub fn vector(&self) -> Result<&Tensor> {
+        match &self.weights {
+            ModuleWeights::Vector(vector) => Ok(vector),
+            _ => Err(self.is_not("a vector")),
+        }
+    }
+
     fn is_not(&self, what: &str) -> Error {
         Error::Compute(format!("{} is not {what}", self.path))
     }
@@ -148,6 +169,14 @@ impl Loader<'_> {
                 }
             }
             ModuleKind::Norm { .. } => ModuleWeights::Norm(self.norm(path)?),
+            ModuleKind::Convolution { kernel, bias } => {
+                let wide = |name: String| Ok::<_, Error>(self.tensor(&name)?.to_dtype(wide_dtype(self.dtype))?);
+                let weight = wide(module.weight())?;
+                let taps = (0..kernel).map(|at| weight.narrow(2, at, 1)?.flatten_all());
+                let bias = bias.then(|| wide(module.bias())).transpose()?;
+                ModuleWeights::Convolution { taps: taps.collect::<candle_core::Result<_>>()?, bias }
+            }
+            ModuleKind::Vector => ModuleWeights::Vector(self.tensor(path)?),
             ModuleKind::Function | ModuleKind::Embedding => ModuleWeights::None,
         })
     }

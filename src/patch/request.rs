@@ -39,7 +39,7 @@ impl Request<'_> {
                                (--beta)";
                 return Err(self.refused(problem));
             }
-            _ => changes.add(self.neuron, action, &parts, self.recipe.norm.is_one_plus()),
+            _ => changes.add(self.neuron, action, &parts, self.recipe.is_one_plus(&holder)),
         }
         Ok(())
     }

@@ -51,7 +51,7 @@ const GEMMA2_CLASS: Class = Class {
 /// With the rotary embedding of its full layers.
 const GEMMA3_CLASS: Class = Class {
     vocab_size: 262_208,
-    rope: RopeClass { theta: 1_000_000.0, positions: 131_072, is_phi: false },
+    rope: RopeClass { theta: 1_000_000.0, positions: 131_072, ..llama::CLASS.rope },
     ..GEMMA2_CLASS
 };
 

@@ -11,6 +11,7 @@ mod mistral;
 mod olmo2;
 mod phi3;
 mod qwen;
+mod qwen_hybrid;
 
 use super::known_keys;
 use super::recipe::Recipe;
@@ -44,11 +45,22 @@ const FAMILIES: &[&Family] = &[
     &olmo2::OLMO2,
     &mistral::MIXTRAL,
     &qwen::QWEN3_MOE,
+    &qwen_hybrid::QWEN3_5,
 ];
 
 /// Keys of a whole config that concern what is not its text model.
-const NOT_TEXT: &[&str] =
-    &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "text_config", "vision_config"];
+const NOT_TEXT: &[&str] = &[
+    "boi_token_index",
+    "eoi_token_index",
+    "image_token_id",
+    "image_token_index",
+    "mm_tokens_per_image",
+    "text_config",
+    "video_token_id",
+    "vision_config",
+    "vision_end_token_id",
+    "vision_start_token_id",
+];
 
 impl Recipe {
     /// The recipe that `config` describes, which is worked out when it is first asked for.

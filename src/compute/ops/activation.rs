@@ -45,6 +45,16 @@ fn activation_composed(x: &Tensor, activation: Activation) -> Result<Tensor> {
     })
 }
 
+/// 1 / (1 + exp(−x)).
+pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    in_wide(x, candle_nn::ops::sigmoid)
+}
+
+/// ln(1 + exp(x)); x itself above 20, as PyTorch has it. In f32 or wider.
+pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.gt(20.0)?.where_cond(x, &(x.exp()? + 1.0)?.log()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::closeness::{DTYPES, assert_close, random};

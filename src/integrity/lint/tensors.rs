@@ -160,10 +160,11 @@ impl<'a> Comparison<'_, 'a> {
             tied_head(&mut text, found);
         }
         let modules = recipe.modules();
-        let shut = if recipe.norm.is_one_plus() { -1.0 } else { 0.0 };
         let norms = modules.iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
-        let weights = norms.map(|module| module.weight());
-        shut_norms(weights.filter_map(|name| Some((*text.get(&name)?, shut))), &self.model.shards, found);
+        let shut = norms.filter_map(|module| {
+            Some((*text.get(&module.weight())?, if recipe.is_one_plus(module) { -1.0 } else { 0.0 }))
+        });
+        shut_norms(shut, &self.model.shards, found);
         let fused = recipe.fused_experts(|name| text.contains_key(name));
         if let Some(name) = &fused {
             let message = format!("the experts are fused ({name}) and were not compared with it");
