@@ -32,7 +32,7 @@ impl ChannelMixer {
     /// Adds its leaf modules, in the order in which they compute; the router last.
     pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
         match self {
-            ChannelMixer::Mlp(mlp) => mlp.modules("mlp", None, hidden, to),
+            ChannelMixer::Mlp(mlp) => mlp.modules(mlp.names.module, None, hidden, to),
             ChannelMixer::Experts(e) => {
                 for number in to.experts(e.count) {
                     e.expert.modules(&format!("{}.experts.{number}", e.module), Some(number), hidden, to);
@@ -71,7 +71,9 @@ impl GatedMlp {
             Some(_) => to.linear(&name(first), role(MlpRole::Gate), self.bias, hidden, wide),
             None => to.linear(&name(first), role(MlpRole::GateUp), self.bias, hidden, 2 * wide),
         }
-        to.function(&name(self.names.activation), role(MlpRole::Activation), wide);
+        if let Some(activation) = self.names.activation {
+            to.function(&name(activation), role(MlpRole::Activation), wide);
+        }
         if let Some(up) = up {
             to.linear(&name(up), role(MlpRole::Up), self.bias, hidden, wide);
         }
@@ -82,10 +84,12 @@ impl GatedMlp {
 /// Module names of a gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GatedNames {
+    /// The MLP's own, of an MLP that is its layer's only one.
+    pub module: &'static str,
     /// The gate and the projection beside it; where the second is none, the first holds both, the gate's rows first.
     pub gate_up: (&'static str, Option<&'static str>),
-    /// The activation's own module, which has a site but no weights.
-    pub activation: &'static str,
+    /// The activation's own module, which has a site but no weights; none where it is no module.
+    pub activation: Option<&'static str>,
     /// The projection back to the residual's width.
     pub down: &'static str,
 }
@@ -93,7 +97,7 @@ pub struct GatedNames {
 impl GatedNames {
     /// The usual names.
     pub const USUAL: GatedNames =
-        GatedNames { gate_up: ("gate_proj", Some("up_proj")), activation: "act_fn", down: "down_proj" };
+        GatedNames { module: "mlp", gate_up: ("gate_proj", Some("up_proj")), activation: Some("act_fn"), down: "down_proj" };
 }
 
 /// The activation functions of gated MLPs.

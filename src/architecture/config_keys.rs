@@ -3,10 +3,10 @@
 
 use super::channel_mixer::{Activation, ChannelMixer, GatedMlp, GatedNames};
 use super::config_class::Class;
-use super::recipe::{Around, Block, Layer, Norm, NormStyle, Recipe};
+use super::recipe::{FINAL_NORM, Around, Block, Layer, Norm, NormStyle, Recipe};
 use super::rope::Rope;
 use super::rope_config;
-use super::token_mixer::{GroupedQueryAttention, QkNorm, TokenMixer};
+use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, TokenMixer};
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
 
@@ -59,6 +59,7 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         head_dim,
         fused: false,
         gated: false,
+        names: AttentionNames::USUAL,
         qkv_bias: false,
         o_bias: false,
         qk_norm: QkNorm::None,
@@ -79,6 +80,7 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         vocab_size: c.size_or("vocab_size", class.vocab_size)?,
         hidden_size,
         embedding_multiplier: None,
+        final_norm: FINAL_NORM,
         norm: Norm { epsilon: c.f64_or("rms_norm_eps", class.rms_norm_eps)?, style: NormStyle::RoundThenWeight },
         block: Block {
             token: Around { norm_before: Some("input_layernorm"), ..Around::default() },
@@ -173,22 +175,24 @@ pub(super) fn window_where(c: &Reader, recipe: &mut Recipe, window: Option<usize
     Ok(())
 }
 
-/// Which layers have a window, by `layer_types` where that is given.
-pub(super) fn layer_types(c: &Reader, recipe: &Recipe) -> Result<Option<Vec<bool>>> {
+/// Which layers are of the first of two kinds, by `layer_types` where that is given.
+pub(super) fn kinds_of_layers(c: &Reader, layers: usize, first: &str, second: &str) -> Result<Option<Vec<bool>>> {
     let Some(value) = c.get("layer_types") else { return Ok(None) };
-    let slides = |v: &serde_json::Value| match v.as_str() {
-        Some("sliding_attention") => Some(true),
-        Some("full_attention") => Some(false),
+    let is_first = |v: &serde_json::Value| match v.as_str() {
+        Some(kind) if kind == first => Some(true),
+        Some(kind) if kind == second => Some(false),
         _ => None,
     };
-    let types: Option<Vec<bool>> = value.as_array().and_then(|types| types.iter().map(slides).collect());
+    let types: Option<Vec<bool>> = value.as_array().and_then(|types| types.iter().map(is_first).collect());
     match types {
-        Some(types) if types.len() == recipe.layers.len() => Ok(Some(types)),
-        _ => {
-            let layers = recipe.layers.len();
-            Err(c.wrong("layer_types", &format!("{layers} times full_attention or sliding_attention")))
-        }
+        Some(types) if types.len() == layers => Ok(Some(types)),
+        _ => Err(c.wrong("layer_types", &format!("{layers} times {second} or {first}"))),
     }
+}
+
+/// Which layers have a window, by `layer_types` where that is given.
+pub(super) fn layer_types(c: &Reader, recipe: &Recipe) -> Result<Option<Vec<bool>>> {
+    kinds_of_layers(c, recipe.layers.len(), "sliding_attention", "full_attention")
 }
 
 /// How many experts there are, and how many a position goes through; with what the class assumes of both.

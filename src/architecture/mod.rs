@@ -14,6 +14,7 @@ pub mod place;
 pub mod recipe;
 pub mod rope;
 mod rope_config;
+pub mod short_convolution;
 mod stored;
 pub mod token_mixer;
 

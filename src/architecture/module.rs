@@ -66,6 +66,8 @@ pub enum Role {
     Attention(AttentionRole),
     /// A part of a gated delta net.
     DeltaNet(DeltaRole),
+    /// A part of a short convolution between gates.
+    Convolution(ConvolutionRole),
     /// A part of a gated MLP.
     Mlp {
         /// Which part.
@@ -133,6 +135,17 @@ pub enum DeltaRole {
     /// The norm of what each head reads.
     Norm,
     /// The projection of the heads' outputs back to the residual's width.
+    Output,
+}
+
+/// The parts of a short convolution between gates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConvolutionRole {
+    /// The projection to both gates and what is between them.
+    Input,
+    /// The convolution over positions.
+    Convolution,
+    /// The projection back to the residual's width.
     Output,
 }
 

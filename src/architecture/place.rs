@@ -1,7 +1,7 @@
 //! What a neuron is in the file: a row, a column or an element of a tensor; or why it is none, and what comes nearest.
 
 use super::module::{AttentionRole, DeltaRole, MixerKind, MlpRole, Module, ModuleKind, Role};
-use super::recipe::{FINAL_NORM, Recipe};
+use super::recipe::Recipe;
 use crate::checkpoint::Tensors;
 pub use crate::checkpoint::packing::Axis;
 use crate::neuron::{ModulePath, Neuron, Side};
@@ -114,7 +114,7 @@ impl Recipe {
                 format!("{reason}{}", nearest.unwrap_or_default())
             }
             (Role::Head, _, Side::In) => {
-                let nearest = format!("{FINAL_NORM}:out:{channel}");
+                let nearest = format!("{}:out:{channel}", self.final_norm);
                 format!("the head is tied: its weights are the embedding's; patch {nearest} instead")
             }
             (Role::Head, _, Side::Out) => "the head is tied: its weights are the embedding's; give the model a head \

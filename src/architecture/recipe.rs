@@ -25,6 +25,8 @@ pub struct Recipe {
     /// The residual stream starts as this times the embedding, the factor rounded to the arithmetic's dtype. Noise goes
     /// in before it; hooks see the embedding after it.
     pub embedding_multiplier: Option<f64>,
+    /// The norm before the head.
+    pub final_norm: &'static str,
     /// What all its norms compute.
     pub norm: Norm,
     /// What stands around each layer's mixers.
@@ -97,7 +99,7 @@ pub struct Layer {
 
 /// The module of the token embedding.
 pub const EMBEDDING: &str = "model.embed_tokens";
-/// The module of the norm before the head.
+/// What most families call the norm before the head.
 pub const FINAL_NORM: &str = "model.norm";
 /// The module of an untied head.
 pub const HEAD: &str = "lm_head";
@@ -204,7 +206,7 @@ impl Recipe {
 
     fn final_norm(&self) -> Module {
         let (width, kind) = (self.hidden_size, ModuleKind::Norm { width: self.hidden_size });
-        Module { path: FINAL_NORM.into(), layer: None, role: Role::FinalNorm, kind, inputs: width, outputs: width }
+        Module { path: self.final_norm.into(), layer: None, role: Role::FinalNorm, kind, inputs: width, outputs: width }
     }
 
     pub(crate) fn head(&self) -> Module {

@@ -2,6 +2,7 @@
 
 use super::gated_delta_net::GatedDeltaNet;
 use super::module::{AttentionRole, Modules, Role};
+use super::short_convolution::ShortConvolution;
 
 /// A layer's token mixer.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +12,8 @@ pub enum TokenMixer {
     Attention(GroupedQueryAttention),
     /// A memory of fixed size that each position decays, corrects and reads.
     GatedDeltaNet(GatedDeltaNet),
+    /// A convolution over the last few positions.
+    ShortConvolution(ShortConvolution),
 }
 
 impl TokenMixer {
@@ -19,6 +22,7 @@ impl TokenMixer {
         match self {
             TokenMixer::Attention(attention) => 2 * attention.key_width() * positions,
             TokenMixer::GatedDeltaNet(net) => net.kept(),
+            TokenMixer::ShortConvolution(mixer) => (mixer.kernel - 1) * mixer.channels,
         }
     }
 
@@ -28,6 +32,7 @@ impl TokenMixer {
         match self {
             TokenMixer::Attention(a) => 3 * (a.query_width() + a.key_width()) + 2 * a.heads * positions,
             TokenMixer::GatedDeltaNet(net) => net.width(),
+            TokenMixer::ShortConvolution(mixer) => 8 * mixer.channels,
         }
     }
 
@@ -36,6 +41,7 @@ impl TokenMixer {
         match self {
             TokenMixer::Attention(attention) => attention.modules(hidden, to),
             TokenMixer::GatedDeltaNet(net) => net.modules(hidden, to),
+            TokenMixer::ShortConvolution(mixer) => mixer.modules(hidden, to),
         }
     }
 }
@@ -43,6 +49,8 @@ impl TokenMixer {
 /// Multi-head attention with grouped keys and values (Ainslie et al. 2023).
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupedQueryAttention {
+    /// What some of its modules are called.
+    pub names: AttentionNames,
     /// How many query heads there are.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
@@ -70,6 +78,22 @@ pub struct GroupedQueryAttention {
     pub rope: usize,
 }
 
+/// Names of modules within `self_attn` that families differ in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionNames {
+    /// The projection back to the residual's width.
+    pub output: &'static str,
+    /// The norm of queries.
+    pub query_norm: &'static str,
+    /// The norm of keys.
+    pub key_norm: &'static str,
+}
+
+impl AttentionNames {
+    /// The usual names.
+    pub const USUAL: AttentionNames = AttentionNames { output: "o_proj", query_norm: "q_norm", key_norm: "k_norm" };
+}
+
 /// Norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
@@ -95,6 +119,7 @@ impl GroupedQueryAttention {
     fn modules(&self, hidden: usize, to: &mut Modules) {
         use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Value};
         let (q, kv) = (self.query_width(), self.key_width());
+        let name = |name: &str| format!("self_attn.{name}");
         if self.fused {
             to.linear("self_attn.qkv_proj", Role::Attention(QueryKeyValue), self.qkv_bias, hidden, q + 2 * kv);
         } else {
@@ -109,9 +134,9 @@ impl GroupedQueryAttention {
             QkNorm::AllHeads => Some((q, kv)),
         };
         if let Some((q_width, k_width)) = widths {
-            to.norm("self_attn.q_norm", Role::Attention(QueryNorm), q_width, q);
-            to.norm("self_attn.k_norm", Role::Attention(KeyNorm), k_width, kv);
+            to.norm(&name(self.names.query_norm), Role::Attention(QueryNorm), q_width, q);
+            to.norm(&name(self.names.key_norm), Role::Attention(KeyNorm), k_width, kv);
         }
-        to.linear("self_attn.o_proj", Role::Attention(Output), self.o_bias, q, hidden);
+        to.linear(&name(self.names.output), Role::Attention(Output), self.o_bias, q, hidden);
     }
 }

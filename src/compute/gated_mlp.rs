@@ -22,9 +22,14 @@ impl Layer<'_, '_, '_> {
             let gate = self.linear_among(role(MlpRole::Gate), x, among)?;
             (gate, self.linear_among(role(MlpRole::Up), x, among)?)
         };
-        let activation = &self.weights.module(role(MlpRole::Activation))?.path;
-        let gate = self.at(activation, Side::In, gate, among)?;
-        let gate = self.at(activation, Side::Out, ops::activation(&gate, mlp.activation)?, among)?;
+        let gate = match mlp.names.activation {
+            None => ops::activation(&gate, mlp.activation)?,
+            Some(_) => {
+                let activation = &self.weights.module(role(MlpRole::Activation))?.path;
+                let gate = self.at(activation, Side::In, gate, among)?;
+                self.at(activation, Side::Out, ops::activation(&gate, mlp.activation)?, among)?
+            }
+        };
         self.linear_among(role(MlpRole::Down), &(gate * up)?, among)
     }
 

@@ -39,6 +39,7 @@ impl Layer<'_, '_, '_> {
         match &self.plan.token_mixer {
             TokenMixer::Attention(attention) => self.attention(attention, x),
             TokenMixer::GatedDeltaNet(net) => self.gated_delta_net(net, x),
+            TokenMixer::ShortConvolution(mixer) => self.short_convolution(mixer, x),
         }
     }
 

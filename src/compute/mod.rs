@@ -18,6 +18,7 @@ mod model;
 mod ops;
 mod passes;
 mod row_logits;
+mod short_convolution;
 mod weights;
 
 pub use batch::{Noise, Row};

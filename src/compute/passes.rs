@@ -5,7 +5,7 @@ use super::decoder::Cache;
 use super::hook::{Hook, Tap};
 use super::layer::Layer;
 use super::{Model, device, ops};
-use crate::architecture::recipe::{EMBEDDING, FINAL_NORM};
+use crate::architecture::recipe::EMBEDDING;
 use crate::error::Result;
 use crate::neuron::{Intervention, ModulePath, Side};
 use crate::progress::Progress;
@@ -137,7 +137,7 @@ impl Model {
         groups = batch::split(groups, rows, Place::Final);
         for chunk in groups.chunks_mut(chunk_rows) {
             self.in_chunk(rows, chunk, Place::Final, hook, |x, mut tap| {
-                let module: ModulePath = FINAL_NORM.parse()?;
+                let module: ModulePath = self.recipe.final_norm.parse()?;
                 let x = tap.at(&module, Side::In, x)?;
                 tap.at(&module, Side::Out, ops::rms_norm(&x, &self.final_norm, self.recipe.norm)?)
             })?;

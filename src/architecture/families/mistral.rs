@@ -42,7 +42,7 @@ fn mistral(c: &Reader) -> Result<Recipe> {
 fn mixtral(c: &Reader) -> Result<Recipe> {
     let mut recipe = plain(c, &MIXTRAL_CLASS)?;
     window_everywhere(c, &mut recipe, &MIXTRAL_CLASS)?;
-    let names = GatedNames { gate_up: ("w1", Some("w3")), activation: "act_fn", down: "w2" };
+    let names = GatedNames { module: "mlp", gate_up: ("w1", Some("w3")), activation: Some("act_fn"), down: "w2" };
     let (count, top_k) = experts(c, 8, 2)?;
     for layer in &mut recipe.layers {
         if let ChannelMixer::Mlp(mlp) = layer.channel_mixer {

@@ -6,6 +6,7 @@
 //! arithmetic has to be read or checked.
 
 mod gemma;
+mod lfm2;
 mod llama;
 mod mistral;
 mod olmo2;
@@ -46,6 +47,7 @@ const FAMILIES: &[&Family] = &[
     &mistral::MIXTRAL,
     &qwen::QWEN3_MOE,
     &qwen_hybrid::QWEN3_5,
+    &lfm2::LFM2,
 ];
 
 /// Keys of a whole config that concern what is not its text model.

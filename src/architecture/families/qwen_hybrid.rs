@@ -4,7 +4,7 @@
 use super::Family;
 use super::llama;
 use crate::architecture::config_class::Class;
-use crate::architecture::config_keys::{attention_bias, each_attention, plain};
+use crate::architecture::config_keys::{attention_bias, each_attention, kinds_of_layers, plain};
 use crate::architecture::gated_delta_net::{DeltaInputs, GatedDeltaNet};
 use crate::architecture::recipe::{NormStyle, Recipe};
 use crate::architecture::rope_config::RopeClass;
@@ -81,15 +81,6 @@ fn delta_net(c: &Reader, recipe: &Recipe, inputs: DeltaInputs) -> Result<GatedDe
 /// Which layers have attention: by `layer_types`, else the last of as many as `full_attention_interval` says.
 fn full_layers(c: &Reader, layers: usize) -> Result<Vec<bool>> {
     let interval = c.size_or("full_attention_interval", 4)?;
-    let Some(types) = c.get("layer_types") else {
-        return Ok((1..=layers).map(|layer| layer % interval == 0).collect());
-    };
-    let is_full = |kind: &Value| match kind.as_str() {
-        Some("full_attention") => Some(true),
-        Some("linear_attention") => Some(false),
-        _ => None,
-    };
-    let types: Option<Vec<bool>> = types.as_array().and_then(|types| types.iter().map(is_full).collect());
-    let expected = || c.wrong("layer_types", &format!("{layers} times full_attention or linear_attention"));
-    types.filter(|types| types.len() == layers).ok_or_else(expected)
+    let kinds = kinds_of_layers(c, layers, "full_attention", "linear_attention")?;
+    Ok(kinds.unwrap_or_else(|| (1..=layers).map(|layer| layer % interval == 0).collect()))
 }

@@ -44,7 +44,7 @@ fn refused(config: &Value, words: &[&str]) {
 #[test]
 fn a_config_of_nothing_is_the_classs_own() {
     type Sizes = (usize, usize, usize, usize, usize, usize, usize, f64, bool);
-    let expected: [(&str, Sizes); 12] = [
+    let expected: [(&str, Sizes); 13] = [
         ("llama", (32_000, 4096, 11_008, 32, 32, 32, 128, 1e-6, false)),
         ("mistral", (32_000, 4096, 14_336, 32, 32, 8, 128, 1e-6, false)),
         ("qwen2", (151_936, 4096, 22_016, 32, 32, 32, 128, 1e-6, false)),
@@ -56,6 +56,7 @@ fn a_config_of_nothing_is_the_classs_own() {
         ("olmo2", (50_304, 4096, 11_008, 32, 32, 32, 128, 1e-5, false)),
         ("mixtral", (32_000, 4096, 14_336, 32, 32, 8, 128, 1e-5, false)),
         ("qwen3_moe", (151_936, 2048, 768, 24, 32, 4, 64, 1e-6, false)),
+        ("lfm2", (65_536, 2560, 8192, 32, 32, 8, 80, 1e-5, true)),
         ("qwen3_5_text", (248_320, 4096, 12_288, 32, 16, 4, 256, 1e-6, false)),
     ];
     assert_eq!(expected.len(), FAMILIES.len());
