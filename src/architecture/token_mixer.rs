@@ -1,5 +1,6 @@
 //! What brings a layer's positions together.
 
+use super::latent_attention::LatentAttention;
 use super::module::{AttentionRole, Modules, Role};
 
 /// A layer's token mixer.
@@ -8,13 +9,16 @@ use super::module::{AttentionRole, Modules, Role};
 pub enum TokenMixer {
     /// Softmax attention whose query heads share the keys and values of a group.
     Attention(GroupedQueryAttention),
+    /// Softmax attention whose keys and values are made of a narrow latent vector.
+    Latent(LatentAttention),
 }
 
 impl TokenMixer {
-    /// Numbers that it keeps of each position for those after it.
-    pub fn kept_width(&self) -> usize {
+    /// Numbers that it keeps of `positions` positions for those after them.
+    pub fn kept(&self, positions: usize) -> usize {
         match self {
-            TokenMixer::Attention(attention) => 2 * attention.key_width(),
+            TokenMixer::Attention(attention) => 2 * attention.key_width() * positions,
+            TokenMixer::Latent(latent) => latent.kept_width() * positions,
         }
     }
 
@@ -23,6 +27,7 @@ impl TokenMixer {
     pub fn width(&self, positions: usize) -> usize {
         match self {
             TokenMixer::Attention(a) => 3 * (a.query_width() + a.key_width()) + 2 * a.heads * positions,
+            TokenMixer::Latent(a) => 3 * a.heads * (a.head_dim() + a.value_dim) + 2 * a.heads * positions,
         }
     }
 
@@ -30,6 +35,7 @@ impl TokenMixer {
     pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
         match self {
             TokenMixer::Attention(attention) => attention.modules(hidden, to),
+            TokenMixer::Latent(latent) => latent.modules(hidden, to),
         }
     }
 }
@@ -49,16 +55,38 @@ pub struct GroupedQueryAttention {
     pub qkv_bias: bool,
     /// Whether the projection back has a bias.
     pub o_bias: bool,
-    /// Norms of queries and keys before the rotary embedding.
+    /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// They come after the rotary embedding.
+    pub norm_after_rope: bool,
     /// What q · k is multiplied by before the softmax.
     pub scale: f64,
     /// Scores then become c · tanh(scores / c).
     pub softcap: Option<f64>,
     /// A position sees this many, itself included; all before it where none.
     pub window: Option<usize>,
-    /// Index into [`Recipe::ropes`](super::Recipe::ropes).
-    pub rope: usize,
+    /// Each head has a sink: a score of its own beside those of the positions, for nothing.
+    pub sinks: bool,
+    /// Index into [`Recipe::ropes`](super::Recipe::ropes); none where nothing tells positions apart but the mask.
+    pub rope: Option<usize>,
+    /// Queries grow with their position.
+    pub query_growth: Option<QueryGrowth>,
+}
+
+/// Queries are multiplied by 1 + β ln(1 + ⌊position / original⌋) (Llama 4, Ministral 3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// β.
+    pub beta: f64,
+    /// Positions that the model was first trained on: below it the factor is 1.
+    pub original: f64,
+}
+
+impl QueryGrowth {
+    /// The factor of a position, from 0.
+    pub fn factor(&self, position: usize) -> f64 {
+        1.0 + self.beta * (1.0 + (position as f64 / self.original).floor()).ln()
+    }
 }
 
 /// Norms of queries and keys.
@@ -84,7 +112,7 @@ impl GroupedQueryAttention {
     }
 
     fn modules(&self, hidden: usize, to: &mut Modules) {
-        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Value};
+        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Sinks, Value};
         let (q, kv) = (self.query_width(), self.key_width());
         if self.fused {
             to.linear("self_attn.qkv_proj", Role::Attention(QueryKeyValue), self.qkv_bias, hidden, q + 2 * kv);
@@ -101,6 +129,9 @@ impl GroupedQueryAttention {
         if let Some((q_width, k_width)) = widths {
             to.norm("self_attn.q_norm", Role::Attention(QueryNorm), q_width, q);
             to.norm("self_attn.k_norm", Role::Attention(KeyNorm), k_width, kv);
+        }
+        if self.sinks {
+            to.vector("self_attn.sinks", Role::Attention(Sinks), self.heads);
         }
         to.linear("self_attn.o_proj", Role::Attention(Output), self.o_bias, q, hidden);
     }

@@ -16,35 +16,39 @@ pub struct Decoder<'a> {
     head: Tensor,
     interventions: Vec<Intervention>,
     tokens: Vec<u32>,
-    cache: KeyValueCache,
+    cache: Cache,
 }
 
-/// Keys and values of every layer at the first positions of the text.
+/// What every layer keeps of the first positions of the text.
 #[derive(Debug)]
-pub(super) struct KeyValueCache {
+pub(super) struct Cache {
     pub positions: usize,
-    pub layers: Vec<KeyValues>,
+    pub layers: Vec<Kept>,
 }
 
-impl KeyValueCache {
-    fn empty(layers: usize) -> KeyValueCache {
-        KeyValueCache { positions: 0, layers: vec![KeyValues::default(); layers] }
+impl Cache {
+    fn empty(layers: usize) -> Cache {
+        Cache { positions: 0, layers: vec![Kept::default(); layers] }
     }
 }
 
-/// Keys, turned, and values of one layer, each (key heads, positions, width).
+/// Two tensors of one layer that grow along their positions, the dimension before the last: keys, turned, and values;
+/// or the latent vectors that these are made of, and the turned channels of keys.
 #[derive(Debug, Clone, Default)]
-pub(super) struct KeyValues(Option<(Tensor, Tensor)>);
+pub(super) struct Kept {
+    /// Each (key heads, positions, width), or (1, positions, width).
+    keys_values: Option<(Tensor, Tensor)>,
+}
 
-impl KeyValues {
+impl Kept {
     /// Takes those of further positions and gives those of all.
-    pub fn extend(&mut self, keys: Tensor, values: Tensor) -> Result<(Tensor, Tensor)> {
-        let (keys, values) = match self.0.take() {
-            Some((k, v)) => (Tensor::cat(&[k, keys], 1)?, Tensor::cat(&[v, values], 1)?),
-            None => (keys, values),
+    pub fn extend(&mut self, first: Tensor, second: Tensor) -> Result<(Tensor, Tensor)> {
+        let (first, second) = match self.keys_values.take() {
+            Some((f, s)) => (Tensor::cat(&[f, first], 1)?, Tensor::cat(&[s, second], 1)?),
+            None => (first, second),
         };
-        self.0 = Some((keys.clone(), values.clone()));
-        Ok((keys, values))
+        self.keys_values = Some((first.clone(), second.clone()));
+        Ok((first, second))
     }
 }
 
@@ -56,12 +60,12 @@ impl Model {
     pub fn decoder(&self, interventions: Vec<Intervention>, positions: usize) -> Result<Decoder<'_>> {
         interventions.iter().try_for_each(|i| self.check(&i.neuron))?;
         let layers = &self.recipe.layers;
-        let numbers: u64 = layers.iter().map(|layer| layer.token_mixer.kept_width() as u64).sum();
+        let numbers: u64 = layers.iter().map(|layer| layer.token_mixer.kept(positions) as u64).sum();
         if self.device.is_cpu() {
-            let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64).saturating_mul(positions as u64);
-            device::check_memory(&format!("keeping keys and values of {positions} tokens"), bytes)?;
+            let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64);
+            device::check_memory(&format!("keeping what layers need of {positions} tokens"), bytes)?;
         }
-        let cache = KeyValueCache::empty(layers.len());
+        let cache = Cache::empty(layers.len());
         Ok(Decoder { model: self, head: self.head()?, interventions, tokens: Vec::new(), cache })
     }
 }
@@ -77,7 +81,7 @@ impl Decoder<'_> {
         self.tokens.extend(tokens);
         let (kept, positions) = (self.cache.positions, self.tokens.len());
         if self.model.recipe.ropes.iter().any(|rope| rope.changes_between(kept, positions)) {
-            self.cache = KeyValueCache::empty(self.cache.layers.len());
+            self.cache = Cache::empty(self.cache.layers.len());
         }
         let new = &self.tokens[self.cache.positions..];
         let row = Row::with(new.into(), self.interventions.clone());

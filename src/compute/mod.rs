@@ -11,6 +11,7 @@ mod device;
 mod experts;
 mod gated_mlp;
 mod hook;
+mod latent_attention;
 mod layer;
 mod model;
 mod ops;

@@ -336,7 +336,7 @@ fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
             assert_eq!(roles.len(), all, "{}", family.model_type);
         }
         let head = recipe.module(&"lm_head".parse().unwrap()).unwrap();
-        for module in recipe.modules().into_iter().chain([head]) {
+        for module in recipe.modules().into_iter().filter(Module::is_hooked).chain([head]) {
             assert_eq!(recipe.module(&module.path.parse().unwrap()), Some(module.clone()));
             for side in [Side::In, Side::Out] {
                 let site = Site { module: module.path.parse().unwrap(), side };
@@ -369,7 +369,7 @@ fn nearest_is_there(recipe: &Recipe, module: &Module, reason: &str) {
     let named: Vec<Neuron> = words.filter_map(|word| word.parse().ok()).collect();
     let expected = match module.kind {
         ModuleKind::Embedding | ModuleKind::Linear { .. } => reason.matches(":out:").count(),
-        ModuleKind::Norm { .. } | ModuleKind::Function => 1,
+        ModuleKind::Norm { .. } | ModuleKind::Function | ModuleKind::Vector => 1,
     };
     assert_eq!(named.len(), expected, "{}: {reason}", module.path);
     for neuron in named {
