@@ -6,7 +6,7 @@ use super::config_class::Class;
 use super::recipe::{FINAL_NORM, Around, Block, Layer, Norm, NormStyle, Recipe};
 use super::rope::Rope;
 use super::rope_config;
-use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, TokenMixer};
+use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, QueryGrowth, TokenMixer};
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
 
@@ -52,7 +52,7 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         None => return Err(c.wrong("hidden_size", &format!("a multiple of the {heads} attention heads"))),
     };
     let intermediate_size = c.size_or("intermediate_size", class.intermediate_size)?;
-    let mlp = GatedMlp { names: GatedNames::USUAL, intermediate_size, activation, bias: false };
+    let mlp = GatedMlp { names: GatedNames::USUAL, intermediate_size, activation, bias: false, limit: None };
     let attention = GroupedQueryAttention {
         heads,
         kv_heads,
@@ -63,10 +63,13 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         qkv_bias: false,
         o_bias: false,
         qk_norm: QkNorm::None,
+        norm_after_rope: false,
         scale: 1.0 / (head_dim as f64).sqrt(),
         softcap: None,
         window: None,
-        rope: 0,
+        sinks: false,
+        rope: Some(0),
+        query_growth: None,
     };
     let layer = Layer { token_mixer: TokenMixer::Attention(attention), channel_mixer: ChannelMixer::Mlp(mlp) };
     let layers = c.size_or("num_hidden_layers", class.layers)?;
@@ -85,12 +88,27 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         block: Block {
             token: Around { norm_before: Some("input_layernorm"), ..Around::default() },
             channel: Around { norm_before: Some("post_attention_layernorm"), ..Around::default() },
+            residual_multiplier: None,
         },
         layers: vec![layer; layers],
         ropes: Vec::new(),
+        logit_multiplier: None,
         logit_softcap: None,
         tied: c.bool_or("tie_word_embeddings", class.tied)?,
     })
+}
+
+/// Keys of [`query_growth`] in the object of the rotary embedding's parameters, and one that says nothing of it.
+pub(super) const GROWTH_KEYS: &[&str] = &["llama_4_scaling_beta", "max_position_embeddings"];
+
+/// How queries grow with their position.
+pub(super) fn query_growth(c: &Reader) -> Result<QueryGrowth> {
+    let number = |key: &str| {
+        let wrong = || c.wrong("rope_parameters", &format!("an object with {key}, which queries grow by"));
+        rope_config::own_number(c, key)?.filter(|number| *number > 0.0).ok_or_else(wrong)
+    };
+    let (beta, original) = (number("llama_4_scaling_beta")?, number("original_max_position_embeddings")?);
+    Ok(QueryGrowth { beta, original })
 }
 
 /// `attention_bias`: of q, k, v and o.
@@ -152,11 +170,11 @@ pub(super) fn window_everywhere(c: &Reader, recipe: &mut Recipe, class: &Class) 
     Ok(())
 }
 
-/// Qwen's rule: `layer_types` where given, else layers from `max_window_layers` on, and none unless
-/// `use_sliding_window`.
-pub(super) fn window_by_layer_types(c: &Reader, recipe: &mut Recipe, class: &Class) -> Result<()> {
+/// Qwen's rule: `layer_types` where given, else layers from `max_window_layers` on, which is `first` where absent, and
+/// none unless `use_sliding_window`.
+pub(super) fn window_by_layer_types(c: &Reader, recipe: &mut Recipe, class: &Class, first: usize) -> Result<()> {
     let window = window(c, class)?;
-    let from = c.usize_or("max_window_layers", 28)?;
+    let from = c.usize_or("max_window_layers", first)?;
     let types = layer_types(c, recipe)?;
     let used = c.bool_or("use_sliding_window", false)?;
     let window = window.filter(|_| used);

@@ -18,6 +18,62 @@ pub struct Module {
     pub inputs: usize,
     /// Channels of a position that come out.
     pub outputs: usize,
+    /// Where it lies in a file that holds all experts of a layer in one tensor.
+    pub stack: Option<Stack>,
+}
+
+/// The part of a tensor of all experts that is one module's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// The tensor, of a matrix an expert. That of the biases is called the same with `_bias` after it.
+    pub tensor: String,
+    /// How many matrices there are.
+    pub experts: usize,
+    /// Which of them it is.
+    pub expert: usize,
+    /// Outputs of the whole matrix.
+    pub outputs: usize,
+    /// Which of them are the module's: the first, and how far it is from one to the next.
+    pub first: usize,
+    /// See `first`.
+    pub step: usize,
+    /// How a matrix is stored.
+    pub order: StackOrder,
+}
+
+/// How the matrices of a stack are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StackOrder {
+    /// [out, in].
+    OutIn,
+    /// [in, out] where elements are stored as themselves, [out, in] where they are packed (gpt-oss).
+    InOutUnlessPacked,
+    /// [out, in] where the shape is that, else [in, out] (Qwen3-VL, as transformers 5 reads it).
+    ByShape,
+}
+
+impl Stack {
+    /// The shape that the tensor is to have, and whether its matrices are [in, out]; `found` is the shape that it has.
+    pub(crate) fn shape(&self, inputs: usize, found: &[usize], is_packed: bool) -> (Vec<usize>, bool) {
+        let straight = vec![self.experts, self.outputs, inputs];
+        let is_straight = match self.order {
+            StackOrder::OutIn => true,
+            StackOrder::InOutUnlessPacked => is_packed,
+            StackOrder::ByShape => found == straight,
+        };
+        if is_straight { (straight, false) } else { (vec![self.experts, inputs, self.outputs], true) }
+    }
+
+    /// The tensor of its biases.
+    pub fn bias(&self) -> String {
+        format!("{}_bias", self.tensor)
+    }
+
+    /// The output of the matrix that is the module's `channel`-th.
+    pub fn output(&self, channel: usize) -> usize {
+        self.first + self.step * channel
+    }
 }
 
 /// What a module is made of.
@@ -72,11 +128,13 @@ pub enum Role {
     Mlp {
         /// Which part.
         part: MlpRole,
-        /// Which expert's; none in a layer without them.
-        expert: Option<usize>,
+        /// Which of the layer's MLPs.
+        of: MlpOf,
     },
     /// Scores the experts for each position.
     Router,
+    /// What is added to the experts' scores where they are chosen, not where they are weighed.
+    RouterCorrection,
     /// The norm after the layers.
     FinalNorm,
     /// Makes logits, one a token of the vocabulary, of the residual.
@@ -107,8 +165,31 @@ pub enum AttentionRole {
     QueryNorm,
     /// The norm of the keys.
     KeyNorm,
+    /// A score of each head that takes its share of the softmax and brings no value.
+    Sinks,
     /// The projection of the heads' outputs back to the residual's width.
     Output,
+    /// The projection to what queries are made of.
+    QueryLatent,
+    /// The norm of that.
+    QueryLatentNorm,
+    /// The projection to what keys and values are made of, and to the turned channels that all heads' keys share.
+    KeyValueLatent,
+    /// The norm of what keys and values are made of.
+    KeyValueLatentNorm,
+    /// The projection of that to keys and values.
+    KeyValue,
+}
+
+/// Whose part of a gated MLP it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MlpOf {
+    /// The layer's only MLP.
+    Layer,
+    /// The one beside the experts that all positions go through.
+    Shared,
+    /// An expert, by its number.
+    Expert(usize),
 }
 
 /// The parts of a gated delta net.
@@ -167,13 +248,13 @@ pub enum MlpRole {
 impl Role {
     /// The part of an MLP that is its layer's only one.
     pub const fn mlp(part: MlpRole) -> Role {
-        Role::Mlp { part, expert: None }
+        Role::Mlp { part, of: MlpOf::Layer }
     }
 
     /// The expert whose part it is.
     pub fn expert(self) -> Option<usize> {
         match self {
-            Role::Mlp { expert, .. } => expert,
+            Role::Mlp { of: MlpOf::Expert(number), .. } => Some(number),
             _ => None,
         }
     }
@@ -260,8 +341,20 @@ impl Modules {
 
     /// `name` is the path within the layer.
     pub fn add(&mut self, name: &str, role: Role, kind: ModuleKind, inputs: usize, outputs: usize) {
-        let path = format!("model.layers.{}.{name}", self.layer);
-        self.list.push(Module { path, layer: Some(self.layer), role, kind, inputs, outputs });
+        let path = self.path(name);
+        self.list.push(Module { path, layer: Some(self.layer), role, kind, inputs, outputs, stack: None });
+    }
+
+    /// The whole path of what has the path `name` within the layer.
+    pub fn path(&self, name: &str) -> String {
+        format!("model.layers.{}.{name}", self.layer)
+    }
+
+    /// Says where the module that was added last lies among all experts.
+    pub fn stacked(&mut self, stack: Option<Stack>) {
+        if let Some(module) = self.list.last_mut() {
+            module.stack = stack;
+        }
     }
 
     pub fn linear(&mut self, name: &str, role: Role, bias: bool, inputs: usize, outputs: usize) {

@@ -1,7 +1,7 @@
 //! What names tell by convention, for checkpoints of which there is no recipe: those of families that are not known
 //! here, and files alone. Where there is a recipe, its modules are asked.
 
-use super::module::{AttentionRole, MixerKind, MlpRole, Role};
+use super::module::{AttentionRole, MixerKind, MlpOf, MlpRole, Role};
 use super::place::{Axis, NeuronPlace};
 use super::recipe::EMBEDDING;
 use crate::checkpoint::Tensors;
@@ -14,9 +14,9 @@ pub(crate) fn usual(role: Role) -> Option<&'static str> {
         Role::Attention(AttentionRole::Key) => "self_attn.k_proj",
         Role::Attention(AttentionRole::Value) => "self_attn.v_proj",
         Role::Attention(AttentionRole::Output) => "self_attn.o_proj",
-        Role::Mlp { part: MlpRole::Gate, expert: None } => "mlp.gate_proj",
-        Role::Mlp { part: MlpRole::Up, expert: None } => "mlp.up_proj",
-        Role::Mlp { part: MlpRole::Down, expert: None } => "mlp.down_proj",
+        Role::Mlp { part: MlpRole::Gate, of: MlpOf::Layer } => "mlp.gate_proj",
+        Role::Mlp { part: MlpRole::Up, of: MlpOf::Layer } => "mlp.up_proj",
+        Role::Mlp { part: MlpRole::Down, of: MlpOf::Layer } => "mlp.down_proj",
         Role::NormAfter(MixerKind::Channel) => "post_feedforward_layernorm",
         _ => return None,
     })

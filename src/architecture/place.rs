@@ -1,6 +1,6 @@
 //! What a neuron is in the file: a row, a column or an element of a tensor; or why it is none, and what comes nearest.
 
-use super::module::{AttentionRole, DeltaRole, MixerKind, MlpRole, Module, ModuleKind, Role};
+use super::module::{AttentionRole, DeltaRole, MixerKind, MlpRole, Module, ModuleKind, Role, Stack};
 use super::recipe::Recipe;
 use crate::checkpoint::Tensors;
 pub use crate::checkpoint::packing::Axis;
@@ -16,14 +16,14 @@ pub struct NeuronPlace {
     pub shape: Vec<usize>,
     /// Along which axis the part lies.
     pub axis: Axis,
-    /// Which row, column or element, from 0.
+    /// Which row, column or element, from 0; in a stack of matrices counted through all of them.
     pub index: usize,
 }
 
 impl NeuronPlace {
     /// Whether it is an element of a module's bias.
     pub fn is_bias(&self) -> bool {
-        self.axis == Axis::Element && self.tensor.ends_with(".bias")
+        self.axis == Axis::Element && (self.tensor.ends_with(".bias") || self.tensor.ends_with("_bias"))
     }
 
     /// Whether it is an element of a norm's weight: no other weight is a vector.
@@ -67,6 +67,9 @@ impl Recipe {
             (neuron.channel < length).then_some(NeuronPlace { tensor, shape, axis, index: neuron.channel })
         };
         let Some((holder, axis)) = self.holder(&module, neuron.site.side) else { return Vec::new() };
+        if let Some(stack) = holder.stack.as_ref().filter(|stack| tensors.holds(&stack.tensor)) {
+            return in_stack(stack, &holder, axis, neuron.channel, tensors);
+        }
         let found = part(holder.weight(), axis);
         let has_bias = axis == Axis::Row && holder.kind == ModuleKind::Linear { bias: true };
         let bias = found.as_ref().filter(|_| has_bias).and_then(|_| part(holder.bias(), Axis::Element));
@@ -79,8 +82,8 @@ impl Recipe {
         match (module.role, module.kind, side) {
             // The output of the activation enters the down projection after a product with the up projection's: a
             // factor on it is one on that column. Its input is the gate's output.
-            (Role::Mlp { part: MlpRole::Activation, expert }, _, Side::Out) => {
-                let down = self.beside(module, Role::Mlp { part: MlpRole::Down, expert })?;
+            (Role::Mlp { part: MlpRole::Activation, of }, _, Side::Out) => {
+                let down = self.beside(module, Role::Mlp { part: MlpRole::Down, of })?;
                 Some((down, Axis::Column))
             }
             // One weight serves all heads, but what comes out goes into the output projection and nowhere else.
@@ -146,7 +149,10 @@ impl Recipe {
 
     /// The projection that puts out what goes into `channel` of `module` and nowhere else, and its channel.
     fn source(&self, module: &Module, channel: usize) -> Option<(Module, usize)> {
-        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm};
+        use AttentionRole::{
+            Key, KeyNorm, KeyValueLatent, KeyValueLatentNorm, Output, Query, QueryKeyValue, QueryLatent,
+            QueryLatentNorm, QueryNorm,
+        };
         let of = |role| self.beside(module, role).map(|source| (source, channel));
         match module.role {
             Role::Attention(QueryNorm) => {
@@ -162,13 +168,41 @@ impl Recipe {
                 let queries = self.attention(module.layer?)?.query_width();
                 of(Role::Attention(QueryKeyValue)).map(|(fused, channel)| (fused, queries + channel))
             }),
-            Role::Mlp { part: MlpRole::Activation, expert } => of(Role::Mlp { part: MlpRole::Gate, expert })
-                .or_else(|| of(Role::Mlp { part: MlpRole::GateUp, expert })),
+            Role::Mlp { part: MlpRole::Activation, of: whose } => of(Role::Mlp { part: MlpRole::Gate, of: whose })
+                .or_else(|| of(Role::Mlp { part: MlpRole::GateUp, of: whose })),
+            Role::Attention(QueryLatentNorm) => of(Role::Attention(QueryLatent)),
+            Role::Attention(KeyValueLatentNorm) => of(Role::Attention(KeyValueLatent)),
             Role::Dropout(MixerKind::Token) => of(Role::Attention(Output)),
             Role::Dropout(MixerKind::Channel) => of(Role::mlp(MlpRole::Down)),
             _ => None,
         }
     }
+}
+
+/// As [`Recipe::parts`], of a module whose weight lies in a tensor of all experts. Rows and columns count through all
+/// matrices of the stack, elements through all of the tensor.
+fn in_stack(stack: &Stack, module: &Module, axis: Axis, channel: usize, tensors: &Tensors) -> Vec<NeuronPlace> {
+    let Ok(weight) = tensors.weight(&stack.tensor) else { return Vec::new() };
+    let (shape, is_transposed) = stack.shape(module.inputs, weight.shape(), weight.is_packed());
+    let channels = if axis == Axis::Row { module.outputs } else { module.inputs };
+    if weight.shape() != shape || channel >= channels {
+        return Vec::new();
+    }
+    let line = if axis == Axis::Row { stack.output(channel) } else { channel };
+    let axis_stored = match (axis, is_transposed) {
+        (Axis::Row, true) => Axis::Column,
+        (Axis::Column, true) => Axis::Row,
+        (axis, _) => axis,
+    };
+    let length = if axis_stored == Axis::Row { shape[1] } else { shape[2] };
+    let index = stack.expert * length + line;
+    let mut parts = vec![NeuronPlace { tensor: stack.tensor.clone(), shape, axis: axis_stored, index }];
+    if axis == Axis::Row && module.kind == (ModuleKind::Linear { bias: true }) {
+        let shape = vec![stack.experts, stack.outputs];
+        let index = stack.expert * stack.outputs + line;
+        parts.push(NeuronPlace { tensor: stack.bias(), shape, axis: Axis::Element, index });
+    }
+    parts
 }
 
 /// `L3.self_attn.q_proj:out:7`.

@@ -3,7 +3,7 @@
 //! [`Recipe::read`] turns a config.json into a recipe, or refuses it; the decoder follows the recipe and never looks at
 //! the config again.
 
-use super::channel_mixer::ChannelMixer;
+use super::channel_mixer::{ChannelMixer, Experts};
 use super::module::{DeltaRole, MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
 use super::rope::Rope;
 use super::token_mixer::{GroupedQueryAttention, TokenMixer};
@@ -35,7 +35,9 @@ pub struct Recipe {
     pub layers: Vec<Layer>,
     /// The rotary embeddings that layers refer to.
     pub ropes: Vec<Rope>,
-    /// Logits become c · tanh(logits / c).
+    /// Logits are multiplied by this.
+    pub logit_multiplier: Option<f64>,
+    /// Logits then become c · tanh(logits / c).
     pub logit_softcap: Option<f64>,
     /// The head's weights are the embedding's.
     pub tied: bool,
@@ -75,6 +77,8 @@ pub struct Block {
     pub token: Around,
     /// Around the channel mixer.
     pub channel: Around,
+    /// What a mixer adds to the residual is multiplied by this first.
+    pub residual_multiplier: Option<f64>,
 }
 
 /// Modules around a mixer, by their names within the layer; none where the family has none there.
@@ -201,17 +205,26 @@ impl Recipe {
             kind: ModuleKind::Embedding,
             inputs,
             outputs,
+            stack: None,
         }
     }
 
     fn final_norm(&self) -> Module {
         let (width, kind) = (self.hidden_size, ModuleKind::Norm { width: self.hidden_size });
-        Module { path: self.final_norm.into(), layer: None, role: Role::FinalNorm, kind, inputs: width, outputs: width }
+        Module {
+            path: self.final_norm.into(),
+            layer: None,
+            role: Role::FinalNorm,
+            kind,
+            inputs: width,
+            outputs: width,
+            stack: None,
+        }
     }
 
     pub(crate) fn head(&self) -> Module {
         let (kind, inputs, outputs) = (ModuleKind::Linear { bias: false }, self.hidden_size, self.vocab_size);
-        Module { path: HEAD.into(), layer: None, role: Role::Head, kind, inputs, outputs }
+        Module { path: HEAD.into(), layer: None, role: Role::Head, kind, inputs, outputs, stack: None }
     }
 
     /// The names that modules have within layers, each once; an expert's number is written `N`.
@@ -231,18 +244,37 @@ impl Recipe {
         names
     }
 
-    /// A lower bound of the number of tensors: one a layer and one an expert.
+    /// A lower bound of the number of tensors: one a layer, and one an expert where a file cannot hold all in one.
     pub fn fewest_tensors(&self) -> usize {
         let of = |layer: &Layer| match layer.channel_mixer {
-            ChannelMixer::Mlp(_) => 1,
-            ChannelMixer::Experts(experts) => experts.count,
+            ChannelMixer::Experts(experts) if experts.stacks.is_none() => experts.count,
+            _ => 1,
         };
         self.layers.iter().map(of).fold(0, usize::saturating_add)
     }
 
-    /// Name and shape of every tensor the decoder reads.
+    /// Name and shape of every tensor the decoder reads, each expert's its own.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all: Vec<_> = self.modules().iter().flat_map(Module::tensors).collect();
+        self.tensors_in(|_| None)
+    }
+
+    /// As [`Recipe::tensors`], of a file that may hold the experts of a layer in one tensor; `find` gives the shape of a
+    /// tensor and whether it is packed, or none where the file has none of that name.
+    pub fn tensors_in(&self, find: impl Fn(&str) -> Option<(Vec<usize>, bool)>) -> Vec<(String, Vec<usize>)> {
+        let mut all = Vec::new();
+        for module in self.modules() {
+            let stack = module.stack.as_ref().and_then(|stack| Some((stack, find(&stack.tensor)?)));
+            match stack {
+                None => all.extend(module.tensors()),
+                Some((stack, (found, is_packed))) if stack.expert == 0 && stack.first == 0 => {
+                    all.push((stack.tensor.clone(), stack.shape(module.inputs, &found, is_packed).0));
+                    if module.kind == (ModuleKind::Linear { bias: true }) {
+                        all.push((stack.bias(), vec![stack.experts, stack.outputs]));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
         if !self.tied {
             all.extend(self.head().tensors());
         }
@@ -255,16 +287,17 @@ impl Recipe {
         let in_layer = || {
             let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
             let attention = self.attention(layer.parse().ok()?)?;
-            (rest == "self_attn.rotary_emb.inv_freq").then_some(attention.rope)
+            attention.rope.filter(|_| rest == "self_attn.rotary_emb.inv_freq")
         };
         let rope = (name == "model.rotary_emb.inv_freq").then_some(0).or_else(in_layer);
         rope.and_then(|rope| self.ropes.get(rope)).filter(|rope| shape == [rope.rotated() / 2])
     }
 
-    /// The first tensor that holds all experts of a layer, if a file has such tensors; `has` tells whether it has one.
+    /// The first tensor that holds all experts of a layer in a form that is not read, if a file has such tensors; `has`
+    /// tells whether it has one.
     pub fn fused_experts(&self, has: impl Fn(&str) -> bool) -> Option<String> {
         self.layers.iter().enumerate().find_map(|(layer, plan)| {
-            let ChannelMixer::Experts(experts) = plan.channel_mixer else { return None };
+            let ChannelMixer::Experts(experts @ Experts { stacks: None, .. }) = plan.channel_mixer else { return None };
             let start = format!("model.layers.{layer}.{}", experts.prefix());
             let names = ["gate_up_proj", "gate_up_proj.weight", "down_proj"].map(|end| format!("{start}{end}"));
             names.into_iter().find(|name| has(name))

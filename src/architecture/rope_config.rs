@@ -23,6 +23,8 @@ pub(super) struct RopeClass {
     /// Phi-3's: of scalings there is longrope only, by several names, and its
     /// original length is a key of the class, outside of the others.
     pub is_phi: bool,
+    /// Keys of the object that the family reads itself.
+    pub known: &'static [&'static str],
 }
 
 const SCALING: &str = "rope_scaling";
@@ -151,8 +153,9 @@ impl Place<'_, '_> {
         let theta = self.positive(r, THETA, theta)?;
         let scaling = self.scaling(r)?;
         let partial_rotary_factor = self.partial(r)?;
-        let known = if self.class.is_of_images { &["mrope_section", "mrope_interleaved"][..] } else { &["finetuned"] };
-        match known_keys::unknown(r, known).first() {
+        let of_images = if self.class.is_of_images { &["mrope_section", "mrope_interleaved"][..] } else { &[] };
+        let known = [&["finetuned"], of_images, self.class.known].concat();
+        match known_keys::unknown(r, &known).first() {
             None => Ok(RopeSettings { theta, scaling, partial_rotary_factor }),
             Some(key) => Err(r.wrong(key, "no such key for this rope_type")),
         }
@@ -210,6 +213,7 @@ impl Place<'_, '_> {
     fn kind<'r>(&self, r: &'r Reader) -> Result<&'r str> {
         let alias = |kind| match kind {
             "su" | "yarn" if self.class.is_phi => "longrope",
+            "mrope" if self.class.is_of_images => "default",
             other => other,
         };
         let name = |key| match r.str_opt(key)? {
@@ -317,6 +321,15 @@ impl Place<'_, '_> {
         );
         Err(self.c.wrong(SCALING, &expected))
     }
+}
+
+/// A number of the object of parameters, in either spelling, that the family reads itself.
+///
+/// # Errors
+/// It is something else.
+pub(super) fn own_number(c: &Reader, key: &str) -> Result<Option<f64>> {
+    let objects = [c.object_opt(PARAMETERS)?, c.object_opt(SCALING)?];
+    objects.into_iter().flatten().find(|r| r.has(key)).map_or(Ok(None), |r| r.f64_opt(key))
 }
 
 /// A number, if the key is there; not `null`.

@@ -1,6 +1,7 @@
 //! What brings a layer's positions together.
 
 use super::gated_delta_net::GatedDeltaNet;
+use super::latent_attention::LatentAttention;
 use super::module::{AttentionRole, Modules, Role};
 use super::short_convolution::ShortConvolution;
 
@@ -14,6 +15,8 @@ pub enum TokenMixer {
     GatedDeltaNet(GatedDeltaNet),
     /// A convolution over the last few positions.
     ShortConvolution(ShortConvolution),
+    /// Softmax attention whose keys and values are made of a narrow latent vector.
+    Latent(LatentAttention),
 }
 
 impl TokenMixer {
@@ -23,6 +26,7 @@ impl TokenMixer {
             TokenMixer::Attention(attention) => 2 * attention.key_width() * positions,
             TokenMixer::GatedDeltaNet(net) => net.kept(),
             TokenMixer::ShortConvolution(mixer) => (mixer.kernel - 1) * mixer.channels,
+            TokenMixer::Latent(latent) => latent.kept_width() * positions,
         }
     }
 
@@ -33,6 +37,7 @@ impl TokenMixer {
             TokenMixer::Attention(a) => 3 * (a.query_width() + a.key_width()) + 2 * a.heads * positions,
             TokenMixer::GatedDeltaNet(net) => net.width(),
             TokenMixer::ShortConvolution(mixer) => 8 * mixer.channels,
+            TokenMixer::Latent(a) => 3 * a.heads * (a.head_dim() + a.value_dim) + 2 * a.heads * positions,
         }
     }
 
@@ -42,6 +47,7 @@ impl TokenMixer {
             TokenMixer::Attention(attention) => attention.modules(hidden, to),
             TokenMixer::GatedDeltaNet(net) => net.modules(hidden, to),
             TokenMixer::ShortConvolution(mixer) => mixer.modules(hidden, to),
+            TokenMixer::Latent(latent) => latent.modules(hidden, to),
         }
     }
 }
@@ -66,16 +72,38 @@ pub struct GroupedQueryAttention {
     /// The projection to queries puts out a gate after each head's query, which what the head mixes is multiplied by the
     /// sigmoid of.
     pub gated: bool,
-    /// Norms of queries and keys before the rotary embedding.
+    /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// They come after the rotary embedding.
+    pub norm_after_rope: bool,
     /// What q · k is multiplied by before the softmax.
     pub scale: f64,
     /// Scores then become c · tanh(scores / c).
     pub softcap: Option<f64>,
     /// A position sees this many, itself included; all before it where none.
     pub window: Option<usize>,
-    /// Index into [`Recipe::ropes`](super::Recipe::ropes).
-    pub rope: usize,
+    /// Each head has a sink: a score of its own beside those of the positions, for nothing.
+    pub sinks: bool,
+    /// Index into [`Recipe::ropes`](super::Recipe::ropes); none where nothing tells positions apart but the mask.
+    pub rope: Option<usize>,
+    /// Queries grow with their position.
+    pub query_growth: Option<QueryGrowth>,
+}
+
+/// Queries are multiplied by 1 + β ln(1 + ⌊position / original⌋) (Llama 4, Ministral 3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// β.
+    pub beta: f64,
+    /// Positions that the model was first trained on: below it the factor is 1.
+    pub original: f64,
+}
+
+impl QueryGrowth {
+    /// The factor of a position, from 0.
+    pub fn factor(&self, position: usize) -> f64 {
+        1.0 + self.beta * (1.0 + (position as f64 / self.original).floor()).ln()
+    }
 }
 
 /// Names of modules within `self_attn` that families differ in.
@@ -117,7 +145,7 @@ impl GroupedQueryAttention {
     }
 
     fn modules(&self, hidden: usize, to: &mut Modules) {
-        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Value};
+        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Sinks, Value};
         let (q, kv) = (self.query_width(), self.key_width());
         let name = |name: &str| format!("self_attn.{name}");
         if self.fused {
@@ -136,6 +164,9 @@ impl GroupedQueryAttention {
         if let Some((q_width, k_width)) = widths {
             to.norm(&name(self.names.query_norm), Role::Attention(QueryNorm), q_width, q);
             to.norm(&name(self.names.key_norm), Role::Attention(KeyNorm), k_width, kv);
+        }
+        if self.sinks {
+            to.vector("self_attn.sinks", Role::Attention(Sinks), self.heads);
         }
         to.linear(&name(self.names.output), Role::Attention(Output), self.o_bias, q, hidden);
     }

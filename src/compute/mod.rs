@@ -13,6 +13,7 @@ mod experts;
 mod gated_delta_net;
 mod gated_mlp;
 mod hook;
+mod latent_attention;
 mod layer;
 mod model;
 mod ops;

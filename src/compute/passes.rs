@@ -97,7 +97,10 @@ impl Model {
     }
 
     pub(super) fn logits_of(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
-        let logits = x.matmul(&head.t()?)?;
+        let mut logits = x.matmul(&head.t()?)?;
+        if let Some(multiplier) = self.recipe.logit_multiplier {
+            logits = ops::scaled(&logits, multiplier)?;
+        }
         match self.recipe.logit_softcap {
             Some(cap) => Ok(ops::softcap(&logits, cap)?),
             None => Ok(logits),
@@ -119,7 +122,8 @@ impl Model {
         }
         let chunk_rows = device::chunk_rows(&self.recipe, positions, self.dtype, CHUNK_BYTES);
         device::check_activations(&self.recipe, rows.len(), chunk_rows, positions, self.dtype, &self.device)?;
-        let ropes = self.rope_tables(cache.as_ref().map_or(0, |cache| cache.positions) + positions)?;
+        let all = cache.as_ref().map_or(0, |cache| cache.positions) + positions;
+        let ropes = self.rope_tables(all)?;
         let mut groups = self.embed(rows, positions, hook)?;
         self.each_layer(|index, weights| {
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
@@ -128,7 +132,7 @@ impl Model {
                 self.in_chunk(rows, chunk, place, hook, |x, tap| {
                     let plan = &self.recipe.layers[index];
                     let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
-                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, tap, cache }.forward(x)
+                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, positions: all, tap, cache }.forward(x)
                 })?;
                 progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
             }

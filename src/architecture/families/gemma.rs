@@ -105,7 +105,7 @@ fn gemma3(c: &Reader) -> Result<Recipe> {
     let by_pattern = || (0..recipe.layers.len()).map(|i| (i + 1) % pattern != 0).collect();
     let slides = layer_types(c, &recipe)?.unwrap_or_else(by_pattern);
     window_where(c, &mut recipe, window, &slides)?;
-    each_attention_with(&mut recipe, slides, |attention, slides| attention.rope = usize::from(slides));
+    each_attention_with(&mut recipe, slides, |attention, slides| attention.rope = Some(usize::from(slides)));
     Ok(recipe)
 }
 
@@ -137,6 +137,7 @@ fn gemma_with_four_norms(c: &Reader, class: &Class) -> Result<Recipe> {
             norm_after: Some("post_feedforward_layernorm"),
             ..Around::default()
         },
+        ..Block::default()
     };
     let scalar = c.f64_or("query_pre_attn_scalar", 256.0)?;
     if scalar <= 0.0 {

@@ -17,7 +17,7 @@ const CLASS: Class = Class {
     hidden_size: 3072,
     intermediate_size: 8192,
     rms_norm_eps: 1e-5,
-    rope: RopeClass { positions: 4096, is_phi: true, partial: Some(1.0), ..llama::CLASS.rope },
+    rope: RopeClass { positions: 4096, partial: Some(1.0), is_phi: true, ..llama::CLASS.rope },
     ..llama::CLASS
 };
 

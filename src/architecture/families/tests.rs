@@ -371,8 +371,8 @@ fn nearest_is_there(recipe: &Recipe, module: &Module, reason: &str) {
     let named: Vec<Neuron> = words.filter_map(|word| word.parse().ok()).collect();
     let expected = match module.kind {
         ModuleKind::Embedding | ModuleKind::Linear { .. } => reason.matches(":out:").count(),
-        ModuleKind::Norm { .. } | ModuleKind::Function => 1,
-        ModuleKind::Convolution { .. } | ModuleKind::Vector => 0,
+        ModuleKind::Norm { .. } | ModuleKind::Function | ModuleKind::Vector => 1,
+        ModuleKind::Convolution { .. } => 0,
     };
     assert_eq!(named.len(), expected, "{}: {reason}", module.path);
     for neuron in named {
