@@ -148,6 +148,8 @@ pub struct Shared {
     pub module: &'static str,
     /// Its form.
     pub mlp: GatedMlp,
+    /// The projection to one number, the sigmoid of which its output is multiplied by; its path within the layer.
+    pub gate: Option<&'static str>,
 }
 
 /// How a file holds the experts of a layer in two tensors: `gate_up_proj` and `down_proj` of the module `experts`.
@@ -230,6 +232,9 @@ impl Experts {
         }
         if let Some(shared) = self.shared {
             shared.mlp.modules(shared.module, MlpOf::Shared, None, hidden, to);
+            if let Some(gate) = shared.gate {
+                to.linear(gate, Role::SharedGate, false, hidden, 1);
+            }
         }
         if let Some(correction) = self.routing.correction {
             to.vector(&format!("{}.{correction}", self.module), Role::RouterCorrection, self.count);

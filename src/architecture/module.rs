@@ -131,6 +131,8 @@ pub enum Role {
         /// Which of the layer's MLPs.
         of: MlpOf,
     },
+    /// Says how much the MLP beside the experts counts.
+    SharedGate,
     /// Scores the experts for each position.
     Router,
     /// What is added to the experts' scores where they are chosen, not where they are weighed.

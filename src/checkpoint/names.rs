@@ -34,6 +34,10 @@ const OTHER_PARTS: &[(&str, &[&str])] =
 /// files name its tensors as if it stood alone.
 pub const IS_FLAT: [&str; 2] = ["qwen2_vl", "qwen2_5_vl"];
 
+/// What `model_type` begins with where files have layers that predict further tokens, which loaders do not read for
+/// text.
+const HAS_FURTHER: [&str; 2] = ["qwen3_next", "qwen3_5"];
+
 impl Names {
     /// As the config has it.
     pub fn of(config: &ConfigFile) -> Names {
@@ -44,17 +48,22 @@ impl Names {
         let has = |key: &str| config.get(key).is_some_and(Value::is_object);
         let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
         let is_flat = IS_FLAT.contains(&model_type);
+        let further: &[&str] = if HAS_FURTHER.iter().any(|start| model_type.starts_with(start)) { &["mtp"] } else { &[] };
         if !has("text_config") && !is_flat {
-            return Names::default();
+            return Names { other_parts: further.into(), ..Names::default() };
         }
         let there = OTHER_PARTS.iter().filter(|(key, _)| has(key));
-        Names { wraps: true, is_flat, other_parts: there.flat_map(|(_, modules)| *modules).copied().collect() }
+        let other_parts = there.flat_map(|(_, modules)| *modules).chain(further).copied().collect();
+        Names { wraps: true, is_flat, other_parts }
     }
 
     /// What a tensor of that name is. As in transformers, a text model's own file may leave out `model.`, a wrapper's
     /// has a prefix for its text model.
     pub fn meaning(&self, stored: &str) -> Meaning {
         if !self.wraps {
+            if self.other_parts.contains(&module(stored)) {
+                return Meaning::OtherPart(stored.to_owned());
+            }
             return Meaning::Text(out_of_base_model(stored).unwrap_or_else(|| stored.to_owned()));
         }
         let module = module(stored);

@@ -48,7 +48,13 @@ impl Layer<'_, '_, '_> {
         }
         let sum = sum.reshape((groups, positions, hidden))?;
         match &e.shared {
-            Some(shared) => Ok((sum + self.gated_mlp(&shared.mlp, x, &Of::Shared)?)?),
+            Some(shared) => {
+                let mut beside = self.gated_mlp(&shared.mlp, x, &Of::Shared)?;
+                if shared.gate.is_some() {
+                    beside = beside.broadcast_mul(&ops::sigmoid(&self.linear(Role::SharedGate, x)?)?)?;
+                }
+                Ok((sum + beside)?)
+            }
             None => Ok(sum),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Family;
 use super::llama;
-use crate::architecture::channel_mixer::{ChannelMixer, Experts, GatedMlp, Routing, Stacks};
+use crate::architecture::channel_mixer::{ChannelMixer, Experts, GatedMlp, Routing, Shared, Stacks};
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{
     attention_bias, each_attention, experts, plain, window_by_layer_types, window_everywhere,
@@ -72,7 +72,7 @@ fn qwen3_moe(c: &Reader) -> Result<Recipe> {
     c.get("max_window_layers");
     let normalize = c.bool_or("norm_topk_prob", false)?.then_some(0.0);
     let routing = Routing { normalize, ..Routing::SOFTMAX };
-    sparse(c, &mut recipe, Sparse { count: 128, top_k: 8, width: 768, routing, stacks: None })?;
+    sparse(c, &mut recipe, Sparse { count: 128, top_k: 8, width: 768, everywhere: false, routing, stacks: None, shared: None })?;
     Ok(recipe)
 }
 
@@ -82,16 +82,23 @@ pub(super) struct Sparse {
     pub top_k: usize,
     /// Of an expert.
     pub width: usize,
+    /// Whether all layers have experts.
+    pub everywhere: bool,
     pub routing: Routing,
     pub stacks: Option<Stacks>,
+    /// The width of an MLP beside them, whose output a gate of its own multiplies.
+    pub shared: Option<usize>,
 }
 
-/// Experts in the layers that `decoder_sparse_step` and `mlp_only_layers` leave them.
+/// Experts in the layers that `decoder_sparse_step` and `mlp_only_layers` leave them, where the class reads those.
 pub(super) fn sparse(c: &Reader, recipe: &mut Recipe, class: Sparse) -> Result<()> {
     let (count, top_k) = experts(c, class.count, class.top_k)?;
-    let step = c.size_or("decoder_sparse_step", 1)?;
-    let dense: Vec<f64> = c.f64s_opt("mlp_only_layers")?.unwrap_or_default();
+    let (step, dense) = match class.everywhere {
+        true => (1, Vec::new()),
+        false => (c.size_or("decoder_sparse_step", 1)?, c.f64s_opt("mlp_only_layers")?.unwrap_or_default()),
+    };
     let intermediate_size = c.size_or("moe_intermediate_size", class.width)?;
+    let beside = class.shared.map(|width| c.size_or("shared_expert_intermediate_size", width)).transpose()?;
     for (index, layer) in recipe.layers.iter_mut().enumerate() {
         let sparse = !dense.contains(&(index as f64)) && (index + 1) % step == 0;
         if let (true, ChannelMixer::Mlp(mlp)) = (sparse, layer.channel_mixer) {
@@ -104,7 +111,11 @@ pub(super) fn sparse(c: &Reader, recipe: &mut Recipe, class: Sparse) -> Result<(
                 routing: class.routing,
                 expert: GatedMlp { intermediate_size, ..mlp },
                 stacks: class.stacks,
-                shared: None,
+                shared: beside.map(|intermediate_size| Shared {
+                    module: "mlp.shared_expert",
+                    mlp: GatedMlp { intermediate_size, ..mlp },
+                    gate: Some("mlp.shared_expert_gate"),
+                }),
             });
         }
     }

@@ -3,9 +3,12 @@
 
 use super::Family;
 use super::llama;
+use super::qwen::{Sparse, sparse};
+use crate::architecture::channel_mixer::{Routing, Stacks};
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{attention_bias, each_attention, kinds_of_layers, plain};
 use crate::architecture::gated_delta_net::{DeltaInputs, GatedDeltaNet};
+use crate::architecture::module::StackOrder;
 use crate::architecture::recipe::{NormStyle, Recipe};
 use crate::architecture::rope_config::RopeClass;
 use crate::architecture::token_mixer::{QkNorm, TokenMixer};
@@ -15,6 +18,16 @@ use serde_json::Value;
 
 pub(super) const QWEN3_5: Family =
     Family { model_type: "qwen3_5_text", architecture: "Qwen3_5ForCausalLM", inside: Some("qwen3_5"), read: qwen3_5 };
+
+pub(super) const QWEN3_5_MOE: Family = Family {
+    model_type: "qwen3_5_moe_text",
+    architecture: "Qwen3_5MoeForCausalLM",
+    inside: Some("qwen3_5_moe"),
+    read: qwen3_5_moe,
+};
+
+pub(super) const QWEN3_NEXT: Family =
+    Family { model_type: "qwen3_next", architecture: "Qwen3NextForCausalLM", inside: None, read: qwen3_next };
 
 const QWEN3_5_CLASS: Class = Class {
     vocab_size: 248_320,
@@ -31,6 +44,45 @@ const QWEN3_5_CLASS: Class = Class {
 fn qwen3_5(c: &Reader) -> Result<Recipe> {
     hybrid(c, &QWEN3_5_CLASS, DeltaInputs::Apart)
 }
+
+const QWEN3_5_MOE_CLASS: Class = Class { hidden_size: 2048, layers: 40, kv_heads: Some(2), ..QWEN3_5_CLASS };
+
+const QWEN3_NEXT_CLASS: Class = Class {
+    vocab_size: 151_936,
+    hidden_size: 2048,
+    intermediate_size: 5632,
+    layers: 48,
+    kv_heads: Some(2),
+    rope: RopeClass { is_of_images: false, ..QWEN3_5_CLASS.rope },
+    ..QWEN3_5_CLASS
+};
+
+/// Qwen 3.5's mixtures: experts in all layers.
+fn qwen3_5_moe(c: &Reader) -> Result<Recipe> {
+    let mut recipe = hybrid(c, &QWEN3_5_MOE_CLASS, DeltaInputs::Apart)?;
+    let routing = Routing { normalize: Some(0.0), ..Routing::SOFTMAX };
+    let class = Sparse { count: 256, top_k: 8, everywhere: true, routing, ..EXPERTS };
+    sparse(c, &mut recipe, class)?;
+    Ok(recipe)
+}
+
+/// Qwen3-Next: as Qwen 3.5's mixtures, with other projections into its delta nets.
+fn qwen3_next(c: &Reader) -> Result<Recipe> {
+    let mut recipe = hybrid(c, &QWEN3_NEXT_CLASS, DeltaInputs::ByKeyHead)?;
+    let normalize = c.bool_or("norm_topk_prob", true)?.then_some(0.0);
+    sparse(c, &mut recipe, Sparse { routing: Routing { normalize, ..Routing::SOFTMAX }, ..EXPERTS })?;
+    Ok(recipe)
+}
+
+const EXPERTS: Sparse = Sparse {
+    count: 512,
+    top_k: 10,
+    width: 512,
+    everywhere: false,
+    routing: Routing::SOFTMAX,
+    stacks: Some(Stacks { order: StackOrder::OutIn, interleaved: false }),
+    shared: Some(512),
+};
 
 /// What they share: Qwen 3's block with norms that multiply by 1 + w, and two kinds of token mixers.
 fn hybrid(c: &Reader, class: &Class, inputs: DeltaInputs) -> Result<Recipe> {
