@@ -5,9 +5,13 @@
 //! config key that nothing asks for is refused unless it cannot change anything, so every key that changes the
 //! arithmetic has to be read or checked.
 
+mod deepseek;
 mod gemma;
+mod glm;
+mod gpt_oss;
 mod lfm2;
 mod llama;
+mod minimax;
 mod mistral;
 mod olmo2;
 mod phi3;
@@ -57,6 +61,15 @@ const FAMILIES: &[&Family] = &[
     &qwen_vl::QWEN3_VL,
     &qwen_vl::QWEN3_VL_MOE,
     &mistral::MINISTRAL3,
+    &gpt_oss::GPT_OSS,
+    &deepseek::DEEPSEEK_V3,
+    &deepseek::KIMI_K2,
+    &deepseek::DEEPSEEK_V2,
+    &deepseek::GLM4_MOE_LITE,
+    &deepseek::MISTRAL4,
+    &glm::GLM4,
+    &glm::GLM4_MOE,
+    &minimax::MINIMAX_M2,
 ];
 
 /// Keys of a whole config that concern what is not its text model.
@@ -65,8 +78,11 @@ const NOT_TEXT: &[&str] = &[
     "eoi_token_index",
     "image_token_id",
     "image_token_index",
+    "media_placeholder_token_id",
     "mm_tokens_per_image",
     "multimodal_projector_bias",
+    "projection_hidden_size",
+    "projection_layer_norm_eps",
     "projector_hidden_act",
     "spatial_merge_size",
     "text_config",
