@@ -1,6 +1,6 @@
 //! What a layer computes at each position alone.
 
-use super::module::{MlpRole, Modules, Role};
+use super::module::{MlpOf, MlpRole, Modules, Role, Stack, StackOrder};
 
 /// A layer's channel mixer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,7 +17,10 @@ impl ChannelMixer {
     pub fn width(&self) -> usize {
         match self {
             ChannelMixer::Mlp(mlp) => mlp.intermediate_size,
-            ChannelMixer::Experts(experts) => experts.top_k * experts.expert.intermediate_size,
+            ChannelMixer::Experts(experts) => {
+                let shared = experts.shared.map_or(0, |shared| shared.mlp.intermediate_size);
+                experts.top_k * experts.expert.intermediate_size + shared
+            }
         }
     }
 
@@ -32,13 +35,8 @@ impl ChannelMixer {
     /// Adds its leaf modules, in the order in which they compute; the router last.
     pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
         match self {
-            ChannelMixer::Mlp(mlp) => mlp.modules("mlp", None, hidden, to),
-            ChannelMixer::Experts(e) => {
-                for number in to.experts(e.count) {
-                    e.expert.modules(&format!("{}.experts.{number}", e.module), Some(number), hidden, to);
-                }
-                to.linear(&format!("{}.gate", e.module), Role::Router, false, hidden, e.count);
-            }
+            ChannelMixer::Mlp(mlp) => mlp.modules(mlp.names.module, MlpOf::Layer, None, hidden, to),
+            ChannelMixer::Experts(experts) => experts.modules(hidden, to),
         }
     }
 }
@@ -54,6 +52,8 @@ pub struct GatedMlp {
     pub activation: Activation,
     /// Whether gate, up and down each have a bias.
     pub bias: bool,
+    /// The gate is cut off above this, up beyond this on both sides, and 1 is added to up (gpt-oss).
+    pub limit: Option<f64>,
 }
 
 impl GatedMlp {
@@ -62,30 +62,38 @@ impl GatedMlp {
         self.names.gate_up.1.is_none()
     }
 
-    fn modules(&self, module: &str, expert: Option<usize>, hidden: usize, to: &mut Modules) {
+    fn modules(&self, module: &str, of: MlpOf, stacks: Option<(&Experts, usize)>, hidden: usize, to: &mut Modules) {
         let wide = self.intermediate_size;
         let name = |name: &str| format!("{module}.{name}");
-        let role = |part| Role::Mlp { part, expert };
+        let role = |part| Role::Mlp { part, of };
+        let stack = |part, to: &Modules| stacks.and_then(|(experts, number)| experts.stack(part, number, hidden, to));
         let (first, up) = self.names.gate_up;
         match up {
             Some(_) => to.linear(&name(first), role(MlpRole::Gate), self.bias, hidden, wide),
             None => to.linear(&name(first), role(MlpRole::GateUp), self.bias, hidden, 2 * wide),
         }
-        to.function(&name(self.names.activation), role(MlpRole::Activation), wide);
+        to.stacked(stack(MlpRole::Gate, to));
+        if let Some(activation) = self.names.activation {
+            to.function(&name(activation), role(MlpRole::Activation), wide);
+        }
         if let Some(up) = up {
             to.linear(&name(up), role(MlpRole::Up), self.bias, hidden, wide);
+            to.stacked(stack(MlpRole::Up, to));
         }
         to.linear(&name(self.names.down), role(MlpRole::Down), self.bias, wide, hidden);
+        to.stacked(stack(MlpRole::Down, to));
     }
 }
 
 /// Module names of a gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GatedNames {
+    /// The MLP's own, of an MLP that is its layer's only one.
+    pub module: &'static str,
     /// The gate and the projection beside it; where the second is none, the first holds both, the gate's rows first.
     pub gate_up: (&'static str, Option<&'static str>),
-    /// The activation's own module, which has a site but no weights.
-    pub activation: &'static str,
+    /// The activation's own module, which has a site but no weights; none where it is no module.
+    pub activation: Option<&'static str>,
     /// The projection back to the residual's width.
     pub down: &'static str,
 }
@@ -93,36 +101,117 @@ pub struct GatedNames {
 impl GatedNames {
     /// The usual names.
     pub const USUAL: GatedNames =
-        GatedNames { gate_up: ("gate_proj", Some("up_proj")), activation: "act_fn", down: "down_proj" };
+        GatedNames { module: "mlp", gate_up: ("gate_proj", Some("up_proj")), activation: Some("act_fn"), down: "down_proj" };
 }
 
 /// The activation functions of gated MLPs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Activation {
     /// x · σ(x).
     Silu,
+    /// x · σ(α x), with this α.
+    Swish(f64),
     /// x · Φ(x).
     Gelu,
     /// GELU by its tanh approximation.
     GeluTanh,
 }
 
-/// A mixture of experts: each position goes through the `top_k` experts that the router scores highest.
+/// A mixture of experts: each position goes through the `top_k` experts that the router chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Experts {
-    /// The module that holds the router (`gate`) and the `experts`.
+    /// The module that holds the router and the `experts`.
     pub module: &'static str,
+    /// The router's name in it.
+    pub router: &'static str,
+    /// Whether the router has a bias.
+    pub router_bias: bool,
     /// How many experts a layer has.
     pub count: usize,
     /// How many of them the router sends each position through.
     pub top_k: usize,
-    /// The weights of the chosen are divided by their sum.
-    pub normalize: bool,
-    /// The weights are rounded to the arithmetic's dtype before they multiply; else the product is taken in f32.
-    pub round_weights: bool,
+    /// How experts are chosen and weighed.
+    pub routing: Routing,
     /// The form of each expert; all have the same.
     pub expert: GatedMlp,
+    /// How a file can hold all experts in one tensor; none where no loader takes that.
+    pub stacks: Option<Stacks>,
+    /// What all positions go through beside.
+    pub shared: Option<Shared>,
+}
+
+/// An MLP beside the experts whose output is added to theirs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shared {
+    /// Its module's path within the layer.
+    pub module: &'static str,
+    /// Its form.
+    pub mlp: GatedMlp,
+    /// The projection to one number, the sigmoid of which its output is multiplied by; its path within the layer.
+    pub gate: Option<&'static str>,
+}
+
+/// How a file holds the experts of a layer in two tensors: `gate_up_proj` and `down_proj` of the module `experts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stacks {
+    /// How their matrices are stored.
+    pub order: StackOrder,
+    /// Gate and up take turns among the outputs; else the gate's are the first half.
+    pub interleaved: bool,
+}
+
+/// From a router's logits to experts and their weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Routing {
+    /// What makes scores of logits.
+    pub scores: Scores,
+    /// The vector that is added to scores where experts are chosen, by its name in the experts' module.
+    pub correction: Option<&'static str>,
+    /// Only experts of the best groups can be chosen.
+    pub groups: Option<Groups>,
+    /// The weights of the chosen are divided by their sum plus this.
+    pub normalize: Option<f64>,
+    /// Weights are then multiplied by this.
+    pub scale: f64,
+    /// The logits are computed in at least f32, with the router's weights as they are stored.
+    pub wide: bool,
+    /// The weights are rounded to the arithmetic's dtype before they multiply; else the product is taken in f32.
+    pub round_weights: bool,
+}
+
+impl Routing {
+    /// A softmax over all logits, of which the highest are chosen.
+    pub const SOFTMAX: Routing = Routing {
+        scores: Scores::Softmax,
+        correction: None,
+        groups: None,
+        normalize: None,
+        scale: 1.0,
+        wide: false,
+        round_weights: true,
+    };
+}
+
+/// What makes scores of a router's logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scores {
+    /// A softmax over all experts.
+    Softmax,
+    /// σ of each.
+    Sigmoid,
+}
+
+/// Groups of experts that follow each other, all of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them experts are chosen from.
+    pub kept: usize,
+    /// A group is judged by the sum of its best so many scores.
+    pub judged_by: usize,
 }
 
 impl Experts {
@@ -134,5 +223,37 @@ impl Experts {
     /// The number of the expert that a path within the layer leads into.
     pub(super) fn number(&self, in_layer: &str) -> Option<usize> {
         in_layer.strip_prefix(&self.prefix())?.split_once('.')?.0.parse().ok()
+    }
+
+    fn modules(&self, hidden: usize, to: &mut Modules) {
+        for number in to.experts(self.count) {
+            let module = format!("{}{number}", self.prefix());
+            self.expert.modules(&module, MlpOf::Expert(number), Some((self, number)), hidden, to);
+        }
+        if let Some(shared) = self.shared {
+            shared.mlp.modules(shared.module, MlpOf::Shared, None, hidden, to);
+            if let Some(gate) = shared.gate {
+                to.linear(gate, Role::SharedGate, false, hidden, 1);
+            }
+        }
+        if let Some(correction) = self.routing.correction {
+            to.vector(&format!("{}.{correction}", self.module), Role::RouterCorrection, self.count);
+        }
+        let router = format!("{}.{}", self.module, self.router);
+        to.linear(&router, Role::Router, self.router_bias, hidden, self.count);
+    }
+
+    /// Where a part of an expert lies in a tensor of all.
+    fn stack(&self, part: MlpRole, expert: usize, hidden: usize, to: &Modules) -> Option<Stack> {
+        let (stacks, wide) = (self.stacks?, self.expert.intermediate_size);
+        let (name, outputs) = if part == MlpRole::Down { ("down_proj", hidden) } else { ("gate_up_proj", 2 * wide) };
+        let (first, step) = match (part, stacks.interleaved) {
+            (MlpRole::Up, true) => (1, 2),
+            (MlpRole::Up, false) => (wide, 1),
+            (MlpRole::Gate, true) => (0, 2),
+            _ => (0, 1),
+        };
+        let tensor = to.path(&format!("{}{name}", self.prefix()));
+        Some(Stack { tensor, experts: self.count, expert, outputs, first, step, order: stacks.order })
     }
 }

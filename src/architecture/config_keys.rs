@@ -3,10 +3,10 @@
 
 use super::channel_mixer::{Activation, ChannelMixer, GatedMlp, GatedNames};
 use super::config_class::Class;
-use super::recipe::{Around, Block, Layer, Norm, NormStyle, Recipe};
+use super::recipe::{FINAL_NORM, Around, Block, Layer, Norm, NormStyle, Recipe};
 use super::rope::Rope;
 use super::rope_config;
-use super::token_mixer::{GroupedQueryAttention, QkNorm, TokenMixer};
+use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, QueryGrowth, TokenMixer};
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
 
@@ -52,19 +52,24 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         None => return Err(c.wrong("hidden_size", &format!("a multiple of the {heads} attention heads"))),
     };
     let intermediate_size = c.size_or("intermediate_size", class.intermediate_size)?;
-    let mlp = GatedMlp { names: GatedNames::USUAL, intermediate_size, activation, bias: false };
+    let mlp = GatedMlp { names: GatedNames::USUAL, intermediate_size, activation, bias: false, limit: None };
     let attention = GroupedQueryAttention {
         heads,
         kv_heads,
         head_dim,
         fused: false,
+        gated: false,
+        names: AttentionNames::USUAL,
         qkv_bias: false,
         o_bias: false,
         qk_norm: QkNorm::None,
+        norm_after_rope: false,
         scale: 1.0 / (head_dim as f64).sqrt(),
         softcap: None,
         window: None,
-        rope: 0,
+        sinks: false,
+        rope: Some(0),
+        query_growth: None,
     };
     let layer = Layer { token_mixer: TokenMixer::Attention(attention), channel_mixer: ChannelMixer::Mlp(mlp) };
     let layers = c.size_or("num_hidden_layers", class.layers)?;
@@ -78,16 +83,32 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         vocab_size: c.size_or("vocab_size", class.vocab_size)?,
         hidden_size,
         embedding_multiplier: None,
+        final_norm: FINAL_NORM,
         norm: Norm { epsilon: c.f64_or("rms_norm_eps", class.rms_norm_eps)?, style: NormStyle::RoundThenWeight },
         block: Block {
             token: Around { norm_before: Some("input_layernorm"), ..Around::default() },
             channel: Around { norm_before: Some("post_attention_layernorm"), ..Around::default() },
+            residual_multiplier: None,
         },
         layers: vec![layer; layers],
         ropes: Vec::new(),
+        logit_multiplier: None,
         logit_softcap: None,
         tied: c.bool_or("tie_word_embeddings", class.tied)?,
     })
+}
+
+/// Keys of [`query_growth`] in the object of the rotary embedding's parameters, and one that says nothing of it.
+pub(super) const GROWTH_KEYS: &[&str] = &["llama_4_scaling_beta", "max_position_embeddings"];
+
+/// How queries grow with their position.
+pub(super) fn query_growth(c: &Reader) -> Result<QueryGrowth> {
+    let number = |key: &str| {
+        let wrong = || c.wrong("rope_parameters", &format!("an object with {key}, which queries grow by"));
+        rope_config::own_number(c, key)?.filter(|number| *number > 0.0).ok_or_else(wrong)
+    };
+    let (beta, original) = (number("llama_4_scaling_beta")?, number("original_max_position_embeddings")?);
+    Ok(QueryGrowth { beta, original })
 }
 
 /// `attention_bias`: of q, k, v and o.
@@ -109,8 +130,9 @@ pub(super) fn each_attention_with<T>(
     change: impl Fn(&mut GroupedQueryAttention, T),
 ) {
     for (layer, with) in recipe.layers.iter_mut().zip(with) {
-        let TokenMixer::Attention(attention) = &mut layer.token_mixer;
-        change(attention, with);
+        if let TokenMixer::Attention(attention) = &mut layer.token_mixer {
+            change(attention, with);
+        }
     }
 }
 
@@ -148,11 +170,11 @@ pub(super) fn window_everywhere(c: &Reader, recipe: &mut Recipe, class: &Class) 
     Ok(())
 }
 
-/// Qwen's rule: `layer_types` where given, else layers from `max_window_layers` on, and none unless
-/// `use_sliding_window`.
-pub(super) fn window_by_layer_types(c: &Reader, recipe: &mut Recipe, class: &Class) -> Result<()> {
+/// Qwen's rule: `layer_types` where given, else layers from `max_window_layers` on, which is `first` where absent, and
+/// none unless `use_sliding_window`.
+pub(super) fn window_by_layer_types(c: &Reader, recipe: &mut Recipe, class: &Class, first: usize) -> Result<()> {
     let window = window(c, class)?;
-    let from = c.usize_or("max_window_layers", 28)?;
+    let from = c.usize_or("max_window_layers", first)?;
     let types = layer_types(c, recipe)?;
     let used = c.bool_or("use_sliding_window", false)?;
     let window = window.filter(|_| used);
@@ -171,22 +193,24 @@ pub(super) fn window_where(c: &Reader, recipe: &mut Recipe, window: Option<usize
     Ok(())
 }
 
-/// Which layers have a window, by `layer_types` where that is given.
-pub(super) fn layer_types(c: &Reader, recipe: &Recipe) -> Result<Option<Vec<bool>>> {
+/// Which layers are of the first of two kinds, by `layer_types` where that is given.
+pub(super) fn kinds_of_layers(c: &Reader, layers: usize, first: &str, second: &str) -> Result<Option<Vec<bool>>> {
     let Some(value) = c.get("layer_types") else { return Ok(None) };
-    let slides = |v: &serde_json::Value| match v.as_str() {
-        Some("sliding_attention") => Some(true),
-        Some("full_attention") => Some(false),
+    let is_first = |v: &serde_json::Value| match v.as_str() {
+        Some(kind) if kind == first => Some(true),
+        Some(kind) if kind == second => Some(false),
         _ => None,
     };
-    let types: Option<Vec<bool>> = value.as_array().and_then(|types| types.iter().map(slides).collect());
+    let types: Option<Vec<bool>> = value.as_array().and_then(|types| types.iter().map(is_first).collect());
     match types {
-        Some(types) if types.len() == recipe.layers.len() => Ok(Some(types)),
-        _ => {
-            let layers = recipe.layers.len();
-            Err(c.wrong("layer_types", &format!("{layers} times full_attention or sliding_attention")))
-        }
+        Some(types) if types.len() == layers => Ok(Some(types)),
+        _ => Err(c.wrong("layer_types", &format!("{layers} times {second} or {first}"))),
     }
+}
+
+/// Which layers have a window, by `layer_types` where that is given.
+pub(super) fn layer_types(c: &Reader, recipe: &Recipe) -> Result<Option<Vec<bool>>> {
+    kinds_of_layers(c, recipe.layers.len(), "sliding_attention", "full_attention")
 }
 
 /// How many experts there are, and how many a position goes through; with what the class assumes of both.

@@ -18,6 +18,62 @@ pub struct Module {
     pub inputs: usize,
     /// Channels of a position that come out.
     pub outputs: usize,
+    /// Where it lies in a file that holds all experts of a layer in one tensor.
+    pub stack: Option<Stack>,
+}
+
+/// The part of a tensor of all experts that is one module's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// The tensor, of a matrix an expert. That of the biases is called the same with `_bias` after it.
+    pub tensor: String,
+    /// How many matrices there are.
+    pub experts: usize,
+    /// Which of them it is.
+    pub expert: usize,
+    /// Outputs of the whole matrix.
+    pub outputs: usize,
+    /// Which of them are the module's: the first, and how far it is from one to the next.
+    pub first: usize,
+    /// See `first`.
+    pub step: usize,
+    /// How a matrix is stored.
+    pub order: StackOrder,
+}
+
+/// How the matrices of a stack are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StackOrder {
+    /// [out, in].
+    OutIn,
+    /// [in, out] where elements are stored as themselves, [out, in] where they are packed (gpt-oss).
+    InOutUnlessPacked,
+    /// [out, in] where the shape is that, else [in, out] (Qwen3-VL, as transformers 5 reads it).
+    ByShape,
+}
+
+impl Stack {
+    /// The shape that the tensor is to have, and whether its matrices are [in, out]; `found` is the shape that it has.
+    pub(crate) fn shape(&self, inputs: usize, found: &[usize], is_packed: bool) -> (Vec<usize>, bool) {
+        let straight = vec![self.experts, self.outputs, inputs];
+        let is_straight = match self.order {
+            StackOrder::OutIn => true,
+            StackOrder::InOutUnlessPacked => is_packed,
+            StackOrder::ByShape => found == straight,
+        };
+        if is_straight { (straight, false) } else { (vec![self.experts, inputs, self.outputs], true) }
+    }
+
+    /// The tensor of its biases.
+    pub fn bias(&self) -> String {
+        format!("{}_bias", self.tensor)
+    }
+
+    /// The output of the matrix that is the module's `channel`-th.
+    pub fn output(&self, channel: usize) -> usize {
+        self.first + self.step * channel
+    }
 }
 
 /// What a module is made of.
@@ -38,6 +94,16 @@ pub enum ModuleKind {
     Function,
     /// A table of `inputs` rows; it has an output side only.
     Embedding,
+    /// Each channel by itself over the last `kernel` positions, W stored [channels, 1, kernel]. The authors' code
+    /// computes with its weight without calling it: hooks do not see it.
+    Convolution {
+        /// Positions that it sees, its own included.
+        kernel: usize,
+        /// Whether a bias is stored beside the weight and added.
+        bias: bool,
+    },
+    /// No module but a parameter of one, a number a channel, stored under the path itself. Hooks do not see it.
+    Vector,
 }
 
 /// What a module does. Within a layer, no two modules have the same role.
@@ -54,15 +120,23 @@ pub enum Role {
     Dropout(MixerKind),
     /// A part of a layer's attention, or its whole.
     Attention(AttentionRole),
+    /// A part of a gated delta net.
+    DeltaNet(DeltaRole),
+    /// A part of a short convolution between gates.
+    Convolution(ConvolutionRole),
     /// A part of a gated MLP.
     Mlp {
         /// Which part.
         part: MlpRole,
-        /// Which expert's; none in a layer without them.
-        expert: Option<usize>,
+        /// Which of the layer's MLPs.
+        of: MlpOf,
     },
+    /// Says how much the MLP beside the experts counts.
+    SharedGate,
     /// Scores the experts for each position.
     Router,
+    /// What is added to the experts' scores where they are chosen, not where they are weighed.
+    RouterCorrection,
     /// The norm after the layers.
     FinalNorm,
     /// Makes logits, one a token of the vocabulary, of the residual.
@@ -93,7 +167,68 @@ pub enum AttentionRole {
     QueryNorm,
     /// The norm of the keys.
     KeyNorm,
+    /// A score of each head that takes its share of the softmax and brings no value.
+    Sinks,
     /// The projection of the heads' outputs back to the residual's width.
+    Output,
+    /// The projection to what queries are made of.
+    QueryLatent,
+    /// The norm of that.
+    QueryLatentNorm,
+    /// The projection to what keys and values are made of, and to the turned channels that all heads' keys share.
+    KeyValueLatent,
+    /// The norm of what keys and values are made of.
+    KeyValueLatentNorm,
+    /// The projection of that to keys and values.
+    KeyValue,
+}
+
+/// Whose part of a gated MLP it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MlpOf {
+    /// The layer's only MLP.
+    Layer,
+    /// The one beside the experts that all positions go through.
+    Shared,
+    /// An expert, by its number.
+    Expert(usize),
+}
+
+/// The parts of a gated delta net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DeltaRole {
+    /// The projection to queries, keys and values, in this order.
+    QueryKeyValue,
+    /// The projection to the gates of what comes out.
+    Gate,
+    /// The projection to the strengths of corrections.
+    Strength,
+    /// The projection to what decays follow from.
+    Decay,
+    /// Queries, keys, values and gates in one, for each key head.
+    QueryKeyValueGate,
+    /// Strengths and decays in one, for each key head.
+    StrengthDecay,
+    /// The convolution of queries, keys and values over positions.
+    Convolution,
+    /// What is added to the decay's projection, `dt_bias`.
+    DecayBias,
+    /// The logarithm of each head's rate of decay, `A_log`.
+    DecayRate,
+    /// The norm of what each head reads.
+    Norm,
+    /// The projection of the heads' outputs back to the residual's width.
+    Output,
+}
+
+/// The parts of a short convolution between gates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConvolutionRole {
+    /// The projection to both gates and what is between them.
+    Input,
+    /// The convolution over positions.
+    Convolution,
+    /// The projection back to the residual's width.
     Output,
 }
 
@@ -115,13 +250,13 @@ pub enum MlpRole {
 impl Role {
     /// The part of an MLP that is its layer's only one.
     pub const fn mlp(part: MlpRole) -> Role {
-        Role::Mlp { part, expert: None }
+        Role::Mlp { part, of: MlpOf::Layer }
     }
 
     /// The expert whose part it is.
     pub fn expert(self) -> Option<usize> {
         match self {
-            Role::Mlp { expert, .. } => expert,
+            Role::Mlp { of: MlpOf::Expert(number), .. } => Some(number),
             _ => None,
         }
     }
@@ -134,6 +269,11 @@ impl Module {
             Side::In => self.inputs,
             Side::Out => self.outputs,
         }
+    }
+
+    /// Whether hooks see what goes in and comes out: not of what is no module, or is never called.
+    pub fn is_hooked(&self) -> bool {
+        !matches!(self.kind, ModuleKind::Convolution { .. } | ModuleKind::Vector)
     }
 
     /// Name and shape of the module's tensors.
@@ -150,6 +290,14 @@ impl Module {
             ModuleKind::Norm { width } => vec![weight(vec![width])],
             ModuleKind::Embedding => vec![weight(vec![self.inputs, self.outputs])],
             ModuleKind::Function => vec![],
+            ModuleKind::Convolution { kernel, bias } => {
+                let mut tensors = vec![weight(vec![self.outputs, 1, kernel])];
+                if bias {
+                    tensors.push((self.bias(), vec![self.outputs]));
+                }
+                tensors
+            }
+            ModuleKind::Vector => vec![(self.path.clone(), vec![self.outputs])],
         }
     }
 
@@ -195,8 +343,20 @@ impl Modules {
 
     /// `name` is the path within the layer.
     pub fn add(&mut self, name: &str, role: Role, kind: ModuleKind, inputs: usize, outputs: usize) {
-        let path = format!("model.layers.{}.{name}", self.layer);
-        self.list.push(Module { path, layer: Some(self.layer), role, kind, inputs, outputs });
+        let path = self.path(name);
+        self.list.push(Module { path, layer: Some(self.layer), role, kind, inputs, outputs, stack: None });
+    }
+
+    /// The whole path of what has the path `name` within the layer.
+    pub fn path(&self, name: &str) -> String {
+        format!("model.layers.{}.{name}", self.layer)
+    }
+
+    /// Says where the module that was added last lies among all experts.
+    pub fn stacked(&mut self, stack: Option<Stack>) {
+        if let Some(module) = self.list.last_mut() {
+            module.stack = stack;
+        }
     }
 
     pub fn linear(&mut self, name: &str, role: Role, bias: bool, inputs: usize, outputs: usize) {
@@ -210,6 +370,14 @@ impl Modules {
 
     pub fn function(&mut self, name: &str, role: Role, channels: usize) {
         self.add(name, role, ModuleKind::Function, channels, channels);
+    }
+
+    pub fn convolution(&mut self, name: &str, role: Role, channels: usize, kernel: usize, bias: bool) {
+        self.add(name, role, ModuleKind::Convolution { kernel, bias }, channels, channels);
+    }
+
+    pub fn vector(&mut self, name: &str, role: Role, channels: usize) {
+        self.add(name, role, ModuleKind::Vector, channels, channels);
     }
 
     pub fn into_list(self) -> Vec<Module> {

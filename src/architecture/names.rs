@@ -1,7 +1,7 @@
 //! What names tell by convention, for checkpoints of which there is no recipe: those of families that are not known
 //! here, and files alone. Where there is a recipe, its modules are asked.
 
-use super::module::{AttentionRole, MixerKind, MlpRole, Role};
+use super::module::{AttentionRole, MixerKind, MlpOf, MlpRole, Role};
 use super::place::{Axis, NeuronPlace};
 use super::recipe::EMBEDDING;
 use super::stacks;
@@ -15,9 +15,9 @@ pub(crate) fn usual(role: Role) -> Option<&'static str> {
         Role::Attention(AttentionRole::Key) => "self_attn.k_proj",
         Role::Attention(AttentionRole::Value) => "self_attn.v_proj",
         Role::Attention(AttentionRole::Output) => "self_attn.o_proj",
-        Role::Mlp { part: MlpRole::Gate, expert: None } => "mlp.gate_proj",
-        Role::Mlp { part: MlpRole::Up, expert: None } => "mlp.up_proj",
-        Role::Mlp { part: MlpRole::Down, expert: None } => "mlp.down_proj",
+        Role::Mlp { part: MlpRole::Gate, of: MlpOf::Layer } => "mlp.gate_proj",
+        Role::Mlp { part: MlpRole::Up, of: MlpOf::Layer } => "mlp.up_proj",
+        Role::Mlp { part: MlpRole::Down, of: MlpOf::Layer } => "mlp.down_proj",
         Role::NormAfter(MixerKind::Channel) => "post_feedforward_layernorm",
         _ => return None,
     })
@@ -80,6 +80,9 @@ pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
         // it is one on that column. Its input is the gate's output.
         let down = DOWN.iter().map(|name| format!("{mlp}.{name}.weight")).find(|name| tensors.holds(name));
         down.filter(|_| neuron.site.side == Side::Out).and_then(|down| part(down, Axis::Column))
+    } else if let Some(net) = module.strip_suffix("linear_attn.norm").filter(|_| neuron.site.side == Side::Out) {
+        // One weight serves all heads, but what comes out goes into this projection and nowhere else.
+        part(format!("{net}linear_attn.out_proj.weight"), Axis::Column)
     } else if module == EMBEDDING {
         // Stored [vocabulary, hidden]: a channel is a column. Without a head of its own the model reads logits from it.
         let own = tensors.holds(HEAD) && neuron.site.side == Side::Out;
@@ -102,11 +105,18 @@ pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
 
 /// Whether the module is a norm of queries or keys with one weight for all heads.
 fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
-    let projection = [("q_norm", "q_proj"), ("k_norm", "k_proj")]
-        .iter()
-        .find_map(|(norm, projection)| module.strip_suffix(norm).map(|start| format!("{start}{projection}.weight")));
-    let first = |tensor: &str| tensors.shape_of(tensor).and_then(|shape| shape.first().copied());
-    projection.is_some_and(|projection| first(&projection) != first(&format!("{module}.weight")))
+    let shape = |tensor: String| tensors.shape_of(&tensor);
+    let width = shape(format!("{module}.weight")).and_then(|shape| shape.first().copied());
+    // The projection to queries may put out gates as well: what mixed values go into is as wide as queries are.
+    let of = |ends: &[&str]| ends.iter().find_map(|end| module.strip_suffix(end));
+    let all = match (of(&["q_norm", "q_layernorm"]), of(&["k_norm", "k_layernorm"])) {
+        (Some(start), _) => ["o_proj", "out_proj"].iter().find_map(|name| {
+            shape(format!("{start}{name}.weight")).and_then(|shape| shape.get(1).copied())
+        }),
+        (_, Some(start)) => shape(format!("{start}k_proj.weight")).and_then(|shape| shape.first().copied()),
+        _ => return false,
+    };
+    all != width
 }
 
 /// The modules of activations, after the MLP's own name.
@@ -165,7 +175,7 @@ mod tests {
     /// What is said here and what a recipe says are one, for every module of every kind of family.
     #[test]
     fn parts_are_those_of_the_recipes() {
-        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2"] {
+        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2", "qwen3_5", "lfm2"] {
             let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
             let checkpoint = crate::Checkpoint::open(&folder, &crate::progress::Silent).unwrap();
             let recipe = Recipe::read(checkpoint.config()).unwrap();

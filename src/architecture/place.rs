@@ -1,9 +1,8 @@
 //! What a neuron is in the file: a row, a column or an element of a tensor; or why it is none, and what comes nearest.
 
-use super::module::{AttentionRole, MixerKind, MlpRole, Module, ModuleKind, Role};
+use super::module::{AttentionRole, DeltaRole, MixerKind, MlpRole, Module, ModuleKind, Role, Stack};
 pub use super::neuron_place::{Axis, NeuronPlace};
-use super::recipe::{FINAL_NORM, Recipe};
-use super::stacks;
+use super::recipe::Recipe;
 use crate::checkpoint::Tensors;
 use crate::neuron::{ModulePath, Neuron, Side};
 
@@ -30,12 +29,12 @@ impl Recipe {
             (neuron.channel < length).then_some(NeuronPlace { tensor, shape, axis, index: neuron.channel })
         };
         let Some((holder, axis)) = self.holder(&module, neuron.site.side) else { return Vec::new() };
+        if let Some(stack) = holder.stack.as_ref().filter(|stack| tensors.holds(&stack.tensor)) {
+            return in_stack(stack, &holder, axis, neuron.channel, tensors);
+        }
         let found = part(holder.weight(), axis);
         let has_bias = axis == Axis::Row && holder.kind == ModuleKind::Linear { bias: true };
         let bias = found.as_ref().filter(|_| has_bias).and_then(|_| part(holder.bias(), Axis::Element));
-        if found.is_none() {
-            return stacks::parts(neuron, &|name| tensors.shape_of(name));
-        }
         found.into_iter().chain(bias).collect()
     }
 
@@ -45,9 +44,13 @@ impl Recipe {
         match (module.role, module.kind, side) {
             // The output of the activation enters the down projection after a product with the up projection's: a
             // factor on it is one on that column. Its input is the gate's output.
-            (Role::Mlp { part: MlpRole::Activation, expert }, _, Side::Out) => {
-                let down = self.beside(module, Role::Mlp { part: MlpRole::Down, expert })?;
+            (Role::Mlp { part: MlpRole::Activation, of }, _, Side::Out) => {
+                let down = self.beside(module, Role::Mlp { part: MlpRole::Down, of })?;
                 Some((down, Axis::Column))
+            }
+            // One weight serves all heads, but what comes out goes into the output projection and nowhere else.
+            (Role::DeltaNet(DeltaRole::Norm), _, Side::Out) => {
+                Some((self.beside(module, Role::DeltaNet(DeltaRole::Output))?, Axis::Column))
             }
             // Without a head of its own the model reads logits from the embedding.
             (Role::Embedding | Role::Head, _, _) if self.tied => None,
@@ -57,6 +60,7 @@ impl Recipe {
             (_, ModuleKind::Linear { .. }, Side::In) => own(Axis::Column),
             (_, ModuleKind::Norm { width }, Side::Out) if width == module.outputs => own(Axis::Element),
             (_, ModuleKind::Norm { .. } | ModuleKind::Function | ModuleKind::Embedding, _) => None,
+            (_, ModuleKind::Convolution { .. } | ModuleKind::Vector, _) => None,
         }
     }
 
@@ -75,7 +79,7 @@ impl Recipe {
                 format!("{reason}{}", nearest.unwrap_or_default())
             }
             (Role::Head, _, Side::In) => {
-                let nearest = format!("{FINAL_NORM}:out:{channel}");
+                let nearest = format!("{}:out:{channel}", self.final_norm);
                 format!("the head is tied: its weights are the embedding's; patch {nearest} instead")
             }
             (Role::Head, _, Side::Out) => "the head is tied: its weights are the embedding's; give the model a head \
@@ -107,21 +111,60 @@ impl Recipe {
 
     /// The projection that puts out what goes into `channel` of `module` and nowhere else, and its channel.
     fn source(&self, module: &Module, channel: usize) -> Option<(Module, usize)> {
-        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm};
+        use AttentionRole::{
+            Key, KeyNorm, KeyValueLatent, KeyValueLatentNorm, Output, Query, QueryKeyValue, QueryLatent,
+            QueryLatentNorm, QueryNorm,
+        };
         let of = |role| self.beside(module, role).map(|source| (source, channel));
         match module.role {
-            Role::Attention(QueryNorm) => of(Role::Attention(Query)).or_else(|| of(Role::Attention(QueryKeyValue))),
+            Role::Attention(QueryNorm) => {
+                let attention = self.attention(module.layer?)?;
+                let (head, within) = (channel / attention.head_dim, channel % attention.head_dim);
+                let gates = if attention.gated { head * attention.head_dim } else { 0 };
+                let query = self.beside(module, Role::Attention(Query));
+                query
+                    .map(|query| (query, head * attention.head_dim + gates + within))
+                    .or_else(|| of(Role::Attention(QueryKeyValue)))
+            }
             Role::Attention(KeyNorm) => of(Role::Attention(Key)).or_else(|| {
                 let queries = self.attention(module.layer?)?.query_width();
                 of(Role::Attention(QueryKeyValue)).map(|(fused, channel)| (fused, queries + channel))
             }),
-            Role::Mlp { part: MlpRole::Activation, expert } => of(Role::Mlp { part: MlpRole::Gate, expert })
-                .or_else(|| of(Role::Mlp { part: MlpRole::GateUp, expert })),
+            Role::Mlp { part: MlpRole::Activation, of: whose } => of(Role::Mlp { part: MlpRole::Gate, of: whose })
+                .or_else(|| of(Role::Mlp { part: MlpRole::GateUp, of: whose })),
+            Role::Attention(QueryLatentNorm) => of(Role::Attention(QueryLatent)),
+            Role::Attention(KeyValueLatentNorm) => of(Role::Attention(KeyValueLatent)),
             Role::Dropout(MixerKind::Token) => of(Role::Attention(Output)),
             Role::Dropout(MixerKind::Channel) => of(Role::mlp(MlpRole::Down)),
             _ => None,
         }
     }
+}
+
+/// As [`Recipe::parts`], of a module whose weight lies in a tensor of all experts. Rows and columns count through all
+/// matrices of the stack, elements through all of the tensor.
+fn in_stack(stack: &Stack, module: &Module, axis: Axis, channel: usize, tensors: &Tensors) -> Vec<NeuronPlace> {
+    let Ok(weight) = tensors.weight(&stack.tensor) else { return Vec::new() };
+    let (shape, is_transposed) = stack.shape(module.inputs, weight.shape(), weight.is_packed());
+    let channels = if axis == Axis::Row { module.outputs } else { module.inputs };
+    if weight.shape() != shape || channel >= channels {
+        return Vec::new();
+    }
+    let line = if axis == Axis::Row { stack.output(channel) } else { channel };
+    let axis_stored = match (axis, is_transposed) {
+        (Axis::Row, true) => Axis::Column,
+        (Axis::Column, true) => Axis::Row,
+        (axis, _) => axis,
+    };
+    let length = if axis_stored == Axis::Row { shape[1] } else { shape[2] };
+    let index = stack.expert * length + line;
+    let mut parts = vec![NeuronPlace { tensor: stack.tensor.clone(), shape, axis: axis_stored, index }];
+    if axis == Axis::Row && module.kind == (ModuleKind::Linear { bias: true }) {
+        let shape = vec![stack.experts, stack.outputs];
+        let index = stack.expert * stack.outputs + line;
+        parts.push(NeuronPlace { tensor: stack.bias(), shape, axis: Axis::Element, index });
+    }
+    parts
 }
 
 /// `L3.self_attn.q_proj:out:7`.

@@ -3,8 +3,8 @@
 //! [`Recipe::read`] turns a config.json into a recipe, or refuses it; the decoder follows the recipe and never looks at
 //! the config again.
 
-use super::channel_mixer::ChannelMixer;
-use super::module::{MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
+use super::channel_mixer::{ChannelMixer, Experts};
+use super::module::{DeltaRole, MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
 use super::rope::Rope;
 use super::token_mixer::{GroupedQueryAttention, TokenMixer};
 use crate::error::Result;
@@ -25,6 +25,8 @@ pub struct Recipe {
     /// The residual stream starts as this times the embedding, the factor rounded to the arithmetic's dtype. Noise goes
     /// in before it; hooks see the embedding after it.
     pub embedding_multiplier: Option<f64>,
+    /// The norm before the head.
+    pub final_norm: &'static str,
     /// What all its norms compute.
     pub norm: Norm,
     /// What stands around each layer's mixers.
@@ -33,7 +35,9 @@ pub struct Recipe {
     pub layers: Vec<Layer>,
     /// The rotary embeddings that layers refer to.
     pub ropes: Vec<Rope>,
-    /// Logits become c · tanh(logits / c).
+    /// Logits are multiplied by this.
+    pub logit_multiplier: Option<f64>,
+    /// Logits then become c · tanh(logits / c).
     pub logit_softcap: Option<f64>,
     /// The head's weights are the embedding's.
     pub tied: bool,
@@ -73,6 +77,8 @@ pub struct Block {
     pub token: Around,
     /// Around the channel mixer.
     pub channel: Around,
+    /// What a mixer adds to the residual is multiplied by this first.
+    pub residual_multiplier: Option<f64>,
 }
 
 /// Modules around a mixer, by their names within the layer; none where the family has none there.
@@ -97,7 +103,7 @@ pub struct Layer {
 
 /// The module of the token embedding.
 pub const EMBEDDING: &str = "model.embed_tokens";
-/// The module of the norm before the head.
+/// What most families call the norm before the head.
 pub const FINAL_NORM: &str = "model.norm";
 /// The module of an untied head.
 pub const HEAD: &str = "lm_head";
@@ -108,8 +114,10 @@ pub const TIED_HEAD_DIFFERS: &str = "by tie_word_embeddings the two are one, but
 impl Recipe {
     /// The attention of layer `layer`, if that is its token mixer.
     pub fn attention(&self, layer: usize) -> Option<&GroupedQueryAttention> {
-        let TokenMixer::Attention(attention) = &self.layers.get(layer)?.token_mixer;
-        Some(attention)
+        match &self.layers.get(layer)?.token_mixer {
+            TokenMixer::Attention(attention) => Some(attention),
+            _ => None,
+        }
     }
 
     /// The leaf modules of layer `layer`, the token mixer's before the channel mixer's, under the checkpoint's paths.
@@ -140,8 +148,7 @@ impl Recipe {
         modules.into_list()
     }
 
-    /// All leaf modules that hooks can see, layer by layer. The head is not among them: its outputs
-    /// are logits, not neurons.
+    /// All leaf modules, layer by layer. The head is not among them: its outputs are logits, not neurons.
     pub fn modules(&self) -> Vec<Module> {
         let mut all = vec![self.embedding()];
         all.extend((0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)));
@@ -158,7 +165,7 @@ impl Recipe {
                     ChannelMixer::Mlp(_) => None,
                 };
                 let modules = self.layer_modules_with(layer, only(expert));
-                modules.into_iter().find(|module| module.path == path.as_str())
+                modules.into_iter().find(|module| module.path == path.as_str() && module.is_hooked())
             }
             None => [self.embedding(), self.final_norm(), self.head()].into_iter().find(|m| m.path == path.as_str()),
         }
@@ -176,7 +183,7 @@ impl Recipe {
     /// A module has a name that is none.
     pub fn sites(&self) -> Result<Vec<SiteInfo>> {
         let mut sites = Vec::new();
-        for module in self.modules() {
+        for module in self.modules().into_iter().filter(Module::is_hooked) {
             let path: ModulePath = module.path.parse()?;
             for side in [Side::In, Side::Out] {
                 if module.kind == ModuleKind::Embedding && side == Side::In {
@@ -198,23 +205,33 @@ impl Recipe {
             kind: ModuleKind::Embedding,
             inputs,
             outputs,
+            stack: None,
         }
     }
 
     fn final_norm(&self) -> Module {
         let (width, kind) = (self.hidden_size, ModuleKind::Norm { width: self.hidden_size });
-        Module { path: FINAL_NORM.into(), layer: None, role: Role::FinalNorm, kind, inputs: width, outputs: width }
+        Module {
+            path: self.final_norm.into(),
+            layer: None,
+            role: Role::FinalNorm,
+            kind,
+            inputs: width,
+            outputs: width,
+            stack: None,
+        }
     }
 
     pub(crate) fn head(&self) -> Module {
         let (kind, inputs, outputs) = (ModuleKind::Linear { bias: false }, self.hidden_size, self.vocab_size);
-        Module { path: HEAD.into(), layer: None, role: Role::Head, kind, inputs, outputs }
+        Module { path: HEAD.into(), layer: None, role: Role::Head, kind, inputs, outputs, stack: None }
     }
 
     /// The names that modules have within layers, each once; an expert's number is written `N`.
     pub fn names_in_layers(&self) -> Vec<String> {
         let mut names = Vec::new();
-        for module in (0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)) {
+        let modules = (0..self.layers.len()).flat_map(|layer| self.layer_modules(layer));
+        for module in modules.filter(Module::is_hooked) {
             let name = module.path.splitn(4, '.').nth(3).unwrap_or_default();
             let name = match module.role.expert() {
                 Some(expert) => name.replacen(&format!(".experts.{expert}."), ".experts.N.", 1),
@@ -227,18 +244,37 @@ impl Recipe {
         names
     }
 
-    /// A lower bound of the number of tensors: one a layer and one an expert.
+    /// A lower bound of the number of tensors: one a layer, and one an expert where a file cannot hold all in one.
     pub fn fewest_tensors(&self) -> usize {
         let of = |layer: &Layer| match layer.channel_mixer {
-            ChannelMixer::Mlp(_) => 1,
-            ChannelMixer::Experts(experts) => experts.count,
+            ChannelMixer::Experts(experts) if experts.stacks.is_none() => experts.count,
+            _ => 1,
         };
         self.layers.iter().map(of).fold(0, usize::saturating_add)
     }
 
-    /// Name and shape of every tensor the decoder reads.
+    /// Name and shape of every tensor the decoder reads, each expert's its own.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all: Vec<_> = self.modules().iter().flat_map(Module::tensors).collect();
+        self.tensors_in(|_| None)
+    }
+
+    /// As [`Recipe::tensors`], of a file that may hold the experts of a layer in one tensor; `find` gives the shape of a
+    /// tensor and whether it is packed, or none where the file has none of that name.
+    pub fn tensors_in(&self, find: impl Fn(&str) -> Option<(Vec<usize>, bool)>) -> Vec<(String, Vec<usize>)> {
+        let mut all = Vec::new();
+        for module in self.modules() {
+            let stack = module.stack.as_ref().and_then(|stack| Some((stack, find(&stack.tensor)?)));
+            match stack {
+                None => all.extend(module.tensors()),
+                Some((stack, (found, is_packed))) if stack.expert == 0 && stack.first == 0 => {
+                    all.push((stack.tensor.clone(), stack.shape(module.inputs, &found, is_packed).0));
+                    if module.kind == (ModuleKind::Linear { bias: true }) {
+                        all.push((stack.bias(), vec![stack.experts, stack.outputs]));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
         if !self.tied {
             all.extend(self.head().tensors());
         }
@@ -251,16 +287,17 @@ impl Recipe {
         let in_layer = || {
             let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
             let attention = self.attention(layer.parse().ok()?)?;
-            (rest == "self_attn.rotary_emb.inv_freq").then_some(attention.rope)
+            attention.rope.filter(|_| rest == "self_attn.rotary_emb.inv_freq")
         };
         let rope = (name == "model.rotary_emb.inv_freq").then_some(0).or_else(in_layer);
         rope.and_then(|rope| self.ropes.get(rope)).filter(|rope| shape == [rope.rotated() / 2])
     }
 
-    /// The first tensor that holds all experts of a layer, if a file has such tensors; `has` tells whether it has one.
+    /// The first tensor that holds all experts of a layer in a form that is not read, if a file has such tensors; `has`
+    /// tells whether it has one.
     pub fn fused_experts(&self, has: impl Fn(&str) -> bool) -> Option<String> {
         self.layers.iter().enumerate().find_map(|(layer, plan)| {
-            let ChannelMixer::Experts(experts) = plan.channel_mixer else { return None };
+            let ChannelMixer::Experts(experts @ Experts { stacks: None, .. }) = plan.channel_mixer else { return None };
             let start = format!("model.layers.{layer}.{}", experts.prefix());
             let names = ["gate_up_proj", "gate_up_proj.weight", "down_proj"].map(|end| format!("{start}{end}"));
             names.into_iter().find(|name| has(name))
@@ -277,6 +314,12 @@ impl Recipe {
             rest.strip_prefix(&experts.prefix()).map(drop)
         };
         of_layer(name).is_some()
+    }
+
+    /// Whether a module is a norm that multiplies by 1 + w.
+    pub fn is_one_plus(&self, module: &Module) -> bool {
+        let is_own = module.role == Role::DeltaNet(DeltaRole::Norm);
+        matches!(module.kind, ModuleKind::Norm { .. }) && self.norm.is_one_plus() && !is_own
     }
 
     /// The tensor that holds the head's weights, [vocabulary, hidden].

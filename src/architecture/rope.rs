@@ -100,9 +100,11 @@ pub struct Rope {
     dim: usize,
     /// Queries and keys are turned in at least f32 and rounded once (OLMo 2), instead of after each operation.
     pub turns_wide: bool,
+    /// Each channel turns with its neighbour, not with the one half the turned channels further.
+    pub turns_neighbours: bool,
 }
 
-/// Cosines and sines of every position, row-major (positions, dim / 2): channel i and i + dim/2 turn together.
+/// Cosines and sines of every position, row-major (positions, dim / 2).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     /// cos(position · frequency), times the attention factor.
@@ -113,6 +115,15 @@ pub struct Table {
     pub dim: usize,
     /// As in [`Rope`].
     pub turns_wide: bool,
+    /// As in [`Rope`].
+    pub turns_neighbours: bool,
+}
+
+impl Table {
+    /// The two channels that turn together as pair `i`.
+    pub(crate) fn pair(&self, i: usize) -> (usize, usize) {
+        if self.turns_neighbours { (2 * i, 2 * i + 1) } else { (i, i + self.dim / 2) }
+    }
 }
 
 impl Rope {
@@ -143,7 +154,7 @@ impl Rope {
     /// A rotary embedding of heads of `head_dim` channels.
     pub fn new(settings: RopeSettings, head_dim: usize) -> Rope {
         let dim = (head_dim as f64 * settings.partial_rotary_factor) as usize;
-        Rope { settings, dim, turns_wide: false }
+        Rope { settings, dim, turns_wide: false, turns_neighbours: false }
     }
 
     /// Whether every list of factors has one for each frequency.
@@ -167,7 +178,8 @@ impl Rope {
         });
         let angles = (0..positions).flat_map(|t| frequencies.iter().map(move |f| round(t as f64 * f)));
         let (cos, sin) = angles.map(|a| (round(round(a.cos()) * factor), round(round(a.sin()) * factor))).unzip();
-        Table { cos, sin, dim: self.dim, turns_wide: self.turns_wide }
+        let Rope { dim, turns_wide, turns_neighbours, .. } = *self;
+        Table { cos, sin, dim, turns_wide, turns_neighbours }
     }
 
     /// Whether a text of `positions` turns otherwise than one of `earlier` positions: with dynamic and longrope,

@@ -16,9 +16,15 @@ pub(super) struct RopeClass {
     pub theta: f64,
     /// `max_position_embeddings`.
     pub positions: usize,
-    /// Phi-3's: a part of each head can be rotated; of scalings there is longrope only, by several names, and its
+    /// The share of each head's channels that is rotated; none where that is all of them, whatever the config says.
+    pub partial: Option<f64>,
+    /// The config may say how positions in images divide the channels; those in text are the same in all divisions.
+    pub is_of_images: bool,
+    /// Phi-3's: of scalings there is longrope only, by several names, and its
     /// original length is a key of the class, outside of the others.
     pub is_phi: bool,
+    /// Keys of the object that the family reads itself.
+    pub known: &'static [&'static str],
 }
 
 const SCALING: &str = "rope_scaling";
@@ -115,9 +121,9 @@ impl Place<'_, '_> {
     /// Of a config with neither object.
     fn unscaled(&self) -> Result<RopeSettings> {
         let theta = self.positive(self.c, self.theta, self.c.f64_or(self.theta, self.class.theta)?)?;
-        let partial_rotary_factor = match self.class.is_phi {
-            true => self.share(self.c, self.c.f64_or(PARTIAL, 1.0)?)?,
-            false => 1.0,
+        let partial_rotary_factor = match self.class.partial {
+            Some(partial) => self.share(self.c, self.c.f64_or(PARTIAL, partial)?)?,
+            None => 1.0,
         };
         Ok(RopeSettings { theta, scaling: Scaling::Default, partial_rotary_factor })
     }
@@ -147,15 +153,17 @@ impl Place<'_, '_> {
         let theta = self.positive(r, THETA, theta)?;
         let scaling = self.scaling(r)?;
         let partial_rotary_factor = self.partial(r)?;
-        match known_keys::unknown(r, &["finetuned"]).first() {
+        let of_images = if self.class.is_of_images { &["mrope_section", "mrope_interleaved"][..] } else { &[] };
+        let known = [&["finetuned"], of_images, self.class.known].concat();
+        match known_keys::unknown(r, &known).first() {
             None => Ok(RopeSettings { theta, scaling, partial_rotary_factor }),
             Some(key) => Err(r.wrong(key, "no such key for this rope_type")),
         }
     }
 
     fn partial(&self, r: &Reader) -> Result<f64> {
-        if self.class.is_phi {
-            return self.share(r, self.inside_or_outside(r, PARTIAL, PARTIAL)?.unwrap_or(1.0));
+        if let Some(partial) = self.class.partial {
+            return self.share(r, self.inside_or_outside(r, PARTIAL, PARTIAL)?.unwrap_or(partial));
         }
         match r.f64_opt(PARTIAL)? {
             None | Some(1.0) => Ok(1.0),
@@ -205,6 +213,7 @@ impl Place<'_, '_> {
     fn kind<'r>(&self, r: &'r Reader) -> Result<&'r str> {
         let alias = |kind| match kind {
             "su" | "yarn" if self.class.is_phi => "longrope",
+            "mrope" if self.class.is_of_images => "default",
             other => other,
         };
         let name = |key| match r.str_opt(key)? {
@@ -312,6 +321,15 @@ impl Place<'_, '_> {
         );
         Err(self.c.wrong(SCALING, &expected))
     }
+}
+
+/// A number of the object of parameters, in either spelling, that the family reads itself.
+///
+/// # Errors
+/// It is something else.
+pub(super) fn own_number(c: &Reader, key: &str) -> Result<Option<f64>> {
+    let objects = [c.object_opt(PARAMETERS)?, c.object_opt(SCALING)?];
+    objects.into_iter().flatten().find(|r| r.has(key)).map_or(Ok(None), |r| r.f64_opt(key))
 }
 
 /// A number, if the key is there; not `null`.

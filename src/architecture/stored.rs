@@ -38,10 +38,19 @@ const NOT_CODES: [&str; 4] = ["F64", "F32", "F16", "BF16"];
 /// What the weights that the recipe reads are packed in, such as `FP8`, in order of name; nothing where each element is
 /// stored as itself.
 pub(crate) fn formats(recipe: &Recipe, tensors: &Tensors) -> Vec<String> {
-    let names = recipe.tensors().into_iter().map(|(name, _)| name);
+    let names = tensors_of(recipe, tensors).into_iter().map(|(name, _)| name);
     let packed = names.filter_map(|name| tensors.weight(&name).ok().filter(Weight::is_packed).map(|w| w.format()));
     let formats: BTreeSet<String> = packed.filter(|format| !NOT_CODES.contains(&format.as_str())).collect();
     formats.into_iter().collect()
+}
+
+/// Name and shape of every tensor of the checkpoint that the recipe reads, be the experts in it apart or in one.
+pub(crate) fn tensors_of(recipe: &Recipe, tensors: &Tensors) -> Vec<(String, Vec<usize>)> {
+    let found = |name: &str| {
+        let weight = tensors.weight(name).ok();
+        weight.map(|weight| (weight.shape().to_vec(), weight.is_packed())).unwrap_or_default()
+    };
+    recipe.tensors_in(|name| tensors.holds(name).then(|| found(name)))
 }
 
 /// Compares the checkpoint's tensors with those the recipe reads.
@@ -65,7 +74,7 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
         return Err(Error::file(root, problem));
     }
     check_head(recipe, tensors)?;
-    let expected = recipe.tensors();
+    let expected = tensors_of(recipe, tensors);
     let missing: Vec<&str> = expected.iter().map(|(n, _)| n.as_str()).filter(|n| !tensors.holds(n)).collect();
     if let Some(first) = missing.first() {
         if let Some(fused) = recipe.fused_experts(|name| tensors.get(name).is_some()) {

@@ -1,6 +1,9 @@
 //! What brings a layer's positions together.
 
+use super::gated_delta_net::GatedDeltaNet;
+use super::latent_attention::LatentAttention;
 use super::module::{AttentionRole, Modules, Role};
+use super::short_convolution::ShortConvolution;
 
 /// A layer's token mixer.
 #[derive(Debug, Clone, PartialEq)]
@@ -8,13 +11,22 @@ use super::module::{AttentionRole, Modules, Role};
 pub enum TokenMixer {
     /// Softmax attention whose query heads share the keys and values of a group.
     Attention(GroupedQueryAttention),
+    /// A memory of fixed size that each position decays, corrects and reads.
+    GatedDeltaNet(GatedDeltaNet),
+    /// A convolution over the last few positions.
+    ShortConvolution(ShortConvolution),
+    /// Softmax attention whose keys and values are made of a narrow latent vector.
+    Latent(LatentAttention),
 }
 
 impl TokenMixer {
-    /// Numbers that it keeps of each position for those after it.
-    pub fn kept_width(&self) -> usize {
+    /// Numbers that it keeps of `positions` positions for those after them.
+    pub fn kept(&self, positions: usize) -> usize {
         match self {
-            TokenMixer::Attention(attention) => 2 * attention.key_width(),
+            TokenMixer::Attention(attention) => 2 * attention.key_width() * positions,
+            TokenMixer::GatedDeltaNet(net) => net.kept(),
+            TokenMixer::ShortConvolution(mixer) => (mixer.kernel - 1) * mixer.channels,
+            TokenMixer::Latent(latent) => latent.kept_width() * positions,
         }
     }
 
@@ -23,6 +35,9 @@ impl TokenMixer {
     pub fn width(&self, positions: usize) -> usize {
         match self {
             TokenMixer::Attention(a) => 3 * (a.query_width() + a.key_width()) + 2 * a.heads * positions,
+            TokenMixer::GatedDeltaNet(net) => net.width(),
+            TokenMixer::ShortConvolution(mixer) => 8 * mixer.channels,
+            TokenMixer::Latent(a) => 3 * a.heads * (a.head_dim() + a.value_dim) + 2 * a.heads * positions,
         }
     }
 
@@ -30,6 +45,9 @@ impl TokenMixer {
     pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
         match self {
             TokenMixer::Attention(attention) => attention.modules(hidden, to),
+            TokenMixer::GatedDeltaNet(net) => net.modules(hidden, to),
+            TokenMixer::ShortConvolution(mixer) => mixer.modules(hidden, to),
+            TokenMixer::Latent(latent) => latent.modules(hidden, to),
         }
     }
 }
@@ -37,6 +55,8 @@ impl TokenMixer {
 /// Multi-head attention with grouped keys and values (Ainslie et al. 2023).
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupedQueryAttention {
+    /// What some of its modules are called.
+    pub names: AttentionNames,
     /// How many query heads there are.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
@@ -49,16 +69,57 @@ pub struct GroupedQueryAttention {
     pub qkv_bias: bool,
     /// Whether the projection back has a bias.
     pub o_bias: bool,
-    /// Norms of queries and keys before the rotary embedding.
+    /// The projection to queries puts out a gate after each head's query, which what the head mixes is multiplied by the
+    /// sigmoid of.
+    pub gated: bool,
+    /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// They come after the rotary embedding.
+    pub norm_after_rope: bool,
     /// What q · k is multiplied by before the softmax.
     pub scale: f64,
     /// Scores then become c · tanh(scores / c).
     pub softcap: Option<f64>,
     /// A position sees this many, itself included; all before it where none.
     pub window: Option<usize>,
-    /// Index into [`Recipe::ropes`](super::Recipe::ropes).
-    pub rope: usize,
+    /// Each head has a sink: a score of its own beside those of the positions, for nothing.
+    pub sinks: bool,
+    /// Index into [`Recipe::ropes`](super::Recipe::ropes); none where nothing tells positions apart but the mask.
+    pub rope: Option<usize>,
+    /// Queries grow with their position.
+    pub query_growth: Option<QueryGrowth>,
+}
+
+/// Queries are multiplied by 1 + β ln(1 + ⌊position / original⌋) (Llama 4, Ministral 3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// β.
+    pub beta: f64,
+    /// Positions that the model was first trained on: below it the factor is 1.
+    pub original: f64,
+}
+
+impl QueryGrowth {
+    /// The factor of a position, from 0.
+    pub fn factor(&self, position: usize) -> f64 {
+        1.0 + self.beta * (1.0 + (position as f64 / self.original).floor()).ln()
+    }
+}
+
+/// Names of modules within `self_attn` that families differ in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionNames {
+    /// The projection back to the residual's width.
+    pub output: &'static str,
+    /// The norm of queries.
+    pub query_norm: &'static str,
+    /// The norm of keys.
+    pub key_norm: &'static str,
+}
+
+impl AttentionNames {
+    /// The usual names.
+    pub const USUAL: AttentionNames = AttentionNames { output: "o_proj", query_norm: "q_norm", key_norm: "k_norm" };
 }
 
 /// Norms of queries and keys.
@@ -84,12 +145,14 @@ impl GroupedQueryAttention {
     }
 
     fn modules(&self, hidden: usize, to: &mut Modules) {
-        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Value};
+        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Sinks, Value};
         let (q, kv) = (self.query_width(), self.key_width());
+        let name = |name: &str| format!("self_attn.{name}");
         if self.fused {
             to.linear("self_attn.qkv_proj", Role::Attention(QueryKeyValue), self.qkv_bias, hidden, q + 2 * kv);
         } else {
-            to.linear("self_attn.q_proj", Role::Attention(Query), self.qkv_bias, hidden, q);
+            let with_gates = if self.gated { 2 * q } else { q };
+            to.linear("self_attn.q_proj", Role::Attention(Query), self.qkv_bias, hidden, with_gates);
             to.linear("self_attn.k_proj", Role::Attention(Key), self.qkv_bias, hidden, kv);
             to.linear("self_attn.v_proj", Role::Attention(Value), self.qkv_bias, hidden, kv);
         }
@@ -99,9 +162,12 @@ impl GroupedQueryAttention {
             QkNorm::AllHeads => Some((q, kv)),
         };
         if let Some((q_width, k_width)) = widths {
-            to.norm("self_attn.q_norm", Role::Attention(QueryNorm), q_width, q);
-            to.norm("self_attn.k_norm", Role::Attention(KeyNorm), k_width, kv);
+            to.norm(&name(self.names.query_norm), Role::Attention(QueryNorm), q_width, q);
+            to.norm(&name(self.names.key_norm), Role::Attention(KeyNorm), k_width, kv);
         }
-        to.linear("self_attn.o_proj", Role::Attention(Output), self.o_bias, q, hidden);
+        if self.sinks {
+            to.vector("self_attn.sinks", Role::Attention(Sinks), self.heads);
+        }
+        to.linear(&name(self.names.output), Role::Attention(Output), self.o_bias, q, hidden);
     }
 }

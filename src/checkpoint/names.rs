@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 pub struct Names {
     /// The config nests the text model's: its tensors lie under a prefix.
     wraps: bool,
+    /// They may also have the names that they have where the text model stands alone.
+    is_flat: bool,
     /// What else the config describes, by the module that holds it.
     other_parts: Vec<&'static str>,
 }
@@ -25,7 +27,16 @@ pub enum Meaning {
 }
 
 /// Keys of a wrapper's config, and the modules that hold what they describe.
-const OTHER_PARTS: &[(&str, &[&str])] = &[("vision_config", &["vision_tower", "multi_modal_projector"])];
+const OTHER_PARTS: &[(&str, &[&str])] =
+    &[("vision_config", &["vision_tower", "multi_modal_projector", "visual", "mm_projector"])];
+
+/// `model_type` of models with images whose first configs have the text model's keys among their own, and whose first
+/// files name its tensors as if it stood alone.
+pub const IS_FLAT: [&str; 2] = ["qwen2_vl", "qwen2_5_vl"];
+
+/// What `model_type` begins with where files have layers that predict further tokens, which loaders do not read for
+/// text.
+const HAS_FURTHER: [&str; 2] = ["qwen3_next", "qwen3_5"];
 
 impl Names {
     /// As the config has it.
@@ -35,17 +46,24 @@ impl Names {
 
     fn of_map(config: &Map<String, Value>) -> Names {
         let has = |key: &str| config.get(key).is_some_and(Value::is_object);
-        if !has("text_config") {
-            return Names::default();
+        let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let is_flat = IS_FLAT.contains(&model_type);
+        let further: &[&str] = if HAS_FURTHER.iter().any(|start| model_type.starts_with(start)) { &["mtp"] } else { &[] };
+        if !has("text_config") && !is_flat {
+            return Names { other_parts: further.into(), ..Names::default() };
         }
         let there = OTHER_PARTS.iter().filter(|(key, _)| has(key));
-        Names { wraps: true, other_parts: there.flat_map(|(_, modules)| *modules).copied().collect() }
+        let other_parts = there.flat_map(|(_, modules)| *modules).chain(further).copied().collect();
+        Names { wraps: true, is_flat, other_parts }
     }
 
     /// What a tensor of that name is. As in transformers, a text model's own file may leave out `model.`, a wrapper's
     /// has a prefix for its text model.
     pub fn meaning(&self, stored: &str) -> Meaning {
         if !self.wraps {
+            if self.other_parts.contains(&module(stored)) {
+                return Meaning::OtherPart(stored.to_owned());
+            }
             return Meaning::Text(out_of_base_model(stored).unwrap_or_else(|| stored.to_owned()));
         }
         let module = module(stored);
@@ -53,6 +71,7 @@ impl Names {
             Some(name) => Meaning::Text(name),
             None if stored.starts_with("lm_head.") => Meaning::Text(stored.to_owned()),
             None if self.other_parts.contains(&module) => Meaning::OtherPart(out_of_tower(stored)),
+            None if self.is_flat => Meaning::Text(out_of_base_model(stored).unwrap_or_else(|| stored.to_owned())),
             None => Meaning::Unknown,
         }
     }
@@ -90,6 +109,18 @@ mod tests {
         let plain = names(json!({"vision_config": {}, "text_config": null}));
         let wrapper = names(json!({"text_config": {}, "vision_config": {}}));
         let blind = names(json!({"text_config": {}}));
+        for flat in [
+            json!({"model_type": "qwen2_vl", "vision_config": {}}),
+            json!({"model_type": "qwen2_5_vl", "vision_config": {}, "text_config": {}}),
+        ] {
+            let flat = names(flat);
+            for own in ["model.norm.weight", "norm.weight", "model.language_model.norm.weight"] {
+                assert_eq!(flat.meaning(own), text("model.norm.weight"), "{own}");
+            }
+            assert_eq!(flat.meaning("lm_head.weight"), text("lm_head.weight"));
+            assert_eq!(flat.meaning("visual.x.weight"), part("visual.x.weight"));
+            assert_eq!(flat.meaning("model.visual.x.weight"), part("visual.x.weight"));
+        }
         for (stored, in_plain, in_wrapper, in_blind) in [
             ("model.norm.weight", text("model.norm.weight"), Meaning::Unknown, Meaning::Unknown),
             ("norm.weight", text("model.norm.weight"), Meaning::Unknown, Meaning::Unknown),

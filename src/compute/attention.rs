@@ -3,9 +3,9 @@
 use super::layer::Layer;
 use super::ops::{self, Softmax};
 use crate::architecture::module::{AttentionRole, Role};
-use crate::architecture::token_mixer::{GroupedQueryAttention, QkNorm};
+use crate::architecture::token_mixer::{GroupedQueryAttention, QkNorm, QueryGrowth};
 use crate::error::Result;
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 
 impl Layer<'_, '_, '_> {
     /// Causal attention; (groups, positions, hidden) in and out. With a cache, what comes in are the positions after
@@ -13,26 +13,60 @@ impl Layer<'_, '_, '_> {
     pub(super) fn attention(&mut self, a: &GroupedQueryAttention, x: &Tensor) -> Result<Tensor> {
         let (groups, positions, _) = x.dims3()?;
         let (heads, kv_heads, width) = (a.heads, a.kv_heads, a.head_dim);
-        let (q, k, v) = self.queries_keys_values(a, x)?;
-        let rope = &self.ropes[a.rope];
+        let (q, k, v, gate) = self.queries_keys_values(a, x)?;
+        let rope = a.rope.map(|rope| &self.ropes[rope]);
         // Query heads that share a key head lie beside each other, so they become more queries of that key head.
-        let q = ops::to_heads(&q, heads, Some(rope))?;
+        let mut q = ops::to_heads(&q, heads, rope)?;
+        let mut k = ops::to_heads(&k, kv_heads, rope)?;
+        if a.norm_after_rope {
+            q = self.norm_heads(AttentionRole::QueryNorm, q)?;
+            k = self.norm_heads(AttentionRole::KeyNorm, k)?;
+        }
+        let q = self.grown(a.query_growth, q)?;
         let q = q.reshape((groups * kv_heads, heads / kv_heads * positions, width))?;
-        let k = ops::to_heads(&k, kv_heads, Some(rope))?.reshape((groups * kv_heads, positions, width))?;
+        let k = k.reshape((groups * kv_heads, positions, width))?;
         let v = ops::to_heads(&v, kv_heads, None)?.reshape((groups * kv_heads, positions, width))?;
         let (k, v) = match &mut self.cache {
             Some(cache) => cache.extend(k, v)?,
             None => (k, v),
         };
         let scores = q.matmul(&k.t()?)?;
-        let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: a.window, positions };
+        let sinks = if a.sinks { self.numbers(Role::Attention(AttentionRole::Sinks))? } else { Vec::new() };
+        let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: a.window, positions, sinks: &sinks };
         let mixed = ops::causal_softmax(&scores, softmax)?.matmul(&v)?;
         let mixed = mixed.reshape((groups, heads, positions, width))?.transpose(1, 2)?;
-        self.linear(Role::Attention(AttentionRole::Output), &mixed.reshape((groups, positions, heads * width))?)
+        let mut mixed = mixed.reshape((groups, positions, heads * width))?;
+        if let Some(gate) = gate {
+            mixed = (mixed * ops::sigmoid(&gate)?)?;
+        }
+        self.linear(Role::Attention(AttentionRole::Output), &mixed)
     }
 
-    /// Each (groups, positions, heads · width), normed where the family norms them.
-    fn queries_keys_values(&mut self, a: &GroupedQueryAttention, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+    /// The norm of queries or keys that are turned already; (groups, heads, positions, width) in and out.
+    fn norm_heads(&mut self, role: AttentionRole, x: Tensor) -> Result<Tensor> {
+        let (groups, heads, positions, width) = x.dims4()?;
+        let flat = x.transpose(1, 2)?.reshape((groups, positions, heads * width))?;
+        Ok(ops::to_heads(&self.norm(Role::Attention(role), flat)?, heads, None)?)
+    }
+
+    /// Queries (groups, heads, positions, width) of the last positions, times what they grow by.
+    pub(super) fn grown(&self, growth: Option<QueryGrowth>, q: Tensor) -> Result<Tensor> {
+        let Some(growth) = growth else { return Ok(q) };
+        let (positions, all) = (q.dim(2)?, self.positions);
+        let factors: Vec<f64> = (all - positions..all).map(|position| growth.factor(position)).collect();
+        let factors = Tensor::from_vec(factors, (1, 1, positions, 1), &Device::Cpu)?;
+        // As the authors' code does it: in f32, then rounded.
+        let factors = factors.to_dtype(ops::wide_dtype(q.dtype()))?.to_dtype(q.dtype())?.to_device(q.device())?;
+        Ok(q.broadcast_mul(&factors)?)
+    }
+
+    /// Queries, keys, values and gates, where there are such, each (groups, positions, heads · width); normed where the
+    /// family norms them before they are turned.
+    fn queries_keys_values(
+        &mut self,
+        a: &GroupedQueryAttention,
+        x: &Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor, Option<Tensor>)> {
         use AttentionRole::{Key, KeyNorm, Query, QueryKeyValue, QueryNorm, Value};
         let (q, k, v) = if a.fused {
             let all = self.linear(Role::Attention(QueryKeyValue), x)?;
@@ -44,12 +78,20 @@ impl Layer<'_, '_, '_> {
             let k = self.linear(Role::Attention(Key), x)?;
             (q, k, self.linear(Role::Attention(Value), x)?)
         };
+        let (q, gate) = if a.gated {
+            let (groups, positions, _) = x.dims3()?;
+            let both = q.reshape((groups, positions, a.heads, 2 * a.head_dim))?;
+            let half = |from| both.narrow(D::Minus1, from, a.head_dim)?.reshape((groups, positions, a.query_width()));
+            (half(0)?, Some(half(a.head_dim)?))
+        } else {
+            (q, None)
+        };
         match a.qk_norm {
-            QkNorm::None => Ok((q, k, v)),
-            QkNorm::PerHead | QkNorm::AllHeads => {
+            QkNorm::PerHead | QkNorm::AllHeads if !a.norm_after_rope => {
                 let q = self.norm(Role::Attention(QueryNorm), q)?;
-                Ok((q, self.norm(Role::Attention(KeyNorm), k)?, v))
+                Ok((q, self.norm(Role::Attention(KeyNorm), k)?, v, gate))
             }
+            _ => Ok((q, k, v, gate)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A text that grows token by token: what attention needs of its earlier positions is kept.
+//! A text that grows token by token: what token mixers need of its earlier positions is kept.
 
 use super::batch::Row;
 use super::hook::NoHook;
@@ -16,34 +16,41 @@ pub struct Decoder<'a> {
     head: Tensor,
     interventions: Vec<Intervention>,
     tokens: Vec<u32>,
-    cache: KeyValueCache,
+    cache: Cache,
 }
 
-/// Keys and values of every layer at the first positions of the text.
+/// What every layer has kept of the first positions of the text.
 #[derive(Debug)]
-pub(super) struct KeyValueCache {
+pub(super) struct Cache {
     pub positions: usize,
-    pub layers: Vec<KeyValues>,
+    pub layers: Vec<Kept>,
 }
 
-impl KeyValueCache {
-    fn empty(layers: usize) -> KeyValueCache {
-        KeyValueCache { positions: 0, layers: vec![KeyValues::default(); layers] }
+impl Cache {
+    fn empty(layers: usize) -> Cache {
+        Cache { positions: 0, layers: vec![Kept::default(); layers] }
     }
 }
 
-/// Keys, turned, and values of one layer, each (key heads, positions, width).
+/// What the token mixer of one layer keeps, whatever its kind needs.
 #[derive(Debug, Clone, Default)]
-pub(super) struct KeyValues(Option<(Tensor, Tensor)>);
+pub(super) struct Kept {
+    /// Keys, turned, and values, each (key heads, positions, width).
+    keys_values: Option<(Tensor, Tensor)>,
+    /// What went into a convolution last, (1, positions that it sees beside a new one, channels).
+    pub inputs: Option<Tensor>,
+    /// What a delta net's heads hold, (1, value heads, key width, value width).
+    pub memory: Option<Tensor>,
+}
 
-impl KeyValues {
-    /// Takes those of further positions and gives those of all.
+impl Kept {
+    /// Takes keys and values of further positions and gives those of all.
     pub fn extend(&mut self, keys: Tensor, values: Tensor) -> Result<(Tensor, Tensor)> {
-        let (keys, values) = match self.0.take() {
+        let (keys, values) = match self.keys_values.take() {
             Some((k, v)) => (Tensor::cat(&[k, keys], 1)?, Tensor::cat(&[v, values], 1)?),
             None => (keys, values),
         };
-        self.0 = Some((keys.clone(), values.clone()));
+        self.keys_values = Some((keys.clone(), values.clone()));
         Ok((keys, values))
     }
 }
@@ -56,12 +63,12 @@ impl Model {
     pub fn decoder(&self, interventions: Vec<Intervention>, positions: usize) -> Result<Decoder<'_>> {
         interventions.iter().try_for_each(|i| self.check(&i.neuron))?;
         let layers = &self.recipe.layers;
-        let numbers: u64 = layers.iter().map(|layer| layer.token_mixer.kept_width() as u64).sum();
+        let numbers: u64 = layers.iter().map(|layer| layer.token_mixer.kept(positions) as u64).sum();
         if self.device.is_cpu() {
-            let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64).saturating_mul(positions as u64);
-            device::check_memory(&format!("keeping keys and values of {positions} tokens"), bytes)?;
+            let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64);
+            device::check_memory(&format!("keeping what layers need of {positions} tokens"), bytes)?;
         }
-        let cache = KeyValueCache::empty(layers.len());
+        let cache = Cache::empty(layers.len());
         Ok(Decoder { model: self, head: self.head()?, interventions, tokens: Vec::new(), cache })
     }
 }
@@ -77,7 +84,7 @@ impl Decoder<'_> {
         self.tokens.extend(tokens);
         let (kept, positions) = (self.cache.positions, self.tokens.len());
         if self.model.recipe.ropes.iter().any(|rope| rope.changes_between(kept, positions)) {
-            self.cache = KeyValueCache::empty(self.cache.layers.len());
+            self.cache = Cache::empty(self.cache.layers.len());
         }
         let new = &self.tokens[self.cache.positions..];
         let row = Row::with(new.into(), self.interventions.clone());

@@ -1,8 +1,9 @@
 //! Mixtures of experts.
 
+use super::gated_mlp::Of;
 use super::layer::Layer;
 use super::ops;
-use crate::architecture::channel_mixer::Experts;
+use crate::architecture::channel_mixer::{Experts, Scores};
 use crate::architecture::module::Role;
 use crate::error::Result;
 use crate::neuron::{ModulePath, Side};
@@ -15,33 +16,57 @@ struct Routed {
 }
 
 impl Layer<'_, '_, '_> {
-    /// Every position through the experts that the router scores highest, weighted by a softmax over all scores;
-    /// (groups, positions, hidden) in and out.
+    /// Every position through the experts that the router chooses for it, weighted, and through the MLP beside them
+    /// where there is one; (groups, positions, hidden) in and out.
     pub(super) fn experts(&mut self, e: &Experts, x: &Tensor) -> Result<Tensor> {
         let (groups, positions, hidden) = x.dims3()?;
-        let scores = self.linear(Role::Router, x)?;
         let wide = ops::wide_dtype(x.dtype());
-        let scores: Vec<Vec<f64>> =
-            scores.reshape((groups * positions, e.count))?.to_dtype(wide)?.to_dtype(DType::F64)?.to_vec2()?;
+        let logits = self.router(e, x)?;
+        let logits: Vec<Vec<f64>> =
+            logits.reshape((groups * positions, e.count))?.to_dtype(wide)?.to_dtype(DType::F64)?.to_vec2()?;
+        let correction = match e.routing.correction {
+            Some(_) => self.numbers(Role::RouterCorrection)?,
+            None => Vec::new(),
+        };
         let flat = x.reshape((groups * positions, hidden))?;
         let mut sum = flat.zeros_like()?;
-        for (expert, routed) in route(&scores, e).into_iter().enumerate() {
+        for (expert, routed) in route(&logits, &correction, e).into_iter().enumerate() {
             if routed.positions.is_empty() {
                 self.show_unrouted(expert, x)?;
                 continue;
             }
             let count = routed.positions.len();
             let index = Tensor::from_vec(routed.positions, count, x.device())?;
-            let among = Among { expert, groups, positions, index };
-            let chosen = flat.index_select(&among.index, 0)?.unsqueeze(0)?;
-            let y = self.gated_mlp(&e.expert, &chosen, Some(&among))?.squeeze(0)?;
+            let chosen = flat.index_select(&index, 0)?.unsqueeze(0)?;
+            let among = Among { expert, groups, positions, index: index.clone() };
+            let y = self.gated_mlp(&e.expert, &chosen, &Of::Expert(among))?.squeeze(0)?;
             let weights = Tensor::from_vec(routed.weights, (count, 1), &candle_core::Device::Cpu)?;
-            let rounding = if e.round_weights { x.dtype() } else { wide };
+            let rounding = if e.routing.round_weights { x.dtype() } else { wide };
             let weights = weights.to_dtype(wide)?.to_dtype(rounding)?.to_device(x.device())?;
             let y = y.to_dtype(rounding)?.broadcast_mul(&weights)?.to_dtype(x.dtype())?;
-            sum = sum.index_add(&among.index, &y, 0)?;
+            sum = sum.index_add(&index, &y, 0)?;
         }
-        Ok(sum.reshape((groups, positions, hidden))?)
+        let sum = sum.reshape((groups, positions, hidden))?;
+        match &e.shared {
+            Some(shared) => {
+                let mut beside = self.gated_mlp(&shared.mlp, x, &Of::Shared)?;
+                if shared.gate.is_some() {
+                    beside = beside.broadcast_mul(&ops::sigmoid(&self.linear(Role::SharedGate, x)?)?)?;
+                }
+                Ok((sum + beside)?)
+            }
+            None => Ok(sum),
+        }
+    }
+
+    /// The router's logits, in at least f32 where the family computes them so.
+    fn router(&mut self, e: &Experts, x: &Tensor) -> Result<Tensor> {
+        if !e.routing.wide {
+            return self.linear(Role::Router, x);
+        }
+        let module = self.weights.module(Role::Router)?;
+        let x = self.tap.at(&module.path, Side::In, x.clone())?;
+        self.tap.at(&module.path, Side::Out, module.linear(&x.to_dtype(ops::wide_dtype(x.dtype()))?)?)
     }
 
     /// Shows zeros to the hooks of an expert that no position of the chunk is routed to.
@@ -83,19 +108,59 @@ pub(super) struct Among {
 }
 
 /// For every expert, the positions routed to it. Of equal scores the first expert wins.
-fn route(scores: &[Vec<f64>], e: &Experts) -> Vec<Routed> {
+fn route(logits: &[Vec<f64>], correction: &[f64], e: &Experts) -> Vec<Routed> {
     let mut routed: Vec<Routed> = (0..e.count).map(|_| Routed { positions: Vec::new(), weights: Vec::new() }).collect();
-    for (position, scores) in scores.iter().enumerate() {
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let exp: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-        let mut order: Vec<usize> = (0..e.count).collect();
-        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
-        order.truncate(e.top_k);
-        let over: f64 = if e.normalize { order.iter().map(|i| exp[*i]).sum() } else { exp.iter().sum() };
-        for expert in order {
+    for (position, logits) in logits.iter().enumerate() {
+        let scores = scores(logits, e.routing.scores);
+        let chosen = choose(logits, &scores, correction, e);
+        let over = e.routing.normalize.map_or(1.0, |epsilon| chosen.iter().map(|i| scores[*i]).sum::<f64>() + epsilon);
+        for expert in chosen {
             routed[expert].positions.push(position as u32);
-            routed[expert].weights.push(exp[expert] / over);
+            routed[expert].weights.push(scores[expert] / over * e.routing.scale);
         }
     }
     routed
+}
+
+fn scores(logits: &[f64], kind: Scores) -> Vec<f64> {
+    match kind {
+        Scores::Softmax => {
+            let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let exp: Vec<f64> = logits.iter().map(|logit| (logit - max).exp()).collect();
+            let sum: f64 = exp.iter().sum();
+            exp.into_iter().map(|exp| exp / sum).collect()
+        }
+        Scores::Sigmoid => logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
+    }
+}
+
+/// The experts of one position, the best first.
+fn choose(logits: &[f64], scores: &[f64], correction: &[f64], e: &Experts) -> Vec<usize> {
+    // Logits, which are in the same order, do not run together where scores round to 0 or 1.
+    let ranks: Vec<f64> = match correction {
+        [] if e.routing.groups.is_none() => logits.to_vec(),
+        [] => scores.to_vec(),
+        correction => scores.iter().zip(correction).map(|(score, correction)| score + correction).collect(),
+    };
+    let mut order: Vec<usize> = (0..e.count).collect();
+    if let Some(groups) = e.routing.groups {
+        let size = e.count / groups.count;
+        let judged: Vec<f64> = ranks
+            .chunks(size)
+            .map(|ranks| best(ranks, ranks.len()).iter().take(groups.judged_by).map(|i| ranks[*i]).sum())
+            .collect();
+        let kept = best(&judged, groups.kept);
+        order.retain(|expert| kept.contains(&(expert / size)));
+    }
+    order.sort_by(|a, b| ranks[*b].total_cmp(&ranks[*a]).then(a.cmp(b)));
+    order.truncate(e.top_k);
+    order
+}
+
+/// Where the largest `count` of these stand, the largest first.
+fn best(ranks: &[f64], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..ranks.len()).collect();
+    order.sort_by(|a, b| ranks[*b].total_cmp(&ranks[*a]).then(a.cmp(b)));
+    order.truncate(count);
+    order
 }

@@ -4,33 +4,66 @@ use super::experts::Among;
 use super::layer::Layer;
 use super::ops;
 use crate::architecture::channel_mixer::GatedMlp;
-use crate::architecture::module::{MlpRole, Role};
+use crate::architecture::module::{MlpOf, MlpRole, Role};
 use crate::error::Result;
 use crate::neuron::Side;
 use candle_core::{D, Tensor};
 
+/// Which of a layer's MLPs computes.
+pub(super) enum Of {
+    /// Its only one.
+    Layer,
+    /// The one beside its experts.
+    Shared,
+    /// An expert, for some positions of the chunk, as one group.
+    Expert(Among),
+}
+
+impl Of {
+    fn role(&self, part: MlpRole) -> Role {
+        let of = match self {
+            Of::Layer => MlpOf::Layer,
+            Of::Shared => MlpOf::Shared,
+            Of::Expert(among) => MlpOf::Expert(among.expert),
+        };
+        Role::Mlp { part, of }
+    }
+
+    /// The positions that are computed, where these are not all.
+    pub fn among(&self) -> Option<&Among> {
+        match self {
+            Of::Expert(among) => Some(among),
+            Of::Layer | Of::Shared => None,
+        }
+    }
+}
+
 impl Layer<'_, '_, '_> {
-    /// down(act(gate(x)) * up(x)); (groups, positions, hidden) in and out. With `among`, the MLP is an expert's, and x
-    /// holds only some positions of the chunk: those it lists, as one group.
-    pub(super) fn gated_mlp(&mut self, mlp: &GatedMlp, x: &Tensor, among: Option<&Among>) -> Result<Tensor> {
-        let role = |part| Role::Mlp { part, expert: among.map(|among| among.expert) };
+    /// down(act(gate(x)) * up(x)); (groups, positions, hidden) in and out.
+    pub(super) fn gated_mlp(&mut self, mlp: &GatedMlp, x: &Tensor, of: &Of) -> Result<Tensor> {
         let (gate, up) = if mlp.is_fused() {
-            let both = self.linear_among(role(MlpRole::GateUp), x, among)?;
+            let both = self.linear_of(MlpRole::GateUp, x, of)?;
             let wide = mlp.intermediate_size;
             (both.narrow(D::Minus1, 0, wide)?, both.narrow(D::Minus1, wide, wide)?)
         } else {
-            let gate = self.linear_among(role(MlpRole::Gate), x, among)?;
-            (gate, self.linear_among(role(MlpRole::Up), x, among)?)
+            let gate = self.linear_of(MlpRole::Gate, x, of)?;
+            (gate, self.linear_of(MlpRole::Up, x, of)?)
         };
-        let activation = &self.weights.module(role(MlpRole::Activation))?.path;
-        let gate = self.at(activation, Side::In, gate, among)?;
-        let gate = self.at(activation, Side::Out, ops::activation(&gate, mlp.activation)?, among)?;
-        self.linear_among(role(MlpRole::Down), &(gate * up)?, among)
+        let of_activation = mlp.names.activation.map(|_| self.weights.module(of.role(MlpRole::Activation))).transpose()?;
+        let see = |layer: &mut Self, side, x| match of_activation {
+            Some(module) => layer.at(&module.path, side, x, of.among()),
+            None => Ok(x),
+        };
+        let gate = see(self, Side::In, gate)?;
+        let gate = mlp.limit.map_or_else(|| Ok(gate.clone()), |limit| gate.minimum(limit))?;
+        let gate = see(self, Side::Out, ops::activation(&gate, mlp.activation)?)?;
+        let up = mlp.limit.map_or_else(|| Ok(up.clone()), |limit| up.clamp(-limit, limit)? + 1.0)?;
+        self.linear_of(MlpRole::Down, &(gate * up)?, of)
     }
 
-    fn linear_among(&mut self, role: Role, x: &Tensor, among: Option<&Among>) -> Result<Tensor> {
-        let module = self.weights.module(role)?;
-        let x = self.at(&module.path, Side::In, x.clone(), among)?;
-        self.at(&module.path, Side::Out, module.linear(&x)?, among)
+    fn linear_of(&mut self, part: MlpRole, x: &Tensor, of: &Of) -> Result<Tensor> {
+        let module = self.weights.module(of.role(part))?;
+        let x = self.at(&module.path, Side::In, x.clone(), of.among())?;
+        self.at(&module.path, Side::Out, module.linear(&x)?, of.among())
     }
 }

@@ -1,16 +1,17 @@
 //! One decoder layer, from top to bottom.
 
-use super::decoder::KeyValues;
+use super::decoder::Kept;
+use super::gated_mlp::Of;
 use super::hook::Tap;
 use super::ops::{self, RopeTable};
 use super::weights::LayerWeights;
 use crate::architecture::channel_mixer::ChannelMixer;
 use crate::architecture::module::{MixerKind, Role};
-use crate::architecture::recipe::{self, Recipe};
+use crate::architecture::recipe::{self, Norm, Recipe};
 use crate::architecture::token_mixer::TokenMixer;
 use crate::error::Result;
 use crate::neuron::Side;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// What a layer computes with, for one chunk of groups.
 pub(crate) struct Layer<'a, 'b, 'c> {
@@ -18,9 +19,11 @@ pub(crate) struct Layer<'a, 'b, 'c> {
     pub plan: &'a recipe::Layer,
     pub weights: &'a LayerWeights,
     pub ropes: &'a [RopeTable],
+    /// Of the text, up to the last of the chunk.
+    pub positions: usize,
     pub tap: Tap<'b>,
     /// What the layer keeps of the positions before those of the chunk, whose one group they are of.
-    pub cache: Option<&'c mut KeyValues>,
+    pub cache: Option<&'c mut Kept>,
 }
 
 impl Layer<'_, '_, '_> {
@@ -38,13 +41,16 @@ impl Layer<'_, '_, '_> {
     fn mix_tokens(&mut self, x: &Tensor) -> Result<Tensor> {
         match &self.plan.token_mixer {
             TokenMixer::Attention(attention) => self.attention(attention, x),
+            TokenMixer::GatedDeltaNet(net) => self.gated_delta_net(net, x),
+            TokenMixer::ShortConvolution(mixer) => self.short_convolution(mixer, x),
+            TokenMixer::Latent(latent) => self.latent_attention(latent, x),
         }
     }
 
     /// (groups, positions, hidden) in and out.
     fn mix_channels(&mut self, x: &Tensor) -> Result<Tensor> {
         match &self.plan.channel_mixer {
-            ChannelMixer::Mlp(mlp) => self.gated_mlp(mlp, x, None),
+            ChannelMixer::Mlp(mlp) => self.gated_mlp(mlp, x, &Of::Layer),
             ChannelMixer::Experts(experts) => self.experts(experts, x),
         }
     }
@@ -52,7 +58,11 @@ impl Layer<'_, '_, '_> {
     /// What a mixer adds to the residual, of what it puts out.
     fn added(&mut self, mixer: MixerKind, h: Tensor) -> Result<Tensor> {
         let h = self.pass_if(Role::Dropout(mixer), h)?;
-        self.norm_if(Role::NormAfter(mixer), h)
+        let h = self.norm_if(Role::NormAfter(mixer), h)?;
+        match self.recipe.block.residual_multiplier {
+            Some(multiplier) => Ok(ops::scaled(&h, multiplier)?),
+            None => Ok(h),
+        }
     }
 
     /// A linear module with its hooks; (groups, positions, in) to (groups, positions, out).
@@ -62,14 +72,24 @@ impl Layer<'_, '_, '_> {
         self.tap.at(&module.path, Side::Out, module.linear(&x)?)
     }
 
+    /// The numbers of a vector, on the host.
+    pub fn numbers(&self, role: Role) -> Result<Vec<f64>> {
+        Ok(self.weights.module(role)?.vector()?.to_dtype(DType::F64)?.to_vec1()?)
+    }
+
     /// A norm with its hooks, over as many channels at a time as it has weights.
     pub fn norm(&mut self, role: Role, x: Tensor) -> Result<Tensor> {
+        self.norm_as(role, x, self.recipe.norm)
+    }
+
+    /// A norm that is computed otherwise than the others of the model.
+    pub fn norm_as(&mut self, role: Role, x: Tensor, norm: Norm) -> Result<Tensor> {
         let module = self.weights.module(role)?;
         let x = self.tap.at(&module.path, Side::In, x)?;
         let weight = module.norm()?;
         let (groups, positions, channels) = x.dims3()?;
         let parts = x.reshape((groups, positions, channels / weight.host.len(), weight.host.len()))?;
-        let y = ops::rms_norm(&parts, weight, self.recipe.norm)?;
+        let y = ops::rms_norm(&parts, weight, norm)?;
         self.tap.at(&module.path, Side::Out, y.reshape((groups, positions, channels))?)
     }
 

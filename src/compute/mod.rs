@@ -6,16 +6,20 @@
 
 mod attention;
 mod batch;
+mod convolution;
 mod decoder;
 mod device;
 mod experts;
+mod gated_delta_net;
 mod gated_mlp;
 mod hook;
+mod latent_attention;
 mod layer;
 mod model;
 mod ops;
 mod passes;
 mod row_logits;
+mod short_convolution;
 mod weights;
 
 pub use batch::{Noise, Row};

@@ -4,7 +4,7 @@ use super::device::{self, Arithmetic, ComputeSettings};
 use super::ops::{NormWeight, RopeTable};
 use super::weights::{self, LayerWeights, Loader, Residency};
 use crate::architecture::module::SiteInfo;
-use crate::architecture::recipe::{EMBEDDING, FINAL_NORM, HEAD};
+use crate::architecture::recipe::{EMBEDDING, HEAD};
 use crate::architecture::rope::Rope;
 use crate::architecture::{self, Recipe};
 use crate::checkpoint::Checkpoint;
@@ -56,7 +56,7 @@ impl Model {
         let device = settings.device.open()?;
         let residency = device::residency(&recipe, settings, dtype, &device)?;
         let loader = Loader { tensors: checkpoint.tensors(), dtype, device: &device };
-        let final_norm = loader.norm(FINAL_NORM)?;
+        let final_norm = loader.norm(recipe.final_norm)?;
         let resident = match residency {
             Residency::Streamed => None,
             Residency::Resident => {

@@ -1,11 +1,11 @@
 //! Passes of rows through a model: from the embedding through the layers to the logits.
 
 use super::batch::{self, Group, Place, Row};
-use super::decoder::KeyValueCache;
+use super::decoder::Cache;
 use super::hook::{Hook, Tap};
 use super::layer::Layer;
 use super::{Model, device, ops};
-use crate::architecture::recipe::{EMBEDDING, FINAL_NORM};
+use crate::architecture::recipe::EMBEDDING;
 use crate::error::Result;
 use crate::neuron::{Intervention, ModulePath, Side};
 use crate::progress::Progress;
@@ -97,7 +97,10 @@ impl Model {
     }
 
     pub(super) fn logits_of(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
-        let logits = x.matmul(&head.t()?)?;
+        let mut logits = x.matmul(&head.t()?)?;
+        if let Some(multiplier) = self.recipe.logit_multiplier {
+            logits = ops::scaled(&logits, multiplier)?;
+        }
         match self.recipe.logit_softcap {
             Some(cap) => Ok(ops::softcap(&logits, cap)?),
             None => Ok(logits),
@@ -109,7 +112,7 @@ impl Model {
     pub(super) fn hidden(
         &self,
         rows: &[Row],
-        mut cache: Option<&mut KeyValueCache>,
+        mut cache: Option<&mut Cache>,
         hook: &mut dyn Hook,
         progress: &dyn Progress,
     ) -> Result<Vec<Group>> {
@@ -119,7 +122,8 @@ impl Model {
         }
         let chunk_rows = device::chunk_rows(&self.recipe, positions, self.dtype, CHUNK_BYTES);
         device::check_activations(&self.recipe, rows.len(), chunk_rows, positions, self.dtype, &self.device)?;
-        let ropes = self.rope_tables(cache.as_ref().map_or(0, |cache| cache.positions) + positions)?;
+        let all = cache.as_ref().map_or(0, |cache| cache.positions) + positions;
+        let ropes = self.rope_tables(all)?;
         let mut groups = self.embed(rows, positions, hook)?;
         self.each_layer(|index, weights| {
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
@@ -128,7 +132,7 @@ impl Model {
                 self.in_chunk(rows, chunk, place, hook, |x, tap| {
                     let plan = &self.recipe.layers[index];
                     let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
-                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, tap, cache }.forward(x)
+                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, positions: all, tap, cache }.forward(x)
                 })?;
                 progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
             }
@@ -137,7 +141,7 @@ impl Model {
         groups = batch::split(groups, rows, Place::Final);
         for chunk in groups.chunks_mut(chunk_rows) {
             self.in_chunk(rows, chunk, Place::Final, hook, |x, mut tap| {
-                let module: ModulePath = FINAL_NORM.parse()?;
+                let module: ModulePath = self.recipe.final_norm.parse()?;
                 let x = tap.at(&module, Side::In, x)?;
                 tap.at(&module, Side::Out, ops::rms_norm(&x, &self.final_norm, self.recipe.norm)?)
             })?;

@@ -1,8 +1,9 @@
 //! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
 
-use super::ops::NormWeight;
-use crate::architecture::Recipe;
-use crate::architecture::module::{Module, ModuleKind, Role};
+use super::ops::{NormWeight, wide_dtype};
+use crate::architecture::channel_mixer::ChannelMixer;
+use crate::architecture::module::{Module, ModuleKind, Role, Stack};
+use crate::architecture::{Recipe, tensors_of};
 use crate::checkpoint::Tensors;
 use crate::checkpoint::number::Real;
 use crate::checkpoint::packing::{Rows, Weight};
@@ -38,6 +39,11 @@ enum ModuleWeights {
     Linear { weight: Tensor, bias: Bias },
     /// [channels].
     Norm(NormWeight),
+    /// What each position that it sees is multiplied by, the earliest first, each (channels); and [channels]. In f32 or
+    /// wider.
+    Convolution { taps: Vec<Tensor>, bias: Option<Tensor> },
+    /// [channels].
+    Vector(Tensor),
     /// An activation's or a dropout's.
     None,
 }
@@ -108,6 +114,22 @@ impl LoadedModule {
         }
     }
 
+    /// What a convolution multiplies and adds, in f32 or wider.
+    pub fn convolution(&self) -> Result<(&[Tensor], Option<&Tensor>)> {
+        match &self.weights {
+            ModuleWeights::Convolution { taps, bias } => Ok((taps, bias.as_ref())),
+            _ => Err(self.is_not("a convolution")),
+        }
+    }
+
+    /// The numbers of a vector.
+    pub fn vector(&self) -> Result<&Tensor> {
+        match &self.weights {
+            ModuleWeights::Vector(vector) => Ok(vector),
+            _ => Err(self.is_not("a vector")),
+        }
+    }
+
     fn is_not(&self, what: &str) -> Error {
         Error::Compute(format!("{} is not {what}", self.path))
     }
@@ -124,8 +146,15 @@ pub(crate) struct Loader<'a> {
 impl Loader<'_> {
     /// The modules of layer `layer`.
     pub fn layer(&self, recipe: &Recipe, layer: usize) -> Result<LayerWeights> {
+        let wide_router = match recipe.layers[layer].channel_mixer {
+            ChannelMixer::Experts(experts) => experts.routing.wide,
+            ChannelMixer::Mlp(_) => false,
+        };
+        let wide = Loader { dtype: wide_dtype(self.dtype), ..*self };
         let load = |module: Module| {
-            let (path, weights) = (module.path.parse()?, self.weights(&module)?);
+            let is_wide = wide_router && matches!(module.role, Role::Router | Role::RouterCorrection);
+            let loader = if is_wide { &wide } else { self };
+            let (path, weights) = (module.path.parse()?, loader.weights(&module)?);
             Ok((module.role, LoadedModule { path, inputs: module.inputs, outputs: module.outputs, weights }))
         };
         recipe.layer_modules(layer).into_iter().map(load).collect::<Result<_>>().map(LayerWeights)
@@ -135,11 +164,21 @@ impl Loader<'_> {
         let path = &module.path;
         Ok(match module.kind {
             ModuleKind::Linear { bias } => {
-                let weight = self.tensor(&module.weight())?;
+                let stack = module.stack.as_ref().filter(|stack| self.tensors.holds(&stack.tensor));
+                let weight = match stack {
+                    Some(stack) => self.matrix_of(stack, module)?,
+                    None => self.tensor(&module.weight())?,
+                };
                 if !bias {
                     return Ok(ModuleWeights::Linear { weight, bias: Bias::None });
                 }
-                let bias = self.tensor(&module.bias())?;
+                let bias = match stack {
+                    Some(stack) => {
+                        let all = self.rows(&stack.bias(), stack.expert..stack.expert + 1)?;
+                        outputs_of(stack, &all.t()?, module.outputs)?.squeeze(1)?
+                    }
+                    None => self.tensor(&module.bias())?,
+                };
                 match self.dtype {
                     DType::F16 | DType::BF16 => {
                         ModuleWeights::Linear { weight: with_bias(&weight, &bias)?, bias: Bias::InWeight }
@@ -148,8 +187,25 @@ impl Loader<'_> {
                 }
             }
             ModuleKind::Norm { .. } => ModuleWeights::Norm(self.norm(path)?),
+            ModuleKind::Convolution { kernel, bias } => {
+                let wide = |name: String| Ok::<_, Error>(self.tensor(&name)?.to_dtype(wide_dtype(self.dtype))?);
+                let weight = wide(module.weight())?;
+                let taps = (0..kernel).map(|at| weight.narrow(2, at, 1)?.flatten_all());
+                let bias = bias.then(|| wide(module.bias())).transpose()?;
+                ModuleWeights::Convolution { taps: taps.collect::<candle_core::Result<_>>()?, bias }
+            }
+            ModuleKind::Vector => ModuleWeights::Vector(self.tensor(path)?),
             ModuleKind::Function | ModuleKind::Embedding => ModuleWeights::None,
         })
+    }
+
+    /// The weight of a module that lies in a tensor of all experts, [out, in].
+    fn matrix_of(&self, stack: &Stack, module: &Module) -> Result<Tensor> {
+        let weight = self.tensors.weight(&stack.tensor)?;
+        let (shape, is_transposed) = stack.shape(module.inputs, weight.shape(), weight.is_packed());
+        let all = self.rows(&stack.tensor, stack.expert * shape[1]..(stack.expert + 1) * shape[1])?;
+        let all = if is_transposed { all.t()? } else { all };
+        Ok(outputs_of(stack, &all, module.outputs)?)
     }
 
     /// The weight of a norm, rounded to the arithmetic's dtype.
@@ -191,16 +247,22 @@ impl Loader<'_> {
     }
 }
 
+/// The rows of a matrix [all outputs, …] that are a module's.
+fn outputs_of(stack: &Stack, all: &Tensor, count: usize) -> candle_core::Result<Tensor> {
+    let rows: Vec<u32> = (0..count).map(|channel| stack.output(channel) as u32).collect();
+    all.contiguous()?.index_select(&Tensor::new(rows, all.device())?, 0)
+}
+
 /// The first weight that makes arithmetic fail, NaN, infinite or beyond all reason: its tensor and place, by the file's
 /// names. None where there is none or one cannot be read.
 pub(crate) fn not_finite(recipe: &Recipe, tensors: &Tensors) -> Option<String> {
-    recipe.tensors().iter().find_map(|(name, shape)| {
+    tensors_of(recipe, tensors).iter().find_map(|(name, shape)| {
         let weight = tensors.weight(name).ok().filter(Weight::is_float)?;
         let values: Vec<f64> = weight.all().ok()?.into_values();
         // Sound weights are far below a million; the square of this is beyond f32.
         let at = values.iter().position(|value| !value.is_finite() || value.abs() > 1e19)?;
         let place = match shape.as_slice() {
-            &[_, columns] => format!("row {}, column {}", at / columns, at % columns),
+            [.., columns] if shape.len() > 1 => format!("row {}, column {}", at / columns, at % columns),
             _ => format!("element {at}"),
         };
         let what = match values[at] {

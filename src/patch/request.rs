@@ -74,8 +74,7 @@ impl Request<'_> {
         let Some((holder, _)) = recipe.holder(&module, self.neuron.site.side) else {
             return Err(self.refused(recipe.why_no_place(&module, self.neuron)));
         };
-        let in_stacks = stacks::parts(self.neuron, &|name| self.tensors.shape_of(name));
-        if in_stacks.is_empty() || self.tensors.holds(&holder.weight()) {
+        if !holder.stack.as_ref().is_some_and(|stack| self.tensors.holds(&stack.tensor)) {
             self.check_tensors(recipe, &holder)?;
         }
         let parts = recipe.parts(self.neuron, self.tensors);

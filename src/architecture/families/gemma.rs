@@ -51,7 +51,7 @@ const GEMMA2_CLASS: Class = Class {
 /// With the rotary embedding of its full layers.
 const GEMMA3_CLASS: Class = Class {
     vocab_size: 262_208,
-    rope: RopeClass { theta: 1_000_000.0, positions: 131_072, is_phi: false },
+    rope: RopeClass { theta: 1_000_000.0, positions: 131_072, ..llama::CLASS.rope },
     ..GEMMA2_CLASS
 };
 
@@ -105,7 +105,7 @@ fn gemma3(c: &Reader) -> Result<Recipe> {
     let by_pattern = || (0..recipe.layers.len()).map(|i| (i + 1) % pattern != 0).collect();
     let slides = layer_types(c, &recipe)?.unwrap_or_else(by_pattern);
     window_where(c, &mut recipe, window, &slides)?;
-    each_attention_with(&mut recipe, slides, |attention, slides| attention.rope = usize::from(slides));
+    each_attention_with(&mut recipe, slides, |attention, slides| attention.rope = Some(usize::from(slides)));
     Ok(recipe)
 }
 
@@ -137,6 +137,7 @@ fn gemma_with_four_norms(c: &Reader, class: &Class) -> Result<Recipe> {
             norm_after: Some("post_feedforward_layernorm"),
             ..Around::default()
         },
+        ..Block::default()
     };
     let scalar = c.f64_or("query_pre_attn_scalar", 256.0)?;
     if scalar <= 0.0 {

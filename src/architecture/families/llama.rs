@@ -23,7 +23,7 @@ pub(super) const CLASS: Class = Class {
     rms_norm_eps: 1e-6,
     tied: false,
     window: None,
-    rope: RopeClass { theta: 10_000.0, positions: 2048, is_phi: false },
+    rope: RopeClass { theta: 10_000.0, positions: 2048, partial: None, is_of_images: false, is_phi: false, known: &[] },
 };
 
 /// Llama 2, 3, 3.1 to 3.3 and what was built on them (Touvron et al. 2023).

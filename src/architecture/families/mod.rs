@@ -5,17 +5,25 @@
 //! config key that nothing asks for is refused unless it cannot change anything, so every key that changes the
 //! arithmetic has to be read or checked.
 
+mod deepseek;
 mod gemma;
+mod glm;
+mod gpt_oss;
+mod lfm2;
 mod llama;
+mod minimax;
 mod mistral;
 mod olmo2;
 mod phi3;
 mod qwen;
+mod qwen_hybrid;
+mod qwen_vl;
 
 use super::known_keys;
 use super::recipe::Recipe;
 use crate::checkpoint::ConfigFile;
 use crate::checkpoint::config::Reader;
+use crate::checkpoint::names;
 use crate::checkpoint::quantization::Quantization;
 use crate::error::{Error, Result};
 
@@ -25,8 +33,8 @@ struct Family {
     model_type: &'static str,
     /// The architecture beside it.
     architecture: &'static str,
-    /// `model_type` of configs whose `text_config` is this family's, whether that says it or not. The text model is
-    /// named as if it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
+    /// `model_type` of configs whose `text_config` is this family's; of several such families, the first where that does
+    /// not say. The text model is named as if it stood alone (see [`Tensors::named`](crate::checkpoint::Tensors::named)).
     inside: Option<&'static str>,
     read: fn(&Reader) -> Result<Recipe>,
 }
@@ -44,11 +52,47 @@ const FAMILIES: &[&Family] = &[
     &olmo2::OLMO2,
     &mistral::MIXTRAL,
     &qwen::QWEN3_MOE,
+    &qwen_hybrid::QWEN3_NEXT,
+    &qwen_hybrid::QWEN3_5,
+    &qwen_hybrid::QWEN3_5_MOE,
+    &lfm2::LFM2,
+    &qwen_vl::QWEN2_VL,
+    &qwen_vl::QWEN2_5_VL,
+    &qwen_vl::QWEN3_VL,
+    &qwen_vl::QWEN3_VL_MOE,
+    &mistral::MINISTRAL3,
+    &gpt_oss::GPT_OSS,
+    &deepseek::DEEPSEEK_V3,
+    &deepseek::KIMI_K2,
+    &deepseek::DEEPSEEK_V2,
+    &deepseek::GLM4_MOE_LITE,
+    &deepseek::MISTRAL4,
+    &glm::GLM4,
+    &glm::GLM4_MOE,
+    &minimax::MINIMAX_M2,
 ];
 
 /// Keys of a whole config that concern what is not its text model.
-const NOT_TEXT: &[&str] =
-    &["boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "text_config", "vision_config"];
+const NOT_TEXT: &[&str] = &[
+    "boi_token_index",
+    "eoi_token_index",
+    "image_token_id",
+    "image_token_index",
+    "media_placeholder_token_id",
+    "mm_tokens_per_image",
+    "multimodal_projector_bias",
+    "projection_hidden_size",
+    "projection_layer_norm_eps",
+    "projector_hidden_act",
+    "spatial_merge_size",
+    "text_config",
+    "video_token_id",
+    "vision_config",
+    "vision_end_token_id",
+    "vision_feature_layer",
+    "vision_start_token_id",
+    "vision_token_id",
+];
 
 impl Recipe {
     /// The recipe that `config` describes, which is worked out when it is first asked for.
@@ -99,50 +143,86 @@ fn architecture<'a>(c: &Reader<'a>) -> Option<&'a str> {
 fn read(config: &ConfigFile) -> Result<Recipe> {
     tracing::trace!(path = %config.path().display(), "a recipe is made");
     let whole = config.reader();
-    let model_type = whole.str_opt("model_type")?;
-    let nested = FAMILIES.iter().find(|f| f.inside.is_some() && f.inside == model_type);
-    let text = nested.map(|f| whole.object_opt("text_config").map(|text| (f.model_type, text))).transpose()?;
-    let Some((text_type, Some(text))) = text else { return read_text(config, &whole, None) };
-    if !whole.bool_or("tie_word_embeddings", true)? {
-        return Err(whole.wrong("tie_word_embeddings", "true, as in the text model"));
-    }
+    let Some(model_type) = whole.str_opt("model_type")? else {
+        return read_text(config, &whole, family(config, &whole)?);
+    };
+    let inside: Vec<&Family> = FAMILIES.iter().copied().filter(|f| f.inside == Some(model_type)).collect();
+    let Some(first) = inside.first() else { return read_text(config, &whole, family(config, &whole)?) };
+    let Some(text) = whole.object_opt("text_config")? else {
+        return match names::IS_FLAT.contains(&model_type) {
+            true => read_text(config, &whole, first),
+            false => Err(whole.wrong("text_config", "the config of the text model")),
+        };
+    };
+    let text_type = text.str_opt("model_type")?.unwrap_or(first.model_type);
+    let Some(family) = inside.iter().find(|family| family.model_type == text_type) else {
+        let known: Vec<&str> = inside.iter().map(|family| family.model_type).collect();
+        return Err(text.wrong("model_type", &known.join(" or ")));
+    };
     check_quantization(config)?;
-    refuse_unknown(config, &whole, NOT_TEXT)?;
-    let recipe = read_text(config, &text, Some(text_type))?;
-    if !recipe.tied {
-        let expected =
-            "true: transformers 5 goes by the key outside of text_config and ties them, transformers 4 does not";
-        return Err(text.wrong("tie_word_embeddings", expected));
-    }
+    let recipe = read_text(config, &text, family)?;
+    let tied = tied(&whole, &text, &recipe)?;
+    refuse_unknown(config, &whole, |key| NOT_TEXT.contains(&key) || whole.get(key) == text.get(key))?;
     if recipe.logit_softcap.is_some() {
         let expected = "null: transformers does not apply it in a model with images, other loaders do";
         return Err(text.wrong("final_logit_softcapping", expected));
     }
-    Ok(recipe)
+    Ok(Recipe { tied, ..recipe })
 }
 
-/// Reads the config of a text model; `default` is its `model_type` where it does not say.
-fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<Recipe> {
+/// Whether the head of a text model within another is the embedding: transformers 5 goes by the key outside of
+/// `text_config`, transformers 4 by the one inside.
+fn tied(whole: &Reader, text: &Reader, recipe: &Recipe) -> Result<bool> {
+    const KEY: &str = "tie_word_embeddings";
+    if recipe.model_type == gemma::GEMMA3.model_type {
+        if !whole.bool_or(KEY, true)? {
+            return Err(whole.wrong(KEY, "true, as in the text model"));
+        }
+        if !recipe.tied {
+            let expected =
+                "true: transformers 5 goes by the key outside of text_config and ties them, transformers 4 does not";
+            return Err(text.wrong(KEY, expected));
+        }
+        return Ok(true);
+    }
+    if !whole.has(KEY) {
+        return Ok(recipe.tied);
+    }
+    let outside = whole.bool_or(KEY, false)?;
+    if text.has(KEY) && recipe.tied != outside {
+        let expected =
+            format!("{outside}, as outside of text_config: transformers 5 goes by that, transformers 4 by this");
+        return Err(text.wrong(KEY, &expected));
+    }
+    Ok(outside)
+}
+
+/// The family of a text model's config.
+fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
     let architecture = architecture(c);
-    let Some(model_type) = c.str_opt("model_type")?.or(default) else {
+    let Some(model_type) = c.str_opt("model_type")? else {
         return Err(c.wrong("model_type", "the name of a family, such as llama"));
     };
-    let Some(family) = FAMILIES.iter().find(|f| f.is(model_type, architecture)) else {
+    FAMILIES.iter().copied().find(|f| f.is(model_type, architecture)).ok_or_else(|| {
         let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
         let found = architecture.unwrap_or("(none)");
         let problem = format!(
             "architecture {found} (model_type {model_type}) is not supported; supported: {}",
             supported.join(", ")
         );
-        return Err(Error::unsupported(config.path(), problem));
-    };
+        Error::unsupported(config.path(), problem)
+    })
+}
+
+/// Reads the config of a text model.
+fn read_text(config: &ConfigFile, c: &Reader, family: &Family) -> Result<Recipe> {
     check_quantization(config)?;
     let recipe = Recipe { architecture: family.architecture, model_type: family.model_type, ..(family.read)(c)? };
     // transformers looks for it whatever the family.
     if !c.bool_or("is_causal", true)? {
         return Err(c.wrong("is_causal", "true, as in a causal language model"));
     }
-    refuse_unknown(config, c, &[])?;
+    refuse_unknown(config, c, |key| family.inside.is_some() && NOT_TEXT.contains(&key))?;
     Ok(recipe)
 }
 
@@ -152,8 +232,9 @@ fn check_quantization(config: &ConfigFile) -> Result<()> {
 }
 
 /// Refuses keys that may change the arithmetic and that nobody has asked for.
-fn refuse_unknown(config: &ConfigFile, c: &Reader, known: &[&str]) -> Result<()> {
-    let unknown = known_keys::unknown(c, known);
+fn refuse_unknown(config: &ConfigFile, c: &Reader, is_known: impl Fn(&str) -> bool) -> Result<()> {
+    let mut unknown = known_keys::unknown(c, &[]);
+    unknown.retain(|key| !is_known(key));
     if unknown.is_empty() {
         return Ok(());
     }

@@ -23,6 +23,7 @@ fn read(c: &Reader) -> Result<Recipe> {
     recipe.block = Block {
         token: Around { norm_after: Some("post_attention_layernorm"), ..Around::default() },
         channel: Around { norm_after: Some("post_feedforward_layernorm"), ..Around::default() },
+        ..Block::default()
     };
     recipe.ropes.iter_mut().for_each(|rope| rope.turns_wide = true);
     Ok(recipe)

@@ -17,7 +17,7 @@ const CLASS: Class = Class {
     hidden_size: 3072,
     intermediate_size: 8192,
     rms_norm_eps: 1e-5,
-    rope: RopeClass { positions: 4096, is_phi: true, ..llama::CLASS.rope },
+    rope: RopeClass { positions: 4096, partial: Some(1.0), is_phi: true, ..llama::CLASS.rope },
     ..llama::CLASS
 };
 
@@ -28,7 +28,7 @@ fn read(c: &Reader) -> Result<Recipe> {
     recipe.block.token.dropout = Some("resid_attn_dropout");
     recipe.block.channel.dropout = Some("resid_mlp_dropout");
     each_mlp(&mut recipe, |mlp| {
-        mlp.names = GatedNames { gate_up: ("gate_up_proj", None), activation: "activation_fn", down: "down_proj" };
+        mlp.names = GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
     });
     window_everywhere(c, &mut recipe, &CLASS)?;
     Ok(recipe)

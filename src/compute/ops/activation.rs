@@ -16,6 +16,7 @@ impl RowKernel for Activation {
             let v = v.widen();
             *out = T::narrow(match self {
                 Activation::Silu => v / (one + (-v).exp()),
+                Activation::Swish(alpha) => v / (one + (-v * T::wide(*alpha)).exp()),
                 Activation::Gelu => {
                     let x: f64 = v.into();
                     <T as Element>::wide(0.5 * x * (1.0 + erf_f64(x * std::f64::consts::FRAC_1_SQRT_2)))
@@ -40,9 +41,20 @@ pub(crate) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
 fn activation_composed(x: &Tensor, activation: Activation) -> Result<Tensor> {
     in_wide(x, |x| match activation {
         Activation::Silu => x.silu(),
+        Activation::Swish(alpha) => x * candle_nn::ops::sigmoid(&(x * alpha)?)?,
         Activation::Gelu => x.gelu_erf(),
         Activation::GeluTanh => x.gelu(),
     })
+}
+
+/// 1 / (1 + exp(−x)).
+pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    in_wide(x, candle_nn::ops::sigmoid)
+}
+
+/// ln(1 + exp(x)); x itself above 20, as PyTorch has it. In f32 or wider.
+pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.gt(20.0)?.where_cond(x, &(x.exp()? + 1.0)?.log()?)
 }
 
 #[cfg(test)]
@@ -53,7 +65,7 @@ mod tests {
     #[test]
     fn a_composed_activation_is_the_fused_one() {
         for dtype in DTYPES {
-            for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            for kind in [Activation::Silu, Activation::Swish(1.702), Activation::Gelu, Activation::GeluTanh] {
                 let x = random(6, &[7, 41], 3.0, dtype);
                 let fused = activation(&x, kind).unwrap();
                 assert_close(&format!("{kind:?}"), &fused, &activation_composed(&x, kind).unwrap());

@@ -78,11 +78,12 @@ impl Heads<'_> {
                 let half = table.dim / 2;
                 for i in 0..half {
                     let (cos, sin) = (cos[position * half + i], sin[position * half + i]);
-                    let (a, b) = (x[i].widen(), x[i + half].widen());
+                    let (at_a, at_b) = table.pair(i);
+                    let (a, b) = (x[at_a].widen(), x[at_b].widen());
                     let product =
                         |x: T::Wide, y: T::Wide| if table.turns_wide { x * y } else { T::narrow(x * y).widen() };
-                    out[i] = T::narrow(product(a, cos) - product(b, sin));
-                    out[i + half] = T::narrow(product(b, cos) + product(a, sin));
+                    out[at_a] = T::narrow(product(a, cos) - product(b, sin));
+                    out[at_b] = T::narrow(product(b, cos) + product(a, sin));
                 }
             }
         });
@@ -108,13 +109,21 @@ fn to_heads_composed(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Resu
     let first = rope.cos.dim(2)? - positions;
     let (cos, sin) = (rope.cos.narrow(2, first, positions)?, rope.sin.narrow(2, first, positions)?);
     let dtype = cos.dtype();
-    let (a, b) = (x.narrow(D::Minus1, 0, half)?.to_dtype(dtype)?, x.narrow(D::Minus1, half, half)?.to_dtype(dtype)?);
+    let turned = x.narrow(D::Minus1, 0, 2 * half)?.to_dtype(dtype)?;
+    // Neighbours lie along the last of (…, pairs, 2), halves along the last but one of (…, 2, pairs).
+    let (shape, along) = match rope.table.turns_neighbours {
+        true => ((batch, heads, positions, half, 2), 4),
+        false => ((batch, heads, positions, 2, half), 3),
+    };
+    let pairs = turned.reshape(shape)?;
+    let (a, b) = (pairs.narrow(along, 0, 1)?.squeeze(along)?, pairs.narrow(along, 1, 1)?.squeeze(along)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?.to_dtype(x.dtype())?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?.to_dtype(x.dtype())?;
+    let turned = Tensor::stack(&[first, second], along)?.reshape((batch, heads, positions, 2 * half))?;
     if 2 * half == width {
-        return Tensor::cat(&[first, second], D::Minus1);
+        return Ok(turned);
     }
-    Tensor::cat(&[first, second, x.narrow(D::Minus1, 2 * half, width - 2 * half)?], D::Minus1)
+    Tensor::cat(&[turned, x.narrow(D::Minus1, 2 * half, width - 2 * half)?], D::Minus1)
 }
 
 #[cfg(test)]
@@ -129,16 +138,20 @@ mod tests {
             let x = random(4, &[2, positions, heads * width], 2.0, dtype);
             let plain = to_heads(&x, heads, None).unwrap();
             assert_close("heads", &plain, &to_heads_composed(&x, heads, None).unwrap());
-            for (dim, turns_wide) in [(width, false), (width, true), (6, false), (6, true)] {
+            let kinds =
+                [(width, false, false), (width, true, false), (6, false, false), (6, true, true), (width, false, true)];
+            for (dim, turns_wide, turns_neighbours) in kinds {
                 let angles = (0..positions).flat_map(|p| (0..dim / 2).map(move |i| p as f64 * 0.3f64.powi(i as i32)));
                 let (cos, sin) = angles.map(|a| (1.2 * a.cos(), 1.2 * a.sin())).unzip();
-                let table = Table { cos, sin, dim, turns_wide };
+                let table = Table { cos, sin, dim, turns_wide, turns_neighbours };
                 let rope = RopeTable::new(table, positions, dtype, &Device::Cpu).unwrap();
                 for last in [positions, 2] {
                     let x = x.narrow(1, positions - last, last).unwrap();
                     let fused = to_heads(&x, heads, Some(&rope)).unwrap();
                     let composed = to_heads_composed(&x, heads, Some(&rope)).unwrap();
-                    assert_close(&format!("{dim} channels turned, wide {turns_wide}, {last} last"), &fused, &composed);
+                    let what =
+                        format!("{dim} channels turned, wide {turns_wide}, neighbours {turns_neighbours}, {last} last");
+                    assert_close(&what, &fused, &composed);
                 }
             }
         }

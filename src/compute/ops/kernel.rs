@@ -86,6 +86,11 @@ pub(in crate::compute) fn wide_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
+/// x · factor, rounded once.
+pub(in crate::compute) fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
+    in_wide(x, |x| x * factor)
+}
+
 /// One operation in f32 or wider, rounded once. In half precision candle would round the scalar and every step of a
 /// function as well.
 pub(super) fn in_wide(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {

@@ -5,15 +5,17 @@
 mod activation;
 #[cfg(test)]
 mod closeness;
+mod delta_rule;
 mod heads;
 mod kernel;
 mod log_probs;
 mod norm;
 mod softmax;
 
-pub(super) use activation::activation;
+pub(super) use activation::{activation, sigmoid, softplus};
+pub(super) use delta_rule::{DeltaRule, unit_length};
 pub(super) use heads::{RopeTable, to_heads};
-pub(super) use kernel::wide_dtype;
+pub(super) use kernel::{scaled, wide_dtype};
 pub(super) use log_probs::log_probs_of;
 pub(super) use norm::{NormWeight, rms_norm};
 pub(super) use softmax::{Softmax, causal_softmax, softcap};

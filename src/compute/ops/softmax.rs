@@ -1,12 +1,12 @@
 //! From attention scores to weights, and the cap that some families put on scores and logits.
 
 use super::kernel::{Element, RowKernel, Rows, in_wide, wide_dtype};
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use num_traits::Float;
 
 /// What turns attention scores into weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Softmax {
+pub(crate) struct Softmax<'a> {
     /// Scores are multiplied by this first.
     pub scale: f64,
     /// They then become c · tanh(scores / c).
@@ -15,9 +15,12 @@ pub(crate) struct Softmax {
     pub window: Option<usize>,
     /// Each head's queries sit at this many last positions of the keys.
     pub positions: usize,
+    /// One a head, where there are any: a score that takes its share and brings nothing. Heads follow each other, each
+    /// with all its queries.
+    pub sinks: &'a [f64],
 }
 
-impl RowKernel for Softmax {
+impl RowKernel for Softmax<'_> {
     const NAME: &'static str = "causal-softmax";
 
     fn row<T: Element>(&self, index: usize, x: &[T], out: &mut [T]) {
@@ -31,8 +34,12 @@ impl RowKernel for Softmax {
                 None => scaled.widen(),
             }
         };
-        let max = x.iter().fold(T::Wide::neg_infinity(), |m, &v| if m >= score(v) { m } else { score(v) });
-        let mut sum = T::wide(0.0);
+        let sink = match self.sinks {
+            [] => T::Wide::neg_infinity(),
+            sinks => T::wide(sinks[index / self.positions % sinks.len()]),
+        };
+        let max = x.iter().fold(sink, |m, &v| if m >= score(v) { m } else { score(v) });
+        let mut sum = if self.sinks.is_empty() { T::wide(0.0) } else { (sink - max).exp() };
         for (out, &v) in out.iter_mut().zip(x) {
             let weight = (score(v) - max).exp();
             sum = sum + weight;
@@ -83,15 +90,15 @@ fn softcap_composed(x: &Tensor, cap: f64) -> Result<Tensor> {
 
 /// Attention weights from scores (n, queries, keys), where `queries` is a multiple of [`Softmax::positions`], and query
 /// q sits at the (q mod positions)-th of the last `positions` keys: it sees the keys up to its own, within the window.
-pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
+pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax<'_>) -> Result<Tensor> {
     if scores.device().is_cpu() {
         return scores.contiguous()?.apply_op1_no_bwd(&Rows(softmax));
     }
     causal_softmax_composed(scores, softmax)
 }
 
-fn causal_softmax_composed(scores: &Tensor, softmax: Softmax) -> Result<Tensor> {
-    let (_, queries, keys) = scores.dims3()?;
+fn causal_softmax_composed(scores: &Tensor, softmax: Softmax<'_>) -> Result<Tensor> {
+    let (planes, queries, keys) = scores.dims3()?;
     let window = softmax.window.unwrap_or(keys);
     let position = |q: usize| keys - softmax.positions + q % softmax.positions;
     let sees = |q: usize, k: usize| k <= position(q) && k + window > position(q);
@@ -104,7 +111,15 @@ fn causal_softmax_composed(scores: &Tensor, softmax: Softmax) -> Result<Tensor> 
         scaled = softcap_composed(&scaled, cap)?;
     }
     let masked = scaled.to_dtype(wide)?.broadcast_add(&mask)?;
-    candle_nn::ops::softmax_last_dim(&masked)?.to_dtype(scores.dtype())
+    if softmax.sinks.is_empty() {
+        return candle_nn::ops::softmax_last_dim(&masked)?.to_dtype(scores.dtype());
+    }
+    let sink = |row: usize| softmax.sinks[row / softmax.positions % softmax.sinks.len()];
+    let sinks: Vec<f64> = (0..planes * queries).map(sink).collect();
+    let sinks =
+        Tensor::from_vec(sinks, (planes, queries, 1), &Device::Cpu)?.to_dtype(wide)?.to_device(scores.device())?;
+    let with_sinks = Tensor::cat(&[&masked, &sinks], 2)?;
+    candle_nn::ops::softmax_last_dim(&with_sinks)?.narrow(2, 0, keys)?.to_dtype(scores.dtype())
 }
 
 #[cfg(test)]
@@ -118,9 +133,12 @@ mod tests {
             for (softcap, window) in [(None, None), (Some(3.7), None), (None, Some(4)), (Some(3.7), Some(1))] {
                 for positions in [11, 4, 1] {
                     let scores = random(3, &[5, 3 * positions, 11], 9.0, dtype);
-                    let softmax = Softmax { scale: 1.0 / 13f64.sqrt(), softcap, window, positions };
-                    let fused = causal_softmax(&scores, softmax).unwrap();
-                    assert_close(&format!("{softmax:?}"), &fused, &causal_softmax_composed(&scores, softmax).unwrap());
+                    for sinks in [&[][..], &[0.7, -1.5, 2.0]] {
+                        let softmax = Softmax { scale: 1.0 / 13f64.sqrt(), softcap, window, positions, sinks };
+                        let fused = causal_softmax(&scores, softmax).unwrap();
+                        let composed = causal_softmax_composed(&scores, softmax).unwrap();
+                        assert_close(&format!("{softmax:?}"), &fused, &composed);
+                    }
                 }
             }
         }

@@ -2,7 +2,6 @@
 
 mod sentence;
 
-use crate::architecture::module::ModuleKind;
 use crate::architecture::place::Axis;
 use crate::architecture::{OtherParts, Recipe, stacks};
 use crate::checkpoint::{ConfigFile, Opened};
@@ -299,7 +298,7 @@ fn one_plus_norms(config: &ConfigFile) -> Result<BTreeSet<String>> {
     if !recipe.norm.is_one_plus() {
         return Ok(BTreeSet::new());
     }
-    let modules = recipe.modules().into_iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
+    let modules = recipe.modules().into_iter().filter(|module| recipe.is_one_plus(module));
     let mut names: BTreeSet<String> = modules.map(|module| module.weight()).collect();
     if let OtherParts::Known(parts) = OtherParts::read(config, &recipe)? {
         // Transformers 4 puts nothing before these names, 5 puts `model.`.

@@ -160,10 +160,15 @@ impl<'a> Comparison<'_, 'a> {
             tied_head(&mut text, found);
         }
         let modules = recipe.modules();
-        let shut = if recipe.norm.is_one_plus() { -1.0 } else { 0.0 };
         let norms = modules.iter().filter(|module| matches!(module.kind, ModuleKind::Norm { .. }));
-        let weights = norms.map(|module| module.weight());
-        shut_norms(weights.filter_map(|name| Some((*text.get(&name)?, shut))), &self.model.shards, found);
+        let shut = norms.filter_map(|module| {
+            Some((*text.get(&module.weight())?, if recipe.is_one_plus(module) { -1.0 } else { 0.0 }))
+        });
+        shut_norms(shut, &self.model.shards, found);
+        let asked_for = recipe.tensors_in(|name| {
+            let (_, tensor) = text.get(name)?;
+            Some((tensor.shape.clone(), matches!(self.weights.part(&tensor.name), Part::Codes(_))))
+        });
         let fused = recipe.fused_experts(|name| text.contains_key(name));
         if let Some(name) = &fused {
             let message = format!("the experts are fused ({name}) and were not compared with it");
@@ -180,7 +185,7 @@ impl<'a> Comparison<'_, 'a> {
         };
         let mut missing = Vec::new();
         let mut asked = 0;
-        for (name, shape) in recipe.tensors() {
+        for (name, shape) in asked_for {
             asked += 1;
             let Some(place) = text.remove(&name) else {
                 if !is_fused(&name) && told.as_ref().is_some_and(|told| !told.contains(&name)) {

@@ -81,7 +81,7 @@ fn greedy_continuations_are_those_of_transformers() {
         let family = folder.file_name().unwrap().to_str().unwrap();
         let expected = &theirs["families"][family];
         let model = model(&folder, "config.json", Arithmetic::F32, Residency::Resident);
-        for (name, masks) in [("before", Vec::new()), ("after", masks_of(&theirs["neurons"]))] {
+        for (name, masks) in [("before", Vec::new()), ("after", masks_of(&expected["neurons"]))] {
             let continuation = tokens_of(&expected[name]);
             assert!(continuation.len() >= 15, "{family}");
             let ours = greedy(&model, &tokens_of(&expected["prompt"]), masks, continuation.len());

@@ -152,8 +152,8 @@ struct Record {
     routes: Routes,
 }
 
-/// The two best experts of every token, by row and router.
-type Routes = BTreeMap<(usize, String), Vec<[usize; 2]>>;
+/// Which tokens go into an expert, by row and what the expert's modules see.
+type Routes = BTreeMap<(usize, String), Vec<bool>>;
 
 impl Hook for Record {
     fn wants(&self, _: &Site) -> bool {
@@ -164,10 +164,11 @@ impl Hook for Record {
         if let Some(group) = rows.iter().position(|rows| rows.contains(&0)) {
             self.sites.insert(site.to_string(), x.get(group)?);
         }
-        if site.side == Side::Out && site.module.as_str().ends_with(".gate") {
+        // An expert's modules see zeros of tokens that do not go into it.
+        if site.side == Side::In && site.module.as_str().contains(".experts.") {
             for (group, rows) in rows.iter().enumerate() {
-                let scores: Vec<Vec<f64>> = x.get(group)?.to_dtype(DType::F64)?.to_vec2()?;
-                let routes: Vec<[usize; 2]> = scores.iter().map(|s| best_two(s)).collect();
+                let seen: Vec<Vec<f64>> = x.get(group)?.to_dtype(DType::F64)?.to_vec2()?;
+                let routes: Vec<bool> = seen.iter().map(|seen| seen.iter().any(|value| *value != 0.0)).collect();
                 for &row in rows {
                     self.routes.insert((row, site.to_string()), routes.clone());
                 }
@@ -175,13 +176,6 @@ impl Hook for Record {
         }
         Ok(None)
     }
-}
-
-/// Every fixture with a router chooses two experts.
-fn best_two(scores: &[f64]) -> [usize; 2] {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-    [order[0].min(order[1]), order[0].max(order[1])]
 }
 
 /// Largest difference over the largest value of `theirs`.

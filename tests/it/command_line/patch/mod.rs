@@ -58,7 +58,7 @@ fn neuron(text: &str) -> Neuron {
 pub fn one_of_each(recipe: &Recipe) -> Vec<Neuron> {
     let mut seen = BTreeSet::new();
     let mut neurons = Vec::new();
-    for module in recipe.modules().iter().rev() {
+    for module in recipe.modules().iter().filter(|module| module.is_hooked()).rev() {
         for (side, channels) in [(Side::In, module.inputs), (Side::Out, module.outputs)] {
             let site = Site { module: module.path.parse().unwrap(), side };
             let kind = site.module.in_layer().replace(|c: char| c.is_ascii_digit(), "");

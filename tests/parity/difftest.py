@@ -1,0 +1,208 @@
+"""Random tiny models of every family: the perplexity of achilles-audit against transformers', both in f64.
+
+    make difftest                                     40 valid configs of each family
+    python tests/parity/difftest.py [FAMILY...] [--seed S] [--count N] [--binary PATH] [--keep FOLDER]
+
+For each config a checkpoint is saved by save_pretrained, with weights in a random dtype, and `achilles-audit perplexity
+--dtype f64` is held against transformers' own classes with every cast to float32 promoted to float64. The NLL has to be
+within 1e-8 nats, or the config refused with a message. Needs fixtures/requirements.txt.
+"""
+
+import argparse
+import collections
+import copy
+import json
+import math
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.dont_write_bytecode = True
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path[:0] = [str(HERE), str(ROOT / "fixtures")]
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.initialization import no_init_weights
+
+from configs import FAMILIES, WRAPPERS
+from reference import Promote, default_dtype, nll
+
+ALLOWED = 1e-8  # nats
+DTYPES = [torch.float32] * 3 + [torch.float16, torch.bfloat16, torch.float64]
+GAINS = {"q_proj": 1.5, "k_proj": 1.5, "qkv_proj": 1.5, "gate": 3.0, "proj": 3.0, "lm_head": 2.0}
+
+
+def one_plus(name, model_type):
+    families = ("gemma", "qwen3_5", "qwen3_next")
+    return model_type.startswith(families) and not model_type.startswith("gemma4") and ".linear_attn." not in name
+
+
+def fill(model, r, tied):
+    """Weights loud enough that a wrong sign, window or scale shows, some with a large row."""
+    draw = torch.Generator().manual_seed(r.randrange(1 << 30))
+    model_type = model.config.get_text_config().model_type
+    for name, p in [*model.named_parameters(), *(b for b in model.named_buffers() if b[0].endswith("layer_scalar"))]:
+        module = name.split(".")[-2] if name.endswith((".weight", ".bias")) else name.split(".")[-1]
+        w = torch.randn(p.shape, generator=draw, dtype=torch.float64)
+        if name.endswith("A_log"):
+            w = 0.7 * w - 1.2
+        elif re.search(r"norm(_\d)?$|layernorm$", module):
+            w = 0.3 * w + (0.0 if one_plus(name, model_type) else 1.0)
+        elif module in ("scale", "per_expert_scale", "layer_scalar"):
+            w = 0.3 * w + 1.0
+        elif name.endswith((".bias", "dt_bias")):
+            w = 0.3 * w
+        elif "embed_tokens" in module:
+            w = (0.25 if tied or "gemma" in model_type else 1.0) * w
+        else:
+            w = GAINS.get(module, 1.2) / math.sqrt(p.shape[-1]) * w
+            if w.dim() >= 2 and r.random() < 0.2:
+                w[..., r.randrange(w.shape[-2]), :] *= r.choice([6.0, 15.0])
+        p.data.copy_(w.to(p.dtype))
+
+
+def configured(family, r):
+    """A config, its text's part and a length of text."""
+    if family in FAMILIES:
+        model_type, text, length = FAMILIES[family](r)
+        return AutoConfig.for_model(model_type, **copy.deepcopy(text)), length
+    of_text, model_type, more, vision = WRAPPERS[family]
+    text_type, text, length = of_text(r)
+    text["tie_word_embeddings"] = tied = text["tie_word_embeddings"] if model_type.startswith("qwen") else True
+    if "out_hidden_size" in vision:
+        vision = {**vision, "out_hidden_size": text["hidden_size"]}
+    config = AutoConfig.for_model(model_type, text_config={**copy.deepcopy(text), "model_type": text_type},
+                                  vision_config=dict(vision), tie_word_embeddings=tied, **more)
+    return config, length
+
+
+def loader(config):
+    alone = config.model_type == config.get_text_config().model_type
+    return AutoModelForCausalLM if alone else AutoModelForImageTextToText
+
+
+def save(family, seed, folder):
+    """Writes a checkpoint; returns the text."""
+    r = random.Random(f"{family}/{seed}")
+    config, length = configured(family, r)
+    config._attn_implementation, config._experts_implementation = "eager", "eager"
+    with default_dtype(torch.float64):
+        model = loader(config).from_config(config)
+    text = config.get_text_config()
+    fill(model, r, config.tie_word_embeddings)
+    dtype = r.choice(DTYPES)
+    model.to(dtype).save_pretrained(folder, max_shard_size="30KB" if r.random() < 0.3 else "5GB")
+    forget_defaults(folder / "config.json", text, r)
+    vocabulary = {f"t{i}": i for i in range(text.vocab_size)}
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}}))
+    return [r.randrange(text.vocab_size) for _ in range(length)]
+
+
+def forget_defaults(path, text, r):
+    """Some keys that say what the class assumes anyway are left out."""
+    whole = json.loads(path.read_text())
+    inside = whole.get("text_config", whole)
+    defaults = type(text)().to_dict()
+    for key in list(inside):
+        if key not in ("model_type", "architectures") and inside[key] == defaults.get(key, ...) and r.random() < 0.3:
+            inside.pop(key)
+    path.write_text(json.dumps(whole, indent=1))
+
+
+def theirs(folder, tokens):
+    """NLL by transformers in true f64."""
+    config = AutoConfig.from_pretrained(folder)
+    loaded, report = loader(config).from_pretrained(folder, dtype=torch.float64, attn_implementation="eager",
+                                                    experts_implementation="eager", output_loading_info=True)
+    assert not any(report.values()), report
+    with Promote(), default_dtype(torch.float64), no_init_weights():
+        loaded.config._attn_implementation = loaded.config._experts_implementation = "eager"
+        model = type(loaded)(copy.deepcopy(loaded.config)).eval()
+        model.load_state_dict(loaded.state_dict())
+        model.tie_weights()
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    assert logits.dtype == torch.float64
+    return nll(logits, tokens)
+
+
+def ours(binary, folder, tokens, r):
+    """NLL by achilles-audit, or why it refuses."""
+    text = " ".join(f"t{t}" for t in tokens)
+    command = [binary, "perplexity", str(folder), "--text", text, "--format", "json", "--dtype", "f64", "--device", "cpu",
+               "--progress", "none", *(["--stream"] if r.random() < 0.3 else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout)["base"]["nll_nats"], None
+    assert done.returncode == 2 and "panicked" not in done.stderr, done.stderr
+    return None, re.sub(r"^.*?: .*?: ", "", done.stderr.strip().splitlines()[-1])
+
+
+def family_results(family, options, folder):
+    """Largest difference, how many were compared, refusals by reason, and what went wrong."""
+    worst, compared, refused, wrong = 0.0, 0, collections.Counter(), []
+    for seed in range(options.seed, options.seed + 4 * options.count):
+        if compared == options.count:
+            break
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            tokens = save(family, seed, folder)
+        except StrictDataclassError:  # transformers itself refuses it
+            continue
+        exact = theirs(folder, tokens)
+        found, why = ours(options.binary, folder, tokens, random.Random(seed))
+        if why:
+            refused[why] += 1
+            continue
+        compared += 1
+        difference = abs(found - exact)
+        if not difference <= ALLOWED:
+            wrong.append((seed, difference))
+        worst = max(worst, difference)
+    return worst, compared, refused, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join([*FAMILIES, *WRAPPERS]))
+    parser.add_argument("--seed", type=int, default=0, help="the first of the seeds that configs are drawn by")
+    parser.add_argument("--count", type=int, default=40, help="valid configs of each family")
+    parser.add_argument("--binary", default=str(ROOT / "target/debug/achilles-audit"))
+    parser.add_argument("--keep", type=Path, help="a folder where the last checkpoint of each family stays")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    failed = False
+    for family in options.families or [*FAMILIES, *WRAPPERS]:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = (options.keep or Path(scratch)) / family
+            worst, compared, refused, wrong = family_results(family, options, folder)
+        print(f"{family:20} {compared} compared, largest difference {worst:.1e}, {refused.total()} refused", flush=True)
+        for why, times in refused.most_common():
+            print(f"    {times} refused: {why[:200]}")
+        for seed, difference in wrong:
+            print(f"    seed {seed}: differs by {difference:.3g}")
+        failed |= bool(wrong) or compared < options.count
+    if failed:
+        sys.exit("an NLL differs by more than 1e-8, or too few configs were valid")
+
+
+if __name__ == "__main__":
+    main()
