@@ -37,7 +37,9 @@ impl<'a> Held<'a> {
 impl Bits {
     /// Of some rows and columns; none where two of them say different things of one bit.
     pub fn of(all: &[Held]) -> Option<Bits> {
-        let mut of_files: BTreeMap<String, Vec<(u64, &[u8], &[u8])>> = BTreeMap::new();
+        /// Where it begins, its mask and its bits.
+        type Piece<'a> = (u64, &'a [u8], &'a [u8]);
+        let mut of_files: BTreeMap<String, Vec<Piece>> = BTreeMap::new();
         for held in all {
             let length = held.span.piece_bytes as usize;
             let pieces = held.mask.chunks_exact(length).zip(held.bits.chunks_exact(length));

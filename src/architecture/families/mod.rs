@@ -70,7 +70,7 @@ impl Recipe {
         let Some(model_type) = c.str_opt("model_type")? else { return Recipe::read(config).map(Some) };
         let architecture = architecture(&c);
         let is_known = |f: &&Family| f.inside == Some(model_type) || f.is(model_type, architecture);
-        if FAMILIES.iter().any(|family| is_known(family)) {
+        if FAMILIES.iter().any(is_known) {
             return Recipe::read(config).map(Some);
         }
         check_quantization(config).map(|()| None)
