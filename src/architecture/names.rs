@@ -4,7 +4,7 @@
 use super::module::{AttentionRole, MixerKind, MlpOf, MlpRole, Role};
 use super::place::{Axis, NeuronPlace};
 use super::recipe::EMBEDDING;
-use super::stacks;
+use super::stacks::{self, ACTIVATIONS, DOWN};
 use crate::checkpoint::Tensors;
 use crate::neuron::{ModulePath, Neuron, Side, Site};
 
@@ -75,7 +75,8 @@ pub(crate) fn parts(neuron: &Neuron, tensors: &Tensors) -> Vec<NeuronPlace> {
         (neuron.channel < length).then_some(NeuronPlace { tensor, shape, axis, index: neuron.channel })
     };
     let weight = format!("{module}.weight");
-    let found = if let Some(mlp) = ACTIVATIONS.iter().find_map(|name| module.strip_suffix(name)) {
+    let of_activation = module.rsplit_once('.').filter(|(_, name)| ACTIVATIONS.contains(name));
+    let found = if let Some((mlp, _)) = of_activation {
         // The output of the activation enters the down projection after a product with the up projection's: a factor on
         // it is one on that column. Its input is the gate's output.
         let down = DOWN.iter().map(|name| format!("{mlp}.{name}.weight")).find(|name| tensors.holds(name));
@@ -119,10 +120,6 @@ fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
     all != width
 }
 
-/// The modules of activations, after the MLP's own name.
-const ACTIVATIONS: [&str; 2] = [".act_fn", ".activation_fn"];
-/// The projections that read the gated product.
-const DOWN: [&str; 2] = ["down_proj", "w2"];
 /// The tensor of a head of its own.
 const HEAD: &str = "lm_head.weight";
 

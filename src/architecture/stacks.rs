@@ -13,8 +13,10 @@ const NAMES: [&str; 2] = ["gate_up_proj", "down_proj"];
 /// What families call the modules of an expert.
 const GATE: [&str; 2] = ["gate_proj", "w1"];
 const UP: [&str; 2] = ["up_proj", "w3"];
-const DOWN: [&str; 2] = ["down_proj", "w2"];
-const ACTIVATION: &str = "act_fn";
+/// The projections that read the gated product.
+pub(super) const DOWN: [&str; 2] = ["down_proj", "w2"];
+/// The activation's own module.
+pub(super) const ACTIVATIONS: [&str; 2] = ["act_fn", "activation_fn"];
 
 /// The two stacks of a layer.
 struct Stacks {
@@ -93,7 +95,7 @@ pub(crate) fn parts(neuron: &Neuron, shape_of: ShapeOf) -> Vec<NeuronPlace> {
         };
         let (stack, lies, channel) = match side {
             // What goes into the down projection is the gated product.
-            Side::Out if name == ACTIVATION => Some((&stacks.down, Side::In, channel)),
+            Side::Out if ACTIVATIONS.contains(&name) => Some((&stacks.down, Side::In, channel)),
             Side::Out if GATE.contains(&name) => of_gate_up(0),
             Side::Out if UP.contains(&name) => of_gate_up(1),
             _ if DOWN.contains(&name) => Some((&stacks.down, side, channel)),
@@ -128,7 +130,9 @@ pub(crate) fn why_no_part(neuron: &Neuron, shape_of: ShapeOf) -> Option<String> 
             "gate and up read it from one column of {}: that is {experts}.{number}.{}:in:{}",
             stacks.gate_up.tensor, NAMES[0], neuron.channel
         ),
-        Side::In if name == ACTIVATION => "an activation has no weights; its input is what gate_proj puts out".into(),
+        Side::In if ACTIVATIONS.contains(&name) => {
+            "an activation has no weights; its input is what gate_proj puts out".into()
+        }
         _ => format!("{} and {} have no such channel", stacks.gate_up.tensor, stacks.down.tensor),
     })
 }

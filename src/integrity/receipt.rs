@@ -193,7 +193,7 @@ pub struct Record {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Its index along the axis in the file, from 0.
+    /// Its index along the axis in the file, from 0, counted through all matrices of a stack.
     pub index: usize,
     /// The shard, by its name in the folder.
     pub file: String,

@@ -32,7 +32,7 @@ pub struct PlannedEdit {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Its index along the axis in the file, from 0.
+    /// Its index along the axis in the file, from 0, counted through all matrices of a stack.
     pub index: usize,
     /// The shard, by its name in the folder.
     pub file: String,
@@ -114,7 +114,7 @@ pub struct ShownPart {
     pub shape: Vec<usize>,
     /// `row`, `column` or `element`.
     pub axis: Axis,
-    /// Its index along the axis, from 0.
+    /// Its index along the axis, from 0, counted through all matrices of a stack.
     pub index: usize,
     /// The shard, by its name in the folder.
     pub file: String,

@@ -130,7 +130,8 @@ impl Part {
         self.packed.as_ref().map_or_else(|| self.dtype.to_string(), |packed| packed.format.clone())
     }
 
-    fn of(tensors: &Tensors, weight: &Weight, own: &OwnBits, place: &NeuronPlace, neurons: &[Neuron]) -> Part {
+    /// Of no neurons and without digests.
+    fn of(tensors: &Tensors, weight: &Weight, own: &OwnBits, place: &NeuronPlace) -> Part {
         let packed = || Packed {
             weight: weight.name().to_owned(),
             shape: weight.shape().to_vec(),
@@ -138,7 +139,7 @@ impl Part {
             stored: Stored::all_of(tensors, weight),
         };
         Part {
-            neurons: neurons.to_vec(),
+            neurons: Vec::new(),
             tensor: own.place.tensor.to_owned(),
             dtype: own.place.dtype,
             shape: own.place.shape.to_vec(),
@@ -175,16 +176,7 @@ pub fn keep<'a>(
     check_out(out)?;
     checkpoint.opened().folder()?;
     let (recipe, tensors, root) = (recipe.into(), checkpoint.tensors(), checkpoint.root());
-    request::check(checkpoint, recipe, &neurons.iter().collect::<Vec<_>>())?;
-    let mut places: BTreeMap<(String, &str, usize), (NeuronPlace, Vec<Neuron>)> = BTreeMap::new();
-    let mut neurons: Vec<&Neuron> = neurons.iter().collect();
-    neurons.sort();
-    for neuron in neurons {
-        for place in (Request { recipe, tensors, neuron }).parts()? {
-            let key = (place.tensor.clone(), place.axis.as_str(), place.index);
-            places.entry(key).or_insert((place, Vec::new())).1.push(neuron.clone());
-        }
-    }
+    let places = places(checkpoint, recipe, neurons)?;
     let _lock = folder::lock_shared(root)?;
     if Receipt::read(root)?.is_some() {
         let problem = "is patched, and a vault is to keep the original weights; undo that with `achilles-audit \
@@ -193,7 +185,6 @@ pub fn keep<'a>(
     }
     let missing = || Error::file(root, "was changed in the meantime; try again");
     let (mut parts, mut kept) = (Vec::new(), Vec::new());
-    let places: Vec<(NeuronPlace, Vec<Neuron>)> = places.into_values().collect();
     for of_weight in places.chunk_by(|(a, _), (b, _)| a.tensor == b.tensor) {
         let weight = tensors.weight(&of_weight[0].0.tensor)?;
         let mut owned = Vec::new();
@@ -201,15 +192,21 @@ pub fn keep<'a>(
             for own in weight.own_bits(place.axis, place.index)? {
                 let mut bytes = own.place.span.read(own.place.file.bytes()).ok_or_else(missing)?;
                 bytes.iter_mut().zip(&own.mask).for_each(|(byte, mask)| *byte &= mask);
-                parts.push(Part { sha256: sha256_hex(&bytes), ..Part::of(tensors, &weight, &own, place, neurons) });
-                owned.push((own, bytes));
+                owned.push((place, neurons, own, bytes));
             }
         }
-        let held: Vec<Held> = owned.iter().map(|(own, bytes)| Held::of(&own.place, &own.mask, bytes)).collect();
+        let held: Vec<Held> = owned.iter().map(|(.., own, bytes)| Held::of(&own.place, &own.mask, bytes)).collect();
         let rest = Bits::of(&held).and_then(|bits| bits.rest_sha256(tensors, &weight)).ok_or_else(missing)?;
-        let first = parts.len() - owned.len();
-        parts[first..].iter_mut().for_each(|part| part.rest_sha256.clone_from(&rest));
-        kept.extend(owned.into_iter().map(|(_, bytes)| bytes));
+        for (place, neurons, own, bytes) in owned {
+            let (sha256, rest_sha256) = (sha256_hex(&bytes), rest.clone());
+            parts.push(Part {
+                neurons: neurons.clone(),
+                sha256,
+                rest_sha256,
+                ..Part::of(tensors, &weight, &own, place)
+            });
+            kept.push(bytes);
+        }
     }
     let model = Model {
         source: checkpoint.name().to_owned(),
@@ -219,6 +216,25 @@ pub fn keep<'a>(
     let index = Index { tool: Tool::this(), time_utc: now_utc(), model, parts };
     files::write_whole(out, &index.file(&kept)?)?;
     Ok(Kept { index, bytes: kept.iter().map(|bytes| bytes.len() as u64).sum() })
+}
+
+/// Where neurons lie, and which of them, in order of tensor.
+fn places(
+    checkpoint: &Checkpoint,
+    recipe: Option<&Recipe>,
+    neurons: &[Neuron],
+) -> Result<Vec<(NeuronPlace, Vec<Neuron>)>> {
+    let mut neurons: Vec<&Neuron> = neurons.iter().collect();
+    request::check(checkpoint, recipe, &neurons)?;
+    neurons.sort();
+    let mut places = BTreeMap::new();
+    for neuron in neurons {
+        for place in (Request { recipe, tensors: checkpoint.tensors(), neuron }).parts()? {
+            let key = (place.tensor.clone(), place.axis.as_str(), place.index);
+            places.entry(key).or_insert((place, Vec::new())).1.push(neuron.clone());
+        }
+    }
+    Ok(places.into_values().collect())
 }
 
 /// Whether a vault can be written to `out`.

@@ -378,6 +378,52 @@ fn a_row_or_column_becomes_zero_and_nothing_else_changes() {
     }
 }
 
+/// Whatever becomes of the bits that a row or column has for itself, no value of another does.
+#[test]
+fn own_bits_bear_on_the_row_or_column_alone() {
+    let mut parts = 0;
+    for form in forms() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&form, folder.path());
+        let path = folder.path().join("model.safetensors");
+        let (original, (shape, before)) = (std::fs::read(&path).unwrap(), decoded(folder.path()));
+        let columns = shape[1];
+        for (axis, index) in
+            [Axis::Row, Axis::Column].into_iter().flat_map(|axis| [0, 9, 23].map(|index| (axis, index)))
+        {
+            let tensors = Opened::folder_at(folder.path()).tensors().unwrap();
+            let weight = tensors.weight(&format!("{MODULE}.weight")).unwrap();
+            let own = weight.own_bits(axis, index).unwrap();
+            let has_zeros = form.tensors.iter().any(|(name, ..)| name.contains("zero"));
+            let expected = if axis == Axis::Row && form.scales { 2 + usize::from(has_zeros) } else { 1 };
+            // Small scales are kept, too.
+            assert!(own.len() == expected || (axis == Axis::Row && !form.scales && own.len() == 2), "{}", form.name);
+            for part in own {
+                let mut bytes = original.clone();
+                let places = part.place.span.offsets().flat_map(|at| at..at + part.place.span.piece_bytes);
+                // Of a float scale not all bits, which would make it NaN or tiny.
+                let is_float = NumberType::of(part.place.dtype).holds_weights();
+                places
+                    .zip(&part.mask)
+                    .for_each(|(at, mask)| bytes[at as usize] ^= mask & if is_float { 0x15 } else { 0x6d });
+                std::fs::write(&path, &bytes).unwrap();
+                let mut hit = 0;
+                for (at, (was, is)) in before.iter().zip(decoded(folder.path()).1).enumerate() {
+                    let own = if axis == Axis::Row { at / columns } else { at % columns } == index;
+                    let what = || format!("{} {axis:?} {index}, {}: {at}", form.name, part.place.tensor);
+                    assert!(own || was.to_bits() == is.to_bits(), "{}", what());
+                    hit += usize::from(was.to_bits() != is.to_bits());
+                }
+                let length = if axis == Axis::Row { columns } else { shape[0] };
+                assert!(hit * 2 > length, "{} {axis:?} {index}, {}: {hit}", form.name, part.place.tensor);
+                std::fs::write(&path, &original).unwrap();
+                parts += 1;
+            }
+        }
+    }
+    assert!(parts > 150, "{parts}");
+}
+
 #[test]
 fn a_row_with_scales_of_its_own_becomes_a_multiple() {
     for form in forms() {

@@ -155,6 +155,7 @@ fn asked(form: &Form) -> Vec<(String, String, usize)> {
 
 #[test]
 fn a_neuron_of_an_expert_is_patched_kept_and_named_however_experts_are_stored() {
+    let mut kept: Vec<(Vec<u8>, &str)> = Vec::new();
     for form in forms() {
         let place = Place::new();
         let run = |args: &[&str]| place.run(args);
@@ -163,12 +164,22 @@ fn a_neuron_of_an_expert_is_patched_kept_and_named_however_experts_are_stored() 
         std::fs::write(model.join("config.json"), form.config.to_string()).unwrap();
         std::fs::write(model.join("model.safetensors"), save(&form.tensors)).unwrap();
         let (before, was) = (files(&model), values(&model));
+        // Vaults of other forms.
+        let other =
+            kept.iter().enumerate().filter(|(_, (_, module))| *module == form.module).map(|(at, (vault, _))| {
+                std::fs::write(place.out().join(format!("other{at}.safetensors")), vault).unwrap();
+                format!("{{out}}/other{at}.safetensors")
+            });
+        let other: Vec<String> = other.collect();
         good(run(&["fingerprint", "{out}/m", "-o", "{out}/m.json"]));
         for (at, (neuron, told, count)) in asked(&form).into_iter().enumerate() {
             let what = format!("{} {neuron}", form.name);
             let (patched, vault) = (format!("{{out}}/p{at}"), format!("{{out}}/v{at}.safetensors"));
             let folder = place.out().join(format!("p{at}"));
             good(run(&["vault", "{out}/m", "--neuron", &neuron, "-o", &vault]));
+            if at == 0 {
+                kept.push((std::fs::read(place.out().join(format!("v{at}.safetensors"))).unwrap(), form.module));
+            }
             good(run(&["patch", "{out}/m", "--neuron", &neuron, "-o", &patched]));
             let is = values(&folder);
             let changed = was.iter().flat_map(|(name, was)| was.iter().zip(&is[name]).filter(|(was, is)| was != is));
@@ -189,6 +200,13 @@ fn a_neuron_of_an_expert_is_patched_kept_and_named_however_experts_are_stored() 
             std::fs::remove_file(folder.join("achilles-patch.undo")).unwrap();
             good(run(&["restore", &patched, "--vault", &vault]));
             assert!(files(&folder) == before, "{what}");
+            let others = other.iter().map(String::as_str);
+            for other in others.filter(|_| at == 0) {
+                let refused = run(&["restore", &patched, "--vault", other]);
+                let told = text(&refused.stderr);
+                assert!(refused.status.code() == Some(2) && told.lines().count() == 1, "{what}: {told}");
+                assert!(told.contains("the vault keeps a part of"), "{what}: {told}");
+            }
             good(run(&["patch", &patched, "--neuron", &neuron, "--in-place"]));
             good(run(&["unpatch", &patched]));
             assert!(files(&folder) == before, "{what}");

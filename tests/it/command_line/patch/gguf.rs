@@ -150,3 +150,24 @@ fn factors_that_blocks_do_not_hold_are_refused_by_name() {
     let tied = plan_of("tiny-gemma.gguf", "model.embed_tokens:out:3", 0.0).unwrap_err().to_string();
     assert!(tied.contains("the head is tied to the embedding"), "{tied}");
 }
+
+#[test]
+#[ignore = "needs make model"]
+fn a_mask_in_smollm2s_gguf_is_the_hook_and_is_undone() {
+    let place = Place::new();
+    let (path, name) = (place.out().join("m.gguf"), "SmolLM2-135M-Instruct.Q4_1.gguf");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name), &path).unwrap();
+    let clean = sha256_hex(&std::fs::read(&path).unwrap());
+    let neuron = ["--neuron", "L11.mlp.down_proj:out:507"];
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_slice(&good(place.run(&[args, &["--format", "json"]].concat())).stdout).unwrap()
+    };
+    let hooked = json(&[&["perplexity", "{out}/m.gguf"], &neuron[..]].concat());
+    good(place.run(&[&["patch", "{out}/m.gguf", "--in-place"], &neuron[..]].concat()));
+    let baked = json(&["perplexity", "{out}/m.gguf"]);
+    let nll = |of: &Value| of["nll_nats"].as_f64().unwrap();
+    assert!((nll(&hooked["changed"]) - nll(&baked["base"])).abs() < 1e-6, "{hooked} {baked}");
+    assert!(nll(&baked["base"]) > 2.0 * nll(&hooked["base"]));
+    good(place.run(&["unpatch", "{out}/m.gguf"]));
+    assert_eq!(sha256_hex(&std::fs::read(&path).unwrap()), clean);
+}

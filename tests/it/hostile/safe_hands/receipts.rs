@@ -151,7 +151,7 @@ fn forged_originals_are_put_back_only_where_that_is_asked_for_and_never_as_no_nu
     let mut infinite = forger.clean.clone();
     infinite[forger.row.clone()][..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
     std::fs::write(forger.place.model().join("model.safetensors"), &infinite).unwrap();
-    refused(&forger.place, &["patch", "{model}", "--in-place", "--neuron", NEURON], "patch to a new folder with -o");
+    refused(&forger.place, &["patch", "{model}", "--in-place", "--neuron", NEURON], "patch to a new place with -o");
     assert!(now() == infinite);
 }
 
