@@ -16,6 +16,7 @@ mod rope_config;
 mod stored;
 pub mod token_mixer;
 
+pub(crate) use families::is_family;
 pub(crate) use known_keys::changes_nothing;
 pub use parts::{OtherParts, PartTensor};
 pub use recipe::Recipe;

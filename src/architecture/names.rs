@@ -45,8 +45,9 @@ pub(crate) fn is_embedding(tensor: &str) -> bool {
 
 /// Whether each row of a tensor belongs to a token or to a position.
 pub(crate) fn has_a_row_a_token(tensor: &str) -> bool {
-    is_embedding(tensor)
-        || ["lm_head.weight", "wte.weight", "wpe.weight", "token_embd.weight"].iter().any(|end| tensor.ends_with(end))
+    let module = tensor.strip_suffix(".weight").and_then(|module| module.rsplit('.').next()).unwrap_or_default();
+    let is_one = ["embedding", "embeddings"].iter().any(|end| module.ends_with(end)) || module.starts_with("embed_");
+    is_one && !module.contains("patch") || ["lm_head", "wte", "wpe", "token_embd", "shared"].contains(&module)
 }
 
 /// As [`Recipe::parts`](crate::Recipe::parts), by what the file holds: a config that was changed since, or is not

@@ -61,6 +61,11 @@ impl Recipe {
     }
 }
 
+/// Whether a family is one of those that are known here.
+pub fn is_family(model_type: &str) -> bool {
+    FAMILIES.iter().any(|family| family.model_type == model_type || family.inside == Some(model_type))
+}
+
 /// Reads the config with its family's function.
 fn read(config: &ConfigFile) -> Result<Recipe> {
     tracing::trace!(path = %config.path().display(), "a recipe is made");
@@ -92,6 +97,15 @@ fn read_text(config: &ConfigFile, c: &Reader, default: Option<&str>) -> Result<R
     let architectures = c.get("architectures").and_then(|v| v.as_array());
     let architecture = architectures.and_then(|a| a.first()).and_then(|v| v.as_str());
     let Some(model_type) = c.str_opt("model_type")?.or(default) else {
+        // What transformers writes, or reads.
+        let is_transformers = ["architectures", "hidden_size", "transformers_version"].iter().any(|key| c.has(key));
+        if !is_transformers {
+            let class = c.get("_class_name").and_then(|class| class.as_str());
+            let of = class.map_or("is no config of transformers (it names no model_type)".to_owned(), |class| {
+                format!("describes a {class} of diffusers")
+            });
+            return Err(Error::unsupported(config.path(), format!("{of}, which is no language model")));
+        }
         return Err(c.wrong("model_type", "the name of a family, such as llama"));
     };
     let known = |f: &&&Family| model_type == f.model_type && architecture.is_none_or(|a| a == f.architecture);
