@@ -32,6 +32,11 @@ pub(super) enum Kind {
 }
 
 impl Component {
+    /// The names of its files of weights, in its folder.
+    fn weights(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|file| file.name.as_str()).filter(|name| name.ends_with(".safetensors"))
+    }
+
     /// Its own of all safetensors files.
     pub fn shards<'c>(&'c self, all: &HashMap<&str, &FolderShard>) -> Vec<FolderShard<'c>> {
         let whole = |file: &File| format!("{}{}", self.prefix, file.name);
@@ -57,6 +62,9 @@ pub(super) fn all(opened: &Opened, files: &[File], listed: &Listed) -> Vec<Compo
     folders.into_iter().flat_map(|(prefix, here)| in_folder(opened, (prefix, &here), listed)).collect()
 }
 
+/// Variants of a component's weights, such as half precision; more are none.
+const MOST_VARIANTS: usize = 16;
+
 /// Those of one folder.
 fn in_folder(opened: &Opened, (prefix, here): (&str, &[&File]), listed: &Listed) -> Vec<Component> {
     let names = || here.iter().map(|file| &file.name[prefix.len()..]);
@@ -64,10 +72,14 @@ fn in_folder(opened: &Opened, (prefix, here): (&str, &[&File]), listed: &Listed)
     let sets = WeightNames::sets(names());
     let (of_adapter, mut others): (Vec<Set>, Vec<Set>) = sets.into_iter().partition(|(set, _)| set.are_of_adapter());
     let mut components = Vec::new();
-    let mut add = |kind, config, weights: WeightNames, own: &[&str]| {
-        let is_own = |name: &str| own.contains(&name) || WeightNames::sets([name].into_iter()).is_empty();
-        let files = here.iter().filter(|file| is_own(&file.name[prefix.len()..]));
-        let files = files.map(|file| file.within(prefix)).collect();
+    let by_name: BTreeMap<&str, &File> = names().zip(here.iter().copied()).collect();
+    let is_weights = |name: &str| !WeightNames::sets(std::iter::once(name)).is_empty();
+    let beside: Vec<&str> = names().filter(|name| !is_weights(name)).collect();
+    let mut add = |kind, config: Option<&'static str>, weights: WeightNames, own: &[&str]| {
+        let beside = config.iter().flat_map(|_| &beside);
+        let files = own.iter().chain(beside).filter_map(|name| Some(by_name.get(name)?.within(prefix)));
+        let mut files: Vec<File> = files.collect();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
         let part = opened.part(&opened.root().join(prefix), config, weights);
         components.push(Component { prefix: prefix.to_owned(), kind, opened: part, files });
     };
@@ -88,7 +100,7 @@ fn in_folder(opened: &Opened, (prefix, here): (&str, &[&File]), listed: &Listed)
         };
         match of_libraries.as_slice() {
             // Of a pipeline's component every variant is whole.
-            [_, _, ..] => {
+            [_, _, ..] if of_libraries.len() <= MOST_VARIANTS => {
                 others.retain(|(set, _)| !set.are_usual());
                 of_libraries.into_iter().for_each(|(set, own)| add(Kind::Model, Some(CONFIG), set, &own));
             }
@@ -110,49 +122,41 @@ fn in_folder(opened: &Opened, (prefix, here): (&str, &[&File]), listed: &Listed)
 /// Tells of checkpoints that are not what the folder is, or that nothing says what they should be; of what lies in one
 /// folder once.
 pub(super) fn tell(components: &[Component], listed: &Listed, found: &mut Found) {
-    let mut told = BTreeSet::new();
-    for Component { prefix, kind, files, .. } in components {
-        if prefix.is_empty() {
-            alone(*kind, files, found);
-            continue;
+    components.iter().filter(|component| component.prefix.is_empty()).for_each(|own| alone(own, found));
+    let mut nested: BTreeMap<&str, Vec<&Component>> = BTreeMap::new();
+    for component in components.iter().filter(|one| !one.prefix.is_empty() && !listed.is_listed(&one.prefix)) {
+        nested.entry(&component.prefix).or_default().push(component);
+    }
+    for (prefix, here) in nested {
+        let mut say = |name: &str, message: &str| {
+            found.say(Check::NestedModel, Location::file(format!("{prefix}{name}")), message);
+        };
+        let (adapters, others): (Vec<&Component>, Vec<&Component>) =
+            here.iter().partition(|component| component.kind == Kind::Adapter);
+        if !adapters.is_empty() {
+            say(
+                ADAPTER_CONFIG,
+                "is of an adapter in a folder of its own, which loaders put on a model where it is named",
+            );
         }
-        if listed.is_listed(prefix) || !told.insert((prefix, *kind == Kind::Adapter)) {
-            continue;
-        }
-        let weights: Vec<&File> = files.iter().filter(|file| file.name.ends_with(".safetensors")).collect();
+        let weights: BTreeSet<&str> = others.iter().flat_map(|component| component.weights()).collect();
+        let Some(first) = weights.first() else { continue };
         let which = match weights.len() {
-            0 | 1 => "holds weights".to_owned(),
+            1 => "holds weights".to_owned(),
             count => format!("is the first of {count} files of weights"),
         };
-        let (name, message) = match kind {
-            Kind::Adapter => {
-                let message = "is of an adapter in a folder of its own, which loaders put on a model where it is named";
-                (ADAPTER_CONFIG, message.to_owned())
-            }
-            Kind::Model => (
-                weights.first().map_or(CONFIG, |file| &file.name),
-                format!(
-                    "{which} of a model in a folder of its own, which is loaded where that is named: its chat template was \
-                     not tried, and signs of a lesion not looked for"
-                ),
-            ),
-            Kind::Alone => (
-                weights.first().map_or("", |file| &file.name),
-                format!(
-                    "{which} in a folder of their own, which are loaded where that is named; no config was held against \
-                     them"
-                ),
-            ),
+        let what = match others.iter().any(|component| component.kind == Kind::Model) {
+            true => "its chat template was not tried, and signs of a lesion not looked for",
+            false => "no config was held against them",
         };
-        found.say(Check::NestedModel, Location::file(format!("{prefix}{name}")), message);
+        say(first, &format!("{which} in a folder of their own, which are loaded where that is named; {what}"));
     }
 }
 
-fn alone(kind: Kind, files: &[File], found: &mut Found) {
-    let is_weights = |file: &&File| file.name.ends_with(".safetensors");
-    if let (Kind::Alone, Some(first)) = (kind, files.iter().find(is_weights)) {
-        let message = "is of weights of which no config says what tensors there should be: it was examined by itself";
-        found.say(Check::WeightsAlone, first.location(), message);
+fn alone(component: &Component, found: &mut Found) {
+    if let (Kind::Alone, Some(first)) = (component.kind, component.weights().next()) {
+        let message = "no config says what tensors these weights should have: they were examined by themselves";
+        found.say(Check::WeightsAlone, Location::file(first), message);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The model that an adapter changes.
 
 use super::config::{AdapterConfig, ends_in};
-use super::modules::{Modules, path};
+use super::modules::{Modules, elements, path};
 use super::parts::{Factor, Named};
 use super::targets::is_head;
 use crate::architecture::names;
@@ -22,6 +22,8 @@ pub struct Base {
     names: Names,
     /// By the names that modules have where a text model stands alone.
     shapes: BTreeMap<String, Vec<usize>>,
+    /// These names by what stands after their first part.
+    inner: BTreeMap<String, String>,
 }
 
 impl Base {
@@ -32,11 +34,14 @@ impl Base {
     pub fn of(opened: &Opened) -> Result<Base> {
         let tensors = if opened.is_gguf() { opened.named_tensors()? } else { opened.tensors()? };
         let names = opened.names()?;
-        let mut base = Base { name: opened.name().to_owned(), names, shapes: BTreeMap::new() };
+        let mut base = Base { name: opened.name().to_owned(), names, shapes: BTreeMap::new(), inner: BTreeMap::new() };
         for weight in tensors.weights() {
             let module = base.own(weight.name().strip_suffix(".weight").unwrap_or(weight.name()));
             // A bias has no module of its own.
             if !weight.name().ends_with(".bias") {
+                if let Some((_, inner)) = module.split_once('.') {
+                    base.inner.insert(inner.to_owned(), module.clone());
+                }
                 base.shapes.insert(module, weight.shape().to_vec());
             }
         }
@@ -61,13 +66,7 @@ impl Base {
         let own = self.own(module);
         let inner = own.split_once('.').map_or(own.as_str(), |(_, inner)| inner);
         let exact = [own.as_str(), inner].into_iter().find_map(|name| self.shapes.get_key_value(name));
-        let within = || {
-            let is_it = |name: &str| {
-                name.strip_suffix(own.as_str())
-                    .is_some_and(|before| before.ends_with('.') && before.matches('.').count() == 1)
-            };
-            self.shapes.iter().find(|(name, _)| is_it(name))
-        };
+        let within = || self.shapes.get_key_value(self.inner.get(own.as_str())?);
         // A head may be the embedding.
         let is_tied = ["lm_head", "embed_out"].iter().any(|head| ends_in(&own, head));
         let is_embedding = |name: &str| names::is_embedding(&format!("{name}.weight"));
@@ -140,7 +139,7 @@ impl Base {
         };
         // [tokens, channels]: the first factor looks tokens up.
         let (outputs, inputs) = if named.is_of_embedding() { (inputs[0], vec![outputs]) } else { (outputs, inputs) };
-        let elements: usize = shape.iter().product();
+        let elements = elements(shape);
         let of = |module: &str| config.names("feedforward_modules").iter().any(|name| ends_in(module, name));
         match named.factor() {
             Some(Factor::Down) if config.is_set("use_qalora") || config.has("target_parameters") => None,

@@ -2,8 +2,9 @@
 
 use crate::checkpoint::ConfigFile;
 use crate::error::Result;
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an adapter's config says.
 pub struct AdapterConfig {
@@ -12,11 +13,11 @@ pub struct AdapterConfig {
     pub targets: Targets,
     pub excluded: Option<Pattern>,
     /// Modules that are saved whole.
-    pub saved: Vec<String>,
+    pub saved: BTreeSet<String>,
     /// That of modules of which `ranks` says nothing.
     rank: usize,
-    ranks: Vec<(String, Option<Regex>, usize)>,
-    alphas: Vec<(String, Option<Regex>)>,
+    ranks: Keys,
+    alphas: Keys,
     /// What the change is multiplied by, but for what it is divided by.
     pub alpha: f64,
     layers: Option<Vec<u64>>,
@@ -35,7 +36,7 @@ pub enum Targets {
 /// Names of modules as PEFT matches them.
 pub enum Pattern {
     /// The whole path, or its end after a dot.
-    Ends(Vec<String>),
+    Ends(BTreeSet<String>),
     /// A regular expression for the whole path; none where it is none that can be read here.
     Whole(String, Option<Regex>),
 }
@@ -43,7 +44,7 @@ pub enum Pattern {
 impl Pattern {
     fn read(value: &Value) -> Option<Pattern> {
         match value {
-            Value::String(text) => Some(Pattern::Whole(text.clone(), Regex::new(&format!("^(?:{text})$")).ok())),
+            Value::String(text) => Some(Pattern::Whole(text.clone(), regex(&format!("^(?:{text})$")))),
             Value::Array(list) => {
                 Some(Pattern::Ends(list.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()))
             }
@@ -54,10 +55,25 @@ impl Pattern {
     /// None where it cannot be told.
     pub fn matches(&self, module: &str) -> Option<bool> {
         match self {
-            Pattern::Ends(names) => Some(names.iter().any(|name| ends_in(module, name))),
+            Pattern::Ends(names) => Some(ends(module).any(|end| names.contains(end))),
             Pattern::Whole(_, regex) => regex.as_ref()?.is_match(module).ok(),
         }
     }
+}
+
+/// Parts of a path that are looked at; no module lies deeper.
+const DEEPEST: usize = 64;
+/// Steps back that an expression may take on one name: those that are meant for names need few.
+const MOST_STEPS: usize = 10_000;
+
+fn regex(pattern: &str) -> Option<Regex> {
+    RegexBuilder::new(pattern).backtrack_limit(MOST_STEPS).build().ok()
+}
+
+/// A path, and all that it ends in after a dot.
+pub fn ends(module: &str) -> impl Iterator<Item = &str> {
+    let after = module.rmatch_indices('.').take(DEEPEST).map(|(dot, _)| &module[dot + 1..]);
+    std::iter::once(module).chain(after)
 }
 
 /// Whether a path is this one or ends in it.
@@ -113,10 +129,11 @@ impl AdapterConfig {
         // Of AdaLoRA, which of the rank's parts are kept.
         for (key, rank) in map("rank_pattern").filter(|_| has_rank) {
             match rank.as_u64().and_then(|rank| usize::try_from(rank).ok()) {
-                Some(rank) if rank > 0 => ranks.push((key.clone(), key_pattern(key), rank)),
+                Some(rank) if rank > 0 => ranks.push((key.clone(), rank)),
                 _ => return Err(c.wrong("rank_pattern", "positive whole numbers by names of modules")),
             }
         }
+        let alphas = map("alpha_pattern").filter(|_| has_rank).map(|(key, _)| (key.clone(), 0));
         let layers = match get("layers_to_transform") {
             Some(Value::Array(list)) => Some(list.iter().filter_map(Value::as_u64).collect()),
             Some(Value::Number(number)) => Some(number.as_u64().into_iter().collect()),
@@ -129,8 +146,8 @@ impl AdapterConfig {
             excluded: get("exclude_modules").and_then(Pattern::read),
             saved: saved.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
             rank: if has_rank { c.size_or("r", 8)? } else { 0 },
-            ranks,
-            alphas: map("alpha_pattern").map(|(key, _)| (key.clone(), key_pattern(key))).collect(),
+            ranks: Keys::of(ranks.into_iter()),
+            alphas: Keys::of(alphas),
             alpha: if kind == "LORA" { c.f64_or("lora_alpha", 8.0)? } else { 1.0 },
             layers,
             settings: config.map().clone(),
@@ -201,31 +218,56 @@ impl AdapterConfig {
 
     /// The rank that a module's change is to have.
     pub fn rank_of(&self, module: &str) -> usize {
-        let own = self.ranks.iter().find(|(key, pattern, _)| matches_key(key, pattern.as_ref(), module));
-        own.map_or(self.rank, |(_, _, rank)| *rank)
+        self.ranks.get(module).map_or(self.rank, |(_, rank)| rank)
     }
 
     /// Keys of `rank_pattern` and `alpha_pattern` that none of these modules is meant by.
-    pub fn unused_patterns<'a>(&'a self, modules: &[&str]) -> Vec<(&'static str, &'a str)> {
-        let is_unused =
-            |key: &str, pattern: Option<&Regex>| !modules.iter().any(|module| matches_key(key, pattern, module));
-        let ranks = self.ranks.iter().map(|(key, pattern, _)| ("rank_pattern", key, pattern));
-        let alphas = self.alphas.iter().map(|(key, pattern)| ("alpha_pattern", key, pattern));
-        let unused = ranks.chain(alphas).filter(|(_, key, pattern)| is_unused(key, pattern.as_ref()));
-        unused.map(|(of, key, _)| (of, key.as_str())).collect()
+    pub fn unused_patterns(&self, modules: &[&str]) -> Vec<(&'static str, &str)> {
+        let ranks = self.ranks.unused(modules).into_iter().map(|key| ("rank_pattern", key));
+        ranks.chain(self.alphas.unused(modules).into_iter().map(|key| ("alpha_pattern", key))).collect()
     }
 }
 
-/// A key of a pattern as PEFT matches it: a regular expression for the end of a path, or for its beginning.
-fn key_pattern(key: &str) -> Option<Regex> {
-    match key.starts_with('^') {
-        true => Regex::new(key),
-        false => Regex::new(&format!(r"^(.*\.)?(?:{key})$")),
-    }
-    .ok()
+/// Values by what modules are meant, as PEFT has it: a key is a regular expression for the end of a path or, from `^` on,
+/// for its beginning.
+#[derive(Default)]
+struct Keys {
+    /// Those that are names, which most are.
+    names: BTreeMap<String, usize>,
+    others: Vec<(String, Option<Regex>, usize)>,
 }
 
-fn matches_key(key: &str, pattern: Option<&Regex>, module: &str) -> bool {
-    let matched = pattern.and_then(|pattern| pattern.is_match(module).ok());
-    matched.unwrap_or_else(|| ends_in(module, key))
+/// Keys that are no names and are looked at.
+const MOST_EXPRESSIONS: usize = 100;
+
+impl Keys {
+    fn of(keys: impl Iterator<Item = (String, usize)>) -> Keys {
+        let is_name = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let mut own = Keys::default();
+        for (key, value) in keys {
+            if is_name(&key) {
+                own.names.insert(key, value);
+            } else if own.others.len() < MOST_EXPRESSIONS {
+                let whole = if key.starts_with('^') { key.clone() } else { format!(r"^(.*\.)?(?:{key})$") };
+                own.others.push((key, regex(&whole), value));
+            }
+        }
+        own
+    }
+
+    /// The key that a module is meant by, and its value.
+    fn get(&self, module: &str) -> Option<(&str, usize)> {
+        let by_name = || ends(module).find_map(|end| self.names.get_key_value(end));
+        let is_it = |pattern: &Option<Regex>| pattern.as_ref().is_some_and(|of| of.is_match(module).unwrap_or(false));
+        let by_pattern = || self.others.iter().find(|(_, pattern, _)| is_it(pattern));
+        let named = by_name().map(|(key, value)| (key.as_str(), *value));
+        named.or_else(|| by_pattern().map(|(key, _, value)| (key.as_str(), *value)))
+    }
+
+    /// Those that none of these modules is meant by.
+    fn unused(&self, modules: &[&str]) -> Vec<&str> {
+        let used: BTreeSet<&str> = modules.iter().filter_map(|module| Some(self.get(module)?.0)).collect();
+        let all = self.names.keys().chain(self.others.iter().map(|(key, ..)| key)).map(String::as_str);
+        all.filter(|key| !used.contains(key)).collect()
+    }
 }

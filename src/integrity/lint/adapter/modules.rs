@@ -86,9 +86,10 @@ impl<'a> Modules<'a> {
         let (count, of) = (idle.len(), self.changed.len());
         let value = if named.begins_at_one() { "one" } else { "zero" };
         let of_modules = Count(of, "module", "modules");
+        let all = if of == 1 { "its only module".to_owned() } else { format!("all {of_modules}") };
         let (place, message) = match count == of {
             true => {
-                let message = format!("changes nothing: {} of all {of_modules} is {value} throughout", named.part);
+                let message = format!("changes nothing: {} of {all} is {value} throughout", named.part);
                 (shard.file.location(), format!("{message}, as before training"))
             }
             false => {
@@ -195,13 +196,17 @@ fn ranks(module: &str, parts: &[(Named, StoredTensor)], config: Option<&AdapterC
         let Some(outputs) = up.1.shape.first() else { continue };
         let is_sized = |named: &Named| named.part == "lora_magnitude_vector" || named.part == b.part && named.is_bias;
         for (_, place) in parts.iter().filter(|(named, _)| is_sized(named) && !b.is_of_embedding()) {
-            let elements: usize = place.1.shape.iter().product();
+            let elements = elements(&place.1.shape);
             if elements != *outputs {
                 let message = format!("has shape {:?}, {} has {outputs} outputs", place.1.shape, up.1.name);
                 found.say(Check::TensorShape, at(place.0, place.1), message);
             }
         }
     }
+}
+
+pub(super) fn elements(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |product: usize, size| product.saturating_mul(*size))
 }
 
 /// Whether a tensor is one value throughout.

@@ -1,7 +1,7 @@
 //! The modules that an adapter's config names, against those that its weights change, and the reverse.
 
 use super::base::Base;
-use super::config::{AdapterConfig, Pattern, Targets, ends_in};
+use super::config::{AdapterConfig, Pattern, Targets, ends, ends_in};
 use super::modules::{Modules, path};
 use super::parts::Named;
 use crate::architecture::names;
@@ -41,8 +41,10 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
         let evidence = json!({"key": key, "name": name});
         found.add(Check::AdapterTarget, Location::file(ADAPTER_CONFIG), message, evidence);
     };
-    let is_in_base = |name: &str| base.is_none_or(|base| base.modules().any(|module| ends_in(module, name)));
-    let has = |name: &str| stored.iter().any(|module| ends_in(module, name));
+    let of_base: Option<BTreeSet<&str>> = base.map(|base| base.modules().flat_map(ends).collect());
+    let is_in_base = |name: &str| of_base.as_ref().is_none_or(|ends| ends.contains(name));
+    let of_stored: BTreeSet<&str> = stored.iter().flat_map(|module| ends(module)).collect();
+    let has = |name: &str| of_stored.contains(name);
     if let Targets::Pattern(Pattern::Ends(names)) = &config.targets {
         let is_excluded = |name: &str| config.excluded.as_ref().is_some_and(|of| of.matches(name) != Some(false));
         let lacking = names.iter().filter(|name| !has(name) && is_in_base(name) && !is_excluded(name));
@@ -50,14 +52,15 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
     }
     for name in config.names("target_parameters") {
         let parent = name.rsplit_once('.').map_or(name, |(parent, _)| parent);
-        if !has(parent) && !stored.iter().any(|module| module.contains(parent)) {
+        if !has(parent) {
             lacks("target_parameters", name);
         }
     }
     for (key, pattern) in config.unused_patterns(&changed) {
         lacks(key, pattern);
     }
-    let has_saved = |name: &str| whole.iter().any(|module| is_within(module, name));
+    let within: BTreeSet<&str> = whole.iter().flat_map(|module| within(module)).collect();
+    let has_saved = |name: &str| within.contains(name);
     let is_of_task = |name: &str| HEADS_OF_TASKS.contains(&name) && HEADS_OF_TASKS.iter().any(|other| has_saved(other));
     for name in config.saved.iter().filter(|name| !has_saved(name) && !is_of_task(name)) {
         let message = format!("is missing, and modules_to_save names it: {name} would be as it is in the base");
@@ -83,7 +86,7 @@ fn unread(config: &AdapterConfig, found: &mut Found) {
         _ => return,
     };
     let forward = config.names("feedforward_modules");
-    if let Some(name) = forward.iter().find(|name| !targets.iter().any(|target| target == *name)) {
+    if let Some(name) = forward.iter().find(|name| !targets.contains(**name)) {
         let message = format!("feedforward_modules names {name}, which target_modules does not: PEFT refuses it");
         found.say(Check::ConfigRefused, Location::file(ADAPTER_CONFIG), message);
     }
@@ -114,16 +117,19 @@ fn whole_path(tensor: &str) -> &str {
     path([".weight", ".bias"].iter().find_map(|end| tensor.strip_suffix(end)).unwrap_or(tensor))
 }
 
-/// Whether a module is this one, or lies in it.
-fn is_within(module: &str, name: &str) -> bool {
-    ends_in(module, name) || format!(".{module}.").contains(&format!(".{name}."))
+/// All paths that a module ends in, and those of what it lies in.
+fn within(module: &str) -> impl Iterator<Item = &str> {
+    ends(module).flat_map(|end| {
+        let inner = end.match_indices('.').map(|(dot, _)| &end[..dot]);
+        inner.chain(std::iter::once(end))
+    })
 }
 
 /// Whether a tensor that is no part of a change has its place in the adapter.
 fn is_saved((_, tensor): StoredTensor, config: &AdapterConfig) -> bool {
     let module = whole_path(&tensor.name);
     let has_biases = config.text("bias").is_some_and(|bias| bias != "none");
-    config.saved.iter().any(|name| is_within(module, name))
+    within(module).any(|part| config.saved.contains(part))
         || has_biases && tensor.name.ends_with(".bias")
         // PEFT saves them where their vocabulary grew.
         || names::has_a_row_a_token(&format!("{module}.weight"))

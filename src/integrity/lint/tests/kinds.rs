@@ -19,7 +19,7 @@ pub fn each() -> Vec<(Folder, Lint)> {
     let untargeted = adapter(json!({"target_modules": ["k_proj"]}), 1.0);
     let wide = adapter(json!({}), 1.0);
     let (base, of_base) = (Folder::whole(), |folder: &Folder, base: &Folder| {
-        let base = AdapterBase::of(&Opened::folder_at(base.0.path())).unwrap();
+        let base = AdapterBase::of(&Opened::folder_at(base.0.path()).called("org/base")).unwrap();
         lint(&Opened::folder_at(folder.0.path()), Some(&base), &Silent).unwrap()
     });
     let beside = of_base(&wide, &base);
