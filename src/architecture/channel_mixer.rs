@@ -100,8 +100,12 @@ pub struct GatedNames {
 
 impl GatedNames {
     /// The usual names.
-    pub const USUAL: GatedNames =
-        GatedNames { module: "mlp", gate_up: ("gate_proj", Some("up_proj")), activation: Some("act_fn"), down: "down_proj" };
+    pub const USUAL: GatedNames = GatedNames {
+        module: "mlp",
+        gate_up: ("gate_proj", Some("up_proj")),
+        activation: Some("act_fn"),
+        down: "down_proj",
+    };
 }
 
 /// The activation functions of gated MLPs.

@@ -3,7 +3,7 @@
 
 use super::channel_mixer::{Activation, ChannelMixer, GatedMlp, GatedNames};
 use super::config_class::Class;
-use super::recipe::{FINAL_NORM, Around, Block, Layer, Norm, NormStyle, Recipe};
+use super::recipe::{Around, Block, FINAL_NORM, Layer, Norm, NormStyle, Recipe};
 use super::rope::Rope;
 use super::rope_config;
 use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, QueryGrowth, TokenMixer};

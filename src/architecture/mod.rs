@@ -16,11 +16,12 @@ pub mod place;
 pub mod recipe;
 pub mod rope;
 mod rope_config;
-pub(crate) mod stacks;
 pub mod short_convolution;
+pub(crate) mod stacks;
 mod stored;
 pub mod token_mixer;
 
+pub(crate) use families::is_family;
 pub use families::name;
 pub(crate) use known_keys::changes_nothing;
 pub(crate) use neuron_place::{in_file, line};

@@ -55,8 +55,9 @@ pub(crate) fn matrices(tensor: &str, shape: &[usize]) -> usize {
 
 /// Whether each row of a tensor belongs to a token or to a position.
 pub(crate) fn has_a_row_a_token(tensor: &str) -> bool {
-    is_embedding(tensor)
-        || ["lm_head.weight", "wte.weight", "wpe.weight", "token_embd.weight"].iter().any(|end| tensor.ends_with(end))
+    let module = tensor.strip_suffix(".weight").and_then(|module| module.rsplit('.').next()).unwrap_or_default();
+    let is_one = ["embedding", "embeddings"].iter().any(|end| module.ends_with(end)) || module.starts_with("embed_");
+    is_one && !module.contains("patch") || ["lm_head", "wte", "wpe", "token_embd", "shared"].contains(&module)
 }
 
 /// As [`Recipe::parts`](crate::Recipe::parts), by what the file holds: a config that was changed since, or is not
@@ -111,9 +112,9 @@ fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
     // The projection to queries may put out gates as well: what mixed values go into is as wide as queries are.
     let of = |ends: &[&str]| ends.iter().find_map(|end| module.strip_suffix(end));
     let all = match (of(&["q_norm", "q_layernorm"]), of(&["k_norm", "k_layernorm"])) {
-        (Some(start), _) => ["o_proj", "out_proj"].iter().find_map(|name| {
-            shape(format!("{start}{name}.weight")).and_then(|shape| shape.get(1).copied())
-        }),
+        (Some(start), _) => ["o_proj", "out_proj"]
+            .iter()
+            .find_map(|name| shape(format!("{start}{name}.weight")).and_then(|shape| shape.get(1).copied())),
         (_, Some(start)) => shape(format!("{start}k_proj.weight")).and_then(|shape| shape.first().copied()),
         _ => return false,
     };
@@ -172,7 +173,8 @@ mod tests {
     /// What is said here and what a recipe says are one, for every module of every kind of family.
     #[test]
     fn parts_are_those_of_the_recipes() {
-        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2", "qwen3_5", "lfm2"] {
+        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2", "qwen3_5", "lfm2"]
+        {
             let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
             let checkpoint = crate::Checkpoint::open(&folder, &crate::progress::Silent).unwrap();
             let recipe = Recipe::read(checkpoint.config()).unwrap();

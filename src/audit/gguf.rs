@@ -1,9 +1,10 @@
 //! How a GGUF is served: its tokenizer, chat template, ends and context are examined as those of the folder that an
 //! import would make of it.
 
-use super::{place, template};
+use super::template;
 use crate::checkpoint::{GENERATION_CONFIG, Opened, TOKENIZER_CONFIG};
 use crate::error::{Error, Result};
+use crate::files::name_of;
 use crate::integrity::lint::{self, Check, Location, Observation};
 use serde_json::Value;
 
@@ -30,7 +31,7 @@ pub fn observe(opened: &Opened) -> Result<Vec<Observation>> {
         found.extend(template::observe(opened)?);
     }
     found.extend(lint::served(opened));
-    let file = place::name_of(opened.root());
+    let file = name_of(opened.root());
     let inside = |observation: Observation| Observation {
         location: Location { file: file.clone(), ..observation.location },
         ..observation
@@ -76,7 +77,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let models =
-            files.filter(|file| place::name_of(file).starts_with("tiny") && file.extension() == Some("gguf".as_ref()));
+            files.filter(|file| name_of(file).starts_with("tiny") && file.extension() == Some("gguf".as_ref()));
         for file in models {
             // Their templates print a list as Python does.
             let found = observe(&Opened::open(file.to_str().unwrap(), &Silent).unwrap()).unwrap();

@@ -6,7 +6,7 @@ use crate::checkpoint::Opened;
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::Result;
 use crate::integrity::lesion;
-use crate::integrity::lint::{self, Examined, Lint};
+use crate::integrity::lint::{self, AdapterBase, Examined, Lint};
 use crate::progress::Progress;
 use crate::rules::finding::{self, Finding, Severity};
 use crate::rules::{Date, Measurement, Rule, Rules, WhenNotExamined};
@@ -40,6 +40,9 @@ pub struct Linted {
 /// What lint judged by.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LintSettings {
+    /// The base that an adapter was held against.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// From here on a finding is an answer of no.
     pub fail_on: Severity,
     /// `release`, or the rule file; none of the default rules.
@@ -56,15 +59,22 @@ impl Kind for Linted {
     type Settings = LintSettings;
 }
 
-/// Examines a model's files and judges what they show.
+/// Examines a model's files, an adapter's beside its `base`, and judges what they show.
 ///
 /// # Errors
-/// There is no such model, it has no files that could be a model's, a file changed meanwhile, or the
+/// There is no such model or base, it has no files that could be a model's, a file changed meanwhile, or the
 /// user asked to stop.
-pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) -> Result<Document<Linted>> {
+pub fn lint(
+    model: &str,
+    base: Option<&str>,
+    rules: &Rules,
+    today: Date,
+    progress: &dyn Progress,
+) -> Result<Document<Linted>> {
     let opened = Arc::new(Opened::open_at_hand(model, progress)?);
+    let adapter_base = base.map(|base| AdapterBase::of(&Opened::open_at_hand(base, progress)?)).transpose()?;
     let origin = opened.origin();
-    let found = unchanged(&opened.places(), || observe(&opened, progress))?;
+    let found = unchanged(&opened.places(), || observe(&opened, adapter_base.as_ref(), progress))?;
     let by_name = origin.map(|origin| lint::by_name(origin, opened.root())).unwrap_or_default();
     let mut findings = finding::judge(found.observations.into_iter().chain(by_name.observations), rules);
     let took_place = [Measurement::Lint, Measurement::Waivers];
@@ -86,6 +96,7 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
     };
     let own = rules.name != Rules::DEFAULT;
     let settings = LintSettings {
+        base: base.map(str::to_owned),
         fail_on: rules.fail_on,
         rules: own.then(|| rules.name.clone()),
         rules_sha256: own.then(|| rules.sha256.clone()),
@@ -105,8 +116,8 @@ pub fn lint(model: &str, rules: &Rules, today: Date, progress: &dyn Progress) ->
 }
 
 /// What lint sees, indicators of a lesion, and what the chat template does.
-pub(super) fn observe(opened: &Arc<Opened>, progress: &dyn Progress) -> Result<Lint> {
-    let mut found = lint::lint(opened, progress)?;
+pub(super) fn observe(opened: &Arc<Opened>, base: Option<&AdapterBase>, progress: &dyn Progress) -> Result<Lint> {
+    let mut found = lint::lint(opened, base, progress)?;
     let indicators = lesion::observe(opened, progress)?;
     found.observations.extend(match opened.is_gguf() {
         true => gguf::observe(opened)?,

@@ -296,7 +296,7 @@ impl<'a> Gate<'a> {
     }
 
     fn lint(&mut self, opened: &Arc<Opened>, progress: &dyn Progress) -> Result<()> {
-        let found = match linted::observe(opened, progress) {
+        let found = match linted::observe(opened, None, progress) {
             Err(error) if opened.is_gguf() && !matches!(error, Error::Interrupted) => {
                 self.leave(Measurement::Lint, error.to_string(), true);
                 return Ok(());

@@ -2,9 +2,9 @@
 
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
+use crate::files::name_of;
 use crate::integrity::lint::{Location, More};
 use crate::neuron::Neuron;
-use std::path::Path;
 
 /// The checkpoint as a whole: of a folder nothing, as places are told from there on.
 pub fn whole(checkpoint: &Checkpoint) -> Location {
@@ -29,9 +29,4 @@ pub fn of_neuron(neuron: &Neuron, checkpoint: &Checkpoint) -> Location {
 pub fn of_neurons(neurons: &[Neuron], checkpoint: &Checkpoint) -> Location {
     let first = neurons.first().map_or_else(|| whole(checkpoint), |first| of_neuron(first, checkpoint));
     first.and(More::InFile(neurons.len().saturating_sub(1) as u64))
-}
-
-/// A path's last part.
-pub fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

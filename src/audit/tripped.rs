@@ -81,7 +81,7 @@ fn of_ggufs(told: &mut Told) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
     fs::write(&file, Writer::llama().tensor("x.weight", &[32], 9, &[0; 40]).bytes()).unwrap();
-    let found = lint::lint(&Opened::open(file.to_str().unwrap(), &Silent).unwrap(), &Silent).unwrap();
+    let found = lint::lint(&Opened::open(file.to_str().unwrap(), &Silent).unwrap(), None, &Silent).unwrap();
     told.by(lint::Check::GgufNotExamined.into(), found.observations, folder.path());
 }
 

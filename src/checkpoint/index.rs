@@ -224,6 +224,17 @@ impl ShardName<'_> {
     }
 }
 
+/// What the names of all shards of a set begin with, where this is one's; with the variant that some name after the
+/// numbers: `model-00001-of-00002.fp16.safetensors`.
+pub(super) fn shard_stem(name: &str) -> Option<String> {
+    if let Some(shard) = ShardName::of(name) {
+        return Some(shard.stem.to_owned());
+    }
+    let (numbered, variant) = name.strip_suffix(".safetensors")?.rsplit_once('.')?;
+    let numbered = format!("{numbered}.safetensors");
+    ShardName::of(&numbered).map(|shard| format!("{}.{variant}", shard.stem))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ pub mod gguf;
 pub mod header;
 pub mod hub;
 pub mod index;
+pub mod kind;
 pub mod listing;
 mod loose;
 pub mod map;
@@ -15,11 +16,13 @@ pub mod packing;
 pub mod python_json;
 pub mod quantization;
 mod shard;
+mod shards;
 pub mod snapshot;
 pub mod source;
 pub mod stand_in;
 pub mod tensors;
 pub mod walk;
+pub mod weight_names;
 
 use crate::error::Result;
 use crate::files::{self, Stamp};
@@ -41,6 +44,7 @@ pub use tensors::Tensors;
 /// No tokenizer or index is larger, in bytes.
 pub(crate) const LARGEST_NEEDED: u64 = 256 << 20;
 
+pub(crate) const CONFIG: &str = "config.json";
 /// The tokenizer, in a form that every library reads.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";

@@ -48,7 +48,8 @@ impl Names {
         let has = |key: &str| config.get(key).is_some_and(Value::is_object);
         let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
         let is_flat = IS_FLAT.contains(&model_type);
-        let further: &[&str] = if HAS_FURTHER.iter().any(|start| model_type.starts_with(start)) { &["mtp"] } else { &[] };
+        let further: &[&str] =
+            if HAS_FURTHER.iter().any(|start| model_type.starts_with(start)) { &["mtp"] } else { &[] };
         if !has("text_config") && !is_flat {
             return Names { other_parts: further.into(), ..Names::default() };
         }

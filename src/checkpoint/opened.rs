@@ -3,21 +3,23 @@
 use super::config::ConfigFile;
 use super::gguf::{GgufCheckpoint, GgufFile, parts};
 use super::hub::Origin;
-use super::index::{INDEX, IndexFile};
-use super::map::MappedFile;
+use super::index::IndexFile;
+use super::kind;
 use super::names::Names;
 use super::quantization::{self, Quantization};
 use super::shard::Shard;
+use super::shards::OpenShards;
 use super::source::{Folder, Source, is_gguf_name};
 use super::stand_in::StandIn;
-use super::{GENERATION_CONFIG, LARGEST_NEEDED, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
+use super::weight_names::WeightNames;
+use super::{CONFIG, GENERATION_CONFIG, LARGEST_NEEDED, TOKENIZER, TOKENIZER_CONFIG, other_tokenizer, python_json};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -36,7 +38,12 @@ pub struct Opened {
     index: OnceLock<Result<Option<IndexFile>>>,
     tokenizer: OnceLock<Result<Option<String>>>,
     settings: Mutex<HashMap<String, Result<Option<Arc<Value>>>>>,
-    shards: Mutex<Shards>,
+    shards: Arc<OpenShards>,
+    /// What its config is called; none of what has none.
+    config_name: Option<&'static str>,
+    weight_names: OnceLock<WeightNames>,
+    /// It is a single safetensors file.
+    is_lone: bool,
 }
 
 /// A GGUF: the file, whatever it breaks, and the model that it is where it is sound and of a known family.
@@ -44,32 +51,6 @@ pub struct Opened {
 struct Gguf {
     file: OnceLock<Result<Arc<GgufFile>>>,
     model: OnceLock<Result<Arc<GgufCheckpoint>>>,
-}
-
-/// The safetensors files that were asked for.
-#[derive(Debug, Default)]
-struct Shards {
-    known: HashMap<ShardKey, Shard>,
-    /// Bytes of small ones that were read whole.
-    in_memory: u64,
-}
-
-/// Where small files that were read have so many bytes together, others are mapped: a hostile folder has thousands.
-const MOST_IN_MEMORY: u64 = 64 << 20;
-
-/// What tells one file from another, whatever its names.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum ShardKey {
-    Identity(u64, u64),
-    /// Where the system does not say.
-    Path(PathBuf),
-}
-
-impl ShardKey {
-    fn of(about: &Metadata, path: &Path) -> ShardKey {
-        let identity = files::identity(about).map(|(device, inode)| ShardKey::Identity(device, inode));
-        identity.unwrap_or_else(|| ShardKey::Path(path.to_owned()))
-    }
 }
 
 impl Opened {
@@ -93,6 +74,7 @@ impl Opened {
     fn found(model: &str, folder: impl FnOnce(&Source) -> Result<Folder>) -> Result<Opened> {
         match Source::find(model)? {
             Source::Gguf(path) => Ok(Opened { gguf: Some(Gguf::default()), ..Opened::new(model, path, None) }),
+            Source::Safetensors(path) => Ok(Opened { is_lone: true, ..Opened::new(model, path, None) }),
             source => folder(&source).map(|Folder { path, origin }| Opened::new(model, path, origin)),
         }
     }
@@ -106,6 +88,13 @@ impl Opened {
     pub fn at(path: &Path) -> Opened {
         let gguf = (is_gguf_name(path) && !path.is_dir()).then(Gguf::default);
         Opened { gguf, ..Opened::folder_at(path) }
+    }
+
+    /// A checkpoint of its own within what was opened, whose files of weights stay open for both: that of `folder` whose
+    /// config and weights are called so.
+    pub fn part(&self, folder: &Path, config_name: Option<&'static str>, weights: WeightNames) -> Opened {
+        let part = Opened::folder_at(folder);
+        Opened { shards: self.shards.clone(), config_name, weight_names: OnceLock::from(weights), ..part }
     }
 
     /// The same by another name.
@@ -125,7 +114,10 @@ impl Opened {
             index: OnceLock::new(),
             tokenizer: OnceLock::new(),
             settings: Mutex::default(),
-            shards: Mutex::default(),
+            shards: Arc::default(),
+            config_name: Some(CONFIG),
+            weight_names: OnceLock::new(),
+            is_lone: false,
         }
     }
 
@@ -149,12 +141,25 @@ impl Opened {
         self.gguf.is_some()
     }
 
+    /// Whether it is one file (or what one was split into), and no folder.
+    pub fn is_file(&self) -> bool {
+        self.is_gguf() || self.is_lone
+    }
+
     /// The folder, for what is done with folders alone.
     ///
     /// # Errors
-    /// It is a GGUF.
+    /// It is a file.
     pub fn folder(&self) -> Result<&Path> {
-        if self.is_gguf() { Err(Source::no_folder(&self.root)) } else { Ok(&self.root) }
+        if self.is_file() { Err(Source::no_folder(&self.root)) } else { Ok(&self.root) }
+    }
+
+    /// What its files of weights are called.
+    pub fn weight_names(&self) -> &WeightNames {
+        self.weight_names.get_or_init(|| match self.is_lone {
+            true => WeightNames { single: files::name_of(&self.root), index: String::new() },
+            false => WeightNames::of_folder(files::names_in(&self.root).iter().map(String::as_str)),
+        })
     }
 
     /// What the GGUF holds; none of a folder.
@@ -180,9 +185,9 @@ impl Opened {
         kept(gguf.file.get_or_init(|| GgufFile::examine(&self.root).map(Arc::new)))
     }
 
-    /// The folder that paths of its files are told from: that of a GGUF is the one that it lies in.
+    /// The folder that paths of its files are told from: that of a file is the one that it lies in.
     pub fn base(&self) -> &Path {
-        if self.is_gguf() { self.root.parent().unwrap_or(Path::new("")) } else { &self.root }
+        if self.is_file() { self.root.parent().unwrap_or(Path::new("")) } else { &self.root }
     }
 
     /// The folder, or the file with those that it was split into.
@@ -197,7 +202,10 @@ impl Opened {
     pub fn config(&self) -> Result<Option<&Arc<ConfigFile>>> {
         let read = || match self.gguf()? {
             Some(gguf) => Ok(Some(Arc::new(ConfigFile::from_map(&self.root, gguf.config().clone())))),
-            None => self.if_there("config.json", |path| ConfigFile::read(path).map(Arc::new)),
+            None => match self.config_name {
+                Some(name) => self.if_there(name, |path| ConfigFile::read(path).map(Arc::new)),
+                None => Ok(None),
+            },
         };
         kept(self.config.get_or_init(read)).map(Option::as_ref)
     }
@@ -207,9 +215,7 @@ impl Opened {
     /// # Errors
     /// There is none, or it cannot be read.
     pub fn needed_config(&self) -> Result<&Arc<ConfigFile>> {
-        let problem = "no config.json in this folder; expected a Hugging Face model folder with config.json, \
-                       tokenizer.json and *.safetensors";
-        self.config()?.ok_or_else(|| Error::file(&self.root, problem))
+        self.config()?.ok_or_else(|| Error::file(&self.root, kind::without_config(&self.root)))
     }
 
     /// What the names of its tensors mean: as the config has it; without one, those of a text model.
@@ -241,7 +247,7 @@ impl Opened {
     /// # Errors
     /// It cannot be read.
     pub fn index(&self) -> Result<Option<&IndexFile>> {
-        let read = || self.if_there(INDEX, IndexFile::read);
+        let read = || self.if_there(&self.weight_names().index, IndexFile::read);
         kept(self.index.get_or_init(read)).map(Option::as_ref)
     }
 
@@ -255,17 +261,7 @@ impl Opened {
 
     /// As [`Opened::shard`], of a file that is open; it then stands at its beginning.
     pub(crate) fn shard_of(&self, file: &File, path: &Path) -> Result<Shard> {
-        let about = file.metadata().map_err(Error::io(path))?;
-        let mut shards = self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let key = ShardKey::of(&about, path);
-        if let Some(shard) = shards.known.get(&key).filter(|known| known.file().is_still(&about)) {
-            return Ok(shard.at(path));
-        }
-        let map = if shards.in_memory < MOST_IN_MEMORY { MappedFile::of } else { MappedFile::of_many };
-        let shard = Shard::of(file, map(file, path)?)?;
-        shards.in_memory += shard.file().in_memory();
-        shards.known.insert(key, shard.clone());
-        Ok(shard)
+        self.shards.of(file, path)
     }
 
     /// Its tokenizer.json as it is written, or what a GGUF's metadata say in that form; none where there is none.
@@ -341,7 +337,7 @@ impl Opened {
     /// What a file of the folder holds, if it is there.
     fn if_there<T>(&self, name: &str, read: impl FnOnce(&Path) -> Result<T>) -> Result<Option<T>> {
         let path = self.root.join(name);
-        path.exists().then(|| read(&path)).transpose()
+        (!name.is_empty() && path.exists()).then(|| read(&path)).transpose()
     }
 }
 

@@ -13,6 +13,8 @@ pub enum Source {
     Directory(PathBuf),
     /// A GGUF file.
     Gguf(PathBuf),
+    /// A safetensors file.
+    Safetensors(PathBuf),
     /// A hub repository.
     Hub(HubId),
 }
@@ -21,18 +23,19 @@ impl Source {
     /// A path that exists is that path; `org/name[@revision]` is a hub id; anything else is an error.
     ///
     /// # Errors
-    /// Nothing is there and it is not a hub id, or it is a file that is not a GGUF.
+    /// Nothing is there and it is not a hub id, or it is a file of another kind.
     pub fn find(model: &str) -> Result<Source> {
         let path = Path::new(model);
         if path.is_dir() {
             return Ok(Source::Directory(path.into()));
         }
         if path.exists() {
-            if is_gguf_name(path) {
-                return Ok(Source::Gguf(path.into()));
-            }
-            let problem = "expected a model folder or a .gguf file; for a .safetensors file give the folder it lies in";
-            return Err(Error::file(path, problem));
+            let is_safetensors = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
+            return match (is_gguf_name(path), is_safetensors) {
+                (true, _) => Ok(Source::Gguf(path.into())),
+                (_, true) => Ok(Source::Safetensors(path.into())),
+                _ => Err(Error::file(path, "expected a model folder, a .gguf or a .safetensors file")),
+            };
         }
         let looks_like_a_path = model.starts_with(['.', '/', '~']) || model.ends_with(['/', '\\']) || {
             let extension = path.extension().map(|e| e.to_ascii_lowercase());
@@ -42,7 +45,7 @@ impl Source {
             Ok(id) if !looks_like_a_path => Ok(Source::Hub(id)),
             _ => Err(Error::not_found(
                 path,
-                "no such file or folder; expected a model folder, a .gguf file or a hub id (org/name[@revision])",
+                "no such file or folder; expected a model folder, a .gguf or .safetensors file or a hub id (org/name[@revision])",
             )),
         }
     }
@@ -50,7 +53,7 @@ impl Source {
     /// The folder that holds the files, fetched where it is on the hub.
     ///
     /// # Errors
-    /// It is a GGUF, or cannot be fetched, or only an earlier commit of it is at hand.
+    /// It is a file, or cannot be fetched, or only an earlier commit of it is at hand.
     pub fn folder(&self, progress: &dyn Progress) -> Result<Folder> {
         match self {
             Source::Hub(id) => hub::fetch(id, &HubSettings::from_env()?, progress)?.current().map(Folder::from),
@@ -62,17 +65,23 @@ impl Source {
     /// says so. For those who tell what they did not examine.
     ///
     /// # Errors
-    /// It is a GGUF, or cannot be fetched.
+    /// It is a file, or cannot be fetched.
     pub fn folder_at_hand(&self, progress: &dyn Progress) -> Result<Folder> {
         match self {
             Source::Directory(path) => Ok(Folder { path: path.clone(), origin: None }),
             Source::Hub(id) => hub::fetch(id, &HubSettings::from_env()?, progress).map(Folder::from),
-            Source::Gguf(path) => Err(Source::no_folder(path)),
+            Source::Gguf(path) | Source::Safetensors(path) => Err(Source::no_folder(path)),
         }
     }
 
-    pub(super) fn no_folder(gguf: &Path) -> Error {
-        Error::file(gguf, "is a GGUF; expected a model folder: make one with `achilles-audit import`")
+    pub(super) fn no_folder(file: &Path) -> Error {
+        let problem = match file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            true => "is a GGUF; expected a model folder: make one with `achilles-audit import`",
+            false => {
+                "is a file of weights alone; expected a model folder with config.json, tokenizer.json and *.safetensors"
+            }
+        };
+        Error::file(file, problem)
     }
 }
 

@@ -3,13 +3,16 @@
 use super::gguf::header::TensorInfo;
 use super::gguf::{GgufCheckpoint, GgufFile};
 use super::header::TensorEntry;
-use super::index::{INDEX, SINGLE, Unindexed};
+use super::index::Unindexed;
+use super::kind::what_to_do_without_safetensors;
 use super::map::MappedFile;
 use super::names::{Meaning, Names};
 use super::opened::Opened;
 use super::quantization::{Method, Quantization, Scheme};
 use super::shard::Shard;
-use super::stand_in::{StandIn, unfinished};
+use super::stand_in::StandIn;
+use super::walk;
+use super::weight_names::WeightNames;
 use crate::error::{Error, Result};
 use crate::files;
 use safetensors::Dtype;
@@ -67,6 +70,18 @@ impl Opened {
         }
     }
 
+    /// As [`Opened::tensors`]; of a folder that holds no weights of its own but those of several models, all of them, with
+    /// the folder of each before its name.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn all_tensors(&self) -> Result<Tensors> {
+        match self.tensors() {
+            Err(error) if !self.is_file() && !WeightNames::is_there(self.root()) => Tensors::of_all(self)?.ok_or(error),
+            tensors => tensors,
+        }
+    }
+
     /// The tensors of a folder's text model, by their names where that stands alone.
     ///
     /// # Errors
@@ -92,12 +107,12 @@ impl Tensors {
     /// # Errors
     /// There are none, a shard is missing, or a header breaks the format.
     fn of_folder(opened: &Opened) -> Result<Tensors> {
-        let root = opened.root();
-        if root.join(SINGLE).exists() {
-            return Tensors::of_files(opened, &[SINGLE]);
+        let (root, names) = (opened.base(), opened.weight_names());
+        if root.join(&names.single).exists() {
+            return Tensors::of_files(opened, &[names.single.as_str()]);
         }
         let Some(index_file) = opened.index()? else { return Tensors::unindexed(opened) };
-        let (index, weight_map) = (root.join(INDEX), index_file.weight_map()?);
+        let (index, weight_map) = (root.join(&names.index), index_file.weight_map()?);
         let shards: BTreeSet<&str> = weight_map.values().copied().collect();
         for shard in &shards {
             if !root.join(shard).exists() {
@@ -121,7 +136,7 @@ impl Tensors {
 
     fn unindexed(opened: &Opened) -> Result<Tensors> {
         let root = opened.root();
-        let names = names_in(root);
+        let names = files::names_in(root);
         match Unindexed::of(names.iter().map(String::as_str)) {
             Unindexed::Whole(shards) => {
                 Tensors::of_files(opened, &shards.iter().map(String::as_str).collect::<Vec<_>>())
@@ -138,7 +153,7 @@ impl Tensors {
         let mut entries = BTreeMap::new();
         let mut files: Vec<MappedFile> = Vec::with_capacity(names.len());
         for (at, name) in names.iter().enumerate() {
-            let shard = opened.shard(&opened.root().join(name))?;
+            let shard = opened.shard(&opened.base().join(name))?;
             files.push(shard.file().clone());
             for TensorEntry { name, dtype, shape, bytes } in shard.sound_header()?.tensors.iter().cloned() {
                 let entry = Entry { dtype, shape, stored_as: None, place: Some((at, bytes)) };
@@ -155,6 +170,39 @@ impl Tensors {
             backing: Backing::Safetensors(files),
             quantization: opened.quantization(),
         })
+    }
+
+    /// Those of every safetensors file in a folder and the folders in it; none where there are none. Of files of one folder
+    /// that hold the same name each has its own before it.
+    fn of_all(opened: &Opened) -> Result<Option<Tensors>> {
+        let root = opened.root();
+        let files: Vec<String> = walk::walk(root, &|path| walk::is_left_out(root, path))?
+            .into_iter()
+            .map(|entry| entry.path)
+            .filter(|path| path.ends_with(".safetensors"))
+            .collect();
+        let (mut found, mut maps) = (Vec::new(), Vec::with_capacity(files.len()));
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for (at, file) in files.iter().enumerate() {
+            let shard = opened.shard(&root.join(file))?;
+            let folder = file.rfind('/').map_or("", |end| &file[..=end]);
+            for TensorEntry { name, dtype, shape, bytes } in shard.sound_header()?.tensors.iter().cloned() {
+                let whole = format!("{folder}{name}");
+                *counts.entry(whole.clone()).or_default() += 1;
+                found.push((whole, Entry { dtype, shape, stored_as: Some(name), place: Some((at, bytes)) }));
+            }
+            maps.push(shard.file().clone());
+        }
+        let named = |(whole, entry): (String, Entry)| {
+            let file = entry.place.as_ref().and_then(|(at, _)| files.get(*at));
+            let own = || Some(format!("{}/{}", file?, entry.stored_as.as_ref()?));
+            let is_one = counts.get(&whole) == Some(&1);
+            (own().filter(|_| !is_one).unwrap_or(whole), entry)
+        };
+        let entries: BTreeMap<String, Entry> = found.into_iter().map(named).collect();
+        let (root, quantization) = (root.to_owned(), Ok(None));
+        let tensors = Tensors { root, entries, unknown: Vec::new(), backing: Backing::Safetensors(maps), quantization };
+        Ok((!files.is_empty()).then_some(tensors))
     }
 
     /// The tensors of files of a folder, broken ones too, as far as their bytes are there: of two of one name the first.
@@ -330,32 +378,4 @@ impl Tensors {
             Backing::Safetensors(_) | Backing::Gguf(_) => None,
         }
     }
-}
-
-/// The names of what lies in a folder, as far as they are text.
-fn names_in(root: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    entries.filter_map(|e| e.file_name().into_string().ok()).collect()
-}
-
-fn what_to_do_without_safetensors(names: &[String]) -> String {
-    let with = |ends: &[&str]| names.iter().find(|n| ends.iter().any(|end| n.ends_with(end)));
-    if let Some(part) = names.iter().find(|n| unfinished(n).is_some_and(|whole| whole.ends_with(".safetensors"))) {
-        return format!("holds {part}, a download that was not finished, and no {SINGLE}; fetch the checkpoint again");
-    }
-    if let Some(pickle) = with(&[".bin", ".pt", ".pth", ".pkl", ".ckpt"]) {
-        return format!(
-            "holds {pickle} but no {SINGLE}; pickle files can run code and are never read: convert with transformers' \
-             save_pretrained"
-        );
-    }
-    if let Some(gguf) = with(&[".gguf"]) {
-        return format!(
-            "holds {gguf} but no {SINGLE}; give that file itself, or convert it with `achilles-audit import`"
-        );
-    }
-    if let Some(other) = names.iter().find(|n| n.to_ascii_lowercase().ends_with(".safetensors")) {
-        return format!("holds {other}, and transformers looks for {SINGLE} or for {INDEX} with its shards");
-    }
-    format!("no weights in this folder; expected {SINGLE} or {INDEX} with its shards")
 }

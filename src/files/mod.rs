@@ -39,6 +39,17 @@ pub fn parent(path: &Path) -> Result<PathBuf> {
     Ok(parent.to_owned())
 }
 
+/// The names of what lies in a folder, as far as they are text.
+pub fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// A file's name without the way to it.
+pub fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// A folder of the user's cache, `achilles-audit/NAME` in `$XDG_CACHE_HOME`, else in `~/.cache`; it is made, for this
 /// user alone, where it is not there.
 ///

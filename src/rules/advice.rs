@@ -48,7 +48,8 @@ impl RuleId {
                 | Check::FolderNotExamined
                 | Check::Script
                 | Check::NestedModel
-                | Check::AdapterBeside,
+                | Check::AdapterBeside
+                | Check::WeightsAlone,
             ) => "This was not examined. Look at it by other means, remove it if it is not needed, or waive it.",
             RuleId::Lint(
                 Check::NotDownloaded
@@ -58,8 +59,14 @@ impl RuleId {
                 | Check::BlobDigest
                 | Check::SnapshotFile
                 | Check::PartMissing
+                | Check::ComponentMissing
+                | Check::ComponentIncomplete
                 | Check::PeerMissing,
             ) => "Fetch the file again from a source you trust.",
+            RuleId::Lint(Check::AdapterAlone) => "Give the adapter's base: achilles-audit lint ADAPTER --base MODEL.",
+            RuleId::Lint(Check::AdapterUntrained | Check::AdapterTarget | Check::AdapterMisfit) => {
+                "Save the adapter again from the run that trained it, with the config and the base that belong to it."
+            }
             RuleId::Lint(Check::SecretFile) => {
                 "Take it out of the folder, and out of what was published; replace the key or password, which others \
                  may have read."

@@ -121,7 +121,7 @@ fn gguf(bytes: &[u8]) {
         let _ = file.tokenizer_config_json();
         let _ = file.generation_config_json();
         let opened = Opened::open(path.to_str().unwrap(), &Silent).unwrap();
-        lint::lint(&opened, &Silent).unwrap();
+        lint::lint(&opened, None, &Silent).unwrap();
     }
     if let Ok(gguf) = GgufCheckpoint::open(&path) {
         let _ = Recipe::read(&ConfigFile::from_map(&path, gguf.config().clone()));

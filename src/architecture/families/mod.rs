@@ -139,6 +139,11 @@ fn architecture<'a>(c: &Reader<'a>) -> Option<&'a str> {
     c.get("architectures").and_then(|named| named.as_array())?.first()?.as_str()
 }
 
+/// Whether a family is one of those that are known here.
+pub fn is_family(model_type: &str) -> bool {
+    FAMILIES.iter().any(|family| family.model_type == model_type || family.inside == Some(model_type))
+}
+
 /// Reads the config with its family's function.
 fn read(config: &ConfigFile) -> Result<Recipe> {
     tracing::trace!(path = %config.path().display(), "a recipe is made");
@@ -201,6 +206,15 @@ fn tied(whole: &Reader, text: &Reader, recipe: &Recipe) -> Result<bool> {
 fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
     let architecture = architecture(c);
     let Some(model_type) = c.str_opt("model_type")? else {
+        // What transformers writes, or reads.
+        let is_transformers = ["architectures", "hidden_size", "transformers_version"].iter().any(|key| c.has(key));
+        if !is_transformers {
+            let class = c.get("_class_name").and_then(|class| class.as_str());
+            let of = class.map_or("is no config of transformers (it names no model_type)".to_owned(), |class| {
+                format!("describes a {class} of diffusers")
+            });
+            return Err(Error::unsupported(config.path(), format!("{of}, which is no language model")));
+        }
         return Err(c.wrong("model_type", "the name of a family, such as llama"));
     };
     FAMILIES.iter().copied().find(|f| f.is(model_type, architecture)).ok_or_else(|| {

@@ -328,7 +328,9 @@ fn json_as_python_writes_it_is_read() {
 fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
     for family in FAMILIES {
         let few_experts = match family.model_type {
-            "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe_text" => json!({"num_experts": 2, "num_experts_per_tok": 1}),
+            "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe_text" => {
+                json!({"num_experts": 2, "num_experts_per_tok": 1})
+            }
             _ => json!({}),
         };
         let recipe = recipe(family.model_type, few_experts);

@@ -9,10 +9,10 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A model folder, a .gguf file or a hub id: what was before
+    /// A model folder, a .gguf or .safetensors file, or a hub id: what was before
     #[arg(value_name = "A")]
     pub before: String,
-    /// A model folder, a .gguf file or a hub id: what is now
+    /// A model folder, a .gguf or .safetensors file, or a hub id: what is now
     #[arg(value_name = "B")]
     pub after: String,
     #[command(flatten)]

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
+    /// A model folder, a .gguf or .safetensors file, or a hub id (org/name[@revision])
     pub model: String,
     /// Write the fingerprint to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]

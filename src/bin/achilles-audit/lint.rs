@@ -9,8 +9,11 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
+    /// A model folder, an adapter's or a pipeline's, a .gguf or .safetensors file, or a hub id (org/name[@revision])
     pub model: String,
+    /// Hold an adapter against the model that it changes
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
     #[command(flatten)]
     pub rules: RulesArgs,
     #[command(flatten)]
@@ -19,7 +22,8 @@ pub struct Options {
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check_file(options.report.output.as_deref())?;
-    let found = audit::lint(&options.model, &options.rules.read()?, Date::today(), progress)?;
+    let base = options.base.as_deref();
+    let found = audit::lint(&options.model, base, &options.rules.read()?, Date::today(), progress)?;
     output::write_report(&options.report, &found)?;
     Ok(ExitCode::from(found.result.verdict.exit_code()))
 }

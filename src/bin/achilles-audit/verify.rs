@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
+    /// A model folder, a .gguf or .safetensors file, or a hub id (org/name[@revision])
     pub model: String,
     /// Its fingerprint
     pub fingerprint: PathBuf,

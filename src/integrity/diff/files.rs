@@ -1,12 +1,11 @@
 //! Files other than the weights that were read, byte by byte.
 
 use crate::checkpoint::Opened;
-use crate::checkpoint::index::INDEX;
-use crate::checkpoint::index::SINGLE;
 use crate::checkpoint::snapshot::Snapshot;
 use crate::checkpoint::stand_in::StandIn;
 use crate::checkpoint::tensors::Tensors;
 use crate::checkpoint::walk::{self, Kind};
+use crate::checkpoint::weight_names::WeightNames;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::integrity::difference::Difference;
@@ -22,16 +21,17 @@ pub(super) fn compare_files(
     (b, b_tensors): (&Opened, &Tensors),
 ) -> Result<Vec<Difference>> {
     let unlisted = [unlisted(a, a_tensors)?, unlisted(b, b_tensors)?];
+    let names = [a.weight_names(), b.weight_names()];
     let (a, b) = (a.root(), b.root());
     let all = |root: &Path| walk::walk(root, &|path| walk::is_left_out(root, path));
     let (all_a, all_b) = (all(a)?, all(b)?);
-    let of = |root: &Path, tensors: &Tensors, entries: &[walk::Entry]| -> BTreeMap<String, Kind> {
+    let of = |root: &Path, names: &WeightNames, tensors: &Tensors, entries: &[walk::Entry]| -> BTreeMap<String, Kind> {
         let read: Vec<&Path> = tensors.files().iter().map(|file| file.path()).collect();
-        let by_index = !read.contains(&root.join(SINGLE).as_path());
-        let stood_for = |path: &str| read.contains(&root.join(path).as_path()) || by_index && path == INDEX;
+        let by_index = !read.contains(&root.join(&names.single).as_path());
+        let stood_for = |path: &str| read.contains(&root.join(path).as_path()) || by_index && path == names.index;
         entries.iter().filter(|e| !stood_for(&e.path)).map(|e| (e.path.clone(), e.kind)).collect()
     };
-    let (old, new) = (of(a, a_tensors, &all_a), of(b, b_tensors, &all_b));
+    let (old, new) = (of(a, names[0], a_tensors, &all_a), of(b, names[1], b_tensors, &all_b));
     let mut found = linked((a, &all_a), (b, &all_b))?;
     found.extend(unlisted.into_iter().flatten());
     for path in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
@@ -59,6 +59,15 @@ pub(super) fn compare_files(
     Ok(found)
 }
 
+/// Two single files of weights of which no tensor tells a difference: metadata, the order of tensors.
+pub(super) fn other_bytes(a: &Tensors, b: &Tensors) -> Vec<Difference> {
+    let bytes = |tensors: &Tensors| tensors.files().iter().map(|file| file.bytes().len() as u64).sum();
+    let same = a.files().iter().map(|file| file.bytes()).eq(b.files().iter().map(|file| file.bytes()));
+    let path = b.files().first().map(|file| files::name_of(file.path())).unwrap_or_default();
+    let changed = Difference::FileChanged { path, bytes_before: bytes(a), bytes_after: bytes(b), same_tensors: true };
+    if same { Vec::new() } else { vec![changed] }
+}
+
 /// Links of `b`, weights among them, where `a` has no such link: a file, another link, or nothing.
 fn linked((a, all_a): (&Path, &[walk::Entry]), (b, all_b): (&Path, &[walk::Entry])) -> Result<Vec<Difference>> {
     let of = |root: &Path, entries: &[walk::Entry]| -> Result<BTreeMap<String, String>> {
@@ -77,11 +86,12 @@ fn linked((a, all_a): (&Path, &[walk::Entry]), (b, all_b): (&Path, &[walk::Entry
 
 /// Tensors that lie in a shard and that the index does not list: loaders differ in whether they read them.
 fn unlisted(opened: &Opened, tensors: &Tensors) -> Result<Option<Difference>> {
-    let Some(index) = opened.index()?.filter(|_| !opened.root().join(SINGLE).exists()) else { return Ok(None) };
+    let WeightNames { single, index: name } = opened.weight_names();
+    let Some(index) = opened.index()?.filter(|_| !opened.root().join(single).exists()) else { return Ok(None) };
     let listed = index.weight_map()?;
     let missing: Vec<&str> = tensors.iter().map(|(name, _)| name).filter(|name| !listed.contains_key(name)).collect();
     let problem = |first: &&str| format!("does not list {} tensors that its shards hold, {first} first", missing.len());
-    Ok(missing.first().map(|first| Difference::NotExamined { path: INDEX.into(), problem: problem(first) }))
+    Ok(missing.first().map(|first| Difference::NotExamined { path: name.clone(), problem: problem(first) }))
 }
 
 /// Whether two files of one length have the same content.

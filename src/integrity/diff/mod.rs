@@ -32,7 +32,7 @@ pub struct Diff {
 }
 
 /// Compares two model folders: their weights, wherever they lie and whatever they are packed as, and their other files
-/// byte by byte; or two GGUF files, tensors by their own names. Of a folder and a GGUF the weights are compared, by the
+/// byte by byte; or two files of weights, tensors by their own names. Of a folder and a file the weights are compared, by the
 /// names that transformers gives them.
 ///
 /// # Errors
@@ -41,18 +41,20 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
     let ggufs = [a.gguf_file()?, b.gguf_file()?];
     let of = |opened: &Opened| match ggufs {
         [Some(_), None] | [None, Some(_)] => opened.named_tensors(),
-        _ => opened.tensors(),
+        _ => opened.all_tensors(),
     };
     let (old, new) = (of(a)?, of(b)?);
     old.refuse_holes()?;
     new.refuse_holes()?;
-    let mut differences = match ggufs {
-        [None, None] => files::compare_files((a, &old), (b, &new))?,
-        [Some(a), Some(b)] => gguf::metadata(a, b),
+    let are_files = [a, b].map(Opened::is_file);
+    let mut differences = match (ggufs, are_files) {
+        ([None, None], [false, false]) => files::compare_files((a, &old), (b, &new))?,
+        ([None, None], [true, true]) => Vec::new(),
+        ([Some(a), Some(b)], _) => gguf::metadata(a, b),
         _ => {
-            let problem = "the other one is a folder: only the weights of the two were compared";
-            let gguf = if a.is_gguf() { a } else { b };
-            let path = gguf.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let problem = "the other one is of another kind: only the weights of the two were compared";
+            let file = if a.is_file() { a } else { b };
+            let path = crate::files::name_of(file.root());
             vec![Difference::NotExamined { path, problem: problem.into() }]
         }
     };
@@ -107,8 +109,12 @@ pub fn diff(a: &Opened, b: &Opened, progress: &dyn Progress) -> Result<Diff> {
     differences.extend(repacked.into_iter().map(Difference::WeightRepacked));
     differences.extend(replaced(changes));
     name_experts(&mut differences, &|name| old.shape_of(name));
-    if let ([Some(a), Some(b)], true) = (ggufs, differences.is_empty()) {
-        differences = gguf::other_bytes(a, b);
+    if differences.is_empty() {
+        differences = match (ggufs, are_files) {
+            ([Some(a), Some(b)], _) => gguf::other_bytes(a, b),
+            ([None, None], [true, true]) => files::other_bytes(&old, &new),
+            _ => differences,
+        };
     }
     Ok(Diff { tensors: pairs.len(), same_tensors, differences })
 }

@@ -153,7 +153,7 @@ pub(super) fn take_beside(
 ) -> Result<FolderRecords> {
     let root = opened.base();
     let row_digests = globs(&settings.row_digests)?;
-    let (found, mut problems) = match opened.is_gguf() {
+    let (found, mut problems) = match opened.is_file() {
         true => (parts(opened)?, Problems::new()),
         false => list(root, settings, except)?,
     };
@@ -263,7 +263,7 @@ struct Listed {
 /// Paths, and what is wrong with each.
 type Problems = Vec<(String, String)>;
 
-/// The files of a GGUF.
+/// The files of what is no folder.
 fn parts(opened: &Opened) -> Result<Vec<Listed>> {
     let of = |path: PathBuf| {
         let about = std::fs::metadata(&path).map_err(Error::io(&path))?;

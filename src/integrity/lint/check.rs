@@ -113,6 +113,20 @@ pub enum Check {
     WeightsAmbiguous,
     /// Loaders that take every *.safetensors in the folder would load tensors from this file too.
     StrayWeights,
+    /// Nothing says what tensors weights need that lie there without a config.
+    WeightsAlone,
+    /// A pipeline cannot be loaded without a component, or module, that it lists.
+    ComponentMissing,
+    /// A tokenizer or scheduler that is listed and not there is taken from elsewhere, or loading fails.
+    ComponentIncomplete,
+    /// An adapter that is as before training changes nothing: it was never trained, or was erased.
+    AdapterUntrained,
+    /// A module that an adapter's config names and its weights lack, or the reverse, is not changed.
+    AdapterTarget,
+    /// An adapter cannot be put on a base that lacks its modules, or has them of other shapes.
+    AdapterMisfit,
+    /// Without the base nothing tells whether an adapter's modules are there and its shapes fit.
+    AdapterAlone,
     /// Some loaders prefer consolidated*.safetensors to the files that others read.
     ConsolidatedWeights,
     /// Some loaders take Mistral's own form of the model; it was compared with the one that others read.

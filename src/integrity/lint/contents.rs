@@ -8,7 +8,6 @@ use super::json::{self, Facts};
 use super::observation::{Found, Location, Observation};
 use super::pickle::{self, Content};
 use super::template::{self, Hit, HitKind};
-use crate::checkpoint::index::INDEX;
 use crate::checkpoint::map::MappedFile;
 use crate::checkpoint::python_json;
 use crate::checkpoint::snapshot::Blob;
@@ -38,7 +37,8 @@ fn largest(name: &str) -> u64 {
     }
 }
 
-pub(super) fn examine(all: &[File], shards: &[FolderShard], found: &mut Found) {
+/// `is_told`: whether others tell of a file of settings that is not valid.
+pub(super) fn examine(all: &[File], shards: &[FolderShard], is_told: &dyn Fn(&str) -> bool, found: &mut Found) {
     let names: HashSet<&str> = all.iter().map(|file| file.name.as_str()).collect();
     let shards = by_name(shards);
     let mut texts = Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn examine(all: &[File], shards: &[FolderShard], found: &mut Found) {
         }
         texts.push(file);
     }
-    let is_there = |name: &str| names.contains(name);
+    let others = Others { is_there: &|name: &str| names.contains(name), is_told };
     for same in by_identity(texts) {
         let Some(first) = same.first() else { continue };
         let map = match MappedFile::open(&first.path) {
@@ -79,7 +79,7 @@ pub(super) fn examine(all: &[File], shards: &[FolderShard], found: &mut Found) {
             }
         };
         let judged = if is_json(first) { Judged::of_json(map.bytes()) } else { Judged::of_template(map.bytes()) };
-        same.iter().for_each(|file| judged.tell(&file.name, map.bytes(), &is_there, found));
+        same.iter().for_each(|file| judged.tell(&file.name, map.bytes(), &others, found));
     }
 }
 
@@ -187,8 +187,15 @@ pub(super) fn is_openvino(name: &str, is_here: &dyn Fn(&str) -> bool) -> bool {
 /// Examines a JSON file's bytes as lint does: duplicate keys, `auto_map`, chat templates.
 pub fn json(name: &str, bytes: &[u8]) -> Vec<Observation> {
     let mut found = Found::default();
-    Judged::of_json(bytes).tell(name, bytes, &|_| false, &mut found);
+    let others = Others { is_there: &|_| false, is_told: &|_| false };
+    Judged::of_json(bytes).tell(name, bytes, &others, &mut found);
     found.finish().0
+}
+
+/// What is known of other files of the folder.
+struct Others<'a> {
+    is_there: &'a dyn Fn(&str) -> bool,
+    is_told: &'a dyn Fn(&str) -> bool,
 }
 
 /// What a text file holds, whatever its names.
@@ -218,13 +225,13 @@ impl Judged {
     }
 
     /// Tells of the file by one of its names.
-    fn tell(&self, name: &str, bytes: &[u8], is_there: &dyn Fn(&str) -> bool, found: &mut Found) {
+    fn tell(&self, name: &str, bytes: &[u8], others: &Others, found: &mut Found) {
         let at = || Location::file(name);
         let facts = &self.facts;
         match &self.invalid {
             None => {}
             // Other checks tell of a config or an index that is not valid.
-            Some(_) if ["config.json", INDEX].contains(&name) => return,
+            Some(_) if (others.is_told)(name) => return,
             Some(e) => {
                 return match StandIn::of_text(bytes) {
                     Some(stand_in) => found.say(Check::NotDownloaded, at(), stand_in.to_string()),
@@ -250,7 +257,7 @@ impl Judged {
         }
         // A tokenizer can have a token of that name.
         for target in facts.auto_map.iter().filter(|_| !name.ends_with("tokenizer.json")) {
-            custom_code(target, name, is_there, found);
+            custom_code(target, name, others.is_there, found);
         }
         for kernel in &facts.kernels {
             let message = format!("names {kernel:?}, from where transformers fetches code to run in place of its own");

@@ -2,16 +2,17 @@
 
 use super::check::Check;
 use super::observation::{Found, Location};
+use crate::checkpoint::kind::ADAPTER_CONFIG;
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::unfinished;
 use crate::checkpoint::walk::{self, ENVIRONMENT, LEFT_OUT};
+use crate::checkpoint::{CONFIG, Opened};
 use crate::error::{Count, Error, Result};
 use crate::escape::is_printable;
-use crate::files::UNFINISHED;
 use crate::files::kind::{is_converted, is_engine, is_keras, is_other_weights};
+use crate::files::{self, UNFINISHED};
 use crate::integrity::receipt::{Receipt, is_kept, receipt_of};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A regular file, or a link to one.
@@ -30,13 +31,26 @@ impl File {
     pub fn location(&self) -> Location {
         Location::file(&self.name)
     }
+
+    /// The same by its name in the folder that it begins with.
+    pub fn within(&self, prefix: &str) -> File {
+        let name = self.name.strip_prefix(prefix).unwrap_or(&self.name).to_owned();
+        File { name, path: self.path.clone(), bytes: self.bytes, blob: None }
+    }
 }
 
 /// All files in the folder and the folders in it, in order of name, but those in folders that are always left out and
-/// in a virtual environment.
-pub(super) fn files_of(root: &Path, found: &mut Found) -> Result<Vec<File>> {
+/// in a virtual environment; or the one file.
+pub(super) fn files_of(opened: &Opened, found: &mut Found) -> Result<Vec<File>> {
+    let root = opened.root();
+    if opened.is_file() {
+        let bytes = std::fs::metadata(root).map_err(Error::io(root))?.len();
+        let file = File { name: files::name_of(root), path: root.to_owned(), bytes, blob: None };
+        odd_name(&file.name, &file.location(), found);
+        return Ok(vec![file]);
+    }
     let links = Links { root: std::fs::canonicalize(root).map_err(Error::io(root))?, snapshot: Snapshot::of(root) };
-    let (mut files, mut unlinked) = (Vec::new(), Vec::new());
+    let (mut listed, mut unlinked) = (Vec::new(), Vec::new());
     walk::each(root, &mut |name, entry| {
         let (path, location) = (entry.path(), Location::file(&name));
         odd_name(&entry.file_name().to_string_lossy(), &location, found);
@@ -54,7 +68,7 @@ pub(super) fn files_of(root: &Path, found: &mut Found) -> Result<Vec<File>> {
             if links.snapshot.is_some() && !own.is_symlink() {
                 unlinked.push(location);
             }
-            files.push(File { name, path, bytes: metadata.len(), blob });
+            listed.push(File { name, path, bytes: metadata.len(), blob });
         } else if metadata.is_dir() {
             // A folder behind a link is either met on its own or not part of the checkpoint.
             if own.is_symlink() || LEFT_OUT.contains(&name.as_str()) {
@@ -70,13 +84,12 @@ pub(super) fn files_of(root: &Path, found: &mut Found) -> Result<Vec<File>> {
         }
         Ok(false)
     })?;
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    adapter(&files, found);
-    nested(&files, found);
-    if links.snapshot.is_some_and(|snapshot| files.iter().any(|f| f.blob.is_some()) || snapshot.is_linked(root)) {
+    listed.sort_by(|a: &File, b: &File| a.name.cmp(&b.name));
+    adapter(&listed, found);
+    if links.snapshot.is_some_and(|snapshot| listed.iter().any(|f| f.blob.is_some()) || snapshot.is_linked(root)) {
         in_snapshot(unlinked, found);
     }
-    Ok(files)
+    Ok(listed)
 }
 
 /// Tells of a name that is not what it looks like.
@@ -173,36 +186,11 @@ impl Links {
 }
 
 /// An adapter beside a whole model: transformers and PEFT load it on top of the model.
-fn adapter(files: &[File], found: &mut Found) {
-    let has = |name: &str| files.iter().any(|file| file.name == name);
-    if has(ADAPTER) && has("config.json") {
+fn adapter(listed: &[File], found: &mut Found) {
+    let has = |name: &str| listed.iter().any(|file| file.name == name);
+    if has(ADAPTER_CONFIG) && has(CONFIG) {
         let message = "makes loaders put an adapter on top of the model, which was not examined with it";
-        found.say(Check::AdapterBeside, Location::file(ADAPTER), message);
-    }
-}
-
-/// Models and adapters in folders below: what lies in one folder is one finding.
-fn nested(files: &[File], found: &mut Found) {
-    let mut weights: BTreeMap<&str, Vec<&File>> = BTreeMap::new();
-    for file in files {
-        let Some((folder, base)) = file.name.rsplit_once('/') else { continue };
-        if base == ADAPTER {
-            let message = "is of an adapter in a folder of its own, which loaders put on a model where it is named";
-            found.say(Check::NestedModel, file.location(), message);
-        } else if base.ends_with(".safetensors") {
-            weights.entry(folder).or_default().push(file);
-        }
-    }
-    for of_folder in weights.into_values() {
-        let [first, others @ ..] = of_folder.as_slice() else { continue };
-        let which = match others.len() + 1 {
-            1 => "holds weights".to_owned(),
-            count => format!("is the first of {count} files of weights"),
-        };
-        let message = format!(
-            "{which} in a folder of their own, which are loaded where that is named; no config was held against them"
-        );
-        found.say(Check::NestedModel, first.location(), message);
+        found.say(Check::AdapterBeside, Location::file(ADAPTER_CONFIG), message);
     }
 }
 
@@ -215,9 +203,6 @@ fn in_snapshot(unlinked: Vec<Location>, found: &mut Found) {
         found.say(Check::SnapshotFile, location, message);
     }
 }
-
-/// What makes a folder one of an adapter.
-const ADAPTER: &str = "adapter_config.json";
 
 /// Tells what a file's name alone says of it.
 pub(super) fn by_name(location: &Location, found: &mut Found) {

@@ -4,7 +4,7 @@ use super::Expected;
 use super::check::Check;
 use super::observation::{Found, Location};
 use super::vocabulary::{Vocabulary, numbers, of_text, read};
-use crate::architecture::Recipe;
+use crate::architecture::{Recipe, is_family};
 use crate::checkpoint::{GENERATION_CONFIG, Opened, TOKENIZER_CONFIG};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -39,6 +39,9 @@ pub(super) fn examine(
         window(recipe, found);
     }
     let config = opened.config().ok().flatten().map(|config| config.map());
+    if config.is_some_and(|config| !generates(config)) {
+        return;
+    }
     let generation: Option<Map<String, Value>> = read(opened, GENERATION_CONFIG);
     // The first that names any says where answers end.
     let files = [(GENERATION_CONFIG, generation.as_ref()), ("config.json", config)]
@@ -194,6 +197,15 @@ fn prefix(config: &Map<String, Value>, found: &mut Found) {
             found.add(Check::PromptPrefix, Location::file("config.json"), message, json!({"prefix": text}));
         }
     }
+}
+
+/// Whether it is a model that writes: encoders have settings of the same names, and nobody takes them.
+fn generates(config: &Map<String, Value>) -> bool {
+    let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
+    let classes = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
+    let mut classes = classes.filter_map(Value::as_str).peekable();
+    let writes = |class: &str| ["CausalLM", "LMHead", "ConditionalGeneration"].iter().any(|part| class.contains(part));
+    is_family(text("model_type")) || classes.peek().is_none() || classes.any(writes)
 }
 
 /// The settings that pipelines take for text generation.

@@ -49,6 +49,11 @@ impl<'a> FolderShard<'a> {
         FolderShard { file, opened: self.opened.clone(), again: true }
     }
 
+    /// The same by a name from another folder.
+    pub fn called<'b>(&self, file: &'b File) -> FolderShard<'b> {
+        FolderShard { file, opened: self.opened.clone(), again: self.again }
+    }
+
     /// The bytes, mapped.
     pub fn map(&self) -> Option<&MappedFile> {
         self.opened.as_ref().map(checkpoint::Shard::file)

@@ -5,8 +5,9 @@ use super::folder::File;
 use super::header::FolderShard;
 use super::observation::{Found, Location};
 use crate::checkpoint::Opened;
-use crate::checkpoint::index::{INDEX, Index, SINGLE, Unindexed, is_plain_shard};
+use crate::checkpoint::index::{Index, Unindexed, is_plain_shard};
 use crate::checkpoint::stand_in::unfinished;
+use crate::checkpoint::weight_names::WeightNames;
 use crate::error::{Count, Figure};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,17 +42,19 @@ pub(super) fn compare<'s, 'f>(
     shards: &'s [FolderShard<'f>],
     found: &mut Found,
 ) -> Model<'s, 'f> {
-    let index_file = all.iter().find(|f| f.name == INDEX);
+    let names @ WeightNames { single, index } = opened.weight_names();
+    let index_file = all.iter().find(|f| f.name == *index);
     let index = index_file.and_then(|file| read(opened, file, found));
-    let single = shards.iter().find(|s| s.file.name == SINGLE);
+    let single = shards.iter().find(|s| s.file.name == *single);
     let root = opened.root();
-    let listed = index.map(|index| against_shards(root, index, shards, found)).unwrap_or_default();
+    let listed = index.map(|index| against_shards((root, names), index, shards, found)).unwrap_or_default();
     let here: Vec<&FolderShard> = shards.iter().filter(|s| !s.file.name.contains('/')).collect();
     let mut lost = Lost::Tensors(BTreeSet::new());
     let model: Vec<&FolderShard> = match (single, index) {
         (Some(single), index) => {
             if index.is_some() {
-                let message = format!("lies beside {INDEX}: transformers takes this file, others what the index lists");
+                let message =
+                    format!("lies beside {}: transformers takes this file, others what the index lists", names.index);
                 found.say(Check::WeightsAmbiguous, single.file.location(), message);
             }
             vec![single]
@@ -62,7 +65,7 @@ pub(super) fn compare<'s, 'f>(
         }
         (None, None) => {
             // Of an index that cannot be read enough was said.
-            let whole = index_file.is_none() && without_index(root, all, &here, found);
+            let whole = index_file.is_none() && without_index((root, names), all, &here, found);
             lost = if whole { lost } else { Lost::Any };
             here.iter().copied().filter(|s| !is_consolidated(&s.file.name)).collect()
         }
@@ -81,17 +84,26 @@ pub(super) fn compare<'s, 'f>(
     Model { shards: model, consolidated, lost }
 }
 
+/// Tells of weights that are none: files that can be read and hold nothing.
+pub(super) fn empty(model: &Model, found: &mut Found) {
+    let is_empty = |shard: &&&FolderShard| shard.tensors().is_empty();
+    let holds_none = model.shards.iter().all(|shard| shard.tensors().is_empty() && shard.malformed().next().is_none());
+    if let Some(shard) = model.shards.iter().find(is_empty).filter(|shard| holds_none && shard.is_readable()) {
+        found.say(Check::WeightsMissing, shard.file.location(), "holds no tensor");
+    }
+}
+
 /// Whether a link that leads nowhere, a pipe or a device lies there: it has a finding of its own.
 fn is_told_of(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// Tells what loaders make of a folder without an index and without [`SINGLE`]; whether it holds a whole set of shards.
-fn without_index(root: &Path, all: &[File], here: &[&FolderShard], found: &mut Found) -> bool {
+/// Tells what loaders make of a folder without an index and without the one file; whether it holds a whole set of shards.
+fn without_index((root, names): (&Path, &WeightNames), all: &[File], here: &[&FolderShard], found: &mut Found) -> bool {
     match Unindexed::of(here.iter().map(|s| s.file.name.as_str())) {
-        Unindexed::Whole(names) => {
-            let shards = Count(names.len(), "shard", "shards");
-            let message = format!("holds {shards} and no {INDEX}: vLLM loads them, transformers does not");
+        Unindexed::Whole(all) => {
+            let shards = Count(all.len(), "shard", "shards");
+            let message = format!("holds {shards} and no {}: vLLM loads them, transformers does not", names.index);
             found.say(Check::IndexMissing, Location::default(), message);
             return true;
         }
@@ -99,14 +111,14 @@ fn without_index(root: &Path, all: &[File], here: &[&FolderShard], found: &mut F
             let message = format!("{} is missing, by the names of the other shards", missing.join(", "));
             found.add(Check::IndexShardMissing, Location::default(), message, json!({"first": missing}));
         }
-        Unindexed::None if is_told_of(&root.join(SINGLE)) => {}
-        Unindexed::None => found.say(Check::WeightsMissing, Location::default(), without_weights(all)),
+        Unindexed::None if is_told_of(&root.join(&names.single)) => {}
+        Unindexed::None => found.say(Check::WeightsMissing, Location::default(), without_weights(names, all)),
     }
     false
 }
 
 /// What is to be said where there are no weights that loaders would take.
-fn without_weights(all: &[File]) -> String {
+fn without_weights(names: &WeightNames, all: &[File]) -> String {
     let is_weights = |name: &str| name.to_ascii_lowercase().ends_with(".safetensors");
     let find =
         |is: &dyn Fn(&str) -> bool| all.iter().map(|f| f.name.as_str()).find(|name| !name.contains('/') && is(name));
@@ -116,7 +128,7 @@ fn without_weights(all: &[File]) -> String {
             find(&is_weights).map(|other| format!("; transformers does not look for {other:?}")).unwrap_or_default()
         }
     };
-    format!("neither {SINGLE} nor {INDEX} is there{instead}")
+    format!("neither {} nor {} is there{instead}", names.single, names.index)
 }
 
 /// The tensors that an index puts into files that are missing or cannot be read.
@@ -150,8 +162,13 @@ fn read<'o>(opened: &'o Opened, file: &File, found: &mut Found) -> Option<&'o In
 }
 
 /// Compares the index with the shards; the names of those that it lists.
-fn against_shards<'i>(root: &Path, index: &'i Index, shards: &[FolderShard], found: &mut Found) -> BTreeSet<&'i str> {
-    let at = || Location::file(INDEX);
+fn against_shards<'i>(
+    (root, names): (&Path, &WeightNames),
+    index: &'i Index,
+    shards: &[FolderShard],
+    found: &mut Found,
+) -> BTreeSet<&'i str> {
+    let at = || Location::file(&names.index);
     let here = shards.iter().filter(|s| !s.file.name.contains('/'));
     let here: BTreeMap<&str, &FolderShard> = here.map(|s| (s.file.name.as_str(), s)).collect();
     let mut listed = BTreeSet::new();

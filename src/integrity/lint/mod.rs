@@ -2,9 +2,11 @@
 //!
 //! Nothing stops at the first problem: a file that is malformed is told of and the others are examined all the same.
 
+mod adapter;
 mod added;
 mod charsmap;
 mod check;
+mod components;
 mod consolidated;
 mod contents;
 mod downloads;
@@ -15,6 +17,7 @@ mod gguf;
 mod header;
 mod index;
 mod json;
+mod listed;
 mod names;
 mod observation;
 mod packed;
@@ -38,6 +41,7 @@ mod values;
 mod vocabulary;
 mod weights;
 
+pub use adapter::Base as AdapterBase;
 pub use check::Check;
 pub use contents::json as examine_json;
 pub use names::{ByName, by_name};
@@ -45,15 +49,19 @@ pub use observation::{Location, More, Observation};
 pub use template::{TemplateNames, asked, literals, unusual};
 
 use crate::architecture::{OtherParts, Recipe};
+use crate::checkpoint::kind::what_to_do_without_safetensors;
 use crate::checkpoint::names::{Meaning, Names};
 use crate::checkpoint::{ConfigFile, Opened};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::progress::Progress;
+use components::{Component, Kind};
 use header::FolderShard;
+use listed::Listed;
 use observation::Found;
 use pipeline::Pipeline;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use vocabulary::Vocabulary;
 use weights::Weights;
 
@@ -134,40 +142,42 @@ impl Compared {
     }
 }
 
-/// Examines a model folder or a GGUF.
+/// Examines a model folder, a GGUF or a safetensors file. Each checkpoint that lies in a folder is examined by itself, an
+/// adapter beside its base, where that is given.
 ///
 /// # Errors
 /// The folder cannot be read, is no checkpoint's (it has neither a config nor weights), the header of a GGUF cannot be
-/// followed, or the user asked to stop. What
+/// followed, a base is given and there is no adapter to put on it, or the user asked to stop. What
 /// is wrong with a checkpoint is never an error but an observation.
-pub fn lint(opened: &Opened, progress: &dyn Progress) -> Result<Lint> {
+pub fn lint(opened: &Opened, base: Option<&AdapterBase>, progress: &dyn Progress) -> Result<Lint> {
     if let Some(file) = opened.gguf_file()? {
+        refuse_base(opened, base, false)?;
         return gguf::lint(opened, file, progress);
     }
-    let root = opened.folder()?;
     let mut found = Found::default();
-    let files = folder::files_of(root, &mut found)?;
-    let has = |wanted: &dyn Fn(&str) -> bool| files.iter().any(|f| wanted(&f.name));
-    if !has(&|n| n == "config.json" || n.ends_with(".safetensors") || n == crate::checkpoint::index::INDEX) {
-        let problem = "holds neither config.json nor *.safetensors; expected a model folder in Hugging Face form";
-        return Err(Error::file(root, problem));
+    let files = folder::files_of(opened, &mut found)?;
+    let listed = Listed::of(opened, &files);
+    let components = components::all(opened, &files, &listed);
+    if components.is_empty() && !listed.is_some() {
+        return Err(Error::file(opened.root(), what_to_do_without_safetensors(&files::names_in(opened.root()))));
     }
+    refuse_base(opened, base, components.iter().any(|component| component.kind == Kind::Adapter))?;
     downloads::examine(&files, &mut found);
     let shards = header::read(opened, &files, &mut found);
-    contents::examine(&files, &shards, &mut found);
+    contents::examine(&files, &shards, &|file| components::is_settings(&components, file), &mut found);
     contents::blobs(&files, &shards, &mut found, progress)?;
-    let model = index::compare(opened, &files, &shards, &mut found);
-    let expected = Expected::of(opened);
-    let weights = Weights::of(opened, &model);
-    let config_sha256 = tensors::compare(opened, &files, (&model, &weights), expected.as_ref(), &mut found, progress)?;
-    dtype::compare(opened, &files, &weights, &mut found);
-    packed::examine(&weights, &mut found);
-    let compared = Compared::of(opened, &weights, expected.as_ref());
-    peers::compare(opened, (&model, &weights), &compared, &mut found);
-    let vocabulary = serving(opened, &model.shards, expected.as_ref(), &mut found);
-    tekken::compare(&files, vocabulary.as_ref(), &mut found);
-    let is_compared = |name: &str| compared.is_compared(name);
-    let value_bytes = values::scan(&shards, &weights, &is_compared, &mut found, progress)?;
+    listed.examine(&files, &mut found);
+    components::tell(&components, &listed, &mut found);
+    let by_name: HashMap<&str, &FolderShard> = shards.iter().map(|shard| (shard.file.name.as_str(), shard)).collect();
+    listed.compare(opened, &by_name, &mut found);
+    let (mut config_sha256, mut value_bytes) = (None, 0);
+    for component in &components {
+        let shards = component.shards(&by_name);
+        let one = |found: &mut Found| examine(component, &shards, base, found, progress);
+        let examined = found.within(&component.prefix, one)?;
+        value_bytes += examined.value_bytes;
+        config_sha256 = config_sha256.or(examined.config_sha256.filter(|_| component.prefix.is_empty()));
+    }
     let examined = Examined {
         files: files.len() as u64,
         shards: shards.iter().filter(|s| s.is_readable()).count() as u64,
@@ -176,6 +186,52 @@ pub fn lint(opened: &Opened, progress: &dyn Progress) -> Result<Lint> {
     };
     let (observations, not_listed) = found.finish();
     Ok(Lint { observations, not_listed, examined, config_sha256 })
+}
+
+fn refuse_base(opened: &Opened, base: Option<&AdapterBase>, is_adapter: bool) -> Result<()> {
+    let problem = "is no adapter, which is what --base is for; compare two models with `scan --base` or `diff`";
+    if base.is_some() && !is_adapter { Err(Error::file(opened.root(), problem)) } else { Ok(()) }
+}
+
+/// What came of examining one checkpoint of a folder.
+struct OfComponent {
+    value_bytes: u64,
+    config_sha256: Option<String>,
+}
+
+fn examine(
+    Component { kind, opened, files, .. }: &Component,
+    shards: &[FolderShard],
+    base: Option<&AdapterBase>,
+    found: &mut Found,
+    progress: &dyn Progress,
+) -> Result<OfComponent> {
+    let model = index::compare(opened, files, shards, found);
+    let weights = Weights::of(opened, &model);
+    let expected = Expected::of(opened).filter(|_| *kind == Kind::Model);
+    let compared = Compared::of(opened, &weights, expected.as_ref());
+    let mut config_sha256 = None;
+    match kind {
+        Kind::Model => {
+            let parts = (&model, &weights);
+            config_sha256 = tensors::compare(opened, files, parts, expected.as_ref(), found, progress)?;
+            dtype::compare(opened, files, &weights, found);
+            packed::examine(&weights, found);
+            peers::compare(opened, parts, &compared, found);
+            let vocabulary = serving(opened, &model.shards, expected.as_ref(), found);
+            tekken::compare(files, vocabulary.as_ref(), found);
+        }
+        Kind::Adapter => adapter::examine(opened, files, (&model, &weights), base, found),
+        Kind::Alone => {
+            index::empty(&model, found);
+            if !adapter::examine_parts(&weights, found) {
+                peers::compare(opened, (&model, &weights), &compared, found);
+            }
+        }
+    }
+    let is_compared = |name: &str| compared.is_compared(name);
+    let value_bytes = values::scan(shards, &weights, &is_compared, found, progress)?;
+    Ok(OfComponent { value_bytes, config_sha256 })
 }
 
 /// Examines what the configs and the tokenizer of a model have it read and say, its weights aside.

@@ -165,6 +165,8 @@ impl fmt::Display for Location {
 pub(super) struct Found {
     pub observations: Vec<Observation>,
     counts: HashMap<(Check, String), Count>,
+    /// The folder that is looked at, with a slash at its end: places are told from there.
+    prefix: String,
 }
 
 /// Observations of one check in one file.
@@ -180,7 +182,32 @@ impl Found {
     /// Observations that are kept in all; beyond them only counted, and not by file: there may be as many files.
     pub const KEPT_IN_ALL: usize = 5000;
 
+    /// What is found in a folder below, by its name with a slash at its end.
+    pub fn within<T>(&mut self, prefix: &str, examine: impl FnOnce(&mut Found) -> T) -> T {
+        let outer = std::mem::replace(&mut self.prefix, prefix.to_owned());
+        let examined = examine(self);
+        self.prefix = outer;
+        examined
+    }
+
+    /// Whether this was told of that place.
+    pub fn has(&self, check: Check, location: &Location) -> bool {
+        let file = self.whole(&location.file);
+        let is_there =
+            |at: &Location| at.file == file && Location { file: location.file.clone(), ..at.clone() } == *location;
+        self.observations.iter().any(|o| o.check == check && is_there(&o.location))
+    }
+
+    /// A file of the folder that is looked at, by its path below the checkpoint's.
+    fn whole(&self, file: &str) -> String {
+        match file {
+            "" => self.prefix.trim_end_matches('/').to_owned(),
+            file => format!("{}{file}", self.prefix),
+        }
+    }
+
     pub fn add(&mut self, check: Check, location: Location, message: impl Into<String>, evidence: serde_json::Value) {
+        let location = Location { file: self.whole(&location.file), ..location };
         let full = self.is_full();
         let file = if full { String::new() } else { location.file.clone() };
         let count = self.counts.entry((check, file)).or_default();
@@ -193,8 +220,8 @@ impl Found {
 
     /// Counts more observations of a file, which are not kept.
     pub fn count(&mut self, check: Check, file: &str, more: u64) {
-        let file = if self.is_full() { "" } else { file };
-        self.counts.entry((check, file.to_owned())).or_default().seen += more;
+        let file = if self.is_full() { String::new() } else { self.whole(file) };
+        self.counts.entry((check, file)).or_default().seen += more;
     }
 
     fn is_full(&self) -> bool {

@@ -126,7 +126,8 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, tekken.to_string()).unwrap();
         let mut found = Found::default();
-        let files = super::super::folder::files_of(folder.path(), &mut found).unwrap();
+        let files =
+            super::super::folder::files_of(&crate::checkpoint::Opened::folder_at(folder.path()), &mut found).unwrap();
         let vocabulary = super::super::vocabulary::of(&crate::checkpoint::Opened::folder_at(folder.path()), &mut found);
         compare(&files, vocabulary.as_ref(), &mut found);
         let told = found.finish().0;

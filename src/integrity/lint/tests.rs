@@ -2,6 +2,7 @@
 
 mod beside;
 pub(crate) mod folder;
+mod kinds;
 mod passed;
 mod tripped;
 
@@ -25,7 +26,7 @@ const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
 const NORM: &str = "model.norm.weight";
 
 fn run(root: &Path) -> Lint {
-    lint(&Opened::folder_at(root), &Silent).unwrap()
+    lint(&Opened::folder_at(root), None, &Silent).unwrap()
 }
 
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
@@ -382,6 +383,9 @@ pub(crate) fn damaged_snapshot() -> (tempfile::TempDir, PathBuf) {
 #[cfg(unix)]
 pub(crate) fn what_trips() -> Vec<(PathBuf, Observation)> {
     let mut found = tripped::cases();
+    for (folder, of_kind) in kinds::each() {
+        found.extend(of_kind.observations.into_iter().map(|o| (folder.0.path().to_owned(), o)));
+    }
     let mut all_of = |root: &Path| found.extend(run(root).observations.into_iter().map(|o| (root.to_owned(), o)));
     beside::each().iter().for_each(|folder| all_of(folder.0.path()));
     all_of(&damaged_snapshot().1);
@@ -416,7 +420,7 @@ fn all_rules_look_at_the_file_that_was_opened() {
         fn end(&self) {}
     }
     let replacing = Replacing(&folder, Folder::whole());
-    assert_eq!(lint(&Opened::folder_at(folder.0.path()), &replacing).unwrap(), before);
+    assert_eq!(lint(&Opened::folder_at(folder.0.path()), None, &replacing).unwrap(), before);
     assert!(!replacing.1.path("model.safetensors").exists());
 }
 
@@ -424,9 +428,12 @@ fn all_rules_look_at_the_file_that_was_opened() {
 fn what_is_no_checkpoint_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     assert!(
-        lint(&Opened::folder_at(empty.path()), &Silent).unwrap_err().to_string().contains("holds neither config.json")
+        lint(&Opened::folder_at(empty.path()), None, &Silent)
+            .unwrap_err()
+            .to_string()
+            .contains("no weights in this folder")
     );
-    assert!(lint(&Opened::folder_at(&empty.path().join("gone")), &Silent).is_err());
+    assert!(lint(&Opened::folder_at(&empty.path().join("gone")), None, &Silent).is_err());
 }
 
 /// Of packed formats much may be zero; here only that nothing is told of that.

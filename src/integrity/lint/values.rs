@@ -7,9 +7,10 @@ pub(super) mod bits;
 mod norms;
 mod unpacked;
 
+use super::adapter::is_of_adapter;
 use super::check::Check;
 use super::header::FolderShard;
-use super::observation::{Found, Location, More, Observation};
+use super::observation::{Found, Location, More};
 use super::weights::{Part, Weights};
 use crate::architecture::place::Axis;
 use crate::architecture::{self, names};
@@ -74,10 +75,7 @@ pub(super) fn scan(
         let at = || shard.file.location().tensor(&tensor.name);
         let (shape, dtype) = (&tensor.shape, tensor.dtype);
         let is_beside = matches!(weights.part(&tensor.name), Part::Beside(_));
-        let is_told = |found: &Found| {
-            let is_it = |o: &Observation| o.check == Check::ZeroTensor && o.location == at();
-            found.observations.iter().any(is_it)
-        };
+        let is_told = |found: &Found| found.has(Check::ZeroTensor, &at());
         if is_packed_weight(tensor) && bytes.iter().all(|b| *b == 0) {
             if is_told(found) {
                 continue;
@@ -121,6 +119,18 @@ fn own<'s>(shard: &'s FolderShard) -> impl Iterator<Item = &'s TensorEntry> {
     })
 }
 
+/// Elements of a row. That of a convolution is all that makes one output: what is last in its shape is the kernel, and the
+/// least number of channels that layers of many experts are stacked from is larger.
+fn width(shape: &[usize]) -> u64 {
+    const LARGEST_KERNEL: usize = 16;
+    let of = match shape {
+        [_, others @ ..] if others.len() > 2 || others.len() == 2 && others[1] <= LARGEST_KERNEL => others,
+        [.., last] => std::slice::from_ref(last),
+        [] => &[],
+    };
+    of.iter().fold(1, |product: u64, size| product.saturating_mul(*size as u64))
+}
+
 /// Whether a tensor holds a matrix's weights in a type that is no float's; zero points, scales and indices of packed
 /// formats may well be zero.
 fn is_packed_weight(tensor: &TensorEntry) -> bool {
@@ -158,7 +168,7 @@ impl<'a> Job<'a> {
         let format = Format::of(tensor.dtype)?;
         let bytes = shard.bytes(tensor)?;
         let elements = (bytes.len() / format.bytes) as u64;
-        let width = tensor.shape.last().map_or(1, |d| *d as u64);
+        let width = width(&tensor.shape);
         let is_matrix = tensor.shape.len() >= 2 && width <= LONGEST_ROW && elements > width;
         let row = if is_matrix { width } else { elements.min(LONGEST_ROW) };
         if row == 0 {
@@ -307,8 +317,8 @@ pub(super) fn zeros((name, shape): (&str, &[usize]), rows: u64, seen: &ValueCoun
 }
 
 /// Whether zeros are nothing unusual in a matrix of that name: the biases of all experts, a quantizer's zero points,
-/// and the embedding of RoBERTa's one kind of token.
+/// the embedding of RoBERTa's one kind of token, logarithms of Mamba's decay; what an adapter's mean is looked at there.
 fn may_be_zero(name: &str) -> bool {
-    const ENDS: &[&str] = &["bias", "zero_point", "zeros", "_zp", "token_type_embeddings.weight"];
-    ENDS.iter().any(|end| name.ends_with(end))
+    const ENDS: &[&str] = &["bias", "zero_point", "zeros", "_zp", "token_type_embeddings.weight", "A_log"];
+    ENDS.iter().any(|end| name.ends_with(end)) || is_of_adapter(name)
 }

@@ -6,7 +6,6 @@ mod place;
 
 use super::difference::{Difference, Norms, name_experts, replaced_by};
 use super::fingerprint::{Cache, Fingerprint, FolderRecords, TensorRecord, take_beside};
-use crate::checkpoint::index::SINGLE;
 use crate::checkpoint::{Opened, walk};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -108,7 +107,7 @@ fn is_loadable(opened: &Opened, taken: &Fingerprint) -> bool {
         return gguf.sound().is_ok();
     }
     let names: BTreeSet<&str> = taken.tensors.iter().map(|t| t.name.as_str()).collect();
-    let single = opened.root().join(SINGLE).exists();
+    let single = opened.base().join(&opened.weight_names().single).exists();
     let index = opened.index();
     let listed = index.as_ref().ok().and_then(|file| file.as_ref()?.index().ok());
     let index_lists_all = match (listed, &index) {

@@ -87,7 +87,7 @@ fn a_checkpoint_does_not_drive_the_terminal() {
 fn what_cannot_be_examined_is_exit_code_2() {
     let place = Place::new();
     for (args, told) in [
-        (["lint", "{out}"], "holds neither config.json nor *.safetensors"),
+        (["lint", "{out}"], "no weights in this folder"),
         (["lint", "{in}/nothing/there"], "no such file or folder"),
         (["lint", "org/name"], "cannot reach http://127.0.0.1:9"),
     ] {

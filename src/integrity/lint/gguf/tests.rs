@@ -5,7 +5,7 @@ use crate::progress::Silent;
 use std::path::Path;
 
 fn of(path: &Path) -> Lint {
-    lint(&Opened::open(path.to_str().unwrap(), &Silent).unwrap(), &Silent).unwrap()
+    lint(&Opened::open(path.to_str().unwrap(), &Silent).unwrap(), None, &Silent).unwrap()
 }
 
 fn seen(bytes: &[u8]) -> Vec<Observation> {

@@ -93,6 +93,14 @@ impl<'w> Stacks<'w> {
         Stacks { stacks, layer_types }
     }
 
+    /// Whether a weight is that of the first or last of matrices that follow one another: `bbox_predictor.layers.2.weight`.
+    fn is_end_of_chain(&self, name: &str) -> bool {
+        let Some((prefix, number, rest)) = numbers(name).last() else { return false };
+        let members = self.stacks.get(prefix);
+        let ends = members.and_then(|members| Some([*members.keys().next()?, *members.keys().last()?]));
+        !rest.contains('.') && ends.is_some_and(|ends| ends.contains(&number))
+    }
+
     /// The kinds of members of all stacks, those that lie deepest first.
     fn kinds(&self) -> Vec<Kinds<'_, 'w>> {
         type ByContent<'s, 'w> = BTreeMap<(Option<&'s str>, Vec<&'w str>), Vec<(&'w str, usize, &'s Member<'w>)>>;
@@ -184,7 +192,7 @@ impl<'w> Stacks<'w> {
         }
         // What is odd among experts is odd in its layer as well.
         let mut told = BTreeSet::new();
-        odd.retain(|shape: &OddShape| told.insert(shape.unit.name));
+        odd.retain(|shape: &OddShape| told.insert(shape.unit.name) && !self.is_end_of_chain(shape.unit.name));
         odd
     }
 }
