@@ -4,7 +4,8 @@
     pip install torch safetensors compressed-tensors==0.20.0
     python benches/quantize_smollm2.py MODEL OUT
 
-Makes OUT/fp8-blocks (as DeepSeek and Qwen publish), OUT/fp8-channels, OUT/int8-channels and OUT/w4a16 (groups of 64).
+Makes OUT/fp8-blocks (as DeepSeek and Qwen publish), OUT/fp8-channels and OUT/int8-channels (activations quantized as they
+come, a scale a token: what llm-compressor calls FP8_DYNAMIC and W8A8) and OUT/w4a16 (groups of 64).
 """
 
 import json
@@ -18,6 +19,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 
 BLOCK, GROUP = 128, 64
+# The weights' form and settings; the names are those of the folders.
 FORMS = {
     "fp8-channels": ("float-quantized", dict(num_bits=8, type="float", strategy="channel", symmetric=True)),
     "int8-channels": ("int-quantized", dict(num_bits=8, type="int", strategy="channel", symmetric=True)),
@@ -57,7 +59,9 @@ def main():
             how = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [BLOCK] * 2}
         else:
             form, settings = FORMS[name]
-            group = {"targets": ["Linear"], "weights": settings, "input_activations": None, "output_activations": None}
+            activations = dict(num_bits=8, type=settings["type"], strategy="token", dynamic=True, symmetric=True)
+            group = {"targets": ["Linear"], "weights": settings, "output_activations": None,
+                     "input_activations": activations if settings["num_bits"] == 8 else None}
             how = {"quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": group},
                    "ignore": ["lm_head"], "quantization_status": "compressed"}
         tensors = {}

@@ -19,8 +19,8 @@ pub struct IgnoreList {
 pub struct IgnoredModule {
     /// Its path in a model that transformers loads.
     pub path: String,
-    /// Whether it has that path in the file: not within a wrapper, where loaders put more before it.
-    pub is_whole_path: bool,
+    /// Whether the text model is a part of another, for which loaders put more before the path.
+    pub is_wrapped: bool,
     /// What a GGUF calls its weight, without `.weight`; none where the family is not known there.
     pub gguf: Option<String>,
 }
@@ -50,6 +50,6 @@ fn holder(neuron: &Neuron, recipe: &Recipe, tensors: &Tensors) -> Result<Ignored
         Some(ModuleKind::Norm { .. }) => return Err(format!("{path} is a norm, which quantizers leave alone")),
         _ => return Err(format!("{path} is an embedding, for which quantizers have settings of their own")),
     }
-    let is_whole_path = tensors.stored_name(&place.tensor) == place.tensor;
-    Ok(IgnoredModule { gguf: gguf::module_name(recipe.model_type, &path), path, is_whole_path })
+    let is_wrapped = tensors.stored_name(&place.tensor).contains("language_model.");
+    Ok(IgnoredModule { gguf: gguf::module_name(recipe.model_type, &path), path, is_wrapped })
 }

@@ -1,7 +1,8 @@
 //! Changes what checkpoints say of themselves and reads it: no reader may panic, hang or allocate without measure.
 //!
 //! `ACHILLES_FUZZ_SECONDS` is how long it goes on, all readers together; `ACHILLES_FUZZ_SEED` (a number far from 42)
-//! makes other changes. `coverage/` does the same with coverage to guide it.
+//! makes other changes; `ACHILLES_FUZZ_READERS` are the readers, by name with commas between, if not all. `coverage/`
+//! does the same with coverage to guide it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -12,7 +13,7 @@ use achilles_audit::worker;
 use change::{Change, changes};
 use peak_alloc::PeakAlloc;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
-use readers::{READERS, Reader, USUAL};
+use readers::{READERS, Reader, USUAL, packed_model};
 use std::cell::Cell;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,8 +43,12 @@ fn readers_survive_changed_input() {
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |value| value.parse().expect(name));
     let seconds = number("ACHILLES_FUZZ_SECONDS", 15);
     let seed = number("ACHILLES_FUZZ_SEED", 42);
-    let each = Duration::from_secs(seconds).div_f64(READERS.len() as f64);
-    for reader in READERS {
+    let chosen = std::env::var("ACHILLES_FUZZ_READERS").ok();
+    let is_chosen = |reader: &&Reader| chosen.as_ref().is_none_or(|names| names.split(',').any(|n| n == reader.name));
+    let readers: Vec<&Reader> = READERS.iter().filter(is_chosen).collect();
+    assert!(!readers.is_empty(), "ACHILLES_FUZZ_READERS names none");
+    let each = Duration::from_secs(seconds).div_f64(readers.len() as f64);
+    for reader in readers {
         let figures = Figures::default();
         for seed in reader.seeds {
             measure(reader, seed, &figures).unwrap();
@@ -105,7 +110,7 @@ fn fail(reader: &Reader, reason: &str, change: &Change) -> ! {
 
 /// Changes of what is refused at once would show nothing.
 fn the_seeds_are_sound() {
-    use achilles_audit::{evaluate::text::Tokenizer, patch::Receipt, probe::ChatTemplate};
+    use achilles_audit::{checkpoint::Checkpoint, evaluate::text::Tokenizer, patch::Receipt, probe::ChatTemplate};
     let of = |name: &str| READERS.iter().find(|reader| reader.name == name).unwrap().seeds;
     for seed in of("tokenizer") {
         let text = std::str::from_utf8(seed).unwrap();
@@ -116,6 +121,11 @@ fn the_seeds_are_sound() {
         ChatTemplate::new("chat_template.jinja".into(), text, [].into()).render("hello").unwrap();
     }
     Receipt::parse(Path::new("receipt.json"), of("receipt")[0]).unwrap();
+    for seed in of("packed") {
+        let checkpoint = Checkpoint::of(&packed_model(seed).unwrap()).unwrap();
+        let [(_, Ok(weight))] = &checkpoint.tensors().packed().collect::<Vec<_>>()[..] else { panic!("not packed") };
+        weight.all().unwrap();
+    }
 }
 
 /// The allowance is one that a reader can exceed.

@@ -5,6 +5,7 @@ use achilles_audit::architecture::Recipe;
 use achilles_audit::checkpoint::gguf::{GgufCheckpoint, GgufFile};
 use achilles_audit::checkpoint::header::Header;
 use achilles_audit::checkpoint::index::{Index, is_plain_shard};
+use achilles_audit::checkpoint::packing::Axis;
 use achilles_audit::checkpoint::{Checkpoint, ConfigFile, Opened};
 use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::integrity::fingerprint::Fingerprint;
@@ -15,7 +16,7 @@ use achilles_audit::probe::ChatTemplate;
 use achilles_audit::progress::Silent;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// One reader.
 pub struct Reader {
@@ -52,6 +53,7 @@ pub const READERS: &[Reader] = &[
     Reader { name: "tokenizer", read: tokenizer, seeds: &[TOKENIZER, BYTE_LEVEL, UNIGRAM], allowance: USUAL },
     Reader { name: "chat-template", read: chat_template, seeds: &[CHAT, LOOPS], allowance: USUAL },
     Reader { name: "gguf", read: gguf, seeds: &[GGUF_LLAMA, GGUF_GEMMA, GGUF_TYPES], allowance: USUAL },
+    Reader { name: "packed", read: packed, seeds: PACKED, allowance: USUAL },
     Reader { name: "receipt", read: receipt, seeds: &[RECEIPT], allowance: USUAL },
     Reader { name: "receipt-undone", read: receipt_undone, seeds: &[RECEIPT], allowance: USUAL },
     Reader { name: "fingerprint", read: fingerprint, seeds: &[FINGERPRINT], allowance: USUAL },
@@ -131,6 +133,34 @@ fn gguf(bytes: &[u8]) {
     }
 }
 
+/// A checkpoint of one file, in whose metadata its config is; none where its header is broken.
+pub fn packed_model(bytes: &[u8]) -> Option<Arc<Opened>> {
+    let header = Header::read(bytes).ok()?;
+    let folder = PLACE.join("packed");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("model.safetensors"), bytes).unwrap();
+    std::fs::write(folder.join("config.json"), header.metadata.get("config").map_or("{}", String::as_str)).unwrap();
+    Some(Arc::new(Opened::open(folder.to_str().unwrap(), &Silent).unwrap()))
+}
+
+/// What is packed is examined, decoded and masked.
+fn packed(bytes: &[u8]) {
+    let Some(opened) = packed_model(bytes) else { return };
+    lint::lint(&opened, &Silent).unwrap();
+    let Ok(checkpoint) = Checkpoint::of(&opened) else { return };
+    for (_, weight) in checkpoint.tensors().packed() {
+        let Ok(weight) = weight else { continue };
+        let layout = weight.layout();
+        for rows in layout.row_chunks() {
+            let _ = weight.rows(rows);
+        }
+        let _ = weight.columns::<f32>(&[0, layout.columns.saturating_sub(1)]);
+        let _ = weight.own_scales(layout.rows.saturating_sub(1));
+        let _ = weight.zero_codes(Axis::Row, layout.rows.saturating_sub(1));
+        let _ = weight.zero_codes(Axis::Column, layout.columns.saturating_sub(1));
+    }
+}
+
 /// Where files are put that are read by name.
 static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
     let place = std::env::temp_dir().join(format!("achilles-audit-fuzz-{}", std::process::id()));
@@ -200,6 +230,26 @@ const LOOPS: &[u8] = b"{% set ns = namespace(x='ab', l=[1, 'b', {'c': none}]) %}
 const GGUF_LLAMA: &[u8] = include_bytes!("../../fixtures/gguf/tiny-llama.gguf");
 const GGUF_GEMMA: &[u8] = include_bytes!("../../fixtures/gguf/tiny-gemma.gguf");
 const GGUF_TYPES: &[u8] = include_bytes!("../../fixtures/gguf/types.gguf");
+/// `packed.py` writes them.
+const PACKED: &[&[u8]] = &[
+    include_bytes!("packed/fp8_block.safetensors"),
+    include_bytes!("packed/fp8_block_e8m0.safetensors"),
+    include_bytes!("packed/ct_fp8_channel.safetensors"),
+    include_bytes!("packed/ct_int8_asym.safetensors"),
+    include_bytes!("packed/ct_w4a16_asym.safetensors"),
+    include_bytes!("packed/ct_w4a16_actorder.safetensors"),
+    include_bytes!("packed/ct_w3a16.safetensors"),
+    include_bytes!("packed/ct_nvfp4.safetensors"),
+    include_bytes!("packed/ct_mxfp4.safetensors"),
+    include_bytes!("packed/modelopt_nvfp4.safetensors"),
+    include_bytes!("packed/mxfp4_gpt_oss.safetensors"),
+    include_bytes!("packed/gptq_4bit_desc_act.safetensors"),
+    include_bytes!("packed/gptq_3bit.safetensors"),
+    include_bytes!("packed/awq_gemm.safetensors"),
+    include_bytes!("packed/bnb_nf4_nested.safetensors"),
+    include_bytes!("packed/bnb_fp4.safetensors"),
+    include_bytes!("packed/bnb_int8.safetensors"),
+];
 const LINEAR_CONFIG: &[u8] = include_bytes!("../../fixtures/llama/config.json");
 const PATCHED_FROM: &[u8] = include_bytes!("../../fixtures/llama/model.safetensors");
 const LLAMA: &[u8] = include_bytes!("../../fixtures/llama_linear/model.safetensors");
