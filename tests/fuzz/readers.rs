@@ -146,7 +146,7 @@ pub fn packed_model(bytes: &[u8]) -> Option<Arc<Opened>> {
 /// What is packed is examined, decoded and masked.
 fn packed(bytes: &[u8]) {
     let Some(opened) = packed_model(bytes) else { return };
-    lint::lint(&opened, &Silent).unwrap();
+    lint::lint(&opened, None, &Silent).unwrap();
     let Ok(checkpoint) = Checkpoint::of(&opened) else { return };
     for (_, weight) in checkpoint.tensors().packed() {
         let Ok(weight) = weight else { continue };
