@@ -3,7 +3,7 @@
 
 use super::channel_mixer::{Activation, ChannelMixer, GatedMlp, GatedNames};
 use super::config_class::Class;
-use super::recipe::{FINAL_NORM, Around, Block, Layer, Norm, NormStyle, Recipe};
+use super::recipe::{Around, Block, FINAL_NORM, Layer, Norm, NormStyle, Recipe};
 use super::rope::Rope;
 use super::rope_config;
 use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, QueryGrowth, TokenMixer};
@@ -59,6 +59,10 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         head_dim,
         fused: false,
         gated: false,
+        keys_are_values: false,
+        value_norm: false,
+        borrows: None,
+        lends: false,
         names: AttentionNames::USUAL,
         qkv_bias: false,
         o_bias: false,
@@ -90,6 +94,8 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
             channel: Around { norm_before: Some("post_attention_layernorm"), ..Around::default() },
             residual_multiplier: None,
         },
+        layer_inputs: None,
+        layer_scale: false,
         layers: vec![layer; layers],
         ropes: Vec::new(),
         logit_multiplier: None,

@@ -97,9 +97,9 @@ fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
     // The projection to queries may put out gates as well: what mixed values go into is as wide as queries are.
     let of = |ends: &[&str]| ends.iter().find_map(|end| module.strip_suffix(end));
     let all = match (of(&["q_norm", "q_layernorm"]), of(&["k_norm", "k_layernorm"])) {
-        (Some(start), _) => ["o_proj", "out_proj"].iter().find_map(|name| {
-            shape(format!("{start}{name}.weight")).and_then(|shape| shape.get(1).copied())
-        }),
+        (Some(start), _) => ["o_proj", "out_proj"]
+            .iter()
+            .find_map(|name| shape(format!("{start}{name}.weight")).and_then(|shape| shape.get(1).copied())),
         (_, Some(start)) => shape(format!("{start}k_proj.weight")).and_then(|shape| shape.first().copied()),
         _ => return false,
     };
@@ -162,7 +162,8 @@ mod tests {
     /// What is said here and what a recipe says are one, for every module of every kind of family.
     #[test]
     fn parts_are_those_of_the_recipes() {
-        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2", "qwen3_5", "lfm2"] {
+        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2", "qwen3_5", "lfm2"]
+        {
             let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
             let checkpoint = crate::Checkpoint::open(&folder, &crate::progress::Silent).unwrap();
             let recipe = Recipe::read(checkpoint.config()).unwrap();

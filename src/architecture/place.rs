@@ -1,6 +1,6 @@
 //! What a neuron is in the file: a row, a column or an element of a tensor; or why it is none, and what comes nearest.
 
-use super::module::{AttentionRole, DeltaRole, MixerKind, MlpRole, Module, ModuleKind, Role, Stack};
+use super::module::{AttentionRole, DeltaRole, LayerInputRole, MixerKind, MlpRole, Module, ModuleKind, Role, Stack};
 use super::recipe::Recipe;
 use crate::checkpoint::Tensors;
 pub use crate::checkpoint::packing::Axis;
@@ -86,6 +86,11 @@ impl Recipe {
                 let down = self.beside(module, Role::Mlp { part: MlpRole::Down, of })?;
                 Some((down, Axis::Column))
             }
+            (Role::LayerInput(LayerInputRole::Activation), _, Side::Out) => {
+                Some((self.beside(module, Role::LayerInput(LayerInputRole::Projection))?, Axis::Column))
+            }
+            // What is normed without weights goes into a projection that holds a factor on it, if into nothing else.
+            (Role::RouterNorm, _, Side::Out) => Some((self.beside(module, Role::Router)?, Axis::Column)),
             // One weight serves all heads, but what comes out goes into the output projection and nowhere else.
             (Role::DeltaNet(DeltaRole::Norm), _, Side::Out) => {
                 Some((self.beside(module, Role::DeltaNet(DeltaRole::Output))?, Axis::Column))
@@ -131,6 +136,15 @@ impl Recipe {
                     output(module, channel)
                 ),
             },
+            (Role::LayerProjectionNorm, _, Side::Out) => format!(
+                "one weight serves this channel of all layers; the nearest is {}, the same channel of this layer before \
+                 the norm",
+                source.unwrap_or_default()
+            ),
+            (Role::Attention(AttentionRole::ValueNorm) | Role::RouterNorm, ..) => format!(
+                "it is normed without weights; the nearest is {}, the same channel before the norm",
+                source.unwrap_or_else(|| format!("the residual's channel {channel}"))
+            ),
             (_, ModuleKind::Norm { .. }, Side::Out) => format!(
                 "one weight serves this channel of all heads; the nearest is {}, the same channel of this head before \
                  the norm",
@@ -172,6 +186,14 @@ impl Recipe {
                 .or_else(|| of(Role::Mlp { part: MlpRole::GateUp, of: whose })),
             Role::Attention(QueryLatentNorm) => of(Role::Attention(QueryLatent)),
             Role::Attention(KeyValueLatentNorm) => of(Role::Attention(KeyValueLatent)),
+            Role::LayerInput(LayerInputRole::Activation) => of(Role::LayerInput(LayerInputRole::Gate)),
+            Role::Attention(AttentionRole::ValueNorm) => {
+                of(Role::Attention(AttentionRole::Value)).or_else(|| of(Role::Attention(Key)))
+            }
+            Role::LayerProjectionNorm => {
+                let projection = self.of_layer_inputs().into_iter().find(|m| m.role == Role::LayerProjection);
+                projection.map(|projection| (projection, channel))
+            }
             Role::Dropout(MixerKind::Token) => of(Role::Attention(Output)),
             Role::Dropout(MixerKind::Channel) => of(Role::mlp(MlpRole::Down)),
             _ => None,

@@ -27,8 +27,10 @@ pub enum Meaning {
 }
 
 /// Keys of a wrapper's config, and the modules that hold what they describe.
-const OTHER_PARTS: &[(&str, &[&str])] =
-    &[("vision_config", &["vision_tower", "multi_modal_projector", "visual", "mm_projector"])];
+const OTHER_PARTS: &[(&str, &[&str])] = &[
+    ("vision_config", &["vision_tower", "multi_modal_projector", "visual", "mm_projector", "embed_vision"]),
+    ("audio_config", &["audio_tower", "embed_audio"]),
+];
 
 /// `model_type` of models with images whose first configs have the text model's keys among their own, and whose first
 /// files name its tensors as if it stood alone.
@@ -48,7 +50,8 @@ impl Names {
         let has = |key: &str| config.get(key).is_some_and(Value::is_object);
         let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
         let is_flat = IS_FLAT.contains(&model_type);
-        let further: &[&str] = if HAS_FURTHER.iter().any(|start| model_type.starts_with(start)) { &["mtp"] } else { &[] };
+        let further: &[&str] =
+            if HAS_FURTHER.iter().any(|start| model_type.starts_with(start)) { &["mtp"] } else { &[] };
         if !has("text_config") && !is_flat {
             return Names { other_parts: further.into(), ..Names::default() };
         }

@@ -49,7 +49,8 @@ impl Layer<'_, '_, '_> {
             let gate = self.linear_of(MlpRole::Gate, x, of)?;
             (gate, self.linear_of(MlpRole::Up, x, of)?)
         };
-        let of_activation = mlp.names.activation.map(|_| self.weights.module(of.role(MlpRole::Activation))).transpose()?;
+        let of_activation =
+            mlp.names.activation.map(|_| self.weights.module(of.role(MlpRole::Activation))).transpose()?;
         let see = |layer: &mut Self, side, x| match of_activation {
             Some(module) => layer.at(&module.path, side, x, of.among()),
             None => Ok(x),

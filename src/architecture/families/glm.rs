@@ -47,7 +47,8 @@ fn glm4(c: &Reader) -> Result<Recipe> {
     each_attention(&mut recipe, |attention| attention.qkv_bias = bias);
     recipe.ropes.iter_mut().for_each(|rope| rope.turns_neighbours = true);
     each_mlp(&mut recipe, |mlp| {
-        mlp.names = GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
+        mlp.names =
+            GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
     });
     recipe.block = Block {
         token: Around { norm_after: Some("post_self_attn_layernorm"), ..recipe.block.token },

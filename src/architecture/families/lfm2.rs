@@ -45,8 +45,7 @@ fn read(c: &Reader) -> Result<Recipe> {
     };
     let intermediate_size = intermediate_size(c)?;
     each_mlp(&mut recipe, |mlp| {
-        mlp.names =
-            GatedNames { module: "feed_forward", gate_up: ("w1", Some("w3")), activation: None, down: "w2" };
+        mlp.names = GatedNames { module: "feed_forward", gate_up: ("w1", Some("w3")), activation: None, down: "w2" };
         mlp.intermediate_size = intermediate_size;
     });
     each_attention(&mut recipe, |attention| {

@@ -7,6 +7,7 @@
 
 mod deepseek;
 mod gemma;
+mod gemma4;
 mod glm;
 mod gpt_oss;
 mod lfm2;
@@ -48,6 +49,7 @@ const FAMILIES: &[&Family] = &[
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &gemma4::GEMMA4,
     &phi3::PHI3,
     &olmo2::OLMO2,
     &mistral::MIXTRAL,
@@ -72,9 +74,37 @@ const FAMILIES: &[&Family] = &[
     &minimax::MINIMAX_M2,
 ];
 
+/// `model_type` of families whose layers are known and not computed (state spaces of Mamba, attention that an indexer
+/// makes sparse, further delta rules): of these there is a static audit only.
+const STATIC_ONLY: &[&str] = &[
+    "bamba",
+    "deepseek_v32",
+    "deepseek_v4",
+    "falcon_h1",
+    "falcon_mamba",
+    "gemma3n",
+    "glm_moe_dsa",
+    "jamba",
+    "kimi_k3",
+    "kimi_linear",
+    "mamba",
+    "mamba2",
+    "nemotron_h",
+    "olmo_hybrid",
+    "recurrent_gemma",
+    "zamba2",
+];
+
 /// Keys of a whole config that concern what is not its text model.
 const NOT_TEXT: &[&str] = &[
+    "audio_config",
+    "audio_token_id",
+    "boa_token_id",
+    "boi_token_id",
     "boi_token_index",
+    "eoa_token_id",
+    "eoa_token_index",
+    "eoi_token_id",
     "eoi_token_index",
     "image_token_id",
     "image_token_index",
@@ -129,7 +159,7 @@ fn read(config: &ConfigFile) -> Result<Recipe> {
     let recipe = read_text(config, &text, family)?;
     let tied = tied(&whole, &text, &recipe)?;
     refuse_unknown(config, &whole, |key| NOT_TEXT.contains(&key) || whole.get(key) == text.get(key))?;
-    if recipe.logit_softcap.is_some() {
+    if recipe.logit_softcap.is_some() && recipe.model_type == gemma::GEMMA3.model_type {
         let expected = "null: transformers does not apply it in a model with images, other loaders do";
         return Err(text.wrong("final_logit_softcapping", expected));
     }
@@ -174,8 +204,10 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
     FAMILIES.iter().copied().find(|f| known(&f)).ok_or_else(|| {
         let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
         let found = architecture.unwrap_or("(none)");
+        let why =
+            if STATIC_ONLY.contains(&model_type) { ": its layers are of kinds that are not computed" } else { "" };
         let problem = format!(
-            "architecture {found} (model_type {model_type}) is not supported; supported: {}",
+            "architecture {found} (model_type {model_type}) is not supported{why}; supported: {}",
             supported.join(", ")
         );
         Error::unsupported(config.path(), problem)

@@ -28,7 +28,8 @@ fn read(c: &Reader) -> Result<Recipe> {
     recipe.block.token.dropout = Some("resid_attn_dropout");
     recipe.block.channel.dropout = Some("resid_mlp_dropout");
     each_mlp(&mut recipe, |mlp| {
-        mlp.names = GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
+        mlp.names =
+            GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
     });
     window_everywhere(c, &mut recipe, &CLASS)?;
     Ok(recipe)

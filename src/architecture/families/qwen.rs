@@ -72,7 +72,11 @@ fn qwen3_moe(c: &Reader) -> Result<Recipe> {
     c.get("max_window_layers");
     let normalize = c.bool_or("norm_topk_prob", false)?.then_some(0.0);
     let routing = Routing { normalize, ..Routing::SOFTMAX };
-    sparse(c, &mut recipe, Sparse { count: 128, top_k: 8, width: 768, everywhere: false, routing, stacks: None, shared: None })?;
+    sparse(
+        c,
+        &mut recipe,
+        Sparse { count: 128, top_k: 8, width: 768, everywhere: false, routing, stacks: None, shared: None },
+    )?;
     Ok(recipe)
 }
 

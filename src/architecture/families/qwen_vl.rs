@@ -92,7 +92,11 @@ fn qwen3_moe(c: &Reader) -> Result<Recipe> {
     let mut recipe = qwen3_of(c, &QWEN3_MOE_CLASS)?;
     let routing = Routing { normalize: Some(0.0), ..Routing::SOFTMAX };
     let stacks = Some(Stacks { order: StackOrder::ByShape, interleaved: false });
-    sparse(c, &mut recipe, Sparse { count: 60, top_k: 4, width: 1408, everywhere: false, routing, stacks, shared: None })?;
+    sparse(
+        c,
+        &mut recipe,
+        Sparse { count: 60, top_k: 4, width: 1408, everywhere: false, routing, stacks, shared: None },
+    )?;
     Ok(recipe)
 }
 

@@ -52,6 +52,7 @@ fn a_config_of_nothing_is_the_classs_own() {
         ("gemma", (256_000, 3072, 24_576, 28, 16, 16, 256, 1e-6, true)),
         ("gemma2", (256_000, 2304, 9216, 26, 8, 4, 256, 1e-6, true)),
         ("gemma3_text", (262_208, 2304, 9216, 26, 8, 4, 256, 1e-6, true)),
+        ("gemma4_text", (262_144, 2304, 9216, 30, 8, 4, 256, 1e-6, true)),
         ("phi3", (32_064, 3072, 8192, 32, 32, 32, 96, 1e-5, false)),
         ("olmo2", (50_304, 4096, 11_008, 32, 32, 32, 128, 1e-5, false)),
         ("mixtral", (32_000, 4096, 14_336, 32, 32, 8, 128, 1e-5, false)),
@@ -328,7 +329,9 @@ fn json_as_python_writes_it_is_read() {
 fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
     for family in FAMILIES {
         let few_experts = match family.model_type {
-            "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe_text" => json!({"num_experts": 2, "num_experts_per_tok": 1}),
+            "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe_text" => {
+                json!({"num_experts": 2, "num_experts_per_tok": 1})
+            }
             _ => json!({}),
         };
         let recipe = recipe(family.model_type, few_experts);
@@ -352,6 +355,32 @@ fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
             }
         }
     }
+}
+
+#[test]
+fn families_whose_layers_are_not_computed_are_told_apart_from_unknown_ones() {
+    let not_computed = ["not supported: its layers are of kinds that are not computed", "LlamaForCausalLM"];
+    refused(&json!({"model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"]}), &not_computed);
+    refused(&json!({"model_type": "bloom"}), &["bloom", "not supported; supported"]);
+}
+
+#[test]
+fn what_the_classes_of_hybrids_do_not_read_is_refused() {
+    let linear = json!({"layer_types": ["linear_attention", "sliding_attention", "full_attention"]});
+    refused(&config("qwen3_5_text", linear), &["layer_types", "linear_attention or full_attention"]);
+    refused(&config("qwen3_5_text", json!({"attn_output_gate": false})), &["attn_output_gate", "true"]);
+    refused(
+        &config("qwen3_next", json!({"linear_num_key_heads": 3, "linear_num_value_heads": 4})),
+        &["multiple of the 3"],
+    );
+    refused(&config("qwen3_5_moe_text", json!({"decoder_sparse_step": 2})), &["decoder_sparse_step"]);
+    refused(&config("lfm2", json!({"rms_norm_eps": 1e-6})), &["rms_norm_eps", "norm_eps"]);
+    refused(&config("lfm2", json!({"use_pos_enc": false})), &["use_pos_enc", "true"]);
+    refused(&config("gemma4_text", json!({"num_kv_shared_layers": 3})), &["num_kv_shared_layers"]);
+    refused(&config("gemma4_text", json!({"use_bidirectional_attention": "all"})), &["use_bidirectional_attention"]);
+    let slides_last = json!({"layer_types": ["full_attention", "full_attention", "sliding_attention"]});
+    refused(&config("gemma4_text", slides_last), &["layer_types", "full_attention last"]);
+    refused(&config("gemma4_text", json!({"vocab_size_per_layer_input": 10})), &["vocab_size_per_layer_input"]);
 }
 
 /// Its modules are not listed to find one.
