@@ -35,7 +35,7 @@ impl ChannelMixer {
     /// Adds its leaf modules, in the order in which they compute; the router last.
     pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
         match self {
-            ChannelMixer::Mlp(mlp) => mlp.modules("mlp", MlpOf::Layer, None, hidden, to),
+            ChannelMixer::Mlp(mlp) => mlp.modules(mlp.names.module, MlpOf::Layer, None, hidden, to),
             ChannelMixer::Experts(experts) => experts.modules(hidden, to),
         }
     }
@@ -86,6 +86,8 @@ impl GatedMlp {
 /// Module names of a gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GatedNames {
+    /// The MLP's own, where it is its layer's only one.
+    pub module: &'static str,
     /// The gate and the projection beside it; where the second is none, the first holds both, the gate's rows first.
     pub gate_up: (&'static str, Option<&'static str>),
     /// The activation's own module, which has a site but no weights.
@@ -97,7 +99,12 @@ pub struct GatedNames {
 impl GatedNames {
     /// The usual names.
     pub const USUAL: GatedNames =
-        GatedNames { gate_up: ("gate_proj", Some("up_proj")), activation: "act_fn", down: "down_proj" };
+        GatedNames { module: "mlp", gate_up: ("gate_proj", Some("up_proj")), activation: "act_fn", down: "down_proj" };
+    /// The usual ones where gate and up are one projection.
+    pub const FUSED: GatedNames =
+        GatedNames { gate_up: ("gate_up_proj", None), activation: "activation_fn", ..GatedNames::USUAL };
+    /// Those of Mixtral's experts.
+    pub const NUMBERED: GatedNames = GatedNames { gate_up: ("w1", Some("w3")), down: "w2", ..GatedNames::USUAL };
 }
 
 /// The activation functions of gated MLPs.

@@ -61,6 +61,7 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         qkv_bias: false,
         o_bias: false,
         qk_norm: QkNorm::None,
+        qk_norm_names: ["q_norm", "k_norm"],
         norm_after_rope: false,
         scale: 1.0 / (head_dim as f64).sqrt(),
         softcap: None,
@@ -81,11 +82,15 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         vocab_size: c.size_or("vocab_size", class.vocab_size)?,
         hidden_size,
         embedding_multiplier: None,
-        norm: Norm { epsilon: c.f64_or("rms_norm_eps", class.rms_norm_eps)?, style: NormStyle::RoundThenWeight },
+        norm: Norm {
+            epsilon: c.f64_or(class.norm_eps_key, class.rms_norm_eps)?,
+            style: NormStyle::RoundThenWeight,
+            is_centred: false,
+        },
         block: Block {
             token: Around { norm_before: Some("input_layernorm"), ..Around::default() },
             channel: Around { norm_before: Some("post_attention_layernorm"), ..Around::default() },
-            residual_multiplier: None,
+            ..Block::default()
         },
         layers: vec![layer; layers],
         ropes: Vec::new(),
@@ -158,6 +163,22 @@ pub(super) fn window(c: &Reader, class: &Class) -> Result<Option<usize>> {
         Some(window) => Ok(Some(window)),
         None => Ok(class.window.filter(|_| !c.has("sliding_window"))),
     }
+}
+
+/// Multipliers of Granite: of the embedding, of what mixers add, of attention's scores, and a divisor of logits.
+pub(super) fn multipliers(c: &Reader, recipe: &mut Recipe) -> Result<()> {
+    let number = |key| c.f64_or(key, 1.0);
+    let [embedding, residual] = [number("embedding_multiplier")?, number("residual_multiplier")?];
+    let [scale, divisor] = [number("attention_multiplier")?, number("logits_scaling")?];
+    if divisor == 0.0 {
+        return Err(c.wrong("logits_scaling", "a number other than 0"));
+    }
+    let unless_one = |number: f64| (number != 1.0).then_some(number);
+    recipe.embedding_multiplier = unless_one(embedding);
+    recipe.block.residual_multiplier = unless_one(residual);
+    recipe.logit_multiplier = unless_one(1.0 / divisor);
+    each_attention(recipe, |attention| attention.scale = scale);
+    Ok(())
 }
 
 /// `sliding_window` for all layers, or for none.

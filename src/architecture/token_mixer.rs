@@ -57,6 +57,8 @@ pub struct GroupedQueryAttention {
     pub o_bias: bool,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// The names of these.
+    pub qk_norm_names: [&'static str; 2],
     /// They come after the rotary embedding.
     pub norm_after_rope: bool,
     /// What q · k is multiplied by before the softmax.
@@ -127,8 +129,9 @@ impl GroupedQueryAttention {
             QkNorm::AllHeads => Some((q, kv)),
         };
         if let Some((q_width, k_width)) = widths {
-            to.norm("self_attn.q_norm", Role::Attention(QueryNorm), q_width, q);
-            to.norm("self_attn.k_norm", Role::Attention(KeyNorm), k_width, kv);
+            let [q_name, k_name] = self.qk_norm_names.map(|name| format!("self_attn.{name}"));
+            to.norm(&q_name, Role::Attention(QueryNorm), q_width, q);
+            to.norm(&k_name, Role::Attention(KeyNorm), k_width, kv);
         }
         if self.sinks {
             to.vector("self_attn.sinks", Role::Attention(Sinks), self.heads);

@@ -29,11 +29,14 @@ pub(crate) struct Layer<'a, 'b, 'c> {
 impl Layer<'_, '_, '_> {
     /// The residual stream (groups, positions, hidden) after this layer.
     pub fn forward(&mut self, x: Tensor) -> Result<Tensor> {
-        let h = self.norm_if(Role::NormBefore(MixerKind::Token), x.clone())?;
-        let h = self.mix_tokens(&h)?;
+        let read = self.norm_if(Role::NormBefore(MixerKind::Token), x.clone())?;
+        let h = self.mix_tokens(&read)?;
         let x = (x + self.added(MixerKind::Token, h)?)?;
-        let h = self.norm_if(Role::NormBefore(MixerKind::Channel), x.clone())?;
-        let h = self.mix_channels(&h)?;
+        let read = match self.recipe.block.is_parallel {
+            true => read,
+            false => self.norm_if(Role::NormBefore(MixerKind::Channel), x.clone())?,
+        };
+        let h = self.mix_channels(&read)?;
         Ok((x + self.added(MixerKind::Channel, h)?)?)
     }
 

@@ -5,10 +5,12 @@
 //! config key that nothing asks for is refused unless it cannot change anything, so every key that changes the
 //! arithmetic has to be read or checked.
 
+mod close_to_llama;
 mod deepseek;
 mod gemma;
 mod glm;
 mod gpt_oss;
+mod granite;
 mod llama;
 mod minimax;
 mod mistral;
@@ -64,6 +66,32 @@ const FAMILIES: &[&Family] = &[
     &glm::GLM4,
     &glm::GLM4_MOE,
     &minimax::MINIMAX_M2,
+    &granite::GRANITE,
+    &granite::GRANITE_HYBRID,
+    &close_to_llama::SMOLLM3,
+    &olmo2::OLMO3,
+    &close_to_llama::ERNIE4_5,
+    &close_to_llama::HUNYUAN,
+    &close_to_llama::EXAONE4,
+    &close_to_llama::COHERE2,
+];
+
+/// `model_type` of what is known and not computed: state space models and their hybrids, sparse attention.
+const STATIC_ONLY: &[&str] = &[
+    "bamba",
+    "deepseek_v32",
+    "deepseek_v4",
+    "falcon_h1",
+    "falcon_mamba",
+    "jamba",
+    "kimi_linear",
+    "lfm2_moe",
+    "mamba",
+    "mamba2",
+    "minimax",
+    "minimax_m3_vl",
+    "nemotron_h",
+    "zamba2",
 ];
 
 /// Keys of a whole config that concern what is not its text model.
@@ -168,6 +196,13 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
     FAMILIES.iter().copied().find(|f| known(&f)).ok_or_else(|| {
         let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
         let found = architecture.unwrap_or("(none)");
+        if STATIC_ONLY.contains(&model_type) {
+            let problem = format!(
+                "architecture {found} (model_type {model_type}) is known, but not computed: there is a static audit only \
+                 (lint, diff, fingerprint, verify, sign)"
+            );
+            return Error::unsupported(config.path(), problem);
+        }
         let problem = format!(
             "architecture {found} (model_type {model_type}) is not supported; supported: {}",
             supported.join(", ")
