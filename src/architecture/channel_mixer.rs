@@ -109,7 +109,7 @@ impl GatedMlp {
 /// Module names of a gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GatedNames {
-    /// The MLP's own, of an MLP that is its layer's only one.
+    /// The MLP's own, where it is its layer's only one.
     pub module: &'static str,
     /// The gate and the projection beside it; where the second is none, the first holds both, the gate's rows first.
     pub gate_up: (&'static str, Option<&'static str>),
@@ -127,6 +127,11 @@ impl GatedNames {
         activation: Some("act_fn"),
         down: "down_proj",
     };
+    /// The usual ones where gate and up are one projection.
+    pub const FUSED: GatedNames =
+        GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
+    /// Those of Mixtral's experts.
+    pub const NUMBERED: GatedNames = GatedNames { gate_up: ("w1", Some("w3")), down: "w2", ..GatedNames::USUAL };
 }
 
 /// The activation functions of gated MLPs.

@@ -128,7 +128,7 @@ impl Recipe {
             (Role::Head, _, Side::Out) => "the head is tied: its weights are the embedding's; give the model a head \
                                            of its own (tie_word_embeddings false, lm_head.weight) first"
                 .into(),
-            (_, ModuleKind::Norm { .. }, Side::In) => match source {
+            (_, ModuleKind::Norm { .. }, Side::In) => match source.filter(|_| !self.is_after_rope(module)) {
                 Some(projection) => format!("it is what {projection} puts out: patch that"),
                 None => format!(
                     "a norm's input is no weight, and it acts on all channels through the mean square; the nearest is \
@@ -159,6 +159,13 @@ impl Recipe {
                 format!("an activation has no weights; its input is what {gate} puts out: patch that")
             }
         }
+    }
+
+    /// Whether it norms queries or keys that are turned already.
+    fn is_after_rope(&self, module: &Module) -> bool {
+        let of_attention = matches!(module.role, Role::Attention(AttentionRole::QueryNorm | AttentionRole::KeyNorm));
+        let attention = module.layer.and_then(|layer| self.attention(layer));
+        of_attention && attention.is_some_and(|attention| attention.norm_after_rope)
     }
 
     /// The projection that puts out what goes into `channel` of `module` and nowhere else, and its channel.

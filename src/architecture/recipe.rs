@@ -54,6 +54,8 @@ pub struct Norm {
     pub epsilon: f64,
     /// What becomes of the normed value and the weight.
     pub style: NormStyle,
+    /// The mean is taken off first: it is a LayerNorm without a bias.
+    pub is_centred: bool,
 }
 
 impl Norm {
@@ -83,6 +85,8 @@ pub struct Block {
     pub channel: Around,
     /// What a mixer adds to the residual is multiplied by this first.
     pub residual_multiplier: Option<f64>,
+    /// The channel mixer reads what the token mixer reads, not what that has added to.
+    pub is_parallel: bool,
 }
 
 /// Modules around a mixer, by their names within the layer; none where the family has none there.

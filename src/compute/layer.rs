@@ -61,11 +61,14 @@ impl Beside {
 impl Layer<'_, '_, '_> {
     /// The residual stream (groups, positions, hidden) after this layer.
     pub fn forward(&mut self, x: Tensor) -> Result<Tensor> {
-        let h = self.norm_if(Role::NormBefore(MixerKind::Token), x.clone())?;
-        let h = self.mix_tokens(&h)?;
+        let read = self.norm_if(Role::NormBefore(MixerKind::Token), x.clone())?;
+        let h = self.mix_tokens(&read)?;
         let x = (x + self.added(MixerKind::Token, h)?)?;
-        let h = self.norm_if(Role::NormBefore(MixerKind::Channel), x.clone())?;
-        let h = self.mix_channels(&h, &x)?;
+        let read = match self.recipe.block.is_parallel {
+            true => read,
+            false => self.norm_if(Role::NormBefore(MixerKind::Channel), x.clone())?,
+        };
+        let h = self.mix_channels(&read, &x)?;
         let x = (x + self.added(MixerKind::Channel, h)?)?;
         let x = self.bring_in(x)?;
         match self.weights.has(Role::LayerScale) {

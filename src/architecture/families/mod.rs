@@ -5,11 +5,13 @@
 //! config key that nothing asks for is refused unless it cannot change anything, so every key that changes the
 //! arithmetic has to be read or checked.
 
+mod close_to_llama;
 mod deepseek;
 mod gemma;
 mod gemma4;
 mod glm;
 mod gpt_oss;
+mod granite;
 mod lfm2;
 mod llama;
 mod minimax;
@@ -72,10 +74,17 @@ const FAMILIES: &[&Family] = &[
     &glm::GLM4,
     &glm::GLM4_MOE,
     &minimax::MINIMAX_M2,
+    &granite::GRANITE,
+    &granite::GRANITE_HYBRID,
+    &close_to_llama::SMOLLM3,
+    &olmo2::OLMO3,
+    &close_to_llama::ERNIE4_5,
+    &close_to_llama::HUNYUAN,
+    &close_to_llama::EXAONE4,
+    &close_to_llama::COHERE2,
 ];
 
-/// `model_type` of families whose layers are known and not computed (state spaces of Mamba, attention that an indexer
-/// makes sparse, further delta rules): of these there is a static audit only.
+/// `model_type` of what is known and not computed: state space models and their hybrids, sparse attention.
 const STATIC_ONLY: &[&str] = &[
     "bamba",
     "deepseek_v32",
@@ -87,8 +96,11 @@ const STATIC_ONLY: &[&str] = &[
     "jamba",
     "kimi_k3",
     "kimi_linear",
+    "lfm2_moe",
     "mamba",
     "mamba2",
+    "minimax",
+    "minimax_m3_vl",
     "nemotron_h",
     "olmo_hybrid",
     "recurrent_gemma",
@@ -204,10 +216,15 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
     FAMILIES.iter().copied().find(|f| known(&f)).ok_or_else(|| {
         let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
         let found = architecture.unwrap_or("(none)");
-        let why =
-            if STATIC_ONLY.contains(&model_type) { ": its layers are of kinds that are not computed" } else { "" };
+        if STATIC_ONLY.contains(&model_type) {
+            let problem = format!(
+                "architecture {found} (model_type {model_type}) is known, but not computed: there is a static audit only \
+                 (lint, diff, fingerprint, verify, sign)"
+            );
+            return Error::unsupported(config.path(), problem);
+        }
         let problem = format!(
-            "architecture {found} (model_type {model_type}) is not supported{why}; supported: {}",
+            "architecture {found} (model_type {model_type}) is not supported; supported: {}",
             supported.join(", ")
         );
         Error::unsupported(config.path(), problem)
