@@ -1,13 +1,16 @@
 # make demo   scans a real language model and shows its critical neuron
 # make test   everything that has to pass before a change lands
 # make bench  what docs/ say of speed, measured anew (15 GB of disk, some minutes)
+# make difftest  random tiny models of every family against transformers (SEED=0; needs fixtures/requirements.txt)
 # make deny   licences and sources of all dependencies (needs cargo-deny)
 
 GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 FOLDER := models/smollm2-135m-instruct
 CARGO ?= cargo
+PYTHON ?= python3
+SEED ?= 0
 
-.PHONY: demo test bench deny model oms clean
+.PHONY: demo test bench difftest deny model oms clean
 
 demo: $(GGUF)
 	$(CARGO) build --release --locked
@@ -24,6 +27,10 @@ bench:
 	mkdir -p target/bench
 	python3 benches/fingerprint_speed.py target/release/achilles-audit
 	python3 benches/patch_cost.py target/release/achilles-audit target/bench
+
+difftest:
+	$(CARGO) build --locked
+	$(PYTHON) tests/parity/difftest.py --seed $(SEED)
 
 deny:
 	$(CARGO) deny check licenses bans sources

@@ -1,6 +1,6 @@
 //! What a layer computes at each position alone.
 
-use super::module::{MlpOf, MlpRole, Modules, Role, Stack, StackOrder};
+use super::module::{ExpertsNorm, MlpOf, MlpRole, Modules, Role, Stack, StackOrder};
 
 /// A layer's channel mixer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -10,6 +10,8 @@ pub enum ChannelMixer {
     Mlp(GatedMlp),
     /// Several gated MLPs of which a router picks some for each position.
     Experts(Experts),
+    /// Both: the experts and their router read the residual, and each side has norms of its own (Gemma 4).
+    MlpAndExperts(GatedMlp, Experts),
 }
 
 impl ChannelMixer {
@@ -17,6 +19,9 @@ impl ChannelMixer {
     pub fn width(&self) -> usize {
         match self {
             ChannelMixer::Mlp(mlp) => mlp.intermediate_size,
+            ChannelMixer::MlpAndExperts(mlp, experts) => {
+                mlp.intermediate_size + experts.top_k * experts.expert.intermediate_size
+            }
             ChannelMixer::Experts(experts) => {
                 let shared = experts.shared.map_or(0, |shared| shared.mlp.intermediate_size);
                 experts.top_k * experts.expert.intermediate_size + shared
@@ -27,8 +32,16 @@ impl ChannelMixer {
     /// Its gated MLP, or that of each expert.
     pub fn mlp(&self) -> &GatedMlp {
         match self {
-            ChannelMixer::Mlp(mlp) => mlp,
+            ChannelMixer::Mlp(mlp) | ChannelMixer::MlpAndExperts(mlp, _) => mlp,
             ChannelMixer::Experts(experts) => &experts.expert,
+        }
+    }
+
+    /// Its experts, if it has any.
+    pub fn experts(&self) -> Option<&Experts> {
+        match self {
+            ChannelMixer::Mlp(_) => None,
+            ChannelMixer::Experts(experts) | ChannelMixer::MlpAndExperts(_, experts) => Some(experts),
         }
     }
 
@@ -37,6 +50,14 @@ impl ChannelMixer {
         match self {
             ChannelMixer::Mlp(mlp) => mlp.modules(mlp.names.module, MlpOf::Layer, None, hidden, to),
             ChannelMixer::Experts(experts) => experts.modules(hidden, to),
+            ChannelMixer::MlpAndExperts(mlp, experts) => {
+                mlp.modules(mlp.names.module, MlpOf::Layer, None, hidden, to);
+                let mut norm = |name, at| to.norm(name, Role::AroundExperts(at), hidden, hidden);
+                norm("post_feedforward_layernorm_1", ExpertsNorm::AfterMlp);
+                norm("pre_feedforward_layernorm_2", ExpertsNorm::Before);
+                norm("post_feedforward_layernorm_2", ExpertsNorm::After);
+                experts.modules(hidden, to);
+            }
         }
     }
 }
@@ -88,7 +109,7 @@ impl GatedMlp {
 /// Module names of a gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GatedNames {
-    /// The MLP's own, of an MLP that is its layer's only one.
+    /// The MLP's own, where it is its layer's only one.
     pub module: &'static str,
     /// The gate and the projection beside it; where the second is none, the first holds both, the gate's rows first.
     pub gate_up: (&'static str, Option<&'static str>),
@@ -106,6 +127,11 @@ impl GatedNames {
         activation: Some("act_fn"),
         down: "down_proj",
     };
+    /// The usual ones where gate and up are one projection.
+    pub const FUSED: GatedNames =
+        GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
+    /// Those of Mixtral's experts.
+    pub const NUMBERED: GatedNames = GatedNames { gate_up: ("w1", Some("w3")), down: "w2", ..GatedNames::USUAL };
 }
 
 /// The activation functions of gated MLPs.
@@ -125,7 +151,7 @@ pub enum Activation {
 /// A mixture of experts: each position goes through the `top_k` experts that the router chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Experts {
-    /// The module that holds the router and the `experts`.
+    /// The module that holds the router and the `experts`; nothing where the layer itself does.
     pub module: &'static str,
     /// The router's name in it.
     pub router: &'static str,
@@ -178,6 +204,9 @@ pub struct Routing {
     pub normalize: Option<f64>,
     /// Weights are then multiplied by this.
     pub scale: f64,
+    /// The router's input is normed without weights, multiplied by a number a channel and divided by the root of their
+    /// number; weights are multiplied by a number of each expert. Both lie beside the router (Gemma 4).
+    pub is_normed: bool,
     /// The logits are computed in at least f32, with the router's weights as they are stored.
     pub wide: bool,
     /// The weights are rounded to the arithmetic's dtype before they multiply; else the product is taken in f32.
@@ -192,6 +221,7 @@ impl Routing {
         groups: None,
         normalize: None,
         scale: 1.0,
+        is_normed: false,
         wide: false,
         round_weights: true,
     };
@@ -221,7 +251,12 @@ pub struct Groups {
 impl Experts {
     /// What the names of tensors that belong to the experts of a layer begin with, after the layer's own.
     pub(super) fn prefix(&self) -> String {
-        format!("{}.experts.", self.module)
+        self.within("experts.")
+    }
+
+    /// The path within the layer of what has this name in the module.
+    fn within(&self, name: &str) -> String {
+        if self.module.is_empty() { name.to_owned() } else { format!("{}.{name}", self.module) }
     }
 
     /// The number of the expert that a path within the layer leads into.
@@ -241,10 +276,15 @@ impl Experts {
             }
         }
         if let Some(correction) = self.routing.correction {
-            to.vector(&format!("{}.{correction}", self.module), Role::RouterCorrection, self.count);
+            to.vector(&self.within(correction), Role::RouterCorrection, self.count);
         }
-        let router = format!("{}.{}", self.module, self.router);
-        to.linear(&router, Role::Router, self.router_bias, hidden, self.count);
+        if self.routing.is_normed {
+            let module = self.within(self.router.split('.').next().unwrap_or_default());
+            to.function(&format!("{module}.norm"), Role::RouterNorm, hidden);
+            to.vector(&format!("{module}.scale"), Role::RouterScale, hidden);
+            to.vector(&format!("{module}.per_expert_scale"), Role::ExpertScale, self.count);
+        }
+        to.linear(&self.within(self.router), Role::Router, self.router_bias, hidden, self.count);
     }
 
     /// Where a part of an expert lies in a tensor of all.

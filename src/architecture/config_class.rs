@@ -17,6 +17,8 @@ pub(super) struct Class {
     /// None where it is hidden size / heads.
     pub head_dim: Option<usize>,
     pub rms_norm_eps: f64,
+    /// The key of ε.
+    pub norm_eps_key: &'static str,
     pub tied: bool,
     /// `sliding_window`.
     pub window: Option<usize>,

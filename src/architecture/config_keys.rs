@@ -59,6 +59,10 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         head_dim,
         fused: false,
         gated: false,
+        keys_are_values: false,
+        value_norm: false,
+        borrows: None,
+        lends: false,
         names: AttentionNames::USUAL,
         qkv_bias: false,
         o_bias: false,
@@ -84,12 +88,18 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         hidden_size,
         embedding_multiplier: None,
         final_norm: FINAL_NORM,
-        norm: Norm { epsilon: c.f64_or("rms_norm_eps", class.rms_norm_eps)?, style: NormStyle::RoundThenWeight },
+        norm: Norm {
+            epsilon: c.f64_or(class.norm_eps_key, class.rms_norm_eps)?,
+            style: NormStyle::RoundThenWeight,
+            is_centred: false,
+        },
         block: Block {
             token: Around { norm_before: Some("input_layernorm"), ..Around::default() },
             channel: Around { norm_before: Some("post_attention_layernorm"), ..Around::default() },
-            residual_multiplier: None,
+            ..Block::default()
         },
+        layer_inputs: None,
+        layer_scale: false,
         layers: vec![layer; layers],
         ropes: Vec::new(),
         logit_multiplier: None,
@@ -161,6 +171,22 @@ pub(super) fn window(c: &Reader, class: &Class) -> Result<Option<usize>> {
         Some(window) => Ok(Some(window)),
         None => Ok(class.window.filter(|_| !c.has("sliding_window"))),
     }
+}
+
+/// Multipliers of Granite: of the embedding, of what mixers add, of attention's scores, and a divisor of logits.
+pub(super) fn multipliers(c: &Reader, recipe: &mut Recipe) -> Result<()> {
+    let number = |key| c.f64_or(key, 1.0);
+    let [embedding, residual] = [number("embedding_multiplier")?, number("residual_multiplier")?];
+    let [scale, divisor] = [number("attention_multiplier")?, number("logits_scaling")?];
+    if divisor == 0.0 {
+        return Err(c.wrong("logits_scaling", "a number other than 0"));
+    }
+    let unless_one = |number: f64| (number != 1.0).then_some(number);
+    recipe.embedding_multiplier = unless_one(embedding);
+    recipe.block.residual_multiplier = unless_one(residual);
+    recipe.logit_multiplier = unless_one(1.0 / divisor);
+    each_attention(recipe, |attention| attention.scale = scale);
+    Ok(())
 }
 
 /// `sliding_window` for all layers, or for none.

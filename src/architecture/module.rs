@@ -133,6 +133,24 @@ pub enum Role {
     },
     /// Says how much the MLP beside the experts counts.
     SharedGate,
+    /// A norm around the experts of a layer that has an MLP of its own beside them.
+    AroundExperts(ExpertsNorm),
+    /// The norm of what the router reads, without weights.
+    RouterNorm,
+    /// What the router's input is multiplied by, a number a channel.
+    RouterScale,
+    /// What the experts' weights are multiplied by, a number each.
+    ExpertScale,
+    /// A part of what brings the inputs of its own into a layer.
+    LayerInput(LayerInputRole),
+    /// What a layer's output is multiplied by, one number.
+    LayerScale,
+    /// The embeddings of tokens for each layer, before the layers.
+    LayerEmbedding,
+    /// The projection of the token embedding to inputs of each layer.
+    LayerProjection,
+    /// The norm of that, each layer's inputs by themselves.
+    LayerProjectionNorm,
     /// Scores the experts for each position.
     Router,
     /// What is added to the experts' scores where they are chosen, not where they are weighed.
@@ -169,6 +187,8 @@ pub enum AttentionRole {
     KeyNorm,
     /// A score of each head that takes its share of the softmax and brings no value.
     Sinks,
+    /// The norm of the values, without weights.
+    ValueNorm,
     /// The projection of the heads' outputs back to the residual's width.
     Output,
     /// The projection to what queries are made of.
@@ -219,6 +239,30 @@ pub enum DeltaRole {
     Norm,
     /// The projection of the heads' outputs back to the residual's width.
     Output,
+}
+
+/// Norms around experts beside an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ExpertsNorm {
+    /// Of what the MLP puts out.
+    AfterMlp,
+    /// Of what the experts read.
+    Before,
+    /// Of what the experts put out.
+    After,
+}
+
+/// The parts of what brings the inputs of its own into a layer: norm(projection(act(gate(x)) * input)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LayerInputRole {
+    /// The projection of the residual that goes through the activation.
+    Gate,
+    /// The activation.
+    Activation,
+    /// The projection back to the residual's width.
+    Projection,
+    /// The norm of what is added to the residual.
+    Norm,
 }
 
 /// The parts of a short convolution between gates.

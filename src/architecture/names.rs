@@ -111,7 +111,8 @@ fn is_shared_by_heads(module: &str, tensors: &Tensors) -> bool {
     let width = shape(format!("{module}.weight")).and_then(|shape| shape.first().copied());
     // The projection to queries may put out gates as well: what mixed values go into is as wide as queries are.
     let of = |ends: &[&str]| ends.iter().find_map(|end| module.strip_suffix(end));
-    let all = match (of(&["q_norm", "q_layernorm"]), of(&["k_norm", "k_layernorm"])) {
+    let all = match (of(&["q_norm", "q_layernorm", "query_layernorm"]), of(&["k_norm", "k_layernorm", "key_layernorm"]))
+    {
         (Some(start), _) => ["o_proj", "out_proj"]
             .iter()
             .find_map(|name| shape(format!("{start}{name}.weight")).and_then(|shape| shape.get(1).copied())),

@@ -1,6 +1,6 @@
 //! What a neuron is in the file: a row, a column or an element of a tensor; or why it is none, and what comes nearest.
 
-use super::module::{AttentionRole, DeltaRole, MixerKind, MlpRole, Module, ModuleKind, Role, Stack};
+use super::module::{AttentionRole, DeltaRole, LayerInputRole, MixerKind, MlpRole, Module, ModuleKind, Role, Stack};
 pub use super::neuron_place::{Axis, NeuronPlace};
 use super::recipe::Recipe;
 use crate::checkpoint::Tensors;
@@ -48,6 +48,11 @@ impl Recipe {
                 let down = self.beside(module, Role::Mlp { part: MlpRole::Down, of })?;
                 Some((down, Axis::Column))
             }
+            (Role::LayerInput(LayerInputRole::Activation), _, Side::Out) => {
+                Some((self.beside(module, Role::LayerInput(LayerInputRole::Projection))?, Axis::Column))
+            }
+            // What is normed without weights goes into a projection that holds a factor on it, if into nothing else.
+            (Role::RouterNorm, _, Side::Out) => Some((self.beside(module, Role::Router)?, Axis::Column)),
             // One weight serves all heads, but what comes out goes into the output projection and nowhere else.
             (Role::DeltaNet(DeltaRole::Norm), _, Side::Out) => {
                 Some((self.beside(module, Role::DeltaNet(DeltaRole::Output))?, Axis::Column))
@@ -85,7 +90,7 @@ impl Recipe {
             (Role::Head, _, Side::Out) => "the head is tied: its weights are the embedding's; give the model a head \
                                            of its own (tie_word_embeddings false, lm_head.weight) first"
                 .into(),
-            (_, ModuleKind::Norm { .. }, Side::In) => match source {
+            (_, ModuleKind::Norm { .. }, Side::In) => match source.filter(|_| !self.is_after_rope(module)) {
                 Some(projection) => format!("it is what {projection} puts out: patch that"),
                 None => format!(
                     "a norm's input is no weight, and it acts on all channels through the mean square; the nearest is \
@@ -93,6 +98,15 @@ impl Recipe {
                     output(module, channel)
                 ),
             },
+            (Role::LayerProjectionNorm, _, Side::Out) => format!(
+                "one weight serves this channel of all layers; the nearest is {}, the same channel of this layer before \
+                 the norm",
+                source.unwrap_or_default()
+            ),
+            (Role::Attention(AttentionRole::ValueNorm) | Role::RouterNorm, ..) => format!(
+                "it is normed without weights; the nearest is {}, the same channel before the norm",
+                source.unwrap_or_else(|| format!("the residual's channel {channel}"))
+            ),
             (_, ModuleKind::Norm { .. }, Side::Out) => format!(
                 "one weight serves this channel of all heads; the nearest is {}, the same channel of this head before \
                  the norm",
@@ -107,6 +121,13 @@ impl Recipe {
                 format!("an activation has no weights; its input is what {gate} puts out: patch that")
             }
         }
+    }
+
+    /// Whether it norms queries or keys that are turned already.
+    fn is_after_rope(&self, module: &Module) -> bool {
+        let of_attention = matches!(module.role, Role::Attention(AttentionRole::QueryNorm | AttentionRole::KeyNorm));
+        let attention = module.layer.and_then(|layer| self.attention(layer));
+        of_attention && attention.is_some_and(|attention| attention.norm_after_rope)
     }
 
     /// The projection that puts out what goes into `channel` of `module` and nowhere else, and its channel.
@@ -134,6 +155,14 @@ impl Recipe {
                 .or_else(|| of(Role::Mlp { part: MlpRole::GateUp, of: whose })),
             Role::Attention(QueryLatentNorm) => of(Role::Attention(QueryLatent)),
             Role::Attention(KeyValueLatentNorm) => of(Role::Attention(KeyValueLatent)),
+            Role::LayerInput(LayerInputRole::Activation) => of(Role::LayerInput(LayerInputRole::Gate)),
+            Role::Attention(AttentionRole::ValueNorm) => {
+                of(Role::Attention(AttentionRole::Value)).or_else(|| of(Role::Attention(Key)))
+            }
+            Role::LayerProjectionNorm => {
+                let projection = self.of_layer_inputs().into_iter().find(|m| m.role == Role::LayerProjection);
+                projection.map(|projection| (projection, channel))
+            }
             Role::Dropout(MixerKind::Token) => of(Role::Attention(Output)),
             Role::Dropout(MixerKind::Channel) => of(Role::mlp(MlpRole::Down)),
             _ => None,

@@ -3,8 +3,8 @@
 //! [`Recipe::read`] turns a config.json into a recipe, or refuses it; the decoder follows the recipe and never looks at
 //! the config again.
 
-use super::channel_mixer::{ChannelMixer, Experts};
-use super::module::{DeltaRole, MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
+use super::channel_mixer::ChannelMixer;
+use super::module::{DeltaRole, LayerInputRole, MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
 use super::rope::Rope;
 use super::token_mixer::{GroupedQueryAttention, TokenMixer};
 use crate::error::Result;
@@ -31,6 +31,10 @@ pub struct Recipe {
     pub norm: Norm,
     /// What stands around each layer's mixers.
     pub block: Block,
+    /// Inputs of each layer beside the residual.
+    pub layer_inputs: Option<LayerInputs>,
+    /// Each layer's output is multiplied by a number of its own.
+    pub layer_scale: bool,
     /// The decoder's layers, from the embedding on.
     pub layers: Vec<Layer>,
     /// The rotary embeddings that layers refer to.
@@ -50,6 +54,8 @@ pub struct Norm {
     pub epsilon: f64,
     /// What becomes of the normed value and the weight.
     pub style: NormStyle,
+    /// The mean is taken off first: it is a LayerNorm without a bias.
+    pub is_centred: bool,
 }
 
 impl Norm {
@@ -79,6 +85,8 @@ pub struct Block {
     pub channel: Around,
     /// What a mixer adds to the residual is multiplied by this first.
     pub residual_multiplier: Option<f64>,
+    /// The channel mixer reads what the token mixer reads, not what that has added to.
+    pub is_parallel: bool,
 }
 
 /// Modules around a mixer, by their names within the layer; none where the family has none there.
@@ -101,6 +109,22 @@ pub struct Layer {
     pub channel_mixer: ChannelMixer,
 }
 
+/// Inputs of each layer beside the residual: a table of its own for tokens, and a projection of the embedding (Gemma 3n
+/// and 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerInputs {
+    /// Rows of the table.
+    pub vocab_size: usize,
+    /// Channels of one layer's input.
+    pub width: usize,
+}
+
+/// The table of tokens that all layers' inputs are read from, one after the other.
+pub const LAYER_EMBEDDING: &str = "model.embed_tokens_per_layer";
+/// The projection of the embedding to all layers' inputs.
+pub const LAYER_PROJECTION: &str = "model.per_layer_model_projection";
+/// The norm of that.
+pub const LAYER_PROJECTION_NORM: &str = "model.per_layer_projection_norm";
 /// The module of the token embedding.
 pub const EMBEDDING: &str = "model.embed_tokens";
 /// What most families call the norm before the head.
@@ -145,12 +169,23 @@ impl Recipe {
                 modules.norm(name, Role::NormAfter(mixer), hidden, hidden);
             }
         }
+        if let Some(LayerInputs { width, .. }) = self.layer_inputs {
+            let role = Role::LayerInput;
+            modules.linear("per_layer_input_gate", role(LayerInputRole::Gate), false, hidden, width);
+            modules.function("act_fn", role(LayerInputRole::Activation), width);
+            modules.linear("per_layer_projection", role(LayerInputRole::Projection), false, width, hidden);
+            modules.norm("post_per_layer_input_norm", role(LayerInputRole::Norm), hidden, hidden);
+        }
+        if self.layer_scale {
+            modules.vector("layer_scalar", Role::LayerScale, 1);
+        }
         modules.into_list()
     }
 
     /// All leaf modules, layer by layer. The head is not among them: its outputs are logits, not neurons.
     pub fn modules(&self) -> Vec<Module> {
         let mut all = vec![self.embedding()];
+        all.extend(self.of_layer_inputs());
         all.extend((0..self.layers.len()).flat_map(|layer| self.layer_modules(layer)));
         all.push(self.final_norm());
         all
@@ -160,14 +195,15 @@ impl Recipe {
     pub fn module(&self, path: &ModulePath) -> Option<Module> {
         match path.layer() {
             Some(layer) => {
-                let expert = match &self.layers.get(layer)?.channel_mixer {
-                    ChannelMixer::Experts(experts) => experts.number(path.in_layer()),
-                    ChannelMixer::Mlp(_) => None,
-                };
+                let experts = self.layers.get(layer)?.channel_mixer.experts();
+                let expert = experts.and_then(|experts| experts.number(path.in_layer()));
                 let modules = self.layer_modules_with(layer, only(expert));
                 modules.into_iter().find(|module| module.path == path.as_str() && module.is_hooked())
             }
-            None => [self.embedding(), self.final_norm(), self.head()].into_iter().find(|m| m.path == path.as_str()),
+            None => {
+                let outside = [self.embedding(), self.final_norm(), self.head()].into_iter();
+                outside.chain(self.of_layer_inputs()).find(|module| module.path == path.as_str())
+            }
         }
     }
 
@@ -194,6 +230,26 @@ impl Recipe {
             }
         }
         Ok(sites)
+    }
+
+    /// The modules before the layers that make inputs of each.
+    pub(super) fn of_layer_inputs(&self) -> Vec<Module> {
+        let Some(LayerInputs { vocab_size, width }) = self.layer_inputs else { return Vec::new() };
+        let (hidden, all) = (self.hidden_size, self.layers.len() * width);
+        let module = |path: &str, role, kind, inputs| Module {
+            path: path.into(),
+            layer: None,
+            role,
+            kind,
+            inputs,
+            outputs: all,
+            stack: None,
+        };
+        vec![
+            module(LAYER_EMBEDDING, Role::LayerEmbedding, ModuleKind::Embedding, vocab_size),
+            module(LAYER_PROJECTION, Role::LayerProjection, ModuleKind::Linear { bias: false }, hidden),
+            module(LAYER_PROJECTION_NORM, Role::LayerProjectionNorm, ModuleKind::Norm { width }, all),
+        ]
     }
 
     fn embedding(&self) -> Module {
@@ -244,13 +300,16 @@ impl Recipe {
         names
     }
 
-    /// A lower bound of the number of tensors: one a layer, and one an expert where a file cannot hold all in one.
-    pub fn fewest_tensors(&self) -> usize {
-        let of = |layer: &Layer| match layer.channel_mixer {
-            ChannelMixer::Experts(experts) if experts.stacks.is_none() => experts.count,
-            _ => 1,
+    /// A lower bound of the number of tensors: one a layer, and one an expert where a file does not hold all in one;
+    /// `matrices` tells how many a tensor of that name has, if there is one.
+    pub fn fewest_tensors(&self, matrices: impl Fn(&str) -> Option<usize>) -> usize {
+        let of = |(layer, plan): (usize, &Layer)| {
+            let Some(experts) = plan.channel_mixer.experts() else { return 1 };
+            let stack = format!("model.layers.{layer}.{}down_proj", experts.prefix());
+            let is_stacked = experts.stacks.is_some() && matrices(&stack) == Some(experts.count);
+            if is_stacked { 1 } else { experts.count }
         };
-        self.layers.iter().map(of).fold(0, usize::saturating_add)
+        self.layers.iter().enumerate().map(of).fold(0, usize::saturating_add)
     }
 
     /// Name and shape of every tensor the decoder reads, each expert's its own.
@@ -297,7 +356,7 @@ impl Recipe {
     /// tells whether it has one.
     pub fn fused_experts(&self, has: impl Fn(&str) -> bool) -> Option<String> {
         self.layers.iter().enumerate().find_map(|(layer, plan)| {
-            let ChannelMixer::Experts(experts @ Experts { stacks: None, .. }) = plan.channel_mixer else { return None };
+            let experts = plan.channel_mixer.experts().filter(|experts| experts.stacks.is_none())?;
             let start = format!("model.layers.{layer}.{}", experts.prefix());
             let names = ["gate_up_proj", "gate_up_proj.weight", "down_proj"].map(|end| format!("{start}{end}"));
             names.into_iter().find(|name| has(name))
@@ -308,9 +367,7 @@ impl Recipe {
     pub fn is_of_experts(&self, name: &str) -> bool {
         let of_layer = |name: &str| {
             let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-            let ChannelMixer::Experts(experts) = self.layers.get(layer.parse::<usize>().ok()?)?.channel_mixer else {
-                return None;
-            };
+            let experts = self.layers.get(layer.parse::<usize>().ok()?)?.channel_mixer.experts()?;
             rest.strip_prefix(&experts.prefix()).map(drop)
         };
         of_layer(name).is_some()

@@ -33,6 +33,12 @@ pub enum Scaling {
         /// Positions the model was trained on.
         max_position_embeddings: f64,
     },
+    /// As many of the first frequencies of whole heads as the share says, divided by a factor; the others are 0
+    /// (Gemma 4).
+    Proportional {
+        /// Frequencies are divided by this.
+        factor: f64,
+    },
     /// YaRN (Peng et al. 2023): low frequencies divided, high ones kept, a ramp between; cos and sin scaled.
     Yarn {
         /// Frequencies are divided by this.
@@ -78,6 +84,7 @@ impl fmt::Display for Scaling {
         match self {
             Scaling::Default => f.write_str("default"),
             Scaling::Linear { factor } => write!(f, "linear by {factor}"),
+            Scaling::Proportional { factor } => write!(f, "proportional by {factor}"),
             Scaling::Dynamic { factor, .. } => write!(f, "dynamic by {factor}"),
             Scaling::Yarn { factor, original_max_position_embeddings: original, .. } => {
                 write!(f, "yarn by {factor} from {original} positions")
@@ -153,7 +160,10 @@ impl Rope {
 
     /// A rotary embedding of heads of `head_dim` channels.
     pub fn new(settings: RopeSettings, head_dim: usize) -> Rope {
-        let dim = (head_dim as f64 * settings.partial_rotary_factor) as usize;
+        let dim = match settings.scaling {
+            Scaling::Proportional { .. } => head_dim,
+            _ => (head_dim as f64 * settings.partial_rotary_factor) as usize,
+        };
         Rope { settings, dim, turns_wide: false, turns_neighbours: false }
     }
 
@@ -191,13 +201,18 @@ impl Rope {
 
     /// Radians per position of each pair of channels, in a text of `positions` positions.
     fn frequencies(&self, positions: usize, round: &impl Fn(f64) -> f64) -> Vec<f64> {
-        let RopeSettings { theta, scaling, .. } = &self.settings;
+        let RopeSettings { theta, scaling, partial_rotary_factor } = &self.settings;
         let dim = self.dim as f64;
         let powers = |theta: f64| (0..self.dim / 2).map(move |i| round(theta.powf(round(2.0 * i as f64 / dim))));
         let plain = |theta: f64| powers(theta).map(|p| round(1.0 / p));
         match scaling {
             Scaling::Default => plain(*theta).collect(),
             Scaling::Linear { factor } => plain(*theta).map(|f| round(f / factor)).collect(),
+            Scaling::Proportional { factor } => {
+                let turned = (partial_rotary_factor * dim / 2.0).floor() as usize;
+                let kept = |(i, f)| if i < turned { round(f / factor) } else { 0.0 };
+                plain(*theta).enumerate().map(kept).collect()
+            }
             Scaling::Dynamic { factor, max_position_embeddings: trained } => {
                 let length = (positions as f64).max(*trained);
                 let grown = round(factor * length / trained) - (factor - 1.0);

@@ -93,6 +93,52 @@ pub(super) fn read_both(c: &Reader, full: &RopeClass, sliding: &RopeClass, head_
     Ok([full.rope(of_full)?, sliding.rope(of_sliding)?])
 }
 
+/// Gemma 4's rotary embeddings, of its full and of its sliding layers: nested `rope_parameters` and nothing else. A full
+/// layer's turns a share of its frequencies.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_gemma4(c: &Reader, class: [&RopeClass; 2], head_dims: [usize; 2]) -> Result<[Rope; 2]> {
+    let given = c.object_opt(PARAMETERS)?.filter(|r| !r.is_empty());
+    let of_kind = |at: usize| {
+        let place = Place { c, class: class[at], head_dim: head_dims[at], theta: THETA, nested: true };
+        let share = if at == 0 { 0.25 } else { 1.0 };
+        let kind = if at == 0 { "proportional" } else { "default" };
+        let Some(given) = &given else {
+            let scaling = if at == 0 { Scaling::Proportional { factor: 1.0 } } else { Scaling::Default };
+            return place.rope(RopeSettings { theta: class[at].theta, scaling, partial_rotary_factor: share });
+        };
+        let missing = || c.wrong(PARAMETERS, "an object each for full_attention and sliding_attention");
+        let r = given.object_opt(KINDS[at])?.ok_or_else(missing)?;
+        if r.str_opt("rope_type")?.is_some_and(|found| found != kind) {
+            return Err(r.wrong("rope_type", kind));
+        }
+        let theta = place.positive(&r, THETA, r.f64(THETA)?)?;
+        let scaling = match at {
+            0 => Scaling::Proportional { factor: place.positive(&r, "factor", r.f64_or("factor", 1.0)?)? },
+            _ => Scaling::Default,
+        };
+        let partial_rotary_factor = match at {
+            0 => r.f64_or(PARTIAL, 1.0)?,
+            _ => r.f64_opt(PARTIAL)?.unwrap_or(1.0),
+        };
+        if !(0.0..=1.0).contains(&partial_rotary_factor) || (at == 1 && partial_rotary_factor != 1.0) {
+            return Err(r.wrong(PARTIAL, if at == 0 { "a share from 0 to 1" } else { "no such key, or 1" }));
+        }
+        match known_keys::unknown(&r, &[]).first() {
+            None => place.rope(RopeSettings { theta, scaling, partial_rotary_factor }),
+            Some(key) => Err(r.wrong(key, "no such key for this rope_type")),
+        }
+    };
+    let both = [of_kind(0)?, of_kind(1)?];
+    match given.as_ref().and_then(|given| {
+        given.unused().first().map(|(key, _)| given.wrong(key, "only full_attention and sliding_attention"))
+    }) {
+        Some(error) => Err(error),
+        None => Ok(both),
+    }
+}
+
 /// Where a rotary embedding is read: the config around it, and what its class makes of that.
 struct Place<'a, 'c> {
     c: &'a Reader<'c>,

@@ -67,7 +67,8 @@ pub(crate) fn check(recipe: &Recipe, tensors: &Tensors) -> Result<()> {
         return Err(Error::file(root, problem));
     }
     // Before the names of all of them are made, as a config can ask for billions.
-    let (least, found) = (recipe.fewest_tensors(), tensors.iter().count());
+    let (least, found) =
+        (recipe.fewest_tensors(|name| tensors.weight(name).ok()?.shape().first().copied()), tensors.iter().count());
     if least > found {
         let problem =
             format!("holds {found} tensors, its config asks for at least {least}; the two do not belong together");

@@ -23,6 +23,7 @@ impl TokenMixer {
     /// Numbers that it keeps of `positions` positions for those after them.
     pub fn kept(&self, positions: usize) -> usize {
         match self {
+            TokenMixer::Attention(attention) if attention.borrows.is_some() => 0,
             TokenMixer::Attention(attention) => 2 * attention.key_width() * positions,
             TokenMixer::GatedDeltaNet(net) => net.kept(),
             TokenMixer::ShortConvolution(mixer) => (mixer.kernel - 1) * mixer.channels,
@@ -72,6 +73,14 @@ pub struct GroupedQueryAttention {
     /// The projection to queries puts out a gate after each head's query, which what the head mixes is multiplied by the
     /// sigmoid of.
     pub gated: bool,
+    /// Values are keys before their norm and rotation, and have no projection.
+    pub keys_are_values: bool,
+    /// Each head's values are normed, without weights.
+    pub value_norm: bool,
+    /// Keys and values are those of this earlier layer, and have no projections.
+    pub borrows: Option<usize>,
+    /// Keys and values serve later layers, too.
+    pub lends: bool,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
     /// They come after the rotary embedding.
@@ -145,7 +154,7 @@ impl GroupedQueryAttention {
     }
 
     fn modules(&self, hidden: usize, to: &mut Modules) {
-        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Sinks, Value};
+        use AttentionRole::{Key, KeyNorm, Output, Query, QueryKeyValue, QueryNorm, Sinks, Value, ValueNorm};
         let (q, kv) = (self.query_width(), self.key_width());
         let name = |name: &str| format!("self_attn.{name}");
         if self.fused {
@@ -153,8 +162,12 @@ impl GroupedQueryAttention {
         } else {
             let with_gates = if self.gated { 2 * q } else { q };
             to.linear("self_attn.q_proj", Role::Attention(Query), self.qkv_bias, hidden, with_gates);
-            to.linear("self_attn.k_proj", Role::Attention(Key), self.qkv_bias, hidden, kv);
-            to.linear("self_attn.v_proj", Role::Attention(Value), self.qkv_bias, hidden, kv);
+            if self.borrows.is_none() {
+                to.linear("self_attn.k_proj", Role::Attention(Key), self.qkv_bias, hidden, kv);
+            }
+            if self.borrows.is_none() && !self.keys_are_values {
+                to.linear("self_attn.v_proj", Role::Attention(Value), self.qkv_bias, hidden, kv);
+            }
         }
         let widths = match self.qk_norm {
             QkNorm::None => None,
@@ -163,7 +176,12 @@ impl GroupedQueryAttention {
         };
         if let Some((q_width, k_width)) = widths {
             to.norm(&name(self.names.query_norm), Role::Attention(QueryNorm), q_width, q);
-            to.norm(&name(self.names.key_norm), Role::Attention(KeyNorm), k_width, kv);
+            if self.borrows.is_none() {
+                to.norm(&name(self.names.key_norm), Role::Attention(KeyNorm), k_width, kv);
+            }
+        }
+        if self.value_norm && self.borrows.is_none() {
+            to.function("self_attn.v_norm", Role::Attention(ValueNorm), kv);
         }
         if self.sinks {
             to.vector("self_attn.sinks", Role::Attention(Sinks), self.heads);

@@ -13,6 +13,8 @@ pub struct Names {
     is_flat: bool,
     /// What else the config describes, by the module that holds it.
     other_parts: Vec<&'static str>,
+    /// Layers from this one on predict further tokens: text does not go through them.
+    predicting_from: Option<u64>,
 }
 
 /// What a stored tensor is.
@@ -27,8 +29,10 @@ pub enum Meaning {
 }
 
 /// Keys of a wrapper's config, and the modules that hold what they describe.
-const OTHER_PARTS: &[(&str, &[&str])] =
-    &[("vision_config", &["vision_tower", "multi_modal_projector", "visual", "mm_projector"])];
+const OTHER_PARTS: &[(&str, &[&str])] = &[
+    ("vision_config", &["vision_tower", "multi_modal_projector", "visual", "mm_projector", "embed_vision"]),
+    ("audio_config", &["audio_tower", "embed_audio"]),
+];
 
 /// `model_type` of models with images whose first configs have the text model's keys among their own, and whose first
 /// files name its tensors as if it stood alone.
@@ -46,21 +50,38 @@ impl Names {
 
     fn of_map(config: &Map<String, Value>) -> Names {
         let has = |key: &str| config.get(key).is_some_and(Value::is_object);
+        let text = config.get("text_config").and_then(Value::as_object).unwrap_or(config);
+        let number = |key: &str| text.get(key).and_then(Value::as_u64);
+        let predicts = ["num_nextn_predict_layers", "num_mtp_layers"].into_iter().find_map(number);
+        let predicting_from = predicts.filter(|layers| *layers > 0).and_then(|_| number("num_hidden_layers"));
         let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
         let is_flat = IS_FLAT.contains(&model_type);
         let further: &[&str] =
             if HAS_FURTHER.iter().any(|start| model_type.starts_with(start)) { &["mtp"] } else { &[] };
         if !has("text_config") && !is_flat {
-            return Names { other_parts: further.into(), ..Names::default() };
+            return Names { other_parts: further.into(), predicting_from, ..Names::default() };
         }
         let there = OTHER_PARTS.iter().filter(|(key, _)| has(key));
         let other_parts = there.flat_map(|(_, modules)| *modules).chain(further).copied().collect();
-        Names { wraps: true, is_flat, other_parts }
+        Names { wraps: true, is_flat, predicting_from, other_parts }
     }
 
     /// What a tensor of that name is. As in transformers, a text model's own file may leave out `model.`, a wrapper's
     /// has a prefix for its text model.
     pub fn meaning(&self, stored: &str) -> Meaning {
+        match self.meaning_in_any_layer(stored) {
+            Meaning::Text(name) if self.predicts(&name) => Meaning::OtherPart(out_of_tower(stored)),
+            meaning => meaning,
+        }
+    }
+
+    /// Whether a tensor of the text model is of a layer that predicts further tokens.
+    fn predicts(&self, name: &str) -> bool {
+        let layer = || name.strip_prefix("model.layers.")?.split('.').next()?.parse::<u64>().ok();
+        self.predicting_from.is_some_and(|from| layer().is_some_and(|layer| layer >= from))
+    }
+
+    fn meaning_in_any_layer(&self, stored: &str) -> Meaning {
         if !self.wraps {
             if self.other_parts.contains(&module(stored)) {
                 return Meaning::OtherPart(stored.to_owned());
@@ -110,6 +131,9 @@ mod tests {
         let plain = names(json!({"vision_config": {}, "text_config": null}));
         let wrapper = names(json!({"text_config": {}, "vision_config": {}}));
         let blind = names(json!({"text_config": {}}));
+        let predicts = names(json!({"num_hidden_layers": 3, "num_nextn_predict_layers": 1}));
+        assert_eq!(predicts.meaning("model.layers.2.x.weight"), text("model.layers.2.x.weight"));
+        assert_eq!(predicts.meaning("model.layers.3.x.weight"), part("layers.3.x.weight"));
         for flat in [
             json!({"model_type": "qwen2_vl", "vision_config": {}}),
             json!({"model_type": "qwen2_5_vl", "vision_config": {}, "text_config": {}}),

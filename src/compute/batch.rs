@@ -1,11 +1,13 @@
 //! The rows of a pass, and the groups that still compute as one.
 
+use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING, LAYER_PROJECTION, LAYER_PROJECTION_NORM};
 use crate::error::{Error, Result};
 use crate::neuron::{Intervention, ModulePath};
 use candle_core::{Device, Tensor};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One text on its way through the decoder.
@@ -61,6 +63,17 @@ pub(crate) struct Group {
     pub rows: Vec<usize>,
     /// The residual stream, (positions, hidden).
     pub x: Tensor,
+    /// What it takes along beside that.
+    pub carried: Carried,
+}
+
+/// What goes with a group from layer to layer beside the residual stream.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Carried {
+    /// Inputs of each layer, (positions, layers · width).
+    pub inputs: Option<Tensor>,
+    /// Keys and values that layers lend to later ones, each (key heads, positions, width), by the layer that lends.
+    pub lent: BTreeMap<usize, (Tensor, Tensor)>,
 }
 
 /// Which of a row's interventions act at a place: before the layers, in one of them, or after.
@@ -74,11 +87,14 @@ pub(crate) enum Place {
     Final,
 }
 
+/// Modules that compute before the layers.
+const BEFORE_LAYERS: [&str; 4] = [EMBEDDING, LAYER_EMBEDDING, LAYER_PROJECTION, LAYER_PROJECTION_NORM];
+
 impl Place {
     fn of(module: &ModulePath) -> Place {
         match module.layer() {
             Some(layer) => Place::Layer(layer),
-            None if module.as_str() == crate::architecture::recipe::EMBEDDING => Place::Embedding,
+            None if BEFORE_LAYERS.contains(&module.as_str()) => Place::Embedding,
             None => Place::Final,
         }
     }
@@ -101,7 +117,11 @@ pub(crate) fn split(groups: Vec<Group>, rows: &[Row], place: Place) -> Vec<Group
                 None => parts.push((key, vec![row])),
             }
         }
-        split.extend(parts.into_iter().map(|(_, rows)| Group { rows, x: group.x.clone() }));
+        split.extend(parts.into_iter().map(|(_, rows)| Group {
+            rows,
+            x: group.x.clone(),
+            carried: group.carried.clone(),
+        }));
     }
     split
 }

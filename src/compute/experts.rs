@@ -17,17 +17,18 @@ struct Routed {
 
 impl Layer<'_, '_, '_> {
     /// Every position through the experts that the router chooses for it, weighted, and through the MLP beside them
-    /// where there is one; (groups, positions, hidden) in and out.
-    pub(super) fn experts(&mut self, e: &Experts, x: &Tensor) -> Result<Tensor> {
+    /// where there is one; (groups, positions, hidden) in and out. The router reads `routed_by`.
+    pub(super) fn experts(&mut self, e: &Experts, x: &Tensor, routed_by: &Tensor) -> Result<Tensor> {
         let (groups, positions, hidden) = x.dims3()?;
         let wide = ops::wide_dtype(x.dtype());
-        let logits = self.router(e, x)?;
+        let logits = self.router(e, routed_by)?;
         let logits: Vec<Vec<f64>> =
             logits.reshape((groups * positions, e.count))?.to_dtype(wide)?.to_dtype(DType::F64)?.to_vec2()?;
         let correction = match e.routing.correction {
             Some(_) => self.numbers(Role::RouterCorrection)?,
             None => Vec::new(),
         };
+        let factors = if e.routing.is_normed { self.numbers(Role::ExpertScale)? } else { Vec::new() };
         let flat = x.reshape((groups * positions, hidden))?;
         let mut sum = flat.zeros_like()?;
         for (expert, routed) in route(&logits, &correction, e).into_iter().enumerate() {
@@ -40,7 +41,9 @@ impl Layer<'_, '_, '_> {
             let chosen = flat.index_select(&index, 0)?.unsqueeze(0)?;
             let among = Among { expert, groups, positions, index: index.clone() };
             let y = self.gated_mlp(&e.expert, &chosen, &Of::Expert(among))?.squeeze(0)?;
-            let weights = Tensor::from_vec(routed.weights, (count, 1), &candle_core::Device::Cpu)?;
+            let factor = factors.get(expert).copied().unwrap_or(1.0);
+            let weights = routed.weights.iter().map(|weight| weight * factor).collect();
+            let weights = Tensor::from_vec(weights, (count, 1), &candle_core::Device::Cpu)?;
             let rounding = if e.routing.round_weights { x.dtype() } else { wide };
             let weights = weights.to_dtype(wide)?.to_dtype(rounding)?.to_device(x.device())?;
             let y = y.to_dtype(rounding)?.broadcast_mul(&weights)?.to_dtype(x.dtype())?;
@@ -61,6 +64,12 @@ impl Layer<'_, '_, '_> {
 
     /// The router's logits, in at least f32 where the family computes them so.
     fn router(&mut self, e: &Experts, x: &Tensor) -> Result<Tensor> {
+        if e.routing.is_normed {
+            let width = x.dim(D::Minus1)?;
+            let x = self.norm_without_weights(Role::RouterNorm, x.clone(), width)?;
+            let x = x.broadcast_mul(self.weights.module(Role::RouterScale)?.vector()?)?;
+            return self.linear(Role::Router, &ops::scaled(&x, (width as f64).powf(-0.5))?);
+        }
         if !e.routing.wide {
             return self.linear(Role::Router, x);
         }

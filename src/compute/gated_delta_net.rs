@@ -92,7 +92,7 @@ impl Layer<'_, '_, '_> {
         let module = self.weights.module(Role::DeltaNet(DeltaRole::Norm))?;
         let x = self.tap.at(&module.path, Side::In, x)?;
         let (groups, positions, channels) = x.dims3()?;
-        let norm = Norm { epsilon: self.recipe.norm.epsilon, style: NormStyle::RoundThenWeight };
+        let norm = Norm { style: NormStyle::RoundThenWeight, ..self.recipe.norm };
         let heads = x.reshape((groups, positions, channels / width, width))?;
         let normed = ops::rms_norm(&heads, module.norm()?, norm)?.reshape(x.shape())?;
         let wide = ops::wide_dtype(x.dtype());

@@ -15,6 +15,7 @@ mod gated_mlp;
 mod hook;
 mod latent_attention;
 mod layer;
+mod layer_inputs;
 mod model;
 mod ops;
 mod passes;

@@ -1,6 +1,7 @@
 //! A checkpoint ready to compute.
 
 use super::device::{self, Arithmetic, ComputeSettings};
+use super::layer_inputs::LayerInputWeights;
 use super::ops::{NormWeight, RopeTable};
 use super::weights::{self, LayerWeights, Loader, Residency};
 use crate::architecture::module::SiteInfo;
@@ -26,6 +27,7 @@ pub struct Model {
     pub(super) dtype: DType,
     pub(super) device: Device,
     pub(super) final_norm: NormWeight,
+    pub(super) layer_inputs: Option<LayerInputWeights>,
     resident: Option<Resident>,
 }
 
@@ -57,6 +59,7 @@ impl Model {
         let residency = device::residency(&recipe, settings, dtype, &device)?;
         let loader = Loader { tensors: checkpoint.tensors(), dtype, device: &device };
         let final_norm = loader.norm(recipe.final_norm)?;
+        let layer_inputs = recipe.layer_inputs.map(|of| LayerInputWeights::load(of, &loader)).transpose()?;
         let resident = match residency {
             Residency::Streamed => None,
             Residency::Resident => {
@@ -83,6 +86,7 @@ impl Model {
             dtype,
             device,
             final_norm,
+            layer_inputs,
             resident,
         })
     }
@@ -185,8 +189,13 @@ impl Model {
 
     /// The embeddings of `tokens`, (tokens, hidden), read row by row from the map.
     pub(super) fn embedding_rows(&self, tokens: &[u32]) -> Result<Tensor> {
+        self.rows_of_tokens(EMBEDDING, tokens)
+    }
+
+    /// The rows of `tokens` in a table, read one by one from the map.
+    pub(super) fn rows_of_tokens(&self, table: &str, tokens: &[u32]) -> Result<Tensor> {
         let loader = self.loader();
-        let name = format!("{EMBEDDING}.weight");
+        let name = format!("{table}.weight");
         let rows = tokens.iter().map(|&t| loader.rows(&name, t as usize..t as usize + 1));
         Ok(Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)?)
     }

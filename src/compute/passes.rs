@@ -1,9 +1,9 @@
 //! Passes of rows through a model: from the embedding through the layers to the logits.
 
-use super::batch::{self, Group, Place, Row};
+use super::batch::{self, Carried, Group, Place, Row};
 use super::decoder::Cache;
 use super::hook::{Hook, Tap};
-use super::layer::Layer;
+use super::layer::{Beside, Layer};
 use super::{Model, device, ops};
 use crate::architecture::recipe::EMBEDDING;
 use crate::error::Result;
@@ -129,11 +129,25 @@ impl Model {
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
             for chunk in groups.chunks_mut(chunk_rows) {
                 let place = Place::Layer(index);
+                let beside = Beside::of(&self.recipe, index, chunk)?;
+                let mut lent = None;
                 self.in_chunk(rows, chunk, place, hook, |x, tap| {
                     let plan = &self.recipe.layers[index];
                     let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
-                    Layer { recipe: &self.recipe, plan, weights, ropes: &ropes, positions: all, tap, cache }.forward(x)
+                    let (recipe, ropes) = (&self.recipe, ropes.as_slice());
+                    let mut layer =
+                        Layer { recipe, plan, weights, ropes, positions: all, tap, cache, beside, lent: None };
+                    let x = layer.forward(x)?;
+                    lent = layer.lent;
+                    Ok(x)
                 })?;
+                if let Some((keys, values)) = lent {
+                    let heads = keys.dim(0)? / chunk.len();
+                    for (at, group) in chunk.iter_mut().enumerate() {
+                        let own = (keys.narrow(0, at * heads, heads)?, values.narrow(0, at * heads, heads)?);
+                        group.carried.lent.insert(index, own);
+                    }
+                }
                 progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
             }
             hook.layer_done(index)
@@ -190,19 +204,28 @@ impl Model {
                         let noise = noise.tensor(positions, self.recipe.hidden_size)?;
                         x = (x + noise.to_dtype(self.dtype)?.to_device(&self.device)?)?;
                     }
-                    groups.push(Group { rows: vec![at], x });
+                    groups.push(Group { rows: vec![at], x, carried: Carried::default() });
                 }
             }
         }
         groups = batch::split(groups, rows, Place::Embedding);
         for group in groups.chunks_mut(1) {
+            let tokens = rows[group[0].rows[0]].tokens.clone();
+            let mut inputs = None;
             self.in_chunk(rows, group, Place::Embedding, hook, |x, mut tap| {
                 let x = match self.recipe.embedding_multiplier {
                     Some(factor) => (x * factor)?,
                     None => x,
                 };
-                tap.at(&EMBEDDING.parse()?, Side::Out, x)
+                let x = tap.at(&EMBEDDING.parse()?, Side::Out, x)?;
+                inputs = self
+                    .layer_inputs
+                    .as_ref()
+                    .map(|weights| self.inputs_of_layers(weights, &tokens, &x, &mut tap))
+                    .transpose()?;
+                Ok(x)
             })?;
+            group[0].carried.inputs = inputs;
         }
         Ok(groups)
     }

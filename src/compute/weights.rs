@@ -1,7 +1,6 @@
 //! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
 
 use super::ops::{NormWeight, wide_dtype};
-use crate::architecture::channel_mixer::ChannelMixer;
 use crate::architecture::module::{Module, ModuleKind, Role, Stack};
 use crate::architecture::{Recipe, tensors_of};
 use crate::checkpoint::Tensors;
@@ -146,10 +145,7 @@ pub(crate) struct Loader<'a> {
 impl Loader<'_> {
     /// The modules of layer `layer`.
     pub fn layer(&self, recipe: &Recipe, layer: usize) -> Result<LayerWeights> {
-        let wide_router = match recipe.layers[layer].channel_mixer {
-            ChannelMixer::Experts(experts) => experts.routing.wide,
-            ChannelMixer::Mlp(_) => false,
-        };
+        let wide_router = recipe.layers[layer].channel_mixer.experts().is_some_and(|experts| experts.routing.wide);
         let wide = Loader { dtype: wide_dtype(self.dtype), ..*self };
         let load = |module: Module| {
             let is_wide = wide_router && matches!(module.role, Role::Router | Role::RouterCorrection);

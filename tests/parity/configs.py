@@ -200,7 +200,7 @@ def gemma4(r):
     equal = r.random() < 0.4
     c |= dict(layer_types=types, num_kv_shared_layers=shared, global_head_dim=wide, sliding_window=window(r, t),
               attention_k_eq_v=equal, rope_parameters=ropes, use_double_wide_mlp=r.random() < 0.5,
-              hidden_size_per_layer_input=r.choice([0, 5, 8]), vocab_size_per_layer_input=c["vocab_size"],
+              hidden_size_per_layer_input=r.choice([5, 8] if shared else [0, 5, 8]),  # which the class needs to share vocab_size_per_layer_input=c["vocab_size"],
               final_logit_softcapping=r.choice([None, 7.0]), attention_bias=r.random() < 0.3)
     if equal:
         c["num_global_key_value_heads"] = r.choice(divisors(c["num_attention_heads"]))

@@ -46,10 +46,7 @@ fn glm4(c: &Reader) -> Result<Recipe> {
     let bias = c.bool_or("attention_bias", true)?;
     each_attention(&mut recipe, |attention| attention.qkv_bias = bias);
     recipe.ropes.iter_mut().for_each(|rope| rope.turns_neighbours = true);
-    each_mlp(&mut recipe, |mlp| {
-        mlp.names =
-            GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
-    });
+    each_mlp(&mut recipe, |mlp| mlp.names = GatedNames::FUSED);
     recipe.block = Block {
         token: Around { norm_after: Some("post_self_attn_layernorm"), ..recipe.block.token },
         channel: Around { norm_after: Some("post_mlp_layernorm"), ..recipe.block.channel },

@@ -21,6 +21,7 @@ const CLASS: Class = Class {
     intermediate_size: 12_288,
     kv_heads: Some(8),
     null_kv_heads: false,
+    norm_eps_key: "norm_eps",
     rms_norm_eps: 1e-5,
     tied: true,
     rope: RopeClass { theta: 1_000_000.0, positions: 128_000, ..llama::CLASS.rope },
@@ -32,10 +33,6 @@ fn read(c: &Reader) -> Result<Recipe> {
     same(c, "tie_embedding", "tie_word_embeddings")?;
     same(c, "block_ff_dim", "intermediate_size")?;
     let mut recipe = plain(c, &CLASS)?;
-    if c.has("rms_norm_eps") {
-        return Err(c.wrong("rms_norm_eps", "no such key: the class reads norm_eps"));
-    }
-    recipe.norm.epsilon = c.f64_or("norm_eps", CLASS.rms_norm_eps)?;
     recipe.tied = c.bool_or("tie_embedding", recipe.tied)?;
     recipe.final_norm = "model.embedding_norm";
     recipe.block = Block {

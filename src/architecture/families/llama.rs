@@ -21,6 +21,7 @@ pub(super) const CLASS: Class = Class {
     null_kv_heads: true,
     head_dim: None,
     rms_norm_eps: 1e-6,
+    norm_eps_key: "rms_norm_eps",
     tied: false,
     window: None,
     rope: RopeClass { theta: 10_000.0, positions: 2048, partial: None, is_of_images: false, is_phi: false, known: &[] },

@@ -52,7 +52,6 @@ fn read(c: &Reader) -> Result<Recipe> {
         c.get(key);
     }
     let (count, top_k) = experts(c, 256, 8)?;
-    let names = GatedNames { gate_up: ("w1", Some("w3")), activation: Some("act_fn"), down: "w2", ..GatedNames::USUAL };
     let correction = Some("e_score_correction_bias");
     for layer in &mut recipe.layers {
         if let ChannelMixer::Mlp(mlp) = layer.channel_mixer {
@@ -63,7 +62,7 @@ fn read(c: &Reader) -> Result<Recipe> {
                 count,
                 top_k,
                 routing: Routing { correction, wide: false, normalize: Some(0.0), ..SIGMOID },
-                expert: GatedMlp { names, ..mlp },
+                expert: GatedMlp { names: GatedNames::NUMBERED, ..mlp },
                 stacks: None,
                 shared: None,
             });

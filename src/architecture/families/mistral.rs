@@ -69,7 +69,6 @@ fn ministral3(c: &Reader) -> Result<Recipe> {
 fn mixtral(c: &Reader) -> Result<Recipe> {
     let mut recipe = plain(c, &MIXTRAL_CLASS)?;
     window_everywhere(c, &mut recipe, &MIXTRAL_CLASS)?;
-    let names = GatedNames { module: "mlp", gate_up: ("w1", Some("w3")), activation: Some("act_fn"), down: "w2" };
     let (count, top_k) = experts(c, 8, 2)?;
     for layer in &mut recipe.layers {
         if let ChannelMixer::Mlp(mlp) = layer.channel_mixer {
@@ -80,7 +79,7 @@ fn mixtral(c: &Reader) -> Result<Recipe> {
                 count,
                 top_k,
                 routing: Routing { normalize: Some(0.0), round_weights: false, ..Routing::SOFTMAX },
-                expert: GatedMlp { names, ..mlp },
+                expert: GatedMlp { names: GatedNames::NUMBERED, ..mlp },
                 stacks: None,
                 shared: None,
             });

@@ -5,10 +5,13 @@
 //! config key that nothing asks for is refused unless it cannot change anything, so every key that changes the
 //! arithmetic has to be read or checked.
 
+mod close_to_llama;
 mod deepseek;
 mod gemma;
+mod gemma4;
 mod glm;
 mod gpt_oss;
+mod granite;
 mod lfm2;
 mod llama;
 mod minimax;
@@ -48,6 +51,7 @@ const FAMILIES: &[&Family] = &[
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &gemma4::GEMMA4,
     &phi3::PHI3,
     &olmo2::OLMO2,
     &mistral::MIXTRAL,
@@ -70,11 +74,49 @@ const FAMILIES: &[&Family] = &[
     &glm::GLM4,
     &glm::GLM4_MOE,
     &minimax::MINIMAX_M2,
+    &granite::GRANITE,
+    &granite::GRANITE_HYBRID,
+    &close_to_llama::SMOLLM3,
+    &olmo2::OLMO3,
+    &close_to_llama::ERNIE4_5,
+    &close_to_llama::HUNYUAN,
+    &close_to_llama::EXAONE4,
+    &close_to_llama::COHERE2,
+];
+
+/// `model_type` of what is known and not computed: state space models and their hybrids, sparse attention.
+const STATIC_ONLY: &[&str] = &[
+    "bamba",
+    "deepseek_v32",
+    "deepseek_v4",
+    "falcon_h1",
+    "falcon_mamba",
+    "gemma3n",
+    "glm_moe_dsa",
+    "jamba",
+    "kimi_k3",
+    "kimi_linear",
+    "lfm2_moe",
+    "mamba",
+    "mamba2",
+    "minimax",
+    "minimax_m3_vl",
+    "nemotron_h",
+    "olmo_hybrid",
+    "recurrent_gemma",
+    "zamba2",
 ];
 
 /// Keys of a whole config that concern what is not its text model.
 const NOT_TEXT: &[&str] = &[
+    "audio_config",
+    "audio_token_id",
+    "boa_token_id",
+    "boi_token_id",
     "boi_token_index",
+    "eoa_token_id",
+    "eoa_token_index",
+    "eoi_token_id",
     "eoi_token_index",
     "image_token_id",
     "image_token_index",
@@ -168,7 +210,7 @@ fn read(config: &ConfigFile) -> Result<Recipe> {
     let recipe = read_text(config, &text, family)?;
     let tied = tied(&whole, &text, &recipe)?;
     refuse_unknown(config, &whole, |key| NOT_TEXT.contains(&key) || whole.get(key) == text.get(key))?;
-    if recipe.logit_softcap.is_some() {
+    if recipe.logit_softcap.is_some() && recipe.model_type == gemma::GEMMA3.model_type {
         let expected = "null: transformers does not apply it in a model with images, other loaders do";
         return Err(text.wrong("final_logit_softcapping", expected));
     }
@@ -220,6 +262,13 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
     FAMILIES.iter().copied().find(|f| f.is(model_type, architecture)).ok_or_else(|| {
         let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
         let found = architecture.unwrap_or("(none)");
+        if STATIC_ONLY.contains(&model_type) {
+            let problem = format!(
+                "architecture {found} (model_type {model_type}) is known, but not computed: there is a static audit only \
+                 (lint, diff, fingerprint, verify, sign)"
+            );
+            return Error::unsupported(config.path(), problem);
+        }
         let problem = format!(
             "architecture {found} (model_type {model_type}) is not supported; supported: {}",
             supported.join(", ")

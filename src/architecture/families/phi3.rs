@@ -27,10 +27,7 @@ fn read(c: &Reader) -> Result<Recipe> {
     each_attention(&mut recipe, |attention| attention.fused = true);
     recipe.block.token.dropout = Some("resid_attn_dropout");
     recipe.block.channel.dropout = Some("resid_mlp_dropout");
-    each_mlp(&mut recipe, |mlp| {
-        mlp.names =
-            GatedNames { gate_up: ("gate_up_proj", None), activation: Some("activation_fn"), ..GatedNames::USUAL };
-    });
+    each_mlp(&mut recipe, |mlp| mlp.names = GatedNames::FUSED);
     window_everywhere(c, &mut recipe, &CLASS)?;
     Ok(recipe)
 }

@@ -52,6 +52,7 @@ fn a_config_of_nothing_is_the_classs_own() {
         ("gemma", (256_000, 3072, 24_576, 28, 16, 16, 256, 1e-6, true)),
         ("gemma2", (256_000, 2304, 9216, 26, 8, 4, 256, 1e-6, true)),
         ("gemma3_text", (262_208, 2304, 9216, 26, 8, 4, 256, 1e-6, true)),
+        ("gemma4_text", (262_144, 2304, 9216, 30, 8, 4, 256, 1e-6, true)),
         ("phi3", (32_064, 3072, 8192, 32, 32, 32, 96, 1e-5, false)),
         ("olmo2", (50_304, 4096, 11_008, 32, 32, 32, 128, 1e-5, false)),
         ("mixtral", (32_000, 4096, 14_336, 32, 32, 8, 128, 1e-5, false)),
@@ -60,8 +61,33 @@ fn a_config_of_nothing_is_the_classs_own() {
         ("qwen3_next", (151_936, 2048, 512, 48, 16, 2, 256, 1e-6, false)),
         ("qwen3_5_moe_text", (248_320, 2048, 512, 40, 16, 2, 256, 1e-6, false)),
         ("qwen3_5_text", (248_320, 4096, 12_288, 32, 16, 4, 256, 1e-6, false)),
+        ("qwen2_vl_text", (152_064, 8192, 29_568, 80, 64, 8, 128, 1e-5, false)),
+        ("qwen2_5_vl_text", (152_064, 8192, 29_568, 80, 64, 8, 128, 1e-5, false)),
+        ("qwen3_vl_text", (151_936, 4096, 22_016, 32, 32, 32, 128, 1e-6, false)),
+        ("qwen3_vl_moe_text", (151_936, 2048, 1408, 24, 16, 16, 128, 1e-6, false)),
+        ("glm4", (151_552, 4096, 13_696, 40, 32, 2, 128, 1.5625e-7, false)),
+        ("minimax_m2", (200_064, 3072, 1536, 62, 48, 8, 128, 1e-6, false)),
+        ("granite", (32_000, 4096, 11_008, 32, 32, 32, 128, 1e-6, false)),
+        ("smollm3", (128_256, 2048, 11_008, 36, 16, 4, 128, 1e-6, true)),
+        ("olmo3", (50_304, 4096, 11_008, 32, 32, 32, 128, 1e-5, false)),
+        ("ernie4_5", (103_424, 1024, 3072, 18, 16, 2, 128, 1e-5, true)),
+        ("hunyuan_v1_dense", (290_943, 4096, 11_008, 32, 32, 32, 128, 1e-5, false)),
+        ("exaone4", (102_400, 4096, 16_384, 32, 32, 32, 128, 1e-5, false)),
+        ("cohere2", (256_000, 8192, 22_528, 40, 64, 64, 128, 1e-5, true)),
     ];
-    assert_eq!(expected.len(), FAMILIES.len());
+    // Of which a config of nothing is none, or whose attention is not of this kind.
+    let others = [
+        "ministral3",
+        "gpt_oss",
+        "deepseek_v3",
+        "kimi_k2",
+        "deepseek_v2",
+        "glm4_moe_lite",
+        "mistral4",
+        "glm4_moe",
+        "granitemoehybrid",
+    ];
+    assert_eq!(expected.len() + others.len(), FAMILIES.len());
     for &(model_type, sizes) in expected {
         let r = read(&json!({ "model_type": model_type })).unwrap();
         let a = (0..r.layers.len()).find_map(|layer| r.attention(layer)).unwrap();
@@ -323,17 +349,37 @@ fn json_as_python_writes_it_is_read() {
     assert!(message.contains("rope_theta: expected a number, found \"Infinity\""), "{message}");
 }
 
+/// What a small config of this family needs to be one, with few experts.
+fn needed(model_type: &str) -> Value {
+    let yarn = json!({
+        "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.1
+    });
+    let plain = json!({"rope_type": "default"});
+    let few = json!({"num_experts_per_tok": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "qk_rope_head_dim": 8,
+                     "num_key_value_heads": 4, "first_k_dense_replace": 1});
+    let with = |mut config: Value, more: Value| {
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    match model_type {
+        "mixtral" | "qwen3_moe" | "qwen3_vl_moe_text" | "minimax_m2" | "qwen3_next" | "qwen3_5_moe_text" => {
+            json!({"num_experts": 2, "num_experts_per_tok": 1})
+        }
+        "gpt_oss" => json!({"num_experts": 2, "num_experts_per_tok": 1, "rope_parameters": plain}),
+        "ministral3" => json!({"rope_parameters": yarn}),
+        "mistral4" => with(few, json!({"rope_parameters": yarn, "qk_nope_head_dim": 8})),
+        "deepseek_v2" | "deepseek_v3" | "kimi_k2" | "glm4_moe_lite" => few,
+        "glm4_moe" => with(few, json!({"num_key_value_heads": 2})),
+        "granitemoehybrid" => json!({"num_local_experts": 0, "layer_types": vec!["attention"; 3]}),
+        _ => json!({}),
+    }
+}
+
 /// All sides of all modules of every family's first layers and around them.
 #[test]
 fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
     for family in FAMILIES {
-        let few_experts = match family.model_type {
-            "mixtral" | "qwen3_moe" | "qwen3_next" | "qwen3_5_moe_text" => {
-                json!({"num_experts": 2, "num_experts_per_tok": 1})
-            }
-            _ => json!({}),
-        };
-        let recipe = recipe(family.model_type, few_experts);
+        let recipe = recipe(family.model_type, needed(family.model_type));
         for layer in 0..recipe.layers.len() {
             let mut roles: Vec<_> = recipe.layer_modules(layer).iter().map(|module| module.role).collect();
             let all = roles.len();
@@ -354,6 +400,32 @@ fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
             }
         }
     }
+}
+
+#[test]
+fn families_whose_layers_are_not_computed_are_told_apart_from_unknown_ones() {
+    let hybrid = json!({"model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"]});
+    refused(&hybrid, &["NemotronHForCausalLM", "static audit only"]);
+    refused(&json!({"model_type": "bloom"}), &["bloom", "not supported; supported"]);
+}
+
+#[test]
+fn what_the_classes_of_hybrids_do_not_read_is_refused() {
+    let linear = json!({"layer_types": ["linear_attention", "sliding_attention", "full_attention"]});
+    refused(&config("qwen3_5_text", linear), &["layer_types", "linear_attention or full_attention"]);
+    refused(&config("qwen3_5_text", json!({"attn_output_gate": false})), &["attn_output_gate", "true"]);
+    refused(
+        &config("qwen3_next", json!({"linear_num_key_heads": 3, "linear_num_value_heads": 4})),
+        &["multiple of the 3"],
+    );
+    refused(&config("qwen3_5_moe_text", json!({"decoder_sparse_step": 2})), &["decoder_sparse_step"]);
+    refused(&config("lfm2", json!({"rms_norm_eps": 1e-6})), &["rms_norm_eps", "norm_eps"]);
+    refused(&config("lfm2", json!({"use_pos_enc": false})), &["use_pos_enc", "true"]);
+    refused(&config("gemma4_text", json!({"num_kv_shared_layers": 3})), &["num_kv_shared_layers"]);
+    refused(&config("gemma4_text", json!({"use_bidirectional_attention": "all"})), &["use_bidirectional_attention"]);
+    let slides_last = json!({"layer_types": ["full_attention", "full_attention", "sliding_attention"]});
+    refused(&config("gemma4_text", slides_last), &["layer_types", "full_attention last"]);
+    refused(&config("gemma4_text", json!({"vocab_size_per_layer_input": 10})), &["vocab_size_per_layer_input"]);
 }
 
 /// Its modules are not listed to find one.

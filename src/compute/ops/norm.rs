@@ -21,22 +21,26 @@ impl RowKernel for RmsNorm<'_> {
     const NAME: &'static str = "rms-norm";
 
     fn row<T: Element>(&self, _: usize, x: &[T], out: &mut [T]) {
+        let off = match self.norm.is_centred {
+            true => x.iter().fold(T::wide(0.0), |sum, v| sum + v.widen()) / T::wide(x.len() as f64),
+            false => T::wide(0.0),
+        };
         // Eight partial sums, so that the compiler can keep them in one register.
         let mut sums = [T::wide(0.0); 8];
         let (eights, rest) = x.as_chunks::<8>();
         for eight in eights {
             for (sum, &v) in sums.iter_mut().zip(eight) {
-                *sum = *sum + v.widen() * v.widen();
+                *sum = *sum + (v.widen() - off) * (v.widen() - off);
             }
         }
         let mut sum = sums.into_iter().fold(T::wide(0.0), |a, b| a + b);
         for &v in rest {
-            sum = sum + v.widen() * v.widen();
+            sum = sum + (v.widen() - off) * (v.widen() - off);
         }
         let mean = sum / T::wide(x.len() as f64);
         let inverse = (mean + T::wide(self.norm.epsilon)).sqrt().recip();
         for ((out, &v), &w) in out.iter_mut().zip(x).zip(self.weight) {
-            let (normed, w) = (v.widen() * inverse, T::wide(w));
+            let (normed, w) = ((v.widen() - off) * inverse, T::wide(w));
             *out = T::narrow(match self.norm.style {
                 NormStyle::RoundThenWeight => w * T::narrow(normed).widen(),
                 NormStyle::WeightThenRound => w * normed,
@@ -56,7 +60,10 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Te
 }
 
 fn rms_norm_composed(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
-    let wide = x.to_dtype(wide_dtype(x.dtype()))?;
+    let mut wide = x.to_dtype(wide_dtype(x.dtype()))?;
+    if norm.is_centred {
+        wide = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+    }
     let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = wide.broadcast_div(&(mean + norm.epsilon)?.sqrt()?)?;
     let weight = &weight.tensor;
@@ -78,11 +85,12 @@ mod tests {
     #[test]
     fn a_composed_norm_is_the_fused_one() {
         for dtype in DTYPES {
-            for style in [NormStyle::RoundThenWeight, NormStyle::WeightThenRound, NormStyle::OnePlusWeightThenRound] {
+            let styles = [NormStyle::RoundThenWeight, NormStyle::WeightThenRound, NormStyle::OnePlusWeightThenRound];
+            for (style, is_centred) in styles.into_iter().flat_map(|style| [(style, false), (style, true)]) {
                 let x = random(1, &[3, 7, 43], 2.0, dtype);
                 let tensor = random(2, &[43], 0.7, dtype);
                 let host = tensor.to_dtype(DType::F64).unwrap().to_vec1().unwrap();
-                let (weight, norm) = (NormWeight { host, tensor }, Norm { epsilon: 1e-2, style });
+                let (weight, norm) = (NormWeight { host, tensor }, Norm { epsilon: 1e-2, style, is_centred });
                 let fused = rms_norm(&x, &weight, norm).unwrap();
                 assert_close(&format!("{style:?}"), &fused, &rms_norm_composed(&x, &weight, norm).unwrap());
             }

@@ -1,7 +1,6 @@
 //! params.json, by which loaders of Mistral's own form compute, against what the config says.
 
 use super::generation::{SHORT, usual_context};
-use crate::architecture::channel_mixer::ChannelMixer;
 use crate::architecture::rope::Scaling;
 use crate::architecture::{Recipe, changes_nothing};
 use crate::checkpoint::{ConfigFile, LARGEST_NEEDED};
@@ -90,8 +89,7 @@ fn settings(recipe: &Recipe) -> Vec<Setting> {
 
 /// Whether what it says of a mixture of experts is what the recipe has.
 fn is_moe(said: &Value, recipe: &Recipe) -> bool {
-    let first = recipe.layers.first().map(|layer| layer.channel_mixer);
-    let Some(ChannelMixer::Experts(experts)) = first else { return false };
+    let Some(experts) = recipe.layers.first().and_then(|layer| layer.channel_mixer.experts()) else { return false };
     let is = |key: &str, n: usize| said.get(key).and_then(Value::as_u64) == Some(n as u64);
     is("num_experts", experts.count) && is("num_experts_per_tok", experts.top_k)
 }

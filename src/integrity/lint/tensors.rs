@@ -147,7 +147,7 @@ impl<'a> Comparison<'_, 'a> {
         let (recipe, config, lost) = (self.recipe, self.config, &self.model.lost);
         let Stored { mut text, unknown, .. } = stored;
         // Before the names of all of them are made, as a config can ask for billions.
-        let (least, have) = (recipe.fewest_tensors(), text.len());
+        let (least, have) = (recipe.fewest_tensors(|name| text.get(name)?.1.shape.first().copied()), text.len());
         let most = have.max(1).saturating_mul(100).min(MOST_EXPECTED.max(have));
         if least > most {
             if lost.nothing() {

@@ -205,7 +205,7 @@ pub fn open(folder: &Path, arithmetic: Arithmetic, residency: Residency) -> Mode
 #[test]
 fn every_hook_of_every_family_is_what_its_authors_compute() {
     let folders = fixtures();
-    assert!(folders.len() >= 16, "fixtures are missing");
+    assert!(folders.len() >= 38, "fixtures are missing");
     hold_against_references(&folders);
 }
 
@@ -347,7 +347,7 @@ fn compare(model: &Model, compared: &mut Compared<'_>, exact_routes: Option<&Rou
         let theirs = &reference.tensors[&format!("f64/case/{name}/last_logits")];
         compared.add(What::Logits(Some(name)), difference(&logits[row].get(last).unwrap(), theirs));
     }
-    assert!(left_out <= 3, "{}: {left_out} cases are left out", compared.family);
+    assert!(left_out <= cases.len() / 6, "{}: {left_out} cases are left out", compared.family);
     record.routes
 }
 
