@@ -25,6 +25,8 @@ pub struct Recipe {
     /// The residual stream starts as this times the embedding, the factor rounded to the arithmetic's dtype. Noise goes
     /// in before it; hooks see the embedding after it.
     pub embedding_multiplier: Option<f64>,
+    /// The residual stream starts as this times what hooks see of the embedding.
+    pub stream_multiplier: Option<f64>,
     /// What all its norms compute.
     pub norm: Norm,
     /// What stands around each layer's mixers.

@@ -54,7 +54,12 @@ impl Names {
             return Names { predicting_from, ..Names::default() };
         }
         let there = OTHER_PARTS.iter().filter(|(key, _)| has(key));
-        Names { wraps: true, is_flat, predicting_from, other_parts: there.flat_map(|(_, modules)| *modules).copied().collect() }
+        Names {
+            wraps: true,
+            is_flat,
+            predicting_from,
+            other_parts: there.flat_map(|(_, modules)| *modules).copied().collect(),
+        }
     }
 
     /// What a tensor of that name is. As in transformers, a text model's own file may leave out `model.`, a wrapper's

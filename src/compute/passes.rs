@@ -201,7 +201,11 @@ impl Model {
                     Some(factor) => (x * factor)?,
                     None => x,
                 };
-                tap.at(&EMBEDDING.parse()?, Side::Out, x)
+                let x = tap.at(&EMBEDDING.parse()?, Side::Out, x)?;
+                match self.recipe.stream_multiplier {
+                    Some(factor) => Ok(ops::scaled(&x, factor)?),
+                    None => Ok(x),
+                }
             })?;
         }
         Ok(groups)
