@@ -260,13 +260,11 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
         return Err(c.wrong("model_type", "the name of a family, such as llama"));
     };
     FAMILIES.iter().copied().find(|f| f.is(model_type, architecture)).ok_or_else(|| {
-        let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
+        let mut supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
+        supported.dedup();
         let found = architecture.unwrap_or("(none)");
         if STATIC_ONLY.contains(&model_type) {
-            let problem = format!(
-                "architecture {found} (model_type {model_type}) is known, but not computed: there is a static audit only \
-                 (lint, diff, fingerprint, verify, sign)"
-            );
+            let problem = format!("architecture {found} (model_type {model_type}) is known, but not computed");
             return Error::unsupported(config.path(), problem);
         }
         let problem = format!(
