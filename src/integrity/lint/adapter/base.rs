@@ -1,9 +1,8 @@
 //! The model that an adapter changes.
 
-use super::config::{AdapterConfig, ends_in};
+use super::config::{AdapterConfig, ends_in, is_head};
 use super::modules::{Modules, elements, path};
 use super::parts::{Factor, Named};
-use super::targets::is_head;
 use crate::architecture::names;
 use crate::checkpoint::Opened;
 use crate::checkpoint::kind::ADAPTER_CONFIG;

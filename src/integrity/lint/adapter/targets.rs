@@ -1,7 +1,7 @@
 //! The modules that an adapter's config names, against those that its weights change, and the reverse.
 
 use super::base::Base;
-use super::config::{AdapterConfig, Pattern, Targets, ends, ends_in};
+use super::config::{AdapterConfig, HEADS_OF_TASKS, Pattern, Targets, ends, ends_in, is_head};
 use super::modules::{Modules, path};
 use super::parts::Named;
 use crate::architecture::names;
@@ -12,9 +12,6 @@ use crate::integrity::lint::observation::{Found, Location};
 use crate::integrity::lint::stored::{at, tell_extra};
 use serde_json::json;
 use std::collections::BTreeSet;
-
-/// PEFT puts all of these names into the config of an adapter for the task, and a model has one of them.
-const HEADS_OF_TASKS: &[&str] = &["classifier", "score", "qa_outputs"];
 
 /// Compares them. A module that the base lacks may be named, where that is known.
 pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&Base>, found: &mut Found) {
@@ -104,12 +101,6 @@ fn is_untargeted(module: &str, named: &Named, config: &AdapterConfig) -> bool {
     }
     // What is linear in the base is not told by the adapter.
     config.is_target(path(module), !is_head(path(module))) == Some(false)
-}
-
-/// Whether a module gives the model's answers, which `all-linear` leaves out.
-pub fn is_head(module: &str) -> bool {
-    let last = module.rsplit('.').next().unwrap_or_default();
-    ["lm_head", "embed_out"].contains(&last) || HEADS_OF_TASKS.contains(&last)
 }
 
 /// The module that a tensor that is saved whole is of.
