@@ -24,7 +24,7 @@ pub(super) struct Component<'o> {
 /// What a checkpoint's files are read from: nothing of the whole folder's own is read twice.
 enum Own<'o> {
     Whole(&'o Opened),
-    Part(Opened),
+    Part(Box<Opened>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(super) fn all<'o>(opened: &'o Opened, files: &[File], listed: &Listed) -> Ve
     if opened.is_file() {
         let part = opened.part(opened.base(), None, opened.weight_names().clone());
         let files = files.iter().map(|file| file.within("")).collect();
-        return vec![Component { prefix: String::new(), kind: Kind::Alone, opened: Own::Part(part), files }];
+        return vec![Component { prefix: String::new(), kind: Kind::Alone, opened: Own::Part(Box::new(part)), files }];
     }
     let mut folders: BTreeMap<&str, Vec<&File>> = BTreeMap::new();
     for file in files {
@@ -95,14 +95,17 @@ fn in_folder<'o>(opened: &'o Opened, (prefix, here): (&str, &[&File]), listed: &
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let own = match prefix.is_empty() && kind == Kind::Model && weights == *opened.weight_names() {
             true => Own::Whole(opened),
-            false => Own::Part(opened.part(&opened.root().join(prefix), config, weights)),
+            false => Own::Part(Box::new(opened.part(&opened.root().join(prefix), config, weights))),
         };
         components.push(Component { prefix: prefix.to_owned(), kind, opened: own, files });
     };
     let own = WeightNames::of_folder(names().filter(|name| !of_adapter.iter().any(|(_, of)| of.contains(name))));
-    let has_own = others.iter().any(|(set, _)| *set == own);
-    let own = if has_own { own } else { listed.weight_names(prefix) };
     let needs_weights = listed.needs_weights(prefix);
+    let is_there = others.iter().any(|(set, _)| *set == own);
+    let variant = || others.iter().map(|(set, _)| set).find(|set| needs_weights && set.are_usual());
+    let found = if is_there { Some(own) } else { variant().cloned() };
+    let has_own = found.is_some();
+    let own = found.unwrap_or_else(|| listed.weight_names(prefix));
     let is_model = match (has(CONFIG), prefix.is_empty()) {
         (true, true) => has_own || !listed.is_of_others(),
         (true, false) => has_own || needs_weights,

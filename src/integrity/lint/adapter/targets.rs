@@ -6,6 +6,7 @@ use super::modules::{Modules, path};
 use super::parts::Named;
 use crate::architecture::names;
 use crate::checkpoint::kind::ADAPTER_CONFIG;
+use crate::escape::printable;
 use crate::integrity::lint::check::Check;
 use crate::integrity::lint::header::StoredTensor;
 use crate::integrity::lint::observation::{Found, Location};
@@ -25,7 +26,7 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
         if let Some(part) = parts.iter().find(|(named, _)| is_untargeted(module, named, config)) {
             let (shard, tensor) = part.1;
             let message = format!("changes {}, which the config does not name: loaders leave it out", path(module));
-            found.say(Check::AdapterTarget, at(shard, tensor), message);
+            found.say(Check::AdapterTarget, at(shard, tensor), printable(&message));
         }
     }
     for place in &modules.whole {
@@ -36,7 +37,7 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
     let mut lacks = |key: &str, name: &str| {
         let message = format!("{key} names {name}, and the weights hold nothing for it");
         let evidence = json!({"key": key, "name": name});
-        found.add(Check::AdapterTarget, Location::file(ADAPTER_CONFIG), message, evidence);
+        found.add(Check::AdapterTarget, Location::file(ADAPTER_CONFIG), printable(&message), evidence);
     };
     let of_base: Option<BTreeSet<&str>> = base.map(|base| base.modules().flat_map(ends).collect());
     let is_in_base = |name: &str| of_base.as_ref().is_none_or(|ends| ends.contains(name));
@@ -61,7 +62,7 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
     let is_of_task = |name: &str| HEADS_OF_TASKS.contains(&name) && HEADS_OF_TASKS.iter().any(|other| has_saved(other));
     for name in config.saved.iter().filter(|name| !has_saved(name) && !is_of_task(name)) {
         let message = format!("is missing, and modules_to_save names it: {name} would be as it is in the base");
-        found.say(Check::TensorMissing, Location::file(ADAPTER_CONFIG).tensor(name), message);
+        found.say(Check::TensorMissing, Location::file(ADAPTER_CONFIG).tensor(name), printable(&message));
     }
     let tokens = modules.changed.values().flatten().any(|(named, _)| named.part.starts_with("trainable_tokens_"));
     if config.has("trainable_token_indices") && !tokens {
@@ -76,7 +77,7 @@ fn unread(config: &AdapterConfig, found: &mut Found) {
     if let Targets::Pattern(Pattern::Whole(text, None)) = &config.targets {
         let message =
             format!("target_modules, {text:?}, is no regular expression that is read here: nothing was compared");
-        found.say(Check::ConfigUnknown, Location::file(ADAPTER_CONFIG), message);
+        found.say(Check::ConfigUnknown, Location::file(ADAPTER_CONFIG), printable(&message));
     }
     let targets = match &config.targets {
         Targets::Pattern(Pattern::Ends(names)) => names,
@@ -85,7 +86,7 @@ fn unread(config: &AdapterConfig, found: &mut Found) {
     let forward = config.names("feedforward_modules");
     if let Some(name) = forward.iter().find(|name| !targets.contains(**name)) {
         let message = format!("feedforward_modules names {name}, which target_modules does not: PEFT refuses it");
-        found.say(Check::ConfigRefused, Location::file(ADAPTER_CONFIG), message);
+        found.say(Check::ConfigRefused, Location::file(ADAPTER_CONFIG), printable(&message));
     }
 }
 
