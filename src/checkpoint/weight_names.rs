@@ -15,7 +15,8 @@ pub struct WeightNames {
 }
 
 /// What libraries call the weights of a folder, the first that is there first: transformers, PEFT, diffusers.
-const STEMS: [&str; 3] = ["model", ADAPTER, DIFFUSERS];
+const STEMS: [&str; 3] = [MODEL, ADAPTER, DIFFUSERS];
+const MODEL: &str = "model";
 const ADAPTER: &str = "adapter_model";
 const DIFFUSERS: &str = "diffusion_pytorch_model";
 
@@ -27,14 +28,15 @@ impl Default for WeightNames {
 }
 
 impl WeightNames {
-    /// Those that loaders look for in a folder that holds files of these names; transformers' where there are none.
+    /// Those that loaders look for in a folder that holds files of these names; transformers' where there are none. Of
+    /// variants (`model.fp16.safetensors`) transformers takes none unless it is told to.
     pub fn of_folder<'n>(names: impl Iterator<Item = &'n str>) -> WeightNames {
         let sets = WeightNames::sets(names);
         let find = |is: &dyn Fn(&WeightNames, &str) -> bool| {
             STEMS.iter().find_map(|stem| sets.iter().map(|(set, _)| set).find(|set| is(set, stem)))
         };
         let plain = find(&|set, stem| set.stem() == stem);
-        let found = plain.or_else(|| find(&|set, stem| set.is_variant_of(stem)));
+        let found = plain.or_else(|| find(&|set, stem| set.is_variant_of(stem) && !set.is_variant_of(MODEL)));
         found.cloned().unwrap_or_default()
     }
 
@@ -124,7 +126,7 @@ mod tests {
         assert_eq!(of(&["other.safetensors"]), WeightNames::default());
         assert_eq!(of(&["adapter_model.safetensors", "model.safetensors"]), WeightNames::default());
         assert_eq!(single(&["adapter_model.safetensors", "adapter_config.json"]), "adapter_model.safetensors");
-        assert_eq!(single(&["model.fp16.safetensors", "model.ema.fp16.safetensors"]), "model.fp16.safetensors");
+        assert_eq!(single(&["model.fp16.safetensors"]), "model.safetensors");
         assert_eq!(single(&["model.fp16.safetensors", "model.safetensors"]), "model.safetensors");
         for index in [
             "diffusion_pytorch_model.safetensors.index.fp16.json",

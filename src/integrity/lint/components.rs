@@ -12,13 +12,19 @@ use crate::checkpoint::{CONFIG, Opened};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A checkpoint in the folder.
-pub(super) struct Component {
+pub(super) struct Component<'o> {
     /// The folder that it lies in, below the whole one, with a slash at its end; empty for that itself.
     pub prefix: String,
     pub kind: Kind,
-    pub opened: Opened,
+    opened: Own<'o>,
     /// Its files, by their names in its folder.
     pub files: Vec<File>,
+}
+
+/// What a checkpoint's files are read from: nothing of the whole folder's own is read twice.
+enum Own<'o> {
+    Whole(&'o Opened),
+    Part(Box<Opened>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +37,14 @@ pub(super) enum Kind {
     Alone,
 }
 
-impl Component {
+impl Component<'_> {
+    pub fn opened(&self) -> &Opened {
+        match &self.opened {
+            Own::Whole(opened) => opened,
+            Own::Part(opened) => opened,
+        }
+    }
+
     /// The names of its files of weights, in its folder.
     fn weights(&self) -> impl Iterator<Item = &str> {
         self.files.iter().map(|file| file.name.as_str()).filter(|name| name.ends_with(".safetensors"))
@@ -48,11 +61,11 @@ impl Component {
 type Set<'n> = (WeightNames, Vec<&'n str>);
 
 /// All checkpoints of what was opened, that of the folder itself first.
-pub(super) fn all(opened: &Opened, files: &[File], listed: &Listed) -> Vec<Component> {
+pub(super) fn all<'o>(opened: &'o Opened, files: &[File], listed: &Listed) -> Vec<Component<'o>> {
     if opened.is_file() {
         let part = opened.part(opened.base(), None, opened.weight_names().clone());
         let files = files.iter().map(|file| file.within("")).collect();
-        return vec![Component { prefix: String::new(), kind: Kind::Alone, opened: part, files }];
+        return vec![Component { prefix: String::new(), kind: Kind::Alone, opened: Own::Part(Box::new(part)), files }];
     }
     let mut folders: BTreeMap<&str, Vec<&File>> = BTreeMap::new();
     for file in files {
@@ -66,7 +79,7 @@ pub(super) fn all(opened: &Opened, files: &[File], listed: &Listed) -> Vec<Compo
 const MOST_VARIANTS: usize = 16;
 
 /// Those of one folder.
-fn in_folder(opened: &Opened, (prefix, here): (&str, &[&File]), listed: &Listed) -> Vec<Component> {
+fn in_folder<'o>(opened: &'o Opened, (prefix, here): (&str, &[&File]), listed: &Listed) -> Vec<Component<'o>> {
     let names = || here.iter().map(|file| &file.name[prefix.len()..]);
     let has = |wanted: &str| names().any(|name| name == wanted);
     let sets = WeightNames::sets(names());
@@ -80,13 +93,19 @@ fn in_folder(opened: &Opened, (prefix, here): (&str, &[&File]), listed: &Listed)
         let files = own.iter().chain(beside).filter_map(|name| Some(by_name.get(name)?.within(prefix)));
         let mut files: Vec<File> = files.collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        let part = opened.part(&opened.root().join(prefix), config, weights);
-        components.push(Component { prefix: prefix.to_owned(), kind, opened: part, files });
+        let own = match prefix.is_empty() && kind == Kind::Model && weights == *opened.weight_names() {
+            true => Own::Whole(opened),
+            false => Own::Part(Box::new(opened.part(&opened.root().join(prefix), config, weights))),
+        };
+        components.push(Component { prefix: prefix.to_owned(), kind, opened: own, files });
     };
     let own = WeightNames::of_folder(names().filter(|name| !of_adapter.iter().any(|(_, of)| of.contains(name))));
-    let has_own = others.iter().any(|(set, _)| *set == own);
-    let own = if has_own { own } else { listed.weight_names(prefix) };
     let needs_weights = listed.needs_weights(prefix);
+    let is_there = others.iter().any(|(set, _)| *set == own);
+    let variant = || others.iter().map(|(set, _)| set).find(|set| needs_weights && set.are_usual());
+    let found = if is_there { Some(own) } else { variant().cloned() };
+    let has_own = found.is_some();
+    let own = found.unwrap_or_else(|| listed.weight_names(prefix));
     let is_model = match (has(CONFIG), prefix.is_empty()) {
         (true, true) => has_own || !listed.is_of_others(),
         (true, false) => has_own || needs_weights,
@@ -162,13 +181,14 @@ fn alone(component: &Component, found: &mut Found) {
 
 /// Whether a file is the config or the index of one of them, of which it is told where it is read.
 pub(super) fn is_settings(components: &[Component], file: &str) -> bool {
-    let of = |Component { prefix, kind, opened, .. }: &Component| {
-        let config = match kind {
+    let of = |component: &Component| {
+        let config = match component.kind {
             Kind::Model => CONFIG,
             Kind::Adapter => ADAPTER_CONFIG,
             Kind::Alone => "",
         };
-        file.strip_prefix(prefix.as_str()).is_some_and(|name| name == config || name == opened.weight_names().index)
+        let name = file.strip_prefix(component.prefix.as_str());
+        name.is_some_and(|name| name == config || name == component.opened().weight_names().index)
     };
     components.iter().any(of) || [PIPELINE, MODULES].contains(&file)
 }

@@ -9,10 +9,11 @@ use super::stored::at;
 use crate::checkpoint::kind::{MODULES, PIPELINE};
 use crate::checkpoint::weight_names::WeightNames;
 use crate::checkpoint::{CONFIG, Opened};
+use crate::escape::printable;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What a folder says it is made of.
 #[derive(Default)]
@@ -126,14 +127,17 @@ impl Listed {
     pub fn examine(&self, files: &[File], found: &mut Found) {
         for (file, problem) in &self.broken {
             let message = format!("cannot be read: {problem}");
-            found.say(Check::ConfigInvalid, Location::file(*file), message);
+            found.say(Check::ConfigInvalid, Location::file(*file), printable(&message));
         }
         if self.is_pipeline && self.parts.is_empty() && self.broken.is_empty() {
             found.say(Check::ConfigInvalid, Location::file(PIPELINE), "lists no component of a pipeline");
         }
+        let names: HashSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        let folders = names.iter().flat_map(|name| name.match_indices('/').map(|(at, _)| &name[..=at]));
+        let folders: HashSet<&str> = folders.collect();
         for (folder, Part { by, class, needs, .. }) in &self.parts {
-            let has = |name: &str| files.iter().any(|file| file.name == format!("{folder}{name}"));
-            let is_there = folder.is_empty() || files.iter().any(|file| file.name.starts_with(folder.as_str()));
+            let has = |name: &str| names.contains(format!("{folder}{name}").as_str());
+            let is_there = folder.is_empty() || folders.contains(folder.as_str());
             let nothing = || "there is no such folder, or nothing is in it".to_owned();
             let (check, problem) = match needs {
                 Needs::Nothing => continue,
@@ -147,7 +151,7 @@ impl Listed {
             };
             let name = folder.trim_end_matches('/');
             let message = format!("lists {name} ({class}), which is missing: {problem}");
-            found.add(check, Location::file(*by), message, json!({"component": name, "class": class}));
+            found.add(check, Location::file(*by), printable(&message), json!({"component": name, "class": class}));
         }
     }
 

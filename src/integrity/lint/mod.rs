@@ -200,12 +200,13 @@ struct OfComponent {
 }
 
 fn examine(
-    Component { kind, opened, files, .. }: &Component,
+    component: &Component,
     shards: &[FolderShard],
     base: Option<&AdapterBase>,
     found: &mut Found,
     progress: &dyn Progress,
 ) -> Result<OfComponent> {
+    let (opened, Component { kind, files, .. }) = (component.opened(), component);
     let model = index::compare(opened, files, shards, found);
     let weights = Weights::of(opened, &model);
     let expected = Expected::of(opened).filter(|_| *kind == Kind::Model);

@@ -1,14 +1,14 @@
 //! The model that an adapter changes.
 
-use super::config::{AdapterConfig, ends_in};
+use super::config::{AdapterConfig, ends_in, is_head};
 use super::modules::{Modules, elements, path};
 use super::parts::{Factor, Named};
-use super::targets::is_head;
 use crate::architecture::names;
 use crate::checkpoint::Opened;
 use crate::checkpoint::kind::ADAPTER_CONFIG;
 use crate::checkpoint::names::Names;
 use crate::error::{Count, Result};
+use crate::escape::printable;
 use crate::integrity::lint::check::Check;
 use crate::integrity::lint::observation::{Found, Location};
 use crate::integrity::lint::stored::at;
@@ -92,7 +92,7 @@ impl Base {
                     && let Some((_, (shard, tensor))) = parts.first()
                 {
                     let message = format!("changes {}, which the base ({}) does not have", path(module), self.name);
-                    found.say(Check::AdapterMisfit, at(shard, tensor), message);
+                    found.say(Check::AdapterMisfit, at(shard, tensor), printable(&message));
                 }
                 continue;
             };
@@ -104,7 +104,7 @@ impl Base {
                         tensor.shape, self.name
                     );
                     let evidence = json!({"shape": tensor.shape, "base": shape});
-                    found.add(Check::AdapterMisfit, at(shard, tensor), message, evidence);
+                    found.add(Check::AdapterMisfit, at(shard, tensor), printable(&message), evidence);
                 }
             }
         }
@@ -124,7 +124,7 @@ impl Base {
             let count = Count(left.len(), "module", "modules");
             let message = format!("names {count} of the base that the weights hold nothing for, the first is {first}");
             let evidence = json!({"count": left.len(), "first": &left[..left.len().min(10)]});
-            found.add(Check::AdapterTarget, Location::file(ADAPTER_CONFIG), message, evidence);
+            found.add(Check::AdapterTarget, Location::file(ADAPTER_CONFIG), printable(&message), evidence);
         }
     }
 
@@ -170,7 +170,7 @@ impl Base {
             if tensor.shape.get(skipped..) != shape.get(skipped..) {
                 let message = format!("has shape {:?}, {name} of the base ({}) has {shape:?}", tensor.shape, self.name);
                 let evidence = json!({"shape": tensor.shape, "base": shape});
-                found.add(Check::AdapterMisfit, at(shard, tensor), message, evidence);
+                found.add(Check::AdapterMisfit, at(shard, tensor), printable(&message), evidence);
             }
         }
     }
@@ -182,7 +182,7 @@ impl Base {
         let Some((shard, tensor)) = prompt.filter(|_| config.kind != "PREFIX_TUNING") else { return };
         if tensor.shape.get(1) != Some(width) {
             let message = format!("has shape {:?}, {name} of the base ({}) is {width} wide", tensor.shape, self.name);
-            found.say(Check::AdapterMisfit, at(shard, tensor), message);
+            found.say(Check::AdapterMisfit, at(shard, tensor), printable(&message));
         }
     }
 }

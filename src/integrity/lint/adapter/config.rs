@@ -271,3 +271,52 @@ impl Keys {
         all.filter(|key| !used.contains(key)).collect()
     }
 }
+
+/// PEFT puts all of these names into the config of an adapter for the task, and a model has one of them.
+pub const HEADS_OF_TASKS: &[&str] = &["classifier", "score", "qa_outputs"];
+
+/// Whether a module gives the model's answers, which `all-linear` leaves out.
+pub fn is_head(module: &str) -> bool {
+    let last = module.rsplit('.').next().unwrap_or_default();
+    ["lm_head", "embed_out"].contains(&last) || HEADS_OF_TASKS.contains(&last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_targets_mean_the_modules_that_peft_means() {
+        let keys =
+            [("down_proj", 16), ("layers.0.self_attn.q_proj", 2), (r"^model\.layers\.1\.", 4), ("up_pro(j)?", 8)];
+        let keys = Keys::of(keys.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        for (module, value) in [
+            ("model.layers.3.mlp.down_proj", Some(16)),
+            ("model.layers.3.mlp.my_down_proj", None),
+            ("model.layers.0.self_attn.q_proj", Some(2)),
+            ("model.layers.10.self_attn.q_proj", None),
+            ("model.layers.1.self_attn.q_proj", Some(4)),
+            ("a.model.layers.1.self_attn.q_proj", None),
+            ("up_proj", Some(8)),
+            ("mlp.up_projs", None),
+        ] {
+            assert_eq!(keys.get(module).map(|(_, value)| value), value, "{module}");
+        }
+        assert_eq!(
+            keys.unused(&["mlp.down_proj", "mlp.up_proj"]),
+            ["layers.0.self_attn.q_proj", r"^model\.layers\.1\."]
+        );
+        let pattern = |value: Value| Pattern::read(&value).unwrap();
+        let list = pattern(serde_json::json!(["q_proj", "to_out.0"]));
+        for (module, is) in
+            [("a.q_proj", true), ("q_proj", true), ("a.xq_proj", false), ("b.to_out.0", true), ("b.0", false)]
+        {
+            assert_eq!(list.matches(module), Some(is), "{module}");
+        }
+        let whole = pattern("^(?!.*vision).*q_proj".into());
+        assert_eq!([whole.matches("a.q_proj"), whole.matches("vision.q_proj")], [Some(true), Some(false)]);
+        assert_eq!(pattern("(".into()).matches("a"), None);
+        // One that would take ages is given up.
+        assert_eq!(pattern("(a*)*(?=b)c".into()).matches(&"a".repeat(60)), None);
+    }
+}

@@ -14,6 +14,7 @@ use super::weights::Weights;
 use super::{dtype, folder::File, index};
 use crate::checkpoint::Opened;
 use crate::checkpoint::kind::ADAPTER_CONFIG;
+use crate::escape::printable;
 pub use base::Base;
 use config::AdapterConfig;
 use modules::Modules;
@@ -55,7 +56,7 @@ pub(super) fn examine<'a>(
     let Some(config) = config.filter(|_| model.lost.nothing()) else { return };
     if !config.is_known() {
         let message = format!("static audit only: adapters of the type {:?} are not known here", config.kind);
-        return found.say(Check::ConfigUnknown, at(), message);
+        return found.say(Check::ConfigUnknown, at(), printable(&message));
     }
     if config.is_of_prompts() {
         modules.compare_prompts(&config, found);
@@ -72,7 +73,7 @@ pub(super) fn examine<'a>(
             let message = format!(
                 "changes {of}, which was not given (--base): whether its modules are there and shapes fit was not looked at"
             );
-            found.say(Check::AdapterAlone, at(), message);
+            found.say(Check::AdapterAlone, at(), printable(&message));
         }
     }
 }

@@ -5,6 +5,7 @@ use super::parts::{Named, PAIRS, TOGETHER};
 use crate::checkpoint::kind::ADAPTER_CONFIG;
 use crate::checkpoint::packing::NumberType;
 use crate::error::Count;
+use crate::escape::printable;
 use crate::integrity::lint::check::Check;
 use crate::integrity::lint::header::StoredTensor;
 use crate::integrity::lint::observation::{Found, Location, More};
@@ -97,7 +98,7 @@ impl<'a> Modules<'a> {
                 (at(shard, tensor).and(More::InFile(count as u64 - 1)), message)
             }
         };
-        found.add(Check::AdapterUntrained, place, message, json!({"modules": of, "untrained": count}));
+        found.add(Check::AdapterUntrained, place, printable(&message), json!({"modules": of, "untrained": count}));
     }
 
     /// Compares inputs that are put before the text with what the config says of them.
@@ -105,7 +106,7 @@ impl<'a> Modules<'a> {
         const NAME: &str = "prompt_embeddings";
         let Some(place) = self.whole.iter().find(|(_, tensor)| tensor.name == NAME) else {
             let message = format!("is missing, and {} puts it before the text", config.kind);
-            return found.say(Check::TensorMissing, Location::file(ADAPTER_CONFIG).tensor(NAME), message);
+            return found.say(Check::TensorMissing, Location::file(ADAPTER_CONFIG).tensor(NAME), printable(&message));
         };
         let parts = config.number("num_transformer_submodules");
         let parts = parts.unwrap_or(if config.text("task_type") == Some("SEQ_2_SEQ_LM") { 2 } else { 1 });
@@ -117,7 +118,7 @@ impl<'a> Modules<'a> {
         if shape.len() != 2 || !fits(0, rows) || !fits(1, columns) {
             let size = |size: Option<usize>| size.map_or("any".to_owned(), |size| size.to_string());
             let message = format!("has shape {shape:?}, the config gives [{}, {}]", size(rows), size(columns));
-            found.say(Check::TensorShape, at(place.0, place.1), message);
+            found.say(Check::TensorShape, at(place.0, place.1), printable(&message));
         }
     }
 }
@@ -158,7 +159,7 @@ fn complete(parts: &[(Named, StoredTensor)], config: Option<&AdapterConfig>, fou
             _ => tensor.name.replacen(there, lacking, 1),
         };
         let message = format!("is missing, and {} is there", tensor.name);
-        found.say(Check::TensorMissing, shard.file.location().tensor(name), message);
+        found.say(Check::TensorMissing, shard.file.location().tensor(name), printable(&message));
     }
 }
 
@@ -191,7 +192,7 @@ fn ranks(module: &str, parts: &[(Named, StoredTensor)], config: Option<&AdapterC
         if first != second && (of_config.is_none() || is_of_experts) {
             let message = format!("has rank {second} (shape {:?}), {} has {first}", up.1.shape, down.1.name);
             let evidence = json!({"shape": up.1.shape, "other": down.1.shape});
-            found.add(Check::TensorShape, at(up.0, up.1), message, evidence);
+            found.add(Check::TensorShape, at(up.0, up.1), printable(&message), evidence);
         }
         let Some(outputs) = up.1.shape.first() else { continue };
         let is_sized = |named: &Named| named.part == "lora_magnitude_vector" || named.part == b.part && named.is_bias;
@@ -199,7 +200,7 @@ fn ranks(module: &str, parts: &[(Named, StoredTensor)], config: Option<&AdapterC
             let elements = elements(&place.1.shape);
             if elements != *outputs {
                 let message = format!("has shape {:?}, {} has {outputs} outputs", place.1.shape, up.1.name);
-                found.say(Check::TensorShape, at(place.0, place.1), message);
+                found.say(Check::TensorShape, at(place.0, place.1), printable(&message));
             }
         }
     }

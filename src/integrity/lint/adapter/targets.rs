@@ -1,20 +1,18 @@
 //! The modules that an adapter's config names, against those that its weights change, and the reverse.
 
 use super::base::Base;
-use super::config::{AdapterConfig, Pattern, Targets, ends, ends_in};
+use super::config::{AdapterConfig, HEADS_OF_TASKS, Pattern, Targets, ends, ends_in, is_head};
 use super::modules::{Modules, path};
 use super::parts::Named;
 use crate::architecture::names;
 use crate::checkpoint::kind::ADAPTER_CONFIG;
+use crate::escape::printable;
 use crate::integrity::lint::check::Check;
 use crate::integrity::lint::header::StoredTensor;
 use crate::integrity::lint::observation::{Found, Location};
 use crate::integrity::lint::stored::{at, tell_extra};
 use serde_json::json;
 use std::collections::BTreeSet;
-
-/// PEFT puts all of these names into the config of an adapter for the task, and a model has one of them.
-const HEADS_OF_TASKS: &[&str] = &["classifier", "score", "qa_outputs"];
 
 /// Compares them. A module that the base lacks may be named, where that is known.
 pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&Base>, found: &mut Found) {
@@ -28,7 +26,7 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
         if let Some(part) = parts.iter().find(|(named, _)| is_untargeted(module, named, config)) {
             let (shard, tensor) = part.1;
             let message = format!("changes {}, which the config does not name: loaders leave it out", path(module));
-            found.say(Check::AdapterTarget, at(shard, tensor), message);
+            found.say(Check::AdapterTarget, at(shard, tensor), printable(&message));
         }
     }
     for place in &modules.whole {
@@ -39,7 +37,7 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
     let mut lacks = |key: &str, name: &str| {
         let message = format!("{key} names {name}, and the weights hold nothing for it");
         let evidence = json!({"key": key, "name": name});
-        found.add(Check::AdapterTarget, Location::file(ADAPTER_CONFIG), message, evidence);
+        found.add(Check::AdapterTarget, Location::file(ADAPTER_CONFIG), printable(&message), evidence);
     };
     let of_base: Option<BTreeSet<&str>> = base.map(|base| base.modules().flat_map(ends).collect());
     let is_in_base = |name: &str| of_base.as_ref().is_none_or(|ends| ends.contains(name));
@@ -64,7 +62,7 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
     let is_of_task = |name: &str| HEADS_OF_TASKS.contains(&name) && HEADS_OF_TASKS.iter().any(|other| has_saved(other));
     for name in config.saved.iter().filter(|name| !has_saved(name) && !is_of_task(name)) {
         let message = format!("is missing, and modules_to_save names it: {name} would be as it is in the base");
-        found.say(Check::TensorMissing, Location::file(ADAPTER_CONFIG).tensor(name), message);
+        found.say(Check::TensorMissing, Location::file(ADAPTER_CONFIG).tensor(name), printable(&message));
     }
     let tokens = modules.changed.values().flatten().any(|(named, _)| named.part.starts_with("trainable_tokens_"));
     if config.has("trainable_token_indices") && !tokens {
@@ -79,7 +77,7 @@ fn unread(config: &AdapterConfig, found: &mut Found) {
     if let Targets::Pattern(Pattern::Whole(text, None)) = &config.targets {
         let message =
             format!("target_modules, {text:?}, is no regular expression that is read here: nothing was compared");
-        found.say(Check::ConfigUnknown, Location::file(ADAPTER_CONFIG), message);
+        found.say(Check::ConfigUnknown, Location::file(ADAPTER_CONFIG), printable(&message));
     }
     let targets = match &config.targets {
         Targets::Pattern(Pattern::Ends(names)) => names,
@@ -88,7 +86,7 @@ fn unread(config: &AdapterConfig, found: &mut Found) {
     let forward = config.names("feedforward_modules");
     if let Some(name) = forward.iter().find(|name| !targets.contains(**name)) {
         let message = format!("feedforward_modules names {name}, which target_modules does not: PEFT refuses it");
-        found.say(Check::ConfigRefused, Location::file(ADAPTER_CONFIG), message);
+        found.say(Check::ConfigRefused, Location::file(ADAPTER_CONFIG), printable(&message));
     }
 }
 
@@ -104,12 +102,6 @@ fn is_untargeted(module: &str, named: &Named, config: &AdapterConfig) -> bool {
     }
     // What is linear in the base is not told by the adapter.
     config.is_target(path(module), !is_head(path(module))) == Some(false)
-}
-
-/// Whether a module gives the model's answers, which `all-linear` leaves out.
-pub fn is_head(module: &str) -> bool {
-    let last = module.rsplit('.').next().unwrap_or_default();
-    ["lm_head", "embed_out"].contains(&last) || HEADS_OF_TASKS.contains(&last)
 }
 
 /// The module that a tensor that is saved whole is of.

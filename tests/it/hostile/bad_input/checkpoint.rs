@@ -29,7 +29,11 @@ fn folders() -> Vec<Row> {
     vec![
         called("no such path", &["locate", "{in}/nowhere"], &["nowhere", "no such file or folder", "expected"]),
         called("no such file", &["locate", "./nowhere.gguf"], &["nowhere.gguf", "no such file", "expected"]),
-        called("a weights file", &["locate", "{model}/model.safetensors"], &["model.safetensors", "give the folder"]),
+        called(
+            "a weights file",
+            &["locate", "{model}/model.safetensors"],
+            &["model.safetensors", "is a file of weights alone"],
+        ),
         row("no config", remove("config.json"), &["in/model", "no config.json", "expected"]),
         row("no tokenizer", remove("tokenizer.json"), &["in/model", "no tokenizer.json", "write it with"]),
         row("no weights", remove("model.safetensors"), &["in/model", "no weights", "expected model.safetensors"]),
