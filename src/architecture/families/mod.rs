@@ -260,17 +260,13 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
         return Err(c.wrong("model_type", "the name of a family, such as llama"));
     };
     FAMILIES.iter().copied().find(|f| f.is(model_type, architecture)).ok_or_else(|| {
-        let mut supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
-        supported.dedup();
         let found = architecture.unwrap_or("(none)");
-        if STATIC_ONLY.contains(&model_type) {
-            let problem = format!("architecture {found} (model_type {model_type}) is known, but not computed");
-            return Error::unsupported(config.path(), problem);
-        }
-        let problem = format!(
-            "architecture {found} (model_type {model_type}) is not supported; supported: {}",
-            supported.join(", ")
-        );
+        let why = match STATIC_ONLY.contains(&model_type) {
+            true => "is known, but not computed",
+            false => "is not supported",
+        };
+        let problem =
+            format!("architecture {found} (model_type {model_type}) {why}; docs/models.md lists what is computed");
         Error::unsupported(config.path(), problem)
     })
 }

@@ -130,5 +130,6 @@ fn time_grows_with_length_only() {
     for part in parts {
         examine(&part.repeat(2_000_000 / part.len()));
     }
-    assert!(begin.elapsed().as_secs() < 30, "{:?}", begin.elapsed());
+    // Hours, where it grew with the square.
+    assert!(begin.elapsed().as_secs() < 300, "{:?}", begin.elapsed());
 }

@@ -136,9 +136,13 @@ fn configs() -> Vec<Row> {
         row(
             "architecture",
             config("architectures", json!(["MambaForCausalLM"])),
-            &["config.json", "MambaForCausalLM", "is not supported", "supported: ", "LlamaForCausalLM"],
+            &["config.json", "MambaForCausalLM", "is not supported", "docs/models.md"],
         ),
-        row("model type", config("model_type", "mamba".into()), &["config.json", "is not supported", "supported: "]),
+        row(
+            "model type",
+            config("model_type", "mamba".into()),
+            &["config.json", "is known, but not computed", "docs/models.md"],
+        ),
         row("unknown quantizer", quantized("quip"), &["config.json", "quantized with quip", "use the original"]),
         row(
             "blocks of nothing",
