@@ -13,6 +13,7 @@ pub(crate) mod names;
 mod parts;
 pub mod place;
 pub mod recipe;
+pub mod role;
 pub mod rope;
 mod rope_config;
 pub mod short_convolution;
