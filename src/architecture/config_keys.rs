@@ -88,6 +88,7 @@ pub(super) fn without_rope(c: &Reader, class: &Class, activation: Activation) ->
         hidden_size,
         embedding_multiplier: None,
         final_norm: FINAL_NORM,
+        stream_multiplier: None,
         norm: Norm {
             epsilon: c.f64_or(class.norm_eps_key, class.rms_norm_eps)?,
             style: NormStyle::RoundThenWeight,
@@ -182,7 +183,7 @@ pub(super) fn multipliers(c: &Reader, recipe: &mut Recipe) -> Result<()> {
         return Err(c.wrong("logits_scaling", "a number other than 0"));
     }
     let unless_one = |number: f64| (number != 1.0).then_some(number);
-    recipe.embedding_multiplier = unless_one(embedding);
+    recipe.stream_multiplier = unless_one(embedding);
     recipe.block.residual_multiplier = unless_one(residual);
     recipe.logit_multiplier = unless_one(1.0 / divisor);
     each_attention(recipe, |attention| attention.scale = scale);

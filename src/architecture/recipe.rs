@@ -27,6 +27,8 @@ pub struct Recipe {
     pub embedding_multiplier: Option<f64>,
     /// The norm before the head.
     pub final_norm: &'static str,
+    /// The residual stream starts as this times what hooks see of the embedding.
+    pub stream_multiplier: Option<f64>,
     /// What all its norms compute.
     pub norm: Norm,
     /// What stands around each layer's mixers.

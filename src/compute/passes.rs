@@ -223,7 +223,10 @@ impl Model {
                     .as_ref()
                     .map(|weights| self.inputs_of_layers(weights, &tokens, &x, &mut tap))
                     .transpose()?;
-                Ok(x)
+                match self.recipe.stream_multiplier {
+                    Some(factor) => Ok(ops::scaled(&x, factor)?),
+                    None => Ok(x),
+                }
             })?;
             group[0].carried.inputs = inputs;
         }

@@ -214,13 +214,11 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
     };
     let known = |f: &&&Family| model_type == f.model_type && architecture.is_none_or(|a| a == f.architecture);
     FAMILIES.iter().copied().find(|f| known(&f)).ok_or_else(|| {
-        let supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
+        let mut supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
+        supported.dedup();
         let found = architecture.unwrap_or("(none)");
         if STATIC_ONLY.contains(&model_type) {
-            let problem = format!(
-                "architecture {found} (model_type {model_type}) is known, but not computed: there is a static audit only \
-                 (lint, diff, fingerprint, verify, sign)"
-            );
+            let problem = format!("architecture {found} (model_type {model_type}) is known, but not computed");
             return Error::unsupported(config.path(), problem);
         }
         let problem = format!(

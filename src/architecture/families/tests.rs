@@ -355,7 +355,7 @@ fn needed(model_type: &str) -> Value {
         "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.1
     });
     let plain = json!({"rope_type": "default"});
-    let few = json!({"num_experts_per_tok": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "qk_rope_head_dim": 8,
+    let few = json!({"num_experts_per_tok": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
                      "num_key_value_heads": 4, "first_k_dense_replace": 1});
     let with = |mut config: Value, more: Value| {
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -367,8 +367,8 @@ fn needed(model_type: &str) -> Value {
         }
         "gpt_oss" => json!({"num_experts": 2, "num_experts_per_tok": 1, "rope_parameters": plain}),
         "ministral3" => json!({"rope_parameters": yarn}),
-        "mistral4" => with(few, json!({"rope_parameters": yarn, "qk_nope_head_dim": 8})),
-        "deepseek_v2" | "deepseek_v3" | "kimi_k2" | "glm4_moe_lite" => few,
+        "mistral4" => with(few, json!({"rope_parameters": yarn, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8})),
+        "deepseek_v2" | "deepseek_v3" | "kimi_k2" | "glm4_moe_lite" => with(few, json!({"qk_rope_head_dim": 8})),
         "glm4_moe" => with(few, json!({"num_key_value_heads": 2})),
         "granitemoehybrid" => json!({"num_local_experts": 0, "layer_types": vec!["attention"; 3]}),
         _ => json!({}),
