@@ -14,6 +14,7 @@ mod neuron_place;
 mod parts;
 pub mod place;
 pub mod recipe;
+pub mod role;
 pub mod rope;
 mod rope_config;
 pub mod short_convolution;

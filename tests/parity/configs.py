@@ -189,6 +189,7 @@ def qwen3_next(r):
 
 def gemma4(r):
     c, d, t = base(r, activation="hidden_activation")
+    c["pad_token_id"] = 0  # which the class around it needs
     layers = c["num_hidden_layers"] = r.randint(2, 6)
     types = [*mix(r, c, SLIDING, FULL)[:-1], FULL]
     first = max(types.index(kind) for kind in set(types)) + 1  # from here on each kind has a layer before it

@@ -56,15 +56,15 @@ impl DeltaRule {
                 correction.fill(T::zero());
                 for (row, &k) in memory.chunks_exact_mut(width).zip(key) {
                     for (m, c) in row.iter_mut().zip(&mut correction) {
-                        *m = *m * decay;
-                        *c = *c + *m * k;
+                        *m *= decay;
+                        *c += *m * k;
                     }
                 }
                 correction.iter_mut().zip(value).for_each(|(c, &v)| *c = (v - *c) * strength);
                 for ((row, &k), &q) in memory.chunks_exact_mut(width).zip(key).zip(query) {
                     for ((m, &c), r) in row.iter_mut().zip(&correction).zip(read.iter_mut()) {
-                        *m = *m + k * c;
-                        *r = *r + *m * q;
+                        *m += k * c;
+                        *r += *m * q;
                     }
                 }
             }
