@@ -1,7 +1,7 @@
 //! One decoder layer, from top to bottom.
 
 use super::decoder::Kept;
-use super::gated_mlp::Of;
+use super::experts::Of;
 use super::hook::Tap;
 use super::ops::{self, RopeTable};
 use super::weights::LayerWeights;

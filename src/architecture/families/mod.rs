@@ -197,12 +197,9 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
         let mut supported: Vec<&str> = FAMILIES.iter().map(|f| f.architecture).collect();
         supported.dedup();
         let found = architecture.unwrap_or("(none)");
-        if STATIC_ONLY.contains(&model_type) {
-            let problem = format!("architecture {found} (model_type {model_type}) is known, but not computed");
-            return Error::unsupported(config.path(), problem);
-        }
+        let known = if STATIC_ONLY.contains(&model_type) { ": it is known, but not computed" } else { "" };
         let problem = format!(
-            "architecture {found} (model_type {model_type}) is not supported; supported: {}",
+            "architecture {found} (model_type {model_type}) is not supported{known}; supported: {}",
             supported.join(", ")
         );
         Error::unsupported(config.path(), problem)

@@ -38,7 +38,18 @@ impl Span {
                 let offset = start + at * element;
                 Some(Span { offset, piece_bytes: element, stride_bytes: row, pieces: rows as u64 })
             }
+            // Of a stack, rows and columns are counted through all matrices.
+            (Axis::Row, &[matrices, rows, columns]) if index < matrices * rows => {
+                let row = columns as u64 * element;
+                Some(piece(start + at * row, row))
+            }
+            (Axis::Column, &[matrices, rows, columns]) if index < matrices * columns => {
+                let (row, matrix) = (columns as u64 * element, (rows * columns) as u64 * element);
+                let offset = start + at / columns as u64 * matrix + at % columns as u64 * element;
+                Some(Span { offset, piece_bytes: element, stride_bytes: row, pieces: rows as u64 })
+            }
             (Axis::Element, &[elements]) if index < elements => Some(piece(start + at * element, element)),
+            (Axis::Element, &[rows, elements]) if index < rows * elements => Some(piece(start + at * element, element)),
             _ => None,
         }
     }
