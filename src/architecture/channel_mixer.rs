@@ -5,6 +5,7 @@ use super::module::{ExpertsNorm, MlpOf, MlpRole, Modules, Role, Stack, StackOrde
 /// A layer's channel mixer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // There is one a layer, and it is copied.
 pub enum ChannelMixer {
     /// One gated MLP for all positions.
     Mlp(GatedMlp),

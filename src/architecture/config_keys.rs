@@ -4,9 +4,9 @@
 use super::channel_mixer::{Activation, ChannelMixer, GatedMlp, GatedNames};
 use super::config_class::Class;
 use super::recipe::{Around, Block, FINAL_NORM, Layer, Norm, NormStyle, Recipe};
-use super::rope::Rope;
+use super::rope::{QueryGrowth, Rope};
 use super::rope_config;
-use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, QueryGrowth, TokenMixer};
+use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, TokenMixer};
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
 

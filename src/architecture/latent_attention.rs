@@ -1,7 +1,7 @@
 //! Multi-head latent attention (DeepSeek-V2, 2024) as data.
 
 use super::module::{AttentionRole, Modules, Role};
-use super::token_mixer::QueryGrowth;
+use super::rope::QueryGrowth;
 
 /// Attention whose keys and values are projected from a narrow latent vector of each position. Only some channels of
 /// queries and keys are turned by the rotary embedding; those of the keys are the same in all heads.

@@ -133,6 +133,22 @@ impl Table {
     }
 }
 
+/// Queries are multiplied by 1 + β ln(1 + ⌊position / original⌋) (Llama 4, Ministral 3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// β.
+    pub beta: f64,
+    /// Positions that the model was first trained on: below it the factor is 1.
+    pub original: f64,
+}
+
+impl QueryGrowth {
+    /// The factor of a position, from 0.
+    pub fn factor(&self, position: usize) -> f64 {
+        1.0 + self.beta * (1.0 + (position as f64 / self.original).floor()).ln()
+    }
+}
+
 impl Rope {
     /// Channels of each head that are rotated.
     pub fn rotated(&self) -> usize {

@@ -3,6 +3,7 @@
 use super::gated_delta_net::GatedDeltaNet;
 use super::latent_attention::LatentAttention;
 use super::module::{AttentionRole, Modules, Role};
+use super::rope::QueryGrowth;
 use super::short_convolution::ShortConvolution;
 
 /// A layer's token mixer.
@@ -97,22 +98,6 @@ pub struct GroupedQueryAttention {
     pub rope: Option<usize>,
     /// Queries grow with their position.
     pub query_growth: Option<QueryGrowth>,
-}
-
-/// Queries are multiplied by 1 + β ln(1 + ⌊position / original⌋) (Llama 4, Ministral 3).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct QueryGrowth {
-    /// β.
-    pub beta: f64,
-    /// Positions that the model was first trained on: below it the factor is 1.
-    pub original: f64,
-}
-
-impl QueryGrowth {
-    /// The factor of a position, from 0.
-    pub fn factor(&self, position: usize) -> f64 {
-        1.0 + self.beta * (1.0 + (position as f64 / self.original).floor()).ln()
-    }
 }
 
 /// Names of modules within `self_attn` that families differ in.

@@ -3,7 +3,8 @@
 use super::layer::Layer;
 use super::ops::{self, Softmax};
 use crate::architecture::module::{AttentionRole, Role};
-use crate::architecture::token_mixer::{GroupedQueryAttention, QkNorm, QueryGrowth};
+use crate::architecture::rope::QueryGrowth;
+use crate::architecture::token_mixer::{GroupedQueryAttention, QkNorm};
 use crate::error::{Error, Result};
 use candle_core::{D, Device, Tensor};
 

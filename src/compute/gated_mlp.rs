@@ -1,42 +1,13 @@
 //! Gated MLPs.
 
-use super::experts::Among;
+use super::experts::Of;
 use super::layer::Layer;
 use super::ops;
 use crate::architecture::channel_mixer::GatedMlp;
-use crate::architecture::module::{MlpOf, MlpRole, Role};
+use crate::architecture::module::MlpRole;
 use crate::error::Result;
 use crate::neuron::Side;
 use candle_core::{D, Tensor};
-
-/// Which of a layer's MLPs computes.
-pub(super) enum Of {
-    /// Its only one.
-    Layer,
-    /// The one beside its experts.
-    Shared,
-    /// An expert, for some positions of the chunk, as one group.
-    Expert(Among),
-}
-
-impl Of {
-    fn role(&self, part: MlpRole) -> Role {
-        let of = match self {
-            Of::Layer => MlpOf::Layer,
-            Of::Shared => MlpOf::Shared,
-            Of::Expert(among) => MlpOf::Expert(among.expert),
-        };
-        Role::Mlp { part, of }
-    }
-
-    /// The positions that are computed, where these are not all.
-    pub fn among(&self) -> Option<&Among> {
-        match self {
-            Of::Expert(among) => Some(among),
-            Of::Layer | Of::Shared => None,
-        }
-    }
-}
 
 impl Layer<'_, '_, '_> {
     /// down(act(gate(x)) * up(x)); (groups, positions, hidden) in and out.

@@ -2,7 +2,7 @@
 
 use super::batch::Group;
 use super::decoder::Kept;
-use super::gated_mlp::Of;
+use super::experts::Of;
 use super::hook::Tap;
 use super::ops::{self, NormWeight, RopeTable};
 use super::weights::LayerWeights;

@@ -131,6 +131,10 @@ impl Request<'_> {
     fn check_tensors(&self, recipe: &Recipe, module: &Module) -> Result<()> {
         let root = self.tensors.root();
         let mut expected = module.tensors();
+        if let Some(stack) = module.stack.as_ref().filter(|stack| self.tensors.holds(&stack.tensor)) {
+            let weight = self.tensors.weight(&stack.tensor)?;
+            expected = vec![(stack.tensor.clone(), stack.shape(module.inputs, weight.shape(), weight.is_packed()).0)];
+        }
         if module.role == Role::Embedding {
             expected.extend(recipe.head().tensors());
         }
