@@ -127,7 +127,8 @@ fn deepseek_v2(c: &Reader) -> Result<Recipe> {
     }
     let groups = if by_group { Some((0, 0)) } else { None };
     if !by_group {
-        (c.get("n_group"), c.get("topk_group"));
+        c.get("n_group");
+        c.get("topk_group");
     }
     let routing = Routing { round_weights: false, wide: true, ..Routing::SOFTMAX };
     let class =
@@ -376,7 +377,7 @@ fn groups_of(
     judged_by: usize,
 ) -> Result<Option<Groups>> {
     let (count, kept) = (c.size_or("n_group", count)?, c.size_or("topk_group", kept)?);
-    if experts % count != 0 || (judged_by > experts / count && count > 1) {
+    if !experts.is_multiple_of(count) || (judged_by > experts / count && count > 1) {
         return Err(c.wrong("n_group", &format!("a divisor of the {experts} experts")));
     }
     if kept > count || top_k > kept * (experts / count) {

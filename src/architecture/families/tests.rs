@@ -405,7 +405,7 @@ fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
 #[test]
 fn families_whose_layers_are_not_computed_are_told_apart_from_unknown_ones() {
     let hybrid = json!({"model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"]});
-    refused(&hybrid, &["NemotronHForCausalLM", "static audit only"]);
+    refused(&hybrid, &["NemotronHForCausalLM", "known, but not computed"]);
     refused(&json!({"model_type": "bloom"}), &["bloom", "not supported; supported"]);
 }
 
