@@ -3,6 +3,7 @@
 use super::module::{AttentionRole, DeltaRole, LayerInputRole, MixerKind, MlpRole, Module, ModuleKind, Role, Stack};
 pub use super::neuron_place::{Axis, NeuronPlace};
 use super::recipe::Recipe;
+use super::stacks;
 use crate::checkpoint::Tensors;
 use crate::neuron::{ModulePath, Neuron, Side};
 
@@ -35,6 +36,9 @@ impl Recipe {
         let found = part(holder.weight(), axis);
         let has_bias = axis == Axis::Row && holder.kind == ModuleKind::Linear { bias: true };
         let bias = found.as_ref().filter(|_| has_bias).and_then(|_| part(holder.bias(), Axis::Element));
+        if found.is_none() {
+            return stacks::parts(neuron, &|name| tensors.shape_of(name));
+        }
         found.into_iter().chain(bias).collect()
     }
 

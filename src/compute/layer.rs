@@ -1,7 +1,7 @@
 //! One decoder layer, from top to bottom.
 
 use super::batch::Group;
-use super::decoder::Kept;
+use super::cache::Kept;
 use super::experts::Of;
 use super::hook::Tap;
 use super::ops::{self, NormWeight, RopeTable};

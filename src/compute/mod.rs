@@ -6,6 +6,7 @@
 
 mod attention;
 mod batch;
+mod cache;
 mod convolution;
 mod decoder;
 mod device;

@@ -1,7 +1,7 @@
 //! Passes of rows through a model: from the embedding through the layers to the logits.
 
 use super::batch::{self, Carried, Group, Place, Row};
-use super::decoder::Cache;
+use super::cache::Cache;
 use super::hook::{Hook, Tap};
 use super::layer::{Beside, Layer};
 use super::{Model, device, ops};

@@ -74,12 +74,16 @@ impl Request<'_> {
         let Some((holder, _)) = recipe.holder(&module, self.neuron.site.side) else {
             return Err(self.refused(recipe.why_no_place(&module, self.neuron)));
         };
-        if !holder.stack.as_ref().is_some_and(|stack| self.tensors.holds(&stack.tensor)) {
+        let shape_of = |name: &str| self.tensors.shape_of(name);
+        let is_stacked = holder.stack.as_ref().is_some_and(|stack| self.tensors.holds(&stack.tensor))
+            || !self.tensors.holds(&holder.weight()) && !stacks::parts(self.neuron, &shape_of).is_empty();
+        if !is_stacked {
             self.check_tensors(recipe, &holder)?;
         }
         let parts = recipe.parts(self.neuron, self.tensors);
         if parts.is_empty() {
-            return Err(self.refused("no tensor of this checkpoint holds it alone"));
+            let why = stacks::why_no_part(self.neuron, &shape_of);
+            return Err(self.refused(why.unwrap_or_else(|| "no tensor of this checkpoint holds it alone".into())));
         }
         Ok(parts)
     }

@@ -127,9 +127,8 @@ fn deepseek_v2(c: &Reader) -> Result<Recipe> {
     }
     let groups = if by_group { Some((0, 0)) } else { None };
     if !by_group {
-        for key in ["n_group", "topk_group"] {
-            c.get(key);
-        }
+        c.get("n_group");
+        c.get("topk_group");
     }
     let routing = Routing { round_weights: false, wide: true, ..Routing::SOFTMAX };
     let class =
