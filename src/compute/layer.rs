@@ -1,8 +1,8 @@
 //! One decoder layer, from top to bottom.
 
 use super::decoder::Kept;
-use super::experts::Of;
 use super::hook::Tap;
+use super::mlp_of::Of;
 use super::ops::{self, RopeTable};
 use super::weights::LayerWeights;
 use crate::architecture::channel_mixer::ChannelMixer;

@@ -13,6 +13,7 @@ mod gated_mlp;
 mod hook;
 mod latent_attention;
 mod layer;
+mod mlp_of;
 mod model;
 mod ops;
 mod passes;
