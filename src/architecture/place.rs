@@ -180,7 +180,9 @@ fn in_stack(stack: &Stack, module: &Module, axis: Axis, channel: usize, tensors:
     let Ok(weight) = tensors.weight(&stack.tensor) else { return Vec::new() };
     let (shape, is_transposed) = stack.shape(module.inputs, weight.shape(), weight.is_packed());
     let channels = if axis == Axis::Row { module.outputs } else { module.inputs };
-    if weight.shape() != shape || channel >= channels {
+    // A column of gate and up in one is what both read.
+    let is_alone = axis == Axis::Row || module.outputs == stack.outputs;
+    if weight.shape() != shape || channel >= channels || !is_alone {
         return Vec::new();
     }
     let line = if axis == Axis::Row { stack.output(channel) } else { channel };

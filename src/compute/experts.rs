@@ -1,9 +1,10 @@
 //! Mixtures of experts.
 
 use super::layer::Layer;
+use super::mlp_of::{Among, Of};
 use super::ops;
 use crate::architecture::channel_mixer::{Experts, Scores};
-use crate::architecture::module::{MlpOf, MlpRole, Role};
+use crate::architecture::module::Role;
 use crate::error::Result;
 use crate::neuron::{ModulePath, Side};
 use candle_core::{D, DType, Tensor};
@@ -105,44 +106,6 @@ impl Layer<'_, '_, '_> {
         let all = all.reshape((among.groups * among.positions, channels))?;
         Ok(all.index_select(&among.index, 0)?.unsqueeze(0)?)
     }
-}
-
-/// Which of a layer's MLPs computes.
-pub(super) enum Of {
-    /// Its only one.
-    Layer,
-    /// The one beside its experts.
-    Shared,
-    /// An expert, for some positions of the chunk, as one group.
-    Expert(Among),
-}
-
-impl Of {
-    /// What its part does in the layer.
-    pub fn role(&self, part: MlpRole) -> Role {
-        let of = match self {
-            Of::Layer => MlpOf::Layer,
-            Of::Shared => MlpOf::Shared,
-            Of::Expert(among) => MlpOf::Expert(among.expert),
-        };
-        Role::Mlp { part, of }
-    }
-
-    /// The positions that are computed, where these are not all.
-    pub fn among(&self) -> Option<&Among> {
-        match self {
-            Of::Expert(among) => Some(among),
-            Of::Layer | Of::Shared => None,
-        }
-    }
-}
-
-/// Which positions of a chunk a tensor holds: those of one expert.
-pub(super) struct Among {
-    pub expert: usize,
-    groups: usize,
-    positions: usize,
-    index: Tensor,
 }
 
 /// For every expert, the positions routed to it. Of equal scores the first expert wins.

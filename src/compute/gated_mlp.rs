@@ -1,7 +1,7 @@
 //! Gated MLPs.
 
-use super::experts::Of;
 use super::layer::Layer;
+use super::mlp_of::Of;
 use super::ops;
 use crate::architecture::channel_mixer::GatedMlp;
 use crate::architecture::module::MlpRole;

@@ -2,8 +2,8 @@
 
 use super::batch::Group;
 use super::cache::Kept;
-use super::experts::Of;
 use super::hook::Tap;
+use super::mlp_of::Of;
 use super::ops::{self, NormWeight, RopeTable};
 use super::weights::LayerWeights;
 use crate::architecture::channel_mixer::ChannelMixer;

@@ -17,6 +17,7 @@ mod hook;
 mod latent_attention;
 mod layer;
 mod layer_inputs;
+mod mlp_of;
 mod model;
 mod ops;
 mod passes;
