@@ -123,13 +123,14 @@ impl<'a> Reader<'a> {
         self.map.contains_key(key)
     }
 
-    /// An error that names the key, what was expected and what was found.
+    /// An error that names the key, what was expected and what was found. A key that is not there is not wrong: what a
+    /// loader then takes is not known here.
     pub fn wrong(&self, key: &str, expected: &str) -> Error {
-        let found = match self.map.get(key) {
-            None => "nothing".to_owned(),
-            Some(value) => shortened(&value.to_string()),
-        };
-        Error::file(self.path, format!("{}{key}: expected {expected}, found {found}", self.prefix))
+        let problem = |found: &str| format!("{}{key}: expected {expected}, found {found}", self.prefix);
+        match self.map.get(key) {
+            None => Error::unsupported(self.path, problem("nothing")),
+            Some(value) => Error::file(self.path, problem(&shortened(&value.to_string()))),
+        }
     }
 
     /// A non-negative integer, if there.

@@ -1,12 +1,11 @@
 //! Inputs of each layer beside the residual: made before the layers, brought in after a layer's mixers.
 
-use super::Model;
 use super::hook::Tap;
 use super::layer::Layer;
 use super::ops::{self, NormWeight};
 use super::weights::Loader;
 use crate::architecture::module::{LayerInputRole, Role};
-use crate::architecture::recipe::{LAYER_EMBEDDING, LAYER_PROJECTION, LAYER_PROJECTION_NORM, LayerInputs};
+use crate::architecture::recipe::{LAYER_EMBEDDING, LAYER_PROJECTION, LAYER_PROJECTION_NORM, LayerInputs, Recipe};
 use crate::error::Result;
 use crate::neuron::Side;
 use candle_core::Tensor;
@@ -24,29 +23,21 @@ impl LayerInputWeights {
         let projection = loader.tensor(&format!("{LAYER_PROJECTION}.weight"))?;
         Ok(LayerInputWeights { projection, norm: loader.norm(LAYER_PROJECTION_NORM)?, settings })
     }
-}
 
-impl Model {
-    /// The inputs of all layers, (positions, layers · width), of one group: `x` is its embedding, (1, positions, hidden).
-    pub(super) fn inputs_of_layers(
-        &self,
-        weights: &LayerInputWeights,
-        tokens: &[u32],
-        x: &Tensor,
-        tap: &mut Tap<'_>,
-    ) -> Result<Tensor> {
-        let (LayerInputs { width, .. }, layers) = (weights.settings, self.recipe.layers.len());
+    /// The inputs of all layers, (positions, layers · width), of one group: `x` is its embedding, (1, positions, hidden),
+    /// `of_tokens` its tokens' rows of the table.
+    pub fn inputs(&self, recipe: &Recipe, of_tokens: &Tensor, x: &Tensor, tap: &mut Tap<'_>) -> Result<Tensor> {
+        let (LayerInputs { width, .. }, layers) = (self.settings, recipe.layers.len());
         let (_, positions, hidden) = x.dims3()?;
-        let of_tokens = (self.rows_of_tokens(LAYER_EMBEDDING, tokens)?.unsqueeze(0)? * (width as f64).sqrt())?;
+        let of_tokens = (of_tokens.unsqueeze(0)? * (width as f64).sqrt())?;
         let of_tokens = tap.at(&LAYER_EMBEDDING.parse()?, Side::Out, of_tokens)?;
         let projection = LAYER_PROJECTION.parse()?;
         let x = tap.at(&projection, Side::In, x.clone())?;
-        let projected = x.reshape((positions, hidden))?.matmul(&weights.projection.t()?)?.unsqueeze(0)?;
+        let projected = x.reshape((positions, hidden))?.matmul(&self.projection.t()?)?.unsqueeze(0)?;
         let projected = ops::scaled(&tap.at(&projection, Side::Out, projected)?, (hidden as f64).powf(-0.5))?;
         let norm = LAYER_PROJECTION_NORM.parse()?;
         let projected = tap.at(&norm, Side::In, projected)?.reshape((1, positions, layers, width))?;
-        let normed =
-            ops::rms_norm(&projected, &weights.norm, self.recipe.norm)?.reshape((1, positions, layers * width))?;
+        let normed = ops::rms_norm(&projected, &self.norm, recipe.norm)?.reshape((1, positions, layers * width))?;
         let normed = tap.at(&norm, Side::Out, normed)?;
         Ok(ops::scaled(&(normed + of_tokens)?, 0.5f64.sqrt())?.squeeze(0)?)
     }

@@ -5,7 +5,7 @@ use super::cache::Cache;
 use super::hook::{Hook, Tap};
 use super::layer::{Beside, Layer};
 use super::{Model, device, ops};
-use crate::architecture::recipe::EMBEDDING;
+use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING};
 use crate::error::Result;
 use crate::neuron::{Intervention, ModulePath, Side};
 use crate::progress::Progress;
@@ -218,11 +218,10 @@ impl Model {
                     None => x,
                 };
                 let x = tap.at(&EMBEDDING.parse()?, Side::Out, x)?;
-                inputs = self
-                    .layer_inputs
-                    .as_ref()
-                    .map(|weights| self.inputs_of_layers(weights, &tokens, &x, &mut tap))
-                    .transpose()?;
+                if let Some(weights) = &self.layer_inputs {
+                    let of_tokens = self.rows_of_tokens(LAYER_EMBEDDING, &tokens)?;
+                    inputs = Some(weights.inputs(&self.recipe, &of_tokens, &x, &mut tap)?);
+                }
                 match self.recipe.stream_multiplier {
                     Some(factor) => Ok(ops::scaled(&x, factor)?),
                     None => Ok(x),

@@ -5,6 +5,7 @@ use crate::checkpoint::packing::{Axis, NumberType};
 use crate::integrity::difference::{LISTED, LineChange, Norms, Pattern, TensorChange};
 use crate::integrity::fingerprint::{LineMark, LineStatistics, TensorRecord, WeightRecord};
 use safetensors::Dtype;
+use std::collections::BTreeSet;
 
 /// What a fingerprint has of a stored tensor, or of a packed weight.
 pub(super) struct Marks<'a> {
@@ -85,7 +86,13 @@ pub(super) fn change(old: &Marks, new: &Marks, norms: &Norms) -> TensorChange {
         }
     };
     let vector = old.columns.is_empty();
-    let few = |lines: &[usize], of: usize| lines.len() <= LISTED && lines.len() * 2 <= of;
+    // Of a stack the matrices that changed at all.
+    let few = |lines: &[usize], of: usize| {
+        let matrices = if let [matrices, _, _] = *old.shape { matrices.max(1) } else { 1 };
+        let each = (of / matrices).max(1);
+        let touched: BTreeSet<usize> = lines.iter().map(|line| line / each).collect();
+        lines.len() <= LISTED && lines.len() * 2 <= touched.len().max(1) * each
+    };
     let (few_rows, few_columns) = (few(&rows, old.rows.len()), few(&columns, old.columns.len()));
     let listed = |axis: Axis, indices: &[usize], scaled: bool| -> Vec<LineChange> {
         indices.iter().map(|at| line(axis, *at, scaled)).collect()

@@ -347,8 +347,8 @@ def kimi(d):
 
     settings = {**compressed("pack-quantized", 4, group_size=32, strategy="group"),
                 "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"]}
-    text = {"model_type": "kimi_k2", "num_hidden_layers": 4, "vocab_size": 320, "quantization_config": settings}
-    c = {"architectures": ["KimiK25ForConditionalGeneration"], "model_type": "kimi_k25", "text_config": text,
+    text = {"model_type": "kimi_k9", "num_hidden_layers": 4, "vocab_size": 320, "quantization_config": settings}
+    c = {"architectures": ["KimiK9ForConditionalGeneration"], "model_type": "kimi_k9_vl", "text_config": text,
          "vision_config": {"hidden_size": 32}}
     t = latent_model(form, "language_model.")
     t |= {f"vision_tower.encoder.blocks.{n}.{name}.weight": st.normal([32, 32]) for n in range(3) for name in ("wqkv", "wo")}

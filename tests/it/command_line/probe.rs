@@ -35,6 +35,9 @@ fn a_growing_text_computes_what_the_whole_text_does() {
                 let mut at = 0;
                 let mut last = None;
                 for to in [5, 6, 7, 13, 14].into_iter().chain(tokens.len() - 4..=tokens.len()) {
+                    if to <= at || to > tokens.len() {
+                        continue;
+                    }
                     let ours = decoder.extend(&tokens[at..to]).unwrap();
                     let off = difference(&ours, &last_logits(&model, &tokens[..to], &interventions));
                     assert!(off <= allowed, "{} {name:?} after {to}: {off:.2e}", folder.display());

@@ -61,7 +61,7 @@ fn forms() -> Vec<Form> {
             tensor(&format!("{own}.{name}_scale_inv"), "F32", &blocks, scales(blocks.iter().product())),
         ]
     });
-    let mut gpt_oss = config("GptOssForCausalLM", "gpt_oss");
+    let mut gpt_oss = config("GptOss9ForCausalLM", "gpt_oss_9");
     gpt_oss["quantization_config"] = json!({"quant_method": "mxfp4"});
     let mxfp4 = [("gate_up_proj", [2 * WIDE, HIDDEN]), ("down_proj", [HIDDEN, WIDE])].map(|(name, [rows, columns])| {
         let groups = columns / 32;
@@ -94,13 +94,13 @@ fn forms() -> Vec<Form> {
     vec![
         Form {
             name: "stacks",
-            config: wrapper("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe"),
+            config: wrapper("Qwen9MoeForConditionalGeneration", "qwen9_moe"),
             module: "mlp",
             tensors: stacks("model.language_model.layers.0.mlp.experts", false),
         },
         Form {
             name: "transposed stacks",
-            config: wrapper("Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe"),
+            config: wrapper("Qwen9VLMoeForConditionalGeneration", "qwen9_vl_moe"),
             module: "mlp",
             tensors: stacks("model.language_model.layers.0.mlp.experts", true),
         },
