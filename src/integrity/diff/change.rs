@@ -125,8 +125,11 @@ pub(super) fn compare(changed: &Changed, norms: &Norms) -> Result<Option<TensorC
     let whole_rows = at(&counts.rows, layout.columns / 2);
     let whole_columns = if vector { Vec::new() } else { at(&counts.columns, layout.rows / 2) };
     // A change of every row is also one of every column: whichever are fewer tell it.
-    let told =
-        |whole: Vec<usize>, of: usize| if whole.len() <= LISTED && whole.len() * 2 <= of { whole } else { Vec::new() };
+    // The only row of a matrix, such as a gate's, is a row as well.
+    let told = |whole: Vec<usize>, of: usize| {
+        let few = whole.len() <= LISTED && whole.len() * 2 <= of;
+        if few || whole.len() == 1 { whole } else { Vec::new() }
+    };
     let (told_rows, told_columns) = match vector {
         true => (told(rows.clone(), layout.all_rows()), Vec::new()),
         false => (told(whole_rows, layout.all_rows()), told(whole_columns, layout.all_columns())),

@@ -93,7 +93,9 @@ pub(super) fn change(old: &Marks, new: &Marks, norms: &Norms) -> TensorChange {
         let touched: BTreeSet<usize> = lines.iter().map(|line| line / each).collect();
         lines.len() <= LISTED && lines.len() * 2 <= touched.len().max(1) * each
     };
-    let (few_rows, few_columns) = (few(&rows, old.rows.len()), few(&columns, old.columns.len()));
+    let few_columns = few(&columns, old.columns.len());
+    // The only row of a matrix, such as a gate's, is a row as well.
+    let few_rows = few(&rows, old.rows.len()) || rows.len() == 1 && !few_columns;
     let listed = |axis: Axis, indices: &[usize], scaled: bool| -> Vec<LineChange> {
         indices.iter().map(|at| line(axis, *at, scaled)).collect()
     };
