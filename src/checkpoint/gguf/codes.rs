@@ -1,5 +1,5 @@
 //! What makes a block's values zero, or multiples of themselves: where its scales lie, and for elements the codes that
-//! stand for 0. Blocks are laid out as [`blocks`](super::blocks) decodes them.
+//! stand for 0. Blocks are laid out as `gguf::blocks` decodes them.
 
 /// What all values of a block are multiplied by.
 #[derive(Debug, Clone, Copy)]
