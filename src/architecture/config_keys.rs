@@ -115,7 +115,7 @@ pub(super) const GROWTH_KEYS: &[&str] = &["llama_4_scaling_beta", "max_position_
 /// How queries grow with their position.
 pub(super) fn query_growth(c: &Reader) -> Result<QueryGrowth> {
     let number = |key: &str| {
-        let wrong = || c.wrong("rope_parameters", &format!("an object with {key}, which queries grow by"));
+        let wrong = || c.wrong_or_left_out("rope_parameters", &format!("an object with {key}, which queries grow by"));
         rope_config::own_number(c, key)?.filter(|number| *number > 0.0).ok_or_else(wrong)
     };
     let (beta, original) = (number("llama_4_scaling_beta")?, number("original_max_position_embeddings")?);

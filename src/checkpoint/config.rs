@@ -123,14 +123,23 @@ impl<'a> Reader<'a> {
         self.map.contains_key(key)
     }
 
-    /// An error that names the key, what was expected and what was found. A key that is not there is not wrong: what a
-    /// loader then takes is not known here.
+    /// An error that names the key, what was expected and what was found.
     pub fn wrong(&self, key: &str, expected: &str) -> Error {
-        let problem = |found: &str| format!("{}{key}: expected {expected}, found {found}", self.prefix);
-        match self.map.get(key) {
-            None => Error::unsupported(self.path, problem("nothing")),
-            Some(value) => Error::file(self.path, problem(&shortened(&value.to_string()))),
+        Error::file(self.path, self.problem(key, expected))
+    }
+
+    /// As [`Reader::wrong`], of a key that may be left out: then what loaders take for it is not known here, and the
+    /// config is not understood rather than wrong.
+    pub fn wrong_or_left_out(&self, key: &str, expected: &str) -> Error {
+        match self.has(key) {
+            true => self.wrong(key, expected),
+            false => Error::unsupported(self.path, self.problem(key, expected)),
         }
+    }
+
+    fn problem(&self, key: &str, expected: &str) -> String {
+        let found = self.map.get(key).map_or_else(|| "nothing".to_owned(), |value| shortened(&value.to_string()));
+        format!("{}{key}: expected {expected}, found {found}", self.prefix)
     }
 
     /// A non-negative integer, if there.

@@ -378,10 +378,12 @@ fn groups_of(
 ) -> Result<Option<Groups>> {
     let (count, kept) = (c.size_or("n_group", count)?, c.size_or("topk_group", kept)?);
     if !experts.is_multiple_of(count) || (judged_by > experts / count && count > 1) {
-        return Err(c.wrong("n_group", &format!("a divisor of the {experts} experts")));
+        return Err(c.wrong_or_left_out("n_group", &format!("a divisor of the {experts} experts")));
     }
     if kept > count || top_k > kept * (experts / count) {
-        return Err(c.wrong("topk_group", &format!("at most the {count} groups, with {top_k} experts or more")));
+        return Err(
+            c.wrong_or_left_out("topk_group", &format!("at most the {count} groups, with {top_k} experts or more"))
+        );
     }
     Ok((kept < count).then_some(Groups { count, kept, judged_by }))
 }

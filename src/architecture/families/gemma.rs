@@ -121,12 +121,9 @@ fn gemma_like(c: &Reader, class: &Class, activation: Activation) -> Result<Recip
     Ok(recipe)
 }
 
-/// What Gemma 2 and 3 share.
-fn gemma_with_four_norms(c: &Reader, class: &Class) -> Result<Recipe> {
-    c.get("hidden_act"); // which some of their configs have too, and no version of their classes goes by
-    let activation = activation_or(c, "hidden_activation", Activation::GeluTanh)?;
-    let mut recipe = gemma_like(c, class, activation)?;
-    recipe.block = Block {
+/// A norm before and one after each mixer, as Gemma 2 to 4 have them.
+pub(super) fn four_norms(block: Block) -> Block {
+    Block {
         token: Around {
             norm_before: Some("input_layernorm"),
             norm_after: Some("post_attention_layernorm"),
@@ -137,8 +134,16 @@ fn gemma_with_four_norms(c: &Reader, class: &Class) -> Result<Recipe> {
             norm_after: Some("post_feedforward_layernorm"),
             ..Around::default()
         },
-        ..Block::default()
-    };
+        ..block
+    }
+}
+
+/// What Gemma 2 and 3 share.
+fn gemma_with_four_norms(c: &Reader, class: &Class) -> Result<Recipe> {
+    c.get("hidden_act"); // which some of their configs have too, and no version of their classes goes by
+    let activation = activation_or(c, "hidden_activation", Activation::GeluTanh)?;
+    let mut recipe = gemma_like(c, class, activation)?;
+    recipe.block = four_norms(Block::default());
     let scalar = c.f64_or("query_pre_attn_scalar", 256.0)?;
     if scalar <= 0.0 {
         return Err(c.wrong("query_pre_attn_scalar", "a number above 0"));

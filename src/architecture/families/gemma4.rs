@@ -1,14 +1,14 @@
 //! Gemma 4's text model.
 
-use super::Family;
-use super::llama;
+use super::gemma::four_norms;
+use super::{Family, llama};
 use crate::architecture::channel_mixer::{Activation, ChannelMixer, Experts, GatedMlp, Routing, Stacks};
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{
     activation_or, attention_bias, each_attention, kinds_of_layers, softcap, window, window_where, without_rope,
 };
 use crate::architecture::module::StackOrder;
-use crate::architecture::recipe::{Around, Block, LayerInputs, NormStyle, Recipe};
+use crate::architecture::recipe::{LayerInputs, NormStyle, Recipe};
 use crate::architecture::rope_config::{self, RopeClass};
 use crate::architecture::token_mixer::{QkNorm, TokenMixer};
 use crate::checkpoint::config::Reader;
@@ -40,19 +40,7 @@ fn read(c: &Reader) -> Result<Recipe> {
     recipe.norm.style = NormStyle::WeightThenRound;
     recipe.embedding_multiplier = Some((recipe.hidden_size as f64).sqrt());
     recipe.logit_softcap = softcap(c, "final_logit_softcapping", None)?;
-    recipe.block = Block {
-        token: Around {
-            norm_before: Some("input_layernorm"),
-            norm_after: Some("post_attention_layernorm"),
-            ..Around::default()
-        },
-        channel: Around {
-            norm_before: Some("pre_feedforward_layernorm"),
-            norm_after: Some("post_feedforward_layernorm"),
-            ..Around::default()
-        },
-        ..recipe.block
-    };
+    recipe.block = four_norms(recipe.block);
     attention_bias(c, &mut recipe)?;
     // Of images alone: in a text each position sees those before it.
     if c.str_opt("use_bidirectional_attention")?.is_some_and(|what| what != "vision") {

@@ -35,7 +35,10 @@ const CLASS: Class = Class {
 fn read(c: &Reader) -> Result<Recipe> {
     let mut recipe = plain(c, &CLASS)?;
     if c.get("rope_parameters").or(c.get("rope_scaling")).is_none() {
-        return Err(c.wrong("rope_parameters", "the scaling: where a config has none, loaders assume different ones"));
+        return Err(c.wrong_or_left_out(
+            "rope_parameters",
+            "the scaling: where a config has none, loaders assume different ones",
+        ));
     }
     if c.bool_or("attention_bias", true)? {
         each_attention(&mut recipe, |attention| (attention.qkv_bias, attention.o_bias) = (true, true));

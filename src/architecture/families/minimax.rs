@@ -3,7 +3,8 @@
 use super::Family;
 use super::deepseek::{SIGMOID, expect};
 use super::llama;
-use crate::architecture::channel_mixer::{ChannelMixer, Experts, GatedMlp, GatedNames, Routing};
+use super::mistral::sparse_blocks;
+use crate::architecture::channel_mixer::Routing;
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{each_attention, experts, plain};
 use crate::architecture::recipe::Recipe;
@@ -51,22 +52,8 @@ fn read(c: &Reader) -> Result<Recipe> {
     for key in ["use_mtp", "num_mtp_modules", "mtp_transformer_layers", "mlp_intermediate_size", "max_model_len"] {
         c.get(key);
     }
-    let (count, top_k) = experts(c, 256, 8)?;
     let correction = Some("e_score_correction_bias");
-    for layer in &mut recipe.layers {
-        if let ChannelMixer::Mlp(mlp) = layer.channel_mixer {
-            layer.channel_mixer = ChannelMixer::Experts(Experts {
-                module: "block_sparse_moe",
-                router: "gate",
-                router_bias: false,
-                count,
-                top_k,
-                routing: Routing { correction, wide: false, normalize: Some(0.0), ..SIGMOID },
-                expert: GatedMlp { names: GatedNames::NUMBERED, ..mlp },
-                stacks: None,
-                shared: None,
-            });
-        }
-    }
+    let routing = Routing { correction, wide: false, normalize: Some(0.0), ..SIGMOID };
+    sparse_blocks(&mut recipe, experts(c, 256, 8)?, routing);
     Ok(recipe)
 }

@@ -69,7 +69,13 @@ fn ministral3(c: &Reader) -> Result<Recipe> {
 fn mixtral(c: &Reader) -> Result<Recipe> {
     let mut recipe = plain(c, &MIXTRAL_CLASS)?;
     window_everywhere(c, &mut recipe, &MIXTRAL_CLASS)?;
-    let (count, top_k) = experts(c, 8, 2)?;
+    let routing = Routing { normalize: Some(0.0), round_weights: false, ..Routing::SOFTMAX };
+    sparse_blocks(&mut recipe, experts(c, 8, 2)?, routing);
+    Ok(recipe)
+}
+
+/// Makes the MLP of each layer an expert of `block_sparse_moe`.
+pub(super) fn sparse_blocks(recipe: &mut Recipe, (count, top_k): (usize, usize), routing: Routing) {
     for layer in &mut recipe.layers {
         if let ChannelMixer::Mlp(mlp) = layer.channel_mixer {
             layer.channel_mixer = ChannelMixer::Experts(Experts {
@@ -78,12 +84,11 @@ fn mixtral(c: &Reader) -> Result<Recipe> {
                 router_bias: false,
                 count,
                 top_k,
-                routing: Routing { normalize: Some(0.0), round_weights: false, ..Routing::SOFTMAX },
+                routing,
                 expert: GatedMlp { names: GatedNames::NUMBERED, ..mlp },
                 stacks: None,
                 shared: None,
             });
         }
     }
-    Ok(recipe)
 }
