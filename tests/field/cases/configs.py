@@ -23,6 +23,9 @@ def build(d):
     st.folder(d / "eos-out-of-range", {**c, "eos_token_id": 99999, "pad_token_id": 400})
     # 34 and 103 are a space and "e", 2 and 3 bytes that no text holds.
     st.folder(d / "eos-covers-text", {**c, "eos_token_id": [1, 34, 103]})
+    # What no default stands for.
+    st.folder(d / "model-type-missing", without(c, "model_type"))
+    st.folder(d / "yarn-without-factor", {**c, "rope_scaling": {"rope_type": "yarn"}})
     st.folder(d / "eos-list", {**c, "eos_token_id": [1, 2, 3], "pad_token_id": -1})
 
 
