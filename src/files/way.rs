@@ -46,18 +46,34 @@ fn parts(path: &Path) -> Vec<PathBuf> {
     named.rev().map(|part| Path::new(&part).to_owned()).collect()
 }
 
-/// Whether a folder holds weights or the index of them.
+/// Whether a folder holds weights or the index of them. One that all may write to, such as `/tmp`, is nobody's model,
+/// whatever somebody left there.
 fn is_model(folder: &Path) -> bool {
+    if is_shared(folder) {
+        return false;
+    }
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .any(|name| name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
 }
 
+/// Whether all may make files in a folder, and remove only their own: its sticky bit is set.
+#[cfg(unix)]
+fn is_shared(folder: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(folder).is_ok_and(|about| about.permissions().mode() & 0o1002 == 0o1002)
+}
+
+#[cfg(not(unix))]
+fn is_shared(_: &Path) -> bool {
+    false
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn only_links_of_a_model_are_not_followed() {
@@ -95,5 +111,10 @@ mod tests {
             assert!(error.contains("is a link in a model's folder"), "{out}: {error}");
         }
         assert!(place(&at("user/loop/x")).is_err() && place(&at("none/x")).is_err());
+        // Weights that anybody left in a folder for all make no model of what others have there.
+        std::fs::write(at("left.safetensors"), "").unwrap();
+        assert!(place(&at("user/mine/x")).is_err());
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(place(&at("user/mine/x")).unwrap(), at("user/real"));
     }
 }

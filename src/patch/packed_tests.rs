@@ -232,7 +232,8 @@ fn a_vault_of_another_packing_is_refused_by_name() {
     let values = vec![0; 24 * 64 * 2];
     let view = TensorView::new(Dtype::BF16, vec![24, 64], &values).unwrap();
     safetensors::serialize_to_file([(format!("{MODULE}.weight"), view)], None, &dense.path().join(FILE)).unwrap();
-    let of_dense = dense.path().with_extension("safetensors");
+    let beside = tempfile::tempdir().unwrap();
+    let of_dense = beside.path().join("vault.safetensors");
     let checkpoint = Checkpoint::open(dense.path().to_str().unwrap(), &Silent).unwrap();
     keep(&checkpoint, None, &[format!("{MODULE}:out:11").parse().unwrap()], &of_dense).unwrap();
     for (folder, vault, says) in [
@@ -242,7 +243,6 @@ fn a_vault_of_another_packing_is_refused_by_name() {
         let error = restore(folder, vault, RestoreSettings::default()).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
-    std::fs::remove_file(of_dense).unwrap();
 }
 
 #[test]
