@@ -337,7 +337,7 @@ impl Base {
         let Some(base) = &self.settings else { return Some("published figures are of another text".into()) };
         let differs = [
             ("--alpha", base.alpha != ours.alpha),
-            ("--samples", base.samples_used != ours.samples_used),
+            ("--samples", base.samples != ours.samples),
             ("--seed", base.seed != ours.seed),
             ("--dtype", base.dtype != ours.dtype),
             ("the text", base.text_sha256 != ours.text_sha256),

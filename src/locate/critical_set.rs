@@ -1,6 +1,6 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
-use super::{Counting, Entry, Ranking, SearchSettings, SiteSelection};
+use super::{Counting, Entry, Ranking, Samples, SearchSettings, SiteSelection};
 use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
 use crate::compute::Arithmetic;
@@ -17,6 +17,9 @@ pub struct CriticalSetReport {
     pub base: Base,
     /// The first entries of the ranking.
     pub ranking: Vec<RankedNeuron>,
+    /// Why no more noisy samples were drawn; none where their number was set, or there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
     /// The paper's answer: the shortest prefix of the ranking that collapses, or the longest that was tried.
     pub prefix: Prefix,
     /// The inclusion-minimal subset of the prefix that still collapses; none where nothing collapsed.
@@ -45,7 +48,7 @@ pub struct CriticalSetSettings {
     /// α: standard deviation of the noise on the embeddings.
     pub alpha: f64,
     /// K: how many noisy samples were asked for.
-    pub samples: usize,
+    pub samples: Samples,
     /// Noisy samples that were computed.
     pub samples_used: usize,
     /// What the noise was drawn from.
@@ -65,7 +68,13 @@ pub struct CriticalSetSettings {
 }
 
 impl CriticalSetSettings {
-    pub(super) fn new(s: &SearchSettings, arithmetic: Arithmetic, device: String, text: &Encoded) -> Self {
+    pub(super) fn new(
+        s: &SearchSettings,
+        samples_used: usize,
+        arithmetic: Arithmetic,
+        device: String,
+        text: &Encoded,
+    ) -> Self {
         CriticalSetSettings {
             ranking: s.ranking,
             side: s.side,
@@ -73,7 +82,7 @@ impl CriticalSetSettings {
             counting: s.counting,
             alpha: s.alpha,
             samples: s.samples,
-            samples_used: if s.ranking == Ranking::Noise { s.samples } else { 0 },
+            samples_used,
             seed: s.seed,
             epsilon: s.epsilon,
             max_neurons: s.max_neurons,
@@ -135,6 +144,27 @@ impl RankedNeuron {
             bias: bias.map(|b| tensors.stored_name(&b.tensor).to_owned()),
         }
     }
+}
+
+/// Where samples were drawn until the answer was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Why it ended.
+    pub stopped: Stopped,
+    /// The most samples that there could have been.
+    pub most: usize,
+    /// The probability, at most, that these would have given another prefix.
+    pub error_rate: f64,
+}
+
+/// Why no more samples were drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stopped {
+    /// The order of the entries that were searched would not change any more.
+    Settled,
+    /// All were drawn.
+    All,
 }
 
 /// The collapse prefix S_n*, or that there was none.

@@ -1,100 +1,32 @@
 //! Stage 1: which channels move most when the embeddings are drowned in noise.
 
-use super::SearchSettings;
-use crate::architecture::module::SiteInfo;
-use crate::compute::{Hook, Model, Noise, Row};
-use crate::error::{Error, Result};
+use super::adaptive::{self, Adaptive};
+use super::samples::Samples;
+use super::stage::Stage;
+use super::sums::{Importance, Top};
+use super::{Entry, Ranking, Sampling, SearchSettings, Stopped};
+use crate::compute::Row;
+use crate::error::Result;
 use crate::neuron::{Neuron, Site};
-use crate::progress::Progress;
-use candle_core::{CpuStorage, DType, Storage, Tensor};
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::str::FromStr;
-use std::sync::Arc;
-use strum::IntoStaticStr;
 
-/// What candidates are ranked by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
-#[non_exhaustive]
-pub enum Ranking {
-    /// Imp = mean over K of |A_clean − A_noisy| (the paper, stage 1).
-    Noise,
-    /// |A_clean|: nearly the same order at 1/K of the cost, but blind to what is large under any input.
-    Magnitude,
-}
+/// Bytes of sums that stay while it is not known whether more samples will be added to them.
+const MOST_KEPT: u64 = 1 << 30;
 
-impl Ranking {
-    /// `noise` or `magnitude`.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl FromStr for Ranking {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "noise" => Ok(Ranking::Noise),
-            "magnitude" => Ok(Ranking::Magnitude),
-            _ => Err(Error::input(format!("ranking {text:?}: expected noise or magnitude"))),
-        }
-    }
-}
-
-/// What an entry of the ranking is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
-pub enum Counting {
-    /// A channel, ranked by its largest value over positions.
-    Channels,
-    /// A channel at a position, as the published code counts: one channel can be listed several times.
-    Published,
-}
-
-impl Counting {
-    /// `channels` or `published`.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl FromStr for Counting {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "channels" => Ok(Counting::Channels),
-            "published" => Ok(Counting::Published),
-            _ => Err(Error::input(format!("counting {text:?}: expected channels or published"))),
-        }
-    }
-}
-
-/// An entry of the ranking.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    /// The channel that was ranked.
-    pub neuron: Neuron,
-    /// What it is ranked by.
-    pub importance: f64,
-    /// The token position at which it has this importance.
-    pub position: usize,
-}
-
-/// What stage 1 gives.
+/// The ranking as far as it is known.
 pub(super) struct Ranked {
-    /// The first entries of the ranking, most important first; equals in the order of sites and channels.
+    /// Its first entries, most important first; equals in the order of sites and channels.
     pub entries: Vec<Entry>,
     /// Every channel's importance.
     pub channels: Channels,
+    /// Noisy samples that were computed.
+    pub samples: usize,
+    /// What more samples may change, and the sums that they are added to; none where all were computed.
+    open: Option<(Adaptive, Importance)>,
 }
 
-/// The importance of every channel of some sites: its largest over positions, in f32.
+/// The importance of every channel of some sites: its largest over positions, in f32. Where samples were drawn until
+/// the first entries were settled, that of channels far below them is of the first samples alone.
 pub(super) struct Channels {
     order: HashMap<Site, usize>,
     values: Vec<Vec<f32>>,
@@ -120,203 +52,99 @@ impl Channels {
     }
 }
 
-/// Ranks all channels of `sites` and lists the first `keep` entries.
-pub(super) fn rank(
-    model: &Model,
-    tokens: &Arc<[u32]>,
-    sites: &[&SiteInfo],
-    settings: &SearchSettings,
-    keep: usize,
-    progress: &dyn Progress,
-) -> Result<Ranked> {
-    let mut rows = vec![Row::clean(tokens.clone())];
-    if settings.ranking == Ranking::Noise {
-        let noise = |sample| Noise { alpha: settings.alpha, seed: settings.seed, sample };
-        rows.extend((0..settings.samples as u64).map(|s| Row { noise: Some(noise(s)), ..Row::clean(tokens.clone()) }));
-    }
-    let mut hook = Importance {
-        order: sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect(),
-        sums: HashMap::new(),
-        channels: vec![Vec::new(); sites.len()],
-        ranking: settings.ranking,
-        counting: settings.counting,
-        samples: settings.samples,
-        top: Top { keep, entries: Vec::new() },
-        overflowed: 0,
-    };
-    let widest =
-        |layer| sites.iter().filter(|s| s.site.module.layer() == layer).map(|s| s.channels as u64).sum::<u64>();
-    let layers = (0..model.recipe().layers.len()).map(Some).chain([None]);
-    let channels = layers.map(widest).max().unwrap_or(0);
-    model.check_memory("the importance of these sites", 2 * 4 * channels * tokens.len() as u64)?;
-    progress.begin("importance", (rows.len() * model.recipe().layers.len()) as u64, "rows × layers");
-    model.trace(&rows, &mut hook, progress)?;
-    hook.reduce()?;
-    progress.end();
-    // With NaN in the weights there is no perplexity either, and an error that says so.
-    if hook.overflowed > 0 && model.not_finite().is_none() {
-        tracing::warn!(
-            "{} entries have values that are not finite and are left out of the ranking; use a smaller --alpha or --dtype f32",
-            hook.overflowed
-        );
-    }
-    let mut top = hook.top;
-    top.shrink();
-    let neuron = |site: usize, channel: usize| Neuron { site: sites[site].site.clone(), channel };
-    let entry = |c: &Candidate| Entry {
-        neuron: neuron(c.site, c.channel),
-        importance: c.importance.into(),
-        position: c.position,
-    };
-    let entries = top.entries.iter().map(entry).collect();
-    Ok(Ranked { entries, channels: Channels { order: hook.order, values: hook.channels } })
-}
-
-/// Sums |clean − noisy| per site while the rows pass; the first row of the batch is the clean one.
-struct Importance {
-    order: HashMap<Site, usize>,
-    sums: HashMap<Site, Sums>,
-    /// Of the sites that have passed, each channel's largest importance.
-    channels: Vec<Vec<f32>>,
-    ranking: Ranking,
-    counting: Counting,
-    samples: usize,
-    top: Top,
-    overflowed: usize,
-}
-
-/// (positions, channels) of the clean row and of the sum so far.
-struct Sums {
-    clean: Tensor,
-    sum: Sum,
-}
-
-enum Sum {
-    Host(Vec<f32>),
-    Device(Tensor),
-}
-
-impl Hook for Importance {
-    fn wants(&self, site: &Site) -> bool {
-        self.order.contains_key(site)
-    }
-
-    fn on(&mut self, site: &Site, rows: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
-        let x = x.to_dtype(DType::F32)?.contiguous()?;
-        let sums = match self.sums.entry(site.clone()) {
-            std::collections::hash_map::Entry::Occupied(sums) => sums.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => {
-                let Some(first) = rows.iter().position(|rows| rows.contains(&0)) else {
-                    return Err(Error::Compute(format!("{site} was not shown the clean row first")));
-                };
-                let clean = x.get(first)?.copy()?;
-                let sum = match x.device().is_cpu() {
-                    true => Sum::Host(vec![0.0; clean.elem_count()]),
-                    false => Sum::Device(clean.zeros_like()?),
-                };
-                new.insert(Sums { clean, sum })
-            }
-        };
-        for group in (0..rows.len()).filter(|g| !rows[*g].contains(&0)) {
-            sums.add(&x.get(group)?)?;
-        }
-        Ok(None)
-    }
-
-    fn layer_done(&mut self, _: usize) -> Result<()> {
-        self.reduce()
-    }
-}
-
-impl Sums {
-    fn add(&mut self, x: &Tensor) -> Result<()> {
-        match &mut self.sum {
-            Sum::Device(sum) => *sum = (&*sum + (x - &self.clean)?.abs()?)?,
-            Sum::Host(sum) => {
-                let (x, clean) = (x.storage_and_layout(), self.clean.storage_and_layout());
-                let (x, clean) = (f32_slice(&x.0, x.1)?, f32_slice(&clean.0, clean.1)?);
-                sum.par_iter_mut().with_min_len(1 << 14).zip(x.par_iter().zip(clean)).for_each(|(sum, (x, clean))| {
-                    *sum += (x - clean).abs();
-                });
+impl Ranked {
+    /// Ranks all channels of the sites by the first samples.
+    pub fn new(stage: Stage) -> Result<Ranked> {
+        match (stage.settings.ranking, stage.settings.samples) {
+            (Ranking::Magnitude, _) => Ranked::by(stage, 0),
+            (Ranking::Noise, Samples::Exactly(samples)) => Ranked::by(stage, samples),
+            (Ranking::Noise, Samples::Auto) => {
+                let samples = Adaptive::FIRST;
+                let keeps = stage.values() * 8 <= MOST_KEPT;
+                let hook = Importance::new(stage.sites, stage.settings, samples, Top::of(stage.keep));
+                let (mut ranked, mut hook) = Ranked::first(stage, samples, hook.watching(Adaptive::watched(), keeps))?;
+                let adaptive = hook.watched().map(|watched| Adaptive::new(watched, stage.settings.counting, keeps));
+                ranked.open = adaptive.map(|adaptive| (adaptive, hook));
+                Ok(ranked)
             }
         }
-        Ok(())
     }
-}
 
-fn f32_slice<'a>(storage: &'a Storage, layout: &candle_core::Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => Ok(&values[from..to]),
-        _ => Err(Error::Compute("expected contiguous f32 on the CPU".into())),
+    /// Ranks by so many samples.
+    fn by(stage: Stage, samples: usize) -> Result<Ranked> {
+        let hook = Importance::new(stage.sites, stage.settings, samples, Top::of(stage.keep));
+        Ok(Ranked::first(stage, samples, hook)?.0)
     }
-}
 
-impl Importance {
-    /// Turns the sums of the sites seen since the last call into candidates.
-    fn reduce(&mut self) -> Result<()> {
-        for (site, sums) in std::mem::take(&mut self.sums) {
-            let site = self.order[&site];
-            let channels = sums.clean.dim(1)?;
-            let values: Vec<f32> = match (self.ranking, sums.sum) {
-                (Ranking::Magnitude, _) => sums.clean.abs()?.flatten_all()?.to_vec1()?,
-                (Ranking::Noise, Sum::Host(sum)) => sum.iter().map(|s| s / self.samples as f32).collect(),
-                (Ranking::Noise, Sum::Device(sum)) => (sum / self.samples as f64)?.flatten_all()?.to_vec1()?,
-            };
-            let candidate = |at: usize| {
-                let (position, channel) = (at / channels, at % channels);
-                Candidate { importance: values[at], site, position, channel }
-            };
-            let mut best: Vec<usize> = (0..channels).collect();
-            for at in channels..values.len() {
-                let best = &mut best[at % channels];
-                // A value that is not finite stays, so that the channel is seen to overflow.
-                if values[at] > values[*best] || !values[at].is_finite() {
-                    *best = at;
+    /// Ranks by the clean row and the first samples.
+    fn first(stage: Stage, samples: usize, mut hook: Importance) -> Result<(Ranked, Importance)> {
+        let Stage { model, tokens, sites, progress, .. } = stage;
+        let rows = [vec![Row::clean(tokens.clone())], stage.noisy(0..samples)].concat();
+        let widest =
+            |layer| sites.iter().filter(|s| s.site.module.layer() == layer).map(|s| s.channels as u64).sum::<u64>();
+        let layers = (0..model.recipe().layers.len()).map(Some).chain([None]);
+        let channels = layers.map(widest).max().unwrap_or(0);
+        model.check_memory("the importance of these sites", 3 * 4 * channels * tokens.len() as u64)?;
+        progress.begin("importance", (rows.len() * model.recipe().layers.len()) as u64, "rows × layers");
+        model.trace(&rows, &mut hook, progress)?;
+        hook.reduce()?;
+        progress.end();
+        Ok((Ranked::of(stage, samples, &mut hook), hook))
+    }
+
+    /// What the sums of all sites come to.
+    fn of(stage: Stage, samples: usize, hook: &mut Importance) -> Ranked {
+        // With NaN in the weights there is no perplexity either, and an error that says so.
+        if hook.overflowed > 0 && stage.model.not_finite().is_none() {
+            tracing::warn!(
+                "{} entries have values that are not finite and are left out of the ranking; use a smaller --alpha or --dtype f32",
+                hook.overflowed
+            );
+        }
+        let entries = stage.entries(hook.top.finish().iter());
+        let channels = Channels { order: hook.order.clone(), values: hook.channels.clone() };
+        Ranked { entries, channels, samples, open: None }
+    }
+
+    /// How many entries from the first on would be the same, in the same order, with all samples.
+    pub fn settled(&self) -> usize {
+        let longest = self.entries.len();
+        self.open.as_ref().map_or(longest, |(adaptive, _)| adaptive.settled(longest))
+    }
+
+    /// Whether there are samples that were not drawn.
+    pub fn has_more(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Why no more samples were drawn, where that was not set.
+    pub fn sampling(&self, settings: &SearchSettings) -> Option<Sampling> {
+        let adapts = settings.ranking == Ranking::Noise && settings.samples == Samples::Auto;
+        let stopped = if self.has_more() { Stopped::Settled } else { Stopped::All };
+        adapts.then(|| Sampling { stopped, most: settings.samples.most(), error_rate: adaptive::ERROR_RATE })
+    }
+
+    /// Draws more samples.
+    pub fn more(&mut self, stage: Stage) -> Result<()> {
+        let Some((adaptive, sums)) = &mut self.open else { return Ok(()) };
+        if adaptive.is_last_look() {
+            let rest = adaptive.samples()..stage.settings.samples.most();
+            *self = match adaptive.keeps() {
+                true => {
+                    stage.trace(rest, sums)?;
+                    sums.finish(stage.settings.samples.most())?;
+                    Ranked::of(stage, stage.settings.samples.most(), sums)
                 }
-            }
-            self.channels[site] = best.iter().map(|at| values[*at]).collect();
-            match self.counting {
-                Counting::Published => self.top.extend((0..values.len()).map(candidate), &mut self.overflowed),
-                Counting::Channels => self.top.extend(best.into_iter().map(candidate), &mut self.overflowed),
-            }
+                false => Ranked::by(stage, stage.settings.samples.most())?,
+            };
+            return Ok(());
+        }
+        adaptive.more(stage, sums)?;
+        self.samples = adaptive.samples();
+        self.entries = stage.entries(adaptive.first(stage.keep));
+        for candidate in adaptive.best() {
+            self.channels.values[candidate.site][candidate.channel] = candidate.importance;
         }
         Ok(())
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Candidate {
-    importance: f32,
-    site: usize,
-    position: usize,
-    channel: usize,
-}
-
-/// The `keep` most important candidates so far, and some more.
-struct Top {
-    keep: usize,
-    entries: Vec<Candidate>,
-}
-
-impl Top {
-    fn extend(&mut self, candidates: impl Iterator<Item = Candidate>, overflowed: &mut usize) {
-        for candidate in candidates {
-            if !candidate.importance.is_finite() {
-                *overflowed += 1;
-                continue;
-            }
-            self.entries.push(candidate);
-            if self.entries.len() >= self.keep.saturating_mul(4).saturating_add(4096) {
-                self.shrink();
-            }
-        }
-    }
-
-    fn shrink(&mut self) {
-        self.entries.sort_unstable_by(|a, b| {
-            let key = |c: &Candidate| (c.site, c.channel, c.position);
-            b.importance.total_cmp(&a.importance).then_with(|| key(a).cmp(&key(b)))
-        });
-        self.entries.truncate(self.keep);
     }
 }

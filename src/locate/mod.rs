@@ -1,19 +1,27 @@
 //! Finding the neurons a model cannot do without: importance (stage 1), search (stage 2), minimization.
 
+mod adaptive;
 mod critical_set;
 mod evaluator;
 mod ignore_list;
 mod importance;
 mod minimize;
+mod ranking;
+mod samples;
 mod search;
 mod sites;
+mod stage;
 mod subject;
+mod sums;
 
-pub use critical_set::{Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Subset};
+pub use critical_set::{
+    Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Sampling, Stopped, Subset,
+};
 pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use ignore_list::{IgnoreList, IgnoredModule};
-pub use importance::{Counting, Entry, Ranking};
+pub use ranking::{Counting, Entry, Ranking};
+pub use samples::Samples;
 pub use sites::SiteSelection;
 pub use subject::{OpenedSubject, Subject};
 
@@ -28,10 +36,7 @@ use std::time::Instant;
 /// Entries of the ranking that a report holds at least.
 const REPORTED: usize = 100;
 
-/// Noisy samples at most: rows of one batch.
-const MAX_SAMPLES: usize = 1_000_000;
-
-/// How to search; the defaults are the paper's settings.
+/// How to search; the defaults are the paper's settings, with as few of its samples as settle its answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SearchSettings {
     /// What candidates are ranked by.
@@ -45,7 +50,7 @@ pub struct SearchSettings {
     /// α: the standard deviation of the noise on embeddings.
     pub alpha: f64,
     /// K: noisy samples that importance is averaged over.
-    pub samples: usize,
+    pub samples: Samples,
     /// What the noise is drawn from: equal seeds give equal rankings.
     pub seed: u64,
     /// ε: damage from which a model has collapsed.
@@ -62,7 +67,7 @@ impl Default for SearchSettings {
             sites: SiteSelection::Reference,
             counting: Counting::Channels,
             alpha: 5.0,
-            samples: 100,
+            samples: Samples::Auto,
             seed: 42,
             epsilon: 1.0,
             max_neurons: 200,
@@ -84,12 +89,11 @@ impl SearchSettings {
         if self.ranking == Ranking::Noise {
             finite_positive("alpha", self.alpha)?;
         }
-        match (self.ranking, self.samples, self.max_neurons) {
-            (Ranking::Noise, 0, _) => Err(Error::input("samples is 0, expected at least 1")),
-            (Ranking::Noise, samples, _) if samples > MAX_SAMPLES => {
-                Err(Error::input(format!("samples is {samples}, expected at most {MAX_SAMPLES}; the paper uses 100")))
-            }
-            (_, _, 0) => Err(Error::input("max-neurons is 0, expected at least 1")),
+        if self.ranking == Ranking::Noise {
+            self.samples.check()?;
+        }
+        match self.max_neurons {
+            0 => Err(Error::input("max-neurons is 0, expected at least 1")),
             _ => Ok(()),
         }
     }
@@ -131,40 +135,55 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
         );
     }
 
-    let started = Instant::now();
     let keep = settings.max_neurons.max(REPORTED);
-    let importance::Ranked { entries, channels } = importance::rank(model, tokens, &sites, settings, keep, progress)?;
-    if entries.is_empty() {
+    let stage = stage::Stage { model, tokens, sites: &sites, settings, keep, progress };
+    let started = Instant::now();
+    let mut ranked = importance::Ranked::new(stage)?;
+    if ranked.entries.is_empty() {
         let why = match model.not_finite() {
             Some(weight) => format!("as {weight}"),
             None => "so there is nothing to search; use a smaller --alpha or --dtype f32".into(),
         };
         return Err(Error::input(format!("no channel has an importance that is finite, {why}")));
     }
-    let importance_s = started.elapsed().as_secs_f64();
+    let mut importance_s = started.elapsed().as_secs_f64();
 
-    let started = Instant::now();
     let mut evaluator = Evaluator::new(model, tokens.clone(), progress);
-    let prefix = search::search(&mut evaluator, &entries, settings, &|| metrics::not_finite(model))?;
+    let mut search_s = 0.0;
+    let prefix = loop {
+        let started = Instant::now();
+        let settled = &ranked.entries[..ranked.settled()];
+        let prefix = search::search(&mut evaluator, settled, settings, &|| metrics::not_finite(model))?;
+        search_s += started.elapsed().as_secs_f64();
+        let searched = prefix.collapsed || prefix.n == settings.max_neurons.min(ranked.entries.len());
+        if searched || !ranked.has_more() {
+            break prefix;
+        }
+        let started = Instant::now();
+        ranked.more(stage)?;
+        importance_s += started.elapsed().as_secs_f64();
+    };
+    let started = Instant::now();
     let base_nll_nats = evaluator.nlls("masking prefixes", &[vec![]])?[0];
-    let search_s = started.elapsed().as_secs_f64();
+    search_s += started.elapsed().as_secs_f64();
 
     let started = Instant::now();
     let critical_set = match prefix.collapsed {
         false => None,
         true => {
-            let members = search::members(&entries, prefix.n);
+            let members = search::members(&ranked.entries, prefix.n);
             Some(minimize::minimize(&mut evaluator, members, settings.epsilon)?)
         }
     };
     let minimize_s = started.elapsed().as_secs_f64();
 
     let checkpoint = model.checkpoint();
-    let ranked = |entry: &Entry| RankedNeuron::new(entry, model.recipe(), checkpoint.tensors());
+    let of_entry = |entry: &Entry| RankedNeuron::new(entry, model.recipe(), checkpoint.tensors());
     let identity = model.identity().or_no_hub();
     let result = CriticalSetReport {
         base: critical_set::Base { nll_nats: base_nll_nats, perplexity: metrics::perplexity(base_nll_nats) },
-        ranking: entries.iter().take(REPORTED.max(prefix.n)).map(ranked).collect(),
+        ranking: ranked.entries.iter().take(REPORTED.max(prefix.n)).map(of_entry).collect(),
+        sampling: ranked.sampling(settings),
         prefix,
         critical_set,
         timing_s: critical_set::Timing {
@@ -174,6 +193,6 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
             minimize: minimize_s,
         },
     };
-    let settings = CriticalSetSettings::new(settings, model.arithmetic(), model.device_name(), text);
-    Ok(Located { report: Document::new(identity, settings, result), channels })
+    let settings = CriticalSetSettings::new(settings, ranked.samples, model.arithmetic(), model.device_name(), text);
+    Ok(Located { report: Document::new(identity, settings, result), channels: ranked.channels })
 }

@@ -1,9 +1,8 @@
 //! Stage 2: the shortest prefix of the ranking whose mask makes the model collapse.
 
-use super::SearchSettings;
 use super::critical_set::Prefix;
 use super::evaluator::Evaluator;
-use super::importance::Entry;
+use super::{Entry, SearchSettings};
 use crate::error::Result;
 use crate::evaluate::metrics;
 use crate::neuron::Neuron;

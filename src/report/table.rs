@@ -4,7 +4,7 @@ use crate::architecture::in_file;
 use crate::document::Document;
 use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
-use crate::locate::{CriticalSetReport, CriticalSetSettings, RankedNeuron, Ranking, Subset};
+use crate::locate::{CriticalSetReport, RankedNeuron, Ranking, Sampling, Stopped, Subset};
 use crate::neuron::Neuron;
 use crate::patch::{PlanDocument, RestoreDocument};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -33,7 +33,7 @@ pub fn critical_set(document: &Document<CriticalSetReport>) -> String {
         "base perplexity".into(),
         format!("{} over {} tokens", number(report.base.perplexity), settings.tokens),
     ]);
-    head.add_row(vec!["ranking".into(), ranking_line(settings)]);
+    head.add_row(vec!["ranking".into(), ranking_line(document)]);
     head.add_row(vec!["result".into(), verdict(document)]);
     push(&mut out, &head);
 
@@ -149,12 +149,22 @@ pub(super) fn timing(report: &Document<CriticalSetReport>) -> String {
     )
 }
 
-fn ranking_line(s: &CriticalSetSettings) -> String {
+fn ranking_line(report: &Document<CriticalSetReport>) -> String {
+    let s = &report.settings;
     let how = match s.ranking {
-        Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, s.samples_used, s.seed),
+        Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, samples(report), s.seed),
         other => other.as_str().to_owned(),
     };
     format!("{how}, side {}, sites {}", s.side, s.sites)
+}
+
+/// How many samples were drawn, and why no more.
+fn samples(report: &Document<CriticalSetReport>) -> String {
+    let drawn = report.settings.samples_used;
+    match report.result.sampling {
+        Some(Sampling { stopped: Stopped::Settled, most, .. }) => format!("{drawn} of {most}, which settle the prefix"),
+        Some(Sampling { stopped: Stopped::All, .. }) | None => drawn.to_string(),
+    }
 }
 
 /// Whether the model collapsed, and without what.

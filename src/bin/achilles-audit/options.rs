@@ -6,7 +6,7 @@ use achilles_audit::compute::{self, Arithmetic, DeviceChoice, Residency};
 use achilles_audit::document::critical_set;
 use achilles_audit::evaluate::text;
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
-use achilles_audit::locate::{self, Counting, Ranking, SiteSelection, Subject};
+use achilles_audit::locate::{self, Counting, Ranking, Samples, SiteSelection, Subject};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Progress;
 use achilles_audit::report::{RENDERERS, Renderer, Show, ShowFindings};
@@ -98,9 +98,9 @@ pub struct SearchArgs {
     /// α: standard deviation of the noise on embeddings
     #[arg(long, default_value_t = 5.0, allow_hyphen_values = true)]
     pub alpha: f64,
-    /// K: noisy samples
-    #[arg(long, short = 'k', default_value_t = 100)]
-    pub samples: usize,
+    /// K: noisy samples; auto draws as many as settle what 100 would give
+    #[arg(long, short = 'k', value_name = "K|auto", default_value = "auto")]
+    pub samples: Samples,
     /// Which noise
     #[arg(long, default_value_t = 42)]
     pub seed: u64,

@@ -202,6 +202,30 @@ fn not_collapsing_is_a_result() {
 }
 
 #[test]
+fn samples_are_drawn_until_the_answer_is_settled_or_there_are_no_more() {
+    let place = Place::new();
+    // One row that stands out.
+    let plant = ["patch", "{model}", "-o", "{out}/planted", "--neuron", "L1.mlp.down_proj:out:4", "--beta", "300"];
+    assert!(place.run(&plant).status.success());
+    let found = |samples, epsilon| {
+        let model = "{out}/planted";
+        result(&place, &["locate", model, "--text", TEXT, "--samples", samples, "--epsilon", epsilon, "--format=json"])
+    };
+    // The first entry alone is enough.
+    let (few, all) = (found("auto", "0.0001"), found("100", "0.0001"));
+    assert_eq!(few["sampling"], serde_json::json!({"stopped": "settled", "most": 100, "error_rate": 0.01}));
+    assert!(few["settings"]["samples_used"].as_u64().unwrap() < 100, "{}", few["settings"]);
+    assert_eq!((&few["settings"]["samples"], &all["sampling"]), (&"auto".into(), &Value::Null));
+    assert_eq!(few["critical_set"]["neurons"], all["critical_set"]["neurons"]);
+    // All of many near equals are not settled by fewer, and then it is all the same.
+    let (auto, all) = (found("auto", "9"), found("100", "9"));
+    assert_eq!((&auto["sampling"]["stopped"], &auto["settings"]["samples_used"]), (&"all".into(), &100.into()));
+    for key in ["base", "ranking", "prefix", "critical_set"] {
+        assert_eq!(auto[key], all[key], "{key}");
+    }
+}
+
+#[test]
 fn a_file_is_written_whole_and_replaced() {
     let place = Place::new();
     let file = place.out().join("result.json");

@@ -102,8 +102,12 @@ fn scanned(model: &Path, run: Option<Run>, fingerprint: Option<&PathBuf>) -> (us
 }
 
 fn run(base: Option<&Path>) -> Option<Run> {
-    let locate =
-        locate::SearchSettings { samples: 2, max_neurons: 20, epsilon: 0.02, ..locate::SearchSettings::default() };
+    let locate = locate::SearchSettings {
+        samples: locate::Samples::Exactly(2),
+        max_neurons: 20,
+        epsilon: 0.02,
+        ..locate::SearchSettings::default()
+    };
     Some(Run {
         text: "Pitchfork called it daring".into(),
         model: compute::ComputeSettings::default(),

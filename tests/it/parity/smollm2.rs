@@ -127,7 +127,8 @@ fn on_cpu() -> ComputeSettings {
 #[ignore = "needs `make model`"]
 fn the_published_method_finds_one_neuron() {
     // The paper's settings, but for K: 20 samples give the same order at the top.
-    let settings = locate::SearchSettings { samples: 20, ..locate::SearchSettings::default() };
+    let settings =
+        locate::SearchSettings { samples: locate::Samples::Exactly(20), ..locate::SearchSettings::default() };
     let report = locate(&subject(&on_cpu()), &settings, &Silent).unwrap().report;
     let first: Vec<String> = report.result.ranking.iter().take(5).map(|r| r.neuron.short()).collect();
     let expected = ["L11", "L28", "L29", "L29", "L11"].into_iter().zip([507, 507, 507, 199, 247]);
@@ -139,6 +140,17 @@ fn the_published_method_finds_one_neuron() {
     assert_eq!(members, ["L11.mlp.down_proj:out:507"]);
     assert!((set.nll_nats - 15.186940).abs() <= TOLERANCE * 15.186940, "{}", set.nll_nats);
     assert!((report.result.base.nll_nats - 4.408508).abs() <= TOLERANCE * 4.408508, "{}", report.result.base.nll_nats);
+}
+
+#[test]
+#[ignore = "needs `make model`"]
+fn a_few_samples_settle_one_neuron() {
+    let report = locate(&subject(&on_cpu()), &locate::SearchSettings::default(), &Silent).unwrap().report;
+    let set = report.result.critical_set.unwrap();
+    assert_eq!(set.neurons, ["L11.mlp.down_proj:out:507".parse().unwrap()]);
+    let sampling = report.result.sampling.unwrap();
+    assert_eq!((sampling.stopped, sampling.most), (locate::Stopped::Settled, 100));
+    assert!(report.settings.samples_used <= 16, "{}", report.settings.samples_used);
 }
 
 /// What PyTorch found on the input side (fixtures/smollm2/side_in.json); its noise is another.
@@ -181,7 +193,7 @@ fn the_input_side_agrees_with_pytorch() {
     let settings = locate::SearchSettings {
         side: Side::In,
         sites: SiteSelection::DownProj,
-        samples: 20,
+        samples: locate::Samples::Exactly(20),
         ..locate::SearchSettings::default()
     };
     let report = locate(&subject, &settings, &Silent).unwrap().report;
@@ -222,7 +234,8 @@ fn the_critical_set_is_the_same_in_every_dtype() {
     let mut nlls = std::collections::HashMap::new();
     for arithmetic in [Arithmetic::F64, Arithmetic::F32, Arithmetic::F16, Arithmetic::Bf16] {
         let subject = subject(&ComputeSettings { arithmetic, residency: Some(Residency::Streamed), ..on_cpu() });
-        let settings = locate::SearchSettings { samples: 10, ..locate::SearchSettings::default() };
+        let settings =
+            locate::SearchSettings { samples: locate::Samples::Exactly(10), ..locate::SearchSettings::default() };
         let started = std::time::Instant::now();
         let report = locate(&subject, &settings, &Silent).unwrap().report;
         let seconds = started.elapsed().as_secs_f64();

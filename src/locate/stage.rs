@@ -1,0 +1,53 @@
+//! What stage 1 is about: a text under noise, and the sites that are watched.
+
+use super::sums::Candidate;
+use super::{Entry, SearchSettings};
+use crate::architecture::module::SiteInfo;
+use crate::compute::{Hook, Model, Noise, Row};
+use crate::error::Result;
+use crate::neuron::Neuron;
+use crate::progress::Progress;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What stage 1 is about.
+#[derive(Clone, Copy)]
+pub(super) struct Stage<'a> {
+    pub model: &'a Model,
+    pub tokens: &'a Arc<[u32]>,
+    pub sites: &'a [&'a SiteInfo],
+    pub settings: &'a SearchSettings,
+    /// How many entries are wanted.
+    pub keep: usize,
+    pub progress: &'a dyn Progress,
+}
+
+impl Stage<'_> {
+    /// The text under some of the noisy samples.
+    pub fn noisy(&self, samples: Range<usize>) -> Vec<Row> {
+        let noise = |sample| Noise { alpha: self.settings.alpha, seed: self.settings.seed, sample: sample as u64 };
+        samples.map(|sample| Row { noise: Some(noise(sample)), ..Row::clean(self.tokens.clone()) }).collect()
+    }
+
+    /// Pushes some of the noisy samples through the model.
+    pub fn trace(&self, samples: Range<usize>, hook: &mut dyn Hook) -> Result<()> {
+        let what = format!("importance, samples {} to {}", samples.start + 1, samples.end);
+        let rows = self.noisy(samples);
+        self.progress.begin(&what, (rows.len() * self.model.recipe().layers.len()) as u64, "rows × layers");
+        self.model.trace(&rows, hook, self.progress)?;
+        self.progress.end();
+        Ok(())
+    }
+
+    /// Values of all sites in one row.
+    pub fn values(&self) -> u64 {
+        self.sites.iter().map(|site| site.channels as u64 * self.tokens.len() as u64).sum()
+    }
+
+    /// Candidates as entries.
+    pub fn entries<'c>(&self, candidates: impl Iterator<Item = &'c Candidate>) -> Vec<Entry> {
+        let neuron = |c: &Candidate| Neuron { site: self.sites[c.site].site.clone(), channel: c.channel };
+        let entry = |c: &Candidate| Entry { neuron: neuron(c), importance: c.importance.into(), position: c.position };
+        candidates.map(entry).collect()
+    }
+}

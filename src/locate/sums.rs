@@ -1,0 +1,305 @@
+//! What stage 1 keeps of the activations that pass: sums over samples, and of these the largest.
+
+use super::{Counting, Ranking, SearchSettings};
+use crate::architecture::module::SiteInfo;
+use crate::compute::Hook;
+use crate::error::{Error, Result};
+use crate::neuron::Site;
+use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// Spreads are not told from sums of squares in single precision below this share of the mean.
+const LEAST_SPREAD: f32 = 1e-3;
+
+/// A channel at a position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Candidate {
+    /// What it is ranked by.
+    pub importance: f32,
+    /// The standard deviation of |clean − noisy| over samples, where it was asked for.
+    pub spread: f32,
+    pub clean: f32,
+    /// The sum of |clean − noisy| over samples.
+    pub sum: f32,
+    /// Which of the sites.
+    pub site: usize,
+    pub position: usize,
+    pub channel: usize,
+}
+
+/// Sums |clean − noisy| per site while the rows pass; the first row of the first batch is the clean one.
+pub(super) struct Importance {
+    pub order: HashMap<Site, usize>,
+    sums: HashMap<Site, Sums>,
+    /// Sites of `sums` that are not among the candidates yet.
+    pending: Vec<Site>,
+    /// Of the sites that have passed, each channel's largest importance.
+    pub channels: Vec<Vec<f32>>,
+    ranking: Ranking,
+    counting: Counting,
+    samples: usize,
+    pub top: Top,
+    /// What later samples are drawn for.
+    watched: Option<Top>,
+    /// Whether sums stay for samples of later batches.
+    keeps: bool,
+    /// Whether the clean row is still to come.
+    is_first: bool,
+    pub overflowed: usize,
+}
+
+/// (positions, channels) of the clean row and of the sums so far.
+struct Sums {
+    clean: Tensor,
+    sum: Sum,
+    squares: Option<Sum>,
+}
+
+enum Sum {
+    Host(Vec<f32>),
+    Device(Tensor),
+}
+
+impl Importance {
+    pub fn new(sites: &[&SiteInfo], settings: &SearchSettings, samples: usize, top: Top) -> Importance {
+        Importance {
+            order: sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect(),
+            sums: HashMap::new(),
+            pending: Vec::new(),
+            channels: vec![Vec::new(); sites.len()],
+            ranking: settings.ranking,
+            counting: settings.counting,
+            samples,
+            top,
+            watched: None,
+            keeps: false,
+            is_first: true,
+            overflowed: 0,
+        }
+    }
+
+    /// Looks at spreads too, for the candidates that may yet be among the first; with `keeps`, sums stay so that later
+    /// samples can be added.
+    pub fn watching(self, watched: Top, keeps: bool) -> Importance {
+        Importance { watched: Some(watched), keeps, ..self }
+    }
+
+    /// Ends the first batch: the candidates that may yet be among the first, where they were asked for.
+    pub fn watched(&mut self) -> Option<Top> {
+        self.is_first = false;
+        self.sums.values_mut().for_each(|sums| sums.squares = None);
+        self.watched.take()
+    }
+
+    /// Ranks anew by sums that stayed, of so many samples.
+    pub fn finish(&mut self, samples: usize) -> Result<()> {
+        (self.samples, self.keeps, self.overflowed) = (samples, false, 0);
+        self.top = Top::of(self.top.keep);
+        self.pending = self.sums.keys().cloned().collect();
+        self.reduce()
+    }
+}
+
+impl Hook for Importance {
+    fn wants(&self, site: &Site) -> bool {
+        self.order.contains_key(site)
+    }
+
+    fn on(&mut self, site: &Site, rows: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
+        let x = x.to_dtype(DType::F32)?.contiguous()?;
+        let sums = match self.sums.entry(site.clone()) {
+            std::collections::hash_map::Entry::Occupied(sums) => sums.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let Some(first) = rows.iter().position(|rows| rows.contains(&0)) else {
+                    return Err(Error::Compute(format!("{site} was not shown the clean row first")));
+                };
+                let clean = x.get(first)?.copy()?;
+                let squares = self.watched.as_ref().map(|_| Sum::like(&clean)).transpose()?;
+                self.pending.push(site.clone());
+                new.insert(Sums { sum: Sum::like(&clean)?, squares, clean })
+            }
+        };
+        for group in (0..rows.len()).filter(|g| !(self.is_first && rows[*g].contains(&0))) {
+            sums.add(&x.get(group)?)?;
+        }
+        Ok(None)
+    }
+
+    fn layer_done(&mut self, _: usize) -> Result<()> {
+        self.reduce()
+    }
+}
+
+impl Sum {
+    /// Zeros.
+    fn like(x: &Tensor) -> Result<Sum> {
+        Ok(match x.device().is_cpu() {
+            true => Sum::Host(vec![0.0; x.elem_count()]),
+            false => Sum::Device(x.zeros_like()?),
+        })
+    }
+
+    /// Adds what `of` makes of each difference.
+    fn add(
+        &mut self,
+        x: &Tensor,
+        clean: &Tensor,
+        of: fn(f32) -> f32,
+        on: fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<()> {
+        match self {
+            Sum::Device(sum) => *sum = (&*sum + on(&(x - clean)?)?)?,
+            Sum::Host(sum) => {
+                let (x, clean) = (x.storage_and_layout(), clean.storage_and_layout());
+                let (x, clean) = (f32_slice(&x.0, x.1)?, f32_slice(&clean.0, clean.1)?);
+                sum.par_iter_mut().with_min_len(1 << 14).zip(x.par_iter().zip(clean)).for_each(|(sum, (x, clean))| {
+                    *sum += of(x - clean);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn values(&self) -> Result<Cow<'_, [f32]>> {
+        match self {
+            Sum::Host(sum) => Ok(Cow::Borrowed(sum)),
+            Sum::Device(sum) => Ok(Cow::Owned(sum.flatten_all()?.to_vec1()?)),
+        }
+    }
+}
+
+impl Sums {
+    fn add(&mut self, x: &Tensor) -> Result<()> {
+        self.sum.add(x, &self.clean, f32::abs, Tensor::abs)?;
+        match &mut self.squares {
+            Some(squares) => squares.add(x, &self.clean, |difference| difference * difference, Tensor::sqr),
+            None => Ok(()),
+        }
+    }
+}
+
+fn f32_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => Ok(&values[from..to]),
+        _ => Err(Error::Compute("expected contiguous f32 on the CPU".into())),
+    }
+}
+
+/// The standard deviation of `n` values of whose squares and of which these are the sums.
+fn spread(squares: f32, sum: f32, n: f32) -> f32 {
+    let mean = sum / n;
+    let variance = (squares / n - mean * mean) * n / (n - 1.0);
+    variance.max(0.0).sqrt().max(LEAST_SPREAD * mean)
+}
+
+impl Importance {
+    /// Makes candidates of the sums of the sites that were seen since the last call.
+    pub fn reduce(&mut self) -> Result<()> {
+        for name in std::mem::take(&mut self.pending) {
+            let (site, sums) = (self.order[&name], &self.sums[&name]);
+            let channels = sums.clean.dim(1)?;
+            let clean: Vec<f32> = sums.clean.flatten_all()?.to_vec1()?;
+            let sum = sums.sum.values()?;
+            let squares = sums.squares.as_ref().map(Sum::values).transpose()?;
+            let n = self.samples as f32;
+            let importance = |at: usize| match self.ranking {
+                Ranking::Magnitude => clean[at].abs(),
+                Ranking::Noise => sum[at] / n,
+            };
+            let candidate = |at: usize| Candidate {
+                importance: importance(at),
+                spread: squares.as_ref().map_or(0.0, |squares| spread(squares[at], sum[at], n)),
+                clean: clean[at],
+                sum: sum[at],
+                site,
+                position: at / channels,
+                channel: at % channels,
+            };
+            let mut best: Vec<usize> = (0..channels).collect();
+            for at in channels..clean.len() {
+                let best = &mut best[at % channels];
+                // A value that is not finite stays, so that the channel is seen to overflow.
+                if importance(at) > importance(*best) || !importance(at).is_finite() {
+                    *best = at;
+                }
+            }
+            self.channels[site] = best.iter().map(|at| importance(*at)).collect();
+            if let Some(watched) = &mut self.watched {
+                // A channel that overflows is left out, and so are positions that cannot become the channel's largest.
+                let low = |at: usize| {
+                    let best = candidate(best[at % channels]);
+                    best.importance - watched.reach * best.spread
+                };
+                let lows: Vec<f32> = (0..channels).map(low).collect();
+                let may_be_first = |c: &Candidate| match self.counting {
+                    Counting::Published => true,
+                    Counting::Channels => c.importance + watched.reach * c.spread >= lows[c.channel],
+                };
+                let candidates: Vec<Candidate> = (0..clean.len()).map(candidate).filter(may_be_first).collect();
+                watched.extend(candidates.into_iter(), &mut 0);
+            }
+            match self.counting {
+                Counting::Published => self.top.extend((0..clean.len()).map(candidate), &mut self.overflowed),
+                Counting::Channels => self.top.extend(best.into_iter().map(candidate), &mut self.overflowed),
+            }
+            if !self.keeps {
+                self.sums.remove(&name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The `keep` candidates so far that reach highest, and some more.
+#[derive(Debug)]
+pub(super) struct Top {
+    keep: usize,
+    /// How many of its spreads a candidate may be above its importance.
+    pub reach: f32,
+    entries: Vec<Candidate>,
+    /// How high the highest of those reached that were left out.
+    pub beyond: f32,
+}
+
+impl Top {
+    /// Of those with the largest importance.
+    pub fn of(keep: usize) -> Top {
+        Top::reaching(keep, 0.0)
+    }
+
+    /// Of those with the largest importance + `reach` × spread.
+    pub fn reaching(keep: usize, reach: f32) -> Top {
+        Top { keep, reach, entries: Vec::new(), beyond: 0.0 }
+    }
+
+    pub fn extend(&mut self, candidates: impl Iterator<Item = Candidate>, overflowed: &mut usize) {
+        for candidate in candidates {
+            if !candidate.importance.is_finite() {
+                *overflowed += 1;
+                continue;
+            }
+            self.entries.push(candidate);
+            if self.entries.len() >= self.keep.saturating_mul(4).saturating_add(4096) {
+                self.shrink();
+            }
+        }
+    }
+
+    fn shrink(&mut self) {
+        let reach = |c: &Candidate| c.importance + self.reach * c.spread;
+        self.entries.sort_unstable_by(|a, b| {
+            let key = |c: &Candidate| (c.site, c.channel, c.position);
+            reach(b).total_cmp(&reach(a)).then_with(|| key(a).cmp(&key(b)))
+        });
+        self.beyond = self.entries.get(self.keep).map_or(self.beyond, |c| self.beyond.max(reach(c)));
+        self.entries.truncate(self.keep);
+    }
+
+    /// The candidates, those first that reach highest.
+    pub fn finish(&mut self) -> &[Candidate] {
+        self.shrink();
+        &self.entries
+    }
+}
