@@ -14,7 +14,8 @@ use strum::IntoStaticStr;
 pub enum Ranking {
     /// Imp = mean over K of |A_clean − A_noisy| (the paper, stage 1).
     Noise,
-    /// |A_clean|: nearly the same order at 1/K of the cost, but blind to what is large under any input.
+    /// |A_clean − its median over positions|: nearly the same order from one pass. What is large at every position, such
+    /// as a bias of a query, moves little under noise either; but what noise alone makes large is not seen.
     Magnitude,
 }
 

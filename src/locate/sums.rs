@@ -187,6 +187,20 @@ fn f32_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
+/// The median of each channel over positions; of two in the middle their mean.
+fn medians(values: &[f32], channels: usize) -> Vec<f32> {
+    let of_channel = |channel: usize| {
+        let mut values: Vec<f32> = values.iter().skip(channel).step_by(channels).copied().collect();
+        let (middle, is_even) = (values.len() / 2, values.len().is_multiple_of(2));
+        let (below, upper, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
+        match below.iter().copied().max_by(f32::total_cmp) {
+            Some(lower) if is_even => lower / 2.0 + *upper / 2.0,
+            _ => *upper,
+        }
+    };
+    (0..channels).into_par_iter().map(of_channel).collect()
+}
+
 /// The standard deviation of `n` values of whose squares and of which these are the sums.
 fn spread(squares: f32, sum: f32, n: f32) -> f32 {
     let mean = sum / n;
@@ -204,8 +218,12 @@ impl Importance {
             let sum = sums.sum.values()?;
             let squares = sums.squares.as_ref().map(Sum::values).transpose()?;
             let n = self.samples as f32;
+            let usual = match self.ranking {
+                Ranking::Magnitude => medians(&clean, channels),
+                Ranking::Noise => Vec::new(),
+            };
             let importance = |at: usize| match self.ranking {
-                Ranking::Magnitude => clean[at].abs(),
+                Ranking::Magnitude => (clean[at] - usual[at % channels]).abs(),
                 Ranking::Noise => sum[at] / n,
             };
             let candidate = |at: usize| Candidate {
@@ -301,5 +319,17 @@ impl Top {
     pub fn finish(&mut self) -> &[Candidate] {
         self.shrink();
         &self.entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::medians;
+
+    #[test]
+    fn the_median_is_that_of_each_channel() {
+        assert_eq!(medians(&[1.0, 9.0, 3.0, -9.0, 2.0, 0.0], 2), [2.0, 0.0]);
+        assert_eq!(medians(&[1.0, 9.0, 3.0, -9.0], 2), [2.0, 0.0]);
+        assert_eq!(medians(&[4.0, 5.0], 2), [4.0, 5.0]);
     }
 }
