@@ -161,8 +161,12 @@ impl TensorChanges {
         let Layout { rows, columns, .. } = weight.layout();
         let stored_rows: BTreeMap<usize, &(Change, _)> =
             self.rows.iter().map(|(row, change)| (weight.stored_index(Axis::Row, *row), change)).collect();
+        let first_row = |matrix: usize| weight.stored_index(Axis::Row, matrix * rows);
         let axes = [(Axis::Row, &self.rows), (Axis::Column, &self.columns), (Axis::Element, &self.elements)];
         for (axis, of_axis) in axes {
+            if let Some(why) = weight.refusal(axis).filter(|_| !of_axis.is_empty()) {
+                return Err(bad(why));
+            }
             for (&index, (change, neurons)) in of_axis {
                 let place = NeuronPlace { tensor: name.into(), shape: weight.shape().to_vec(), axis, index };
                 let change = if dense.is_one_more() { change.of_one_more() } else { *change };
@@ -177,7 +181,7 @@ impl TensorChanges {
                     // A row meets columns that change too, and a column rows.
                     let crossing = match axis {
                         Axis::Row => self.columns.get(&(index / rows * columns + at)),
-                        Axis::Column => stored_rows.get(&(index / columns * rows + at)).copied(),
+                        Axis::Column => stored_rows.get(&(first_row(index / columns) + at)).copied(),
                         Axis::Element => None,
                     };
                     let change = crossing.map_or(change, |(other, _)| change.and(*other));
@@ -208,7 +212,7 @@ impl TensorChanges {
                     place,
                     dtype: dense.dtype(),
                     stored_as: stored_as.to_owned(),
-                    stored_shape: weight.shape().to_vec(),
+                    stored_shape: dense.shape().to_vec(),
                     stored_index,
                     number,
                     unpacked: None,

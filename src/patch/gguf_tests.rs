@@ -82,6 +82,118 @@ fn every_family_is_patched_by_transformers_names_and_goes_back() {
     assert!(rows >= 40, "{rows}");
 }
 
+/// All weights by their names in transformers.
+fn all_weights(path: &Path) -> std::collections::BTreeMap<String, Vec<f32>> {
+    let (checkpoint, _) = open(path);
+    let names = checkpoint.tensors().iter().map(|(name, _)| name.to_owned());
+    let values = |name: &str| checkpoint.tensors().weight(name).unwrap().all().unwrap().into_values();
+    names.map(|name| (name.clone(), values(&name))).collect()
+}
+
+/// Stacks of experts, some with biases, some with gate and up in one; heads of values in another order.
+const IN_STACKS: [(&str, &[&str]); 6] = [
+    ("mixtral", &["L1.block_sparse_moe.experts.2.w2:out:5", "L0.block_sparse_moe.experts.3.w1:in:8"]),
+    ("deepseek_v3", &["L1.mlp.experts.5.down_proj:out:11", "L1.mlp.experts.0.up_proj:out:3"]),
+    (
+        "gpt_oss",
+        &["L0.mlp.experts.3.down_proj:out:5", "L1.mlp.experts.2.gate_proj:out:7", "L1.mlp.experts.1.down_proj:in:4"],
+    ),
+    ("gemma4_moe", &["L0.experts.2.gate_proj:out:7", "L0.experts.2.up_proj:out:7", "L1.experts.3.down_proj:in:4"]),
+    (
+        "qwen3_5",
+        &["L0.linear_attn.out_proj:in:13", "L2.linear_attn.in_proj_z:out:11", "L0.linear_attn.in_proj_qkv:out:38"],
+    ),
+    ("quantized", &["L0.block_sparse_moe.experts.1.w2:out:5", "L0.block_sparse_moe.experts.0.w3:out:6"]),
+];
+
+/// A copy of a file of [`IN_STACKS`].
+fn copy_in_stacks(family: &str) -> (tempfile::TempDir, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("m.gguf");
+    match family {
+        "quantized" => std::fs::write(&path, quantized().bytes()).unwrap(),
+        _ => drop(std::fs::copy(fixture(&format!("converted/{family}.gguf")), &path).unwrap()),
+    }
+    (place, path)
+}
+
+/// A Mixtral of one layer and two experts in blocks.
+fn quantized() -> Writer {
+    const HIDDEN: usize = 32;
+    const WIDE: usize = 64;
+    let mut w = Writer::llama();
+    w.tensors.clear();
+    for (name, n) in [("embedding_length", HIDDEN), ("feed_forward_length", WIDE), ("expert_count", 2)] {
+        w.u32(&format!("llama.{name}"), n as u32);
+    }
+    w.u32("llama.expert_used_count", 1);
+    w.str("tokenizer.ggml.model", "gpt2").str("tokenizer.ggml.pre", "smollm");
+    w.strs("tokenizer.ggml.tokens", &["a", "b", "c", "d", "e"]).strs("tokenizer.ggml.merges", &[]);
+    w.ramp("token_embd.weight", &[5, HIDDEN]).ramp("output_norm.weight", &[HIDDEN]);
+    w.ramp("blk.0.attn_norm.weight", &[HIDDEN]).ramp("blk.0.ffn_norm.weight", &[HIDDEN]);
+    w.ramp("blk.0.ffn_gate_inp.weight", &[2, HIDDEN]);
+    for (name, rows) in [("q", HIDDEN), ("k", HIDDEN / 2), ("v", HIDDEN / 2), ("output", HIDDEN)] {
+        w.ramp(&format!("blk.0.attn_{name}.weight"), &[rows, HIDDEN]);
+    }
+    for (name, shape) in [("gate", [2, WIDE, HIDDEN]), ("up", [2, WIDE, HIDDEN]), ("down", [2, HIDDEN, WIDE])] {
+        // Blocks of Q8_0: a half of 1, then 32 codes.
+        let blocks = shape.iter().product::<usize>() / 32;
+        let bytes: Vec<u8> = (0..blocks)
+            .flat_map(|block| [0x00, 0x3c].into_iter().chain((0..32).map(move |at| (block * 7 + at * 3) as u8 | 1)))
+            .collect();
+        w.tensor(&format!("blk.0.ffn_{name}_exps.weight"), &shape, 8, &bytes);
+    }
+    w
+}
+
+#[test]
+fn a_neuron_of_an_expert_is_a_line_of_its_matrix_in_the_stack_of_all() {
+    for (family, neurons) in IN_STACKS {
+        let (place, path) = copy_in_stacks(family);
+        let (before, was) = (files(place.path()), all_weights(&path));
+        let original = place.path().join("original.gguf");
+        std::fs::copy(&path, &original).unwrap();
+        for beta in [0.0, 0.5] {
+            let plan = plan(&path, &asked(neurons, beta)).unwrap();
+            let lines = plan.edits.iter().filter(|edit| edit.place.axis != Axis::Element).count();
+            assert_eq!(lines, neurons.len(), "{family}");
+            in_place(&Folder::lock(&path).unwrap(), &plan, SETTINGS).unwrap();
+            for (name, is) in all_weights(&path) {
+                let of_tensor = |edit: &&Edit| edit.place.tensor == name;
+                for (at, (was, is)) in was[&name].iter().zip(&is).enumerate() {
+                    let is_on = |edit: &Edit| {
+                        let columns = edit.place.shape.get(1).copied().unwrap_or(1);
+                        let line = if edit.place.axis == Axis::Column { at % columns } else { at / columns };
+                        line == edit.place.index
+                    };
+                    let is_one = plan.edits.iter().filter(of_tensor).any(is_on);
+                    let expected = if is_one { was * beta as f32 } else { *was };
+                    assert_eq!(*is, expected, "{family} {name}[{at}]");
+                }
+            }
+            let verified = verify(&path, &open(&original).0, &Silent).unwrap();
+            assert_eq!(verified.differences, [""; 0], "{family}");
+            assert!(unpatch(&path).unwrap().receipt.is_some());
+            assert!(files(place.path())["m.gguf"] == before["m.gguf"], "{family} {beta}");
+        }
+    }
+}
+
+#[test]
+fn where_an_expert_lies_is_told_by_its_matrix() {
+    let (_place, path) = copy_in_stacks("deepseek_v3");
+    let plan_ = plan(&path, &asked(&["L1.mlp.experts.5.down_proj:out:11"], 0.0)).unwrap();
+    let Edit { stored_as, stored_shape, stored_index, .. } = &plan_.edits[0];
+    assert_eq!((stored_as.as_str(), stored_shape.as_slice()), ("blk.1.ffn_down_exps.weight", &[6, 40, 14][..]));
+    assert_eq!(*stored_index, 5 * 40 + 11);
+    let (_place, fused) = copy_in_stacks("gemma4_moe");
+    let error = plan(&fused, &asked(&["L1.experts.3.up_proj:in:4"], 0.0)).unwrap_err().to_string();
+    assert!(error.contains("blk.1.ffn_gate_up_exps.weight: gate and up of an expert are one matrix"), "{error}");
+    // Made of two tensors.
+    let error = plan(&path, &asked(&["L1.self_attn.kv_b_proj:out:3"], 0.0)).unwrap_err().to_string();
+    assert!(error.contains("made of several tensors of the file"), "{error}");
+}
+
 #[test]
 fn a_patch_of_a_gguf_in_place_that_stops_anywhere_leaves_the_old_bytes_or_a_way_back() {
     let (place, path) = copy("llama");

@@ -1,9 +1,14 @@
-//! The model families a GGUF can hold, as data: how llama.cpp names their tensors, what shape each has and what it
-//! changed when it converted them. A further family is a further entry of [`ARCHITECTURES`].
+//! What a family of models is in a GGUF, as data: how llama.cpp names its tensors, what shape each has and what it
+//! changed when it converted them. The families are in [`families`](super::families).
 //!
-//! Source: llama.cpp's `convert_hf_to_gguf.py` and gguf-py's `tensor_mapping.py`.
+//! Source: llama.cpp's `convert_hf_to_gguf.py` with its `conversion/`, and gguf-py's `tensor_mapping.py`.
 
 use super::Checked;
+use super::families::ARCHITECTURES;
+use super::file::GgufFile;
+use super::header::Value as Metadata;
+use super::sizes::Sizes;
+use crate::error::Result;
 use serde_json::{Map, Value, json};
 
 /// A family of models.
@@ -11,6 +16,8 @@ use serde_json::{Map, Value, json};
 pub(super) struct Architecture {
     /// `general.architecture`.
     pub name: &'static str,
+    /// What tells it from others of this name that are listed after it.
+    pub when: When,
     /// `model_type` in config.json.
     pub model_type: &'static str,
     /// The class in `architectures` of config.json.
@@ -21,10 +28,20 @@ pub(super) struct Architecture {
     pub interleaves_heads: bool,
     /// Whether llama.cpp added 1 to the norms, since the family multiplies by 1 + w.
     pub adds_one_to_norms: bool,
+    /// Whether llama.cpp ordered the heads of delta nets' values by their place in a group, not by group.
+    pub tiles_value_heads: bool,
+    /// Which sizes it has beside those of all.
+    pub form: Form,
+    /// Whether layers have experts: in all files, or in those that say how many.
+    pub has_experts: bool,
     /// The tensors, in groups that are there or not together.
     pub groups: &'static [(&'static [Rule], Need)],
     /// What else config.json has to say.
-    pub constants: &'static [(&'static str, bool)],
+    pub constants: &'static [(&'static str, Constant)],
+    /// Metadata that config.json has as they are: both keys.
+    pub settings: &'static [(&'static str, &'static str, Setting)],
+    /// What norms add to the mean square: both keys.
+    pub epsilon: (&'static str, &'static str),
     pub rope: Rope,
     pub window: Window,
     /// Soft caps by their key, which is the same in the file and in config.json, and their values where the file has
@@ -33,20 +50,85 @@ pub(super) struct Architecture {
     /// Whether config.json has a `query_pre_attn_scalar`, which no GGUF holds: it is the head size, except in the
     /// model of this many layers, where it is hidden size / heads (llama.cpp, `f_attention_scale`).
     pub scalar_exception: Option<usize>,
+    /// In which form transformers has all experts of a layer in one tensor; none where it takes each by itself.
+    pub stacks: Option<StackForm>,
+    /// How experts' scores are made of logits, by llama.cpp's number: 1 a softmax, 2 σ, 3 a softmax of the chosen.
+    pub scores: u64,
+    /// Keys that would be foreign to other families.
+    pub reads: &'static [&'static str],
+    /// Writes what else of config.json follows from the metadata.
+    pub own: fn(&GgufFile, &Sizes, &mut Map<String, Value>) -> Result<()>,
+}
+
+/// A condition on a key of the architecture.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum When {
+    Always,
+    /// It is there, and not 0.
+    Set(&'static str),
+    /// It is this number.
+    Is(&'static str, u64),
+}
+
+/// Families that share a way in which sizes are told.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Form {
+    Attention,
+    /// Gated delta nets in most layers.
+    DeltaNet,
+    /// Short convolutions in most layers.
+    Convolution,
+    /// Latent attention.
+    Latent,
+    /// Heads of two widths, keys and values that later layers borrow, inputs of each layer.
+    Gemma4,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Constant {
+    Flag(bool),
+    Count(u64),
+    Text(&'static str),
+}
+
+/// What metadata are, and what they are taken for where a file does not say.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Setting {
+    /// A whole number, which has to be there.
+    Count,
+    Number(Option<f64>),
+    Flag(bool),
+}
+
+/// The two tensors of a layer's experts as transformers stores them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum StackForm {
+    /// [experts, out, in], the gates' rows first.
+    OutIn,
+    /// [experts, in, out], gate and up alternately, with biases.
+    InOutAlternately,
 }
 
 /// Rotary embeddings of a family.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Rope {
     /// θ, where the file does not say.
     pub theta: f64,
     /// θ of the layers with a window, where that is another one and the file does not say.
     pub local_theta: Option<f64>,
-    /// Whether it can turn a part of each head only, and have the factors of longrope.
+    /// Whether it can turn a part of each head only.
+    pub is_partial: bool,
+    /// Whether it can have the factors of longrope.
     pub is_phi: bool,
+    /// What YaRN's multiplier of a logarithm is to be multiplied by to be `mscale_all_dim`.
+    pub log_multiplier: Option<f64>,
 }
 
-const ROPE: Rope = Rope { theta: 10_000.0, local_theta: None, is_phi: false };
+impl Rope {
+    pub const PLAIN: Rope =
+        Rope { theta: 10_000.0, local_theta: None, is_partial: false, is_phi: false, log_multiplier: None };
+    pub const PARTIAL: Rope = Rope { is_partial: true, ..Rope::PLAIN };
+}
 
 /// Which layers see only the last positions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,15 +144,39 @@ pub(super) enum Window {
 /// When a group of tensors is there.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Need {
-    /// In every file of the architecture.
+    /// In every layer of every file of the architecture.
     Always,
-    /// In all layers or in none; this key of config.json says which.
-    Switch(&'static str),
+    /// In these layers.
+    In(Layers),
+    /// In all of these layers or in none; this key of config.json says which.
+    Switch(&'static str, Layers),
     /// Where the output layer is not tied to the embedding.
     Untied,
 }
 
-/// One tensor: its two names, `{}` standing for the layer, and its shape.
+/// Layers that have something.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Layers {
+    All,
+    Attention,
+    DeltaNet,
+    Convolution,
+    /// One MLP for all positions.
+    Dense,
+    Experts,
+    /// An MLP for all positions beside the experts.
+    Shared,
+    /// Queries made of a narrow vector, or not.
+    QueryLatent,
+    PlainQuery,
+    /// Keys, and values, of their own.
+    OwnKeys,
+    OwnValues,
+    /// An input beside the residual.
+    Inputs,
+}
+
+/// One tensor: its two names, `{}` standing for the layer and `{e}` for the expert, and its shape by the second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rule {
     pub gguf: &'static str,
@@ -86,232 +192,117 @@ pub(super) enum Role {
     /// Its rows are those of heads that RoPE turns.
     Rotary,
     Norm,
+    /// It is one of a stack of all experts.
+    Expert(Expert),
+    /// It is stored without its dimensions of 1.
+    WithoutOnes,
+    /// Rows of delta nets' value heads: one of each head, or all of its channels.
+    ValueHead,
+    ValueHeads,
+    /// These below the queries and keys, stored without dimensions of 1.
+    KeysAndValueHeads,
+    /// Columns of delta nets' value heads.
+    FromValueHeads,
+    /// Rows of value heads, of which the file has −eˣ.
+    DecayRates,
+    /// For each key head its query, its key, its values and their gates: the file has a tensor of all but the gates, kind
+    /// by kind, and one of these.
+    ByKeyHead,
+    /// For each head its keys and its values: the file has a stack of each, the keys' turned.
+    KeysAndValues,
+}
+
+/// Which of an expert's matrices, where it may be half of one with gate and up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Expert {
+    Gate,
+    Up,
+    /// One that is never a half.
+    Own,
 }
 
 /// A dimension by what it counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Dim {
+    One,
     Hidden,
     Intermediate,
     /// Query heads × head size.
     Query,
+    /// As many gates beside.
+    GatedQuery,
     /// Key or value heads × head size.
     KeyValue,
     /// Queries, keys and values, one below the other in one tensor.
     QueryKeyValue,
     HeadSize,
+    /// One a query head.
+    Heads,
     /// Gate and up projection in one.
     GateUp,
     Vocabulary,
+    Experts,
+    ExpertIntermediate,
+    /// The MLP beside the experts.
+    Shared,
+    /// Of delta nets: queries, keys and values; these and the values' gates; values; one value; one a value head; two.
+    Mixed,
+    MixedAndGates,
+    Values,
+    Value,
+    ValueHeads,
+    TwiceValueHeads,
+    /// Positions that a convolution sees.
+    Kernel,
+    /// The three that a short convolution reads.
+    ThriceHidden,
+    /// Of latent attention: the narrow vectors, the second with what RoPE turns; what all heads make of them; what they mix.
+    QueryLatent,
+    KeyValueLatent,
+    KeyValueLatentAndTurned,
+    KeysAndValues,
+    MixedValues,
+    /// Inputs of one layer, and of all.
+    LayerInput,
+    LayerInputs,
+    LayerVocabulary,
 }
 
-use Dim::{GateUp, HeadSize, Hidden, Intermediate, KeyValue, Query, QueryKeyValue, Vocabulary};
-
-const fn rule(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
+pub(super) const fn rule(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
     Rule { gguf, hf, shape, role: Role::Plain }
 }
 
-const fn rotary(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
+pub(super) const fn rotary(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
     Rule { gguf, hf, shape, role: Role::Rotary }
 }
 
-const fn norm(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
+pub(super) const fn norm(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
     Rule { gguf, hf, shape, role: Role::Norm }
 }
 
-/// The GGUF name of the token embedding, whose rows are the vocabulary.
-pub(super) const EMBEDDING: &str = "token_embd.weight";
-
-/// RMSNorm before attention and before the MLP; gated MLP; no biases.
-const DECODER: &[Rule] = &[
-    rule(EMBEDDING, "model.embed_tokens.weight", &[Vocabulary, Hidden]),
-    norm("output_norm.weight", "model.norm.weight", &[Hidden]),
-    norm("blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", &[Hidden]),
-    rotary("blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight", &[Query, Hidden]),
-    rotary("blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight", &[KeyValue, Hidden]),
-    rule("blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight", &[KeyValue, Hidden]),
-    rule("blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", &[Hidden, Query]),
-    norm("blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight", &[Hidden]),
-    rule("blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight", &[Intermediate, Hidden]),
-    rule("blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight", &[Intermediate, Hidden]),
-    rule("blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight", &[Hidden, Intermediate]),
-];
-
-/// Gemma 2 and 3: as [`DECODER`], with norms on what attention and MLP add, too.
-const FOUR_NORMS: &[Rule] = &[
-    DECODER[0],
-    DECODER[1],
-    DECODER[2],
-    DECODER[3],
-    DECODER[4],
-    DECODER[5],
-    DECODER[6],
-    DECODER[8],
-    DECODER[9],
-    DECODER[10],
-    norm("blk.{}.post_attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight", &[Hidden]),
-    norm("blk.{}.ffn_norm.weight", "model.layers.{}.pre_feedforward_layernorm.weight", &[Hidden]),
-    norm("blk.{}.post_ffw_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight", &[Hidden]),
-];
-
-/// Phi-3: as [`DECODER`], with q, k and v in one, and gate and up.
-const FUSED: &[Rule] = &[
-    DECODER[0],
-    DECODER[1],
-    DECODER[2],
-    rule("blk.{}.attn_qkv.weight", "model.layers.{}.self_attn.qkv_proj.weight", &[QueryKeyValue, Hidden]),
-    DECODER[6],
-    DECODER[7],
-    rule("blk.{}.ffn_up.weight", "model.layers.{}.mlp.gate_up_proj.weight", &[GateUp, Hidden]),
-    DECODER[10],
-];
-
-const OUTPUT: &[Rule] = &[rule("output.weight", "lm_head.weight", &[Vocabulary, Hidden])];
-
-const QKV_BIAS: &[Rule] = &[
-    rotary("blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias", &[Query]),
-    rotary("blk.{}.attn_k.bias", "model.layers.{}.self_attn.k_proj.bias", &[KeyValue]),
-    rule("blk.{}.attn_v.bias", "model.layers.{}.self_attn.v_proj.bias", &[KeyValue]),
-];
-
-const QKVO_BIAS: &[Rule] = &[
-    rotary("blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias", &[Query]),
-    rotary("blk.{}.attn_k.bias", "model.layers.{}.self_attn.k_proj.bias", &[KeyValue]),
-    rule("blk.{}.attn_v.bias", "model.layers.{}.self_attn.v_proj.bias", &[KeyValue]),
-    rule("blk.{}.attn_output.bias", "model.layers.{}.self_attn.o_proj.bias", &[Hidden]),
-];
-
-const QK_NORM: &[Rule] = &[
-    norm("blk.{}.attn_q_norm.weight", "model.layers.{}.self_attn.q_norm.weight", &[HeadSize]),
-    norm("blk.{}.attn_k_norm.weight", "model.layers.{}.self_attn.k_norm.weight", &[HeadSize]),
-];
-
-const MLP_BIAS: &[Rule] = &[
-    rule("blk.{}.ffn_gate.bias", "model.layers.{}.mlp.gate_proj.bias", &[Intermediate]),
-    rule("blk.{}.ffn_up.bias", "model.layers.{}.mlp.up_proj.bias", &[Intermediate]),
-    rule("blk.{}.ffn_down.bias", "model.layers.{}.mlp.down_proj.bias", &[Hidden]),
-];
-
-const SILU: (&[&str], &str) = (&["hidden_act"], "silu");
-
-/// Every family that can be read.
-pub(super) static ARCHITECTURES: &[Architecture] = &[
-    Architecture {
-        name: "llama",
-        model_type: "llama",
-        class: "LlamaForCausalLM",
-        activation: SILU,
-        interleaves_heads: true,
-        adds_one_to_norms: false,
-        groups: &[
-            (DECODER, Need::Always),
-            (QKVO_BIAS, Need::Switch("attention_bias")),
-            (MLP_BIAS, Need::Switch("mlp_bias")),
-            (OUTPUT, Need::Untied),
-        ],
-        constants: &[],
-        rope: ROPE,
-        window: Window::Never,
-        caps: &[],
-        scalar_exception: None,
-    },
-    Architecture {
-        name: "qwen2",
-        model_type: "qwen2",
-        class: "Qwen2ForCausalLM",
-        activation: SILU,
-        interleaves_heads: false,
-        adds_one_to_norms: false,
-        groups: &[(DECODER, Need::Always), (QKV_BIAS, Need::Always), (OUTPUT, Need::Untied)],
-        constants: &[("use_sliding_window", false)],
-        rope: ROPE,
-        window: Window::Never,
-        caps: &[],
-        scalar_exception: None,
-    },
-    Architecture {
-        name: "qwen3",
-        model_type: "qwen3",
-        class: "Qwen3ForCausalLM",
-        activation: SILU,
-        interleaves_heads: false,
-        adds_one_to_norms: false,
-        groups: &[
-            (DECODER, Need::Always),
-            (QK_NORM, Need::Always),
-            (QKVO_BIAS, Need::Switch("attention_bias")),
-            (OUTPUT, Need::Untied),
-        ],
-        constants: &[("use_sliding_window", false)],
-        rope: ROPE,
-        window: Window::Never,
-        caps: &[],
-        scalar_exception: None,
-    },
-    Architecture {
-        name: "gemma",
-        model_type: "gemma",
-        class: "GemmaForCausalLM",
-        // transformers 4 reads the second key, 5 the first.
-        activation: (&["hidden_act", "hidden_activation"], "gelu_pytorch_tanh"),
-        interleaves_heads: false,
-        adds_one_to_norms: true,
-        groups: &[(DECODER, Need::Always)],
-        constants: &[("attention_bias", false), ("tie_word_embeddings", true)],
-        rope: ROPE,
-        window: Window::Never,
-        caps: &[],
-        scalar_exception: None,
-    },
-    Architecture {
-        name: "gemma2",
-        model_type: "gemma2",
-        class: "Gemma2ForCausalLM",
-        activation: (&["hidden_activation"], "gelu_pytorch_tanh"),
-        interleaves_heads: false,
-        adds_one_to_norms: true,
-        groups: &[(FOUR_NORMS, Need::Always)],
-        constants: &[("attention_bias", false), ("tie_word_embeddings", true)],
-        rope: ROPE,
-        window: Window::Periodic { period: 2, size: Some(4096) },
-        caps: &[("attn_logit_softcapping", Some(50.0)), ("final_logit_softcapping", Some(30.0))],
-        scalar_exception: Some(46),
-    },
-    Architecture {
-        name: "gemma3",
-        model_type: "gemma3_text",
-        class: "Gemma3ForCausalLM",
-        activation: (&["hidden_activation"], "gelu_pytorch_tanh"),
-        interleaves_heads: false,
-        adds_one_to_norms: true,
-        groups: &[(FOUR_NORMS, Need::Always), (QK_NORM, Need::Always), (OUTPUT, Need::Untied)],
-        constants: &[("attention_bias", false)],
-        rope: Rope { theta: 1_000_000.0, local_theta: Some(10_000.0), is_phi: false },
-        window: Window::Periodic { period: 6, size: None },
-        caps: &[("final_logit_softcapping", None)],
-        scalar_exception: Some(62),
-    },
-    Architecture {
-        name: "phi3",
-        model_type: "phi3",
-        class: "Phi3ForCausalLM",
-        activation: SILU,
-        interleaves_heads: false,
-        adds_one_to_norms: false,
-        groups: &[(FUSED, Need::Always), (OUTPUT, Need::Untied)],
-        constants: &[],
-        rope: Rope { theta: 10_000.0, local_theta: None, is_phi: true },
-        window: Window::EveryLayer,
-        caps: &[],
-        scalar_exception: None,
-    },
-];
+impl When {
+    fn is_so(self, file: &GgufFile, name: &str) -> bool {
+        let number = |key: &str| match file.get(&format!("{name}.{key}"))? {
+            Metadata::Unsigned(n) => Some(*n as f64),
+            Metadata::Signed(n) => Some(*n as f64),
+            Metadata::Float(x) => Some(*x),
+            _ => None,
+        };
+        match self {
+            When::Always => true,
+            When::Set(key) => number(key).is_some_and(|n| n != 0.0),
+            When::Is(key, expected) => number(key) == Some(expected as f64),
+        }
+    }
+}
 
 impl Architecture {
-    /// The family of this name; the error is a text that lists those there are.
-    pub fn find(name: &str) -> Checked<&'static Architecture> {
-        ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| {
-            let known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.name).collect();
+    /// The family of a file of this architecture; the error is a text that lists those there are.
+    pub fn find(name: &str, file: &GgufFile) -> Checked<&'static Architecture> {
+        let mut named = ARCHITECTURES.iter().copied().filter(|a| a.name == name);
+        named.find(|a| a.when.is_so(file, name)).ok_or_else(|| {
+            let mut known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.name).collect();
+            known.dedup();
             let problem = format!("architecture {name} is not supported in a GGUF; supported are {}", known.join(", "));
             format!("{problem}; for others use the model's safetensors")
         })
@@ -324,53 +315,70 @@ impl Architecture {
         map.insert("model_type".into(), self.model_type.into());
         let (keys, activation) = self.activation;
         map.extend(keys.iter().map(|key| ((*key).to_owned(), activation.into())));
-        map.extend(self.constants.iter().map(|(key, value)| ((*key).to_owned(), Value::Bool(*value))));
+        map.extend(self.constants.iter().map(|(key, value)| ((*key).to_owned(), value.json())));
         map
+    }
+
+    /// Every tensor that some file of the family has.
+    pub fn rules(&self) -> impl Iterator<Item = &'static Rule> {
+        self.groups.iter().flat_map(|(rules, _)| *rules)
+    }
+}
+
+impl Constant {
+    fn json(self) -> Value {
+        match self {
+            Constant::Flag(flag) => flag.into(),
+            Constant::Count(count) => count.into(),
+            Constant::Text(text) => text.into(),
+        }
     }
 }
 
 impl Rule {
-    /// Both names in every layer, or once where the name has no layer.
-    pub fn names(&self, layers: usize) -> impl Iterator<Item = (String, String)> {
-        let count = if self.gguf.contains("{}") { layers } else { 1 };
-        (0..count).map(|layer| {
-            let layer = layer.to_string();
-            (self.gguf.replace("{}", &layer), self.hf.replace("{}", &layer))
-        })
+    /// The tensor in the file, of a layer.
+    pub fn stored(&self, layer: usize) -> String {
+        self.gguf.replace("{}", &layer.to_string())
     }
-}
 
-/// The row of the GGUF tensor that is row `row` of the Hugging Face tensor, where heads are interleaved: llama.cpp
-/// turned each head's rows from (2, size / 2) into (size / 2, 2).
-pub(super) fn interleaved_row(row: usize, head_size: usize) -> usize {
-    let half = head_size / 2;
-    let (head, within) = (row / head_size, row % head_size);
-    head * head_size + 2 * (within % half) + within / half
+    /// The tensor, of a layer and an expert.
+    pub fn named(&self, layer: usize, expert: usize) -> String {
+        self.hf.replace("{}", &layer.to_string()).replace("{e}", &expert.to_string())
+    }
+
+    /// How many layers it is in, of so many.
+    pub fn layers(&self, layers: usize) -> usize {
+        if self.gguf.contains("{}") { layers } else { 1 }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::writer::Writer;
     use super::*;
 
     #[test]
-    fn interleaving_of_one_head_of_four() {
-        let rows: Vec<usize> = (0..8).map(|row| interleaved_row(row, 4)).collect();
-        assert_eq!(rows, [0, 2, 1, 3, 4, 6, 5, 7]);
-    }
-
-    #[test]
     fn unknown_families_are_named_with_those_there_are() {
-        let error = Architecture::find("mamba").unwrap_err();
+        let file = Writer::llama().file();
+        let error = Architecture::find("mamba", &GgufFile::open(file.path()).unwrap()).unwrap_err();
         assert!(error.contains("mamba") && error.contains("llama, qwen2, qwen3"), "{error}");
     }
 
     #[test]
     fn no_two_tensors_of_a_family_share_a_name() {
         for architecture in ARCHITECTURES {
-            let rules: Vec<&Rule> = architecture.groups.iter().flat_map(|(rules, _)| *rules).collect();
+            let rules: Vec<&Rule> = architecture.rules().collect();
             for (at, a) in rules.iter().enumerate() {
                 assert!(rules[..at].iter().all(|b| a.gguf != b.gguf && a.hf != b.hf), "{}", a.gguf);
             }
+        }
+    }
+
+    #[test]
+    fn what_tells_families_of_one_name_apart_leaves_none_out() {
+        for (at, architecture) in ARCHITECTURES.iter().enumerate() {
+            let is_last = ARCHITECTURES[at + 1..].iter().all(|other| other.name != architecture.name);
+            assert_eq!(is_last, matches!(architecture.when, When::Always), "{}", architecture.model_type);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::architecture::{Architecture, Window};
 use super::file::GgufFile;
+use super::header::Value as Metadata;
 use super::sizes::Sizes;
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -56,16 +57,16 @@ fn window(file: &GgufFile, architecture: &Architecture, sizes: &Sizes, config: &
             config.insert("sliding_window".into(), json!(size.unwrap_or(older)));
         }
         Window::Periodic { period, size: default } => {
-            let period = match file.get(&pattern_key) {
-                Some(_) => file.size(&pattern_key)?,
-                None => period,
+            let slides: Vec<bool> = match file.get(&pattern_key) {
+                Some(Metadata::Array(_)) => file.flags_opt(&pattern_key, sizes.layers)?.unwrap_or_default(),
+                pattern => {
+                    let period = pattern.map_or(Ok(period), |_| file.size(&pattern_key))?;
+                    (1..=sizes.layers).map(|layer| !layer.is_multiple_of(period)).collect()
+                }
             };
             let size = size.unwrap_or(default);
-            let kinds = (1..=sizes.layers).map(|layer| match size {
-                Some(_) if !layer.is_multiple_of(period) => "sliding_attention",
-                _ => "full_attention",
-            });
-            config.insert("layer_types".into(), kinds.collect());
+            let kind = |slides| if size.is_some() && slides { "sliding_attention" } else { "full_attention" };
+            config.insert("layer_types".into(), slides.into_iter().map(kind).collect());
             if let Some(size) = size {
                 config.insert("sliding_window".into(), size.into());
             }

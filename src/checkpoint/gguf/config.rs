@@ -1,9 +1,11 @@
 //! A GGUF's metadata as a Hugging Face config.json, with the keys of transformers 4, which transformers 5 reads too.
 
-use super::architecture::{Architecture, Need, Role};
+use super::architecture::{Architecture, Need, Setting, StackForm};
 use super::attention;
+use super::expected::{expected, present, unknown};
 use super::file::GgufFile;
 use super::header::Value as Metadata;
+use super::lies::Lies;
 use super::rope;
 use super::sizes::{Sizes, missing};
 use crate::error::{Error, Result};
@@ -16,31 +18,32 @@ pub(super) struct Layout {
     pub config: Map<String, Value>,
     /// Hugging Face name to tensor.
     pub tensors: BTreeMap<String, Source>,
-    pub head_size: usize,
+    /// In which form transformers has the experts of a layer in one tensor, if it does.
+    pub stacks: Option<StackForm>,
 }
 
 /// Where a tensor comes from.
 #[derive(Debug)]
 pub(super) struct Source {
-    pub gguf: String,
     pub shape: Vec<usize>,
-    pub change: Change,
-}
-
-/// How the tensor of the file becomes Hugging Face's.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Change {
-    None,
-    /// The rows of its heads are interleaved.
-    Interleaved,
-    /// 1 is taken off, in f32.
-    MinusOne,
+    pub lies: Lies,
 }
 
 /// Metadata that change what a model computes, their values that change nothing, and what they mean. Whatever else
 /// they say is refused, since no key of these families' config.json says it.
 const FOREIGN: &[(&str, f64, &str)] = &[
     ("expert_count", 0.0, "a mixture of experts"),
+    ("expert_weights_norm", 1.0, "weights of experts that do not add up to 1"),
+    ("expert_group_count", 1.0, "experts in groups"),
+    ("router_logit_softcapping", 0.0, "a soft-capped router"),
+    ("swiglu_clamp_exp", f64::NAN, "clamped experts"),
+    ("swiglu_clamp_shexp", f64::NAN, "clamped experts"),
+    ("moe_latent_size", 0.0, "experts on a narrow vector"),
+    ("attention.temperature_scale", 0.0, "queries that grow with their position"),
+    ("attention.shared_kv_layers", 0.0, "keys and values that layers share"),
+    ("attention.output_scale", 1.0, "scaled attention"),
+    ("attention.max_alibi_bias", 0.0, "ALiBi"),
+    ("attention.indexer.head_count", 0.0, "sparse attention"),
     ("attention.scale", f64::NAN, "its own attention scale"),
     ("attention.causal", 1.0, "attention that is not causal"),
     ("attention.clamp_kqv", 0.0, "clamped attention"),
@@ -60,6 +63,11 @@ pub(super) const SPECIAL_IDS: &[(&str, &str)] = &[
 ];
 
 impl Layout {
+    /// How many experts of a module have a tensor of this name.
+    pub fn count_of(&self, module: &str, name: &str) -> usize {
+        (0..).take_while(|expert| self.tensors.contains_key(&format!("{module}{expert}.{name}"))).count()
+    }
+
     /// Reads the metadata and finds every tensor.
     pub fn read(file: &GgufFile) -> Result<Layout> {
         let architecture = family(file)?;
@@ -68,47 +76,62 @@ impl Layout {
 
         let mut tensors = BTreeMap::new();
         let mut config = architecture.config();
-        for (need, is_there) in present(file, architecture) {
+        for (need, is_there) in present(file, architecture, &sizes) {
             match need {
-                Need::Always => {}
-                Need::Switch(key) => drop(config.insert(key.into(), is_there.into())),
+                Need::Always | Need::In(_) => {}
+                Need::Switch(key, _) => drop(config.insert(key.into(), is_there.into())),
                 Need::Untied => drop(config.insert("tie_word_embeddings".into(), (!is_there).into())),
             }
         }
-        for (gguf, hf, shape, role) in expected(file, architecture, &sizes) {
-            check_tensor(file, &gguf, &shape)?;
-            let change = match role {
-                Role::Rotary if architecture.interleaves_heads => Change::Interleaved,
-                Role::Norm if architecture.adds_one_to_norms => Change::MinusOne,
-                _ => Change::None,
-            };
-            tensors.insert(hf, Source { gguf, shape, change });
+        let mut known = HashSet::new();
+        for expected in expected(file, architecture, &sizes) {
+            for (name, shape) in &expected.stored {
+                check_tensor(file, name, shape)?;
+            }
+            tensors.extend(expected.sources(architecture, &sizes));
+            known.extend(expected.stored.into_iter().map(|(name, _)| name));
         }
-        let known: HashSet<&str> = tensors.values().map(|source| source.gguf.as_str()).collect();
-        if let Some(name) = unknown(file, architecture, &known).next() {
+        if let Some(name) = unknown(file, architecture, &sizes, &known).next() {
             let family = architecture.name;
             let problem = format!("is not a tensor of the {family} family as this tool knows it; use its safetensors");
             return Err(Error::tensor(file.path(), name, problem));
         }
         sizes.write(&mut config);
         rope::write(file, architecture, &sizes, &mut config)?;
-        let epsilon = format!("{prefix}.attention.layer_norm_rms_epsilon");
-        config.insert("rms_norm_eps".into(), json!(file.f64(&epsilon)?));
+        let (epsilon, name) = architecture.epsilon;
+        config.insert(name.into(), json!(file.f64(&format!("{prefix}.{epsilon}"))?));
         attention::write(file, architecture, &sizes, &mut config)?;
+        settings(file, architecture, &mut config)?;
+        (architecture.own)(file, &sizes, &mut config)?;
         // null where there is none: left out, some config classes put in a number of their own.
         for (key, name) in SPECIAL_IDS {
             config.insert((*name).into(), json!(file.u64_opt(key)?));
         }
         config.insert("torch_dtype".into(), "float32".into());
-        Ok(Layout { config, tensors, head_size: sizes.head })
+        Ok(Layout { config, tensors, stacks: architecture.stacks })
     }
+}
+
+/// What config.json has as the metadata have it.
+fn settings(file: &GgufFile, architecture: &Architecture, config: &mut Map<String, Value>) -> Result<()> {
+    for (name, to, setting) in architecture.settings {
+        let key = format!("{}.{name}", architecture.name);
+        let value = match setting {
+            Setting::Count => json!(file.u64_opt(&key)?.map_or_else(|| file.size(&key), |n| Ok(n as usize))?),
+            Setting::Number(Some(default)) if file.get(&key).is_none() => json!(default),
+            Setting::Number(_) => json!(file.decimal(&key)?),
+            Setting::Flag(default) => file.bool_opt(&key)?.unwrap_or(*default).into(),
+        };
+        config.insert((*to).into(), value);
+    }
+    Ok(())
 }
 
 /// The family, and that this is a whole model of it which does nothing foreign to it.
 fn family(file: &GgufFile) -> Result<&'static Architecture> {
     refuse_parts(file)?;
     let of = |what| Error::Unsupported { path: file.path().to_owned(), what };
-    let architecture = Architecture::find(file.str("general.architecture")?).map_err(of)?;
+    let architecture = Architecture::find(file.str("general.architecture")?, file).map_err(of)?;
     refuse_foreign(file, architecture).map(|()| architecture)
 }
 
@@ -142,12 +165,17 @@ fn refuse_parts(file: &GgufFile) -> Result<()> {
 
 fn refuse_foreign(file: &GgufFile, architecture: &Architecture) -> Result<()> {
     for (name, neutral, meaning) in FOREIGN {
-        if architecture.caps.iter().any(|(cap, _)| cap == name) {
+        let is_own = architecture.caps.iter().any(|(cap, _)| cap == name)
+            || architecture.settings.iter().any(|(setting, ..)| setting == name)
+            || architecture.reads.contains(name)
+            || (architecture.has_experts && *name == "expert_count");
+        if is_own {
             continue;
         }
         let key = format!("{}.{name}", architecture.name);
         let value = match file.get(&key) {
             Some(Metadata::Bool(b)) => f64::from(u8::from(*b)),
+            Some(Metadata::Array(_)) => f64::NAN,
             _ => match file.f64_opt(&key)? {
                 Some(value) => value,
                 None => continue,
@@ -159,39 +187,19 @@ fn refuse_foreign(file: &GgufFile, architecture: &Architecture) -> Result<()> {
             return Err(Error::Unsupported { path: file.path().to_owned(), what });
         }
     }
-    Ok(())
-}
-
-/// Whether each group of a family's tensors is there.
-fn present(file: &GgufFile, architecture: &Architecture) -> impl Iterator<Item = (Need, bool)> {
-    architecture.groups.iter().map(|(rules, need)| {
-        let mut names = rules.iter().flat_map(|rule| rule.names(1));
-        (*need, names.any(|(gguf, _)| file.tensor(&gguf).is_some()))
-    })
-}
-
-/// Every tensor that a family of these sizes has: its two names, its shape, and what was done to it.
-fn expected(
-    file: &GgufFile,
-    architecture: &'static Architecture,
-    sizes: &Sizes,
-) -> impl Iterator<Item = (String, String, Vec<usize>, Role)> {
-    let groups = architecture.groups.iter().zip(present(file, architecture));
-    let groups = groups.filter(|(_, (need, is_there))| *need == Need::Always || *is_there);
-    groups.flat_map(|((rules, _), _)| *rules).flat_map(|rule| {
-        let shape: Vec<usize> = rule.shape.iter().map(|dim| sizes.of(*dim)).collect();
-        rule.names(sizes.layers).map(move |(gguf, hf)| (gguf, hf, shape.clone(), rule.role))
-    })
-}
-
-/// Tensors that no rule names: they would be left out without a word.
-fn unknown<'f>(
-    file: &'f GgufFile,
-    architecture: &'static Architecture,
-    known: &HashSet<&str>,
-) -> impl Iterator<Item = &'f str> {
-    let of_rope = |name: &str| rope::tensors(architecture).any(|known| known == name);
-    file.tensors().map(|(name, _)| name).filter(move |name| !known.contains(name) && !of_rope(name))
+    let key = format!("{}.expert_gating_func", architecture.name);
+    match file.u64_opt(&key)?.unwrap_or(0) {
+        0 => Ok(()),
+        found if found == architecture.scores => Ok(()),
+        found => {
+            let what = format!(
+                "metadata {key} is {found}: in this family experts are chosen otherwise ({}); use the model's \
+                 safetensors",
+                architecture.scores
+            );
+            Err(Error::Unsupported { path: file.path().to_owned(), what })
+        }
+    }
 }
 
 /// A tensor that is not as the metadata of a known family say.
@@ -214,7 +222,10 @@ pub fn mismatches(file: &GgufFile, most: usize) -> Result<Vec<(String, Mismatch)
     let sizes = Sizes::read(file, architecture)?;
     let mut known = HashSet::new();
     let mut found = Vec::new();
-    for (name, _, shape, _) in expected(file, architecture, &sizes) {
+    for (name, shape) in expected(file, architecture, &sizes).flat_map(|expected| expected.stored) {
+        if known.contains(&name) {
+            continue;
+        }
         match file.tensor(&name) {
             None => found.push((name, Mismatch::Missing)),
             Some(info) => {
@@ -228,8 +239,7 @@ pub fn mismatches(file: &GgufFile, most: usize) -> Result<Vec<(String, Mismatch)
             return Ok(found);
         }
     }
-    let known = known.iter().map(String::as_str).collect();
-    let extra = unknown(file, architecture, &known).take(most - found.len());
+    let extra = unknown(file, architecture, &sizes, &known).take(most - found.len());
     found.extend(extra.map(|name| (name.to_owned(), Mismatch::Extra)));
     Ok(found)
 }

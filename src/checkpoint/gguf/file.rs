@@ -326,7 +326,7 @@ impl GgufFile {
         }
     }
 
-    fn fixed_opt<const N: usize, T>(
+    pub(super) fn fixed_opt<const N: usize, T>(
         &self,
         key: &str,
         element: ValueType,

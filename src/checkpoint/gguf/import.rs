@@ -1,5 +1,6 @@
 //! Turns a GGUF into a Hugging Face folder: all of it or nothing, one chunk of one tensor in memory at a time.
 
+use super::whole::Whole;
 use super::{Checked, GgufCheckpoint};
 use crate::checkpoint::index::SINGLE;
 use crate::checkpoint::number::NumberType;
@@ -14,9 +15,6 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// Elements that are dequantized and written at a time, where a row is not longer.
-const CHUNK_ELEMENTS: usize = 1 << 20;
 
 /// The element type that the weights are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,14 +73,15 @@ fn write_weights(
 ) -> Result<ImportSummary> {
     let path = folder.path().join(SINGLE);
     // One dtype throughout, so the reference serializer's order (widest dtype first, then by name) is the names'.
+    let all = Whole::all(checkpoint);
     let mut offset = 0;
     let mut parameters = 0;
     let mut listed = Vec::new();
-    for (name, shape) in checkpoint.tensors() {
-        let elements: usize = shape.iter().product();
+    for (name, whole) in &all {
+        let elements: usize = whole.shape.iter().product();
         let end = offset + elements * NumberType::of(dtype.stored()).bytes();
-        let info = TensorInfo { dtype: dtype.stored(), shape: shape.to_vec(), data_offsets: (offset, end) };
-        listed.push((name.to_owned(), info));
+        let info = TensorInfo { dtype: dtype.stored(), shape: whole.shape.clone(), data_offsets: (offset, end) };
+        listed.push((name.clone(), info));
         (offset, parameters) = (end, parameters + elements as u64);
     }
     let tensors = listed.len();
@@ -97,13 +96,9 @@ fn write_weights(
     write_file(folder, SINGLE, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        for (name, shape) in checkpoint.tensors() {
-            let rows = shape.first().copied().unwrap_or(1);
-            let width: usize = shape.iter().skip(1).product();
-            let step = (CHUNK_ELEMENTS / width.max(1)).max(1);
-            for start in (0..rows).step_by(step) {
-                let values = checkpoint.rows(name, start..rows.min(start + step));
-                let encoded = values.and_then(|values| {
+        for (name, whole) in &all {
+            for piece in 0..whole.pieces() {
+                let encoded = whole.piece(piece).and_then(|values| {
                     dtype.encode(&values, &mut buffer).map_err(|p| Error::tensor(checkpoint.path(), name, p))
                 });
                 let advanced = match encoded {

@@ -6,15 +6,20 @@ mod blocks;
 pub mod codes;
 mod config;
 mod dequantize;
+mod each_layer;
+mod expected;
+mod families;
 pub mod file;
 pub mod header;
 pub mod import;
+mod lies;
 mod names;
 pub mod parts;
 mod rope;
 mod sizes;
 mod tokenizer;
 pub mod types;
+mod whole;
 
 #[cfg(test)]
 pub(crate) mod writer;
@@ -22,15 +27,14 @@ pub(crate) mod writer;
 use super::header::TensorEntry;
 use super::map::MappedFile;
 use crate::error::{Error, Result};
-use architecture::interleaved_row;
-use config::{Change, Layout, Source};
+use config::Layout;
 pub use config::{Mismatch, mismatches};
 pub(super) use dequantize::dequantize;
 pub use file::GgufFile;
 use header::{Header, TensorInfo};
 pub use import::{ImportDtype, ImportSummary, import};
+use lies::{Lies, Order, Stored, Values};
 pub use names::module_name;
-use rayon::prelude::*;
 use serde_json::{Map, Value};
 use std::ops::Range;
 use std::path::Path;
@@ -50,25 +54,57 @@ pub(super) fn listing(bytes: &[u8]) -> Checked<(Vec<TensorEntry>, usize)> {
     Ok((header.tensors.into_iter().map(entry).collect(), header.data))
 }
 
-/// What a tensor under its Hugging Face name is in the file.
+/// What a tensor under its Hugging Face name is in the file: a tensor, or a matrix of a stack.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredTensor<'a> {
     /// What the file calls it.
     pub name: &'a str,
-    /// Its type, shape and place.
+    /// Its type and place.
     pub info: &'a TensorInfo,
+    /// Its shape: where it is a stack, in matrices of the shape that the tensor has.
+    shape: &'a [usize],
     /// The part that it lies in.
     pub file: &'a MappedFile,
     /// Whether what is stored is 1 more than the values are.
     pub is_one_more: bool,
-    /// The head size, where the rows of heads are interleaved.
-    interleaved: Option<usize>,
+    /// Which matrix it is, where the tensor of the file is a stack.
+    matrix: Option<usize>,
+    rows: Order,
+    columns: Order,
 }
 
 impl StoredTensor<'_> {
+    /// The rows of the file's tensor that are this one's; elements where it is a vector.
+    pub fn slice(&self) -> Range<usize> {
+        match (self.matrix, self.shape) {
+            (Some(matrix), [_, rows, ..]) => matrix * rows..(matrix + 1) * rows,
+            (_, [elements]) => 0..*elements,
+            (_, shape) => 0..shape.iter().rev().skip(1).product(),
+        }
+    }
+
     /// Which row of the file's tensor a row is.
     pub fn row(&self, row: usize) -> usize {
-        self.interleaved.map_or(row, |head| interleaved_row(row, head))
+        self.slice().start + self.rows.of(row)
+    }
+
+    /// Why no row, or no column, can be changed by itself, if none can.
+    pub(super) fn refusal(&self, is_column: bool) -> Option<&'static str> {
+        if self.matrix.is_some() && self.shape != self.info.shape && is_column {
+            return Some("gate and up of an expert are one matrix in this file, and a column of it is what both read");
+        }
+        (self.shape.len() > self.info.shape.len()).then_some("the file has it in fewer dimensions")
+    }
+
+    /// Which column of its matrix a column is.
+    pub fn column_within(&self, column: usize) -> usize {
+        self.columns.of(column)
+    }
+
+    /// Which column of the file's tensor a column is, counted through all matrices.
+    pub fn column(&self, column: usize) -> usize {
+        let columns = self.shape.last().copied().unwrap_or_default();
+        self.matrix.unwrap_or_default() * columns + self.columns.of(column)
     }
 }
 
@@ -132,17 +168,31 @@ impl GgufCheckpoint {
         self.layout.tensors.iter().map(|(name, source)| (name.as_str(), source.shape.as_slice()))
     }
 
-    /// What a tensor under its Hugging Face name is in the file.
+    /// What a tensor under its Hugging Face name is in the file; none where it is not there, made of two, or worked out
+    /// of other numbers.
     pub fn stored(&self, name: &str) -> Option<StoredTensor<'_>> {
-        let Source { gguf, change, .. } = self.layout.tensors.get(name)?;
-        let info = self.file.tensor(gguf)?;
+        let source = self.layout.tensors.get(name)?;
+        let Lies::In(Stored { gguf, shape, matrix, rows, columns, values }) = &source.lies else { return None };
+        let info = self.file.tensor(gguf).filter(|_| *values != Values::DecayRates)?;
         Some(StoredTensor {
             name: gguf,
             info,
+            shape,
             file: self.file.maps().get(info.part)?,
-            is_one_more: *change == Change::MinusOne,
-            interleaved: (*change == Change::Interleaved).then_some(self.layout.head_size),
+            is_one_more: *values == Values::OneMore,
+            matrix: (shape.len() > source.shape.len()).then_some(*matrix),
+            rows: *rows,
+            columns: *columns,
         })
+    }
+
+    /// The types of the tensors of the file that one is made of.
+    pub(super) fn types(&self, name: &str) -> Vec<&'static str> {
+        let source = self.layout.tensors.get(name);
+        let names = source.map(|source| source.lies.stored()).unwrap_or_default();
+        let mut types: Vec<&str> = names.iter().filter_map(|name| Some(self.file.tensor(name)?.ty.name)).collect();
+        types.dedup();
+        types
     }
 
     /// Rows `rows` of a tensor under its Hugging Face name, in Hugging Face's order: (rows, inner dimensions), f32.
@@ -151,23 +201,18 @@ impl GgufCheckpoint {
     /// # Errors
     /// There is no such tensor or no such rows.
     pub fn rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
-        let missing = || Error::tensor(self.path(), name, "is not in this model");
-        let source = self.layout.tensors.get(name).ok_or_else(missing)?;
-        if source.change != Change::Interleaved {
-            let mut values = self.file.rows(&source.gguf, rows)?;
-            if source.change == Change::MinusOne {
-                values.iter_mut().for_each(|w| *w -= 1.0);
-            }
-            return Ok(values);
+        let bad = |problem: String| Error::tensor(self.path(), name, problem);
+        let source = self.layout.tensors.get(name).ok_or_else(|| bad("is not in this model".into()))?;
+        let (count, inner) = source.shape.split_first().map_or((1, &[][..]), |(count, inner)| (*count, inner));
+        if rows.end > count {
+            return Err(bad(format!("has {count} rows, asked for row {}", rows.end - 1)));
         }
-        let width = self.file.row_width(&source.gguf, rows.end)?;
-        let mut out = vec![0.0; rows.len() * width];
-        out.par_chunks_mut(width.max(1)).zip(rows).try_for_each(|(row, at)| {
-            self.file.rows_into(&source.gguf, interleaved_row(at, self.layout.head_size), row)
-        })?;
-        Ok(out)
+        source.lies.rows(&self.file, rows, inner.iter().product())
     }
 }
+
+#[cfg(test)]
+mod converted_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,38 +1,38 @@
 //! llama.cpp's names of weights that have Hugging Face's, for its own tools.
 
-use super::architecture::ARCHITECTURES;
+use super::architecture::{Role, Rule};
+use super::families::ARCHITECTURES;
 
 /// What a GGUF calls a weight, without the `.weight` of both; none where the family is not known. All experts of a layer
 /// are one tensor there.
 pub fn module_name(model_type: &str, module: &str) -> Option<String> {
-    // Families that llama.cpp has under another's name, or calls their projections the same.
+    // Families that are read as others they compute the same as.
     let family = match model_type {
-        "mistral" | "mixtral" | "olmo2" => "llama",
-        "qwen3_moe" => "qwen3",
+        "qwen2_vl_text" | "qwen2_5_vl_text" => "qwen2",
+        "qwen3_vl_text" => "qwen3",
+        "qwen3_vl_moe_text" => "qwen3_moe",
+        "kimi_k2" | "glm4_moe_lite" => "deepseek_v3",
         other => other,
     };
     let family = ARCHITECTURES.iter().find(|known| known.model_type == family)?;
-    if let Some((start, expert)) = module.split_once(".experts.") {
-        let layer = start.strip_prefix("model.layers.")?.split('.').next()?;
-        let part = match expert.split_once('.')?.1 {
-            "gate_proj" | "w1" => "gate",
-            "up_proj" | "w3" => "up",
-            "down_proj" | "w2" => "down",
-            _ => return None,
-        };
-        return Some(format!("blk.{layer}.ffn_{part}_exps"));
-    }
-    let named = |gguf: &str, hf: &str| {
-        let (gguf, hf) = (gguf.strip_suffix(".weight")?, hf.strip_suffix(".weight")?);
+    let (without_expert, is_expert) = match module.split_once(".experts.") {
+        Some((start, rest)) => (format!("{start}.experts.{{e}}.{}", rest.split_once('.')?.1), true),
+        None => (module.to_owned(), false),
+    };
+    let named = |rule: &Rule| {
+        let (gguf, hf) = (rule.gguf.strip_suffix(".weight")?, rule.hf.strip_suffix(".weight")?);
+        if is_expert != matches!(rule.role, Role::Expert(_)) {
+            return None;
+        }
         match hf.split_once("{}") {
             Some((before, after)) => {
-                let layer = module.strip_prefix(before)?.strip_suffix(after)?;
+                let layer = without_expert.strip_prefix(before)?.strip_suffix(after)?;
                 layer.parse::<usize>().is_ok().then(|| gguf.replace("{}", layer))
             }
-            None => (hf == module).then(|| gguf.to_owned()),
+            None => (hf == without_expert).then(|| gguf.to_owned()),
         }
     };
-    family.groups.iter().flat_map(|(rules, _)| *rules).find_map(|rule| named(rule.gguf, rule.hf))
+    family.rules().find_map(named)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! RoPE scaling: from a GGUF's metadata and `rope_freqs.weight` back to config.json's `rope_scaling`.
 
 use super::Checked;
-use super::architecture::Architecture;
+use super::architecture::{Architecture, Form};
 use super::file::GgufFile;
 use super::sizes::Sizes;
 use crate::error::{Error, Result};
@@ -51,13 +51,17 @@ pub(super) fn write(
         let problem = format!("is {local}, expected {theta} as in all layers of this family");
         return Err(file.problem(&format!("{prefix}.rope.freq_base_swa"), problem));
     }
-    if sizes.rotated != sizes.head {
+    if architecture.form == Form::Gemma4 {
+        // The factors say how much of a head is turned.
+        return Ok(());
+    }
+    if architecture.rope.is_partial && (sizes.rotated != sizes.head || !architecture.rope.is_phi) {
         config.insert("partial_rotary_factor".into(), json!(sizes.rotated as f64 / sizes.head as f64));
     }
     if architecture.rope.is_phi && LONG_AND_SHORT.iter().any(|name| file.tensor(name).is_some()) {
         return longrope(file, prefix, sizes, config);
     }
-    if let Some(scaling) = rope_scaling(file, prefix, theta, sizes.rotated)? {
+    if let Some(scaling) = rope_scaling(file, architecture, theta, sizes.rotated)? {
         config.insert("rope_scaling".into(), scaling);
     }
     Ok(())
@@ -103,8 +107,8 @@ fn longrope(file: &GgufFile, prefix: &str, sizes: &Sizes, config: &mut Map<Strin
 }
 
 /// `rope_scaling`, or none where positions are not scaled. `head_size` is how many channels of a head are turned.
-fn rope_scaling(file: &GgufFile, prefix: &str, theta: f64, head_size: usize) -> Result<Option<Value>> {
-    let key = |name: &str| format!("{prefix}.rope.{name}");
+fn rope_scaling(file: &GgufFile, architecture: &Architecture, theta: f64, head_size: usize) -> Result<Option<Value>> {
+    let key = |name: &str| format!("{}.rope.{name}", architecture.name);
     let scaling = file.str_opt(&key("scaling.type"))?;
     let legacy = file.f64_opt(&key("scale_linear"))?.filter(|factor| *factor != 1.0);
     let scaled = scaling.filter(|s| *s != "none");
@@ -140,6 +144,18 @@ fn rope_scaling(file: &GgufFile, prefix: &str, theta: f64, head_size: usize) -> 
             map.insert("factor".into(), json!(factor()?));
             let original = file.size(&key("scaling.original_context_length"))?;
             map.insert("original_max_position_embeddings".into(), original.into());
+            let multiplier = "scaling.yarn_log_multiplier";
+            match (file.f64_opt(&key(multiplier))?, architecture.rope.log_multiplier) {
+                (Some(x), None) if x != 0.0 => {
+                    return Err(file.problem(&key(multiplier), format!("is {x}, which is not supported")));
+                }
+                (Some(x), Some(times)) => {
+                    // The other of the two is not in the file: in every model published they are the same.
+                    let x = ((x * times) as f32).to_string().parse::<f64>().unwrap_or(x * times);
+                    map.extend(["mscale", "mscale_all_dim"].map(|name| (name.to_owned(), json!(x))));
+                }
+                _ => {}
+            }
             for (name, config) in [("scaling.yarn_beta_fast", "beta_fast"), ("scaling.yarn_beta_slow", "beta_slow")] {
                 if let Some(x) = file.f64_opt(&key(name))? {
                     map.insert(config.into(), json!(x));

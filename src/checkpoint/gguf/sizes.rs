@@ -1,101 +1,176 @@
 //! The sizes that a GGUF's metadata give, and its embedding.
 
-use super::architecture::{Architecture, Dim, EMBEDDING};
+use super::architecture::{Architecture, Dim, Form, Layers, Need};
+use super::families::rules::EMBEDDING;
 use super::file::GgufFile;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 
+mod read;
+
 /// The sizes that shapes are made of.
 pub(super) struct Sizes {
     pub layers: usize,
+    /// Layers after these, which predict further tokens and are not read.
+    pub further: usize,
     pub hidden: usize,
-    intermediate: usize,
     pub heads: usize,
-    key_value_heads: usize,
+    /// Channels of a head of most layers.
     pub head: usize,
     /// Channels of each head that RoPE turns.
     pub rotated: usize,
-    vocabulary: usize,
+    pub vocabulary: usize,
     pub context: usize,
+    /// What differs from layer to layer.
+    pub each: Vec<LayerSizes>,
+    pub experts: Option<ExpertSizes>,
+    pub delta: DeltaSizes,
+    pub latent: LatentSizes,
+    /// Positions that a convolution sees.
+    pub kernel: usize,
+    /// Channels of the input of each layer; 0 where there is none.
+    pub layer_input: usize,
+    /// Rows of the table of these.
+    pub layer_vocabulary: usize,
+}
+
+/// The sizes of one layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LayerSizes {
+    pub mixer: Mixer,
+    /// Whether it sees only the last positions, where the heads of such layers have another width.
+    pub slides: bool,
+    pub head: usize,
+    pub key_value_heads: usize,
+    /// Of its MLP for all positions.
+    pub intermediate: usize,
+    pub has_experts: bool,
+    /// Whether keys, and values, are its own.
+    pub has_keys: bool,
+    pub has_values: bool,
+}
+
+/// What brings a layer's positions together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Mixer {
+    Attention,
+    DeltaNet,
+    Convolution,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExpertSizes {
+    pub count: usize,
+    pub intermediate: usize,
+    /// Of the MLP beside them; 0 where there is none.
+    pub shared: usize,
+}
+
+/// Of gated delta nets: how many heads, and how wide a query or key, and a value, of one is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DeltaSizes {
+    pub key_heads: usize,
+    pub value_heads: usize,
+    pub key: usize,
+    pub value: usize,
+}
+
+/// Of latent attention.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LatentSizes {
+    pub query: Option<usize>,
+    pub key_value: usize,
+    /// Channels of a head that RoPE does not turn.
+    pub plain: usize,
+    pub value: usize,
 }
 
 impl Sizes {
-    pub fn read(file: &GgufFile, architecture: &Architecture) -> Result<Sizes> {
-        let key = |name: &str| format!("{}.{name}", architecture.name);
-        let layers = file.size(&key("block_count"))?;
-        if layers > file.tensor_count() {
-            let problem = format!("is {layers}, but there are only {} tensors", file.tensor_count());
-            return Err(file.problem(&key("block_count"), problem));
+    /// The size of a dimension in a layer.
+    pub fn of(&self, dim: Dim, layer: usize) -> usize {
+        let Some(of_layer) = self.each.get(layer) else { return 0 };
+        let (net, latent) = (self.delta, self.latent);
+        let (query, key_value) = (self.heads * of_layer.head, of_layer.key_value_heads * of_layer.head);
+        let values = net.value_heads * net.value;
+        let mixed = 2 * net.key_heads * net.key + values;
+        match dim {
+            Dim::One => 1,
+            Dim::Hidden => self.hidden,
+            Dim::ThriceHidden => 3 * self.hidden,
+            Dim::Vocabulary => self.vocabulary,
+            Dim::Heads => self.heads,
+            Dim::HeadSize => of_layer.head,
+            Dim::Query => query,
+            Dim::GatedQuery => 2 * query,
+            Dim::KeyValue => key_value,
+            Dim::QueryKeyValue => query + 2 * key_value,
+            Dim::Intermediate => of_layer.intermediate,
+            Dim::GateUp => 2 * of_layer.intermediate,
+            Dim::Experts => self.experts.map_or(0, |experts| experts.count),
+            Dim::ExpertIntermediate => self.experts.map_or(0, |experts| experts.intermediate),
+            Dim::Shared => self.experts.map_or(0, |experts| experts.shared),
+            Dim::Mixed => mixed,
+            Dim::MixedAndGates => mixed + values,
+            Dim::Values => values,
+            Dim::Value => net.value,
+            Dim::ValueHeads => net.value_heads,
+            Dim::TwiceValueHeads => 2 * net.value_heads,
+            Dim::Kernel => self.kernel,
+            Dim::QueryLatent => latent.query.unwrap_or_default(),
+            Dim::KeyValueLatent => latent.key_value,
+            Dim::KeyValueLatentAndTurned => latent.key_value + self.rotated,
+            Dim::KeysAndValues => self.heads * (latent.plain + latent.value),
+            Dim::MixedValues => self.heads * latent.value,
+            Dim::LayerInput => self.layer_input,
+            Dim::LayerInputs => self.layers * self.layer_input,
+            Dim::LayerVocabulary => self.layer_vocabulary,
         }
-        let hidden = file.size(&key("embedding_length"))?;
-        let intermediate = file.size(&key("feed_forward_length"))?;
-        let heads = file.size(&key("attention.head_count"))?;
-        let grouped = key("attention.head_count_kv");
-        let key_value_heads = if file.get(&grouped).is_some() { file.size(&grouped)? } else { heads };
-        if !heads.is_multiple_of(key_value_heads) {
-            return Err(file.problem(&grouped, format!("is {key_value_heads}, expected a divisor of {heads}")));
-        }
-        let head_key = key("attention.key_length");
-        let head = match file.get(&head_key) {
-            Some(_) => file.size(&head_key)?,
-            None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => {
-                let problem = format!("is {heads}, expected a divisor of {hidden}");
-                return Err(file.problem(&key("attention.head_count"), problem));
-            }
-        };
-        if !head.is_multiple_of(2) {
-            return Err(Error::file(file.path(), format!("heads have {head} dimensions, expected an even number")));
-        }
-        let refuse_part = |name: &str, part: usize| {
-            let problem = format!("is {part}, expected the head size {head}; partial heads are not supported");
-            Err(file.problem(&key(name), problem))
-        };
-        let (values, turned) = ("attention.value_length", "rope.dimension_count");
-        let size_or_head = |name: &str| if file.get(&key(name)).is_some() { file.size(&key(name)) } else { Ok(head) };
-        let (value_size, rotated) = (size_or_head(values)?, size_or_head(turned)?);
-        if value_size != head {
-            return refuse_part(values, value_size);
-        }
-        if rotated != head && !(architecture.rope.is_phi && rotated < head && rotated.is_multiple_of(2)) {
-            return refuse_part(turned, rotated);
-        }
-        let embedding = file.tensor(EMBEDDING).ok_or_else(|| missing(file, EMBEDDING))?;
-        let vocabulary = embedding.shape.first().copied().unwrap_or(0);
-        let context = file.size(&key("context_length"))?;
-        let sizes = Sizes { layers, hidden, intermediate, heads, key_value_heads, head, rotated, vocabulary, context };
-        if heads.checked_mul(head).is_none_or(|n| n > u32::MAX as usize) {
-            return Err(file.problem(&key("attention.head_count"), format!("is {heads}, too many heads of {head}")));
-        }
-        Ok(sizes)
     }
 
-    pub fn of(&self, dim: Dim) -> usize {
-        match dim {
-            Dim::Hidden => self.hidden,
-            Dim::Intermediate => self.intermediate,
-            Dim::Query => self.heads * self.head,
-            Dim::KeyValue => self.key_value_heads * self.head,
-            Dim::QueryKeyValue => (self.heads + 2 * self.key_value_heads) * self.head,
-            Dim::HeadSize => self.head,
-            Dim::GateUp => 2 * self.intermediate,
-            Dim::Vocabulary => self.vocabulary,
+    /// Whether a layer is one of these.
+    pub fn has(&self, layers: Layers, layer: usize) -> bool {
+        let Some(of_layer) = self.each.get(layer) else { return false };
+        match layers {
+            Layers::All => true,
+            Layers::Attention => of_layer.mixer == Mixer::Attention,
+            Layers::DeltaNet => of_layer.mixer == Mixer::DeltaNet,
+            Layers::Convolution => of_layer.mixer == Mixer::Convolution,
+            Layers::Dense => !of_layer.has_experts,
+            Layers::Experts => of_layer.has_experts,
+            Layers::Shared => of_layer.has_experts && self.experts.is_some_and(|experts| experts.shared > 0),
+            Layers::QueryLatent => self.latent.query.is_some(),
+            Layers::PlainQuery => self.latent.query.is_none(),
+            Layers::OwnKeys => of_layer.has_keys,
+            Layers::OwnValues => of_layer.has_values,
+            Layers::Inputs => self.layer_input > 0,
         }
+    }
+
+    /// How many layers there are before the first with experts.
+    pub fn dense_layers(&self) -> usize {
+        self.each.iter().take_while(|layer| !layer.has_experts).count()
+    }
+
+    /// The first layer with keys of its own that has a window, or has none.
+    pub fn layer_where(&self, slides: bool) -> Option<&LayerSizes> {
+        self.each.iter().find(|layer| layer.has_keys && layer.slides == slides)
     }
 
     /// Writes them as config.json has them.
     pub fn write(&self, config: &mut Map<String, Value>) {
+        let most = |of: fn(&LayerSizes) -> usize| self.each.iter().map(of).max().unwrap_or_default();
         let sizes = [
             ("hidden_size", self.hidden),
-            ("intermediate_size", self.intermediate),
+            ("intermediate_size", most(|layer| layer.intermediate)),
             ("num_hidden_layers", self.layers),
             ("num_attention_heads", self.heads),
-            ("num_key_value_heads", self.key_value_heads),
+            ("num_key_value_heads", most(|layer| layer.key_value_heads)),
             ("head_dim", self.head),
             ("vocab_size", self.vocabulary),
             ("max_position_embeddings", self.context),
         ];
-        config.extend(sizes.map(|(key, n)| (key.to_owned(), Value::from(n))));
+        // 0 where it is a size of nothing, such as an MLP beside experts in all layers.
+        config.extend(sizes.into_iter().filter(|(_, n)| *n > 0).map(|(key, n)| (key.to_owned(), Value::from(n))));
     }
 }
 

@@ -148,6 +148,40 @@ pub(crate) fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
 /// The whole models of `fixtures/gguf`, `tiny-{}.gguf`, in order.
 pub(crate) const MODELS: [&str; 8] = ["gemma", "gemma2", "gemma3", "llama", "llama-spm", "phi3", "qwen2", "qwen3"];
 
+/// The files of `fixtures/gguf/converted`, in order.
+pub(crate) const CONVERTED: [&str; 30] = [
+    "cohere2",
+    "deepseek_v2",
+    "deepseek_v3",
+    "ernie4_5",
+    "exaone4",
+    "gemma4",
+    "gemma4_moe",
+    "glm4",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "gpt_oss",
+    "granite",
+    "granitemoehybrid",
+    "hunyuan_v1_dense",
+    "lfm2",
+    "minimax_m2",
+    "ministral3",
+    "mistral3",
+    "mistral4",
+    "mixtral",
+    "olmo2",
+    "olmo3",
+    "qwen2_vl",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_moe",
+    "qwen3_next",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "smollm3",
+];
+
 /// A file of `fixtures/gguf`.
 pub(crate) fn fixture(name: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gguf").join(name)

@@ -74,6 +74,11 @@ impl<'a> Dense<'a> {
         self.part.dtype
     }
 
+    /// The shape of what is stored.
+    pub fn shape(&self) -> &[usize] {
+        self.part.shape
+    }
+
     /// The file that it lies in.
     pub fn file(&self) -> &'a MappedFile {
         self.part.file

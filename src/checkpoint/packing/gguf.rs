@@ -30,6 +30,14 @@ struct Blocks<'a> {
     elements: Option<Dense<'a>>,
 }
 
+/// Under Hugging Face's name, made of several tensors of the file or of other numbers.
+#[derive(Debug)]
+struct Made<'a> {
+    gguf: &'a GgufCheckpoint,
+    name: &'a str,
+    outline: Outline<'a>,
+}
+
 /// Under the name in the file.
 #[derive(Debug)]
 struct OwnBlocks<'a> {
@@ -58,7 +66,10 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
         [rows, rest @ ..] if rest.len() > 1 => Layout::of(entry.dtype, &[*rows, rest.iter().product()]),
         shape => Layout::of(entry.dtype, shape),
     }?;
-    let stored = gguf.stored(name)?;
+    let Some(stored) = gguf.stored(name) else {
+        let outline = outline(name, &entry.shape, layout, &gguf.types(name).join(" and "));
+        return Some(Ok(Box::new(Made { gguf, name, outline })));
+    };
     let outline = outline(name, &entry.shape, layout, stored.info.ty.name);
     let elements = stored.info.ty.dtype().map(|dtype| {
         let place = stored.info.bytes.start as u64..stored.info.bytes.end as u64;
@@ -82,9 +93,17 @@ impl Packing for Blocks<'_> {
         self.gguf.rows(self.name, rows).map(|values| Some(Rows::decoded(self.outline.layout, values)))
     }
 
+    fn refusal(&self, axis: Axis) -> Option<String> {
+        self.stored.refusal(axis == Axis::Column).map(|why| format!("{why}; patch the original and convert that"))
+    }
+
     fn codes(&self, axis: Axis, index: usize) -> Checked<Codes<'_>> {
+        if let Some(why) = self.refusal(axis) {
+            return Err(why);
+        }
         match (axis, self.stored.info.ty.zero) {
             (Axis::Column, Zero::Code { lies, .. }) => {
+                let index = self.stored.column_within(index);
                 Ok(self.codes_of(index, lies(index % self.stored.info.ty.block_elements)))
             }
             (Axis::Column, Zero::None(why)) => {
@@ -100,7 +119,8 @@ impl Packing for Blocks<'_> {
         let ty = self.stored.info.ty;
         if let Scales::Half { at, .. } = ty.scales {
             let mut scale = [0.0f32];
-            let at = self.row_start(row) + column / ty.block_elements * ty.block_bytes + at;
+            let block = self.stored.column_within(column) / ty.block_elements;
+            let at = self.row_start(row) + block * ty.block_bytes + at;
             NumberType::F16.decode(self.stored.file.bytes().get(at..at + 2).unwrap_or_default(), &mut scale);
             // Zero times that would not be 0.
             if !scale[0].is_finite() {
@@ -152,7 +172,8 @@ impl Packing for Blocks<'_> {
                 if number == NumberType::F16 { 0 } else { column % ty.block_elements * count / ty.block_elements };
             column / ty.block_elements * count + within
         };
-        let of_column = (0..self.outline.layout.columns).map(of_block).collect();
+        let columns = 0..self.outline.layout.columns;
+        let of_column = columns.map(|column| of_block(self.stored.column_within(column))).collect();
         Ok(OwnScales { place: self.in_blocks(row, at, count * number.bytes(), number), of_column })
     }
 
@@ -166,11 +187,16 @@ impl Packing for Blocks<'_> {
         }
         let mut values = vec![0.0; self.outline.layout.columns];
         dequantize(ty, &whole, &mut values).ok()?;
-        Some(values.into_iter().map(f64::from).collect())
+        let columns = (0..values.len()).map(|column| self.stored.column_within(column));
+        columns.map(|column| values.get(column).copied().map(f64::from)).collect()
     }
 
     fn stored_row(&self, row: usize) -> usize {
         self.stored.row(row)
+    }
+
+    fn stored_column(&self, column: usize) -> usize {
+        self.stored.column(column)
     }
 
     /// All of them are: rows are decoded, and may lie in another order.
@@ -219,21 +245,47 @@ impl Blocks<'_> {
         let first = used().map(|bits| bits.at / 8).min().unwrap_or_default();
         let end = used().map(|bits| (bits.at + bits.count).div_ceil(8)).max().unwrap_or_default();
         let block = column / ty.block_elements * ty.block_bytes;
+        let slice = self.stored.slice().start;
         let span = Span {
-            offset: (self.stored.info.bytes.start + block + first) as u64,
+            offset: (self.stored.info.bytes.start + slice * self.row_bytes() + block + first) as u64,
             piece_bytes: (end - first) as u64,
             stride_bytes: self.row_bytes() as u64,
             pieces: rows as u64,
         };
         let mut found = Codes::new(self.place(span, NumberType::U8));
         for row in 0..rows {
-            let (at, mut from) = (self.stored.row(row) * (end - first) * 8, 0);
+            let (at, mut from) = ((self.stored.row(row) - slice) * (end - first) * 8, 0);
             for bits in used() {
                 found.put_part(row, at + bits.at - first * 8, bits.count, from);
                 from += bits.count;
             }
         }
         found
+    }
+}
+
+impl Packing for Made<'_> {
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
+        self.gguf.rows(self.name, rows).map(|values| Some(Rows::decoded(self.outline.layout, values)))
+    }
+
+    fn codes(&self, axis: Axis, index: usize) -> Checked<Codes<'_>> {
+        Err(self.why_not(axis, index))
+    }
+
+    fn own_scales(&self, row: usize) -> Checked<OwnScales<'_>> {
+        Err(self.why_not(Axis::Row, row))
+    }
+}
+
+impl Made<'_> {
+    fn why_not(&self, axis: Axis, index: usize) -> String {
+        let line = axis.as_str();
+        format!("{line} {index} is made of several tensors of the file; patch the original and convert that")
     }
 }
 

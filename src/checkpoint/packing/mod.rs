@@ -139,6 +139,11 @@ pub trait Packing: Debug + Send + Sync {
     /// They cannot be decoded.
     fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>>;
 
+    /// Why no line along an axis can be changed by itself, whatever it is stored as.
+    fn refusal(&self, _axis: Axis) -> Option<String> {
+        None
+    }
+
     /// Where the codes of a row or column lie, counted through all matrices of a stack.
     ///
     /// # Errors
@@ -181,6 +186,11 @@ pub trait Packing: Debug + Send + Sync {
     /// Which row of what is stored a row is: another where a converter changed their order.
     fn stored_row(&self, row: usize) -> usize {
         row
+    }
+
+    /// Likewise of columns, counted through all matrices of what is stored.
+    fn stored_column(&self, column: usize) -> usize {
+        column
     }
 
     /// Whether its numbers have to be worked out from what is stored.
@@ -388,12 +398,18 @@ impl<'a> Weight<'a> {
         self.packing.row_with(row, span, bytes)
     }
 
-    /// Where row, column or element `index` is in what is stored: a converter may have changed the order of rows.
+    /// Where row, column or element `index` is in what is stored: a converter may have changed the order of
+    /// rows, or put several tensors into one.
     pub fn stored_index(&self, axis: Axis, index: usize) -> usize {
         match axis {
             Axis::Row | Axis::Element => self.packing.stored_row(index),
-            Axis::Column => index,
+            Axis::Column => self.packing.stored_column(index),
         }
+    }
+
+    /// Why no line along an axis can be changed by itself, if none can.
+    pub fn refusal(&self, axis: Axis) -> Option<String> {
+        self.packing.refusal(axis)
     }
 
     /// Where it can be changed element by element, if it can.

@@ -1,5 +1,5 @@
 use super::super::GgufCheckpoint;
-use super::super::architecture::EMBEDDING;
+use super::super::families::rules::EMBEDDING;
 use super::super::header::ValueType;
 use super::super::writer::{MODELS, Writer, expected, fixture};
 use super::*;
@@ -84,7 +84,7 @@ fn attention_of(
     writer.ramp(EMBEDDING, &[5, 48]);
     let file = writer.file();
     let file = GgufFile::open(file.path())?;
-    let architecture = Architecture::find(name).unwrap();
+    let architecture = Architecture::find(name, &file).unwrap();
     let (sizes, mut config) = (Sizes::read(&file, architecture)?, Map::new());
     rope::write(&file, architecture, &sizes, &mut config)?;
     attention::write(&file, architecture, &sizes, &mut config)?;
@@ -202,7 +202,18 @@ fn missing_metadata_is_named() {
 #[test]
 fn what_the_family_does_not_do_is_named() {
     assert!(refused(|w| w.str("general.architecture", "mamba")).contains("mamba"));
-    assert!(refused(|w| w.u32("llama.expert_count", 8)).contains("mixture of experts"));
+    assert!(refused(|w| w.u32("llama.expert_count", 8)).contains("blk.0.ffn_gate_inp.weight"));
+    let qwen = |w: &mut Writer| {
+        w.keys.iter_mut().for_each(|(key, ..)| *key = key.replace("llama.", "qwen2."));
+        w.str("general.architecture", "qwen2").u32("qwen2.expert_count", 8).clone()
+    };
+    assert!(
+        refused(|w| {
+            *w = qwen(w);
+            w
+        })
+        .contains("mixture of experts")
+    );
     assert!(open(|w| w.u32("llama.expert_count", 0)).is_ok());
     assert!(refused(|w| w.f32("llama.attention.scale", 0.1)).contains("llama.attention.scale"));
     assert!(refused(|w| w.bool("llama.attention.causal", false)).contains("not causal"));

@@ -60,9 +60,11 @@ enum Step {
     Split(&'static str),
 }
 
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
     PreTokenizer {
-        names: &["smollm"],
+        names: &["smollm", "refact", "starcoder", "codeshell"],
         steps: &[Step::Digits],
         gpt2_split: true,
         nfc: false,
@@ -70,9 +72,55 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
         adds_bos: false,
     },
     PreTokenizer {
-        names: &["llama-bpe", "llama3", "llama-v3"],
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"],
+        steps: &[Step::Split(LLAMA3)],
+        gpt2_split: false,
+        nfc: false,
+        ignore_merges: true,
+        adds_bos: true,
+    },
+    PreTokenizer {
+        names: &["qwen2", "deepseek-r1-qwen"],
         steps: &[Step::Split(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )],
+        gpt2_split: false,
+        nfc: true,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer {
+        names: &["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"],
+        steps: &[Step::Split(LLAMA3)],
+        gpt2_split: false,
+        nfc: false,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer {
+        names: &["qwen35"],
+        steps: &[Step::Split(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )],
+        gpt2_split: false,
+        nfc: true,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer {
+        names: &["gpt-4o", "minimax-m2"],
+        steps: &[Step::Split(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )],
+        gpt2_split: false,
+        nfc: false,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer {
+        names: &["tekken"],
+        steps: &[Step::Split(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         )],
         gpt2_split: false,
         nfc: false,
@@ -80,11 +128,23 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
         adds_bos: true,
     },
     PreTokenizer {
-        names: &["qwen2"],
-        steps: &[Step::Split(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        )],
+        names: &["deepseek-v3", "hunyuan-dense"],
+        steps: &[
+            Step::Split(r"\p{N}{1,3}"),
+            Step::Split("[一-龥\u{3040}-ゟ゠-ヿ]+"),
+            Step::Split(
+                r#"[!"\#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"#,
+            ),
+        ],
         gpt2_split: false,
+        nfc: false,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer {
+        names: &["command-r"],
+        steps: &[Step::Digits],
+        gpt2_split: true,
         nfc: true,
         ignore_merges: false,
         adds_bos: false,
@@ -133,7 +193,7 @@ fn pre_tokenizer(file: &GgufFile) -> Result<&'static PreTokenizer> {
 }
 
 /// Pairs of tokens; a merge is written as both with a space between.
-fn merges(file: &GgufFile, vocabulary: &Map<String, Value>) -> Result<Vec<Value>> {
+pub(super) fn merges(file: &GgufFile, vocabulary: &Map<String, Value>) -> Result<Vec<Value>> {
     let merges = file.strs_opt(MERGES)?.ok_or_else(|| file.problem(MERGES, "is missing; convert the model again"))?;
     let pair = |(at, merge): (usize, &str)| {
         // The first character can itself be a space only in files whose tokens are not byte-level.

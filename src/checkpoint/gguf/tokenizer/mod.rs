@@ -17,9 +17,9 @@ const MODEL: &str = "tokenizer.ggml.model";
 fn tokenizer_json(file: &GgufFile) -> Result<Value> {
     let parts = match file.str(MODEL)? {
         "gpt2" => byte_level::parts,
-        "llama" => sentencepiece::parts,
+        "llama" | "gemma4" => sentencepiece::parts,
         model => {
-            let kinds = "gpt2 (byte-level BPE) or llama (SentencePiece BPE)";
+            let kinds = "gpt2 (byte-level BPE), llama or gemma4 (SentencePiece BPE)";
             return Err(file.problem(MODEL, format!("is {model}, expected {kinds}; use the model's safetensors")));
         }
     };
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn what_is_not_supported_or_wrong_is_named() {
         assert!(refused(|w| w.str(MODEL, "t5")).contains("is t5, expected gpt2"));
-        assert!(refused(|w| w.str(PRE, "tekken")).contains("is tekken, expected one of smollm"));
+        assert!(refused(|w| w.str(PRE, "viking")).contains("is viking, expected one of smollm"));
         assert!(refused(|w| w.without(TOKENS)).contains("no tokenizer"));
         assert!(refused(|w| w.without(MERGES)).contains("merges is missing"));
         assert!(refused(|w| w.strs(MERGES, &["ab"])).contains("[0] is \"ab\", expected two tokens"));

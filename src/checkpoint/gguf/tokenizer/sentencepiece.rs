@@ -1,5 +1,5 @@
 //! SentencePiece BPE: `tokenizer.ggml.model` llama. The vocabulary of Llama 2, Mistral, Gemma and Phi-3, each piece
-//! with a score.
+//! with a score; under gemma4 that of Gemma 4, with its list of pairs.
 //!
 //! SentencePiece joins the two neighbours whose joint has the best score; tokenizer.json joins by a list of pairs. So
 //! every way to cut a piece into two pieces becomes a pair, best score first, as in transformers' `generate_merges`.
@@ -8,6 +8,7 @@
 //! are never cut nor joined with their neighbours.
 
 use super::super::file::GgufFile;
+use super::byte_level::{self, MERGES};
 use super::vocabulary::{BYTE, CONTROL, NORMAL, Parts, Tokens, UNKNOWN, UNUSED, USER_DEFINED, added_token};
 use crate::error::Result;
 use serde_json::{Value, json};
@@ -30,7 +31,10 @@ pub(super) fn parts(file: &GgufFile, tokens: &Tokens) -> Result<Parts> {
     let spelled: Vec<String> = (0..tokens.texts.len()).map(|id| spelling(tokens, id, prefix_space)).collect();
     let tokens = Tokens { texts: spelled.iter().map(String::as_str).collect(), types: tokens.types.clone() };
     let vocabulary = tokens.vocabulary(file)?;
-    let merges = merges(file, &tokens)?;
+    let merges = match file.get(MERGES) {
+        Some(_) => byte_level::merges(file, &vocabulary)?,
+        None => merges(file, &tokens)?,
+    };
     let bytes = tokens.of_type(&[BYTE]).count();
     if ![0, 256].contains(&bytes) {
         let problem = format!("has {bytes} byte tokens, expected all 256 or none");
@@ -183,6 +187,28 @@ mod tests {
                     "{model}"
                 );
             }
+        }
+    }
+
+    /// As Gemma 4's files have it: the pairs are listed.
+    #[test]
+    fn a_list_of_pairs_is_taken_as_it_is() {
+        let gemma = GgufFile::open(&fixture("tiny-gemma.gguf")).unwrap();
+        let derived = tokenizer_json(&gemma).unwrap();
+        let pairs = derived["model"]["merges"].as_array().unwrap();
+        let pairs: Vec<String> =
+            pairs.iter().map(|pair| format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap())).collect();
+        let mut writer = Writer::new();
+        writer.str("tokenizer.ggml.model", "gemma4").bool("tokenizer.ggml.add_space_prefix", false);
+        writer.strs(MERGES, &pairs.iter().map(String::as_str).collect::<Vec<_>>());
+        let tokens = gemma.strs_opt("tokenizer.ggml.tokens").unwrap().unwrap();
+        writer.strs("tokenizer.ggml.tokens", &tokens).u32("tokenizer.ggml.bos_token_id", 1);
+        writer.i32s("tokenizer.ggml.token_type", &gemma.i32s_opt("tokenizer.ggml.token_type").unwrap().unwrap());
+        let own = tokenizer(writer.file().path());
+        let expected = expected("spm-no-prefix.json");
+        let texts = expected["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
+        for (text, expected) in texts.zip(expected["ids"].as_array().unwrap()) {
+            assert_eq!(json!(ids(&own, text)), *expected, "{text:?}");
         }
     }
 

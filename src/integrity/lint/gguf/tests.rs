@@ -109,7 +109,7 @@ fn tensors_are_held_against_the_metadata() {
     assert_eq!(changed(|w| w.ramp("blk.0.attn_q.weight", &[4, 8])), ["tensor-shape blk.0.attn_q.weight"]);
     assert_eq!(changed(|w| w.ramp("blk.0.other.weight", &[4, 8])), ["tensor-extra blk.0.other.weight"]);
     assert_eq!(changed(|w| w.without("llama.block_count")), ["config-refused"]);
-    assert_eq!(changed(|w| w.u32("llama.expert_count", 8)), ["config-unknown"]);
+    assert_eq!(changed(|w| w.f32("llama.attention.scale", 0.5)), ["config-unknown"]);
 }
 
 #[test]

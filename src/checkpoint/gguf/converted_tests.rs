@@ -1,0 +1,74 @@
+//! A file of every family that llama.cpp has, changed as its converter changes it: tensors are those that it was made of,
+//! and the model computes what transformers computes with these.
+
+use super::writer::{CONVERTED, expected, fixture};
+use super::*;
+use crate::architecture::Recipe;
+use crate::checkpoint::Checkpoint;
+use crate::compute::{Arithmetic, ComputeSettings, DeviceChoice, Model, Row};
+use crate::evaluate::metrics;
+use crate::progress::Silent;
+use safetensors::SafeTensors;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+fn gguf(name: &str) -> PathBuf {
+    fixture(&format!("converted/{name}.gguf"))
+}
+
+fn told(name: &str) -> Value {
+    expected(&format!("converted/{name}.json"))
+}
+
+#[test]
+fn every_tensor_is_that_which_was_converted() {
+    let place = tempfile::tempdir().unwrap();
+    for family in CONVERTED {
+        let out = place.path().join(family);
+        import(&gguf(family), &out, ImportDtype::F32, &Silent).unwrap();
+        let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+        let read = SafeTensors::deserialize(&bytes).unwrap();
+        let told = told(family);
+        let told = told["tensors"].as_object().unwrap();
+        let names: BTreeSet<&str> = read.names().into_iter().collect();
+        assert_eq!(names, told.keys().map(String::as_str).collect(), "{family}");
+        for (name, view) in read.tensors() {
+            let (shape, content) = (&told[&name][0], &told[&name][1]);
+            assert_eq!(*shape, serde_json::json!(view.shape()), "{family}: {name}");
+            let Some(numbers) = content.as_array() else {
+                let hash: String = Sha256::digest(view.data()).iter().take(8).map(|b| format!("{b:02x}")).collect();
+                assert_eq!(*content, hash, "{family}: {name}");
+                continue;
+            };
+            // The logarithm of an exponential, each rounded.
+            let read: Vec<f32> = view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            for (read, number) in read.iter().zip(numbers) {
+                let number = number.as_f64().unwrap();
+                assert!((f64::from(*read) - number).abs() < 2e-7, "{family}: {name}: {read} {number}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_family_computes_what_transformers_computes_in_place_and_imported() {
+    let place = tempfile::tempdir().unwrap();
+    let settings =
+        ComputeSettings { device: DeviceChoice::Cpu, arithmetic: Arithmetic::F64, ..ComputeSettings::default() };
+    for family in CONVERTED {
+        let (file, folder, told) = (gguf(family), place.path().join(family), told(family));
+        import(&file, &folder, ImportDtype::F32, &Silent).unwrap();
+        let tokens: Vec<u32> = told["tokens"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect();
+        let [in_place, imported] = [file, folder].map(|path| {
+            let checkpoint = Checkpoint::open(path.to_str().unwrap(), &Silent).unwrap();
+            let recipe = Recipe::read(checkpoint.config()).unwrap();
+            let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+            metrics::nlls(&model, &[Row::clean(tokens.clone().into())], &Silent).unwrap()[0]
+        });
+        let nll = told["nll"].as_f64().unwrap();
+        assert_eq!(in_place, imported, "{family}");
+        // What metadata hold in f32 (theta, rates of decay) is rounded.
+        assert!((in_place - nll).abs() < 2e-7 * nll, "{family}: {in_place} {nll}");
+    }
+}

@@ -1,0 +1,78 @@
+//! The families that can be read from a GGUF. A further one is a further entry of [`ARCHITECTURES`].
+
+mod gemma;
+mod hybrids;
+mod latent;
+mod llama;
+mod mixtures;
+mod norms;
+mod qwen;
+pub(super) mod rules;
+
+pub(super) use gemma::LAYER_TABLE;
+
+use super::architecture::{Architecture, Form, Rope, When, Window};
+
+/// Every family; of those of one `general.architecture`, the one that all others are goes last.
+pub(super) static ARCHITECTURES: &[&Architecture] = &[
+    &llama::MIXTRAL,
+    &llama::LLAMA,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
+    &qwen::QWEN2_VL,
+    &qwen::QWEN3_VL,
+    &qwen::QWEN3_VL_MOE,
+    &hybrids::QWEN3_NEXT,
+    &hybrids::QWEN3_5,
+    &hybrids::QWEN3_5_MOE,
+    &llama::MINISTRAL3,
+    &llama::MISTRAL3,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &gemma::GEMMA4,
+    &llama::PHI3,
+    &hybrids::LFM2,
+    &mixtures::GPT_OSS,
+    &latent::DEEPSEEK_V3,
+    &latent::DEEPSEEK_V2,
+    &latent::MISTRAL4,
+    &norms::GLM4,
+    &mixtures::GLM4_MOE,
+    &mixtures::MINIMAX_M2,
+    &norms::OLMO3,
+    &norms::OLMO2,
+    &llama::GRANITE,
+    &llama::SMOLLM3,
+    &llama::ERNIE4_5,
+    &llama::HUNYUAN,
+    &norms::EXAONE4,
+    &norms::COHERE2,
+];
+
+/// What most have in common; `groups` are each family's.
+const USUAL: Architecture = Architecture {
+    name: "",
+    when: When::Always,
+    model_type: "",
+    class: "",
+    activation: (&["hidden_act"], "silu"),
+    interleaves_heads: false,
+    adds_one_to_norms: false,
+    tiles_value_heads: false,
+    form: Form::Attention,
+    has_experts: false,
+    groups: &[],
+    constants: &[],
+    settings: &[],
+    epsilon: ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    rope: Rope::PLAIN,
+    window: Window::Never,
+    caps: &[],
+    scalar_exception: None,
+    stacks: None,
+    scores: 1,
+    reads: &[],
+    own: |_, _, _| Ok(()),
+};
