@@ -152,10 +152,10 @@ struct Place<'a, 'c> {
 
 impl Place<'_, '_> {
     fn rope(&self, settings: RopeSettings) -> Result<Rope> {
-        if !self.head_dim.is_multiple_of(2) {
+        let rope = Rope::new(settings, self.head_dim);
+        if !rope.rotated().is_multiple_of(2) {
             return Err(self.c.wrong("head_dim", "an even number, as rotary embeddings need"));
         }
-        let rope = Rope::new(settings, self.head_dim);
         if !rope.is_sound() {
             let key = if self.c.has(SCALING) { SCALING } else { PARAMETERS };
             let expected = "as many short_factor and long_factor as there are rotated channel pairs";

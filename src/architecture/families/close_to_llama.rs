@@ -98,7 +98,8 @@ fn smollm3(c: &Reader) -> Result<Recipe> {
         }
         Some(_) => return Err(c.wrong("no_rope_layers", &format!("{layers} times 0 or 1 (turned)"))),
     };
-    let window = window(c, &SMOLLM3_CLASS)?.filter(|_| c.bool_or("use_sliding_window", false).unwrap_or(false));
+    let slides = c.bool_or("use_sliding_window", false)?;
+    let window = window(c, &SMOLLM3_CLASS)?.filter(|_| slides);
     let by_rope = || turned.iter().map(|turned| window.is_some() && !turned).collect();
     let slides = layer_types(c, &recipe)?.unwrap_or_else(by_rope);
     window_where(c, &mut recipe, window, &slides)?;

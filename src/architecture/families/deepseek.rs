@@ -235,13 +235,15 @@ fn latent(c: &Reader, class: &Class, latent: Latent) -> Result<Recipe> {
     let turned_dim = c.size_or("qk_rope_head_dim", latent.turned)?;
     let width = plain_dim + turned_dim;
     c.get("qk_head_dim"); // their sum
-    recipe.ropes = vec![if class.rope.known.contains(&GROWTH_KEYS[0]) {
+    let (partial, head_dim) = match class.rope.known.contains(&GROWTH_KEYS[0]) {
         // A share of the whole head, of which the classes make as many channels as are turned.
-        let partial = Some(turned_dim as f64 / width as f64);
-        rope_config::read(c, &RopeClass { partial, ..class.rope }, width)?
-    } else {
-        rope_config::read(c, &class.rope, turned_dim)?
-    }];
+        true => (Some(turned_dim as f64 / width as f64), width),
+        false => (class.rope.partial, turned_dim),
+    };
+    if c.usize_opt("head_dim")?.is_some_and(|found| found != head_dim) {
+        return Err(c.wrong("head_dim", &format!("{head_dim}, which it is to transformers, or no such key")));
+    }
+    recipe.ropes = vec![rope_config::read(c, &RopeClass { partial, ..class.rope }, head_dim)?];
     if recipe.ropes[0].rotated() != turned_dim {
         return Err(c.wrong("qk_rope_head_dim", "as many channels as partial_rotary_factor turns"));
     }
@@ -271,13 +273,21 @@ fn latent(c: &Reader, class: &Class, latent: Latent) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// 1 / √width, times the square of what YaRN makes of `mscale_all_dim`.
+/// 1 / √width, times the square of what YaRN makes of `mscale_all_dim`, which the classes do whatever the scaling is.
 fn scale(c: &Reader, recipe: &Recipe, width: usize) -> Result<f64> {
     let all = rope_config::own_number(c, "mscale_all_dim")?.unwrap_or(0.0);
-    let mscale = match recipe.ropes[0].settings().scaling {
-        Scaling::Yarn { factor, .. } if all != 0.0 && factor > 1.0 => 0.1 * all * factor.ln() + 1.0,
-        _ => 1.0,
+    let factor = match recipe.ropes[0].settings().scaling {
+        Scaling::Default | Scaling::Proportional { .. } => 1.0,
+        Scaling::Linear { factor }
+        | Scaling::Dynamic { factor, .. }
+        | Scaling::Yarn { factor, .. }
+        | Scaling::Llama3 { factor, .. } => factor,
+        Scaling::LongRope { .. } if all == 0.0 => 1.0,
+        Scaling::LongRope { .. } => rope_config::own_number(c, "factor")?.ok_or_else(|| {
+            c.wrong_or_left_out("rope_parameters", "an object with factor, which mscale_all_dim multiplies")
+        })?,
     };
+    let mscale = if factor > 1.0 { 0.1 * all * factor.ln() + 1.0 } else { 1.0 };
     Ok(mscale * mscale / (width as f64).sqrt())
 }
 

@@ -1,6 +1,7 @@
 use super::FAMILIES;
 use crate::architecture::Recipe;
 use crate::architecture::module::{Module, ModuleKind};
+use crate::architecture::token_mixer::TokenMixer;
 use crate::checkpoint::ConfigFile;
 use crate::error::Result;
 use crate::neuron::{Neuron, Side, Site};
@@ -400,6 +401,65 @@ fn roles_are_a_layers_own_and_every_neuron_has_a_holder_or_a_reason() {
             }
         }
     }
+}
+
+/// As transformers' classes scale it, by any type of scaling that has a factor.
+#[test]
+fn latent_attention_is_scaled_by_mscale_all_dim_whatever_the_scaling() {
+    let scale = |changes: Value| {
+        let mut all = needed("deepseek_v3");
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        match recipe("deepseek_v3", all).layers[0].token_mixer {
+            TokenMixer::Latent(ref latent) => latent.scale * 136f64.sqrt(),
+            _ => panic!(),
+        }
+    };
+    let with = |more: Value| {
+        let mut r = json!({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 16, "mscale_all_dim": 0.5});
+        r.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        scale(json!({"rope_parameters": r}))
+    };
+    let softened = (0.1 * 0.5 * 4f64.ln() + 1.0).powi(2);
+    for kind in [
+        json!({}),
+        json!({"rope_type": "yarn"}),
+        json!({"rope_type": "dynamic"}),
+        json!({"rope_type": "llama3", "low_freq_factor": 1, "high_freq_factor": 4}),
+        json!({"rope_type": "longrope", "short_factor": vec![1; 4], "long_factor": vec![2; 4]}),
+    ] {
+        assert!((with(kind.clone()) - softened).abs() < 1e-15, "{kind}");
+    }
+    for none in [json!({"mscale_all_dim": 0}), json!({"factor": 1.0}), json!({"rope_type": "default", "factor": 1.0})] {
+        assert_eq!(with(none.clone()), 1.0, "{none}");
+    }
+    let mut wide = needed("deepseek_v3");
+    wide["head_dim"] = 128.into();
+    refused(&config("deepseek_v3", wide), &["head_dim", "expected 8", "found 128"]);
+}
+
+/// The outer keys are those that its authors publish.
+#[test]
+fn a_kimi_with_images_is_its_text_model() {
+    let text = config("kimi_k2", needed("kimi_k2"));
+    let whole = json!({
+        "model_type": "kimi_k25", "architectures": ["KimiK25ForConditionalGeneration"], "text_config": text,
+        "vision_config": {}, "ignore_index": -100, "media_placeholder_token_id": 9, "pad_token_id": 2,
+        "tie_word_embeddings": false, "use_unified_vision_chunk": true, "video_placeholder": "<|video|>"
+    });
+    assert_eq!(read(&whole).unwrap(), read(&text).unwrap());
+}
+
+#[test]
+fn a_window_that_is_not_there_is_not_used() {
+    let none = json!({"use_sliding_window": true, "sliding_window": null});
+    assert_eq!(recipe("smollm3", none), recipe("smollm3", json!({})));
+}
+
+#[test]
+fn an_odd_head_is_rotated_by_an_even_share() {
+    let rope = json!({"rope_theta": 100.0, "rope_type": "default", "partial_rotary_factor": 0.5});
+    assert_eq!(recipe("glm4", json!({"head_dim": 9, "rope_parameters": rope})).ropes[0].rotated(), 4);
+    refused(&config("llama", json!({"head_dim": 9})), &["head_dim", "even"]);
 }
 
 #[test]
