@@ -4,16 +4,19 @@ mod critical_set;
 mod evaluator;
 mod ignore_list;
 mod importance;
+mod infinite;
 mod minimize;
 mod search;
+mod sharpness;
 mod sites;
 mod subject;
 
 pub use critical_set::{Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Subset};
-pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use ignore_list::{IgnoreList, IgnoredModule};
 pub use importance::{Counting, Entry, Ranking};
+pub(crate) use infinite::{finite_or_infinite, one_finite_or_infinite};
+pub use sharpness::Sharpness;
 pub use sites::SiteSelection;
 pub use subject::{OpenedSubject, Subject};
 
@@ -159,6 +162,9 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
     };
     let minimize_s = started.elapsed().as_secs_f64();
 
+    let sharpness = critical_set
+        .as_ref()
+        .map(|set| Sharpness::of(base_nll_nats, &prefix.curve_nll_nats, set.damage, settings.epsilon));
     let checkpoint = model.checkpoint();
     let ranked = |entry: &Entry| RankedNeuron::new(entry, model.recipe(), checkpoint.tensors());
     let identity = model.identity().or_no_hub();
@@ -167,6 +173,7 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
         ranking: entries.iter().take(REPORTED.max(prefix.n)).map(ranked).collect(),
         prefix,
         critical_set,
+        sharpness,
         timing_s: critical_set::Timing {
             load: *load_s,
             importance: importance_s,
