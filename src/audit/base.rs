@@ -3,6 +3,7 @@
 use super::place;
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Compared, Limits, SetVerdict};
+use crate::document::critical_set::CAUTION;
 use crate::error::{Count, Figure};
 use crate::rules::finding::RuleObservation;
 use crate::rules::{RuleId, Rules};
@@ -46,6 +47,10 @@ pub fn observe(compared: &Compared, checkpoint: &Checkpoint, rules: &Rules) -> V
     let message = match &compared.base.partial {
         Some(partial) => format!("{message} ({partial})"),
         None => message,
+    };
+    let message = match compared.base.is_gradual() {
+        true => format!("{message}; of the base, {CAUTION}"),
+        false => message,
     };
     let location = place::of_neurons(&masked.neurons, checkpoint);
     let evidence = json!({"base": compared.base, "verdict": compared.verdict, "damage": masked.damage,

@@ -6,6 +6,7 @@ use super::rescaled::Rescaled;
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
 use crate::document::Document;
+use crate::document::critical_set::CAUTION;
 use crate::error::{Count, Figure};
 use crate::locate;
 use crate::rules::finding::RuleObservation;
@@ -45,12 +46,17 @@ pub fn observe(located: &LocatedSummary, checkpoint: &Checkpoint, rules: &Rules)
     if small && damaging {
         let names: Vec<String> = set.neurons.iter().map(|n| n.short()).collect();
         let neurons = Count(names.len(), "neuron", "neurons");
+        let caution = if report.is_gradual() { format!("; {CAUTION}") } else { String::new() };
         seen.push(RuleObservation {
             rule: RuleId::CriticalSetSmall,
             location: place::of_neurons(&set.neurons, checkpoint),
-            message: format!("without {neurons} perplexity rises 10^{:.2}-fold: {}", set.damage, names.join(", ")),
+            message: format!(
+                "without {neurons} perplexity rises 10^{:.2}-fold: {}{caution}",
+                set.damage,
+                names.join(", ")
+            ),
             evidence: json!({"neurons": set.neurons, "damage": set.damage, "nll_nats": set.nll_nats,
-                "epsilon": settings.epsilon}),
+                "epsilon": settings.epsilon, "sharpness": report.sharpness}),
         });
     }
     seen
@@ -138,6 +144,38 @@ mod tests {
         assert_eq!(told(49152, 1500.0), [high]);
         // With 97 letters nothing is predicted that is worth it.
         assert!(told(97, 97.0).is_empty());
+    }
+
+    #[test]
+    fn a_gradual_set_is_told_with_caution() {
+        let rules = Rules::default_rules().unwrap();
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
+        let checkpoint = Checkpoint::open(fixture, &crate::progress::Silent).unwrap();
+        let told = |sharpness: serde_json::Value| {
+            let report = json!({
+                "schema": "achilles-audit/critical-set/v1", "tool": {"name": "t", "version": "0"},
+                "model": {"source": "m", "architecture": "A", "config_sha256": "c"},
+                "settings": {"ranking": "noise", "side": "out", "sites": "reference", "counting": "channels",
+                    "alpha": 5.0, "samples": 2, "samples_used": 2, "seed": 42, "epsilon": 1.0, "max_neurons": 9,
+                    "dtype": "f32", "device": "cpu", "text_sha256": "x", "tokens": 12},
+                "base": {"nll_nats": 3.0, "perplexity": 20.0},
+                "ranking": [],
+                "prefix": {"collapsed": true, "n": 9, "curve_nll_nats": []},
+                "critical_set": {"neurons": ["L1.mlp.down_proj:out:7"], "nll_nats": 9.0, "damage": 1.04, "subsets": []},
+                "sharpness": sharpness,
+                "timing_s": {"load": 0.0, "importance": 1.0, "search": 2.0, "minimize": 3.0},
+            });
+            let report = Some(serde_json::from_value(report).unwrap());
+            let located = LocatedSummary { tokens: 12, dtype: "f32".into(), report, rescaled: None };
+            let seen = observe(&located, &checkpoint, &rules).pop().unwrap();
+            (seen.rule, seen.message, seen.evidence["sharpness"].clone())
+        };
+        let sharpness = json!({"largest_step": 0.3, "largest_step_at": 2, "above_epsilon": 0.04, "gradual": true});
+        let plain = "without 1 neuron perplexity rises 10^1.04-fold: L1.mlp.down_proj:out:7".to_owned();
+        let cautious = format!("{plain}; {CAUTION}");
+        assert_eq!(told(sharpness.clone()), (RuleId::CriticalSetSmall, cautious, sharpness));
+        // As a document of an earlier version, which does not say.
+        assert_eq!(told(serde_json::Value::Null), (RuleId::CriticalSetSmall, plain, serde_json::Value::Null));
     }
 
     /// SmolLM2 as it is (what gains most is another neuron, by a fiftieth), and with its one critical row times 0.25, −1 or

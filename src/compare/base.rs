@@ -9,7 +9,8 @@ use crate::document::{Document, critical_set};
 use crate::error::{Error, Result};
 use crate::escape::printable;
 use crate::locate::{
-    self, CriticalSetReport, CriticalSetSettings, OpenedSubject, Ranking, SearchSettings, SiteSelection, Subject,
+    self, CriticalSetReport, CriticalSetSettings, OpenedSubject, Ranking, SearchSettings, Sharpness, SiteSelection,
+    Subject,
 };
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
@@ -72,6 +73,16 @@ pub struct BaseIdentity {
     pub published: Option<String>,
     /// How much of its critical set is known, where that is not all: that it does not transfer then means little.
     pub partial: Option<String>,
+    /// How sharp its collapse is, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharpness: Option<Sharpness>,
+}
+
+impl BaseIdentity {
+    /// Whether its collapse is known to be gradual.
+    pub fn is_gradual(&self) -> bool {
+        self.sharpness.is_some_and(|sharpness| sharpness.gradual)
+    }
 }
 
 /// What a variant is compared with.
@@ -199,6 +210,7 @@ impl Base {
                 published: Some(set.source.clone()),
                 partial: (set.prefix > set.ranking.len())
                     .then(|| format!("the first {} of its {} entries are published", set.ranking.len(), set.prefix)),
+                sharpness: Some(set.sharpness()),
             },
             neurons: set.collapse_prefix(),
             ranking: set.channels().iter().map(|e| (e.neuron.clone(), e.importance)).collect(),
@@ -249,6 +261,7 @@ impl Base {
                 weights: identity.weights,
                 published: None,
                 partial: None,
+                sharpness: report.sharpness,
             },
             neurons: set.neurons,
             ranking,

@@ -2,6 +2,8 @@
 
 use crate::document::{Document, Kind};
 use crate::error::{Error, Result};
+use crate::evaluate::metrics;
+use crate::locate::Sharpness;
 use crate::neuron::Neuron;
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +124,14 @@ impl Published {
         distinct(&self.ranking)
     }
 
+    /// How sharp the collapse of the prefix is, by ε = 1.
+    pub fn sharpness(&self) -> Sharpness {
+        let base = self.base_perplexity.ln();
+        let curve: Vec<f64> = self.curve.iter().take(self.prefix).map(|perplexity| perplexity.ln()).collect();
+        let damage = curve.last().map_or(0.0, |nll| metrics::damage(*nll, base));
+        Sharpness::of(base, &curve, damage, 1.0)
+    }
+
     /// The distinct channels of the collapse prefix, as far as `ranking` lists it.
     pub fn collapse_prefix(&self) -> Vec<Neuron> {
         let listed = &self.ranking[..self.prefix.min(self.ranking.len())];
@@ -155,6 +165,20 @@ mod tests {
             let tenfold = set.curve.iter().position(|p| *p >= 10.0 * set.base_perplexity).unwrap() + 1;
             assert_eq!(tenfold, set.prefix, "{name}");
         }
+    }
+
+    /// No largest step is between 0.67 and 1.08.
+    #[test]
+    fn four_of_the_published_collapses_are_gradual() {
+        let all = Published::all().unwrap();
+        let (gradual, sharp): (Vec<_>, Vec<_>) = all.iter().map(Published::sharpness).partition(|it| it.gradual);
+        assert!(gradual.iter().all(|it| it.largest_step < 0.67) && sharp.iter().all(|it| it.largest_step > 1.08));
+        assert_eq!(all.len() - sharp.len(), gradual.len());
+        let names: Vec<_> = all.iter().filter(|set| set.sharpness().gradual).map(|set| &*set.model).collect();
+        let short: Vec<_> = names.iter().filter_map(|name| name.rsplit('/').next()).collect();
+        let expected =
+            ["DeepSeek-R1-Distill-Qwen-1.5B", "DeepSeek-R1-Distill-Qwen-32B", "gemma-2b", "Qwen2.5-32B-Instruct"];
+        assert_eq!(short, expected);
     }
 
     #[test]

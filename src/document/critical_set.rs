@@ -10,6 +10,9 @@ use std::path::Path;
 /// The schema of the document.
 pub const SCHEMA: &str = "achilles-audit/critical-set/v1";
 
+/// What is to be borne in mind of a critical set whose collapse is gradual.
+pub const CAUTION: &str = "the collapse is gradual: another text, sample or kin of the model may give another set";
+
 /// The largest file that is read, in bytes: a ranking of a hundred thousand neurons.
 const LARGEST: u64 = 64 << 20;
 
@@ -33,16 +36,26 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     }
 }
 
-/// The critical neurons of a document, in the order of the ranking, for a model of `architecture`.
+/// What whoever acts on neurons needs of a critical set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Located {
+    /// The critical neurons, in order of the ranking.
+    pub neurons: Vec<Neuron>,
+    /// Whether [`CAUTION`] is in place, as far as the document says.
+    pub gradual: bool,
+}
+
+/// The critical neurons of a document, for a model of `architecture`.
 ///
 /// # Errors
 /// It cannot be read, is not such a document, says that it was located in another architecture, or holds no critical
 /// set.
-pub fn neurons(path: &Path, architecture: &str) -> Result<Vec<Neuron>> {
+pub fn neurons(path: &Path, architecture: &str) -> Result<Located> {
     #[derive(Deserialize)]
-    struct Located {
+    struct Whole {
         model: Option<Model>,
         critical_set: Option<Set>,
+        sharpness: Option<Sharpness>,
     }
     #[derive(Deserialize)]
     struct Model {
@@ -52,11 +65,16 @@ pub fn neurons(path: &Path, architecture: &str) -> Result<Vec<Neuron>> {
     struct Set {
         neurons: Vec<Neuron>,
     }
-    let located: Located = read(path)?;
-    if let Some(other) = located.model.map(|model| model.architecture).filter(|other| other != architecture) {
+    #[derive(Deserialize)]
+    struct Sharpness {
+        gradual: bool,
+    }
+    let whole: Whole = read(path)?;
+    if let Some(other) = whole.model.map(|model| model.architecture).filter(|other| other != architecture) {
         let problem = format!("is the critical set of a {other:?}, expected one of a {architecture}");
         return Err(Error::file(path, format!("{problem}; locate it in this model")));
     }
     let none = "holds no critical set, as nothing collapsed when it was located; name neurons with --neuron";
-    Ok(located.critical_set.ok_or_else(|| Error::file(path, none))?.neurons)
+    let Set { neurons } = whole.critical_set.ok_or_else(|| Error::file(path, none))?;
+    Ok(Located { neurons, gradual: whole.sharpness.is_some_and(|sharpness| sharpness.gradual) })
 }

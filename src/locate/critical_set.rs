@@ -1,6 +1,7 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
-use super::{Counting, Entry, Ranking, Samples, SearchSettings, SiteSelection};
+use super::infinite::{finite_or_infinite, one_finite_or_infinite};
+use super::{Counting, Entry, Ranking, Samples, SearchSettings, Sharpness, SiteSelection};
 use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
 use crate::compute::Arithmetic;
@@ -24,8 +25,18 @@ pub struct CriticalSetReport {
     pub prefix: Prefix,
     /// The inclusion-minimal subset of the prefix that still collapses; none where nothing collapsed.
     pub critical_set: Option<CriticalSet>,
+    /// How sharp the collapse is; none where nothing collapsed, and in documents of versions that did not say.
+    #[serde(default)]
+    pub sharpness: Option<Sharpness>,
     /// What each stage took, in seconds.
     pub timing_s: Timing,
+}
+
+impl CriticalSetReport {
+    /// Whether the collapse is known to be gradual.
+    pub fn is_gradual(&self) -> bool {
+        self.sharpness.is_some_and(|sharpness| sharpness.gradual)
+    }
 }
 
 impl Kind for CriticalSetReport {
@@ -218,12 +229,4 @@ pub struct Timing {
     pub search: f64,
     /// Minimization and subsets.
     pub minimize: f64,
-}
-
-pub(crate) fn one_finite_or_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<f64, D::Error> {
-    Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::INFINITY))
-}
-
-pub(crate) fn finite_or_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Vec<f64>, D::Error> {
-    Ok(Vec::<Option<f64>>::deserialize(d)?.into_iter().map(|v| v.unwrap_or(f64::INFINITY)).collect())
 }

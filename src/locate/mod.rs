@@ -5,10 +5,12 @@ mod critical_set;
 mod evaluator;
 mod ignore_list;
 mod importance;
+mod infinite;
 mod minimize;
 mod ranking;
 mod samples;
 mod search;
+mod sharpness;
 mod sites;
 mod stage;
 mod subject;
@@ -17,11 +19,12 @@ mod sums;
 pub use critical_set::{
     Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Sampling, Stopped, Subset,
 };
-pub(crate) use critical_set::{finite_or_infinite, one_finite_or_infinite};
 pub use evaluator::Evaluator;
 pub use ignore_list::{IgnoreList, IgnoredModule};
+pub(crate) use infinite::{finite_or_infinite, one_finite_or_infinite};
 pub use ranking::{Counting, Entry, Ranking};
 pub use samples::Samples;
+pub use sharpness::Sharpness;
 pub use sites::SiteSelection;
 pub use subject::{OpenedSubject, Subject};
 
@@ -177,6 +180,9 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
     };
     let minimize_s = started.elapsed().as_secs_f64();
 
+    let sharpness = critical_set
+        .as_ref()
+        .map(|set| Sharpness::of(base_nll_nats, &prefix.curve_nll_nats, set.damage, settings.epsilon));
     let checkpoint = model.checkpoint();
     let of_entry = |entry: &Entry| RankedNeuron::new(entry, model.recipe(), checkpoint.tensors());
     let identity = model.identity().or_no_hub();
@@ -186,6 +192,7 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
         sampling: ranked.sampling(settings),
         prefix,
         critical_set,
+        sharpness,
         timing_s: critical_set::Timing {
             load: *load_s,
             importance: importance_s,

@@ -6,6 +6,7 @@ use super::table::{number, push, right, table};
 use super::weights;
 use crate::compare::published::Published;
 use crate::compare::{Compared, Comparison, Masked, Overlap, Variant};
+use crate::document::critical_set::CAUTION;
 use crate::error::Figure;
 use crate::evaluate::divergence::Divergence;
 use crate::neuron::Neuron;
@@ -23,6 +24,9 @@ pub fn comparison(result: &Comparison) -> String {
     }
     if let Some(partial) = &base.partial {
         let _ = writeln!(out, "{partial}: that they do not transfer means little");
+    }
+    if base.is_gradual() {
+        let _ = writeln!(out, "base {}: {CAUTION}", short(&base.source));
     }
     let header =
         ["variant", "perplexity", "verdict", "base's set on it", "random sets", "its set on base", "shared", "ρ"];
@@ -53,6 +57,9 @@ pub fn comparison(result: &Comparison) -> String {
     }
     right(&mut neurons, &[2, 3, 4]);
     push(&mut out, &neurons);
+    for variant in result.variants.iter().filter(|variant| variant.located.result.is_gradual()) {
+        let _ = writeln!(out, "variant {}: {CAUTION}", short(&variant.located.model.source));
+    }
     for variant in &result.variants {
         let Compared { importance_not_compared, divergence_not_compared, .. } = &variant.compared;
         let name = short(&variant.located.model.source);

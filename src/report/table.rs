@@ -2,9 +2,10 @@
 
 use crate::architecture::in_file;
 use crate::document::Document;
+use crate::document::critical_set::CAUTION;
 use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
-use crate::locate::{CriticalSetReport, RankedNeuron, Ranking, Sampling, Stopped, Subset};
+use crate::locate::{CriticalSetReport, RankedNeuron, Ranking, Sampling, Sharpness, Stopped, Subset};
 use crate::neuron::Neuron;
 use crate::patch::{PlanDocument, RestoreDocument};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -35,6 +36,12 @@ pub fn critical_set(document: &Document<CriticalSetReport>) -> String {
     ]);
     head.add_row(vec!["ranking".into(), ranking_line(document)]);
     head.add_row(vec!["result".into(), verdict(document)]);
+    if let Some(sharpness) = &report.sharpness {
+        head.add_row(vec!["sharpness".into(), sharpness_line(sharpness)]);
+    }
+    if report.is_gradual() {
+        head.add_row(vec!["caution", CAUTION]);
+    }
     push(&mut out, &head);
 
     if let Some(set) = &report.critical_set {
@@ -178,11 +185,22 @@ pub(super) fn verdict(report: &Document<CriticalSetReport>) -> String {
     };
     let members = set.neurons.len();
     format!(
-        "COLLAPSE: without {} perplexity is {} (damage {:.2} ≥ {epsilon}); prefix n = {n}, of which {} needed",
+        "{}: without {} perplexity is {} (damage {:.2} ≥ {epsilon}); prefix n = {n}, of which {} needed",
+        if report.result.is_gradual() { "gradual" } else { "COLLAPSE" },
         neurons(members),
         number(perplexity(set.nll_nats)),
         set.damage,
         if members == 1 { "1 is".to_owned() } else { format!("{members} are") },
+    )
+}
+
+/// How the set crosses ε.
+pub(super) fn sharpness_line(sharpness: &Sharpness) -> String {
+    let Sharpness { largest_step, largest_step_at, above_epsilon, .. } = sharpness;
+    format!(
+        "largest step of damage {:.2}, at n = {largest_step_at}; the set is {:.2} above ε",
+        Figure(*largest_step),
+        Figure(*above_epsilon)
     )
 }
 

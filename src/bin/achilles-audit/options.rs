@@ -145,10 +145,10 @@ pub struct NeuronArgs {
 
 impl NeuronArgs {
     /// The neurons, from where they are named, in a model of `architecture`.
-    pub fn read(&self, architecture: &str) -> Result<Vec<Neuron>> {
+    pub fn read(&self, architecture: &str) -> Result<critical_set::Located> {
         match &self.critical {
             Some(path) => critical_set::neurons(path, architecture),
-            None => Ok(self.neuron.clone()),
+            None => Ok(critical_set::Located { neurons: self.neuron.clone(), gradual: false }),
         }
     }
 }

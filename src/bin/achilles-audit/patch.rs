@@ -125,7 +125,7 @@ fn plan(options: &Options, model: &str, progress: &dyn Progress) -> Result<(Chec
     let recipe = Recipe::of_known(checkpoint.config())?;
     let recipe = recipe.as_ref();
     let neurons = match &options.critical {
-        Some(path) => critical_set::neurons(path, &architecture::name(checkpoint.config(), recipe))?,
+        Some(path) => critical_set::neurons(path, &architecture::name(checkpoint.config(), recipe))?.neurons,
         None => options.neuron.clone(),
     };
     let asked = |action: &dyn Fn(usize) -> Action| -> Vec<Intervention> {

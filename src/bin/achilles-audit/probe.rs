@@ -42,7 +42,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     // The weights come last: a mistake should not have to wait for them.
     let checkpoint = Checkpoint::open(&options.model.model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
-    let neurons = options.neurons.read(recipe.architecture)?;
+    let neurons = options.neurons.read(recipe.architecture)?.neurons;
     let tokenizer = Tokenizer::of(&checkpoint)?;
     let template = if options.no_chat_template { None } else { ChatTemplate::of(checkpoint.opened())? };
     let prompts = Prompts::new(questions, &checkpoint, &tokenizer, template.as_ref())?;

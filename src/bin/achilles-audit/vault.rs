@@ -5,6 +5,7 @@ use crate::stderr;
 use achilles_audit::Result;
 use achilles_audit::architecture::{self, Recipe};
 use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::document::critical_set::CAUTION;
 use achilles_audit::error::Count;
 use achilles_audit::patch::vault;
 use achilles_audit::progress::Progress;
@@ -26,9 +27,12 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     vault::check_out(&options.output)?;
     let checkpoint = Checkpoint::open(&options.model, progress)?;
     let recipe = Recipe::of_known(checkpoint.config())?;
-    let neurons = options.neurons.read(&architecture::name(checkpoint.config(), recipe.as_ref()))?;
-    let kept = vault::keep(&checkpoint, recipe.as_ref(), &neurons, &options.output)?;
+    let located = options.neurons.read(&architecture::name(checkpoint.config(), recipe.as_ref()))?;
+    let kept = vault::keep(&checkpoint, recipe.as_ref(), &located.neurons, &options.output)?;
     let parts = Count(kept.index.parts.len(), "part", "parts");
     stderr::line(&format!("{}: keeps {parts} of the weights, {} bytes", options.output.display(), kept.bytes));
+    if located.gradual {
+        stderr::line(&format!("{CAUTION}, which this vault does not keep"));
+    }
     Ok(ExitCode::SUCCESS)
 }

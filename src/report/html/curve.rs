@@ -35,7 +35,11 @@ pub fn figure(report: &Document<CriticalSetReport>) -> String {
         number(perplexity(threshold))
     );
     let epsilon = report.settings.epsilon;
-    let outcome = if prefix.collapsed { format!("collapse at n = {last}") } else { "no collapse".into() };
+    let outcome = match (prefix.collapsed, report.result.is_gradual()) {
+        (true, false) => format!("collapse at n = {last}"),
+        (true, true) => format!("gradual, ε reached at n = {last}"),
+        (false, _) => "no collapse".into(),
+    };
     let caption = format!(
         "Perplexity with the first n of the ranking masked, on a logarithmic scale: {outcome} (ε = {epsilon}: \
          10<sup>{epsilon}</sup> times the base)."

@@ -9,9 +9,10 @@ mod tests;
 use super::Renderer;
 use super::judged::{Counts, Judged, answer};
 use super::rules::thresholds;
-use super::table::{number, place, timing, verdict as search_verdict};
+use super::table::{number, place, sharpness_line, timing, verdict as search_verdict};
 use crate::audit::{Audit, Linted, Unexamined, Verdict};
 use crate::document::Document;
+use crate::document::critical_set::CAUTION;
 use crate::error::Count;
 use crate::escape::markup as escaped;
 use crate::evaluate::metrics::perplexity;
@@ -142,6 +143,10 @@ fn critical_set(document: &Document<CriticalSetReport>) -> String {
     let report = &document.result;
     let mut out = String::from("<section>\n<h2>Critical set</h2>\n");
     let _ = writeln!(out, "<p>{}</p>", escaped(&search_verdict(document)));
+    if let Some(sharpness) = &report.sharpness {
+        let caution = if sharpness.gradual { format!("; {CAUTION}") } else { String::new() };
+        let _ = writeln!(out, "<p>Sharpness: {}{caution}</p>", escaped(&sharpness_line(sharpness)));
+    }
     out += "<div class=\"figures\">\n";
     out += &curve::figure(document);
     out += &layers::figure(&report.ranking);

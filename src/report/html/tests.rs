@@ -1,8 +1,9 @@
 use super::document;
 use crate::audit::{Audit, AuditSettings, Unexamined, Verdict};
+use crate::document::critical_set::CAUTION;
 use crate::document::{Document, ModelIdentity};
 use crate::integrity::lint::{Check, Examined, Location};
-use crate::locate::{CriticalSetReport, SiteSelection};
+use crate::locate::{CriticalSetReport, Sharpness, SiteSelection};
 use crate::rules::finding::{Finding, Severity, Waived};
 use crate::rules::{Measurement, Rules, WhenNotExamined};
 use scraper::{ElementRef, Html, Selector};
@@ -251,6 +252,24 @@ fn the_curve_rises_to_its_collapse() {
     let members = texts(&page, "table:first-of-type tbody th");
     assert_eq!(members[..2], ["L0.mlp.down_proj:out:0", "L1.mlp.down_proj:out:1"]);
     assert_eq!(texts(&page, "tbody td")[1], "row 0 of t [4, 8]");
+}
+
+#[test]
+fn a_gradual_collapse_is_not_called_one() {
+    let mut audit = audit(Verdict::Pass);
+    let mut located = report(4.4, &[5.4, 6.8], true);
+    located.result.sharpness =
+        Some(Sharpness { largest_step: 0.61, largest_step_at: 2, above_epsilon: 0.04, gradual: true });
+    audit.result.critical_set = Some(located);
+    let page = page(&audit);
+    assert!(texts(&page, "figcaption")[0].contains("gradual, ε reached at n = 2"));
+    let told = texts(&page, "h2 ~ p").join("\n");
+    for part in
+        ["gradual: without 2 neurons", "largest step of damage 0.61, at n = 2; the set is 0.04 above ε", CAUTION]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!told.contains("COLLAPSE"), "{told}");
 }
 
 #[test]

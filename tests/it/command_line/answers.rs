@@ -79,6 +79,7 @@ fn schema() -> Value {
         "prefix": {"collapsed": "b", "n": "i", "curve_nll_nats": ["f"]},
         "critical_set": {"neurons": ["s"], "nll_nats": "f", "damage": "f",
             "subsets": [{"neurons": ["s"], "nll_nats": "f", "damage": "f"}]},
+        "sharpness": {"largest_step": "f", "largest_step_at": "i", "above_epsilon": "f", "gradual": "b"},
         "timing_s": {"load": "f", "importance": "f", "search": "f", "minimize": "f"},
     })
 }
@@ -120,6 +121,13 @@ fn the_document_is_as_its_schema_says() {
     assert!((number("/base/perplexity") - number("/base/nll_nats").exp()).abs() < 1e-9);
     let damage = (number("/critical_set/nll_nats") - number("/base/nll_nats")) / std::f64::consts::LN_10;
     assert!(damage >= 0.002 && (damage - number("/critical_set/damage")).abs() < 1e-12, "{damage}");
+    let curve: Vec<f64> = array("/prefix/curve_nll_nats").iter().map(|nll| nll.as_f64().unwrap()).collect();
+    let before = std::iter::once(number("/base/nll_nats")).chain(curve.iter().copied());
+    let steps = before.zip(&curve).map(|(a, b)| (b - a) / std::f64::consts::LN_10);
+    let largest = steps.fold(f64::NEG_INFINITY, f64::max);
+    assert!((number("/sharpness/largest_step") - largest).abs() < 1e-12, "{largest}");
+    assert!((number("/sharpness/above_epsilon") - (damage - 0.002)).abs() < 1e-12, "{damage}");
+    assert_eq!(document["sharpness"]["gradual"], Value::from(largest < 0.002));
     assert_eq!(array("/ranking").len(), 100);
     assert!(array("/ranking").is_sorted_by(|a, b| a["importance"].as_f64() >= b["importance"].as_f64()));
     assert_eq!(array("/prefix/curve_nll_nats").len() as u64, document["prefix"]["n"]);
@@ -150,6 +158,7 @@ fn variants_do_what_they_say() {
         shape.as_object_mut().unwrap().remove("timing_s");
         if document["critical_set"].is_null() {
             shape["critical_set"] = "s?".into();
+            shape["sharpness"] = "s?".into();
         }
         for entry in document["ranking"].as_array().unwrap().iter().filter(|e| e["shape"].is_null()) {
             assert!(entry["tensor"].is_null() && entry["axis"].is_null() && entry["index"].is_null(), "{entry}");

@@ -1,6 +1,7 @@
 //! `compare`, `published`, and what `scan` makes of a base, a baseline and its cache.
 
 use crate::tiny::Place;
+use achilles_audit::document::critical_set::CAUTION;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +96,34 @@ fn a_model_shares_all_with_itself() {
     assert_eq!((&saved["location"], &saved["damage"]), (&found["location"], &found["damage"]));
     assert_eq!(saved["transfer"]["base_on_variant"], transfer["base_on_variant"]);
     assert_eq!(saved["transfer"]["variant_on_base"], Value::Null);
+}
+
+/// What the document of an earlier version does not say is not told.
+#[test]
+fn a_gradual_collapse_is_told_with_caution() {
+    let place = place();
+    located(&place);
+    let path = input(&place, "base.json");
+    let document: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for gradual in [Some(true), Some(false), None] {
+        let mut document = document.clone();
+        match gradual {
+            Some(gradual) => document["sharpness"]["gradual"] = gradual.into(),
+            None => _ = document.as_object_mut().unwrap().remove("sharpness").unwrap(),
+        }
+        std::fs::write(&path, document.to_string()).unwrap();
+        let told = |told: &[u8], who: &str| {
+            let told = String::from_utf8_lossy(told);
+            assert_eq!(told.contains(&format!("{who}{CAUTION}")), gradual == Some(true), "{told}");
+        };
+        told(&place.run(&[&["compare", "{in}/base.json", "{model}"], &HOW[..]].concat()).stdout, "base.json: ");
+        let scan = ["scan", "{model}", "--base={in}/base.json", "--rules={in}/gate.yaml", "--format=junit"];
+        told(&place.run(&[&scan, &HOW[..]].concat()).stdout, "of the base, ");
+        let vault = format!("{{out}}/{gradual:?}.safetensors");
+        let kept = place.run(&["vault", "{model}", "--critical={in}/base.json", "-o", &vault]);
+        assert!(kept.status.success());
+        told(&kept.stderr, "");
+    }
 }
 
 #[test]
