@@ -1,9 +1,8 @@
 //! Bits that several rows and columns hold: these may cross, or have their codes in the same bytes.
 
 use super::edit::file_name;
+use crate::checkpoint::hex;
 use crate::checkpoint::packing::{Span, StoredSpan, Weight};
-use crate::checkpoint::quantization::is_of_activations;
-use crate::checkpoint::{Tensors, hex};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -77,11 +76,9 @@ impl Bits {
 
     /// SHA-256 of all other bits of what a weight's values come from, in order: bytes of which no bit is left go unread.
     /// None where a file is shorter than its header says.
-    pub fn rest_sha256(&self, tensors: &Tensors, weight: &Weight) -> Option<String> {
+    pub fn rest_sha256(&self, weight: &Weight) -> Option<String> {
         let mut hasher = Sha256::new();
-        for stored in weight.stored().into_iter().filter(|stored| !is_of_activations(stored)) {
-            let (file, place) = tensors.get(stored)?.place.clone()?;
-            let file = tensors.files().get(file)?;
+        for (file, place) in weight.places()? {
             let runs = self.0.get(&file_name(file.path())).map_or(&[][..], Vec::as_slice);
             let mut at = place.start;
             for run in runs.iter().filter(|run| place.contains(&run.start)) {

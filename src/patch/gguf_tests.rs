@@ -5,10 +5,11 @@ use super::disk::System;
 use super::folder::Folder;
 use super::tests::{Failing, files, open, plan};
 use super::unpatch::{unpatch_with, vouch};
+use super::vault::keep;
 use super::*;
 use crate::checkpoint::gguf::writer::{MODELS, Writer, fixture};
 use crate::checkpoint::packing::Axis;
-use crate::neuron::{Action, Intervention};
+use crate::neuron::{Action, Intervention, Neuron};
 use crate::progress::Silent;
 use std::path::{Path, PathBuf};
 
@@ -348,18 +349,65 @@ fn a_receipt_leads_to_no_other_file() {
     assert!(unpatch(&out).unwrap_err().to_string().contains("another header or size"));
 }
 
+/// Whatever happened to them, rows that a vault keeps come back, and with them a patched file.
+fn comes_back(path: &Path, wanted: &[Intervention], what: &str) {
+    let before = std::fs::read(path).unwrap();
+    let beside = tempfile::tempdir().unwrap();
+    let vault = beside.path().join("vault.safetensors");
+    let neurons: Vec<Neuron> = wanted.iter().map(|asked| asked.neuron.clone()).collect();
+    let parts = keep(&open(path).0, &open(path).1, &neurons, &vault).unwrap().index.parts.len();
+    let restored = restore(path, &vault, RestoreSettings::default()).unwrap();
+    assert_eq!((restored.changed(), restored.parts.len()), (0, parts), "{what}");
+
+    in_place(&Folder::lock(path).unwrap(), &plan(path, wanted).unwrap(), SETTINGS).unwrap();
+    assert!(std::fs::read(path).unwrap() != before, "{what}");
+    let restored = restore(path, &vault, RestoreSettings::default()).unwrap();
+    assert!(restored.patch_undone && restored.other_tensors.is_empty(), "{what}");
+    assert!(std::fs::read(path).unwrap() == before && Receipt::read(path).unwrap().is_none(), "{what}: patched");
+
+    // Damage that no patch did.
+    let mut damaged = before.clone();
+    for edit in &plan(path, wanted).unwrap().edits {
+        edit.span.offsets().for_each(|at| damaged[at as usize] ^= 0x11);
+    }
+    std::fs::write(path, &damaged).unwrap();
+    let dry = RestoreSettings { dry_run: true, ..RestoreSettings::default() };
+    assert_eq!(restore(path, &vault, dry).unwrap().changed(), parts, "{what}");
+    assert!(std::fs::read(path).unwrap() == damaged, "{what}");
+    let restored = restore(path, &vault, RestoreSettings::default()).unwrap();
+    assert!(!restored.patch_undone && restored.other_tensors.is_empty(), "{what}");
+    assert!(std::fs::read(path).unwrap() == before, "{what}: damaged");
+}
+
 #[test]
-fn neither_vault_nor_restore_takes_a_gguf() {
+fn a_vault_keeps_rows_of_every_family_and_of_experts() {
+    for family in MODELS {
+        let (_place, path) = copy(family);
+        comes_back(&path, &expressible(&path, &NEURONS[..3], 0.0), family);
+    }
+    for (family, neurons) in IN_STACKS {
+        let (_place, path) = copy_in_stacks(family);
+        comes_back(&path, &asked(neurons, 0.0), family);
+    }
+}
+
+#[test]
+fn a_vault_of_another_file_or_form_changes_nothing() {
     let (place, path) = copy("llama");
-    let (opened, recipe) = open(&path);
-    let neurons = [NEURONS[0].parse().unwrap()];
-    let (folder, vault) = (place.path().join("folder"), place.path().join("vault"));
-    let error = vault::keep(&opened, &recipe, &neurons, &vault).unwrap_err().to_string();
-    assert!(error.contains("is a GGUF; expected a model folder"), "{error}");
+    let before = files(place.path());
+    let beside = tempfile::tempdir().unwrap();
+    let folder = beside.path().join("folder");
     crate::checkpoint::gguf::import(&path, &folder, crate::checkpoint::gguf::ImportDtype::F32, &Silent).unwrap();
-    let (opened, recipe) = open(&folder);
-    vault::keep(&opened, &recipe, &neurons, &vault).unwrap();
-    let settings = RestoreSettings { dry_run: false, force: false };
-    let error = restore(&path, &vault, settings).unwrap_err().to_string();
-    assert!(error.contains("is a GGUF; expected a model folder"), "{error}");
+    let (_qwen2, qwen2) = copy("qwen2");
+    for (from, says) in [
+        (&qwen2, "differs from the one that the vault was taken from in more than the kept parts"),
+        (&folder, "it was taken from another checkpoint"),
+    ] {
+        let vault = beside.path().join("vault.safetensors");
+        keep(&open(from).0, &open(from).1, &["L1.mlp.up_proj:out:7".parse().unwrap()], &vault).unwrap();
+        let error = restore(&path, &vault, RestoreSettings::default()).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+        assert!(files(place.path()) == before, "{says}");
+        std::fs::remove_file(vault).unwrap();
+    }
 }

@@ -84,7 +84,10 @@ pub(super) fn restore_with(
     disk: &mut dyn Disk,
 ) -> Result<Restored> {
     let vault = Vault::read(vault)?;
-    Opened::at(root).folder()?;
+    let opened = Opened::at(root);
+    if !opened.is_gguf() {
+        opened.folder()?;
+    }
     let locked = match settings.dry_run {
         true => Folder::to_read(root)?,
         false => Folder::lock_with(root, &vouch(root, &vault), disk)?,
@@ -110,7 +113,7 @@ pub(super) fn restore_with(
                        another model, or it was changed elsewhere too; --force puts the kept parts back all the same";
         return Err(Error::tensor(root, name, problem));
     }
-    let shards = work.tensors.files().iter().map(|file| file_name(file.path())).collect();
+    let shards = work.tensors.mapped().iter().map(|file| file_name(file.path())).collect();
     let changed: BTreeSet<&str> = work.edits.iter().filter(|e| e.before != e.after).map(|e| e.file.as_str()).collect();
     changed.iter().try_for_each(|name| home.change(name).map(drop))?;
     if settings.dry_run {
@@ -169,7 +172,7 @@ struct Found<'a> {
 
 impl Work {
     fn new(root: &Path, vault: &Vault) -> Result<Work> {
-        let tensors = Opened::folder_at(root).text_tensors()?;
+        let tensors = Opened::at(root).named_tensors()?;
         let (mut edits, mut kept, mut other_tensors) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         let mut of_weights: BTreeMap<String, Vec<(&Part, &[u8])>> = BTreeMap::new();
         for (part, bytes) in vault.parts() {
@@ -187,7 +190,7 @@ impl Work {
                 let problem = "the vault contradicts itself where a row crosses a column; nothing was changed";
                 Error::tensor(root, &name, problem)
             })?;
-            let rest = bits.rest_sha256(&tensors, &weight);
+            let rest = bits.rest_sha256(&weight);
             if parts.iter().any(|(part, _)| rest.as_ref() != Some(&part.rest_sha256)) {
                 other_tensors.insert(name.clone());
             }
@@ -214,7 +217,7 @@ impl Work {
     fn check_journal(&self, root: &Path, receipt: &Receipt, undo: &[u8]) -> Result<EditBytes> {
         let key = |tensor: &str, axis: Axis, index: usize| (tensor.to_owned(), axis.as_str(), index);
         let edits: HashMap<_, &Edit> =
-            self.edits.iter().map(|edit| (key(&edit.stored_as, edit.place.axis, edit.place.index), edit)).collect();
+            self.edits.iter().map(|edit| (key(&edit.stored_as, edit.place.axis, edit.stored_index), edit)).collect();
         let left = |(record, old): (&Record, &[u8])| {
             let edit = edits.get(&key(&record.tensor, record.axis, record.index));
             let edit = edit.filter(|edit| (&edit.file, edit.span) == (&record.file, record.span))?;

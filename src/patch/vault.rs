@@ -38,7 +38,7 @@ pub struct Index {
     pub time_utc: String,
     /// What it was taken from.
     pub model: Model,
-    /// The parts; each is the vault's tensor `TENSOR:AXIS:INDEX`.
+    /// The parts; each is the vault's tensor `TENSOR:AXIS:INDEX`, of a GGUF `WEIGHT:AXIS:INDEX`.
     pub parts: Vec<Part>,
 }
 
@@ -108,7 +108,11 @@ impl Stored {
 impl Part {
     /// The vault's own tensor. That of a part of a packed weight holds bytes, in which only the part's own bits are not 0.
     pub fn key(&self) -> String {
-        format!("{}:{}:{}", self.tensor, self.axis.as_str(), self.index)
+        // Several weights may lie in one tensor of a GGUF.
+        let lies_alone = |packed: &&Packed| packed.stored.iter().any(|stored| stored.name == self.tensor);
+        let shared = self.packed.as_ref().filter(|packed| !lies_alone(packed));
+        let of = shared.map_or(&self.tensor, |packed| &packed.weight);
+        format!("{of}:{}:{}", self.axis.as_str(), self.index)
     }
 
     /// The element type of that.
@@ -174,7 +178,9 @@ pub fn keep<'a>(
     out: &Path,
 ) -> Result<Kept> {
     check_out(out)?;
-    checkpoint.opened().folder()?;
+    if !checkpoint.opened().is_gguf() {
+        checkpoint.opened().folder()?;
+    }
     let (recipe, tensors, root) = (recipe.into(), checkpoint.tensors(), checkpoint.root());
     let places = places(checkpoint, recipe, neurons)?;
     let _lock = folder::lock_shared(root)?;
@@ -196,7 +202,7 @@ pub fn keep<'a>(
             }
         }
         let held: Vec<Held> = owned.iter().map(|(.., own, bytes)| Held::of(&own.place, &own.mask, bytes)).collect();
-        let rest = Bits::of(&held).and_then(|bits| bits.rest_sha256(tensors, &weight)).ok_or_else(missing)?;
+        let rest = Bits::of(&held).and_then(|bits| bits.rest_sha256(&weight)).ok_or_else(missing)?;
         for (place, neurons, own, bytes) in owned {
             let (sha256, rest_sha256) = (sha256_hex(&bytes), rest.clone());
             parts.push(Part {

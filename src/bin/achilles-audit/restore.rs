@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The model folder to repair
-    #[arg(value_name = "DIR")]
+    /// The model folder or .gguf file to repair
+    #[arg(value_name = "PATH")]
     pub folder: PathBuf,
     /// What `achilles-audit vault` wrote
     #[arg(long, value_name = "FILE")]

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// A model folder or a hub id (org/name[@revision])
+    /// A model folder, a .gguf file or a hub id (org/name[@revision])
     pub model: String,
     #[command(flatten)]
     pub neurons: NeuronArgs,

@@ -83,6 +83,14 @@ impl StoredTensor<'_> {
         }
     }
 
+    /// Its bytes in its file: of a stack those of its own matrix.
+    pub fn place(&self) -> Range<u64> {
+        let Range { start, end } = self.info.bytes;
+        let each = (end - start) / self.matrix.and(self.shape.first().copied()).unwrap_or(1).max(1);
+        let start = start + self.matrix.unwrap_or_default() * each;
+        start as u64..(start + each) as u64
+    }
+
     /// Which row of the file's tensor a row is.
     pub fn row(&self, row: usize) -> usize {
         self.slice().start + self.rows.of(row)

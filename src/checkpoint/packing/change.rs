@@ -203,12 +203,18 @@ impl Weight<'_> {
     /// # Errors
     /// There is no such part, or its bits cannot be told from those of others.
     pub fn own_bits(&self, axis: Axis, index: usize) -> Result<Vec<OwnBits<'_>>> {
+        if let Some(why) = self.packing.refusal(axis) {
+            return Err(self.cannot(&why));
+        }
         if let Some(dense) = self.packing.dense() {
             let place = dense.stored_span(axis, self.stored_index(axis, index));
             let none = || self.cannot(&format!("it has no {} {index} of numbers", axis.as_str()));
             return Ok(vec![place.ok_or_else(none)?.whole()]);
         }
         self.has(axis, index)?;
+        if let (Axis::Row, Some(row)) = (axis, self.packing.own_row(index)) {
+            return Ok(vec![row.whole()]);
+        }
         let codes = self.packing.codes(axis, index).map_err(|problem| self.cannot(&problem))?;
         let mut own = vec![codes.own()];
         if let (Axis::Row, Ok(scales)) = (axis, self.packing.own_scales(index)) {

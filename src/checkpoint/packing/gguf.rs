@@ -10,6 +10,7 @@ use super::span::Span;
 use super::{Found, Outline, Packing, Usual};
 use crate::checkpoint::gguf::codes::{Code, Scales, Zero};
 use crate::checkpoint::gguf::{GgufCheckpoint, GgufFile, StoredTensor, dequantize};
+use crate::checkpoint::map::MappedFile;
 use crate::error::Result;
 use safetensors::Dtype;
 use std::ops::Range;
@@ -175,6 +176,16 @@ impl Packing for Blocks<'_> {
         let columns = 0..self.outline.layout.columns;
         let of_column = columns.map(|column| of_block(self.stored.column_within(column))).collect();
         Ok(OwnScales { place: self.in_blocks(row, at, count * number.bytes(), number), of_column })
+    }
+
+    fn own_place(&self) -> Option<(&MappedFile, Range<u64>)> {
+        Some((self.stored.file, self.stored.place()))
+    }
+
+    fn own_row(&self, row: usize) -> Option<StoredSpan<'_>> {
+        let bytes = self.row_bytes() as u64;
+        let span = Span { offset: self.row_start(row) as u64, piece_bytes: bytes, stride_bytes: bytes, pieces: 1 };
+        self.refusal(Axis::Row).is_none().then(|| self.place(span, NumberType::U8))
     }
 
     fn row_with(&self, row: usize, span: Span, bytes: &[u8]) -> Option<Vec<f64>> {

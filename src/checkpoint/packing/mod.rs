@@ -18,6 +18,8 @@ mod rows;
 mod scaled;
 mod span;
 
+use super::map::MappedFile;
+use super::quantization::is_of_activations;
 use super::{Tensors, number};
 use crate::error::{Error, Result};
 pub use change::{Codes, OwnBits, OwnScales, StoredSpan, ZeroCodes};
@@ -170,6 +172,16 @@ pub trait Packing: Debug + Send + Sync {
 
     /// The zero points of a row that has scales of its own; none where there are none.
     fn own_zeros(&self, _row: usize) -> Option<Codes<'_>> {
+        None
+    }
+
+    /// The file that it is a part of and where it lies there, where that is not told by the names of stored tensors.
+    fn own_place(&self) -> Option<(&MappedFile, Range<u64>)> {
+        None
+    }
+
+    /// All that is stored of a row, where it is stored by itself.
+    fn own_row(&self, _row: usize) -> Option<StoredSpan<'_>> {
         None
     }
 
@@ -410,6 +422,20 @@ impl<'a> Weight<'a> {
     /// Why no line along an axis can be changed by itself, if none can.
     pub fn refusal(&self, axis: Axis) -> Option<String> {
         self.packing.refusal(axis)
+    }
+
+    /// The files that its values come from and where they lie there, in order, without what concerns activations alone;
+    /// none where a header lies.
+    pub fn places(&self) -> Option<Vec<(&MappedFile, Range<u64>)>> {
+        if let Some(place) = self.packing.own_place() {
+            return Some(vec![place]);
+        }
+        let of_values = self.stored().into_iter().filter(|stored| !is_of_activations(stored));
+        let place = |stored| {
+            let (file, place) = self.tensors.get(stored)?.place.clone()?;
+            Some((self.tensors.files().get(file)?, place))
+        };
+        of_values.map(place).collect()
     }
 
     /// Where it can be changed element by element, if it can.
