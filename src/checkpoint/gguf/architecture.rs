@@ -1,12 +1,11 @@
-//! What a family of models is in a GGUF, as data: how llama.cpp names its tensors, what shape each has and what it
-//! changed when it converted them. The families are in [`families`](super::families).
+//! What a family of models is in a GGUF, as data: which tensors it has, and how its metadata become a config.json. The
+//! families are in [`families`](super::families).
 //!
 //! Source: llama.cpp's `convert_hf_to_gguf.py` with its `conversion/`, and gguf-py's `tensor_mapping.py`.
 
-use super::Checked;
-use super::families::ARCHITECTURES;
 use super::file::GgufFile;
 use super::header::Value as Metadata;
+use super::rule::{Need, Rule};
 use super::sizes::Sizes;
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -141,147 +140,8 @@ pub(super) enum Window {
     Periodic { period: usize, size: Option<usize> },
 }
 
-/// When a group of tensors is there.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Need {
-    /// In every layer of every file of the architecture.
-    Always,
-    /// In these layers.
-    In(Layers),
-    /// In all of these layers or in none; this key of config.json says which.
-    Switch(&'static str, Layers),
-    /// Where the output layer is not tied to the embedding.
-    Untied,
-}
-
-/// Layers that have something.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Layers {
-    All,
-    Attention,
-    DeltaNet,
-    Convolution,
-    /// One MLP for all positions.
-    Dense,
-    Experts,
-    /// An MLP for all positions beside the experts.
-    Shared,
-    /// Queries made of a narrow vector, or not.
-    QueryLatent,
-    PlainQuery,
-    /// Keys, and values, of their own.
-    OwnKeys,
-    OwnValues,
-    /// An input beside the residual.
-    Inputs,
-}
-
-/// One tensor: its two names, `{}` standing for the layer and `{e}` for the expert, and its shape by the second.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rule {
-    pub gguf: &'static str,
-    pub hf: &'static str,
-    pub shape: &'static [Dim],
-    pub role: Role,
-}
-
-/// What llama.cpp may have done to a tensor.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Role {
-    Plain,
-    /// Its rows are those of heads that RoPE turns.
-    Rotary,
-    Norm,
-    /// It is one of a stack of all experts.
-    Expert(Expert),
-    /// It is stored without its dimensions of 1.
-    WithoutOnes,
-    /// Rows of delta nets' value heads: one of each head, or all of its channels.
-    ValueHead,
-    ValueHeads,
-    /// These below the queries and keys, stored without dimensions of 1.
-    KeysAndValueHeads,
-    /// Columns of delta nets' value heads.
-    FromValueHeads,
-    /// Rows of value heads, of which the file has −eˣ.
-    DecayRates,
-    /// For each key head its query, its key, its values and their gates: the file has a tensor of all but the gates, kind
-    /// by kind, and one of these.
-    ByKeyHead,
-    /// For each head its keys and its values: the file has a stack of each, the keys' turned.
-    KeysAndValues,
-}
-
-/// Which of an expert's matrices, where it may be half of one with gate and up.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Expert {
-    Gate,
-    Up,
-    /// One that is never a half.
-    Own,
-}
-
-/// A dimension by what it counts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Dim {
-    One,
-    Hidden,
-    Intermediate,
-    /// Query heads × head size.
-    Query,
-    /// As many gates beside.
-    GatedQuery,
-    /// Key or value heads × head size.
-    KeyValue,
-    /// Queries, keys and values, one below the other in one tensor.
-    QueryKeyValue,
-    HeadSize,
-    /// One a query head.
-    Heads,
-    /// Gate and up projection in one.
-    GateUp,
-    Vocabulary,
-    Experts,
-    ExpertIntermediate,
-    /// The MLP beside the experts.
-    Shared,
-    /// Of delta nets: queries, keys and values; these and the values' gates; values; one value; one a value head; two.
-    Mixed,
-    MixedAndGates,
-    Values,
-    Value,
-    ValueHeads,
-    TwiceValueHeads,
-    /// Positions that a convolution sees.
-    Kernel,
-    /// The three that a short convolution reads.
-    ThriceHidden,
-    /// Of latent attention: the narrow vectors, the second with what RoPE turns; what all heads make of them; what they mix.
-    QueryLatent,
-    KeyValueLatent,
-    KeyValueLatentAndTurned,
-    KeysAndValues,
-    MixedValues,
-    /// Inputs of one layer, and of all.
-    LayerInput,
-    LayerInputs,
-    LayerVocabulary,
-}
-
-pub(super) const fn rule(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
-    Rule { gguf, hf, shape, role: Role::Plain }
-}
-
-pub(super) const fn rotary(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
-    Rule { gguf, hf, shape, role: Role::Rotary }
-}
-
-pub(super) const fn norm(gguf: &'static str, hf: &'static str, shape: &'static [Dim]) -> Rule {
-    Rule { gguf, hf, shape, role: Role::Norm }
-}
-
 impl When {
-    fn is_so(self, file: &GgufFile, name: &str) -> bool {
+    pub fn is_so(self, file: &GgufFile, name: &str) -> bool {
         let number = |key: &str| match file.get(&format!("{name}.{key}"))? {
             Metadata::Unsigned(n) => Some(*n as f64),
             Metadata::Signed(n) => Some(*n as f64),
@@ -297,17 +157,6 @@ impl When {
 }
 
 impl Architecture {
-    /// The family of a file of this architecture; the error is a text that lists those there are.
-    pub fn find(name: &str, file: &GgufFile) -> Checked<&'static Architecture> {
-        let mut named = ARCHITECTURES.iter().copied().filter(|a| a.name == name);
-        named.find(|a| a.when.is_so(file, name)).ok_or_else(|| {
-            let mut known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.name).collect();
-            known.dedup();
-            let problem = format!("architecture {name} is not supported in a GGUF; supported are {}", known.join(", "));
-            format!("{problem}; for others use the model's safetensors")
-        })
-    }
-
     /// The parts of config.json that the name of the family implies.
     pub fn config(&self) -> Map<String, Value> {
         let mut map = Map::new();
@@ -331,54 +180,6 @@ impl Constant {
             Constant::Flag(flag) => flag.into(),
             Constant::Count(count) => count.into(),
             Constant::Text(text) => text.into(),
-        }
-    }
-}
-
-impl Rule {
-    /// The tensor in the file, of a layer.
-    pub fn stored(&self, layer: usize) -> String {
-        self.gguf.replace("{}", &layer.to_string())
-    }
-
-    /// The tensor, of a layer and an expert.
-    pub fn named(&self, layer: usize, expert: usize) -> String {
-        self.hf.replace("{}", &layer.to_string()).replace("{e}", &expert.to_string())
-    }
-
-    /// How many layers it is in, of so many.
-    pub fn layers(&self, layers: usize) -> usize {
-        if self.gguf.contains("{}") { layers } else { 1 }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::writer::Writer;
-    use super::*;
-
-    #[test]
-    fn unknown_families_are_named_with_those_there_are() {
-        let file = Writer::llama().file();
-        let error = Architecture::find("mamba", &GgufFile::open(file.path()).unwrap()).unwrap_err();
-        assert!(error.contains("mamba") && error.contains("llama, qwen2, qwen3"), "{error}");
-    }
-
-    #[test]
-    fn no_two_tensors_of_a_family_share_a_name() {
-        for architecture in ARCHITECTURES {
-            let rules: Vec<&Rule> = architecture.rules().collect();
-            for (at, a) in rules.iter().enumerate() {
-                assert!(rules[..at].iter().all(|b| a.gguf != b.gguf && a.hf != b.hf), "{}", a.gguf);
-            }
-        }
-    }
-
-    #[test]
-    fn what_tells_families_of_one_name_apart_leaves_none_out() {
-        for (at, architecture) in ARCHITECTURES.iter().enumerate() {
-            let is_last = ARCHITECTURES[at + 1..].iter().all(|other| other.name != architecture.name);
-            assert_eq!(is_last, matches!(architecture.when, When::Always), "{}", architecture.model_type);
         }
     }
 }

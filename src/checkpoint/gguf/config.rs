@@ -1,13 +1,15 @@
 //! A GGUF's metadata as a Hugging Face config.json, with the keys of transformers 4, which transformers 5 reads too.
 
-use super::architecture::{Architecture, Need, Setting, StackForm};
+use super::architecture::{Architecture, Setting, StackForm};
 use super::attention;
-use super::expected::{expected, present, unknown};
+use super::expected::{Source, expected, present, unknown};
+use super::families;
 use super::file::GgufFile;
 use super::header::Value as Metadata;
-use super::lies::Lies;
+use super::measure::measure;
 use super::rope;
-use super::sizes::{Sizes, missing};
+use super::rule::Need;
+use super::sizes::missing;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -20,13 +22,6 @@ pub(super) struct Layout {
     pub tensors: BTreeMap<String, Source>,
     /// In which form transformers has the experts of a layer in one tensor, if it does.
     pub stacks: Option<StackForm>,
-}
-
-/// Where a tensor comes from.
-#[derive(Debug)]
-pub(super) struct Source {
-    pub shape: Vec<usize>,
-    pub lies: Lies,
 }
 
 /// Metadata that change what a model computes, their values that change nothing, and what they mean. Whatever else
@@ -72,7 +67,7 @@ impl Layout {
     pub fn read(file: &GgufFile) -> Result<Layout> {
         let architecture = family(file)?;
         let prefix = architecture.name;
-        let sizes = Sizes::read(file, architecture)?;
+        let sizes = measure(file, architecture)?;
 
         let mut tensors = BTreeMap::new();
         let mut config = architecture.config();
@@ -131,7 +126,7 @@ fn settings(file: &GgufFile, architecture: &Architecture, config: &mut Map<Strin
 fn family(file: &GgufFile) -> Result<&'static Architecture> {
     refuse_parts(file)?;
     let of = |what| Error::Unsupported { path: file.path().to_owned(), what };
-    let architecture = Architecture::find(file.str("general.architecture")?, file).map_err(of)?;
+    let architecture = families::find(file.str("general.architecture")?, file).map_err(of)?;
     refuse_foreign(file, architecture).map(|()| architecture)
 }
 
@@ -219,7 +214,7 @@ pub enum Mismatch {
 /// The family is not known, or the metadata cannot be understood.
 pub fn mismatches(file: &GgufFile, most: usize) -> Result<Vec<(String, Mismatch)>> {
     let architecture = family(file)?;
-    let sizes = Sizes::read(file, architecture)?;
+    let sizes = measure(file, architecture)?;
     let mut known = HashSet::new();
     let mut found = Vec::new();
     for (name, shape) in expected(file, architecture, &sizes).flat_map(|expected| expected.stored) {

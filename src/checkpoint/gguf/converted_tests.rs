@@ -72,3 +72,33 @@ fn every_family_computes_what_transformers_computes_in_place_and_imported() {
         assert!((in_place - nll).abs() < 2e-7 * nll, "{family}: {in_place} {nll}");
     }
 }
+
+/// What metadata ask for beyond all measure is told, in every family, without a number that overflows.
+#[test]
+fn sizes_beyond_measure_are_told() {
+    for family in CONVERTED {
+        let bytes = std::fs::read(gguf(family)).unwrap();
+        let file = GgufFile::open(&gguf(family)).unwrap();
+        let numbers: Vec<&str> = file
+            .metadata()
+            .filter(|(key, value)| matches!(value, header::Value::Unsigned(_)) && !key.starts_with("tokenizer"))
+            .map(|(key, _)| key)
+            .collect();
+        assert!(numbers.len() > 6, "{family}: {numbers:?}");
+        let mut all = bytes.clone();
+        for key in numbers {
+            let at =
+                bytes.windows(key.len() + 4).position(|w| &w[..key.len()] == key.as_bytes()).unwrap() + key.len() + 4;
+            for value in [u32::MAX, 0, 7] {
+                let mut changed = bytes.clone();
+                changed[at..at + 4].copy_from_slice(&value.to_le_bytes());
+                let broken = super::writer::file_of(&changed);
+                let told = GgufCheckpoint::open(broken.path()).map(drop);
+                assert!(told.is_ok() || !told.unwrap_err().to_string().contains('\n'), "{family}: {key}");
+                drop(mismatches(&GgufFile::open(broken.path()).unwrap(), 1000));
+            }
+            all[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        }
+        assert!(GgufCheckpoint::open(super::writer::file_of(&all).path()).is_err(), "{family}");
+    }
+}

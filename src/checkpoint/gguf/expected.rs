@@ -1,12 +1,19 @@
 //! The tensors that a family of some sizes has, and how each is made of what the file has.
 
-use super::architecture::{Architecture, Dim, Expert, Need, Role, Rule};
-use super::config::Source;
+use super::architecture::Architecture;
 use super::file::GgufFile;
 use super::lies::{Heads, Lies, Order, Stored, Turns, Values};
 use super::rope;
+use super::rule::{Dim, Expert, Need, Role, Rule};
 use super::sizes::{DeltaSizes, LatentSizes, Sizes};
 use std::collections::HashSet;
+
+/// Where a tensor comes from.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub shape: Vec<usize>,
+    pub lies: Lies,
+}
 
 /// Whether each group of a family's tensors is there.
 pub(super) fn present(

@@ -1,7 +1,7 @@
 //! llama.cpp's names of weights that have Hugging Face's, for its own tools.
 
-use super::architecture::{Role, Rule};
 use super::families::ARCHITECTURES;
+use super::rule::{Role, Rule};
 
 /// What a GGUF calls a weight, without the `.weight` of both; none where the family is not known. All experts of a layer
 /// are one tensor there.

@@ -1,12 +1,9 @@
 //! The sizes that a GGUF's metadata give, and its embedding.
 
-use super::architecture::{Architecture, Dim, Form, Layers, Need};
-use super::families::rules::EMBEDDING;
 use super::file::GgufFile;
-use crate::error::{Error, Result};
+use super::rule::{Dim, Layers};
+use crate::error::Error;
 use serde_json::{Map, Value};
-
-mod read;
 
 /// The sizes that shapes are made of.
 pub(super) struct Sizes {
@@ -91,8 +88,9 @@ impl Sizes {
         let Some(of_layer) = self.each.get(layer) else { return 0 };
         let (net, latent) = (self.delta, self.latent);
         let (query, key_value) = (self.heads * of_layer.head, of_layer.key_value_heads * of_layer.head);
-        let values = net.value_heads * net.value;
-        let mixed = 2 * net.key_heads * net.key + values;
+        // Metadata can ask for more than there are numbers: no tensor has so many rows.
+        let values = net.value_heads.saturating_mul(net.value);
+        let mixed = net.key_heads.saturating_mul(net.key).saturating_mul(2).saturating_add(values);
         match dim {
             Dim::One => 1,
             Dim::Hidden => self.hidden,
@@ -110,7 +108,7 @@ impl Sizes {
             Dim::ExpertIntermediate => self.experts.map_or(0, |experts| experts.intermediate),
             Dim::Shared => self.experts.map_or(0, |experts| experts.shared),
             Dim::Mixed => mixed,
-            Dim::MixedAndGates => mixed + values,
+            Dim::MixedAndGates => mixed.saturating_add(values),
             Dim::Values => values,
             Dim::Value => net.value,
             Dim::ValueHeads => net.value_heads,
@@ -119,8 +117,8 @@ impl Sizes {
             Dim::QueryLatent => latent.query.unwrap_or_default(),
             Dim::KeyValueLatent => latent.key_value,
             Dim::KeyValueLatentAndTurned => latent.key_value + self.rotated,
-            Dim::KeysAndValues => self.heads * (latent.plain + latent.value),
-            Dim::MixedValues => self.heads * latent.value,
+            Dim::KeysAndValues => self.heads.saturating_mul(latent.plain + latent.value),
+            Dim::MixedValues => self.heads.saturating_mul(latent.value),
             Dim::LayerInput => self.layer_input,
             Dim::LayerInputs => self.layers * self.layer_input,
             Dim::LayerVocabulary => self.layer_vocabulary,

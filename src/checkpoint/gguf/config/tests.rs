@@ -84,8 +84,8 @@ fn attention_of(
     writer.ramp(EMBEDDING, &[5, 48]);
     let file = writer.file();
     let file = GgufFile::open(file.path())?;
-    let architecture = Architecture::find(name, &file).unwrap();
-    let (sizes, mut config) = (Sizes::read(&file, architecture)?, Map::new());
+    let architecture = families::find(name, &file).unwrap();
+    let (sizes, mut config) = (measure(&file, architecture)?, Map::new());
     rope::write(&file, architecture, &sizes, &mut config)?;
     attention::write(&file, architecture, &sizes, &mut config)?;
     Ok(config)

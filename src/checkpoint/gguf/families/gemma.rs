@@ -1,10 +1,9 @@
 //! Gemma 1 to 4.
 
-use super::super::architecture::Dim::{Experts, Hidden, LayerInput, LayerInputs, LayerVocabulary, One};
-use super::super::architecture::{
-    Architecture, Constant, Form, Layers, Need, Rope, Rule, StackForm, Window, norm, rule,
-};
+use super::super::architecture::{Architecture, Constant, Form, Rope, StackForm, Window};
 use super::super::file::GgufFile;
+use super::super::rule::Dim::{Experts, Hidden, LayerInput, LayerInputs, LayerVocabulary, One};
+use super::super::rule::{Layers, Need, Rule, norm, rule};
 use super::super::sizes::Sizes;
 use super::USUAL;
 use super::rules::{AFTER_BOTH, ATTENTION, BEFORE_ATTENTION, BEFORE_MLP, ENDS, MLP, OUTPUT, QK_NORM, down, gate, up};

@@ -1,13 +1,12 @@
 //! Families with attention in some layers and something else in the others: gated delta nets, short convolutions.
 
-use super::super::architecture::Dim::{
+use super::super::architecture::{Architecture, Constant, Form, Rope, StackForm};
+use super::super::file::GgufFile;
+use super::super::rule::Dim::{
     GatedQuery, HeadSize, Hidden, Intermediate, Kernel, Mixed, MixedAndGates, One, Query, ThriceHidden,
     TwiceValueHeads, Value as OneValue, ValueHeads, Values, Vocabulary,
 };
-use super::super::architecture::{
-    Architecture, Constant, Dim, Form, Layers, Need, Role, Rope, Rule, StackForm, norm, rotary, rule,
-};
-use super::super::file::GgufFile;
+use super::super::rule::{Dim, Layers, Need, Role, Rule, norm, rotary, rule};
 use super::super::sizes::{Mixer, Sizes};
 use super::USUAL;
 use super::qwen::EXPERT_SETTINGS;

@@ -1,12 +1,11 @@
 //! Latent attention: DeepSeek V2 and V3 and what was built on them.
 
-use super::super::architecture::Dim::{
+use super::super::architecture::{Architecture, Constant, Form, Rope, Setting, StackForm, When};
+use super::super::file::GgufFile;
+use super::super::rule::Dim::{
     Hidden, KeyValueLatent, KeyValueLatentAndTurned, KeysAndValues, MixedValues, Query, QueryLatent,
 };
-use super::super::architecture::{
-    Architecture, Constant, Form, Layers, Need, Role, Rope, Rule, Setting, StackForm, When, norm, rule,
-};
-use super::super::file::GgufFile;
+use super::super::rule::{Layers, Need, Role, Rule, norm, rule};
 use super::super::sizes::Sizes;
 use super::USUAL;
 use super::llama::grow;

@@ -1,8 +1,9 @@
 //! Llama and what is close to it.
 
-use super::super::architecture::Dim::{GateUp, HeadSize, Hidden, QueryKeyValue};
-use super::super::architecture::{Architecture, Constant, Layers, Need, Rope, Rule, Setting, When, Window, norm, rule};
+use super::super::architecture::{Architecture, Constant, Rope, Setting, When, Window};
 use super::super::file::GgufFile;
+use super::super::rule::Dim::{GateUp, HeadSize, Hidden, QueryKeyValue};
+use super::super::rule::{Layers, Need, Rule, norm, rule};
 use super::super::sizes::Sizes;
 use super::USUAL;
 use super::rules::{ATTENTION, BEFORE_ATTENTION, BEFORE_MLP, ENDS, MLP, MLP_BIAS, OUTPUT, QKVO_BIAS, SPARSE_BLOCK};

@@ -1,7 +1,8 @@
 //! Mixtures of experts on grouped-query attention.
 
-use super::super::architecture::Dim::{Experts, Heads, Hidden};
-use super::super::architecture::{Architecture, Constant, Layers, Need, Rope, Setting, StackForm, Window, rule};
+use super::super::architecture::{Architecture, Constant, Rope, Setting, StackForm, Window};
+use super::super::rule::Dim::{Experts, Heads, Hidden};
+use super::super::rule::{Layers, Need, rule};
 use super::USUAL;
 use super::rules::{
     ATTENTION, BEFORE_ATTENTION, BEFORE_MLP, BEFORE_MLP_AS_POST, CORRECTION, ENDS, EXPERT_BIASES, EXPERTS, MLP, OUTPUT,

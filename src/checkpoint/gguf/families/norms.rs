@@ -1,7 +1,8 @@
 //! Families whose norms stand elsewhere than Llama's.
 
-use super::super::architecture::Dim::Hidden;
-use super::super::architecture::{Architecture, Constant, Layers, Need, Rope, Rule, Setting, When, Window, norm};
+use super::super::architecture::{Architecture, Constant, Rope, Setting, When, Window};
+use super::super::rule::Dim::Hidden;
+use super::super::rule::{Layers, Need, Rule, norm};
 use super::USUAL;
 use super::llama::FUSED_MLP;
 use super::rules::{

@@ -1,7 +1,8 @@
 //! Qwen 2 and 3, their mixtures, and the text models of their kin that see: M-RoPE is plain RoPE on text alone, so these
 //! are what they grew from.
 
-use super::super::architecture::{Architecture, Constant, Layers, Need, Rule, Setting};
+use super::super::architecture::{Architecture, Constant, Setting};
+use super::super::rule::{Layers, Need, Rule};
 use super::USUAL;
 use super::rules::{ATTENTION, BEFORE_ATTENTION, BEFORE_MLP, ENDS, EXPERTS, MLP, OUTPUT, QK_NORM, QKV_BIAS, QKVO_BIAS};
 

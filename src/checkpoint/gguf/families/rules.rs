@@ -1,9 +1,9 @@
 //! Tensors that several families have.
 
-use super::super::architecture::Dim::{
+use super::super::rule::Dim::{
     ExpertIntermediate, Experts, HeadSize, Hidden, Intermediate, KeyValue, One, Query, Shared, Vocabulary,
 };
-use super::super::architecture::{Expert, Role, Rule, norm, rotary, rule};
+use super::super::rule::{Expert, Role, Rule, norm, rotary, rule};
 
 /// The GGUF name of the token embedding, whose rows are the vocabulary.
 pub const EMBEDDING: &str = "token_embd.weight";
@@ -154,4 +154,4 @@ pub const SHARED_EXPERTS: &[Rule] = &[
 pub const CORRECTION: &[Rule] =
     &[rule("blk.{}.exp_probs_b.bias", "model.layers.{}.mlp.gate.e_score_correction_bias", &[Experts])];
 
-use super::super::architecture::Dim;
+use super::super::rule::Dim;

@@ -1,11 +1,12 @@
 //! Sizes from metadata.
 
-use super::{
-    Architecture, DeltaSizes, Dim, EMBEDDING, ExpertSizes, Form, GgufFile, LatentSizes, LayerSizes, Mixer, Need,
-    Result, Sizes, missing,
-};
-use crate::checkpoint::gguf::families::LAYER_TABLE;
-use crate::error::Error;
+use super::architecture::{Architecture, Form};
+use super::families::LAYER_TABLE;
+use super::families::rules::EMBEDDING;
+use super::file::GgufFile;
+use super::rule::{Dim, Need};
+use super::sizes::{DeltaSizes, ExpertSizes, LatentSizes, LayerSizes, Mixer, Sizes, missing};
+use crate::error::{Error, Result};
 
 /// Experts of a layer, at most: some times as many as any model has.
 const MOST_EXPERTS: usize = 1 << 14;
@@ -191,71 +192,69 @@ impl Keys<'_> {
     }
 }
 
-impl Sizes {
-    pub fn read(file: &GgufFile, architecture: &'static Architecture) -> Result<Sizes> {
-        let keys = Keys { file, architecture };
-        let ((layers, further), hidden) = (keys.layers()?, keys.size("embedding_length")?);
-        let intermediate = if keys.uses(&[Dim::Intermediate, Dim::GateUp]) {
-            let each = file.sizes_opt(&keys.key("feed_forward_length"), layers)?;
-            let each = each.filter(|each| each.iter().all(|n| *n > 0));
-            each.map_or_else(|| keys.size("feed_forward_length").map(|n| vec![n; layers]), Ok)?
-        } else {
-            vec![keys.count_or("feed_forward_length", 0)?; layers]
-        };
-        let heads = keys.size("attention.head_count")?;
-        let key_value_heads = keys.key_value_heads(layers, heads)?;
-        let head = keys.head(hidden, heads)?;
-        let rotated = keys.rotated(head)?;
-        let vocabulary = rows(file, EMBEDDING)?;
-        let experts = keys.experts()?;
-        let dense = if experts.is_some() { keys.count_or("leading_dense_block_count", 0)? } else { layers };
-        let layer_input = match architecture.form {
-            Form::Gemma4 => keys.count_or("embedding_length_per_layer_input", 0)?,
+/// The sizes of a file of a family.
+pub(super) fn measure(file: &GgufFile, architecture: &'static Architecture) -> Result<Sizes> {
+    let keys = Keys { file, architecture };
+    let ((layers, further), hidden) = (keys.layers()?, keys.size("embedding_length")?);
+    let intermediate = if keys.uses(&[Dim::Intermediate, Dim::GateUp]) {
+        let each = file.sizes_opt(&keys.key("feed_forward_length"), layers)?;
+        let each = each.filter(|each| each.iter().all(|n| *n > 0));
+        each.map_or_else(|| keys.size("feed_forward_length").map(|n| vec![n; layers]), Ok)?
+    } else {
+        vec![keys.count_or("feed_forward_length", 0)?; layers]
+    };
+    let heads = keys.size("attention.head_count")?;
+    let key_value_heads = keys.key_value_heads(layers, heads)?;
+    let head = keys.head(hidden, heads)?;
+    let rotated = keys.rotated(head)?;
+    let vocabulary = rows(file, EMBEDDING)?;
+    let experts = keys.experts()?;
+    let dense = if experts.is_some() { keys.count_or("leading_dense_block_count", 0)? } else { layers };
+    let layer_input = match architecture.form {
+        Form::Gemma4 => keys.count_or("embedding_length_per_layer_input", 0)?,
+        _ => 0,
+    };
+    let (slides, narrow, own) = match architecture.form {
+        Form::Gemma4 => gemma4(&keys, layers)?,
+        _ => (vec![false; layers], head, layers),
+    };
+    let mixers = keys.mixers(&key_value_heads)?;
+    let has_values = |layer: usize| {
+        let has =
+            |layer| architecture.form != Form::Gemma4 || file.tensor(&format!("blk.{layer}.attn_v.weight")).is_some();
+        layer < own && (slides[layer] || has(layer))
+    };
+    let each = (0..layers).map(|layer| LayerSizes {
+        mixer: mixers[layer],
+        slides: slides[layer],
+        head: if slides[layer] { narrow } else { head },
+        key_value_heads: key_value_heads[layer],
+        intermediate: intermediate[layer],
+        has_experts: layer >= dense,
+        has_keys: layer < own,
+        has_values: has_values(layer),
+    });
+    Ok(Sizes {
+        layers,
+        further,
+        hidden,
+        heads,
+        head,
+        rotated,
+        vocabulary,
+        context: keys.size("context_length")?,
+        each: each.collect(),
+        experts,
+        delta: keys.delta()?,
+        latent: keys.latent(head, rotated)?,
+        kernel: match architecture.form {
+            Form::DeltaNet => keys.size("ssm.conv_kernel")?,
+            Form::Convolution => keys.size("shortconv.l_cache")?,
             _ => 0,
-        };
-        let (slides, narrow, own) = match architecture.form {
-            Form::Gemma4 => gemma4(&keys, layers)?,
-            _ => (vec![false; layers], head, layers),
-        };
-        let mixers = keys.mixers(&key_value_heads)?;
-        let has_values = |layer: usize| {
-            let has = |layer| {
-                architecture.form != Form::Gemma4 || file.tensor(&format!("blk.{layer}.attn_v.weight")).is_some()
-            };
-            layer < own && (slides[layer] || has(layer))
-        };
-        let each = (0..layers).map(|layer| LayerSizes {
-            mixer: mixers[layer],
-            slides: slides[layer],
-            head: if slides[layer] { narrow } else { head },
-            key_value_heads: key_value_heads[layer],
-            intermediate: intermediate[layer],
-            has_experts: layer >= dense,
-            has_keys: layer < own,
-            has_values: has_values(layer),
-        });
-        Ok(Sizes {
-            layers,
-            further,
-            hidden,
-            heads,
-            head,
-            rotated,
-            vocabulary,
-            context: keys.size("context_length")?,
-            each: each.collect(),
-            experts,
-            delta: keys.delta()?,
-            latent: keys.latent(head, rotated)?,
-            kernel: match architecture.form {
-                Form::DeltaNet => keys.size("ssm.conv_kernel")?,
-                Form::Convolution => keys.size("shortconv.l_cache")?,
-                _ => 0,
-            },
-            layer_input,
-            layer_vocabulary: if layer_input > 0 { rows(file, LAYER_TABLE)? } else { 0 },
-        })
-    }
+        },
+        layer_input,
+        layer_vocabulary: if layer_input > 0 { rows(file, LAYER_TABLE)? } else { 0 },
+    })
 }
 
 /// Which layers slide, how wide their heads are, and how many have keys of their own.
