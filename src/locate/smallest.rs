@@ -31,8 +31,8 @@ pub struct Smallest {
     pub before: usize,
     /// A smaller one was found, and is the critical set.
     pub found: bool,
-    /// No member can be missing from a set that collapses, if more masked neurons never do less damage: there is no
-    /// smaller one in the prefix.
+    /// Each member is needed even with the rest of the prefix masked: if more masked neurons never do less damage,
+    /// there is no smaller set in the prefix.
     pub all_needed: bool,
 }
 

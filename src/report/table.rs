@@ -215,11 +215,7 @@ pub(super) fn smallest_line(smallest: &Smallest) -> String {
         false => "no smaller set found".to_owned(),
     };
     let orders = Count(orders, "other order", "other orders");
-    let why = if all_needed {
-        "; a set without any one of these does not collapse, even if all the rest is masked"
-    } else {
-        ""
-    };
+    let why = if all_needed { "; each member is needed even with the rest of the prefix masked" } else { "" };
     format!("{found}: {orders}, {rows} of {budget} rows{why}")
 }
 

@@ -55,8 +55,10 @@ fn what_is_needed_stays() {
     }
 }
 
+type Planted = Box<dyn Fn(&[usize]) -> f64>;
+
 /// A planted damage function of a random kind.
-fn planted(seed: u64) -> (&'static str, Box<dyn Fn(&[usize]) -> f64>) {
+fn planted(seed: u64) -> (&'static str, Planted) {
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
     let mut some = |count: usize, below: usize| -> Vec<usize> {
         let mut drawn = Vec::new();
