@@ -1,6 +1,7 @@
 //! What locating gives: the value that reports render and that other commands read back.
 
 use super::infinite::{finite_or_infinite, one_finite_or_infinite};
+use super::smallest::Smallest;
 use super::{Counting, Entry, Ranking, Samples, SearchSettings, Sharpness, SiteSelection};
 use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
@@ -203,6 +204,9 @@ pub struct CriticalSet {
     pub damage: f64,
     /// Every subset, smaller ones first; empty where there are more than 6 members.
     pub subsets: Vec<Subset>,
+    /// What looking for a smaller one came to; none where that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smallest: Option<Smallest>,
 }
 
 /// Some members of a critical set.

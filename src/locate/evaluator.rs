@@ -36,6 +36,11 @@ impl<'a> Evaluator<'a> {
         Evaluator { measure: Box::new(measure), known: HashMap::new() }
     }
 
+    /// Rows that were computed so far: sets that were measured, the empty one too.
+    pub(super) fn rows(&self) -> usize {
+        self.known.len()
+    }
+
     /// The NLL in nats under each set of masked neurons; the empty set is the clean text. Sets that are new are
     /// computed as rows of one batch; `stage` names the wait.
     ///

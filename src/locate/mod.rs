@@ -8,10 +8,12 @@ mod importance;
 mod infinite;
 mod minimize;
 mod ranking;
+mod reduction;
 mod samples;
 mod search;
 mod sharpness;
 mod sites;
+mod smallest;
 mod stage;
 mod subject;
 mod sums;
@@ -26,6 +28,7 @@ pub use ranking::{Counting, Entry, Ranking};
 pub use samples::Samples;
 pub use sharpness::Sharpness;
 pub use sites::SiteSelection;
+pub use smallest::Smallest;
 pub use subject::{OpenedSubject, Subject};
 
 use crate::document::Document;
@@ -34,6 +37,7 @@ use crate::evaluate::metrics;
 use crate::evaluate::text::MIN_STABLE_TOKENS;
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
+use smallest::Further;
 use std::time::Instant;
 
 /// Entries of the ranking that a report holds at least.
@@ -60,6 +64,8 @@ pub struct SearchSettings {
     pub epsilon: f64,
     /// The longest prefix tried.
     pub max_neurons: usize,
+    /// Rows at most to look with for a smaller set by other orders; none: the first proven one is the answer.
+    pub smallest: Option<usize>,
 }
 
 impl Default for SearchSettings {
@@ -74,6 +80,7 @@ impl Default for SearchSettings {
             seed: 42,
             epsilon: 1.0,
             max_neurons: 200,
+            smallest: None,
         }
     }
 }
@@ -175,7 +182,8 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
         false => None,
         true => {
             let members = search::members(&ranked.entries, prefix.n);
-            Some(minimize::minimize(&mut evaluator, members, settings.epsilon)?)
+            let further = settings.smallest.map(|rows| Further { rows, seed: settings.seed });
+            Some(minimize::minimize(&mut evaluator, members, settings.epsilon, further)?)
         }
     };
     let minimize_s = started.elapsed().as_secs_f64();

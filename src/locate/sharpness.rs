@@ -38,23 +38,17 @@ mod tests {
 
     #[test]
     fn a_jump_is_told_from_a_creep() {
-        let of = |damages: &[f64]| {
+        let near = |a: f64, b: f64| a == b || (a - b).abs() < 1e-9;
+        let told = |damages: &[f64], (step, at): (f64, usize), above: f64, gradual: bool| {
             let curve: Vec<f64> = damages.iter().map(|d| 2.0 + d * std::f64::consts::LN_10).collect();
-            let sharpness = Sharpness::of(2.0, &curve, *damages.last().unwrap(), 1.0);
-            (sharpness.largest_step, sharpness.largest_step_at, sharpness.above_epsilon, sharpness.gradual)
+            let found = Sharpness::of(2.0, &curve, *damages.last().unwrap(), 1.0);
+            assert!(near(found.largest_step, step) && near(found.above_epsilon, above), "{damages:?}: {found:?}");
+            assert_eq!((found.largest_step_at, found.gradual), (at, gradual), "{damages:?}");
         };
-        let cases: [(&[f64], (f64, usize, f64, bool)); 5] = [
-            (&[4.68], (4.68, 1, 3.68, false)),
-            (&[0.0, -0.2, 3.2], (3.4, 3, 2.2, false)),
-            (&[0.25, 0.75, 1.0], (0.5, 2, 0.0, true)),
-            (&[0.75, 0.5, 0.875, 1.25], (0.75, 1, 0.25, true)),
-            (&[0.5, f64::INFINITY], (f64::INFINITY, 2, f64::INFINITY, false)),
-        ];
-        for (damages, (step, at, above, gradual)) in cases {
-            let found = of(damages);
-            let near = |a: f64, b: f64| a == b || (a - b).abs() < 1e-9;
-            assert!(near(found.0, step) && near(found.2, above), "{damages:?}: {found:?}");
-            assert_eq!((found.1, found.3), (at, gradual), "{damages:?}");
-        }
+        told(&[4.68], (4.68, 1), 3.68, false);
+        told(&[0.0, -0.2, 3.2], (3.4, 3), 2.2, false);
+        told(&[0.25, 0.75, 1.0], (0.5, 2), 0.0, true);
+        told(&[0.75, 0.5, 0.875, 1.25], (0.75, 1), 0.25, true);
+        told(&[0.5, f64::INFINITY], (f64::INFINITY, 2), f64::INFINITY, false);
     }
 }

@@ -5,7 +5,7 @@ use crate::document::Document;
 use crate::document::critical_set::CAUTION;
 use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
-use crate::locate::{CriticalSetReport, RankedNeuron, Ranking, Sampling, Sharpness, Stopped, Subset};
+use crate::locate::{CriticalSetReport, RankedNeuron, Ranking, Sampling, Sharpness, Smallest, Stopped, Subset};
 use crate::neuron::Neuron;
 use crate::patch::{PlanDocument, RestoreDocument};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -38,6 +38,9 @@ pub fn critical_set(document: &Document<CriticalSetReport>) -> String {
     head.add_row(vec!["result".into(), verdict(document)]);
     if let Some(sharpness) = &report.sharpness {
         head.add_row(vec!["sharpness".into(), sharpness_line(sharpness)]);
+    }
+    if let Some(smallest) = report.critical_set.as_ref().and_then(|set| set.smallest) {
+        head.add_row(vec!["smallest".into(), smallest_line(&smallest)]);
     }
     if report.is_gradual() {
         head.add_row(vec!["caution", CAUTION]);
@@ -202,6 +205,18 @@ pub(super) fn sharpness_line(sharpness: &Sharpness) -> String {
         Figure(*largest_step),
         Figure(*above_epsilon)
     )
+}
+
+/// Whether looking on gave a smaller set.
+pub(super) fn smallest_line(smallest: &Smallest) -> String {
+    let Smallest { budget, rows, orders, before, found, all_needed } = *smallest;
+    let found = match found {
+        true => format!("found, the first set had {before}"),
+        false => "no smaller set found".to_owned(),
+    };
+    let orders = Count(orders, "other order", "other orders");
+    let why = if all_needed { "; each member is needed even with the rest of the prefix masked" } else { "" };
+    format!("{found}: {orders}, {rows} of {budget} rows{why}")
 }
 
 fn subsets(subsets: &[Subset], epsilon: f64) -> Table {

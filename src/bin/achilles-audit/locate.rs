@@ -6,6 +6,7 @@ use achilles_audit::locate::{self, IgnoreList};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Result, report};
 use clap::ValueEnum;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,9 @@ pub struct Options {
     pub ignore_list: Option<IgnoreForm>,
     #[command(flatten)]
     pub search: SearchArgs,
+    /// Look on for a smaller critical set, by other orders (from --seed), with at most so many rows: passes of the text
+    #[arg(long, value_name = "ROWS", num_args = 0..=1, require_equals = true, default_missing_value = "500")]
+    pub smallest: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,7 +37,8 @@ pub enum IgnoreForm {
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let settings = options.search.settings()?;
+    let mut settings = options.search.settings()?;
+    settings.smallest = options.smallest.map(NonZeroUsize::get);
     let subject = options.model.open(&options.text, progress)?;
     let result = locate::locate(&subject, &settings, progress)?.report;
     let Some(form) = options.ignore_list else {

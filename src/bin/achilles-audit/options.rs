@@ -125,6 +125,7 @@ impl SearchArgs {
             seed: self.seed,
             epsilon: self.epsilon,
             max_neurons: self.max_neurons,
+            smallest: None,
         };
         settings.check()?;
         Ok(settings)

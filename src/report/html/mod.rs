@@ -9,7 +9,7 @@ mod tests;
 use super::Renderer;
 use super::judged::{Counts, Judged, answer};
 use super::rules::thresholds;
-use super::table::{number, place, sharpness_line, timing, verdict as search_verdict};
+use super::table::{number, place, sharpness_line, smallest_line, timing, verdict as search_verdict};
 use crate::audit::{Audit, Linted, Unexamined, Verdict};
 use crate::document::Document;
 use crate::document::critical_set::CAUTION;
@@ -146,6 +146,9 @@ fn critical_set(document: &Document<CriticalSetReport>) -> String {
     if let Some(sharpness) = &report.sharpness {
         let caution = if sharpness.gradual { format!("; {CAUTION}") } else { String::new() };
         let _ = writeln!(out, "<p>Sharpness: {}{caution}</p>", escaped(&sharpness_line(sharpness)));
+    }
+    if let Some(smallest) = report.critical_set.as_ref().and_then(|set| set.smallest) {
+        let _ = writeln!(out, "<p>Smallest: {}</p>", escaped(&smallest_line(&smallest)));
     }
     out += "<div class=\"figures\">\n";
     out += &curve::figure(document);

@@ -235,6 +235,25 @@ fn samples_are_drawn_until_the_answer_is_settled_or_there_are_no_more() {
 }
 
 #[test]
+fn a_smaller_set_is_looked_for_within_a_budget() {
+    let place = Place::new();
+    let first = result(&place, &LOCATE);
+    assert!(first["critical_set"].get("smallest").is_none());
+    for (option, budget) in [("--smallest", 500), ("--smallest=7", 7)] {
+        let document = result(&place, &with(&[option]));
+        let smallest = &document["critical_set"]["smallest"];
+        let members = document["critical_set"]["neurons"].as_array().unwrap().len() as u64;
+        assert_eq!(smallest["budget"], budget, "{smallest}");
+        assert!(smallest["rows"].as_u64() <= Some(budget), "{smallest}");
+        assert_eq!(smallest["before"], first["critical_set"]["neurons"].as_array().unwrap().len());
+        assert_eq!(smallest["found"], Value::from(Some(members) < smallest["before"].as_u64()), "{smallest}");
+        let table = place.run(&[&LOCATE[..8], &[option]].concat());
+        assert!(quiet(&table).contains(&format!("of {budget} rows")), "{}", text(&table.stdout));
+    }
+    assert_eq!(place.run(&with(&["--smallest=0"])).status.code(), Some(2));
+}
+
+#[test]
 fn a_file_is_written_whole_and_replaced() {
     let place = Place::new();
     let file = place.out().join("result.json");
