@@ -54,6 +54,17 @@ impl Kind for PlanDocument {
     type Settings = ();
 }
 
+/// The shape in which an edit's index counts: that of the weight, or where it is one of a stack in the file, of the stack.
+fn shape(edit: &Edit) -> Vec<usize> {
+    let mut shape = edit.place.shape.clone();
+    if edit.stored_shape.len() == shape.len() + 1 {
+        // Columns in elements, not in bytes of blocks.
+        let [outer @ .., _] = edit.stored_shape.as_slice() else { return shape };
+        shape = [outer, &shape[shape.len() - 1..]].concat();
+    }
+    shape
+}
+
 impl Plan {
     /// The plan, to be shown.
     pub fn document(&self) -> Document<PlanDocument> {
@@ -61,7 +72,7 @@ impl Plan {
             neurons: edit.neurons.clone(),
             tensor: edit.stored_as.clone(),
             dtype: edit.dtype,
-            shape: edit.place.shape.clone(),
+            shape: shape(edit),
             axis: edit.place.axis,
             index: edit.stored_index,
             file: edit.file.clone(),

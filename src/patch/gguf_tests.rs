@@ -194,6 +194,13 @@ fn where_an_expert_lies_is_told_by_its_matrix() {
     let Edit { stored_as, stored_shape, stored_index, .. } = &plan_.edits[0];
     assert_eq!((stored_as.as_str(), stored_shape.as_slice()), ("blk.1.ffn_down_exps.weight", &[6, 40, 14][..]));
     assert_eq!(*stored_index, 5 * 40 + 11);
+    let shown = |plan: &Plan| plan.document().result.edits.iter().map(|edit| edit.shape.clone()).collect::<Vec<_>>();
+    assert_eq!(shown(&plan_), [[6, 40, 14]]);
+    let (_place, quantized) = copy_in_stacks("quantized");
+    assert_eq!(
+        shown(&plan(&quantized, &asked(&["L0.block_sparse_moe.experts.1.w2:out:5"], 0.0)).unwrap()),
+        [[2, 32, 64]]
+    );
     let (_place, fused) = copy_in_stacks("gemma4_moe");
     let error = plan(&fused, &asked(&["L1.experts.3.up_proj:in:4"], 0.0)).unwrap_err().to_string();
     assert!(error.contains("blk.1.ffn_gate_up_exps.weight: gate and up of an expert are one matrix"), "{error}");
