@@ -303,3 +303,55 @@ fn a_vault_that_lies_changes_nothing() {
         assert!(files(&model) == before);
     }
 }
+
+/// Whatever a row's scales and zero points are: what is masked is decoded to zeros, or refused.
+#[test]
+fn a_mask_is_exact_or_refused() {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    let (mut masked, mut refused) = (0, 0);
+    for form in forms() {
+        for neuron in ["out:11", "in:37"] {
+            for damage in [0, 1, 2, 3] {
+                let place = tempfile::tempdir().unwrap();
+                write(&form, place.path());
+                let mut bytes = std::fs::read(place.path().join(FILE)).unwrap();
+                // What row 11 has beside its codes: nothing else, NaN, anything.
+                own(place.path(), "out:11", |own| {
+                    for part in &own[1..] {
+                        let to: &mut dyn FnMut(u8) -> u8 = match damage {
+                            0 => &mut |byte| byte,
+                            1 => &mut |_| 0xff,
+                            _ => &mut |_| random.random(),
+                        };
+                        change(&mut bytes, part.place.span, &part.mask, to);
+                    }
+                });
+                std::fs::write(place.path().join(FILE), bytes).unwrap();
+                let checkpoint = Checkpoint::open(place.path().to_str().unwrap(), &Silent).unwrap();
+                let asked = [Intervention::zero(format!("{MODULE}:{neuron}").parse().unwrap())];
+                let plan = match Plan::new(&checkpoint, None, &asked) {
+                    Ok(plan) => plan,
+                    Err(e) => {
+                        let known = ["infinite or not a number", "no code of", "cannot be", "at no equal distances"];
+                        assert!(known.iter().any(|known| e.to_string().contains(known)), "{e}");
+                        refused += 1;
+                        continue;
+                    }
+                };
+                in_place(&Folder::lock(place.path()).unwrap(), &plan, WriteSettings::default()).unwrap();
+                let tensors = Opened::folder_at(place.path()).tensors().unwrap();
+                let weight = tensors.weight(&format!("{MODULE}.weight")).unwrap();
+                let (axis, index) = neuron.split_once(':').unwrap();
+                let index: usize = index.parse().unwrap();
+                let values: Vec<f64> = match axis {
+                    "out" => weight.rows(index..index + 1).unwrap().row(0),
+                    _ => weight.columns(&[index]).unwrap().concat(),
+                };
+                assert!(values.iter().all(|value| *value == 0.0), "{} {neuron} {damage}: {values:?}", form.name);
+                masked += 1;
+            }
+        }
+    }
+    println!("{masked} masked, {refused} refused");
+    assert!(masked > refused && refused > 10);
+}

@@ -161,6 +161,10 @@ impl Packing for FourBit<'_> {
         Ok(codes)
     }
 
+    fn scale(&self, row: usize, column: usize) -> f32 {
+        self.factors[(row * self.outline.layout.columns + column) / self.block]
+    }
+
     fn zero_code(&self, _: usize, _: usize) -> std::result::Result<u32, String> {
         let zero = self.table.iter().position(|value| *value == 0.0);
         Ok(zero.ok_or("its table of values has no zero")? as u32)
@@ -199,6 +203,10 @@ impl Packing for EightBit<'_> {
             Axis::Row => StoredSpan::of(&self.codes, index * columns, columns, columns, 1),
             _ => StoredSpan::of(&self.codes, index, 1, columns, rows),
         }))
+    }
+
+    fn scale(&self, row: usize, _: usize) -> f32 {
+        self.factors[row]
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {

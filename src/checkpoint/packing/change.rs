@@ -176,9 +176,16 @@ impl Weight<'_> {
         }
         let codes = self.packing.codes(axis, index).map_err(|problem| self.cannot(&problem))?;
         let Layout { rows, columns, .. } = self.layout();
-        let zero = |element: usize| match axis {
-            Axis::Row => self.packing.zero_code(index, element),
-            _ => self.packing.zero_code(index / columns * rows + element, index % columns),
+        let zero = |element: usize| {
+            let (row, column) = match axis {
+                Axis::Row => (index, element),
+                _ => (index / columns * rows + element, index % columns),
+            };
+            // Zero times that would not be 0.
+            match self.packing.scale(row, column).is_finite() {
+                true => self.packing.zero_code(row, column),
+                false => Err(format!("column {column} meets a scale that is infinite or not a number in row {row}")),
+            }
         };
         let (mask, zeros) = codes.with(zero).map_err(|problem| self.cannot(&problem))?;
         Ok(ZeroCodes { place: codes.place, mask, codes: zeros })

@@ -106,14 +106,10 @@ fn outline<'a: 'p, 'p>(
     Ok(Outline { usual, ..Outline::of(used, shape, layout, format) })
 }
 
-impl Packing for Fp4<'_> {
-    fn outline(&self) -> &Outline<'_> {
-        &self.outline
-    }
-
-    fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
-        let (columns, groups) = (self.outline.layout.columns, self.outline.layout.columns.div_ceil(self.group));
-        let scale = |code: u8| match self.scales.dtype {
+impl Fp4<'_> {
+    /// What a scale's code multiplies by.
+    fn scale_of(&self, code: u8) -> f32 {
+        match self.scales.dtype {
             Dtype::F8_E4M3 => {
                 let mut value = [0.0f32];
                 NumberType::F8E4M3.decode(&[code], &mut value);
@@ -124,14 +120,24 @@ impl Packing for Fp4<'_> {
                 }
             }
             _ => power_of_two(code),
-        };
+        }
+    }
+}
+
+impl Packing for Fp4<'_> {
+    fn outline(&self) -> &Outline<'_> {
+        &self.outline
+    }
+
+    fn decode(&self, rows: Range<usize>) -> Result<Option<Rows<'_>>> {
+        let (columns, groups) = (self.outline.layout.columns, self.outline.layout.columns.div_ceil(self.group));
         let values = by_rows(rows, columns, |first, to| {
             for (row, to) in (first..).zip(to.chunks_exact_mut(columns)) {
                 let codes = &self.codes.bytes[row * columns / 2..][..columns / 2];
                 let scales = &self.scales.bytes[row * groups..][..groups];
                 for (column, to) in to.iter_mut().enumerate() {
                     let code = codes[column / 2] >> (column % 2 * 4) & 15;
-                    *to = VALUES[usize::from(code)] * scale(scales[column / self.group]);
+                    *to = VALUES[usize::from(code)] * self.scale_of(scales[column / self.group]);
                 }
             }
         });
@@ -150,6 +156,11 @@ impl Packing for Fp4<'_> {
         let mut codes = Codes::new(StoredSpan::of(&self.codes, matrix * rows * width + column / 2, 1, width, rows));
         (0..rows).for_each(|row| codes.put(row, row * 8 + column % 2 * 4, 4));
         Ok(codes)
+    }
+
+    fn scale(&self, row: usize, column: usize) -> f32 {
+        let groups = self.outline.layout.columns.div_ceil(self.group);
+        self.scale_of(self.scales.bytes[row * groups + column / self.group])
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {

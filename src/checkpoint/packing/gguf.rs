@@ -116,19 +116,19 @@ impl Packing for Blocks<'_> {
         }
     }
 
-    fn zero_code(&self, row: usize, column: usize) -> Checked<u32> {
+    fn scale(&self, row: usize, column: usize) -> f32 {
         let ty = self.stored.info.ty;
+        let mut scale = [1.0f32];
         if let Scales::Half { at, .. } = ty.scales {
-            let mut scale = [0.0f32];
             let block = self.stored.column_within(column) / ty.block_elements;
             let at = self.row_start(row) + block * ty.block_bytes + at;
             NumberType::F16.decode(self.stored.file.bytes().get(at..at + 2).unwrap_or_default(), &mut scale);
-            // Zero times that would not be 0.
-            if !scale[0].is_finite() {
-                return Err(format!("column {column} meets a scale that is infinite or not a number in row {row}"));
-            }
         }
-        match ty.zero {
+        scale[0]
+    }
+
+    fn zero_code(&self, _: usize, _: usize) -> Checked<u32> {
+        match self.stored.info.ty.zero {
             Zero::Code { zero, .. } => Ok(zero),
             Zero::None(why) => Err(why.to_owned()),
         }

@@ -194,6 +194,10 @@ impl Packing for Columns<'_> {
         Ok(codes)
     }
 
+    fn scale(&self, row: usize, column: usize) -> f32 {
+        self.factors[self.group_of[column] * self.outline.layout.rows + row]
+    }
+
     fn zero_code(&self, row: usize, column: usize) -> std::result::Result<u32, String> {
         Ok(self.zero(row, self.group_of[column]) as u32)
     }

@@ -154,6 +154,12 @@ pub trait Packing: Debug + Send + Sync {
         Err(format!("{} {index} of {} cannot be changed by itself", axis.as_str(), self.outline().format))
     }
 
+    /// What a code in a row of the stack and a column of its matrix is multiplied by, all scales in one; a number and
+    /// finite where it is never anything else.
+    fn scale(&self, _row: usize, _column: usize) -> f32 {
+        1.0
+    }
+
     /// The code that stands for zero in a row of the stack and a column of its matrix.
     ///
     /// # Errors

@@ -210,6 +210,10 @@ impl Packing for Words<'_> {
         Ok(codes)
     }
 
+    fn scale(&self, row: usize, column: usize) -> f32 {
+        self.factors[row * self.groups + self.group_of[column]]
+    }
+
     fn zero_code(&self, row: usize, column: usize) -> std::result::Result<u32, String> {
         Ok((self.zero(row, self.group_of[column]) + (1 << (self.codes_at.bits - 1))) as u32)
     }

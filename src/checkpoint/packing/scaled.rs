@@ -160,15 +160,18 @@ impl Packing for Scaled<'_> {
         }))
     }
 
+    fn scale(&self, row: usize, column: usize) -> f32 {
+        self.factors[self.block(row, column)]
+    }
+
     fn zero_code(&self, row: usize, column: usize) -> std::result::Result<u32, String> {
-        let rows = self.outline.layout.rows;
-        Ok(match &self.zeros {
-            Some((_, zeros)) if self.codes.dtype == Dtype::I8 => {
-                let at = self.grid.row(row / rows, row % rows) + column / self.grid.columns;
-                u32::from(zeros[at] as i8 as u8)
-            }
-            _ => 0,
-        })
+        let Some((_, zeros)) = &self.zeros else { return Ok(0) };
+        let zero = zeros[self.block(row, column)];
+        let mut code = Vec::new();
+        if self.codes.number().encode(f64::from(zero), &mut code) != f64::from(zero) {
+            return Err(format!("no code of {} is its zero point of {zero}", self.outline.format));
+        }
+        Ok(code.first().copied().unwrap_or_default().into())
     }
 
     fn own_scales(&self, row: usize) -> std::result::Result<OwnScales<'_>, String> {
@@ -190,6 +193,12 @@ impl Packing for Scaled<'_> {
 }
 
 impl<'a> Scaled<'a> {
+    /// Which scale an element has.
+    fn block(&self, row: usize, column: usize) -> usize {
+        let rows = self.outline.layout.rows;
+        self.grid.row(row / rows, row % rows) + column / self.grid.columns
+    }
+
     /// What scales or zero points hold of a row; none where it shares them with others.
     fn beside_row(&self, part: &Part<'a>, row: usize) -> Option<StoredSpan<'a>> {
         let Layout { matrices, rows, .. } = self.outline.layout;
