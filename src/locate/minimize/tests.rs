@@ -93,7 +93,7 @@ fn planted(seed: u64) -> (&'static str, Planted) {
 
 /// 200 planted sets of 2 to 8 neurons that work together, where the prefix is long: rows that minimization takes (subsets
 /// aside), and members that it ends with, beside backward elimination from the whole prefix. Measured: 1 of them larger,
-/// with noise; 0.30 to 0.33 of the rows without noise, 0.48 with.
+/// with noise; 0.30 to 0.33 of the rows without noise, 0.48 with. docs/locate.md tells of kinds that do worse.
 #[test]
 fn planted_sets_are_found_in_few_rows() {
     let entries = entries(150);
