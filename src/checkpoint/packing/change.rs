@@ -171,6 +171,7 @@ impl Weight<'_> {
     /// There are none: what it is packed in cannot hold that, and why.
     pub fn zero_codes(&self, axis: Axis, index: usize) -> Result<ZeroCodes<'_>> {
         self.has(axis, index)?;
+        self.check_refusal(axis)?;
         if let (Axis::Row, Some(zero)) = (axis, self.packing.zero_row(index)) {
             return Ok(zero);
         }
@@ -197,11 +198,13 @@ impl Weight<'_> {
     /// It shares them, or they are too coarse to hold a factor.
     pub fn own_scales(&self, row: usize) -> Result<OwnScales<'_>> {
         self.has(Axis::Row, row)?;
-        let own = self.packing.own_scales(row).map_err(|problem| self.cannot(&problem))?;
-        match own.place.number.holds_weights() || own.are_coarse() {
-            true => Ok(own),
-            false => Err(self.cannot(&format!("its scales are {}, too coarse to hold a factor", own.place.dtype))),
-        }
+        self.check_refusal(Axis::Row)?;
+        let own = match self.packing.own_scales(row) {
+            Ok(own) if own.place.number.holds_weights() || own.are_coarse() => return Ok(own),
+            Ok(own) => format!("its scales are {}, too coarse to hold a factor", own.place.dtype),
+            Err(problem) => problem,
+        };
+        Err(self.cannot(&format!("{own}; mask it instead (factor 0), or patch the original and quantize that")))
     }
 
     /// Every bit that is stored for a row, column or element and for no other of its kind: its numbers; or its codes, and
@@ -210,9 +213,7 @@ impl Weight<'_> {
     /// # Errors
     /// There is no such part, or its bits cannot be told from those of others.
     pub fn own_bits(&self, axis: Axis, index: usize) -> Result<Vec<OwnBits<'_>>> {
-        if let Some(why) = self.packing.refusal(axis) {
-            return Err(self.cannot(&why));
-        }
+        self.check_refusal(axis)?;
         if let Some(dense) = self.packing.dense() {
             let place = dense.stored_span(axis, self.stored_index(axis, index));
             let none = || self.cannot(&format!("it has no {} {index} of numbers", axis.as_str()));
@@ -238,6 +239,11 @@ impl Weight<'_> {
             Axis::Column if index < layout.all_columns() => Ok(()),
             _ => Err(self.cannot(&format!("it has no {} {index}", axis.as_str()))),
         }
+    }
+
+    /// Refuses rows or columns that cannot be told apart in what is stored.
+    fn check_refusal(&self, axis: Axis) -> Result<()> {
+        self.packing.refusal(axis).map_or(Ok(()), |why| Err(self.cannot(&why)))
     }
 
     fn cannot(&self, problem: &str) -> Error {

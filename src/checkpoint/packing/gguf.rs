@@ -99,9 +99,6 @@ impl Packing for Blocks<'_> {
     }
 
     fn codes(&self, axis: Axis, index: usize) -> Checked<Codes<'_>> {
-        if let Some(why) = self.refusal(axis) {
-            return Err(why);
-        }
         match (axis, self.stored.info.ty.zero) {
             (Axis::Column, Zero::Code { lies, .. }) => {
                 let index = self.stored.column_within(index);
@@ -158,12 +155,7 @@ impl Packing for Blocks<'_> {
             Scales::Exponent { at } => (NumberType::F8E8M0, at, 1),
             Scales::Small { at, count } => (NumberType::F8E4M3, at, count),
             Scales::Scattered { .. } => {
-                let problem = format!(
-                    "the scales of {} lie in parts, four bits each, between others; mask it instead (factor 0), or \
-                     patch the original and quantize that",
-                    ty.name
-                );
-                return Err(problem);
+                return Err(format!("the scales of {} lie in parts, four bits each, between others", ty.name));
             }
             Scales::None => return Err(format!("{} has no scales", ty.name)),
         };
@@ -284,19 +276,8 @@ impl Packing for Made<'_> {
         self.gguf.rows(self.name, rows).map(|values| Some(Rows::decoded(self.outline.layout, values)))
     }
 
-    fn codes(&self, axis: Axis, index: usize) -> Checked<Codes<'_>> {
-        Err(self.why_not(axis, index))
-    }
-
-    fn own_scales(&self, row: usize) -> Checked<OwnScales<'_>> {
-        Err(self.why_not(Axis::Row, row))
-    }
-}
-
-impl Made<'_> {
-    fn why_not(&self, axis: Axis, index: usize) -> String {
-        let line = axis.as_str();
-        format!("{line} {index} is made of several tensors of the file; patch the original and convert that")
+    fn refusal(&self, _: Axis) -> Option<String> {
+        Some("is made of several tensors of the file; patch the original and convert that".into())
     }
 }
 

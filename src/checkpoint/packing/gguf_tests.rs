@@ -202,3 +202,15 @@ fn elements_of_floats_lie_where_their_rows_do() {
     let stored: Vec<f32> = NumberType::F32.decode_all(&span.read(dense.file().bytes()).unwrap());
     assert_eq!(stored, query.rows(1..2).unwrap().row::<f32>(0));
 }
+
+/// One row is decoded at a time: what it takes is bounded, however few bits its codes have.
+#[test]
+fn a_row_that_is_too_long_is_refused() {
+    let mut w = Writer::llama();
+    let (columns, ty) = (1 << 25, 19);
+    let bytes = vec![0; columns / 256 * 50];
+    let file = w.tensor("blk.9.long.weight", &[1, columns], ty, &bytes).file();
+    let tensors = crate::checkpoint::Opened::at(file.path()).tensors().unwrap();
+    let error = tensors.weight("blk.9.long.weight").unwrap_err().to_string();
+    assert!(error.contains("has rows of 33554432 columns, more than the 16777216"), "{error}");
+}

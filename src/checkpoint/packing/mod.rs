@@ -86,6 +86,18 @@ pub fn codes_of(weight: &str) -> impl Iterator<Item = String> {
     own.chain(CODES.iter().filter_map(move |(end, instead)| Some(format!("{}{end}", weight.strip_suffix(instead)?))))
 }
 
+/// Columns of a packed weight at most: one row is decoded at a time, and takes more memory than in the file. Models have
+/// some hundred thousand.
+const MOST_COLUMNS: usize = 1 << 24;
+
+/// Refuses rows that are too long.
+fn check_columns(columns: usize) -> std::result::Result<(), String> {
+    match columns <= MOST_COLUMNS {
+        true => Ok(()),
+        false => Err(format!("has rows of {columns} columns, more than the {MOST_COLUMNS} that any weight has")),
+    }
+}
+
 /// What a weight is made of, and its form.
 #[derive(Debug, Clone)]
 pub struct Outline<'a> {
@@ -288,7 +300,14 @@ impl<'a> Weight<'a> {
         let bad = |problem: String| Error::tensor(tensors.root(), tensors.stored_name(name), problem);
         // What names mean to quantizers means nothing in a GGUF.
         let packings = if tensors.gguf_file().is_some() { &PACKINGS[..1] } else { PACKINGS };
-        packings.iter().find_map(|of| of(&parts)).map(|found| found.map(made).map_err(bad))
+        let fits = |packing: Box<dyn Packing + 'a>| {
+            let columns = packing.outline().layout.columns;
+            if packing.is_packed() {
+                check_columns(columns)?
+            }
+            Ok(packing)
+        };
+        packings.iter().find_map(|of| of(&parts)).map(|found| found.and_then(fits).map(made).map_err(bad))
     }
 
     /// Those of a checkpoint that are packed in order of their codes, and what is wrong with those that cannot be unpacked.

@@ -6,7 +6,7 @@ use super::change::{Codes, OwnScales, StoredSpan};
 use super::layout::{Axis, Layout};
 use super::parts::{Part, Parts, bits_at, by_rows};
 use super::rows::Rows;
-use super::{Found, Outline, Packing, Usual};
+use super::{Found, Outline, Packing, Usual, check_columns};
 use crate::checkpoint::quantization::OF_INPUTS;
 use crate::error::Result;
 use safetensors::Dtype;
@@ -146,6 +146,7 @@ pub(super) fn in_groups(
     groups: usize,
     group: Option<usize>,
 ) -> std::result::Result<Vec<usize>, String> {
+    check_columns(columns)?;
     let size = if groups == 1 { columns } else { group.unwrap_or(columns.div_ceil(groups)) }.max(1);
     if columns.div_ceil(size) != groups {
         return Err(format!("has {groups} scales a row, expected one for each {size} of its {columns} columns"));
