@@ -52,7 +52,7 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
 /// gpt-oss: blocks [experts, rows, groups, 16] and their exponents [experts, rows, groups].
 fn of_blocks<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Fp4<'a>, String> {
     let (of_codes, bytes) = match codes.shape {
-        [of_codes @ .., bytes] if of_codes.len() >= 2 && *bytes > 0 => (of_codes, *bytes),
+        [of_codes @ .., bytes] if of_codes.len() >= 2 && is_filled(&codes) => (of_codes, *bytes),
         _ => return Err(format!("{} has shape {:?}, expected groups of bytes", codes.name, codes.shape)),
     };
     let scales = parts.needed("_scales")?;
@@ -70,14 +70,15 @@ fn of_matrix<'a>(
     whole: fn(f32) -> Whole,
 ) -> std::result::Result<Fp4<'a>, String> {
     let (rows, bytes) = match codes.shape {
-        [rows @ .., bytes] if !rows.is_empty() && *bytes > 0 => (rows, *bytes),
+        [rows @ .., bytes] if !rows.is_empty() && is_filled(&codes) => (rows, *bytes),
         _ => return Err(format!("{} has shape {:?}, expected a matrix", codes.name, codes.shape)),
     };
     let scales = parts.needed(".weight_scale")?;
-    let groups = scales.shape.last().copied().filter(|groups| *groups > 0 && (2 * bytes).is_multiple_of(*groups));
-    let groups = groups.unwrap_or((2 * bytes).div_ceil(16));
-    let of_scales = [rows, &[groups]].concat();
     let is_mx = matches!(scales.dtype, Dtype::U8 | Dtype::F8_E8M0);
+    let whole_groups = scales.shape.last().filter(|groups| **groups > 0 && (2 * bytes).is_multiple_of(**groups));
+    let group = whole_groups.map_or(if is_mx { 32 } else { 16 }, |groups| 2 * bytes / groups);
+    let groups = (2 * bytes).div_ceil(group);
+    let of_scales = [rows, &[groups]].concat();
     scales.expect(&[Dtype::F8_E4M3, Dtype::U8, Dtype::F8_E8M0], &of_scales)?;
     let of_tensor = parts.get(end);
     let whole = match (&of_tensor, is_mx) {
@@ -92,7 +93,12 @@ fn of_matrix<'a>(
     let (others, of_shape) = (parts.all(OF_INPUTS), parts.get(".weight_shape"));
     let used = [&codes, &scales].into_iter().chain(&of_tensor).chain(&others).chain(&of_shape);
     let outline = outline(used, [rows, &[2 * bytes]].concat(), if is_mx { "MXFP4" } else { "NVFP4" })?;
-    Ok(Fp4 { outline, codes, scales, group: 2 * bytes / groups, whole })
+    Ok(Fp4 { outline, codes, scales, group, whole })
+}
+
+/// Whether there are any codes: the sizes of nothing may be of any size, and no product of them would be checked.
+fn is_filled(codes: &Part) -> bool {
+    Layout::of(codes.dtype, codes.shape).is_some()
 }
 
 fn outline<'a: 'p, 'p>(

@@ -45,8 +45,11 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
 }
 
 fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Columns<'a>, String> {
+    const MOST: usize = usize::MAX;
     let (scales, zeros) = (parts.needed(".scales")?, parts.needed(".qzeros")?);
-    let (&[high, wide], &[groups @ 1..=usize::MAX, outputs @ 1..=usize::MAX]) = (codes.shape, scales.shape) else {
+    // The sizes of nothing may be of any size, and no product of them would be checked.
+    let (&[high @ 1..=MOST, wide @ 1..=MOST], &[groups @ 1..=MOST, outputs @ 1..=MOST]) = (codes.shape, scales.shape)
+    else {
         return Err(format!("{} and {} have shapes {:?} and {:?}", codes.name, scales.name, codes.shape, scales.shape));
     };
     let scheme = parts.scheme()?;

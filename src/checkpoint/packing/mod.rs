@@ -474,4 +474,6 @@ mod dense_tests;
 #[cfg(test)]
 mod gguf_tests;
 #[cfg(test)]
+mod refused_tests;
+#[cfg(test)]
 pub(crate) mod tests;

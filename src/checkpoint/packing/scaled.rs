@@ -91,13 +91,16 @@ fn grid(
     scheme: crate::checkpoint::quantization::Scheme,
 ) -> std::result::Result<Grid, String> {
     let Layout { matrices, rows, columns, .. } = layout;
-    let (whole, count) = (Grid { rows, columns, across: 1, each: 0 }, scales.iter().product::<usize>());
+    let (whole, count) =
+        (Grid { rows, columns, across: 1, each: 0 }, scales.iter().copied().fold(1, usize::saturating_mul));
     if count == 1 {
         return Ok(whole);
     }
     // The dimensions that are those of one matrix.
     let (each, of_matrix) = match scales {
-        [first, rest @ ..] if matrices > 1 && *first == matrices => (rest.iter().product(), rest),
+        [first, rest @ ..] if matrices > 1 && *first == matrices => {
+            (rest.iter().copied().fold(1, usize::saturating_mul), rest)
+        }
         _ if matrices > 1 => return Err(unfit(layout, scales)),
         all => (0, all),
     };

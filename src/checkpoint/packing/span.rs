@@ -1,6 +1,6 @@
 //! Where a row, a column or an element lies in a file.
 
-use super::layout::Axis;
+use super::layout::{Axis, Layout};
 use super::number::NumberType;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -22,9 +22,10 @@ pub struct Span {
 
 impl Span {
     /// Row, column or element `index` of a dense tensor that begins at `start`, counted through all matrices of a stack;
-    /// none where it has no such part, or no elements that weights are stored in as they are.
+    /// none where it has no such part, or no elements, or such as weights are not stored in as they are.
     pub fn of_dense(axis: Axis, index: usize, shape: &[usize], dtype: Dtype, start: u64) -> Option<Span> {
         let number = NumberType::of(dtype);
+        Layout::of(dtype, shape)?;
         let element = number.holds_weights().then(|| number.bytes() as u64)?;
         let piece = |offset, piece_bytes| Span { offset, piece_bytes, stride_bytes: piece_bytes, pieces: 1 };
         let (matrices, rows, columns) = match *shape {

@@ -20,7 +20,7 @@ pub(crate) struct Form {
     pub(crate) name: &'static str,
     pub(crate) config: Value,
     pub(crate) tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
-    value: Box<dyn Fn(usize, usize) -> f32>,
+    pub(crate) value: Box<dyn Fn(usize, usize) -> f32>,
     /// Whether rows have scales of their own.
     pub(crate) scales: bool,
 }
@@ -314,7 +314,7 @@ pub(crate) fn write(form: &Form, folder: &Path) {
     serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
 }
 
-fn decoded(folder: &Path) -> (Vec<usize>, Vec<f32>) {
+pub(crate) fn decoded(folder: &Path) -> (Vec<usize>, Vec<f32>) {
     let tensors = Opened::folder_at(folder).tensors().unwrap();
     let weight = tensors.weight(&format!("{MODULE}.weight")).unwrap();
     assert!(weight.is_packed() && weight.is_float());
