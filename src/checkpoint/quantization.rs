@@ -1,10 +1,11 @@
 //! What a config says of how its weights are packed: `quantization_config` and its other spellings.
 
+mod patterns;
+
 use super::ConfigFile;
 use super::config::Reader;
 use crate::error::{Error, Result};
-use fancy_regex::{Regex, RegexBuilder};
-use globset::GlobSet;
+use patterns::{Pattern, ignored, names, pattern};
 use serde_json::Value;
 
 /// The keys under which configs say it, the usual one first.
@@ -23,6 +24,19 @@ pub struct Quantization {
     ignored: Vec<Pattern>,
     /// Modules may be packed in several ways.
     pub is_mixed: bool,
+    /// What else has to be stored, by the config.
+    pub stores: Stores,
+}
+
+/// What a config says is stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stores {
+    /// Codes in place of weights: not where only activations are quantized, or codes are made when the weights are loaded.
+    pub codes: bool,
+    /// Scales of the inputs of modules, which are not worked out anew for each.
+    pub input_scales: bool,
+    /// The group of each input, whose order is not that of groups (GPTQ's `desc_act`).
+    pub groups_of_inputs: bool,
 }
 
 /// The tools and formats, as `quant_method` names them.
@@ -75,6 +89,8 @@ struct Group {
 pub struct Scheme {
     /// Bits of a code.
     pub bits: Option<u32>,
+    /// Whether a code is a float; none where the config has nothing of its kind.
+    pub is_float: Option<bool>,
     /// Rows and columns that share a scale.
     pub block: Option<[usize; 2]>,
     /// Columns that share a scale.
@@ -94,8 +110,8 @@ pub const OF_INPUTS: &[&str] = &[
     "_activation_scale",
 ];
 
-/// The same of outputs, and of the cache of keys and values.
-const OF_OUTPUTS: &[&str] = &[
+/// What follows the name of a module in that of what concerns its outputs, or the cache of keys and values.
+pub const OF_OUTPUTS: &[&str] = &[
     ".k_scale",
     ".v_scale",
     ".q_scale",
@@ -110,36 +126,6 @@ const OF_OUTPUTS: &[&str] = &[
 pub fn is_of_activations(name: &str) -> bool {
     OF_INPUTS.iter().chain(OF_OUTPUTS).any(|end| name.ends_with(end))
 }
-
-/// Names of modules.
-#[derive(Debug)]
-enum Pattern {
-    /// The module, or all of a class where it is one of torch's (`Linear`).
-    Name(String),
-    /// What the name begins with (Python's `re.match`).
-    Regex(Box<Regex>),
-    Glob(GlobSet),
-    /// A part of the name.
-    Part(String),
-}
-
-impl Pattern {
-    fn matches(&self, module: &str) -> bool {
-        match self {
-            Pattern::Name(name) => name == module,
-            Pattern::Regex(regex) => regex.is_match(module).unwrap_or(false),
-            Pattern::Glob(glob) => glob.is_match(module),
-            Pattern::Part(part) => module.contains(part.as_str()),
-        }
-    }
-}
-
-/// More of them than any config has.
-const MOST_PATTERNS: usize = 20_000;
-/// Steps that a regular expression of a config may take on a name.
-const MOST_STEPS: usize = 10_000;
-/// Bytes that one may take when it is compiled.
-const LARGEST_REGEX: usize = 1 << 20;
 
 impl Quantization {
     /// What `config` says; none where it says nothing of it.
@@ -191,6 +177,7 @@ impl Quantization {
                     let Some(weights) = group.object_opt("weights")? else { continue };
                     let scheme = Scheme {
                         bits: bits(&weights, "num_bits")?,
+                        is_float: weights.str_opt("type")?.map(|kind| kind == "float"),
                         block: block(&weights, "block_structure")?,
                         group: group_size(&weights)?,
                         zeros_less_one: false,
@@ -207,7 +194,7 @@ impl Quantization {
                     bits: bits(c, "bits")?,
                     group: group_size(c)?,
                     zeros_less_one: format != "gptq_v2",
-                    block: None,
+                    ..Scheme::default()
                 };
                 groups.push(Group { targets: Vec::new(), scheme });
             }
@@ -227,7 +214,8 @@ impl Quantization {
             _ => {}
         }
         let is_mixed = groups.len() > 1 || c.has("quantized_layers") || c.has("dynamic") || c.has("extra_config");
-        Ok(Quantization { method, groups, ignored, is_mixed })
+        let stores = stores(c, &method, !groups.is_empty());
+        Ok(Quantization { method, groups, ignored, is_mixed, stores })
     }
 
     /// Whether the config says that this module's weights are not packed.
@@ -247,16 +235,27 @@ impl Quantization {
 
     /// Whether the config says that a linear module of this name is packed, whatever is stored.
     pub fn packs(&self, module: &str) -> bool {
-        let is_class = |target: &Pattern| matches!(target, Pattern::Name(name) if name == "Linear");
-        let is_target =
-            |group: &Group| group.targets.is_empty() || group.targets.iter().any(|t| is_class(t) || t.matches(module));
-        !self.ignores(module) && (self.groups.is_empty() || self.groups.iter().any(is_target))
+        !self.ignores(module) && self.is_target(module, Pattern::is_linear)
+    }
+
+    /// Whether a module may be one of those that are packed, by what the config says of those: of what class a module is
+    /// is not known.
+    pub fn may_target(&self, module: &str) -> bool {
+        self.is_target(module, Pattern::is_class)
+    }
+
+    fn is_target(&self, module: &str, is_its_class: fn(&Pattern) -> bool) -> bool {
+        let is_of = |group: &Group| {
+            group.targets.is_empty() || group.targets.iter().any(|t| is_its_class(t) || t.matches(module))
+        };
+        self.groups.is_empty() || self.groups.iter().any(is_of)
     }
 
     /// How the config says that a module's weights are packed.
     pub fn scheme(&self, module: &str) -> Scheme {
         let named = self.groups.iter().find(|group| group.targets.iter().any(|target| target.matches(module)));
-        named.or(self.groups.first()).map(|group| group.scheme.clone()).unwrap_or_default()
+        let of_class = || self.groups.iter().find(|group| group.targets.iter().any(Pattern::is_linear));
+        named.or_else(of_class).or(self.groups.first()).map(|group| group.scheme.clone()).unwrap_or_default()
     }
 
     /// Refuses a method that is not known here.
@@ -267,6 +266,32 @@ impl Quantization {
         let Method::Other(method) = &self.method else { return Ok(()) };
         let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
         Err(Error::unsupported(config.path(), problem))
+    }
+}
+
+fn stores(c: &Reader, method: &Method, has_groups: bool) -> Stores {
+    let is = |key: &str, value: &str| c.get(key).and_then(Value::as_str) == Some(value);
+    let is_static = |group: &Value| group.pointer("/input_activations/dynamic") == Some(&Value::Bool(false));
+    let groups = c.get("config_groups").and_then(Value::as_object);
+    Stores {
+        codes: match method {
+            Method::Fp8 | Method::Gptq | Method::Awq => true,
+            Method::CompressedTensors => {
+                has_groups
+                    && !is("format", "dense")
+                    && (!c.has("quantization_status") || is("quantization_status", "compressed"))
+            }
+            Method::ModelOpt => has_groups || c.has("quant_algo"),
+            _ => false,
+        },
+        input_scales: match method {
+            Method::Fp8 => is("activation_scheme", "static"),
+            Method::CompressedTensors => groups.is_some_and(|groups| groups.values().any(is_static)),
+            _ => false,
+        },
+        groups_of_inputs: *method == Method::Gptq
+            && c.get("desc_act") == Some(&Value::Bool(true))
+            && c.get("static_groups") != Some(&Value::Bool(true)),
     }
 }
 
@@ -297,55 +322,6 @@ fn method(c: &Reader) -> Result<Method> {
         None if c.has("w_bit") => Method::Awq,
         None => Method::Other("an unknown method".to_owned()),
     })
-}
-
-/// Modules that are left as they are: every tool has a key for them, and its own way to match names.
-fn ignored(c: &Reader, method: &Method) -> Result<Vec<Pattern>> {
-    let mut patterns = Vec::new();
-    for key in ["ignore", "ignored_layers", "exclude_modules", "modules_to_not_convert", "llm_int8_skip_modules"] {
-        for name in names(c, key)? {
-            patterns.push(match method {
-                Method::CompressedTensors => pattern(c, key, name)?,
-                Method::ModelOpt if name.contains(['*', '?', '[']) => {
-                    Pattern::Glob(crate::glob::one(name).map_err(|problem| c.wrong(key, &problem))?)
-                }
-                Method::ModelOpt => Pattern::Name(name.to_owned()),
-                _ => Pattern::Part(name.to_owned()),
-            });
-        }
-    }
-    if let Some(dynamic) = c.object_opt("dynamic")? {
-        for (name, _) in dynamic.unused() {
-            if let Some(regex) = name.strip_prefix("-:") {
-                patterns.push(regex_of(c, "dynamic", regex)?);
-            }
-        }
-    }
-    if patterns.len() > MOST_PATTERNS {
-        return Err(c.wrong("ignore", &format!("at most {MOST_PATTERNS} names")));
-    }
-    Ok(patterns)
-}
-
-/// A list of texts; none where the key is absent.
-fn names<'a>(c: &Reader<'a>, key: &str) -> Result<Vec<&'a str>> {
-    let Some(value) = c.get(key) else { return Ok(Vec::new()) };
-    let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
-    list.ok_or_else(|| c.wrong(key, "a list of names"))
-}
-
-/// As compressed-tensors has it: a name, or `re:` and a regular expression.
-fn pattern(c: &Reader, key: &str, name: &str) -> Result<Pattern> {
-    match name.strip_prefix("re:") {
-        Some(regex) => regex_of(c, key, regex),
-        None => Ok(Pattern::Name(name.to_owned())),
-    }
-}
-
-fn regex_of(c: &Reader, key: &str, regex: &str) -> Result<Pattern> {
-    let anchored = format!("^(?:{regex})");
-    let built = RegexBuilder::new(&anchored).backtrack_limit(MOST_STEPS).delegate_size_limit(LARGEST_REGEX).build();
-    built.map(|regex| Pattern::Regex(Box::new(regex))).map_err(|_| c.wrong(key, "regular expressions after re:"))
 }
 
 /// Two sizes, as a list or as `128x128`.

@@ -207,7 +207,7 @@ pub enum Check {
     PeerShape,
     /// A weight that is packed otherwise than its peers, with no word of it in the config, is read as something else.
     PeerDtype,
-    /// A packed weight without its scale, or whose parts do not fit, cannot be unpacked.
+    /// A packed weight without its scale, or that does not fit its parts or the config, cannot be unpacked.
     PackingBroken,
     /// Scales whose codes are gone tell of a weight that is missing, or that another hand replaced.
     PackingLeftOver,

@@ -29,6 +29,7 @@ mod pipeline;
 mod rewriting;
 mod rotary;
 mod scales;
+mod stated;
 mod stored;
 mod tekken;
 mod template;

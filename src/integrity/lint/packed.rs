@@ -3,6 +3,7 @@
 use super::check::Check;
 use super::observation::Found;
 use super::scales;
+use super::stated;
 use super::stored::at;
 use super::tensors::role;
 use super::weights::{Weights, ends, module};
@@ -39,6 +40,7 @@ pub(super) fn examine(weights: &Weights, found: &mut Found) {
         let message = format!("is packed ({}), and the config says that this module is not", packed.format);
         found.say(Check::PackedIgnored, at(shard, tensor), message);
     }
+    stated::examine(settings, weights, found);
     companions(weights, found);
     scales::examine(weights, found);
     fused(weights, found);
@@ -122,10 +124,10 @@ const SCALES: [&str; 4] = [".weight_scale", ".weight_scale_inv", ".scales", "_sc
 /// Modules that servers compute as one.
 const FUSED: [&[&str]; 3] = [&["q_proj", "k_proj", "v_proj"], &["gate_proj", "up_proj"], &["w1", "w3"]];
 
-/// NVFP4 weights that servers fuse, with a scale each.
+/// Weights that servers fuse and that have a scale of the whole each beside those of groups, as NVFP4 has.
 fn fused(weights: &Weights, found: &mut Found) {
     let of_whole = |name: &str| -> Option<(String, f32)> {
-        let packed = weights.packed.get(name).filter(|packed| packed.format == "NVFP4")?;
+        let packed = weights.packed.get(name)?;
         let is_whole =
             |stored: &&String| [".weight_global_scale", ".weight_scale_2"].iter().any(|end| stored.ends_with(end));
         let stored = packed.stored.iter().find(is_whole)?;

@@ -86,6 +86,12 @@ fn in_fp8(folder: &Folder) {
     });
 }
 
+/// What compressed-tensors says of modules that are packed in codes of 8 bits.
+fn compressed(targets: &str, kind: &str) -> Value {
+    let group = json!({"targets": [targets], "weights": {"num_bits": 8, "type": kind}});
+    json!({"quant_method": "compressed-tensors", "config_groups": {"group_0": group}})
+}
+
 /// All matrices of layers in NVFP4.
 fn in_nvfp4(folder: &Folder) {
     folder

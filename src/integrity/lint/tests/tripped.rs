@@ -392,6 +392,17 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
         in_fp8(f);
         f.entry("model.layers.0.mlp.down_proj.weight_scale", "dtype", "I32".into());
     }),
+    (Check::PackingBroken, "config.json", None, |f| {
+        f.json("config.json", |c| c["quantization_config"] = json!({"quant_method": "fp8"}));
+    }),
+    (Check::PackingBroken, "config.json", None, |f| {
+        in_fp8(f);
+        f.json("config.json", |c| c["quantization_config"]["weight_block_size"] = json!([128, 128]));
+    }),
+    (Check::PackingBroken, "config.json", None, |f| {
+        in_fp8(f);
+        f.json("config.json", |c| c["quantization_config"] = compressed("Linear", "int"));
+    }),
     (Check::PackingLeftOver, "model.safetensors", Some("model.layers.0.mlp.down_proj.weight_scale"), |f| {
         in_fp8(f);
         f.shard(|s| s.remove(DOWN));
@@ -399,6 +410,15 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::PackedIgnored, "model.safetensors", Some(DOWN), |f| {
         in_fp8(f);
         f.json("config.json", |c| c["quantization_config"]["modules_to_not_convert"] = json!(["model.layers.0.mlp.down_proj"]));
+    }),
+    (Check::PackedIgnored, "config.json", None, |f| {
+        in_fp8(f);
+        f.json("config.json", |c| c["quantization_config"] = compressed("re:.*self_attn.*", "float"));
+    }),
+    (Check::TensorMissing, "config.json", None, |f| {
+        in_fp8(f);
+        f.json("config.json", |c| c["quantization_config"]["activation_scheme"] = "static".into());
+        f.shard(|s| s.header.clone().keys().filter(|name| name.ends_with("input_scale")).for_each(|name| s.remove(name)));
     }),
     (Check::ScaleValue, "model.safetensors", Some("model.layers.0.mlp.down_proj.weight_scale"), |f| {
         in_fp8(f);
