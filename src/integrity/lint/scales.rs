@@ -3,15 +3,17 @@
 
 use super::check::Check;
 use super::observation::Found;
-use super::stored::at;
+use super::stored::{at, values};
 use super::tensors::role;
 use super::weights::{Packed, Weights, ends, module};
+use crate::architecture::place::Axis;
 use crate::checkpoint::packing::{NumberType, Usual};
-use crate::checkpoint::quantization::is_of_activations;
+use crate::checkpoint::quantization::{OF_OUTPUTS, is_of_activations};
+use crate::escape::printable;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was seen of one tensor of scales.
 struct Scale<'w> {
@@ -26,6 +28,8 @@ struct Scale<'w> {
     nan: usize,
     /// The median of log2; none where that is of zero.
     size: Option<f64>,
+    /// The first that is far larger than nearly all beside it, and by how many powers of two.
+    outlier: Option<(usize, f64)>,
 }
 
 /// How many powers of two a scale may lie from the median of its peers.
@@ -34,6 +38,11 @@ const FAR: f64 = 8.0;
 const FAR_OF_ALL: f64 = 12.0;
 /// How many further than all others it has to lie.
 const BEYOND: f64 = 5.0;
+/// How many powers of two the largest scale of a weight may lie above their median: of the largest weights that are known,
+/// it lies 5 or 6 above.
+const LARGEST: f64 = 9.0;
+/// Of so many scales of a weight one may be that large, or one in all.
+const FEW: usize = 64;
 /// Elements that are decoded together.
 const PIECE: usize = 1 << 20;
 /// Elements that a median is taken of.
@@ -57,6 +66,52 @@ pub(super) fn examine(weights: &Weights, found: &mut Found) {
         alone(scale, is_signed, weights, found);
     }
     far(&scales, weights, found);
+    of_outputs(weights, found);
+}
+
+/// Scales of the cache of keys and values: zero, or missing in a layer that holds what others hold that have one.
+fn of_outputs(weights: &Weights, found: &mut Found) {
+    let mut modules: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut scales: BTreeMap<(String, &str), BTreeSet<&str>> = BTreeMap::new();
+    for (shard, tensor) in weights.stored() {
+        let name = tensor.name.as_str();
+        let of_output = OF_OUTPUTS.iter().find_map(|end| Some((name.strip_suffix(end)?, *end)));
+        match of_output.filter(|(_, end)| end.ends_with("scale")) {
+            Some((module, end)) => {
+                scales.entry((role(module), end)).or_default().insert(module);
+                let values =
+                    if tensor.shape.iter().all(|size| *size == 1) { values(shard, tensor) } else { Vec::new() };
+                if values == [0.0] {
+                    let message = "is zero: what is kept of keys or values is divided by it";
+                    found.say(Check::ScaleValue, at(shard, tensor), message);
+                }
+            }
+            None if of_output.is_some() => {}
+            None => {
+                // A module two levels up holds projections: `self_attn` of `self_attn.q_proj.weight`.
+                let Some(parent) = name.rsplit_once('.').and_then(|(inner, _)| Some(inner.rsplit_once('.')?.0)) else {
+                    continue;
+                };
+                modules.entry(parent).or_default().insert(&name[parent.len()..]);
+            }
+        }
+    }
+    for ((of, end), having) in scales {
+        let like = having.iter().find_map(|module| modules.get(module));
+        let alike = modules.iter().filter(|(module, parts)| Some(*parts) == like && role(module) == of);
+        let lacking: Vec<&str> = alike.map(|(module, _)| *module).filter(|module| !having.contains(module)).collect();
+        if lacking.len() * 2 > having.len() {
+            continue;
+        }
+        let Some((shard, _)) = having.first().and_then(|first| weights.place(&format!("{first}{end}"))) else {
+            continue;
+        };
+        for module in lacking {
+            let message = format!("is missing, {} of its peers ({of}{end}) have it", having.len());
+            let place = shard.file.location().tensor(format!("{module}{end}"));
+            found.add(Check::PeerMissing, place, printable(&message), json!({"peers_count": having.len()}));
+        }
+    }
 }
 
 fn is_scale(end: &str) -> bool {
@@ -75,7 +130,9 @@ impl<'w> Scale<'w> {
         let bytes = weights.bytes(&stored)?;
         let is_power = number == NumberType::F8E8M0;
         let (kind, usual) = ((packed.format.as_str(), end), packed.usual);
-        let mut seen = Scale { stored, kind, usual, elements: 0, zero: 0, negative: 0, nan: 0, size: None };
+        let mut seen =
+            Scale { stored, kind, usual, elements: 0, zero: 0, negative: 0, nan: 0, size: None, outlier: None };
+        let mut largest = 0f32;
         for piece in bytes.chunks(PIECE * number.bytes()) {
             let values: Vec<f32> = number.decode_all(piece);
             seen.elements += values.len();
@@ -85,6 +142,7 @@ impl<'w> Scale<'w> {
                 false => values.iter().filter(|value| **value == 0.0).count(),
             };
             seen.negative += values.iter().filter(|value| **value < 0.0).count();
+            largest = values.iter().map(|value| value.abs()).filter(|value| value.is_finite()).fold(largest, f32::max);
             seen.nan += values.iter().filter(|value| is_power && value.is_nan()).count();
         }
         let step = seen.elements.div_ceil(SAMPLE).max(1);
@@ -94,6 +152,18 @@ impl<'w> Scale<'w> {
         sample.sort_by(f32::total_cmp);
         let median = sample.get(sample.len() / 2).filter(|median| median.is_finite() && **median > 0.0);
         seen.size = median.map(|median| f64::from(*median).log2());
+        let above = seen.size.map_or(0.0, |size| f64::from(largest).log2() - size);
+        if above > LARGEST && !is_of_activations(end) {
+            let from = largest * (-BEYOND).exp2() as f32;
+            let mut large = Vec::new();
+            for (at, piece) in bytes.chunks(PIECE * number.bytes()).enumerate() {
+                let values: Vec<f32> = number.decode_all(piece);
+                let is_large = values.iter().enumerate().filter(|(_, value)| value.abs() >= from);
+                large.extend(is_large.map(|(element, _)| at * PIECE + element).take(seen.elements / FEW + 2));
+            }
+            let is_alone = large.len() <= (seen.elements / FEW).max(1);
+            seen.outlier = large.first().filter(|_| is_alone).map(|first| (*first, above));
+        }
         Some(seen)
     }
 }
@@ -107,6 +177,11 @@ fn alone(scale: &Scale, is_signed: bool, weights: &Weights, found: &mut Found) {
     let may_be_negative = (usual.negative_scales && !is_of_activations(end)) || is_signed;
     let zero = if *zero < *elements && may_be_zero { &0 } else { zero };
     let negative = if may_be_negative { &0 } else { negative };
+    if let Some((element, above)) = scale.outlier {
+        let message = format!("is {:.0} times the median of the {elements} scales of its weight", above.exp2());
+        let place = at(shard, tensor).at(Axis::Element, element as u64);
+        found.add(Check::ScaleValue, place, message, json!({"times": above.exp2()}));
+    }
     for (count, what) in [(zero, "zero"), (negative, "negative"), (nan, "NaN")] {
         if *count > 0 {
             let of = if *elements == 1 { "the scale".into() } else { format!("{count} of {elements} scales") };

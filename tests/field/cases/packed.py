@@ -207,6 +207,23 @@ def broken(d, made):
     case("fp8-nan-codes", "fp8-blocks", bytes_of("weight", 0x7f))
     case("fp8-no-input-scale", "fp8-tensor", without("input_scale"))
     case("fp8-input-scale-zero", "fp8-tensor", filled("input_scale", 0.0))
+    case("fp8-config-of-floats", "fp8-channel", lambda t: t.update(st.llama(config())) or
+         [t.pop(name) for name in list(t) if name.endswith("_scale")])
+    case("fp8-config-of-int8", "fp8-channel", lambda t: None, SOUND["int8"][0])
+    case("fp8-scales-of-another-tool", "fp8-blocks", lambda t: [t.update({name.removesuffix("_inv"): t.pop(name)})
+         for name in list(t) if name.endswith("_inv")])
+    case("fp8-static-without-input-scales", "fp8-blocks", lambda t: None, {**FP8, "activation_scheme": "static"})
+    case("int4-outside-targets", "int4", lambda t: None, {**INT4, "config_groups": {"group_0": {
+         **INT4["config_groups"]["group_0"], "targets": ["re:.*self_attn.*"]}}})
+    case("gptq-groups-of-other-size", "gptq", lambda t: None, {**GPTQ, "group_size": 64})
+    case("gptq-unordered-groups-missing", "gptq", lambda t: [t.pop(name) for name in list(t) if name.endswith("g_idx")],
+         {**GPTQ, "desc_act": True})
+    channel = made["fp8-channel"][GATE + "weight_scale"]
+    case("fp8-one-scale-large", "fp8-channel", lambda t: t.update({GATE + "weight_scale":
+         st.patched(channel, 2 * 7, st.bf16([0.2]))}))
+    cache = LAYER + "self_attn.k_scale"
+    case("fp8-cache-scale-zero", "fp8-tensor", lambda t: t.update({cache: st.ones([1], "F32", 0.0)}))
+    case("fp8-cache-scale-missing", "fp8-tensor", lambda t: t.pop(cache))
     case("int8-codes-missing", "int8", without("weight"))
     case("int8-zero-codes", "int8", bytes_of("weight", 0))
     case("int4-scale-nan", "int4", filled("weight_scale", float("nan")))
