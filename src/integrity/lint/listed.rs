@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 pub(super) struct Listed {
     /// By the folder of each, with a slash at its end; empty for the folder itself.
     parts: BTreeMap<String, Part>,
-    /// The file that cannot be read, and why.
+    /// The file that cannot be followed, and why.
     broken: Vec<(&'static str, String)>,
     is_pipeline: bool,
 }
@@ -66,13 +66,13 @@ impl Listed {
             listed.is_pipeline = true;
             match read::<Map<String, Value>>(opened, PIPELINE) {
                 Ok(components) => components.iter().for_each(|(name, of)| listed.component(name, of)),
-                Err(e) => listed.broken.push((PIPELINE, e)),
+                Err(e) => listed.broken.push((PIPELINE, format!("cannot be read: {e}"))),
             }
         }
         if is_there(MODULES) {
             match read::<Vec<Module>>(opened, MODULES) {
                 Ok(modules) => modules.into_iter().for_each(|module| listed.module(module)),
-                Err(e) => listed.broken.push((MODULES, e)),
+                Err(e) => listed.broken.push((MODULES, format!("cannot be read: {e}"))),
             }
         }
         listed
@@ -81,6 +81,9 @@ impl Listed {
     /// `"unet": ["diffusers", "UNet2DConditionModel"]`; one that is left out has null for both.
     fn component(&mut self, name: &str, of: &Value) {
         let Some([Value::String(library), Value::String(class)]) = of.as_array().map(Vec::as_slice) else { return };
+        if name.contains(['/', '\\']) || name == ".." {
+            self.broken.push((PIPELINE, format!("lists {name}, which is a path and no folder of its own")));
+        }
         let needs = Needs::of_component(class);
         let weights = if library == "diffusers" { WeightNames::of_diffusers() } else { WeightNames::default() };
         self.parts.insert(format!("{name}/"), Part { by: PIPELINE, weights, class: class.clone(), needs });
@@ -126,8 +129,7 @@ impl Listed {
     /// Tells of what it lists that is not there.
     pub fn examine(&self, files: &[File], found: &mut Found) {
         for (file, problem) in &self.broken {
-            let message = format!("cannot be read: {problem}");
-            found.say(Check::ConfigInvalid, Location::file(*file), printable(&message));
+            found.say(Check::ConfigInvalid, Location::file(*file), printable(problem));
         }
         if self.is_pipeline && self.parts.is_empty() && self.broken.is_empty() {
             found.say(Check::ConfigInvalid, Location::file(PIPELINE), "lists no component of a pipeline");
@@ -138,12 +140,14 @@ impl Listed {
         for (folder, Part { by, class, needs, .. }) in &self.parts {
             let has = |name: &str| names.contains(format!("{folder}{name}").as_str());
             let is_there = folder.is_empty() || folders.contains(folder.as_str());
+            // A pipeline may be given these from elsewhere; modules are looked for here alone.
+            let incomplete = if *by == MODULES { Check::ComponentMissing } else { Check::ComponentIncomplete };
             let nothing = || "there is no such folder, or nothing is in it".to_owned();
             let (check, problem) = match needs {
                 Needs::Nothing => continue,
-                Needs::OneOf(_) if !is_there => (Check::ComponentIncomplete, nothing()),
+                Needs::OneOf(_) if !is_there => (incomplete, nothing()),
                 Needs::OneOf(names) if !names.iter().any(|name| has(name)) => {
-                    (Check::ComponentIncomplete, format!("its folder holds no {}", names.join(" or ")))
+                    (incomplete, format!("its folder holds no {}", names.join(" or ")))
                 }
                 Needs::Weights | Needs::WeightsAlone if !is_there => (Check::ComponentMissing, nothing()),
                 // Of weights that are not there it is told as of any model's.

@@ -37,8 +37,8 @@ pub enum Targets {
 pub enum Pattern {
     /// The whole path, or its end after a dot.
     Ends(BTreeSet<String>),
-    /// A regular expression for the whole path; none where it is none that can be read here.
-    Whole(String, Option<Regex>),
+    /// A regular expression for the whole path, or why it cannot be read here.
+    Whole(String, std::result::Result<Regex, Box<fancy_regex::Error>>),
 }
 
 impl Pattern {
@@ -56,7 +56,7 @@ impl Pattern {
     pub fn matches(&self, module: &str) -> Option<bool> {
         match self {
             Pattern::Ends(names) => Some(ends(module).any(|end| names.contains(end))),
-            Pattern::Whole(_, regex) => regex.as_ref()?.is_match(module).ok(),
+            Pattern::Whole(_, regex) => regex.as_ref().ok()?.is_match(module).ok(),
         }
     }
 }
@@ -66,8 +66,8 @@ const DEEPEST: usize = 64;
 /// Steps back that an expression may take on one name: those that are meant for names need few.
 const MOST_STEPS: usize = 10_000;
 
-fn regex(pattern: &str) -> Option<Regex> {
-    RegexBuilder::new(pattern).backtrack_limit(MOST_STEPS).build().ok()
+fn regex(pattern: &str) -> std::result::Result<Regex, Box<fancy_regex::Error>> {
+    RegexBuilder::new(pattern).backtrack_limit(MOST_STEPS).build().map_err(Box::new)
 }
 
 /// A path, and all that it ends in after a dot.
@@ -249,7 +249,7 @@ impl Keys {
                 own.names.insert(key, value);
             } else if own.others.len() < MOST_EXPRESSIONS {
                 let whole = if key.starts_with('^') { key.clone() } else { format!(r"^(.*\.)?(?:{key})$") };
-                own.others.push((key, regex(&whole), value));
+                own.others.push((key, regex(&whole).ok(), value));
             }
         }
         own

@@ -74,10 +74,15 @@ pub(super) fn compare(modules: &Modules, config: &AdapterConfig, base: Option<&B
 
 /// Tells of what the config says and nothing was compared with.
 fn unread(config: &AdapterConfig, found: &mut Found) {
-    if let Targets::Pattern(Pattern::Whole(text, None)) = &config.targets {
-        let message =
-            format!("target_modules, {text:?}, is no regular expression that is read here: nothing was compared");
-        found.say(Check::ConfigUnknown, Location::file(ADAPTER_CONFIG), printable(&message));
+    if let Targets::Pattern(Pattern::Whole(text, Err(error))) = &config.targets {
+        let (check, problem) = match **error {
+            fancy_regex::Error::ParseError(..) => {
+                (Check::ConfigRefused, "is no regular expression, and PEFT refuses it")
+            }
+            _ => (Check::ConfigUnknown, "is no regular expression that is read here: nothing was compared"),
+        };
+        let message = format!("target_modules, {text:?}, {problem}");
+        found.say(check, Location::file(ADAPTER_CONFIG), printable(&message));
     }
     let targets = match &config.targets {
         Targets::Pattern(Pattern::Ends(names)) => names,

@@ -3,7 +3,7 @@
 use super::folder::{Folder, RawShard, file};
 use super::{Check, lint};
 use crate::checkpoint::Opened;
-use crate::integrity::lint::{AdapterBase, Lint};
+use crate::integrity::lint::{AdapterBase, Lint, Observation};
 use crate::progress::Silent;
 use serde_json::{Value, json};
 use std::fs;
@@ -83,6 +83,26 @@ fn each_trips_its_own() {
     ];
     let found: Vec<_> = each().iter().map(|(_, found)| told(found)).collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn what_a_folder_lists_has_to_be_there() {
+    let sentences = empty();
+    let module = |path: &str, kind: &str| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let modules = json!([module("", "Transformer"), module("1_Pooling", "Pooling")]);
+    sentences.write("modules.json", modules.to_string().as_bytes());
+    let pipeline = empty();
+    pipeline.write("model_index.json", json!({"../../etc": ["diffusers", "X"]}).to_string().as_bytes());
+    let broken = adapter(json!({"target_modules": "(((("}), 1.0);
+    for (folder, check, text) in [
+        (sentences, Check::ComponentMissing, "lists 1_Pooling (Pooling), which is missing"),
+        (pipeline, Check::ConfigInvalid, "lists ../../etc, which is a path"),
+        (broken, Check::ConfigRefused, "is no regular expression, and PEFT refuses it"),
+    ] {
+        let (_folder, found) = examined(folder);
+        let is_it = |o: &Observation| o.check == check && o.message.contains(text);
+        assert!(found.observations.iter().any(is_it), "{text}: {found:?}");
+    }
 }
 
 /// Places are told from the whole folder, and what one checkpoint lacks is not another's.
