@@ -14,13 +14,19 @@ use serde_json::Value;
 /// What renders its template is ended from outside.
 pub fn observe(opened: &Opened) -> Result<Vec<Observation>> {
     let config = opened.settings::<Value>(TOKENIZER_CONFIG);
+    // What is no language model that is computed here need not have a tokenizer, or one that is read here.
+    let is_other = matches!(opened.config(), Err(Error::Unsupported { .. }));
+    let has_tokenizer = opened.gguf_file()?.is_some_and(|file| file.has_tokenizer());
     let unread = [
         opened.settings::<Value>(GENERATION_CONFIG).err(),
         config.as_ref().err().cloned(),
-        opened.tokenizer_text().err(),
+        opened.tokenizer_text().err().filter(|_| has_tokenizer || !is_other),
     ];
     let not_examined = |error: Error| Observation {
-        check: Check::GgufNotExamined,
+        check: match error {
+            Error::Unsupported { .. } if is_other => Check::ConfigUnknown,
+            _ => Check::GgufNotExamined,
+        },
         location: Location::default(),
         message: format!("what it is served with was not examined: {error}"),
         evidence: Value::Null,
@@ -42,6 +48,7 @@ pub fn observe(opened: &Opened) -> Result<Vec<Observation>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::gguf::writer::Writer;
     use crate::progress::Silent;
     use std::path::Path;
 
@@ -70,6 +77,33 @@ mod tests {
         let found = told(&key(end, 290), &key(end, 70)).unwrap();
         assert!(found.contains(&"eos-ordinary-token"), "{found:?}");
         assert_eq!(told(&key(end, 290), &key(end, 9999)).unwrap()[0], "gguf-not-examined");
+    }
+
+    #[test]
+    fn what_is_no_language_model_need_not_have_a_tokenizer() {
+        let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+        for (kind, family, tokenizer, expected) in [
+            ("mmproj", "clip", None, &[][..]),
+            ("adapter", "llama", None, &[]),
+            ("imatrix", "llama", None, &[]),
+            ("model", "flux", None, &[]),
+            ("model", "bert", Some("bert"), &["config-unknown"]),
+            ("model", "llama", None, &["gguf-not-examined"]),
+            ("model", "llama", Some("bert"), &["gguf-not-examined"]),
+        ] {
+            let mut writer = Writer::new();
+            writer.str("general.type", kind).str("general.architecture", family);
+            if let Some(tokenizer) = tokenizer {
+                writer.str("tokenizer.ggml.model", tokenizer);
+            }
+            std::fs::write(file.path(), writer.tensor("x.weight", &[32], 0, &[1; 128]).bytes()).unwrap();
+            let opened = Opened::open(file.path().to_str().unwrap(), &Silent).unwrap();
+            let found = observe(&opened).unwrap();
+            assert_eq!(found.iter().map(|o| o.check.id()).collect::<Vec<_>>(), expected, "{kind} {family}");
+            let of_tensors = lint::lint(&opened, None, &Silent).unwrap().observations;
+            let is_refused = of_tensors.iter().any(|o| o.check == Check::ConfigRefused);
+            assert_eq!(is_refused, (kind, family) == ("model", "llama"), "{of_tensors:?}");
+        }
     }
 
     #[test]

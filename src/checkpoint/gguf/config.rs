@@ -148,14 +148,14 @@ fn check_tensor(file: &GgufFile, name: &str, shape: &[usize]) -> Result<()> {
 fn refuse_parts(file: &GgufFile) -> Result<()> {
     let kind = file.str_opt("general.type")?.unwrap_or("model");
     let vision = kind == "mmproj" || file.str_opt("general.architecture")? == Some("clip");
-    match kind {
+    let what = match kind {
         _ if vision => {
-            let problem = "is the vision or audio part of a model (mmproj); give the GGUF of its language model";
-            Err(Error::file(file.path(), problem))
+            "is the vision or audio part of a model (mmproj); give the GGUF of its language model".to_owned()
         }
-        "model" => Ok(()),
-        _ => Err(file.problem("general.type", format!("is {kind}, expected a whole model"))),
-    }
+        "model" => return Ok(()),
+        _ => format!("metadata general.type is {kind}, expected a whole model"),
+    };
+    Err(Error::Unsupported { path: file.path().to_owned(), what })
 }
 
 fn refuse_foreign(file: &GgufFile, architecture: &Architecture) -> Result<()> {

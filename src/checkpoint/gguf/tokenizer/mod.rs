@@ -7,7 +7,7 @@ mod vocabulary;
 
 use super::config::SPECIAL_IDS;
 use super::file::GgufFile;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use vocabulary::{TOKENS, Tokens};
 
@@ -20,7 +20,8 @@ fn tokenizer_json(file: &GgufFile) -> Result<Value> {
         "llama" | "gemma4" => sentencepiece::parts,
         model => {
             let kinds = "gpt2 (byte-level BPE), llama or gemma4 (SentencePiece BPE)";
-            return Err(file.problem(MODEL, format!("is {model}, expected {kinds}; use the model's safetensors")));
+            let what = format!("metadata {MODEL} is {model}, expected {kinds}; use the model's safetensors");
+            return Err(Error::Unsupported { path: file.path().to_owned(), what });
         }
     };
     let tokens = Tokens::read(file)?;
@@ -45,6 +46,11 @@ impl GgufFile {
     /// The file has none, or one of a kind that is not supported.
     pub fn tokenizer_json(&self) -> Result<Value> {
         tokenizer_json(self)
+    }
+
+    /// Whether it has a tokenizer, of whatever kind.
+    pub fn has_tokenizer(&self) -> bool {
+        matches!(self.str_opt(MODEL), Err(_) | Ok(Some(_)))
     }
 
     /// Special tokens and the chat template, as tokenizer_config.json would hold them.
