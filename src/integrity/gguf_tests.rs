@@ -185,5 +185,6 @@ fn what_cannot_be_followed_is_an_error_of_one_line() {
     let taken = take(&opened(&path), &FingerprintSettings::default(), None, None, &Silent).unwrap();
     let refused = taken.sound(folder.path()).unwrap_err().to_string();
     assert!(refused.contains("truncated") && refused.lines().count() == 1, "{refused}");
+    assert!(refused.matches("m.gguf").count() == 1 && !refused.contains("--ignore"), "{refused}");
     assert!(diff(&opened(&path), &opened(&path), &Silent).unwrap_err().to_string().contains("truncated"));
 }

@@ -119,7 +119,10 @@ impl FolderRecords {
             0 => String::new(),
             more => format!(" (and {more} more such files)"),
         };
-        Err(Error::file(root.join(path), format!("{problem}{more}; leave it out with --ignore, or mend it")))
+        let (path, is_only) = (root.join(path), self.fingerprint.files.len() < 2 && more.is_empty());
+        let advice = if is_only { "" } else { "; leave it out with --ignore, or mend it" };
+        let problem = problem.strip_prefix(&format!("{}: ", path.display())).unwrap_or(problem);
+        Err(Error::file(path.clone(), format!("{problem}{more}{advice}")))
     }
 }
 
