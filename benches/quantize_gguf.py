@@ -5,8 +5,8 @@
     python benches/quantize_gguf.py MODEL.gguf OUT
     pip install llama-cpp-python            # for Q4_K_M, which gguf does not write
 
-Makes OUT/bf16.gguf, OUT/q8_0.gguf with gguf's own code and, where llama-cpp-python is installed, OUT/q4_k_m.gguf with
-llama.cpp's.
+Makes OUT/bf16.gguf, OUT/q8_0.gguf with gguf's own code and OUT/q4_k_m.gguf with llama.cpp's; exits with 1 where
+llama-cpp-python is not installed and the last is not made.
 """
 
 import sys
@@ -52,8 +52,7 @@ def main():
     try:
         import llama_cpp
     except ImportError:
-        print("q4_k_m.gguf is not made: llama-cpp-python is not installed")
-        return
+        sys.exit("q4_k_m.gguf is not made: llama-cpp-python is not installed")
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
     path = out / "q4_k_m.gguf"
