@@ -1,10 +1,14 @@
 //! What a config says of how its weights are packed: `quantization_config` and its other spellings.
 
+mod method;
+mod pattern;
+
 use super::ConfigFile;
 use super::config::Reader;
 use crate::error::{Error, Result};
-use fancy_regex::{Regex, RegexBuilder};
-use globset::GlobSet;
+pub use method::Method;
+use method::{beside, method};
+use pattern::{Pattern, names, pattern, regex_of};
 use serde_json::Value;
 
 /// The keys under which configs say it, the usual one first.
@@ -23,51 +27,17 @@ pub struct Quantization {
     ignored: Vec<Pattern>,
     /// Modules may be packed in several ways.
     pub is_mixed: bool,
-}
-
-/// The tools and formats, as `quant_method` names them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Method {
-    /// 8-bit floats with a scale a block or a tensor (`fp8`, `fbgemm_fp8`).
-    Fp8,
-    /// What llm-compressor writes (`compressed-tensors`).
-    CompressedTensors,
-    /// NVIDIA's Model Optimizer (`modelopt`).
-    ModelOpt,
-    /// `gptq`.
-    Gptq,
-    /// `awq`.
-    Awq,
-    /// 4-bit floats of the OCP Microscaling Formats (`mxfp4`).
-    Mxfp4,
-    /// `bitsandbytes`.
-    BitsAndBytes,
-    /// One that is not known here.
-    Other(String),
-}
-
-impl Method {
-    /// As `quant_method` has it.
-    pub fn name(&self) -> &str {
-        match self {
-            Method::Fp8 => "fp8",
-            Method::CompressedTensors => "compressed-tensors",
-            Method::ModelOpt => "modelopt",
-            Method::Gptq => "gptq",
-            Method::Awq => "awq",
-            Method::Mxfp4 => "mxfp4",
-            Method::BitsAndBytes => "bitsandbytes",
-            Method::Other(name) => name,
-        }
-    }
+    /// What the model computes with that no weight holds.
+    beside: Option<String>,
 }
 
 /// Modules that are packed alike.
 #[derive(Debug)]
 struct Group {
+    /// Which they are; all that no other group has where there are none.
     targets: Vec<Pattern>,
-    scheme: Scheme,
+    /// None where they are not packed.
+    scheme: Option<Scheme>,
 }
 
 /// How the weights of a module are packed, as far as the config has to tell.
@@ -81,7 +51,12 @@ pub struct Scheme {
     pub group: Option<usize>,
     /// Zero points are stored less one (GPTQ's first form).
     pub zeros_less_one: bool,
+    /// Columns are not in the order of their groups: a tensor has to tell the group of each (GPTQ's `desc_act`).
+    pub is_reordered: bool,
 }
+
+/// More names and patterns than any config has.
+const MOST_PATTERNS: usize = 20_000;
 
 /// What follows a module's name in that of what concerns its inputs alone.
 pub const OF_INPUTS: &[&str] = &[
@@ -110,36 +85,6 @@ const OF_OUTPUTS: &[&str] = &[
 pub fn is_of_activations(name: &str) -> bool {
     OF_INPUTS.iter().chain(OF_OUTPUTS).any(|end| name.ends_with(end))
 }
-
-/// Names of modules.
-#[derive(Debug)]
-enum Pattern {
-    /// The module, or all of a class where it is one of torch's (`Linear`).
-    Name(String),
-    /// What the name begins with (Python's `re.match`).
-    Regex(Box<Regex>),
-    Glob(GlobSet),
-    /// A part of the name.
-    Part(String),
-}
-
-impl Pattern {
-    fn matches(&self, module: &str) -> bool {
-        match self {
-            Pattern::Name(name) => name == module,
-            Pattern::Regex(regex) => regex.is_match(module).unwrap_or(false),
-            Pattern::Glob(glob) => glob.is_match(module),
-            Pattern::Part(part) => module.contains(part.as_str()),
-        }
-    }
-}
-
-/// More of them than any config has.
-const MOST_PATTERNS: usize = 20_000;
-/// Steps that a regular expression of a config may take on a name.
-const MOST_STEPS: usize = 10_000;
-/// Bytes that one may take when it is compiled.
-const LARGEST_REGEX: usize = 1 << 20;
 
 impl Quantization {
     /// What `config` says; none where it says nothing of it.
@@ -193,46 +138,59 @@ impl Quantization {
                         bits: bits(&weights, "num_bits")?,
                         block: block(&weights, "block_structure")?,
                         group: group_size(&weights)?,
-                        zeros_less_one: false,
+                        ..Scheme::default()
                     };
-                    groups.push(Group { targets, scheme });
+                    groups.push(Group { targets, scheme: Some(scheme) });
                 }
             }
             Method::Gptq => {
-                let format = c.str_opt("checkpoint_format")?.unwrap_or("gptq");
-                if !["gptq", "gptq_v2"].contains(&format) {
-                    return Err(c.wrong("checkpoint_format", "gptq or gptq_v2"));
-                }
+                let format = agreed(c, &["checkpoint_format", "format"], &["gptq", "gptq_v2"])?;
                 let scheme = Scheme {
                     bits: bits(c, "bits")?,
                     group: group_size(c)?,
                     zeros_less_one: format != "gptq_v2",
+                    is_reordered: c.bool_or("desc_act", false)?,
                     block: None,
                 };
-                groups.push(Group { targets: Vec::new(), scheme });
+                groups = dynamic(c, &scheme, bits)?;
             }
             Method::Awq => {
-                let version = c.str_opt("version")?.unwrap_or("gemm");
-                if !version.eq_ignore_ascii_case("gemm") {
-                    return Err(c.wrong("version", "gemm, the layout that checkpoints are published in"));
-                }
+                agreed(c, &["version", "checkpoint_format", "format"], &["gemm"])?;
                 let width = if c.has("bits") { "bits" } else { "w_bit" };
                 let scheme = Scheme { bits: bits(c, width)?, group: group_size(c)?, ..Scheme::default() };
-                groups.push(Group { targets: Vec::new(), scheme });
+                groups = dynamic(c, &scheme, bits)?;
             }
             Method::Fp8 => {
                 let scheme = Scheme { block: block(c, "weight_block_size")?, ..Scheme::default() };
-                groups.push(Group { targets: Vec::new(), scheme });
+                groups.push(Group { targets: Vec::new(), scheme: Some(scheme) });
             }
             _ => {}
         }
         let is_mixed = groups.len() > 1 || c.has("quantized_layers") || c.has("dynamic") || c.has("extra_config");
-        Ok(Quantization { method, groups, ignored, is_mixed })
+        if ignored.len().saturating_add(groups.iter().map(|group| group.targets.len()).sum()) > MOST_PATTERNS {
+            return Err(c.wrong("ignore", &format!("at most {MOST_PATTERNS} names")));
+        }
+        Ok(Quantization { method, groups, ignored, is_mixed, beside: beside(c)? })
     }
 
     /// Whether the config says that this module's weights are not packed.
     pub fn ignores(&self, module: &str) -> bool {
-        self.ignored.iter().any(|pattern| pattern.matches(module))
+        self.ignored.iter().any(|pattern| pattern.matches(module)) || self.leaves(module)
+    }
+
+    /// Whether it is of a group that is not packed.
+    fn leaves(&self, module: &str) -> bool {
+        self.group(module).is_some_and(|group| group.scheme.is_none())
+    }
+
+    /// The group that a module is of: its own name counts before patterns, these before its class, as compressed-tensors
+    /// has it.
+    fn group(&self, module: &str) -> Option<&Group> {
+        let of = |is_of: fn(&Pattern, &str) -> bool| {
+            self.groups.iter().find(|group| group.targets.iter().any(|target| is_of(target, module)))
+        };
+        let ways = [Pattern::is_name_of, Pattern::matches, Pattern::is_class_of];
+        ways.into_iter().find_map(of).or_else(|| self.groups.iter().find(|group| group.targets.is_empty()))
     }
 
     /// As [`Quantization::ignores`], by whole names: tools differ in whether a part of one (`mlp.gate` of `mlp.gate_proj`)
@@ -242,61 +200,77 @@ impl Quantization {
         self.ignored.iter().any(|pattern| match pattern {
             Pattern::Part(part) => dotted.contains(&format!(".{}.", part.trim_matches('.'))),
             _ => pattern.matches(module),
-        })
+        }) || self.leaves(module)
     }
 
     /// Whether the config says that a linear module of this name is packed, whatever is stored.
     pub fn packs(&self, module: &str) -> bool {
-        let is_class = |target: &Pattern| matches!(target, Pattern::Name(name) if name == "Linear");
-        let is_target =
-            |group: &Group| group.targets.is_empty() || group.targets.iter().any(|t| is_class(t) || t.matches(module));
-        !self.ignores(module) && (self.groups.is_empty() || self.groups.iter().any(is_target))
+        !self.ignores(module) && (self.groups.is_empty() || self.group(module).is_some())
     }
 
     /// How the config says that a module's weights are packed.
     pub fn scheme(&self, module: &str) -> Scheme {
-        let named = self.groups.iter().find(|group| group.targets.iter().any(|target| target.matches(module)));
-        named.or(self.groups.first()).map(|group| group.scheme.clone()).unwrap_or_default()
+        let usual = || self.groups.iter().find(|group| group.targets.is_empty()).or(self.groups.first());
+        let of = |group: &Group| group.scheme.clone();
+        self.group(module).and_then(of).or_else(|| usual().and_then(of)).unwrap_or_default()
     }
 
-    /// Refuses a method that is not known here.
+    /// Why packed weights are not read, whatever they are stored as; none where the method is known here.
+    pub fn refusal(&self) -> Option<String> {
+        let Method::Other(method) = &self.method else { return None };
+        Some(format!("quantized with {method}, which is not supported; use the original"))
+    }
+
+    /// Refuses a method that is not known here, and what would be computed with beside the weights.
     ///
     /// # Errors
-    /// It is not.
+    /// It is not known, or there is such.
     pub fn check_known(&self, config: &ConfigFile) -> Result<()> {
-        let Method::Other(method) = &self.method else { return Ok(()) };
-        let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
-        Err(Error::unsupported(config.path(), problem))
+        let of_method = self.refusal().map(|why| format!("the weights are {why}"));
+        let of_rest = || self.beside.as_ref().map(|what| format!("{what}, which is not computed; use the original"));
+        of_method.or_else(of_rest).map_or(Ok(()), |problem| Err(Error::unsupported(config.path(), problem)))
     }
 }
 
-fn method(c: &Reader) -> Result<Method> {
-    let named = c.str_opt("quant_method")?;
-    let algorithm = c.str_opt("quant_algo")?;
-    let sparsity = c.object_opt("sparsity_config")?;
-    let sparsity = sparsity.as_ref().map(|of| of.str_opt("format")).transpose()?.flatten();
-    if let Some(sparsity) = sparsity.filter(|form| *form != "dense") {
-        return Ok(Method::Other(format!("compressed-tensors ({sparsity})")));
+/// What the keys that are there say, of these layouts, which is the same; the first one where none is there.
+fn agreed<'l>(c: &Reader, keys: &[&str], layouts: &[&'l str]) -> Result<&'l str> {
+    let mut said = None;
+    for key in keys {
+        let Some(text) = c.str_opt(key)? else { continue };
+        let layout = layouts.iter().copied().find(|layout| layout.eq_ignore_ascii_case(text));
+        let layout = layout.ok_or_else(|| c.wrong(key, &layouts.join(" or ")))?;
+        match said.replace((*key, layout)) {
+            Some((other, before)) if before != layout => {
+                return Err(c.wrong(key, &format!("{before}, as {other} says")));
+            }
+            _ => {}
+        }
     }
-    if c.str_opt("checkpoint_format")? == Some("marlin") || c.bool_or("is_marlin_format", false)? {
-        return Ok(Method::Other("gptq (marlin's own layout)".to_owned()));
+    Ok(said.map_or(layouts[0], |(_, layout)| layout))
+}
+
+/// The groups of GPTQModel's `dynamic`: of the regular expressions that match a module the first counts. `-:` before it
+/// leaves modules as they are; `+:` or nothing gives them settings of their own.
+fn dynamic(c: &Reader, usual: &Scheme, bits: impl Fn(&Reader, &str) -> Result<Option<u32>>) -> Result<Vec<Group>> {
+    let mut groups = Vec::new();
+    let rules = c.object_opt("dynamic")?;
+    for (name, _) in rules.as_ref().map(Reader::unused).unwrap_or_default() {
+        let regex = name.strip_prefix("-:").or_else(|| name.strip_prefix("+:")).unwrap_or(name);
+        let targets = vec![regex_of(c, "dynamic", regex)?];
+        let own = rules.as_ref().and_then(|rules| rules.object_opt(name).transpose()).transpose()?;
+        let scheme = match own.filter(|_| !name.starts_with("-:")) {
+            None => None,
+            Some(own) => Some(Scheme {
+                bits: bits(&own, "bits")?.or(usual.bits),
+                group: if own.has("group_size") { group_size(&own)? } else { usual.group },
+                is_reordered: own.bool_or("desc_act", usual.is_reordered)?,
+                ..usual.clone()
+            }),
+        };
+        groups.push(Group { targets, scheme });
     }
-    Ok(match named {
-        Some("fp8" | "fbgemm_fp8" | "finegrained_fp8") => Method::Fp8,
-        Some("compressed-tensors" | "compressed_tensors") => Method::CompressedTensors,
-        Some("modelopt" | "modelopt_fp4") => Method::ModelOpt,
-        Some("gptq" | "gptq_marlin") => Method::Gptq,
-        Some("awq" | "awq_marlin") => Method::Awq,
-        Some("mxfp4") => Method::Mxfp4,
-        Some("bitsandbytes" | "bitsandbytes_4bit" | "bitsandbytes_8bit") => Method::BitsAndBytes,
-        Some(other) => Method::Other(other.to_owned()),
-        None if algorithm.is_some() => Method::ModelOpt,
-        None if c.has("config_groups") => Method::CompressedTensors,
-        None if c.has("load_in_4bit") || c.has("load_in_8bit") => Method::BitsAndBytes,
-        None if c.has("desc_act") || c.has("bits") => Method::Gptq,
-        None if c.has("w_bit") => Method::Awq,
-        None => Method::Other("an unknown method".to_owned()),
-    })
+    groups.push(Group { targets: Vec::new(), scheme: Some(usual.clone()) });
+    Ok(groups)
 }
 
 /// Modules that are left as they are: every tool has a key for them, and its own way to match names.
@@ -314,38 +288,7 @@ fn ignored(c: &Reader, method: &Method) -> Result<Vec<Pattern>> {
             });
         }
     }
-    if let Some(dynamic) = c.object_opt("dynamic")? {
-        for (name, _) in dynamic.unused() {
-            if let Some(regex) = name.strip_prefix("-:") {
-                patterns.push(regex_of(c, "dynamic", regex)?);
-            }
-        }
-    }
-    if patterns.len() > MOST_PATTERNS {
-        return Err(c.wrong("ignore", &format!("at most {MOST_PATTERNS} names")));
-    }
     Ok(patterns)
-}
-
-/// A list of texts; none where the key is absent.
-fn names<'a>(c: &Reader<'a>, key: &str) -> Result<Vec<&'a str>> {
-    let Some(value) = c.get(key) else { return Ok(Vec::new()) };
-    let list = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
-    list.ok_or_else(|| c.wrong(key, "a list of names"))
-}
-
-/// As compressed-tensors has it: a name, or `re:` and a regular expression.
-fn pattern(c: &Reader, key: &str, name: &str) -> Result<Pattern> {
-    match name.strip_prefix("re:") {
-        Some(regex) => regex_of(c, key, regex),
-        None => Ok(Pattern::Name(name.to_owned())),
-    }
-}
-
-fn regex_of(c: &Reader, key: &str, regex: &str) -> Result<Pattern> {
-    let anchored = format!("^(?:{regex})");
-    let built = RegexBuilder::new(&anchored).backtrack_limit(MOST_STEPS).delegate_size_limit(LARGEST_REGEX).build();
-    built.map(|regex| Pattern::Regex(Box::new(regex))).map_err(|_| c.wrong(key, "regular expressions after re:"))
 }
 
 /// Two sizes, as a list or as `128x128`.
