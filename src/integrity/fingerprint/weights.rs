@@ -61,7 +61,9 @@ pub(super) fn take(
     let mut broken = tensors.packed().filter_map(|(_, weight)| weight.err());
     if let Some(first) = broken.next().filter(|_| before.is_none()) {
         let count = 1 + broken.count();
-        tracing::warn!("{count} packed weights have no marks of their values, only of what is stored: {first}");
+        tracing::warn!(
+            "packed weights have no marks of their values, only of what is stored: {count} of them; {first}"
+        );
     }
     let records = by_name(after);
     let known = before.map(|before| Known::of(before, after));
