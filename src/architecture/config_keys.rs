@@ -9,6 +9,7 @@ use super::rope_config;
 use super::token_mixer::{AttentionNames, GroupedQueryAttention, QkNorm, TokenMixer};
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
+use serde_json::Value;
 
 /// The common case: norms before attention and gated MLP, separate projections without biases, one rotary embedding.
 pub(super) fn plain(c: &Reader, class: &Class) -> Result<Recipe> {
@@ -264,5 +265,15 @@ pub(super) fn activation_or(c: &Reader, key: &str, default: Activation) -> Resul
         Some("gelu") => Ok(Activation::Gelu),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Activation::GeluTanh),
         _ => Err(c.wrong(key, "silu, gelu or gelu_pytorch_tanh")),
+    }
+}
+
+/// Refuses another value of a key that transformers does not go by.
+pub(super) fn expect(c: &Reader, key: &str, expected: &Value) -> Result<()> {
+    match c.get(key) {
+        Some(value) if value != expected => {
+            Err(c.wrong(key, &format!("{expected}, which transformers computes whatever it says")))
+        }
+        _ => Ok(()),
     }
 }

@@ -1,11 +1,14 @@
 //! What a config says of how its weights are packed: `quantization_config` and its other spellings.
 
-mod patterns;
+mod method;
+mod pattern;
 
 use super::ConfigFile;
 use super::config::Reader;
 use crate::error::{Error, Result};
-use patterns::{Pattern, ignored, names, pattern};
+pub use method::Method;
+use method::{beside, method};
+use pattern::{Pattern, names, pattern, regex_of};
 use serde_json::Value;
 
 /// The keys under which configs say it, the usual one first.
@@ -24,6 +27,8 @@ pub struct Quantization {
     ignored: Vec<Pattern>,
     /// Modules may be packed in several ways.
     pub is_mixed: bool,
+    /// What the model computes with that no weight holds.
+    beside: Option<String>,
     /// What else has to be stored, by the config.
     pub stores: Stores,
 }
@@ -39,49 +44,13 @@ pub struct Stores {
     pub groups_of_inputs: bool,
 }
 
-/// The tools and formats, as `quant_method` names them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Method {
-    /// 8-bit floats with a scale a block or a tensor (`fp8`, `fbgemm_fp8`).
-    Fp8,
-    /// What llm-compressor writes (`compressed-tensors`).
-    CompressedTensors,
-    /// NVIDIA's Model Optimizer (`modelopt`).
-    ModelOpt,
-    /// `gptq`.
-    Gptq,
-    /// `awq`.
-    Awq,
-    /// 4-bit floats of the OCP Microscaling Formats (`mxfp4`).
-    Mxfp4,
-    /// `bitsandbytes`.
-    BitsAndBytes,
-    /// One that is not known here.
-    Other(String),
-}
-
-impl Method {
-    /// As `quant_method` has it.
-    pub fn name(&self) -> &str {
-        match self {
-            Method::Fp8 => "fp8",
-            Method::CompressedTensors => "compressed-tensors",
-            Method::ModelOpt => "modelopt",
-            Method::Gptq => "gptq",
-            Method::Awq => "awq",
-            Method::Mxfp4 => "mxfp4",
-            Method::BitsAndBytes => "bitsandbytes",
-            Method::Other(name) => name,
-        }
-    }
-}
-
 /// Modules that are packed alike.
 #[derive(Debug)]
 struct Group {
+    /// Which they are; all that no other group has where there are none.
     targets: Vec<Pattern>,
-    scheme: Scheme,
+    /// None where they are not packed.
+    scheme: Option<Scheme>,
 }
 
 /// How the weights of a module are packed, as far as the config has to tell.
@@ -97,7 +66,12 @@ pub struct Scheme {
     pub group: Option<usize>,
     /// Zero points are stored less one (GPTQ's first form).
     pub zeros_less_one: bool,
+    /// Columns are not in the order of their groups: a tensor has to tell the group of each (GPTQ's `desc_act`).
+    pub is_reordered: bool,
 }
+
+/// More names and patterns than any config has.
+const MOST_PATTERNS: usize = 20_000;
 
 /// What follows a module's name in that of what concerns its inputs alone.
 pub const OF_INPUTS: &[&str] = &[
@@ -110,7 +84,7 @@ pub const OF_INPUTS: &[&str] = &[
     "_activation_scale",
 ];
 
-/// What follows the name of a module in that of what concerns its outputs, or the cache of keys and values.
+/// The same of outputs, and of the cache of keys and values.
 pub const OF_OUTPUTS: &[&str] = &[
     ".k_scale",
     ".v_scale",
@@ -180,47 +154,61 @@ impl Quantization {
                         is_float: weights.str_opt("type")?.map(|kind| kind == "float"),
                         block: block(&weights, "block_structure")?,
                         group: group_size(&weights)?,
-                        zeros_less_one: false,
+                        ..Scheme::default()
                     };
-                    groups.push(Group { targets, scheme });
+                    groups.push(Group { targets, scheme: Some(scheme) });
                 }
             }
             Method::Gptq => {
-                let format = c.str_opt("checkpoint_format")?.unwrap_or("gptq");
-                if !["gptq", "gptq_v2"].contains(&format) {
-                    return Err(c.wrong("checkpoint_format", "gptq or gptq_v2"));
-                }
+                let format = agreed(c, &["checkpoint_format", "format"], &["gptq", "gptq_v2"])?;
                 let scheme = Scheme {
                     bits: bits(c, "bits")?,
                     group: group_size(c)?,
                     zeros_less_one: format != "gptq_v2",
-                    ..Scheme::default()
+                    is_reordered: c.bool_or("desc_act", false)?,
+                    block: None,
+                    is_float: None,
                 };
-                groups.push(Group { targets: Vec::new(), scheme });
+                groups = dynamic(c, &scheme, bits)?;
             }
             Method::Awq => {
-                let version = c.str_opt("version")?.unwrap_or("gemm");
-                if !version.eq_ignore_ascii_case("gemm") {
-                    return Err(c.wrong("version", "gemm, the layout that checkpoints are published in"));
-                }
+                agreed(c, &["version", "checkpoint_format", "format"], &["gemm"])?;
                 let width = if c.has("bits") { "bits" } else { "w_bit" };
                 let scheme = Scheme { bits: bits(c, width)?, group: group_size(c)?, ..Scheme::default() };
-                groups.push(Group { targets: Vec::new(), scheme });
+                groups = dynamic(c, &scheme, bits)?;
             }
             Method::Fp8 => {
                 let scheme = Scheme { block: block(c, "weight_block_size")?, ..Scheme::default() };
-                groups.push(Group { targets: Vec::new(), scheme });
+                groups.push(Group { targets: Vec::new(), scheme: Some(scheme) });
             }
             _ => {}
         }
         let is_mixed = groups.len() > 1 || c.has("quantized_layers") || c.has("dynamic") || c.has("extra_config");
+        if ignored.len().saturating_add(groups.iter().map(|group| group.targets.len()).sum()) > MOST_PATTERNS {
+            return Err(c.wrong("ignore", &format!("at most {MOST_PATTERNS} names")));
+        }
         let stores = stores(c, &method, !groups.is_empty());
-        Ok(Quantization { method, groups, ignored, is_mixed, stores })
+        Ok(Quantization { method, groups, ignored, is_mixed, beside: beside(c)?, stores })
     }
 
     /// Whether the config says that this module's weights are not packed.
     pub fn ignores(&self, module: &str) -> bool {
-        self.ignored.iter().any(|pattern| pattern.matches(module))
+        self.ignored.iter().any(|pattern| pattern.matches(module)) || self.leaves(module)
+    }
+
+    /// Whether it is of a group that is not packed.
+    fn leaves(&self, module: &str) -> bool {
+        self.group(module).is_some_and(|group| group.scheme.is_none())
+    }
+
+    /// The group that a module is of: its own name counts before patterns, these before its class, as compressed-tensors
+    /// has it.
+    fn group(&self, module: &str) -> Option<&Group> {
+        let of = |is_of: fn(&Pattern, &str) -> bool| {
+            self.groups.iter().find(|group| group.targets.iter().any(|target| is_of(target, module)))
+        };
+        let ways = [Pattern::is_name_of, Pattern::matches, Pattern::is_class_of];
+        ways.into_iter().find_map(of).or_else(|| self.groups.iter().find(|group| group.targets.is_empty()))
     }
 
     /// As [`Quantization::ignores`], by whole names: tools differ in whether a part of one (`mlp.gate` of `mlp.gate_proj`)
@@ -230,42 +218,43 @@ impl Quantization {
         self.ignored.iter().any(|pattern| match pattern {
             Pattern::Part(part) => dotted.contains(&format!(".{}.", part.trim_matches('.'))),
             _ => pattern.matches(module),
-        })
+        }) || self.leaves(module)
     }
 
     /// Whether the config says that a linear module of this name is packed, whatever is stored.
     pub fn packs(&self, module: &str) -> bool {
-        !self.ignores(module) && self.is_target(module, Pattern::is_linear)
+        !self.ignores(module) && (self.groups.is_empty() || self.group(module).is_some())
     }
 
     /// Whether a module may be one of those that are packed, by what the config says of those: of what class a module is
     /// is not known.
     pub fn may_target(&self, module: &str) -> bool {
-        self.is_target(module, Pattern::is_class)
-    }
-
-    fn is_target(&self, module: &str, is_its_class: fn(&Pattern) -> bool) -> bool {
-        let is_of = |group: &Group| {
-            group.targets.is_empty() || group.targets.iter().any(|t| is_its_class(t) || t.matches(module))
-        };
-        self.groups.is_empty() || self.groups.iter().any(is_of)
+        let may = |pattern: &Pattern| pattern.is_class() || pattern.matches(module);
+        let of = |group: &Group| group.targets.is_empty() || group.targets.iter().any(may);
+        self.groups.is_empty() || self.groups.iter().any(of)
     }
 
     /// How the config says that a module's weights are packed.
     pub fn scheme(&self, module: &str) -> Scheme {
-        let named = self.groups.iter().find(|group| group.targets.iter().any(|target| target.matches(module)));
-        let of_class = || self.groups.iter().find(|group| group.targets.iter().any(Pattern::is_linear));
-        named.or_else(of_class).or(self.groups.first()).map(|group| group.scheme.clone()).unwrap_or_default()
+        let usual = || self.groups.iter().find(|group| group.targets.is_empty()).or(self.groups.first());
+        let of = |group: &Group| group.scheme.clone();
+        self.group(module).and_then(of).or_else(|| usual().and_then(of)).unwrap_or_default()
     }
 
-    /// Refuses a method that is not known here.
+    /// Why packed weights are not read, whatever they are stored as; none where the method is known here.
+    pub fn refusal(&self) -> Option<String> {
+        let Method::Other(method) = &self.method else { return None };
+        Some(format!("quantized with {method}, which is not supported; use the original"))
+    }
+
+    /// Refuses a method that is not known here, and what would be computed with beside the weights.
     ///
     /// # Errors
-    /// It is not.
+    /// It is not known, or there is such.
     pub fn check_known(&self, config: &ConfigFile) -> Result<()> {
-        let Method::Other(method) = &self.method else { return Ok(()) };
-        let problem = format!("the weights are quantized with {method}, which is not supported; use the original");
-        Err(Error::unsupported(config.path(), problem))
+        let of_method = self.refusal().map(|why| format!("the weights are {why}"));
+        let of_rest = || self.beside.as_ref().map(|what| format!("{what}, which is not computed; use the original"));
+        of_method.or_else(of_rest).map_or(Ok(()), |problem| Err(Error::unsupported(config.path(), problem)))
     }
 }
 
@@ -295,33 +284,63 @@ fn stores(c: &Reader, method: &Method, has_groups: bool) -> Stores {
     }
 }
 
-fn method(c: &Reader) -> Result<Method> {
-    let named = c.str_opt("quant_method")?;
-    let algorithm = c.str_opt("quant_algo")?;
-    let sparsity = c.object_opt("sparsity_config")?;
-    let sparsity = sparsity.as_ref().map(|of| of.str_opt("format")).transpose()?.flatten();
-    if let Some(sparsity) = sparsity.filter(|form| *form != "dense") {
-        return Ok(Method::Other(format!("compressed-tensors ({sparsity})")));
+/// What the keys that are there say, of these layouts, which is the same; the first one where none is there.
+fn agreed<'l>(c: &Reader, keys: &[&str], layouts: &[&'l str]) -> Result<&'l str> {
+    let mut said = None;
+    for key in keys {
+        let Some(text) = c.str_opt(key)? else { continue };
+        let layout = layouts.iter().copied().find(|layout| layout.eq_ignore_ascii_case(text));
+        let layout = layout.ok_or_else(|| c.wrong(key, &layouts.join(" or ")))?;
+        match said.replace((*key, layout)) {
+            Some((other, before)) if before != layout => {
+                return Err(c.wrong(key, &format!("{before}, as {other} says")));
+            }
+            _ => {}
+        }
     }
-    if c.str_opt("checkpoint_format")? == Some("marlin") || c.bool_or("is_marlin_format", false)? {
-        return Ok(Method::Other("gptq (marlin's own layout)".to_owned()));
+    Ok(said.map_or(layouts[0], |(_, layout)| layout))
+}
+
+/// The groups of GPTQModel's `dynamic`: of the regular expressions that match a module the first counts. `-:` before it
+/// leaves modules as they are; `+:` or nothing gives them settings of their own.
+fn dynamic(c: &Reader, usual: &Scheme, bits: impl Fn(&Reader, &str) -> Result<Option<u32>>) -> Result<Vec<Group>> {
+    let mut groups = Vec::new();
+    let rules = c.object_opt("dynamic")?;
+    for (name, _) in rules.as_ref().map(Reader::unused).unwrap_or_default() {
+        let regex = name.strip_prefix("-:").or_else(|| name.strip_prefix("+:")).unwrap_or(name);
+        let targets = vec![regex_of(c, "dynamic", regex)?];
+        let own = rules.as_ref().and_then(|rules| rules.object_opt(name).transpose()).transpose()?;
+        let scheme = match own.filter(|_| !name.starts_with("-:")) {
+            None => None,
+            Some(own) => Some(Scheme {
+                bits: bits(&own, "bits")?.or(usual.bits),
+                group: if own.has("group_size") { group_size(&own)? } else { usual.group },
+                is_reordered: own.bool_or("desc_act", usual.is_reordered)?,
+                ..usual.clone()
+            }),
+        };
+        groups.push(Group { targets, scheme });
     }
-    Ok(match named {
-        Some("fp8" | "fbgemm_fp8" | "finegrained_fp8") => Method::Fp8,
-        Some("compressed-tensors" | "compressed_tensors") => Method::CompressedTensors,
-        Some("modelopt" | "modelopt_fp4") => Method::ModelOpt,
-        Some("gptq" | "gptq_marlin") => Method::Gptq,
-        Some("awq" | "awq_marlin") => Method::Awq,
-        Some("mxfp4") => Method::Mxfp4,
-        Some("bitsandbytes" | "bitsandbytes_4bit" | "bitsandbytes_8bit") => Method::BitsAndBytes,
-        Some(other) => Method::Other(other.to_owned()),
-        None if algorithm.is_some() => Method::ModelOpt,
-        None if c.has("config_groups") => Method::CompressedTensors,
-        None if c.has("load_in_4bit") || c.has("load_in_8bit") => Method::BitsAndBytes,
-        None if c.has("desc_act") || c.has("bits") => Method::Gptq,
-        None if c.has("w_bit") => Method::Awq,
-        None => Method::Other("an unknown method".to_owned()),
-    })
+    groups.push(Group { targets: Vec::new(), scheme: Some(usual.clone()) });
+    Ok(groups)
+}
+
+/// Modules that are left as they are: every tool has a key for them, and its own way to match names.
+fn ignored(c: &Reader, method: &Method) -> Result<Vec<Pattern>> {
+    let mut patterns = Vec::new();
+    for key in ["ignore", "ignored_layers", "exclude_modules", "modules_to_not_convert", "llm_int8_skip_modules"] {
+        for name in names(c, key)? {
+            patterns.push(match method {
+                Method::CompressedTensors => pattern(c, key, name)?,
+                Method::ModelOpt if name.contains(['*', '?', '[']) => {
+                    Pattern::Glob(crate::glob::one(name).map_err(|problem| c.wrong(key, &problem))?)
+                }
+                Method::ModelOpt => Pattern::Name(name.to_owned()),
+                _ => Pattern::Part(name.to_owned()),
+            });
+        }
+    }
+    Ok(patterns)
 }
 
 /// Two sizes, as a list or as `128x128`.

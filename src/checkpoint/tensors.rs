@@ -350,6 +350,14 @@ impl Tensors {
         Some(&self.quantization.as_ref().ok()?.as_ref()?.method)
     }
 
+    /// Why no packed weight is read: what the config says of how they are packed is not known, or cannot be.
+    pub(super) fn refusal(&self) -> Option<String> {
+        match &self.quantization {
+            Ok(settings) => settings.as_ref()?.refusal().map(|why| format!("is {why}")),
+            Err(e) => Some(format!("cannot be read: {e}")),
+        }
+    }
+
     /// How the config says that a module's weights are packed. The error is what is wrong with what it says.
     pub(super) fn scheme(&self, module: &str) -> std::result::Result<Scheme, String> {
         match &self.quantization {

@@ -24,7 +24,7 @@ def qwen3_vl_moe(r):
     c, d, t = base(r)
     return "qwen3_vl_moe_text", c | experts(r) | dict(
         attention_bias=chance(r, 0.3), decoder_sparse_step=r.choice([1, 1, 2]), mlp_only_layers=some_layers(r, c),
-        rope_parameters=rope_of_images(r, d, t, mrope_interleaved=True),
+        rope_parameters=rope_of_images(r, d, t, mrope_interleaved=True), **some(r, norm_topk_prob=True),
         **some(r, moe_intermediate_size=r.choice([c["hidden_size"], max(c["hidden_size"] // 2, 1)]))), t
 
 

@@ -4,7 +4,7 @@ use super::Family;
 use super::llama;
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{
-    attention_bias, each_attention, each_attention_with, each_mlp, layer_types, plain, window, window_where,
+    attention_bias, each_attention, each_attention_with, each_mlp, expect, layer_types, plain, window, window_where,
 };
 use crate::architecture::recipe::{Around, Block, NormStyle, Recipe};
 use crate::architecture::rope::{Rope, RopeSettings, Scaling};
@@ -191,7 +191,7 @@ fn cohere(c: &Reader) -> Result<Recipe> {
     for (key, expected) in
         [("use_parallel_block", true), ("use_gated_activation", true), ("use_embedding_sharing", true)]
     {
-        super::deepseek::expect(c, key, &expected.into())?;
+        expect(c, key, &expected.into())?;
     }
     for key in ["order_of_interleaved_layers", "rotary_pct", "position_embedding_type", "layer_switch"] {
         c.get(key);

@@ -7,7 +7,7 @@ use crate::architecture::channel_mixer::{
     Activation, ChannelMixer, Experts, GatedMlp, Groups, Routing, Scores, Shared, Stacks,
 };
 use crate::architecture::config_class::Class;
-use crate::architecture::config_keys::{GROWTH_KEYS, activation_or, each_mlp, query_growth, without_rope};
+use crate::architecture::config_keys::{GROWTH_KEYS, activation_or, each_mlp, expect, query_growth, without_rope};
 use crate::architecture::latent_attention::LatentAttention;
 use crate::architecture::module::StackOrder;
 use crate::architecture::recipe::Recipe;
@@ -296,16 +296,6 @@ fn neighbours(c: &Reader, recipe: &mut Recipe) -> Result<()> {
     let neighbours = c.bool_or("rope_interleave", true)?;
     recipe.ropes.iter_mut().for_each(|rope| rope.turns_neighbours = neighbours);
     Ok(())
-}
-
-/// Refuses another value of a key that transformers does not go by.
-pub(super) fn expect(c: &Reader, key: &str, expected: &Value) -> Result<()> {
-    match c.get(key) {
-        Some(value) if value != expected => {
-            Err(c.wrong(key, &format!("{expected}, which transformers computes whatever it says")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The router of DeepSeek-V3, but for its groups.

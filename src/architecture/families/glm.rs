@@ -1,11 +1,11 @@
 //! GLM 4 to 4.6, dense and mixtures.
 
 use super::Family;
-use super::deepseek::{Mixture, SIGMOID, expect, mixture};
+use super::deepseek::{Mixture, SIGMOID, mixture};
 use super::llama;
 use crate::architecture::channel_mixer::GatedNames;
 use crate::architecture::config_class::Class;
-use crate::architecture::config_keys::{each_attention, each_mlp, plain};
+use crate::architecture::config_keys::{each_attention, each_mlp, expect, plain};
 use crate::architecture::recipe::{Around, Block, Recipe};
 use crate::architecture::rope_config::RopeClass;
 use crate::architecture::token_mixer::QkNorm;

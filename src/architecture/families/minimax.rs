@@ -1,12 +1,12 @@
 //! MiniMax M2.
 
 use super::Family;
-use super::deepseek::{SIGMOID, expect};
+use super::deepseek::SIGMOID;
 use super::llama;
 use super::mistral::sparse_blocks;
 use crate::architecture::channel_mixer::Routing;
 use crate::architecture::config_class::Class;
-use crate::architecture::config_keys::{each_attention, experts, plain};
+use crate::architecture::config_keys::{each_attention, expect, experts, plain};
 use crate::architecture::recipe::Recipe;
 use crate::architecture::rope_config::RopeClass;
 use crate::architecture::token_mixer::QkNorm;

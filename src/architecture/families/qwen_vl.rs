@@ -6,7 +6,7 @@ use super::llama;
 use super::qwen::{Sparse, sparse};
 use crate::architecture::channel_mixer::{Routing, Stacks};
 use crate::architecture::config_class::Class;
-use crate::architecture::config_keys::{attention_bias, each_attention, plain, window_by_layer_types};
+use crate::architecture::config_keys::{attention_bias, each_attention, expect, plain, window_by_layer_types};
 use crate::architecture::module::StackOrder;
 use crate::architecture::recipe::Recipe;
 use crate::architecture::rope_config::RopeClass;
@@ -90,6 +90,8 @@ fn qwen3(c: &Reader) -> Result<Recipe> {
 /// As Qwen 3's mixtures, with the experts of a layer in two tensors.
 fn qwen3_moe(c: &Reader) -> Result<Recipe> {
     let mut recipe = qwen3_of(c, &QWEN3_MOE_CLASS)?;
+    // Published configs have it.
+    expect(c, "norm_topk_prob", &true.into())?;
     let routing = Routing { normalize: Some(0.0), ..Routing::SOFTMAX };
     let stacks = Some(Stacks { order: StackOrder::ByShape, interleaved: false });
     sparse(

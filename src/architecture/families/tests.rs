@@ -450,6 +450,16 @@ fn a_kimi_with_images_is_its_text_model() {
 }
 
 #[test]
+fn weights_of_experts_that_are_always_normed_may_say_so() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/qwen3_vl_moe/config.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    config["text_config"]["norm_topk_prob"] = true.into();
+    assert!(read(&config).is_ok());
+    config["text_config"]["norm_topk_prob"] = false.into();
+    refused(&config, &["norm_topk_prob", "true, which transformers computes whatever it says"]);
+}
+
+#[test]
 fn a_window_that_is_not_there_is_not_used() {
     let none = json!({"use_sliding_window": true, "sliding_window": null});
     assert_eq!(recipe("smollm3", none), recipe("smollm3", json!({})));

@@ -57,7 +57,11 @@ pub(super) fn of<'a>(parts: &Parts<'a, '_>) -> Found<'a> {
     }
     let ends = [".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4"];
     let state = parts.first(&ends).or_else(|| parts.get(".weight.quant_map"))?;
-    let codes = parts.own().filter(|codes| codes.dtype == Dtype::U8)?;
+    let codes = parts.own()?;
+    if codes.dtype != Dtype::U8 {
+        let problem = "the storage of bitsandbytes' codes that is read (bnb_4bit_quant_storage)";
+        return Some(Err(format!("{} has dtype {}, expected U8, {problem}", codes.name, codes.dtype)));
+    }
     Some(four_bit(parts, codes, state).map(|found| Box::new(found) as Box<dyn Packing>))
 }
 

@@ -76,9 +76,16 @@ fn found<'a>(parts: &Parts<'a, '_>, codes: Part<'a>) -> std::result::Result<Colu
         let of_zeros = Some(outputs * bits).filter(|all| fits && all.is_multiple_of(32)).ok_or_else(unfit)?;
         (Kind::Gptq { bits, less: u32::from(scheme.zeros_less_one) }, high * 32 / bits, of_zeros / 32)
     };
+    if !is_awq && parts.tensors.method() != Some(&Method::Gptq) {
+        let problem = "and no config says whether zero points are stored less one (checkpoint_format)";
+        return Err(format!("{} is laid out as GPTQ's, {problem}", codes.name));
+    }
     zeros.expect(&[Dtype::I32], &[groups, of_zeros])?;
     scales.expect(&[Dtype::F16, Dtype::BF16, Dtype::F32], scales.shape)?;
     let group_of = match of_groups.as_ref().filter(|_| !is_awq) {
+        None if !is_awq && scheme.is_reordered && groups > 1 => {
+            return Err(format!("its {}.g_idx is missing, and the config says desc_act", parts.module()));
+        }
         None => in_groups(inputs, groups, scheme.group)?,
         Some(of_groups) => {
             of_groups.expect(&[Dtype::I32, Dtype::I64], &[inputs])?;

@@ -301,13 +301,15 @@ impl<'a> Weight<'a> {
         // What names mean to quantizers means nothing in a GGUF.
         let packings = if tensors.gguf_file().is_some() { &PACKINGS[..1] } else { PACKINGS };
         let fits = |packing: Box<dyn Packing + 'a>| {
-            let columns = packing.outline().layout.columns;
             if packing.is_packed() {
-                check_columns(columns)?
+                check_columns(packing.outline().layout.columns)?;
             }
             Ok(packing)
         };
-        packings.iter().find_map(|of| of(&parts)).map(|found| found.and_then(fits).map(made).map_err(bad))
+        let found = packings.iter().find_map(|of| of(&parts))?;
+        let is_dense = found.as_ref().is_ok_and(|packing| packing.dense().is_some());
+        let refusal = tensors.refusal().filter(|_| !is_dense);
+        Some(refusal.map_or(found, Err).and_then(fits).map(made).map_err(bad))
     }
 
     /// Those of a checkpoint that are packed in order of their codes, and what is wrong with those that cannot be unpacked.

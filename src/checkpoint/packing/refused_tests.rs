@@ -84,3 +84,44 @@ fn the_last_group_may_be_a_part() {
     let scale = |at: usize| 2f32.powi((at / 38 * 3 + at % 38 / 16) as i32);
     assert!(shape == [2, 38] && (0..76).all(|at| values[at] == scale(at)), "{values:?}");
 }
+
+fn problem(form: &Form) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    write(form, folder.path());
+    let tensors = Opened::folder_at(folder.path()).tensors().unwrap();
+    let found = tensors.weight(&format!("{MODULE}.weight"));
+    found.map_or_else(|error| error.to_string(), |weight| format!("a weight in {}", weight.format()))
+}
+
+/// What a method that is not known, or a config that cannot be followed, says of codes: nothing.
+#[test]
+fn nothing_is_decoded_by_guess() {
+    for form in super::tests::forms() {
+        let sound = form.config.clone();
+        for (config, expected) in [
+            (json!({"quant_method": "auto-round", "bits": 4}), "quantized with auto-round, which is not supported"),
+            (json!({"quant_method": "fp8", "weight_block_size": [0, 128]}), "weight_block_size: expected two positive"),
+            (json!([]), "quantization_config: expected"),
+        ] {
+            let form = Form { config, ..super::tests::copy(&form) };
+            let found = problem(&form);
+            assert!(found.contains(expected), "{}: {found}", form.name);
+        }
+        if form.name.starts_with("GPTQ") {
+            let found = problem(&Form { config: json!({}), ..super::tests::copy(&form) });
+            assert!(found.contains("whether zero points are stored less one"), "{}: {found}", form.name);
+            let mut config = sound;
+            config["desc_act"] = true.into();
+            let mut reordered = Form { config, ..super::tests::copy(&form) };
+            reordered.tensors.retain(|(name, ..)| !name.ends_with("g_idx"));
+            let found = problem(&reordered);
+            assert!(found.contains("g_idx is missing, and the config says desc_act"), "{}: {found}", form.name);
+        }
+        if form.name == "bitsandbytes" {
+            let mut stored = super::tests::copy(&form);
+            let (_, dtype, shape, _) = &mut stored.tensors[0];
+            (*dtype, shape[0]) = (Dtype::BF16, shape[0] / 2);
+            assert!(problem(&stored).contains("bnb_4bit_quant_storage"), "{}", problem(&stored));
+        }
+    }
+}

@@ -304,6 +304,11 @@ pub(crate) fn forms() -> Vec<Form> {
     all
 }
 
+/// Of the same tensors; without what they stand for.
+pub(crate) fn copy(form: &Form) -> Form {
+    Form { tensors: form.tensors.clone(), value: Box::new(|_, _| 0.0), config: form.config.clone(), ..*form }
+}
+
 pub(crate) fn write(form: &Form, folder: &Path) {
     let config = json!({"quantization_config": form.config});
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
@@ -457,12 +462,7 @@ fn what_does_not_fit_is_named() {
     for form in forms() {
         for at in 0..form.tensors.len() {
             let folder = tempfile::tempdir().unwrap();
-            let mut broken = Form {
-                tensors: form.tensors.clone(),
-                value: Box::new(|_, _| 0.0),
-                config: form.config.clone(),
-                ..form
-            };
+            let mut broken = copy(&form);
             let (name, dtype, shape, bytes) = &mut broken.tensors[at];
             // One row less.
             let row = bytes.len() / shape[0].max(1);

@@ -48,9 +48,92 @@ fn what_cannot_be_is_named() {
         (json!({"quant_method": "awq", "version": "gemv"}), "version: expected gemm"),
         (json!({"quant_method": "compressed-tensors", "ignore": ["re:("]}), "ignore: expected regular"),
         (json!({"quant_method": "compressed-tensors", "ignore": "lm_head"}), "ignore: expected a list"),
+        (
+            json!({"quant_method": "gptq", "checkpoint_format": "gptq", "format": "gptq_v2"}),
+            "format: expected gptq, as checkpoint_format says, found \"gptq_v2\"",
+        ),
+        (json!({"quant_method": "awq", "version": "gemm", "format": "gemv"}), "format: expected gemm"),
+        (json!({"quant_method": "gptq", "dynamic": {"+:(": {}}}), "dynamic: expected regular"),
+        (json!({"quant_method": "gptq", "dynamic": {"+:x": {"bits": 0}}}), "bits: expected 1 to 8 or 16"),
+        (json!([]), "quantization_config: expected"),
         (json!({"quant_method": 4}), "quant_method: expected a text"),
     ] {
         let found = read(settings).unwrap_err().to_string();
         assert!(found.contains(problem), "{found}");
+    }
+}
+
+#[test]
+fn the_first_of_the_patterns_of_dynamic_that_matches_counts() {
+    let of = read(json!({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {
+        "+:.*down_proj": {"bits": 8, "group_size": 32}, "-:.*layers\\.0\\.": {}, ".*up_proj": {"desc_act": true},
+        "+:.*gate": {"group_size": -1}}}));
+    let of = of.unwrap().unwrap();
+    let scheme = |module: &str| {
+        let Scheme { bits, group, is_reordered, .. } = of.scheme(module);
+        (of.ignores(module), bits, group, is_reordered)
+    };
+    assert_eq!(scheme("model.layers.0.mlp.down_proj"), (false, Some(8), Some(32), false));
+    assert_eq!(scheme("model.layers.0.mlp.up_proj"), (true, Some(4), Some(128), false));
+    assert_eq!(scheme("model.layers.1.mlp.up_proj"), (false, Some(4), Some(128), true));
+    assert_eq!(scheme("model.layers.1.mlp.gate_proj"), (false, Some(4), None, false));
+    assert_eq!(scheme("model.layers.1.self_attn.q_proj"), (false, Some(4), Some(128), false));
+    assert!(!of.packs("model.layers.0.mlp.up_proj") && of.packs("model.layers.1.mlp.up_proj"));
+}
+
+#[test]
+fn a_modules_name_counts_before_its_class() {
+    let group = |target: &str, bits: u32| json!({"targets": [target], "weights": {"num_bits": bits}});
+    for groups in [
+        json!({"a": group("re:.*self_attn", 8), "b": group("Linear", 4), "c": group("model.layers.0.self_attn.q_proj", 2)}),
+        json!({"b": group("Linear", 4), "c": group("model.layers.0.self_attn.q_proj", 2), "a": group("re:.*self_attn", 8)}),
+    ] {
+        let of = read(json!({"quant_method": "compressed-tensors", "config_groups": groups})).unwrap().unwrap();
+        let bits = |module: &str| of.scheme(&format!("model.layers.0.{module}")).bits;
+        assert_eq!(
+            [bits("self_attn.q_proj"), bits("self_attn.k_proj"), bits("mlp.up_proj")],
+            [Some(2), Some(8), Some(4)]
+        );
+    }
+}
+
+#[test]
+fn gptqs_layout_is_said_by_two_keys() {
+    for (settings, less) in [
+        (json!({"checkpoint_format": "gptq_v2"}), false),
+        (json!({"format": "gptq_v2"}), false),
+        (json!({"format": "gptq_v2", "checkpoint_format": "GPTQ_V2"}), false),
+        (json!({"format": "gptq"}), true),
+        (json!({}), true),
+    ] {
+        let mut settings = settings;
+        settings["quant_method"] = "gptq".into();
+        assert_eq!(read(settings.clone()).unwrap().unwrap().scheme("x").zeros_less_one, less, "{settings}");
+    }
+}
+
+#[test]
+fn what_is_computed_beside_the_weights_is_refused_by_name() {
+    let refused = |settings: Value| {
+        let config = ConfigFile::from_map("config.json".as_ref(), serde_json::Map::new());
+        let found = read(settings).unwrap().unwrap().check_known(&config);
+        found.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let transforms =
+        |groups: Value| json!({"quant_method": "compressed-tensors", "transform_config": {"config_groups": groups}});
+    assert!(refused(transforms(json!({"u": {"type": "hadamard"}}))).contains("transform_config asks for transforms"));
+    assert_eq!(refused(transforms(json!({}))), "");
+    assert_eq!(refused(json!({"quant_method": "compressed-tensors", "transform_config": null, "format": "dense"})), "");
+    assert!(refused(json!({"quant_algo": "NVFP4_AWQ"})).contains("quant_algo NVFP4_AWQ may scale"));
+    for (settings, name) in [
+        (json!({"quant_method": "compressed-tensors", "format": "marlin-24"}), "compressed-tensors (marlin-24)"),
+        (
+            json!({"quant_method": "compressed-tensors", "config_groups": {"a": {"format": "marlin-24"}}}),
+            "compressed-tensors (marlin-24)",
+        ),
+        (json!({"quant_method": "gptq", "format": "marlin"}), "gptq (marlin's own layout)"),
+        (json!({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}), "auto-round"),
+    ] {
+        assert!(refused(settings).contains(&format!("quantized with {name}, which is not supported")), "{name}");
     }
 }

@@ -58,6 +58,13 @@ pub(super) fn take(
         return Ok(Vec::new());
     }
     let Ok(tensors) = opened.tensors() else { return Ok(Vec::new()) };
+    let mut broken = tensors.packed().filter_map(|(_, weight)| weight.err());
+    if let Some(first) = broken.next().filter(|_| before.is_none()) {
+        let count = 1 + broken.count();
+        tracing::warn!(
+            "packed weights have no marks of their values, only of what is stored: {count} of them; {first}"
+        );
+    }
     let records = by_name(after);
     let known = before.map(|before| Known::of(before, after));
     let is_listed = |weight: &Weight| weight.stored().iter().all(|name| records.contains_key(name));

@@ -49,7 +49,11 @@ fn stored(opened: &Opened, (config, files): (&ConfigFile, &[File]), weights: &We
             Some(format!("the weights are quantized with {}, which is not known", settings.method.name()))
         }
         Ok(None) => None,
-        Err(error) => Some(error.to_string()),
+        Err(error) => {
+            let message = printable(&format!("cannot be unpacked: {error}"));
+            let first = codes().next();
+            return first.into_iter().for_each(|(shard, t)| found.say(Check::PackingBroken, at(shard, t), &*message));
+        }
     };
     if let Some(problem) = unknown {
         let maps = [config.map(), of_text(config.map())];
