@@ -8,7 +8,7 @@ use super::stored::at;
 use super::tensors::role;
 use super::weights::{Weights, ends, module};
 use crate::checkpoint::packing::NumberType;
-use crate::checkpoint::quantization::{Method, Quantization};
+use crate::checkpoint::quantization::Quantization;
 use crate::escape::printable;
 use crate::neuron::out_of_wrapper;
 use serde_json::json;
@@ -49,15 +49,6 @@ pub(super) fn examine(weights: &Weights, found: &mut Found) {
 /// Whether the config names a module among those that are not packed, by its own name or by that within a text model.
 fn is_named(settings: &Quantization, module: &str) -> bool {
     settings.names_as_ignored(module) || out_of_wrapper(module).is_some_and(|name| settings.names_as_ignored(&name))
-}
-
-/// Whether a module may be stored as it is, by what the config says.
-pub(super) fn may_be_dense(settings: &Quantization, module: &str) -> bool {
-    let names = [Some(module.to_owned()), out_of_wrapper(module)].into_iter().flatten();
-    let of_text =
-        names.clone().filter_map(|name| Some(format!("model.language_model.{}", name.strip_prefix("model.")?)));
-    let lists_them = !matches!(settings.method, Method::BitsAndBytes | Method::Mxfp4) && !settings.is_mixed;
-    !lists_them || names.clone().chain(of_text).any(|name| !settings.packs(&name))
 }
 
 /// What some packed weights have beside their codes, by the end of its name, and of how many.

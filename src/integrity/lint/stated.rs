@@ -2,9 +2,8 @@
 
 use super::check::Check;
 use super::observation::{Found, Location};
-use super::packed::may_be_dense;
 use super::peers::stacks::numbers;
-use super::weights::{Packed, Part, Weights, ends, module};
+use super::weights::{Packed, Part, Weights, ends, may_be_dense, module};
 use crate::checkpoint::CONFIG;
 use crate::checkpoint::packing::NumberType;
 use crate::checkpoint::quantization::{Method, OF_INPUTS, Quantization};

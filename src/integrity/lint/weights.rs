@@ -6,6 +6,7 @@ use crate::checkpoint::packing::{self, COMPANIONS, NumberType, Usual};
 use crate::checkpoint::quantization::{Method, OF_INPUTS, Quantization, is_of_activations};
 use crate::checkpoint::{Opened, Tensors};
 use crate::error::Error;
+use crate::neuron::out_of_wrapper;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -205,4 +206,13 @@ pub(super) fn module(weight: &str) -> &str {
 /// The ends of the names of what stands beside a weight's codes.
 pub(super) fn ends<'w>(name: &str, packed: &'w Packed) -> Vec<&'w str> {
     packed.stored.iter().skip(1).filter_map(|stored| stored.strip_prefix(module(name))).collect()
+}
+
+/// Whether a module may be stored as it is, by what the config says.
+pub(super) fn may_be_dense(settings: &Quantization, module: &str) -> bool {
+    let names = [Some(module.to_owned()), out_of_wrapper(module)].into_iter().flatten();
+    let of_text =
+        names.clone().filter_map(|name| Some(format!("model.language_model.{}", name.strip_prefix("model.")?)));
+    let lists_them = !matches!(settings.method, Method::BitsAndBytes | Method::Mxfp4) && !settings.is_mixed;
+    !lists_them || names.clone().chain(of_text).any(|name| !settings.packs(&name))
 }

@@ -98,7 +98,9 @@ fn the_binary_patches_a_gguf_verifies_and_goes_back() {
     assert!(text(&verified.stdout).contains("nothing else differs"), "{}", text(&verified.stdout));
     refused(run(&["verify-patch", "{out}/new.gguf", "--original", "{model}"]), "is a GGUF, and the original a folder");
     refused(run(&["patch", "{out}/new.gguf", "--in-place", "--neuron", neuron[1]]), "is patched already");
-    refused(run(&["vault", "{out}/m.gguf", "--neuron", neuron[1], "-o", "{out}/vault"]), "is a GGUF");
+    refused(run(&["vault", "{out}/new.gguf", "--neuron", neuron[1], "-o", "{in}/vault"]), "is patched");
+    good(run(&["vault", "{out}/m.gguf", "--neuron", neuron[1], "-o", "{in}/vault"]));
+    good(run(&["restore", "{out}/m.gguf", "--vault", "{in}/vault", "--dry-run"]));
     refused(run(&["unpatch", "{out}/m.gguf"]), "nothing to undo");
 
     // Everybody who looks at the file is told.
