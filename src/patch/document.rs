@@ -54,17 +54,6 @@ impl Kind for PlanDocument {
     type Settings = ();
 }
 
-/// The shape in which an edit's index counts: that of the weight, or where it is one of a stack in the file, of the stack.
-fn shape(edit: &Edit) -> Vec<usize> {
-    let mut shape = edit.place.shape.clone();
-    if edit.stored_shape.len() == shape.len() + 1 {
-        // Columns in elements, not in bytes of blocks.
-        let [outer @ .., _] = edit.stored_shape.as_slice() else { return shape };
-        shape = [outer, &shape[shape.len() - 1..]].concat();
-    }
-    shape
-}
-
 impl Plan {
     /// The plan, to be shown.
     pub fn document(&self) -> Document<PlanDocument> {
@@ -72,7 +61,7 @@ impl Plan {
             neurons: edit.neurons.clone(),
             tensor: edit.stored_as.clone(),
             dtype: edit.dtype,
-            shape: shape(edit),
+            shape: edit.shape_in_file(),
             axis: edit.place.axis,
             index: edit.stored_index,
             file: edit.file.clone(),
@@ -147,9 +136,9 @@ impl Restored {
         let part = |part: &RestoredPart| ShownPart {
             neurons: part.neurons.clone(),
             tensor: part.stored_as.clone(),
-            shape: part.place.shape.clone(),
+            shape: part.shape.clone(),
             axis: part.place.axis,
-            index: part.place.index,
+            index: part.stored_index,
             file: part.file.clone(),
             bytes: part.bytes,
             changed_bytes: part.changed_bytes,

@@ -61,6 +61,17 @@ impl Edit {
         before.iter().zip(after).any(|(was, is)| !was.is_finite() && is.is_finite())
     }
 
+    /// The shape in which the stored index counts: that of the weight, or where it is one of a stack in the file, of the
+    /// stack.
+    pub fn shape_in_file(&self) -> Vec<usize> {
+        let shape = &self.place.shape;
+        match (self.stored_shape.as_slice(), shape.last()) {
+            // Columns in elements, not in bytes of blocks.
+            ([outer @ .., _], Some(columns)) if outer.len() == shape.len() => [outer, &[*columns]].concat(),
+            _ => shape.clone(),
+        }
+    }
+
     /// The weight's values as they are.
     pub fn values_before(&self) -> Vec<f64> {
         self.unpacked.as_ref().map_or_else(|| self.numbers()[0].clone(), |[before, _]| before.clone())

@@ -372,6 +372,13 @@ fn comes_back(path: &Path, wanted: &[Intervention], what: &str) {
     let parts = keep(&open(path).0, &open(path).1, &neurons, &vault).unwrap().index.parts.len();
     let restored = restore(path, &vault, RestoreSettings::default()).unwrap();
     assert_eq!((restored.changed(), restored.parts.len()), (0, parts), "{what}");
+    // Named as a plan names them: by what is in the file.
+    let planned = plan(path, wanted).unwrap().edits;
+    let mut planned: Vec<_> = planned.iter().map(|edit| (edit.stored_as.clone(), edit.stored_index)).collect();
+    let mut named: Vec<_> = restored.parts.iter().map(|part| (part.stored_as.clone(), part.stored_index)).collect();
+    planned.sort();
+    named.sort();
+    assert_eq!(named, planned, "{what}");
 
     in_place(&Folder::lock(path).unwrap(), &plan(path, wanted).unwrap(), SETTINGS).unwrap();
     assert!(std::fs::read(path).unwrap() != before, "{what}");

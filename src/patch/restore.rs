@@ -50,6 +50,10 @@ pub struct RestoredPart {
     pub place: NeuronPlace,
     /// What the file calls the tensor.
     pub stored_as: String,
+    /// Which row, column or element of that it is.
+    pub stored_index: usize,
+    /// The shape in which that counts, outermost dimension first.
+    pub shape: Vec<usize>,
     /// The shard's file name.
     pub file: String,
     /// How many bytes it takes in the file.
@@ -204,6 +208,8 @@ impl Work {
             neurons: edit.neurons.clone(),
             place: edit.place.clone(),
             stored_as: edit.stored_as.clone(),
+            stored_index: edit.stored_index,
+            shape: edit.shape_in_file(),
             file: edit.file.clone(),
             bytes: edit.span.bytes(),
             changed_bytes: edit.changed_bytes(),

@@ -7,10 +7,11 @@ use crate::error::{Bytes, Count, Figure};
 use crate::evaluate::metrics::{damage, perplexity};
 use crate::locate::{CriticalSetReport, RankedNeuron, Ranking, Sampling, Sharpness, Smallest, Stopped, Subset};
 use crate::neuron::Neuron;
-use crate::patch::{PlanDocument, RestoreDocument};
+use crate::patch::{Kept, PlanDocument, RestoreDocument};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ColumnConstraint, Table, Width};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Points of the curve that are shown.
 const CURVE_POINTS: usize = 12;
@@ -127,7 +128,7 @@ pub fn restored(restored: &RestoreDocument) -> String {
     let done = if restored.dry_run { "would be restored" } else { "restored" };
     let _ = writeln!(out, "{changed} of {all} {done}, bit for bit");
     if restored.patch_undone {
-        let receipt = crate::patch::RECEIPT;
+        let receipt = Kept::of(Path::new(&restored.folder)).receipt;
         let done = if restored.dry_run { "would undo" } else { "undid" };
         let _ = writeln!(out, "this {done} the patch of {receipt}, which goes");
     }
