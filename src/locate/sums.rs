@@ -245,18 +245,18 @@ impl Importance {
             }
             self.channels[site] = best.iter().map(|at| importance(*at)).collect();
             if let Some(watched) = &mut self.watched {
+                let reach = watched.reach;
                 // A channel that overflows is left out, and so are positions that cannot become the channel's largest.
                 let low = |at: usize| {
                     let best = candidate(best[at % channels]);
-                    best.importance - watched.reach * best.spread
+                    best.importance - reach * best.spread
                 };
                 let lows: Vec<f32> = (0..channels).map(low).collect();
                 let may_be_first = |c: &Candidate| match self.counting {
                     Counting::Published => true,
-                    Counting::Channels => c.importance + watched.reach * c.spread >= lows[c.channel],
+                    Counting::Channels => c.importance + reach * c.spread >= lows[c.channel],
                 };
-                let candidates: Vec<Candidate> = (0..clean.len()).map(candidate).filter(may_be_first).collect();
-                watched.extend(candidates.into_iter(), &mut 0);
+                watched.extend((0..clean.len()).map(candidate).filter(may_be_first), &mut 0);
             }
             match self.counting {
                 Counting::Published => self.top.extend((0..clean.len()).map(candidate), &mut self.overflowed),
@@ -277,6 +277,8 @@ pub(super) struct Top {
     /// How many of its spreads a candidate may be above its importance.
     pub reach: f32,
     entries: Vec<Candidate>,
+    /// What a candidate has to reach to be one of them, as far as is known.
+    floor: f32,
     /// How high the highest of those reached that were left out.
     pub beyond: f32,
 }
@@ -289,13 +291,18 @@ impl Top {
 
     /// Of those with the largest importance + `reach` × spread.
     pub fn reaching(keep: usize, reach: f32) -> Top {
-        Top { keep, reach, entries: Vec::new(), beyond: 0.0 }
+        Top { keep, reach, entries: Vec::new(), floor: f32::NEG_INFINITY, beyond: 0.0 }
     }
 
     pub fn extend(&mut self, candidates: impl Iterator<Item = Candidate>, overflowed: &mut usize) {
         for candidate in candidates {
             if !candidate.importance.is_finite() {
                 *overflowed += 1;
+                continue;
+            }
+            let reach = self.reach_of(&candidate);
+            if reach < self.floor {
+                self.beyond = self.beyond.max(reach);
                 continue;
             }
             self.entries.push(candidate);
@@ -305,14 +312,22 @@ impl Top {
         }
     }
 
+    fn reach_of(&self, candidate: &Candidate) -> f32 {
+        candidate.importance + self.reach * candidate.spread
+    }
+
     fn shrink(&mut self) {
-        let reach = |c: &Candidate| c.importance + self.reach * c.spread;
-        self.entries.sort_unstable_by(|a, b| {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.sort_unstable_by(|a, b| {
             let key = |c: &Candidate| (c.site, c.channel, c.position);
-            reach(b).total_cmp(&reach(a)).then_with(|| key(a).cmp(&key(b)))
+            self.reach_of(b).total_cmp(&self.reach_of(a)).then_with(|| key(a).cmp(&key(b)))
         });
-        self.beyond = self.entries.get(self.keep).map_or(self.beyond, |c| self.beyond.max(reach(c)));
-        self.entries.truncate(self.keep);
+        if let Some(first_out) = entries.get(self.keep) {
+            self.beyond = self.beyond.max(self.reach_of(first_out));
+            self.floor = self.reach_of(&entries[self.keep.saturating_sub(1)]);
+        }
+        entries.truncate(self.keep);
+        self.entries = entries;
     }
 
     /// The candidates, those first that reach highest.
