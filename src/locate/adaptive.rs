@@ -6,7 +6,8 @@
 //! differences under common random numbers as in Kim & Nelson, ACM TOMACS 11(3), 2001). That the order turns has at most
 //! the probability of Student's t beyond d over this. These are summed over all pairs of a first entry and one after it
 //! (Bonferroni), and what is allowed is shared out equally among the looks. Nothing is assumed of how entries depend on
-//! each other; differences are taken to be normal, which `docs/locate.md` tests.
+//! each other; differences are taken to be normal, which they are not quite: `benches/adaptive_sampling.py` measures what
+//! that does.
 
 use super::Counting;
 use super::samples;

@@ -59,15 +59,22 @@ impl Ranked {
             (Ranking::Magnitude, _) => Ranked::by(stage, 0),
             (Ranking::Noise, Samples::Exactly(samples)) => Ranked::by(stage, samples),
             (Ranking::Noise, Samples::Auto) => {
-                let samples = Adaptive::FIRST;
-                let keeps = stage.values() * 8 <= MOST_KEPT;
-                let hook = Importance::new(stage.sites, stage.settings, samples, Top::of(stage.keep));
-                let (mut ranked, mut hook) = Ranked::first(stage, samples, hook.watching(Adaptive::watched(), keeps))?;
-                let adaptive = hook.watched().map(|watched| Adaptive::new(watched, stage.settings.counting, keeps));
-                ranked.open = adaptive.map(|adaptive| (adaptive, hook));
-                Ok(ranked)
+                // The clean row and the sum.
+                let bytes = 2 * 4 * stage.values();
+                let fits = || stage.model.check_memory("the sums of these sites", bytes).is_ok();
+                Ranked::by_few(stage, bytes <= MOST_KEPT && fits())
             }
         }
+    }
+
+    /// Ranks by the samples of the first look; `keeps`: whether the sums of all sites stay.
+    fn by_few(stage: Stage, keeps: bool) -> Result<Ranked> {
+        let samples = Adaptive::FIRST;
+        let hook = Importance::new(stage.sites, stage.settings, samples, Top::of(stage.keep));
+        let (mut ranked, mut hook) = Ranked::first(stage, samples, hook.watching(Adaptive::watched(), keeps))?;
+        let adaptive = hook.watched().map(|watched| Adaptive::new(watched, stage.settings.counting, keeps));
+        ranked.open = adaptive.map(|adaptive| (adaptive, hook));
+        Ok(ranked)
     }
 
     /// Ranks by so many samples.
@@ -146,5 +153,47 @@ impl Ranked {
             self.channels.values[candidate.site][candidate.channel] = candidate.importance;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::Recipe;
+    use crate::checkpoint::Checkpoint;
+    use crate::compute::{ComputeSettings, DeviceChoice, Model};
+    use crate::locate::{Counting, SearchSettings};
+    use crate::progress::Silent;
+
+    /// Whether sums are kept or samples drawn anew: all samples give what they give at once.
+    #[test]
+    fn all_samples_give_what_they_give_at_once() {
+        let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama"), &Silent).unwrap();
+        let recipe = Recipe::read(checkpoint.config()).unwrap();
+        let on_cpu = ComputeSettings { device: DeviceChoice::Cpu, ..ComputeSettings::default() };
+        let model = Model::new(checkpoint, recipe, &on_cpu, &Silent).unwrap();
+        let tokens = (0..12).map(|at| at * 7 % 90).collect::<Vec<u32>>().into();
+        for counting in [Counting::Channels, Counting::Published] {
+            let settings = SearchSettings { counting, ..SearchSettings::default() };
+            let sites = settings.sites.select(&model, settings.side).unwrap();
+            let stage = Stage {
+                model: &model,
+                tokens: &tokens,
+                sites: &sites,
+                settings: &settings,
+                keep: 200,
+                progress: &Silent,
+            };
+            let expected = Ranked::by(stage, 100).unwrap();
+            for keeps in [true, false] {
+                let mut ranked = Ranked::by_few(stage, keeps).unwrap();
+                while ranked.has_more() {
+                    ranked.more(stage).unwrap();
+                }
+                assert_eq!(ranked.samples, 100);
+                assert_eq!(ranked.entries, expected.entries, "{counting:?} {keeps}");
+                assert_eq!(ranked.channels.values, expected.channels.values, "{counting:?} {keeps}");
+            }
+        }
     }
 }

@@ -98,8 +98,6 @@ impl SearchSettings {
         finite_positive("epsilon", self.epsilon)?;
         if self.ranking == Ranking::Noise {
             finite_positive("alpha", self.alpha)?;
-        }
-        if self.ranking == Ranking::Noise {
             self.samples.check()?;
         }
         match self.max_neurons {

@@ -89,7 +89,6 @@ impl Importance {
     /// Ends the first batch: the candidates that may yet be among the first, where they were asked for.
     pub fn watched(&mut self) -> Option<Top> {
         self.is_first = false;
-        self.sums.values_mut().for_each(|sums| sums.squares = None);
         self.watched.take()
     }
 
@@ -262,8 +261,9 @@ impl Importance {
                 Counting::Published => self.top.extend((0..clean.len()).map(candidate), &mut self.overflowed),
                 Counting::Channels => self.top.extend(best.into_iter().map(candidate), &mut self.overflowed),
             }
-            if !self.keeps {
-                self.sums.remove(&name);
+            match self.sums.get_mut(&name).filter(|_| self.keeps) {
+                Some(kept) => kept.squares = None,
+                None => drop(self.sums.remove(&name)),
             }
         }
         Ok(())
