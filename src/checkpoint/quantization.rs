@@ -40,8 +40,6 @@ pub struct Stores {
     pub codes: bool,
     /// Scales of the inputs of modules, which are not worked out anew for each.
     pub input_scales: bool,
-    /// The group of each input, whose order is not that of groups (GPTQ's `desc_act`).
-    pub groups_of_inputs: bool,
 }
 
 /// Modules that are packed alike.
@@ -165,7 +163,8 @@ impl Quantization {
                     bits: bits(c, "bits")?,
                     group: group_size(c)?,
                     zeros_less_one: format != "gptq_v2",
-                    is_reordered: c.bool_or("desc_act", false)?,
+                    // With static groups columns are in order again.
+                    is_reordered: c.bool_or("desc_act", false)? && !c.bool_or("static_groups", false)?,
                     block: None,
                     is_float: None,
                 };
@@ -278,9 +277,6 @@ fn stores(c: &Reader, method: &Method, has_groups: bool) -> Stores {
             Method::CompressedTensors => groups.is_some_and(|groups| groups.values().any(is_static)),
             _ => false,
         },
-        groups_of_inputs: *method == Method::Gptq
-            && c.get("desc_act") == Some(&Value::Bool(true))
-            && c.get("static_groups") != Some(&Value::Bool(true)),
     }
 }
 

@@ -137,3 +137,10 @@ fn what_is_computed_beside_the_weights_is_refused_by_name() {
         assert!(refused(settings).contains(&format!("quantized with {name}, which is not supported")), "{name}");
     }
 }
+
+#[test]
+fn columns_are_in_order_with_static_groups() {
+    let is_reordered = |settings: Value| read(settings).unwrap().unwrap().scheme("a").is_reordered;
+    assert!(is_reordered(json!({"quant_method": "gptq", "bits": 4, "desc_act": true})));
+    assert!(!is_reordered(json!({"quant_method": "gptq", "bits": 4, "desc_act": true, "static_groups": true})));
+}

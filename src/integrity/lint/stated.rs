@@ -102,15 +102,9 @@ fn scale<'w>(settings: &Quantization, weights: &'w Weights) -> Option<(String, V
 /// What the config says is stored, and no weight has.
 fn nowhere(settings: &Quantization, weights: &Weights, found: &mut Found) {
     let has = |ends: &[&str]| weights.stored().any(|(_, tensor)| ends.iter().any(|end| tensor.name.ends_with(end)));
-    let mut lacks = |what: &str, name: &str| {
-        let message = format!("says that {what}, and no {name} is stored");
-        found.say(Check::TensorMissing, Location::file(CONFIG), message);
-    };
     if settings.stores.input_scales && !weights.packed.is_empty() && !has(OF_INPUTS) {
-        lacks("the scales of inputs are static", "input_scale");
-    }
-    if settings.stores.groups_of_inputs && !weights.packed.is_empty() && !has(&[".g_idx"]) {
-        lacks("inputs are not in the order of their groups (desc_act)", "g_idx");
+        let message = "says that the scales of inputs are static, and no input_scale is stored";
+        found.say(Check::TensorMissing, Location::file(CONFIG), message);
     }
     let is_any_packed = !weights.packed.is_empty() || !weights.broken.is_empty() || !weights.left_over.is_empty();
     let is_code = |name: &str, dtype| name.ends_with(".weight") && !NumberType::of(dtype).holds_weights();
