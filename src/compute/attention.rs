@@ -57,7 +57,7 @@ impl Layer<'_, '_, '_> {
         let scores = q.matmul(&k.t()?)?;
         let sinks = if a.sinks { self.numbers(Role::Attention(AttentionRole::Sinks))? } else { Vec::new() };
         let softmax = Softmax { scale: a.scale, softcap: a.softcap, window: a.window, positions, sinks: &sinks };
-        let mixed = ops::causal_softmax(&scores, softmax)?.matmul(&v)?;
+        let mixed = ops::causal_softmax(&scores, softmax, self.masks)?.matmul(&v)?;
         let mixed = mixed.reshape((groups, heads, positions, width))?.transpose(1, 2)?;
         let mut mixed = mixed.reshape((groups, positions, heads * width))?;
         if let Some(gate) = gate {

@@ -35,7 +35,7 @@ impl Layer<'_, '_, '_> {
         let (k, v) = (k.reshape((groups * heads, all, ()))?, v.reshape((groups * heads, all, a.value_dim))?);
         let scores = q.reshape((groups * heads, positions, a.head_dim()))?.matmul(&k.t()?)?;
         let softmax = Softmax { scale: a.scale, softcap: None, window: None, positions, sinks: &[] };
-        let mixed = ops::causal_softmax(&scores, softmax)?.matmul(&v)?;
+        let mixed = ops::causal_softmax(&scores, softmax, self.masks)?.matmul(&v)?;
         let mixed = mixed.reshape((groups, heads, positions, a.value_dim))?.transpose(1, 2)?;
         self.linear(Role::Attention(Output), &mixed.reshape((groups, positions, heads * a.value_dim))?)
     }

@@ -4,7 +4,7 @@ use super::batch::Group;
 use super::cache::Kept;
 use super::hook::Tap;
 use super::mlp_of::Of;
-use super::ops::{self, NormWeight, RopeTable};
+use super::ops::{self, Masks, NormWeight, RopeTable};
 use super::weights::LayerWeights;
 use crate::architecture::channel_mixer::ChannelMixer;
 use crate::architecture::module::{ExpertsNorm, MixerKind, Role};
@@ -20,6 +20,7 @@ pub(crate) struct Layer<'a, 'b, 'c> {
     pub plan: &'a recipe::Layer,
     pub weights: &'a LayerWeights,
     pub ropes: &'a [RopeTable],
+    pub masks: &'a Masks,
     /// Of the text, up to the last of the chunk.
     pub positions: usize,
     pub tap: Tap<'b>,

@@ -124,6 +124,7 @@ impl Model {
         device::check_activations(&self.recipe, rows.len(), chunk_rows, positions, self.dtype, &self.device)?;
         let all = cache.as_ref().map_or(0, |cache| cache.positions) + positions;
         let ropes = self.rope_tables(all)?;
+        let masks = ops::Masks::default();
         let mut groups = self.embed(rows, positions, hook)?;
         self.each_layer(|index, weights| {
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
@@ -134,9 +135,9 @@ impl Model {
                 self.in_chunk(rows, chunk, place, hook, |x, tap| {
                     let plan = &self.recipe.layers[index];
                     let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
-                    let (recipe, ropes) = (&self.recipe, ropes.as_slice());
+                    let (recipe, ropes, masks) = (&self.recipe, ropes.as_slice(), &masks);
                     let mut layer =
-                        Layer { recipe, plan, weights, ropes, positions: all, tap, cache, beside, lent: None };
+                        Layer { recipe, plan, weights, ropes, masks, positions: all, tap, cache, beside, lent: None };
                     let x = layer.forward(x)?;
                     lent = layer.lent;
                     Ok(x)

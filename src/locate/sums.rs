@@ -53,14 +53,17 @@ pub(super) struct Importance {
 /// (positions, channels) of the clean row and of the sums so far.
 struct Sums {
     clean: Tensor,
-    sum: Sum,
-    squares: Option<Sum>,
+    so_far: SoFar,
 }
 
-enum Sum {
-    Host(Vec<f32>),
-    Device(Tensor),
+/// The sums over noisy rows of |clean − noisy| and, where spreads are asked for, of its square.
+enum SoFar {
+    Host { sum: Vec<f32>, squares: Option<Vec<f32>> },
+    Device { sum: Tensor, squares: Option<Tensor> },
 }
+
+/// Elements that one thread adds up before it takes others: few enough to stay in its cache from row to row.
+const AT_ONCE: usize = 1 << 12;
 
 impl Importance {
     pub fn new(sites: &[&SiteInfo], settings: &SearchSettings, samples: usize, top: Top) -> Importance {
@@ -108,20 +111,22 @@ impl Hook for Importance {
 
     fn on(&mut self, site: &Site, rows: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
         let x = x.to_dtype(DType::F32)?.contiguous()?;
+        let clean = (0..rows.len()).find(|group| self.is_first && rows[*group].contains(&0));
         let sums = match self.sums.entry(site.clone()) {
             std::collections::hash_map::Entry::Occupied(sums) => sums.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
-                let Some(first) = rows.iter().position(|rows| rows.contains(&0)) else {
+                let Some(clean) = clean else {
                     return Err(Error::Compute(format!("{site} was not shown the clean row first")));
                 };
-                let clean = x.get(first)?.copy()?;
-                let squares = self.watched.as_ref().map(|_| Sum::like(&clean)).transpose()?;
+                let clean = x.get(clean)?.force_contiguous()?;
                 self.pending.push(site.clone());
-                new.insert(Sums { sum: Sum::like(&clean)?, squares, clean })
+                new.insert(Sums { so_far: SoFar::zeros(&clean, self.watched.is_some())?, clean })
             }
         };
-        for group in (0..rows.len()).filter(|g| !(self.is_first && rows[*g].contains(&0))) {
-            sums.add(&x.get(group)?)?;
+        // The clean row is a group of its own: every other has noise.
+        let noisy = [0..clean.unwrap_or(0), clean.map_or(0, |clean| clean + 1)..rows.len()];
+        for groups in noisy.into_iter().filter(|groups| !groups.is_empty()) {
+            sums.so_far.add(&x.narrow(0, groups.start, groups.len())?, &sums.clean)?;
         }
         Ok(None)
     }
@@ -131,50 +136,83 @@ impl Hook for Importance {
     }
 }
 
-impl Sum {
-    /// Zeros.
-    fn like(x: &Tensor) -> Result<Sum> {
-        Ok(match x.device().is_cpu() {
-            true => Sum::Host(vec![0.0; x.elem_count()]),
-            false => Sum::Device(x.zeros_like()?),
+impl SoFar {
+    fn zeros(like: &Tensor, squares: bool) -> Result<SoFar> {
+        Ok(match like.device().is_cpu() {
+            true => {
+                let zeros = || vec![0.0; like.elem_count()];
+                SoFar::Host { sum: zeros(), squares: squares.then(zeros) }
+            }
+            false => {
+                let zeros = || like.zeros_like();
+                SoFar::Device { sum: zeros()?, squares: squares.then(zeros).transpose()? }
+            }
         })
     }
 
-    /// Adds what `of` makes of each difference.
-    fn add(
-        &mut self,
-        x: &Tensor,
-        clean: &Tensor,
-        of: fn(f32) -> f32,
-        on: fn(&Tensor) -> candle_core::Result<Tensor>,
-    ) -> Result<()> {
+    /// Adds noisy rows (rows, positions, channels), in their order.
+    fn add(&mut self, noisy: &Tensor, clean: &Tensor) -> Result<()> {
         match self {
-            Sum::Device(sum) => *sum = (&*sum + on(&(x - clean)?)?)?,
-            Sum::Host(sum) => {
-                let (x, clean) = (x.storage_and_layout(), clean.storage_and_layout());
-                let (x, clean) = (f32_slice(&x.0, x.1)?, f32_slice(&clean.0, clean.1)?);
-                sum.par_iter_mut().with_min_len(1 << 14).zip(x.par_iter().zip(clean)).for_each(|(sum, (x, clean))| {
-                    *sum += of(x - clean);
-                });
+            SoFar::Device { sum, squares } => {
+                let differences = noisy.broadcast_sub(clean)?;
+                *sum = (&*sum + differences.abs()?.sum(0)?)?;
+                if let Some(squares) = squares {
+                    *squares = (&*squares + differences.sqr()?.sum(0)?)?;
+                }
+            }
+            SoFar::Host { sum, squares } => {
+                let (noisy, clean) = (noisy.storage_and_layout(), clean.storage_and_layout());
+                let (noisy, clean) = (f32_slice(&noisy.0, noisy.1)?, f32_slice(&clean.0, clean.1)?);
+                let rows: Vec<&[f32]> = noisy.chunks(clean.len().max(1)).collect();
+                let sums = sum.par_chunks_mut(AT_ONCE).zip(clean.par_chunks(AT_ONCE)).enumerate();
+                match squares {
+                    None => sums.for_each(|(at, (sum, clean))| {
+                        for row in &rows {
+                            let row = &row[at * AT_ONCE..][..clean.len()];
+                            for ((sum, noisy), clean) in sum.iter_mut().zip(row).zip(clean) {
+                                *sum += (noisy - clean).abs();
+                            }
+                        }
+                    }),
+                    Some(squares) => {
+                        sums.zip(squares.par_chunks_mut(AT_ONCE)).for_each(|((at, (sum, clean)), squares)| {
+                            for row in &rows {
+                                let row = &row[at * AT_ONCE..][..clean.len()];
+                                for (((sum, squares), noisy), clean) in
+                                    sum.iter_mut().zip(squares.iter_mut()).zip(row).zip(clean)
+                                {
+                                    let difference = noisy - clean;
+                                    *sum += difference.abs();
+                                    *squares += difference * difference;
+                                }
+                            }
+                        });
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    fn values(&self) -> Result<Cow<'_, [f32]>> {
+    fn sum(&self) -> Result<Cow<'_, [f32]>> {
         match self {
-            Sum::Host(sum) => Ok(Cow::Borrowed(sum)),
-            Sum::Device(sum) => Ok(Cow::Owned(sum.flatten_all()?.to_vec1()?)),
+            SoFar::Host { sum, .. } => Ok(Cow::Borrowed(sum)),
+            SoFar::Device { sum, .. } => Ok(Cow::Owned(sum.flatten_all()?.to_vec1()?)),
         }
     }
-}
 
-impl Sums {
-    fn add(&mut self, x: &Tensor) -> Result<()> {
-        self.sum.add(x, &self.clean, f32::abs, Tensor::abs)?;
-        match &mut self.squares {
-            Some(squares) => squares.add(x, &self.clean, |difference| difference * difference, Tensor::sqr),
-            None => Ok(()),
+    fn squares(&self) -> Result<Option<Cow<'_, [f32]>>> {
+        match self {
+            SoFar::Host { squares, .. } => Ok(squares.as_deref().map(Cow::Borrowed)),
+            SoFar::Device { squares: None, .. } => Ok(None),
+            SoFar::Device { squares: Some(squares), .. } => Ok(Some(Cow::Owned(squares.flatten_all()?.to_vec1()?))),
+        }
+    }
+
+    fn forget_squares(&mut self) {
+        match self {
+            SoFar::Host { squares, .. } => *squares = None,
+            SoFar::Device { squares, .. } => *squares = None,
         }
     }
 }
@@ -214,8 +252,8 @@ impl Importance {
             let (site, sums) = (self.order[&name], &self.sums[&name]);
             let channels = sums.clean.dim(1)?;
             let clean: Vec<f32> = sums.clean.flatten_all()?.to_vec1()?;
-            let sum = sums.sum.values()?;
-            let squares = sums.squares.as_ref().map(Sum::values).transpose()?;
+            let sum = sums.so_far.sum()?;
+            let squares = sums.so_far.squares()?;
             let n = self.samples as f32;
             let usual = match self.ranking {
                 Ranking::Magnitude => medians(&clean, channels),
@@ -262,7 +300,7 @@ impl Importance {
                 Counting::Channels => self.top.extend(best.into_iter().map(candidate), &mut self.overflowed),
             }
             match self.sums.get_mut(&name).filter(|_| self.keeps) {
-                Some(kept) => kept.squares = None,
+                Some(kept) => kept.so_far.forget_squares(),
                 None => drop(self.sums.remove(&name)),
             }
         }

@@ -97,7 +97,24 @@ pub(crate) fn to_heads(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Re
     if x.device().is_cpu() {
         return x.contiguous()?.apply_op1_no_bwd(&Heads { heads, rope: rope.map(|r| &r.table) });
     }
-    to_heads_composed(x, heads, rope)
+    to_heads_by_kernel(x, heads, rope)
+}
+
+/// By candle's kernel, which GPUs have, where all of a head is turned in the arithmetic's dtype.
+fn to_heads_by_kernel(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
+    let (_, positions, channels) = x.dims3()?;
+    let whole = |rope: &&RopeTable| rope.table.dim == channels / heads && rope.cos.dtype() == x.dtype();
+    let Some(rope) = rope.filter(whole) else { return to_heads_composed(x, heads, rope) };
+    let x = to_heads_composed(x, heads, None)?;
+    let last = |table: &Tensor| {
+        let first = table.dim(2)? - positions;
+        table.narrow(2, first, positions)?.reshape((positions, rope.table.dim / 2))
+    };
+    let (cos, sin) = (last(&rope.cos)?, last(&rope.sin)?);
+    match rope.table.turns_neighbours {
+        true => candle_nn::rotary_emb::rope_i(&x, &cos, &sin),
+        false => candle_nn::rotary_emb::rope(&x, &cos, &sin),
+    }
 }
 
 fn to_heads_composed(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
@@ -152,6 +169,7 @@ mod tests {
                     let what =
                         format!("{dim} channels turned, wide {turns_wide}, neighbours {turns_neighbours}, {last} last");
                     assert_close(&what, &fused, &composed);
+                    assert_close(&what, &fused, &to_heads_by_kernel(&x, heads, Some(&rope)).unwrap());
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The element-wise and row-wise steps of a decoder. On the CPU each is one fused parallel pass; elsewhere it is
-//! composed of tensor operations. Both round where the models' authors' code rounds: a sum of squares or a softmax is
-//! taken in f32 (in f64 for f64), and a result returns to the arithmetic's dtype before it meets the next operation.
+//! composed of tensor operations, or one of candle's kernels. Both round where the models' authors' code rounds: a sum
+//! of squares or a softmax is taken in f32 (in f64 for f64), and a result returns to the arithmetic's dtype before it
+//! meets the next operation.
 
 mod activation;
 #[cfg(test)]
@@ -18,4 +19,4 @@ pub(super) use heads::{RopeTable, to_heads};
 pub(super) use kernel::{scaled, wide_dtype};
 pub(super) use log_probs::log_probs_of;
 pub(super) use norm::{NormWeight, rms_norm};
-pub(super) use softmax::{Softmax, causal_softmax, softcap};
+pub(super) use softmax::{Masks, Softmax, causal_softmax, softcap};

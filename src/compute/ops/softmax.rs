@@ -1,8 +1,10 @@
 //! From attention scores to weights, and the cap that some families put on scores and logits.
 
 use super::kernel::{Element, RowKernel, Rows, in_wide, wide_dtype};
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use num_traits::Float;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// What turns attention scores into weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,29 +90,59 @@ fn softcap_composed(x: &Tensor, cap: f64) -> Result<Tensor> {
     in_wide(&in_wide(&ratio, Tensor::tanh)?, |x| x * cap)
 }
 
+/// The causal masks of a pass, on a device for which the softmax is composed: each is made once, there, when the first
+/// layer asks for it.
+#[derive(Debug, Default)]
+pub(crate) struct Masks(Mutex<BTreeMap<(usize, usize, Option<usize>), Tensor>>);
+
+impl Masks {
+    /// 0 where the query at the last but `positions` − 1 − q of the keys sees key k, −∞ elsewhere; (positions, keys).
+    fn get(
+        &self,
+        positions: usize,
+        keys: usize,
+        window: Option<usize>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mask) = known.get(&(positions, keys, window)) {
+            return Ok(mask.clone());
+        }
+        let query = Tensor::arange((keys - positions) as u32, keys as u32, device)?.unsqueeze(1)?;
+        let key = Tensor::arange(0, keys as u32, device)?.unsqueeze(0)?;
+        let mut sees = key.broadcast_le(&query)?;
+        if let Some(window) = window {
+            let last = key.broadcast_add(&Tensor::new(&[window.min(keys) as u32], device)?)?;
+            sees = (sees * last.broadcast_gt(&query)?)?;
+        }
+        let shape = (positions, keys);
+        let hidden = Tensor::full(f32::NEG_INFINITY, shape, device)?.to_dtype(dtype)?;
+        let mask = sees.where_cond(&Tensor::zeros(shape, dtype, device)?, &hidden)?;
+        known.insert((positions, keys, window), mask.clone());
+        Ok(mask)
+    }
+}
+
 /// Attention weights from scores (n, queries, keys), where `queries` is a multiple of [`Softmax::positions`], and query
 /// q sits at the (q mod positions)-th of the last `positions` keys: it sees the keys up to its own, within the window.
-pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax<'_>) -> Result<Tensor> {
+pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax<'_>, masks: &Masks) -> Result<Tensor> {
     if scores.device().is_cpu() {
         return scores.contiguous()?.apply_op1_no_bwd(&Rows(softmax));
     }
-    causal_softmax_composed(scores, softmax)
+    causal_softmax_composed(scores, softmax, masks)
 }
 
-fn causal_softmax_composed(scores: &Tensor, softmax: Softmax<'_>) -> Result<Tensor> {
+fn causal_softmax_composed(scores: &Tensor, softmax: Softmax<'_>, masks: &Masks) -> Result<Tensor> {
     let (planes, queries, keys) = scores.dims3()?;
-    let window = softmax.window.unwrap_or(keys);
-    let position = |q: usize| keys - softmax.positions + q % softmax.positions;
-    let sees = |q: usize, k: usize| k <= position(q) && k + window > position(q);
-    let value = |q, k| if sees(q, k) { 0f32 } else { f32::NEG_INFINITY };
-    let mask: Vec<f32> = (0..queries).flat_map(|q| (0..keys).map(move |k| value(q, k))).collect();
     let wide = wide_dtype(scores.dtype());
-    let mask = Tensor::from_vec(mask, (1, queries, keys), scores.device())?.to_dtype(wide)?;
+    let mask = masks.get(softmax.positions, keys, softmax.window, wide, scores.device())?;
     let mut scaled = in_wide(scores, |x| x * softmax.scale)?;
     if let Some(cap) = softmax.softcap {
         scaled = softcap_composed(&scaled, cap)?;
     }
-    let masked = scaled.to_dtype(wide)?.broadcast_add(&mask)?;
+    let heads = (planes * queries / softmax.positions, softmax.positions, keys);
+    let masked = scaled.to_dtype(wide)?.reshape(heads)?.broadcast_add(&mask)?.reshape((planes, queries, keys))?;
     if softmax.sinks.is_empty() {
         return candle_nn::ops::softmax_last_dim(&masked)?.to_dtype(scores.dtype());
     }
@@ -133,10 +165,11 @@ mod tests {
             for (softcap, window) in [(None, None), (Some(3.7), None), (None, Some(4)), (Some(3.7), Some(1))] {
                 for positions in [11, 4, 1] {
                     let scores = random(3, &[5, 3 * positions, 11], 9.0, dtype);
+                    let masks = Masks::default();
                     for sinks in [&[][..], &[0.7, -1.5, 2.0]] {
                         let softmax = Softmax { scale: 1.0 / 13f64.sqrt(), softcap, window, positions, sinks };
-                        let fused = causal_softmax(&scores, softmax).unwrap();
-                        let composed = causal_softmax_composed(&scores, softmax).unwrap();
+                        let fused = causal_softmax(&scores, softmax, &masks).unwrap();
+                        let composed = causal_softmax_composed(&scores, softmax, &masks).unwrap();
                         assert_close(&format!("{softmax:?}"), &fused, &composed);
                     }
                 }
