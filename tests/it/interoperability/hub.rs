@@ -215,9 +215,7 @@ fn hostile_repositories_are_one_line_and_nothing_is_written() {
     let elsewhere = tempfile::tempdir().unwrap();
     let absolute = elsewhere.path().join("x.json");
     let absolute = absolute.to_str().unwrap();
-    for name in
-        ["../../../../out/x.json", absolute, "a\\..\\x", "a\u{1b}]0;x\u{7}", "CONFIG.JSON", "config.json/x"]
-    {
+    for name in ["../../../../out/x.json", absolute, "a\\..\\x", "a\u{1b}]0;x\u{7}", "CONFIG.JSON", "config.json/x"] {
         hub.set(|s| _ = s.files.insert(name.into(), b"{}".to_vec()));
         let (code, _, told) = run(&place, &hub, &SCAN);
         assert_eq!((code, told.lines().count()), (2, 1), "{name}: {told}");
