@@ -238,51 +238,32 @@ impl Recipe {
     pub(super) fn of_layer_inputs(&self) -> Vec<Module> {
         let Some(LayerInputs { vocab_size, width }) = self.layer_inputs else { return Vec::new() };
         let (hidden, all) = (self.hidden_size, self.layers.len() * width);
-        let module = |path: &str, role, kind, inputs| Module {
-            path: path.into(),
-            layer: None,
-            role,
-            kind,
-            inputs,
-            outputs: all,
-            stack: None,
-        };
+        let linear = ModuleKind::Linear { bias: false };
         vec![
-            module(LAYER_EMBEDDING, Role::LayerEmbedding, ModuleKind::Embedding, vocab_size),
-            module(LAYER_PROJECTION, Role::LayerProjection, ModuleKind::Linear { bias: false }, hidden),
-            module(LAYER_PROJECTION_NORM, Role::LayerProjectionNorm, ModuleKind::Norm { width }, all),
+            outside(LAYER_EMBEDDING, Role::LayerEmbedding, ModuleKind::Embedding, vocab_size, all),
+            outside(LAYER_PROJECTION, Role::LayerProjection, linear, hidden, all),
+            outside(LAYER_PROJECTION_NORM, Role::LayerProjectionNorm, ModuleKind::Norm { width }, all, all),
         ]
     }
 
     fn embedding(&self) -> Module {
-        let (inputs, outputs) = (self.vocab_size, self.hidden_size);
-        Module {
-            path: EMBEDDING.into(),
-            layer: None,
-            role: Role::Embedding,
-            kind: ModuleKind::Embedding,
-            inputs,
-            outputs,
-            stack: None,
-        }
+        outside(EMBEDDING, Role::Embedding, ModuleKind::Embedding, self.vocab_size, self.hidden_size)
     }
 
     fn final_norm(&self) -> Module {
-        let (width, kind) = (self.hidden_size, ModuleKind::Norm { width: self.hidden_size });
-        Module {
-            path: self.final_norm.into(),
-            layer: None,
-            role: Role::FinalNorm,
-            kind,
-            inputs: width,
-            outputs: width,
-            stack: None,
-        }
+        let width = self.hidden_size;
+        outside(self.final_norm, Role::FinalNorm, ModuleKind::Norm { width }, width, width)
     }
 
     pub(crate) fn head(&self) -> Module {
-        let (kind, inputs, outputs) = (ModuleKind::Linear { bias: false }, self.hidden_size, self.vocab_size);
-        Module { path: HEAD.into(), layer: None, role: Role::Head, kind, inputs, outputs, stack: None }
+        outside(HEAD, Role::Head, ModuleKind::Linear { bias: false }, self.hidden_size, self.vocab_size)
+    }
+
+    /// Numbers that a text takes along from layer to layer for each position: the residual stream, inputs of each layer,
+    /// keys and values that layers lend to later ones.
+    pub fn carried_width(&self) -> usize {
+        let inputs = self.layer_inputs.map_or(0, |inputs| self.layers.len() * inputs.width);
+        self.hidden_size + inputs + self.layers.iter().map(|layer| layer.token_mixer.lent_width()).sum::<usize>()
     }
 
     /// The names that modules have within layers, each once; an expert's number is written `N`.
@@ -385,6 +366,11 @@ impl Recipe {
     pub fn head_tensor(&self) -> String {
         if self.tied { self.embedding().weight() } else { self.head().weight() }
     }
+}
+
+/// A module that is in no layer.
+fn outside(path: &str, role: Role, kind: ModuleKind, inputs: usize, outputs: usize) -> Module {
+    Module { path: path.into(), layer: None, role, kind, inputs, outputs, stack: None }
 }
 
 /// One expert, or none.

@@ -43,6 +43,14 @@ impl TokenMixer {
         }
     }
 
+    /// Numbers of each position that it lends to later layers.
+    pub(super) fn lent_width(&self) -> usize {
+        match self {
+            TokenMixer::Attention(attention) if attention.lends => 2 * attention.key_width(),
+            _ => 0,
+        }
+    }
+
     /// Adds its leaf modules, in the order in which they compute.
     pub(super) fn modules(&self, hidden: usize, to: &mut Modules) {
         match self {

@@ -145,3 +145,35 @@ pub(crate) fn positions(rows: &[Row], vocab_size: usize) -> Result<usize> {
     }
     Ok(positions)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::Recipe;
+    use crate::checkpoint::Checkpoint;
+    use crate::compute::{ComputeSettings, DeviceChoice, Model, NoHook, device};
+    use crate::progress::Silent;
+    use candle_core::DType;
+
+    #[test]
+    fn a_group_carries_as_many_numbers_as_memory_is_checked_for() {
+        for family in ["llama", "gemma4"] {
+            let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
+            let checkpoint = Checkpoint::open(&folder, &Silent).unwrap();
+            let recipe = Recipe::read(checkpoint.config()).unwrap();
+            let settings = ComputeSettings { device: DeviceChoice::Cpu, ..ComputeSettings::default() };
+            let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+            let tokens: Arc<[u32]> = [5, 6, 7].into();
+            let groups = model.hidden(&[Row::clean(tokens.clone())], None, &mut NoHook, &Silent).unwrap();
+            let Group { x, carried, .. } = &groups[0];
+            let lent = carried.lent.values().flat_map(|(keys, values)| [keys, values]);
+            let numbers: usize = lent.chain(&carried.inputs).chain([x]).map(Tensor::elem_count).sum();
+            assert_eq!(numbers, model.recipe().carried_width() * tokens.len(), "{family}");
+            assert_eq!(carried.lent.is_empty(), family == "llama");
+            let rows = 1 << 40;
+            let refused = device::check_activations(model.recipe(), rows, 1, tokens.len(), DType::F32, &Device::Cpu);
+            let Err(Error::Memory { needed, .. }) = refused else { panic!("{refused:?}") };
+            assert_eq!(needed / (4 * rows as u64), numbers as u64, "{family}");
+        }
+    }
+}

@@ -206,7 +206,7 @@ pub(crate) fn check_activations(
     dtype: DType,
     device: &Device,
 ) -> Result<()> {
-    let kept = rows as u64 * positions as u64 * recipe.hidden_size as u64 * dtype.size_in_bytes() as u64;
+    let kept = rows as u64 * positions as u64 * recipe.carried_width() as u64 * dtype.size_in_bytes() as u64;
     let needed = kept + chunk_rows.min(rows) as u64 * group_bytes(recipe, positions, dtype);
     if !device.is_cpu() {
         return Ok(());

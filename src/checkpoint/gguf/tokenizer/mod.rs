@@ -158,7 +158,9 @@ mod tests {
     use super::byte_level::{MERGES, PRE, PRE_TOKENIZERS};
     use super::vocabulary::TYPES;
     use super::*;
-    use tokenizers::Tokenizer;
+    use tokenizers::{
+        NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer,
+    };
 
     /// The vocabulary of the fixture under another pre-tokenizer.
     fn vocabulary(pre: &str) -> Writer {
@@ -203,6 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_other_scripts_are_cut_as_the_tokenizers_that_the_names_mean_cut_them() {
+        let expected = expected("tokens.json");
+        let texts = expected["cut"].as_array().unwrap();
+        for (pre, pieces) in expected["pieces"].as_object().unwrap() {
+            let tokenizer = tokenizer(&vocabulary(pre));
+            for (text, pieces) in texts.iter().zip(pieces.as_array().unwrap()) {
+                let mut normalized = NormalizedString::from(text.as_str().unwrap());
+                if let Some(normalizer) = tokenizer.get_normalizer() {
+                    normalizer.normalize(&mut normalized).unwrap();
+                }
+                let mut cut = PreTokenizedString::from(normalized);
+                tokenizer.get_pre_tokenizer().unwrap().pre_tokenize(&mut cut).unwrap();
+                let cut = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
+                let cut: Vec<&str> = cut.iter().map(|(piece, ..)| *piece).collect();
+                assert_eq!(json!(cut), *pieces, "{pre}: {text}");
+            }
+        }
+        assert_eq!(expected["pieces"].as_object().unwrap().len(), PRE_TOKENIZERS.len());
+    }
+
+    #[test]
     fn the_file_says_whether_texts_begin_and_end_with_a_special_token() {
         let mut writer = vocabulary("llama-bpe");
         let (begin, end) = (289, 290);
@@ -223,6 +246,7 @@ mod tests {
     fn aliases_mean_the_same() {
         let json = |pre| tokenizer_json(&open(&vocabulary(pre))).unwrap();
         assert_eq!(json("llama-bpe"), json("llama3"));
+        assert_eq!(json("exaone4"), json("gpt-2"));
         assert_eq!(tokenizer_json(&open(vocabulary("default").without(PRE))).unwrap(), json("default"));
     }
 
