@@ -183,13 +183,33 @@ pub struct Shared {
     pub gate: Option<&'static str>,
 }
 
-/// How a file holds the experts of a layer in two tensors: `gate_up_proj` and `down_proj` of the module `experts`.
+/// How a file holds the experts of a layer in two tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stacks {
+    /// What the two are called.
+    pub names: StackNames,
     /// How their matrices are stored.
     pub order: StackOrder,
     /// Gate and up take turns among the outputs; else the gate's are the first half.
     pub interleaved: bool,
+}
+
+/// What two tensors of all experts are called, after the module that holds the experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StackNames {
+    /// The projections to gate and up.
+    pub gate_up: &'static str,
+    /// Those back to the residual's width.
+    pub down: &'static str,
+}
+
+impl StackNames {
+    /// The usual names.
+    pub const USUAL: StackNames = StackNames { gate_up: "experts.gate_up_proj", down: "experts.down_proj" };
+    /// Granite's.
+    pub const LINEAR: StackNames = StackNames { gate_up: "input_linear.weight", down: "output_linear.weight" };
+    /// All of them.
+    pub const ALL: [StackNames; 2] = [StackNames::USUAL, StackNames::LINEAR];
 }
 
 /// From a router's logits to experts and their weights.
@@ -255,6 +275,12 @@ impl Experts {
         self.within("experts.")
     }
 
+    /// The path within the layer of the tensor that holds this part of all experts, where a file can have one.
+    pub(super) fn stack_path(&self, part: MlpRole) -> Option<String> {
+        let StackNames { gate_up, down } = self.stacks?.names;
+        Some(self.within(if part == MlpRole::Down { down } else { gate_up }))
+    }
+
     /// The path within the layer of what has this name in the module.
     fn within(&self, name: &str) -> String {
         if self.module.is_empty() { name.to_owned() } else { format!("{}.{name}", self.module) }
@@ -291,14 +317,14 @@ impl Experts {
     /// Where a part of an expert lies in a tensor of all.
     fn stack(&self, part: MlpRole, expert: usize, hidden: usize, to: &Modules) -> Option<Stack> {
         let (stacks, wide) = (self.stacks?, self.expert.intermediate_size);
-        let (name, outputs) = if part == MlpRole::Down { ("down_proj", hidden) } else { ("gate_up_proj", 2 * wide) };
+        let outputs = if part == MlpRole::Down { hidden } else { 2 * wide };
         let (first, step) = match (part, stacks.interleaved) {
             (MlpRole::Up, true) => (1, 2),
             (MlpRole::Up, false) => (wide, 1),
             (MlpRole::Gate, true) => (0, 2),
             _ => (0, 1),
         };
-        let tensor = to.path(&format!("{}{name}", self.prefix()));
+        let tensor = to.path(&self.stack_path(part)?);
         Some(Stack { tensor, experts: self.count, expert, outputs, first, step, order: stacks.order })
     }
 }

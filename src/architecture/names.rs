@@ -48,7 +48,7 @@ pub(crate) fn is_embedding(tensor: &str) -> bool {
 pub(crate) fn matrices(tensor: &str, shape: &[usize]) -> usize {
     match *shape {
         [_, _] => 1,
-        [experts, _, _] if tensor.contains(".experts.") => experts,
+        [experts, _, _] if stacks::is_stack(tensor) => experts,
         _ => 0,
     }
 }
@@ -174,8 +174,8 @@ mod tests {
     /// What is said here and what a recipe says are one, for every module of every kind of family.
     #[test]
     fn parts_are_those_of_the_recipes() {
-        for family in ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2", "qwen3_5", "lfm2"]
-        {
+        let plain = ["llama", "qwen2", "gemma", "gemma3", "mixtral", "qwen3_moe", "phi3", "olmo2", "qwen3_5", "lfm2"];
+        for family in plain.into_iter().chain(["granitemoehybrid", "granitemoeshared"]) {
             let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
             let checkpoint = crate::Checkpoint::open(&folder, &crate::progress::Silent).unwrap();
             let recipe = Recipe::read(checkpoint.config()).unwrap();

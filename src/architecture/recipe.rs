@@ -4,7 +4,7 @@
 //! the config again.
 
 use super::channel_mixer::ChannelMixer;
-use super::module::{DeltaRole, LayerInputRole, MixerKind, Module, ModuleKind, Modules, Role, SiteInfo};
+use super::module::{DeltaRole, LayerInputRole, MixerKind, MlpRole, Module, ModuleKind, Modules, Role, SiteInfo};
 use super::rope::Rope;
 use super::token_mixer::{GroupedQueryAttention, TokenMixer};
 use crate::error::Result;
@@ -288,8 +288,8 @@ impl Recipe {
     pub fn fewest_tensors(&self, matrices: impl Fn(&str) -> Option<usize>) -> usize {
         let of = |(layer, plan): (usize, &Layer)| {
             let Some(experts) = plan.channel_mixer.experts() else { return 1 };
-            let stack = format!("model.layers.{layer}.{}down_proj", experts.prefix());
-            let is_stacked = experts.stacks.is_some() && matrices(&stack) == Some(experts.count);
+            let stack = experts.stack_path(MlpRole::Down).map(|path| format!("model.layers.{layer}.{path}"));
+            let is_stacked = stack.is_some_and(|stack| matrices(&stack) == Some(experts.count));
             if is_stacked { 1 } else { experts.count }
         };
         self.layers.iter().enumerate().map(of).fold(0, usize::saturating_add)

@@ -1,22 +1,25 @@
-//! Experts that a file has as stacks, a tensor for all of a layer with a matrix for each of them:
+//! Experts that a file has as stacks, a tensor for all of a layer with a matrix for each of them, such as
 //! `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`. A neuron of one is named as where each expert has tensors of its
 //! own, `mlp.experts.17.down_proj:out:507`.
 
+use super::channel_mixer::StackNames;
 use super::neuron_place::{Axis, NeuronPlace};
 use crate::neuron::{ModulePath, Neuron, Side, Site};
 
 /// Tells the shape of a weight, if there is one of that name.
 pub(crate) type ShapeOf<'a> = &'a dyn Fn(&str) -> Option<Vec<usize>>;
 
-/// The projection to gate and up, and that back to the residual's width.
+/// What the projections of an expert are called that is named as if it had tensors of its own.
 const NAMES: [&str; 2] = ["gate_up_proj", "down_proj"];
+/// The module of the experts, within the one that holds them.
+const EXPERTS: &str = "experts";
 /// What families call the modules of an expert.
 const GATE: [&str; 2] = ["gate_proj", "w1"];
 const UP: [&str; 2] = ["up_proj", "w3"];
 /// The projections that read the gated product.
-pub(super) const DOWN: [&str; 2] = ["down_proj", "w2"];
+pub(super) const DOWN: [&str; 3] = ["down_proj", "w2", "output_linear"];
 /// The activation's own module.
-pub(super) const ACTIVATIONS: [&str; 2] = ["act_fn", "activation_fn"];
+pub(super) const ACTIVATIONS: [&str; 3] = ["act_fn", "activation_fn", "activation"];
 
 /// The two stacks of a layer.
 struct Stacks {
@@ -38,18 +41,19 @@ struct Stack {
 impl Stacks {
     /// Those of the module `experts`; none where it has none, or their shapes do not tell how they lie.
     fn of(experts: &str, shape_of: ShapeOf) -> Option<Stacks> {
+        let holder = experts.strip_suffix(EXPERTS)?;
         let stack = |name: &str| {
-            let names = ["", ".weight"].map(|end| format!("{experts}.{name}{end}"));
-            let found = names.into_iter().find_map(|tensor| {
+            let tensors = ["", ".weight"].map(|end| format!("{holder}{name}{end}"));
+            let found = tensors.into_iter().find_map(|tensor| {
                 let shape: [usize; 3] = shape_of(&tensor)?.try_into().ok()?;
                 Some((tensor, shape))
             });
-            let bias = format!("{experts}.{name}_bias");
+            let bias = format!("{holder}{name}_bias");
             let bias = shape_of(&bias).map(|shape| (bias, shape));
             found.map(|(tensor, shape)| Stack { tensor, shape, bias })
         };
-        let [gate_up, down] = NAMES.map(stack);
-        let (gate_up, down) = (gate_up?, down?);
+        let (gate_up, down) =
+            StackNames::ALL.iter().find_map(|names| Some((stack(names.gate_up)?, stack(names.down)?)))?;
         let ([experts, outer, inner], [same, rows, columns]) = (gate_up.shape, down.shape);
         let is_twice = |wide: usize, of: usize| of.checked_mul(2) == Some(wide);
         let is_plain = is_twice(outer, columns) && inner == rows;
@@ -137,11 +141,27 @@ pub(crate) fn why_no_part(neuron: &Neuron, shape_of: ShapeOf) -> Option<String> 
     })
 }
 
+/// Whether a tensor, if it has three dimensions, has a matrix for each expert.
+pub(super) fn is_stack(tensor: &str) -> bool {
+    tensor.contains(".experts.") || holder_and_name(tensor).is_some()
+}
+
+/// What the name of a stack begins with, up to the module that holds the experts, and which of the two it is.
+fn holder_and_name(tensor: &str) -> Option<(&str, &'static str)> {
+    let holder = |stack: &str| {
+        let plain = tensor.strip_suffix(stack).or_else(|| tensor.strip_suffix(".weight")?.strip_suffix(stack));
+        plain.filter(|holder| holder.ends_with('.'))
+    };
+    StackNames::ALL.iter().find_map(|StackNames { gate_up, down }| {
+        [*gate_up, down].into_iter().zip(NAMES).find_map(|(stack, name)| Some((holder(stack)?, name)))
+    })
+}
+
 /// The neuron that a row or column of a stack is.
 pub(crate) fn neuron(tensor: &str, axis: Axis, index: usize, shape_of: ShapeOf) -> Option<Neuron> {
-    let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
-    let (experts, name) = module.rsplit_once('.').filter(|(experts, _)| experts.ends_with(".experts"))?;
-    let stacks = Stacks::of(experts, shape_of)?;
+    let (holder, name) = holder_and_name(tensor)?;
+    let experts = format!("{holder}{EXPERTS}");
+    let stacks = Stacks::of(&experts, shape_of)?;
     let stack = [&stacks.gate_up, &stacks.down].into_iter().find(|stack| stack.tensor == tensor)?;
     let each = Some(stack.along(axis)).filter(|each| *each > 0)?;
     let side = if stacks.axis(Side::Out) == axis { Side::Out } else { Side::In };
@@ -154,6 +174,28 @@ mod tests {
     use super::*;
 
     const EXPERTS: &str = "model.layers.5.mlp.experts";
+
+    #[test]
+    fn granites_stacks_have_names_of_their_own() {
+        let holder = "model.layers.5.block_sparse_moe.";
+        let shape_of: ShapeOf = &|name| match name.strip_prefix(holder)? {
+            "input_linear.weight" => Some(vec![3, 12, 4]),
+            "output_linear.weight" => Some(vec![3, 4, 6]),
+            _ => None,
+        };
+        for (neuron_, line) in [
+            ("1.up_proj:out:5", "row 11 of matrix 1 of input_linear.weight [3, 12, 4]"),
+            ("2.down_proj:in:5", "column 5 of matrix 2 of output_linear.weight [3, 4, 6]"),
+        ] {
+            let asked: Neuron = format!("{holder}experts.{neuron_}").parse().unwrap();
+            let found = parts(&asked, shape_of);
+            assert_eq!(found[0].to_string().replace(holder, ""), line);
+            let told = neuron(&found[0].tensor, found[0].axis, found[0].index, shape_of).unwrap();
+            assert_eq!(parts(&told, shape_of), found);
+            assert!(is_stack(&found[0].tensor));
+        }
+        assert!(!is_stack("model.layers.5.mlp.down_proj.weight"));
+    }
 
     /// Three experts, hidden 4, intermediate 6.
     fn shapes(name: &str, is_transposed: bool, has_bias: bool) -> Option<Vec<usize>> {

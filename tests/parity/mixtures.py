@@ -2,7 +2,7 @@
 
 from draw import (FULL, KINDS, PARTIAL, SLIDING, base, chance, experts, groups, growth, latent, mix, rope, rope_of_images,
                   rope_of_latent, some, some_layers, window, without_share)
-from dense import hybrid
+from dense import hybrid, multipliers
 
 
 def mixtral(r):
@@ -96,6 +96,24 @@ def glm4_moe(r):
         attention_bias=chance(r, 0.4), use_qk_norm=chance(r, 0.5),
         rope_parameters=without_share(r, rope(r, d, t, partial=PARTIAL), d, 0.5),
         first_k_dense_replace=r.randint(0, c["num_hidden_layers"])), t
+
+
+def granite(r):
+    """What Granite's mixtures have in common."""
+    c, d, t = base(r, own_head_dim=None)
+    c |= experts(r, "num_local_experts") | multipliers(r)
+    c.pop("moe_intermediate_size")
+    return c | dict(attention_bias=chance(r, 0.4), rope_parameters=rope(r, d, t)), t
+
+
+def granitemoe(r):
+    c, t = granite(r)
+    return "granitemoe", c, t
+
+
+def granitemoeshared(r):
+    c, t = granite(r)
+    return "granitemoeshared", c | dict(shared_intermediate_size=r.choice([0, r.randint(1, 60), r.randint(1, 60)])), t
 
 
 def minimax_m2(r):

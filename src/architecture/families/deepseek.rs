@@ -4,7 +4,7 @@
 use super::Family;
 use super::llama;
 use crate::architecture::channel_mixer::{
-    Activation, ChannelMixer, Experts, GatedMlp, Groups, Routing, Scores, Shared, Stacks,
+    Activation, ChannelMixer, Experts, GatedMlp, Groups, Routing, Scores, Shared, StackNames, Stacks,
 };
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{GROWTH_KEYS, activation_or, each_mlp, expect, query_growth, without_rope};
@@ -360,7 +360,7 @@ pub(super) fn mixture(
                 top_k,
                 routing,
                 expert: GatedMlp { intermediate_size: width, ..mlp },
-                stacks: Some(Stacks { order: StackOrder::OutIn, interleaved: false }),
+                stacks: Some(Stacks { names: StackNames::USUAL, order: StackOrder::OutIn, interleaved: false }),
                 shared: Some(Shared { module: "mlp.shared_experts", mlp: shared, gate: None }),
             });
         }

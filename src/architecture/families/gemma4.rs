@@ -2,7 +2,7 @@
 
 use super::gemma::four_norms;
 use super::{Family, llama};
-use crate::architecture::channel_mixer::{Activation, ChannelMixer, Experts, GatedMlp, Routing, Stacks};
+use crate::architecture::channel_mixer::{Activation, ChannelMixer, Experts, GatedMlp, Routing, StackNames, Stacks};
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{
     activation_or, attention_bias, each_attention, kinds_of_layers, softcap, window, window_where, without_rope,
@@ -192,7 +192,7 @@ fn add_experts(c: &Reader, recipe: &mut Recipe) -> Result<()> {
             top_k,
             routing,
             expert: GatedMlp { intermediate_size, ..mlp },
-            stacks: Some(Stacks { order: StackOrder::OutIn, interleaved: false }),
+            stacks: Some(Stacks { names: StackNames::USUAL, order: StackOrder::OutIn, interleaved: false }),
             shared: None,
         };
         layer.channel_mixer = ChannelMixer::MlpAndExperts(mlp, experts);

@@ -2,7 +2,7 @@
 
 use super::Family;
 use super::llama;
-use crate::architecture::channel_mixer::{Activation, ChannelMixer, Experts, GatedMlp, Routing, Stacks};
+use crate::architecture::channel_mixer::{Activation, ChannelMixer, Experts, GatedMlp, Routing, StackNames, Stacks};
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{
     attention_bias, each_attention, experts, layer_types, plain, window, window_where,
@@ -68,7 +68,11 @@ fn read(c: &Reader) -> Result<Recipe> {
                 // A softmax of the chosen alone is that of all, divided by their sum.
                 routing: Routing { normalize: Some(0.0), ..Routing::SOFTMAX },
                 expert: GatedMlp { activation, bias: true, limit: Some(limit), ..mlp },
-                stacks: Some(Stacks { order: StackOrder::InOutUnlessPacked, interleaved: true }),
+                stacks: Some(Stacks {
+                    names: StackNames::USUAL,
+                    order: StackOrder::InOutUnlessPacked,
+                    interleaved: true,
+                }),
                 shared: None,
             });
         }

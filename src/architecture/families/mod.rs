@@ -75,6 +75,8 @@ const FAMILIES: &[&Family] = &[
     &glm::GLM4_MOE,
     &minimax::MINIMAX_M2,
     &granite::GRANITE,
+    &granite::GRANITE_MOE,
+    &granite::GRANITE_MOE_SHARED,
     &granite::GRANITE_HYBRID,
     &close_to_llama::SMOLLM3,
     &olmo2::OLMO3,

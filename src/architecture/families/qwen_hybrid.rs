@@ -4,7 +4,7 @@
 use super::Family;
 use super::llama;
 use super::qwen::{Sparse, sparse};
-use crate::architecture::channel_mixer::{Routing, Stacks};
+use crate::architecture::channel_mixer::{Routing, StackNames, Stacks};
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{attention_bias, each_attention, kinds_of_layers, plain};
 use crate::architecture::gated_delta_net::{DeltaInputs, GatedDeltaNet};
@@ -80,7 +80,7 @@ const EXPERTS: Sparse = Sparse {
     width: 512,
     everywhere: false,
     routing: Routing::SOFTMAX,
-    stacks: Some(Stacks { order: StackOrder::OutIn, interleaved: false }),
+    stacks: Some(Stacks { names: StackNames::USUAL, order: StackOrder::OutIn, interleaved: false }),
     shared: Some(512),
 };
 

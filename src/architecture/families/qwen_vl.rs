@@ -4,7 +4,7 @@
 use super::Family;
 use super::llama;
 use super::qwen::{Sparse, sparse};
-use crate::architecture::channel_mixer::{Routing, Stacks};
+use crate::architecture::channel_mixer::{Routing, StackNames, Stacks};
 use crate::architecture::config_class::Class;
 use crate::architecture::config_keys::{attention_bias, each_attention, expect, plain, window_by_layer_types};
 use crate::architecture::module::StackOrder;
@@ -93,7 +93,7 @@ fn qwen3_moe(c: &Reader) -> Result<Recipe> {
     // Published configs have it.
     expect(c, "norm_topk_prob", &true.into())?;
     let routing = Routing { normalize: Some(0.0), ..Routing::SOFTMAX };
-    let stacks = Some(Stacks { order: StackOrder::ByShape, interleaved: false });
+    let stacks = Some(Stacks { names: StackNames::USUAL, order: StackOrder::ByShape, interleaved: false });
     sparse(
         c,
         &mut recipe,

@@ -69,6 +69,8 @@ fn a_config_of_nothing_is_the_classs_own() {
         ("glm4", (151_552, 4096, 13_696, 40, 32, 2, 128, 1.5625e-7, false)),
         ("minimax_m2", (200_064, 3072, 1536, 62, 48, 8, 128, 1e-6, false)),
         ("granite", (32_000, 4096, 11_008, 32, 32, 32, 128, 1e-6, false)),
+        ("granitemoe", (32_000, 4096, 11_008, 32, 32, 32, 128, 1e-6, false)),
+        ("granitemoeshared", (32_000, 4096, 11_008, 32, 32, 32, 128, 1e-6, false)),
         ("smollm3", (128_256, 2048, 11_008, 36, 16, 4, 128, 1e-6, true)),
         ("olmo3", (50_304, 4096, 11_008, 32, 32, 32, 128, 1e-5, false)),
         ("ernie4_5", (103_424, 1024, 3072, 18, 16, 2, 128, 1e-5, true)),
@@ -363,15 +365,17 @@ fn needed(model_type: &str) -> Value {
         config
     };
     match model_type {
-        "mixtral" | "qwen3_moe" | "qwen3_vl_moe_text" | "minimax_m2" | "qwen3_next" | "qwen3_5_moe_text" => {
-            json!({"num_experts": 2, "num_experts_per_tok": 1})
-        }
+        "mixtral" | "qwen3_moe" | "qwen3_vl_moe_text" | "minimax_m2" | "qwen3_next" | "qwen3_5_moe_text"
+        | "granitemoe" => json!({"num_experts": 2, "num_experts_per_tok": 1}),
+        "granitemoeshared" => json!({"num_experts": 2, "num_experts_per_tok": 1, "shared_intermediate_size": 24}),
         "gpt_oss" => json!({"num_experts": 2, "num_experts_per_tok": 1, "rope_parameters": plain}),
         "ministral3" => json!({"rope_parameters": yarn}),
         "mistral4" => with(few, json!({"rope_parameters": yarn, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8})),
         "deepseek_v2" | "deepseek_v3" | "kimi_k2" | "glm4_moe_lite" => with(few, json!({"qk_rope_head_dim": 8})),
         "glm4_moe" => with(few, json!({"num_key_value_heads": 2})),
-        "granitemoehybrid" => json!({"num_local_experts": 0, "layer_types": vec!["attention"; 3]}),
+        "granitemoehybrid" => {
+            json!({"num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": vec!["attention"; 3]})
+        }
         _ => json!({}),
     }
 }

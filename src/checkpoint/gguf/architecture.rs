@@ -106,6 +106,8 @@ pub(super) enum StackForm {
     OutIn,
     /// [experts, in, out], gate and up alternately, with biases.
     InOutAlternately,
+    /// As `OutIn`, called `input_linear.weight` and `output_linear.weight` beside the experts (Granite).
+    Linear,
 }
 
 /// Rotary embeddings of a family.

@@ -102,3 +102,13 @@ fn sizes_beyond_measure_are_told() {
         assert!(GgufCheckpoint::open(super::writer::file_of(&all).path()).is_err(), "{family}");
     }
 }
+
+#[test]
+fn an_mlp_beside_granites_experts_is_refused_by_name() {
+    let bytes = std::fs::read(gguf("granitemoe")).unwrap();
+    let (key, instead) = (b"granitemoe.feed_forward_length", b"granitemoe.expert_shared_count");
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+    let changed = [&bytes[..at], instead, &bytes[at + key.len()..]].concat();
+    let told = GgufCheckpoint::open(super::writer::file_of(&changed).path()).map(drop).unwrap_err().to_string();
+    assert!(told.contains("an MLP beside the experts is not supported"), "{told}");
+}

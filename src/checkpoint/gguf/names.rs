@@ -12,6 +12,7 @@ pub fn module_name(model_type: &str, module: &str) -> Option<String> {
         "qwen3_vl_text" => "qwen3",
         "qwen3_vl_moe_text" => "qwen3_moe",
         "kimi_k2" | "glm4_moe_lite" => "deepseek_v3",
+        "granitemoeshared" => "granitemoe",
         other => other,
     };
     let family = ARCHITECTURES.iter().find(|known| known.model_type == family)?;

@@ -75,11 +75,18 @@ impl<'a> Whole<'a> {
         if form == StackForm::InOutAlternately {
             of_each.reverse();
         }
-        let stem = if part == Part::GateUp { "gate_up_proj" } else { "down_proj" };
+        let (stem, linear) = match part {
+            Part::GateUp => ("gate_up_proj", "input_linear"),
+            Part::Down => ("down_proj", "output_linear"),
+        };
         let bias = if end == ".bias" { "_bias" } else { "" };
+        let name = match module.strip_suffix("experts").filter(|_| form == StackForm::Linear) {
+            Some(holder) => format!("{holder}{linear}{end}"),
+            None => format!("{module}.{stem}{bias}"),
+        };
         let of = Of::Experts { module: module.to_owned(), part, end, form };
         let shape = [&[experts], &of_each[..]].concat();
-        Some((format!("{module}.{stem}{bias}"), Whole { checkpoint, shape, of }))
+        Some((name, Whole { checkpoint, shape, of }))
     }
 
     /// In how many pieces it is read.
@@ -111,7 +118,7 @@ impl<'a> Whole<'a> {
                 let (first, width) = of(if *part == Part::GateUp { "gate_proj" } else { "down_proj" })?;
                 let second = if *part == Part::GateUp { of("up_proj")?.0 } else { Vec::new() };
                 Ok(match form {
-                    StackForm::OutIn => [first, second].concat(),
+                    StackForm::OutIn | StackForm::Linear => [first, second].concat(),
                     StackForm::InOutAlternately => turned(&[first, second], width),
                 })
             }

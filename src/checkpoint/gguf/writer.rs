@@ -149,7 +149,7 @@ pub(crate) fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
 pub(crate) const MODELS: [&str; 8] = ["gemma", "gemma2", "gemma3", "llama", "llama-spm", "phi3", "qwen2", "qwen3"];
 
 /// The files of `fixtures/gguf/converted`, in order.
-pub(crate) const CONVERTED: [&str; 30] = [
+pub(crate) const CONVERTED: [&str; 31] = [
     "cohere2",
     "deepseek_v2",
     "deepseek_v3",
@@ -162,6 +162,7 @@ pub(crate) const CONVERTED: [&str; 30] = [
     "glm4_moe_lite",
     "gpt_oss",
     "granite",
+    "granitemoe",
     "granitemoehybrid",
     "hunyuan_v1_dense",
     "lfm2",

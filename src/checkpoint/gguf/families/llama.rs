@@ -1,12 +1,14 @@
 //! Llama and what is close to it.
 
-use super::super::architecture::{Architecture, Constant, Rope, Setting, When, Window};
+use super::super::architecture::{Architecture, Constant, Rope, Setting, StackForm, When, Window};
 use super::super::file::GgufFile;
-use super::super::rule::Dim::{GateUp, HeadSize, Hidden, QueryKeyValue};
+use super::super::rule::Dim::{Experts, GateUp, HeadSize, Hidden, QueryKeyValue};
 use super::super::rule::{Layers, Need, Rule, norm, rule};
 use super::super::sizes::Sizes;
 use super::USUAL;
-use super::rules::{ATTENTION, BEFORE_ATTENTION, BEFORE_MLP, ENDS, MLP, MLP_BIAS, OUTPUT, QKVO_BIAS, SPARSE_BLOCK};
+use super::rules::{
+    ATTENTION, BEFORE_ATTENTION, BEFORE_MLP, ENDS, MLP, MLP_BIAS, OUTPUT, QKVO_BIAS, SPARSE_BLOCK, down, gate, up,
+};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 
@@ -136,26 +138,81 @@ pub(super) const FUSED_MLP: &[Rule] =
     &[rule("blk.{}.ffn_up.weight", "model.layers.{}.mlp.gate_up_proj.weight", &[GateUp, Hidden]), MLP[2]];
 
 /// Granite 3, and the models of Granite 4 with attention in all layers and no experts, which compute the same.
-pub const GRANITE: Architecture =
-    Architecture {
-        name: "granite",
-        model_type: "granite",
-        class: "GraniteForCausalLM",
-        interleaves_heads: true,
-        groups: GROUPS,
-        settings: &[
-            ("logit_scale", "logits_scaling", Setting::Number(None)),
-            ("residual_scale", "residual_multiplier", Setting::Number(Some(1.0))),
-            ("embedding_scale", "embedding_multiplier", Setting::Number(Some(1.0))),
-            ("attention.scale", "attention_multiplier", Setting::Number(None)),
-        ],
-        own: |file, _, _| match file.bool_opt("granite.rope.scaling.finetuned")? {
-            Some(false) => Err(file
-                .problem("granite.rope.scaling.finetuned", "is false: without RoPE, which is not supported in a GGUF")),
-            _ => Ok(()),
-        },
-        ..USUAL
-    };
+pub const GRANITE: Architecture = Architecture {
+    name: "granite",
+    model_type: "granite",
+    class: "GraniteForCausalLM",
+    interleaves_heads: true,
+    groups: GROUPS,
+    settings: GRANITE_SCALES,
+    own: |file, _, _| is_turned(file, "granite.rope.scaling.finetuned"),
+    ..USUAL
+};
+
+const GRANITE_SCALES: &[(&str, &str, Setting)] = &[
+    ("logit_scale", "logits_scaling", Setting::Number(None)),
+    ("residual_scale", "residual_multiplier", Setting::Number(Some(1.0))),
+    ("embedding_scale", "embedding_multiplier", Setting::Number(Some(1.0))),
+    ("attention.scale", "attention_multiplier", Setting::Number(None)),
+];
+
+/// Whether Granite's heads are turned, which `key` says.
+fn is_turned(file: &GgufFile, key: &str) -> Result<()> {
+    match file.bool_opt(key)? {
+        Some(false) => Err(file.problem(key, "is false: without RoPE, which is not supported in a GGUF")),
+        _ => Ok(()),
+    }
+}
+
+/// Granite 3's mixtures.
+pub const GRANITE_MOE: Architecture = Architecture {
+    name: "granitemoe",
+    model_type: "granitemoe",
+    class: "GraniteMoeForCausalLM",
+    interleaves_heads: true,
+    has_experts: true,
+    groups: &[
+        (ENDS, Need::Always),
+        (BEFORE_ATTENTION, Need::Always),
+        (ATTENTION, Need::Always),
+        (QKVO_BIAS, Need::Switch("attention_bias", Layers::All)),
+        (BEFORE_MLP, Need::Always),
+        (
+            &[
+                rule(
+                    "blk.{}.ffn_gate_inp.weight",
+                    "model.layers.{}.block_sparse_moe.router.layer.weight",
+                    &[Experts, Hidden],
+                ),
+                gate("model.layers.{}.block_sparse_moe.experts.{e}.gate_proj.weight"),
+                up("model.layers.{}.block_sparse_moe.experts.{e}.up_proj.weight"),
+                down("model.layers.{}.block_sparse_moe.experts.{e}.down_proj.weight"),
+            ],
+            Need::Always,
+        ),
+        (OUTPUT, Need::Untied),
+    ],
+    settings: &[
+        GRANITE_SCALES[0],
+        GRANITE_SCALES[1],
+        GRANITE_SCALES[2],
+        GRANITE_SCALES[3],
+        ("expert_count", "num_local_experts", Setting::Count),
+        ("expert_used_count", "num_experts_per_tok", Setting::Count),
+    ],
+    stacks: Some(StackForm::Linear),
+    own: |file, sizes, config| {
+        is_turned(file, "granitemoe.rope.scaling.finetuned")?;
+        let Some(experts) = sizes.experts else { return Ok(()) };
+        if experts.shared > 0 {
+            let problem = format!("is {}: an MLP beside the experts is not supported in a GGUF", experts.shared);
+            return Err(file.problem("granitemoe.expert_shared_feed_forward_length", problem));
+        }
+        config.insert("intermediate_size".into(), experts.intermediate.into());
+        Ok(())
+    },
+    ..USUAL
+};
 
 /// SmolLM3: every fourth layer without RoPE, which no key of a file says.
 pub const SMOLLM3: Architecture = Architecture {

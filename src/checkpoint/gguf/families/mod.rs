@@ -46,6 +46,7 @@ pub(super) static ARCHITECTURES: &[&Architecture] = &[
     &norms::OLMO3,
     &norms::OLMO2,
     &llama::GRANITE,
+    &llama::GRANITE_MOE,
     &llama::SMOLLM3,
     &llama::ERNIE4_5,
     &llama::HUNYUAN,
