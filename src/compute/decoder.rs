@@ -14,7 +14,6 @@ use candle_core::Tensor;
 #[derive(Debug)]
 pub struct Decoder<'a> {
     model: &'a Model,
-    head: Tensor,
     interventions: Vec<Intervention>,
     tokens: Vec<u32>,
     cache: Cache,
@@ -34,7 +33,7 @@ impl Model {
             device::check_memory(&format!("keeping what layers need of {positions} tokens"), bytes)?;
         }
         let cache = Cache::empty(layers.len());
-        Ok(Decoder { model: self, head: self.head()?, interventions, tokens: Vec::new(), cache })
+        Ok(Decoder { model: self, interventions, tokens: Vec::new(), cache })
     }
 }
 
@@ -56,6 +55,6 @@ impl Decoder<'_> {
         let groups = self.model.hidden(&[row], Some(&mut self.cache), &mut NoHook, &Silent)?;
         self.cache.positions = positions;
         let last = groups[0].x.narrow(0, new.len() - 1, 1)?;
-        Ok(self.model.logits_of(&last, &self.head)?.squeeze(0)?)
+        Ok(self.model.logits_of(&[last])?[0].squeeze(0)?)
     }
 }

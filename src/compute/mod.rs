@@ -13,6 +13,7 @@ mod device;
 mod experts;
 mod gated_delta_net;
 mod gated_mlp;
+mod head;
 mod hook;
 mod latent_attention;
 mod layer;

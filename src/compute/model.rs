@@ -1,6 +1,7 @@
 //! A checkpoint ready to compute.
 
 use super::device::{self, Arithmetic, ComputeSettings};
+use super::head;
 use super::layer_inputs::LayerInputWeights;
 use super::ops::{NormWeight, RopeTable};
 use super::weights::{self, LayerWeights, Loader, Residency};
@@ -28,6 +29,8 @@ pub struct Model {
     pub(super) device: Device,
     pub(super) final_norm: NormWeight,
     pub(super) layer_inputs: Option<LayerInputWeights>,
+    /// Tokens of the vocabulary in a block of the head.
+    pub(super) head_rows: usize,
     resident: Option<Resident>,
 }
 
@@ -75,6 +78,7 @@ impl Model {
                 Some(Resident { layers, head })
             }
         };
+        let head_rows = (head::BLOCK_BYTES / (recipe.hidden_size * dtype.size_in_bytes()).max(1)).max(1);
         let sites = recipe.sites()?;
         let site_index = sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect();
         Ok(Model {
@@ -87,6 +91,7 @@ impl Model {
             device,
             final_norm,
             layer_inputs,
+            head_rows,
             resident,
         })
     }
@@ -175,12 +180,9 @@ impl Model {
         device::check_memory(what, needed)
     }
 
-    /// The head's weights, [vocabulary, hidden].
-    pub(super) fn head(&self) -> Result<Tensor> {
-        match &self.resident {
-            Some(resident) => Ok(resident.head.clone()),
-            None => self.loader().tensor(&self.recipe.head_tensor()),
-        }
+    /// The head's weights, [vocabulary, hidden], where they are kept.
+    pub(super) fn resident_head(&self) -> Option<&Tensor> {
+        self.resident.as_ref().map(|resident| &resident.head)
     }
 
     pub(super) fn loader(&self) -> Loader<'_> {
@@ -214,20 +216,28 @@ impl Model {
         if let Some(resident) = &self.resident {
             return resident.layers.iter().enumerate().try_for_each(|(index, weights)| f(index, weights));
         }
-        std::thread::scope(|scope| {
-            let (send, receive) = std::sync::mpsc::sync_channel(0);
-            scope.spawn(move || {
-                for index in 0..self.recipe.layers.len() {
-                    // The receiver hangs up when a layer failed or the user asked to stop.
-                    if send.send(self.loader().layer(&self.recipe, index)).is_err() {
-                        break;
-                    }
-                }
-            });
-            for (index, weights) in receive.into_iter().enumerate() {
-                f(index, &weights?)?;
-            }
-            Ok(())
-        })
+        let load = |index| self.loader().layer(&self.recipe, index);
+        ahead(0..self.recipe.layers.len(), load, |index, weights| f(index, &weights))
     }
+}
+
+/// Calls `f` with what `load` gives for each of `all` in turn, loaded on a thread of its own while `f` has the one before.
+pub(super) fn ahead<T: Send>(
+    all: impl Iterator<Item = usize> + Clone + Send,
+    load: impl Fn(usize) -> Result<T> + Send,
+    mut f: impl FnMut(usize, T) -> Result<()>,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (send, receive) = std::sync::mpsc::sync_channel(0);
+        let to_load = all.clone();
+        scope.spawn(move || {
+            for index in to_load {
+                // The receiver hangs up when `f` failed or the user asked to stop.
+                if send.send(load(index)).is_err() {
+                    break;
+                }
+            }
+        });
+        all.zip(receive).try_for_each(|(index, loaded)| f(index, loaded?))
+    })
 }

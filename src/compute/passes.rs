@@ -13,8 +13,6 @@ use candle_core::Tensor;
 
 /// Bytes of activations that one chunk of groups may take.
 const CHUNK_BYTES: u64 = 32 << 20;
-/// Bytes of logits that are computed at once.
-const LOGITS_BYTES: usize = 64 << 20;
 
 impl Model {
     /// Pushes rows through the layers and the final norm for what `hook` sees on the way. Progress advances by rows ×
@@ -37,22 +35,18 @@ impl Model {
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<f64>>> {
         let groups = self.hidden(rows, None, hook, progress)?;
-        let head = self.head()?;
+        let members: Vec<Vec<usize>> = groups.iter().map(|group| group.rows.clone()).collect();
+        let targets = |group: Group| {
+            let tokens = &rows[group.rows[0]].tokens;
+            Ok((group.x.narrow(0, 0, tokens.len() - 1)?, &tokens[1..]))
+        };
+        let log_probs = self.log_probs_of(groups.into_iter().map(targets).collect::<Result<_>>()?)?;
         let mut result = vec![Vec::new(); rows.len()];
-        for group in groups {
-            let tokens = rows[group.rows[0]].tokens.clone();
-            let targets = tokens.len() - 1;
-            let mut log_probs = Vec::with_capacity(targets);
-            let step = (LOGITS_BYTES / (self.recipe.vocab_size * self.dtype.size_in_bytes())).clamp(1, targets.max(1));
-            for from in (0..targets).step_by(step) {
-                let to = (from + step).min(targets);
-                let logits = self.logits_of(&group.x.narrow(0, from, to - from)?, &head)?;
-                log_probs.extend(ops::log_probs_of(&logits, &tokens[from + 1..to + 1])?);
-            }
-            for &row in &group.rows {
+        for (members, log_probs) in members.into_iter().zip(log_probs) {
+            for &row in &members {
                 result[row] = log_probs.clone();
             }
-            progress.advance(group.rows.len() as u64)?;
+            progress.advance(members.len() as u64)?;
         }
         Ok(result)
     }
@@ -85,26 +79,14 @@ impl Model {
         groups: &[Group],
         of: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<Vec<Tensor>> {
-        let head = self.head()?;
+        let read: Vec<Tensor> = groups.iter().map(|group| of(&group.x)).collect::<Result<_>>()?;
         let mut result: Vec<Option<Tensor>> = vec![None; rows];
-        for group in groups {
-            let logits = self.logits_of(&of(&group.x)?, &head)?;
+        for (group, logits) in groups.iter().zip(self.logits_of(&read)?) {
             for &row in &group.rows {
                 result[row] = Some(logits.clone());
             }
         }
         Ok(result.into_iter().flatten().collect())
-    }
-
-    pub(super) fn logits_of(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
-        let mut logits = x.matmul(&head.t()?)?;
-        if let Some(multiplier) = self.recipe.logit_multiplier {
-            logits = ops::scaled(&logits, multiplier)?;
-        }
-        match self.recipe.logit_softcap {
-            Some(cap) => Ok(ops::softcap(&logits, cap)?),
-            None => Ok(logits),
-        }
     }
 
     /// The rows' groups with what the head reads: (positions, hidden) after the final norm. With a cache there is one
