@@ -1,9 +1,9 @@
 //! A text that grows token by token: what token mixers need of its earlier positions is kept.
 
+use super::Model;
 use super::batch::Row;
 use super::cache::Cache;
 use super::hook::NoHook;
-use super::{Model, device};
 use crate::error::Result;
 use crate::neuron::Intervention;
 use crate::progress::Silent;
@@ -30,7 +30,7 @@ impl Model {
         let numbers: u64 = layers.iter().map(|layer| layer.token_mixer.kept(positions) as u64).sum();
         if self.device.is_cpu() {
             let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64);
-            device::check_memory(&format!("keeping what layers need of {positions} tokens"), bytes)?;
+            self.check_memory(&format!("keeping what layers need of {positions} tokens"), bytes)?;
         }
         let cache = Cache::empty(layers.len());
         Ok(Decoder { model: self, interventions, tokens: Vec::new(), cache })

@@ -1,15 +1,11 @@
 //! The head, in blocks of the vocabulary: whole it can take more than all layers that are at hand at once.
 
-use super::model::ahead;
+use super::ahead::ahead;
+use super::memory::LOGITS_BYTES;
 use super::{Model, ops};
 use crate::error::Result;
 use candle_core::Tensor;
 use std::ops::Range;
-
-/// Bytes of the head's weights that make a block.
-pub(super) const BLOCK_BYTES: usize = 64 << 20;
-/// Bytes of logits of one block that are computed at once.
-pub(super) const LOGITS_BYTES: usize = 64 << 20;
 
 impl Model {
     /// ln P of the tokens that follow, for each part of a text: what the head reads, (tokens, hidden), and the tokens.
@@ -105,8 +101,12 @@ mod tests {
         let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
         let checkpoint = Checkpoint::open(&folder, &Silent).unwrap();
         let recipe = Recipe::read(checkpoint.config()).unwrap();
-        let settings =
-            ComputeSettings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: Some(residency) };
+        let settings = ComputeSettings {
+            arithmetic: Arithmetic::F64,
+            device: DeviceChoice::Cpu,
+            residency: Some(residency),
+            ..ComputeSettings::default()
+        };
         let mut model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
         model.head_rows = head_rows.unwrap_or(model.head_rows);
         model

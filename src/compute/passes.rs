@@ -4,15 +4,13 @@ use super::batch::{self, Carried, Group, Place, Row};
 use super::cache::Cache;
 use super::hook::{Hook, Tap};
 use super::layer::{Beside, Layer};
-use super::{Model, device, ops};
+use super::{Model, ops};
 use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING};
 use crate::error::Result;
 use crate::neuron::{Intervention, ModulePath, Side};
 use crate::progress::Progress;
 use candle_core::Tensor;
-
-/// Bytes of activations that one chunk of groups may take.
-const CHUNK_BYTES: u64 = 32 << 20;
+use std::time::Instant;
 
 impl Model {
     /// Pushes rows through the layers and the final norm for what `hook` sees on the way. Progress advances by rows ×
@@ -102,13 +100,15 @@ impl Model {
         for intervention in rows.iter().flat_map(|r| &r.interventions) {
             self.check(&intervention.neuron)?;
         }
-        let chunk_rows = device::chunk_rows(&self.recipe, positions, self.dtype, CHUNK_BYTES);
-        device::check_activations(&self.recipe, rows.len(), chunk_rows, positions, self.dtype, &self.device)?;
+        let left = self.memory.for_rows();
+        self.memory.check_rows(&self.recipe, rows.len(), positions, self.dtype, left)?;
+        let chunk_rows = self.memory.chunk_rows(&self.recipe, positions, self.dtype, left);
         let all = cache.as_ref().map_or(0, |cache| cache.positions) + positions;
         let ropes = self.rope_tables(all)?;
         let masks = ops::Masks::default();
         let mut groups = self.embed(rows, positions, hook)?;
         self.each_layer(|index, weights| {
+            let started = Instant::now();
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
             for chunk in groups.chunks_mut(chunk_rows) {
                 let place = Place::Layer(index);
@@ -133,6 +133,7 @@ impl Model {
                 }
                 progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
             }
+            self.pace.computed(groups.len() * positions, started.elapsed());
             hook.layer_done(index)
         })?;
         groups = batch::split(groups, rows, Place::Final);
