@@ -100,7 +100,11 @@ fn measure(
         Some(watch) => ran.tell(&[Measurement::Baseline], prompts(watch, &opened.checkpoint))?,
         None => None,
     };
-    let subject = opened.load(&run.model, progress)?;
+    let subject = match opened.check_memory(&run.locate, &run.model) {
+        Err(error @ Error::Memory { .. }) if wanted.critical_set || wanted.base => return Err(error),
+        // What else is wrong with the search concerns what hangs on it alone.
+        _ => opened.load(&run.model, progress)?,
+    };
     ran.weights = subject.model.identity().weights;
     if wanted.critical_set || wanted.base {
         let base = match base {

@@ -168,7 +168,7 @@ impl Unsearched {
         match self {
             Unsearched::Known(base) => Ok(*base),
             Unsearched::Model(name, opened) => {
-                let subject = opened.load(compute, progress)?;
+                let subject = opened.load_to_locate((compute, settings), progress)?;
                 let report = locate::locate(&subject, settings, progress)?.report;
                 Base::of_report(report, &name, "model", Some(subject))
             }

@@ -113,7 +113,7 @@ pub fn compare_models(
     opened.iter().try_for_each(|variant| base.check(variant, settings))?;
     let base = base.search(compute, settings, progress)?;
     let search = |variant: OpenedSubject| {
-        let subject = variant.load(compute, progress)?;
+        let subject = variant.load_to_locate((compute, settings), progress)?;
         let located = locate::locate(&subject, settings, progress)?;
         let compared = compare(&base, &subject, &located, &limits, progress)?;
         Ok(Variant { located: located.report, compared })

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
     use crate::architecture::Recipe;
     use crate::checkpoint::Checkpoint;
-    use crate::compute::{ComputeSettings, DeviceChoice, Model, NoHook, device};
+    use crate::compute::{ComputeSettings, DeviceChoice, Model, NoHook};
     use crate::progress::Silent;
     use candle_core::DType;
 
@@ -171,7 +171,7 @@ mod tests {
             assert_eq!(numbers, model.recipe().carried_width() * tokens.len(), "{family}");
             assert_eq!(carried.lent.is_empty(), family == "llama");
             let rows = 1 << 40;
-            let refused = device::check_activations(model.recipe(), rows, 1, tokens.len(), DType::F32, &Device::Cpu);
+            let refused = model.memory.check_rows(model.recipe(), rows, tokens.len(), DType::F32, 1 << 30);
             let Err(Error::Memory { needed, .. }) = refused else { panic!("{refused:?}") };
             assert_eq!(needed / (4 * rows as u64), numbers as u64, "{family}");
         }

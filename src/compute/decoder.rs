@@ -1,9 +1,9 @@
 //! A text that grows token by token: what token mixers need of its earlier positions is kept.
 
+use super::Model;
 use super::batch::Row;
 use super::cache::Cache;
 use super::hook::NoHook;
-use super::{Model, device};
 use crate::error::Result;
 use crate::neuron::Intervention;
 use crate::progress::Silent;
@@ -14,7 +14,6 @@ use candle_core::Tensor;
 #[derive(Debug)]
 pub struct Decoder<'a> {
     model: &'a Model,
-    head: Tensor,
     interventions: Vec<Intervention>,
     tokens: Vec<u32>,
     cache: Cache,
@@ -31,10 +30,10 @@ impl Model {
         let numbers: u64 = layers.iter().map(|layer| layer.token_mixer.kept(positions) as u64).sum();
         if self.device.is_cpu() {
             let bytes = numbers.saturating_mul(self.dtype.size_in_bytes() as u64);
-            device::check_memory(&format!("keeping what layers need of {positions} tokens"), bytes)?;
+            self.check_memory(&format!("keeping what layers need of {positions} tokens"), bytes)?;
         }
         let cache = Cache::empty(layers.len());
-        Ok(Decoder { model: self, head: self.head()?, interventions, tokens: Vec::new(), cache })
+        Ok(Decoder { model: self, interventions, tokens: Vec::new(), cache })
     }
 }
 
@@ -56,6 +55,6 @@ impl Decoder<'_> {
         let groups = self.model.hidden(&[row], Some(&mut self.cache), &mut NoHook, &Silent)?;
         self.cache.positions = positions;
         let last = groups[0].x.narrow(0, new.len() - 1, 1)?;
-        Ok(self.model.logits_of(&last, &self.head)?.squeeze(0)?)
+        Ok(self.model.logits_of(&[last])?[0].squeeze(0)?)
     }
 }

@@ -1,8 +1,7 @@
-//! Where and in what precision to compute, and whether memory suffices.
+//! Where and in what precision to compute.
 
 use super::weights::Residency;
-use crate::architecture::Recipe;
-use crate::error::{Error, Result};
+use crate::error::{Bytes, Error, Result};
 use candle_core::{DType, Device};
 use std::fmt;
 use std::str::FromStr;
@@ -14,8 +13,11 @@ pub struct ComputeSettings {
     pub arithmetic: Arithmetic,
     /// Where it computes.
     pub device: DeviceChoice,
-    /// Whether weights stay on the device; by default where they take less than half of what is free.
+    /// Whether weights stay on the device; by default where they take at most three quarters of the memory that there is.
     pub residency: Option<Residency>,
+    /// Host memory that the process may take, what it has taken included and files that are mapped not; by default all
+    /// that can be had.
+    pub memory: Option<Bytes>,
 }
 
 /// The precision of the arithmetic; weights of other dtypes are widened or rounded to it.
@@ -136,90 +138,4 @@ pub(crate) fn name(device: &Device) -> String {
         candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         candle_core::DeviceLocation::Metal { .. } => "metal".into(),
     }
-}
-
-/// Bytes of host memory that can be had, within the limits of the container.
-fn available_bytes() -> u64 {
-    let Ok(mut system) = sysinfo::System::new() else { return u64::MAX };
-    system.refresh_memory();
-    match system.cgroup_limits() {
-        // Not its free memory: that counts the page cache, and so the mapped weights, as used.
-        Some(limits) => limits.total_memory.saturating_sub(limits.rss).min(system.available_memory()),
-        None => system.available_memory(),
-    }
-}
-
-/// Decides whether weights stay on the device, and refuses where even streaming them would not fit. Device memory is
-/// not judged here: the driver does that.
-pub(crate) fn residency(
-    recipe: &Recipe,
-    settings: &ComputeSettings,
-    dtype: DType,
-    device: &Device,
-) -> Result<Residency> {
-    let size = dtype.size_in_bytes() as u64;
-    let bytes = |tensors: Vec<(String, Vec<usize>)>| -> u64 {
-        tensors.iter().map(|(_, shape)| shape.iter().map(|d| *d as u64).product::<u64>()).sum::<u64>() * size
-    };
-    let layer = |index| bytes(recipe.layer_modules(index).iter().flat_map(|m| m.tensors()).collect());
-    let layers: Vec<u64> = (0..recipe.layers.len()).map(layer).collect();
-    let head = recipe.vocab_size as u64 * recipe.hidden_size as u64 * size;
-    let resident = layers.iter().sum::<u64>() + head;
-    let streamed = 3 * layers.iter().max().copied().unwrap_or(0) + head;
-    let available = available_bytes();
-    if !device.is_cpu() {
-        return Ok(settings.residency.unwrap_or(Residency::Resident));
-    }
-    let residency =
-        settings.residency.unwrap_or(if resident <= available / 2 { Residency::Resident } else { Residency::Streamed });
-    let needed = if residency == Residency::Resident { resident } else { streamed };
-    if needed > available {
-        return Err(Error::Memory {
-            what: format!("computing with this model's weights in {dtype:?}").to_lowercase(),
-            needed,
-            available,
-            advice: "free some, or use a narrower --dtype or a larger machine",
-        });
-    }
-    Ok(residency)
-}
-
-/// Groups that fit a chunk of `budget` bytes of activations.
-pub(crate) fn chunk_rows(recipe: &Recipe, positions: usize, dtype: DType, budget: u64) -> usize {
-    (budget / group_bytes(recipe, positions, dtype)).max(1) as usize
-}
-
-/// Bytes of activations that one group takes at the widest point of a layer.
-fn group_bytes(recipe: &Recipe, positions: usize, dtype: DType) -> u64 {
-    let wide = recipe.layers.iter().map(|l| l.channel_mixer.width()).max().unwrap_or(0);
-    let attention = recipe.layers.iter().map(|l| l.token_mixer.width(positions)).max().unwrap_or(0);
-    let channels = 4 * recipe.hidden_size + attention.max(4 * wide);
-    positions as u64 * channels as u64 * dtype.size_in_bytes() as u64
-}
-
-/// Refuses a pass whose activations would not fit.
-pub(crate) fn check_activations(
-    recipe: &Recipe,
-    rows: usize,
-    chunk_rows: usize,
-    positions: usize,
-    dtype: DType,
-    device: &Device,
-) -> Result<()> {
-    let kept = rows as u64 * positions as u64 * recipe.carried_width() as u64 * dtype.size_in_bytes() as u64;
-    let needed = kept + chunk_rows.min(rows) as u64 * group_bytes(recipe, positions, dtype);
-    if !device.is_cpu() {
-        return Ok(());
-    }
-    check_memory(&format!("computing {rows} rows of {positions} tokens"), needed)
-}
-
-/// Refuses what would need more host memory than there is.
-pub(crate) fn check_memory(what: &str, needed: u64) -> Result<()> {
-    let available = available_bytes();
-    if needed <= available {
-        return Ok(());
-    }
-    let advice = "use a shorter text, fewer sites or fewer rows at once";
-    Err(Error::Memory { what: what.into(), needed, available, advice })
 }

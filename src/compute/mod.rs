@@ -4,6 +4,7 @@
 //! [`Model`] is a checkpoint ready to compute; `passes` takes rows through it from the embedding to the logits, `layer`
 //! through one layer, and each mixer has a file of its own.
 
+mod ahead;
 mod attention;
 mod batch;
 mod cache;
@@ -13,25 +14,31 @@ mod device;
 mod experts;
 mod gated_delta_net;
 mod gated_mlp;
+mod head;
 mod hook;
 mod latent_attention;
 mod layer;
 mod layer_inputs;
+mod memory;
 mod mlp_of;
 mod model;
 mod ops;
+mod pace;
 mod passes;
 mod row_logits;
 mod short_convolution;
 mod weights;
+mod work;
 
 pub use batch::{Noise, Row};
 pub use decoder::Decoder;
 pub use device::{Arithmetic, ComputeSettings, DeviceChoice};
 pub use hook::{Hook, NoHook};
+pub use memory::Footprint;
 pub use model::Model;
 pub use row_logits::RowLogits;
 pub use weights::Residency;
+pub use work::{Speed, Work};
 
 use crate::error::Error;
 

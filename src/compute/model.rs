@@ -1,8 +1,11 @@
 //! A checkpoint ready to compute.
 
+use super::ahead::ahead;
 use super::device::{self, Arithmetic, ComputeSettings};
 use super::layer_inputs::LayerInputWeights;
+use super::memory::{self, Footprint, Memory};
 use super::ops::{NormWeight, RopeTable};
+use super::pace::Pace;
 use super::weights::{self, LayerWeights, Loader, Residency};
 use crate::architecture::module::SiteInfo;
 use crate::architecture::recipe::{EMBEDDING, HEAD};
@@ -15,6 +18,7 @@ use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
+use std::time::Instant;
 
 /// A checkpoint ready to compute.
 #[derive(Debug)]
@@ -28,6 +32,10 @@ pub struct Model {
     pub(super) device: Device,
     pub(super) final_norm: NormWeight,
     pub(super) layer_inputs: Option<LayerInputWeights>,
+    /// Tokens of the vocabulary in a block of the head.
+    pub(super) head_rows: usize,
+    pub(super) memory: Memory,
+    pub(super) pace: Pace,
     resident: Option<Resident>,
 }
 
@@ -49,18 +57,15 @@ impl Model {
         settings: &ComputeSettings,
         progress: &dyn Progress,
     ) -> Result<Model> {
-        if recipe.tied {
-            // As in transformers, whichever of the two is there is both.
-            checkpoint.tensors_mut().stand_for(HEAD, EMBEDDING);
-        }
-        architecture::check(&recipe, checkpoint.tensors())?;
+        Model::check_tensors(&mut checkpoint, &recipe)?;
         let dtype = settings.arithmetic.dtype();
         let device = settings.device.open()?;
-        let residency = device::residency(&recipe, settings, dtype, &device)?;
+        let footprint = Footprint::on(&device, &recipe, settings);
+        footprint.check()?;
         let loader = Loader { tensors: checkpoint.tensors(), dtype, device: &device };
         let final_norm = loader.norm(recipe.final_norm)?;
         let layer_inputs = recipe.layer_inputs.map(|of| LayerInputWeights::load(of, &loader)).transpose()?;
-        let resident = match residency {
+        let resident = match footprint.residency {
             Residency::Streamed => None,
             Residency::Resident => {
                 progress.begin("loading weights", recipe.layers.len() as u64 + 1, "layers");
@@ -75,6 +80,7 @@ impl Model {
                 Some(Resident { layers, head })
             }
         };
+        let head_rows = (memory::BLOCK_BYTES / (recipe.hidden_size * dtype.size_in_bytes()).max(1)).max(1);
         let sites = recipe.sites()?;
         let site_index = sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect();
         Ok(Model {
@@ -87,8 +93,23 @@ impl Model {
             device,
             final_norm,
             layer_inputs,
+            head_rows,
+            memory: footprint.memory(),
+            pace: Pace::default(),
             resident,
         })
+    }
+
+    /// Checks every tensor against the checkpoint's recipe.
+    ///
+    /// # Errors
+    /// One is missing, or has the wrong shape.
+    pub fn check_tensors(checkpoint: &mut Checkpoint, recipe: &Recipe) -> Result<()> {
+        if recipe.tied {
+            // As in transformers, whichever of the two is there is both.
+            checkpoint.tensors_mut().stand_for(HEAD, EMBEDDING);
+        }
+        architecture::check(recipe, checkpoint.tensors())
     }
 
     /// The checkpoint it computes.
@@ -172,15 +193,28 @@ impl Model {
     /// # Errors
     /// `needed` bytes are not free.
     pub fn check_memory(&self, what: &str, needed: u64) -> Result<()> {
-        device::check_memory(what, needed)
+        memory::check(what, needed, self.memory.available())
     }
 
-    /// The head's weights, [vocabulary, hidden].
-    pub(super) fn head(&self) -> Result<Tensor> {
-        match &self.resident {
-            Some(resident) => Ok(resident.head.clone()),
-            None => self.loader().tensor(&self.recipe.head_tensor()),
-        }
+    /// Bytes that sums over rows may take, which stay from pass to pass.
+    pub fn memory_for_sums(&self) -> u64 {
+        self.memory.for_sums()
+    }
+
+    /// Rows of so many positions that make a pass worth reading streamed weights for: computing them takes as long, as
+    /// earlier passes have shown. One where weights stay.
+    pub fn rows_paid_for(&self, positions: usize) -> usize {
+        self.pace.rows_paid_for(positions).min(self.rows_at_once(positions))
+    }
+
+    /// Rows of so many positions that one pass can take; at least one.
+    pub fn rows_at_once(&self, positions: usize) -> usize {
+        self.memory.rows_at_once(&self.recipe, positions, self.dtype, self.memory.for_rows())
+    }
+
+    /// The head's weights, [vocabulary, hidden], where they are kept.
+    pub(super) fn resident_head(&self) -> Option<&Tensor> {
+        self.resident.as_ref().map(|resident| &resident.head)
     }
 
     pub(super) fn loader(&self) -> Loader<'_> {
@@ -214,20 +248,12 @@ impl Model {
         if let Some(resident) = &self.resident {
             return resident.layers.iter().enumerate().try_for_each(|(index, weights)| f(index, weights));
         }
-        std::thread::scope(|scope| {
-            let (send, receive) = std::sync::mpsc::sync_channel(0);
-            scope.spawn(move || {
-                for index in 0..self.recipe.layers.len() {
-                    // The receiver hangs up when a layer failed or the user asked to stop.
-                    if send.send(self.loader().layer(&self.recipe, index)).is_err() {
-                        break;
-                    }
-                }
-            });
-            for (index, weights) in receive.into_iter().enumerate() {
-                f(index, &weights?)?;
-            }
-            Ok(())
-        })
+        let load = |index| {
+            let started = Instant::now();
+            let weights = self.loader().layer(&self.recipe, index)?;
+            self.pace.read(started.elapsed());
+            Ok(weights)
+        };
+        ahead(0..self.recipe.layers.len(), load, |index, weights| f(index, &weights))
     }
 }

@@ -4,17 +4,13 @@ use super::batch::{self, Carried, Group, Place, Row};
 use super::cache::Cache;
 use super::hook::{Hook, Tap};
 use super::layer::{Beside, Layer};
-use super::{Model, device, ops};
+use super::{Model, ops};
 use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING};
 use crate::error::Result;
 use crate::neuron::{Intervention, ModulePath, Side};
 use crate::progress::Progress;
 use candle_core::Tensor;
-
-/// Bytes of activations that one chunk of groups may take.
-const CHUNK_BYTES: u64 = 32 << 20;
-/// Bytes of logits that are computed at once.
-const LOGITS_BYTES: usize = 64 << 20;
+use std::time::Instant;
 
 impl Model {
     /// Pushes rows through the layers and the final norm for what `hook` sees on the way. Progress advances by rows ×
@@ -37,22 +33,18 @@ impl Model {
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<f64>>> {
         let groups = self.hidden(rows, None, hook, progress)?;
-        let head = self.head()?;
+        let members: Vec<Vec<usize>> = groups.iter().map(|group| group.rows.clone()).collect();
+        let targets = |group: Group| {
+            let tokens = &rows[group.rows[0]].tokens;
+            Ok((group.x.narrow(0, 0, tokens.len() - 1)?, &tokens[1..]))
+        };
+        let log_probs = self.log_probs_of(groups.into_iter().map(targets).collect::<Result<_>>()?)?;
         let mut result = vec![Vec::new(); rows.len()];
-        for group in groups {
-            let tokens = rows[group.rows[0]].tokens.clone();
-            let targets = tokens.len() - 1;
-            let mut log_probs = Vec::with_capacity(targets);
-            let step = (LOGITS_BYTES / (self.recipe.vocab_size * self.dtype.size_in_bytes())).clamp(1, targets.max(1));
-            for from in (0..targets).step_by(step) {
-                let to = (from + step).min(targets);
-                let logits = self.logits_of(&group.x.narrow(0, from, to - from)?, &head)?;
-                log_probs.extend(ops::log_probs_of(&logits, &tokens[from + 1..to + 1])?);
-            }
-            for &row in &group.rows {
+        for (members, log_probs) in members.into_iter().zip(log_probs) {
+            for &row in &members {
                 result[row] = log_probs.clone();
             }
-            progress.advance(group.rows.len() as u64)?;
+            progress.advance(members.len() as u64)?;
         }
         Ok(result)
     }
@@ -85,26 +77,14 @@ impl Model {
         groups: &[Group],
         of: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<Vec<Tensor>> {
-        let head = self.head()?;
+        let read: Vec<Tensor> = groups.iter().map(|group| of(&group.x)).collect::<Result<_>>()?;
         let mut result: Vec<Option<Tensor>> = vec![None; rows];
-        for group in groups {
-            let logits = self.logits_of(&of(&group.x)?, &head)?;
+        for (group, logits) in groups.iter().zip(self.logits_of(&read)?) {
             for &row in &group.rows {
                 result[row] = Some(logits.clone());
             }
         }
         Ok(result.into_iter().flatten().collect())
-    }
-
-    pub(super) fn logits_of(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
-        let mut logits = x.matmul(&head.t()?)?;
-        if let Some(multiplier) = self.recipe.logit_multiplier {
-            logits = ops::scaled(&logits, multiplier)?;
-        }
-        match self.recipe.logit_softcap {
-            Some(cap) => Ok(ops::softcap(&logits, cap)?),
-            None => Ok(logits),
-        }
     }
 
     /// The rows' groups with what the head reads: (positions, hidden) after the final norm. With a cache there is one
@@ -120,13 +100,15 @@ impl Model {
         for intervention in rows.iter().flat_map(|r| &r.interventions) {
             self.check(&intervention.neuron)?;
         }
-        let chunk_rows = device::chunk_rows(&self.recipe, positions, self.dtype, CHUNK_BYTES);
-        device::check_activations(&self.recipe, rows.len(), chunk_rows, positions, self.dtype, &self.device)?;
+        let left = self.memory.for_rows();
+        self.memory.check_rows(&self.recipe, rows.len(), positions, self.dtype, left)?;
+        let chunk_rows = self.memory.chunk_rows(&self.recipe, positions, self.dtype, left);
         let all = cache.as_ref().map_or(0, |cache| cache.positions) + positions;
         let ropes = self.rope_tables(all)?;
         let masks = ops::Masks::default();
         let mut groups = self.embed(rows, positions, hook)?;
         self.each_layer(|index, weights| {
+            let started = Instant::now();
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
             for chunk in groups.chunks_mut(chunk_rows) {
                 let place = Place::Layer(index);
@@ -151,6 +133,7 @@ impl Model {
                 }
                 progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
             }
+            self.pace.computed(groups.len() * positions, started.elapsed());
             hook.layer_done(index)
         })?;
         groups = batch::split(groups, rows, Place::Final);

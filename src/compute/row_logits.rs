@@ -12,7 +12,6 @@ use std::ops::Range;
 #[derive(Debug)]
 pub struct RowLogits<'a> {
     model: &'a Model,
-    head: Tensor,
     /// (positions, hidden), after the final norm.
     x: Tensor,
 }
@@ -24,7 +23,7 @@ impl Model {
     /// As [`Model::trace`].
     pub fn row_logits(&self, row: &Row, progress: &dyn Progress) -> Result<RowLogits<'_>> {
         let groups = self.hidden(std::slice::from_ref(row), None, &mut NoHook, progress)?;
-        Ok(RowLogits { model: self, head: self.head()?, x: groups[0].x.clone() })
+        Ok(RowLogits { model: self, x: groups[0].x.clone() })
     }
 }
 
@@ -34,7 +33,8 @@ impl RowLogits<'_> {
     /// # Errors
     /// There are no such positions, or the device fails.
     pub fn at(&self, positions: Range<usize>) -> Result<Vec<Vec<f64>>> {
-        let logits = self.model.logits_of(&self.x.narrow(0, positions.start, positions.len())?, &self.head)?;
-        Ok(logits.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2()?)
+        let x = self.x.narrow(0, positions.start, positions.len())?;
+        let logits = self.model.logits_of(&[x])?;
+        Ok(logits[0].to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2()?)
     }
 }

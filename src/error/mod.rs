@@ -1,7 +1,9 @@
 //! The one error type. Every message names the thing, what was expected and, where it helps, what to do.
 
+mod bytes;
 mod header;
 
+pub use bytes::Bytes;
 pub use header::HeaderError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -150,26 +152,6 @@ impl Error {
     /// A setting or a text that makes no sense.
     pub fn input(problem: impl Into<String>) -> Error {
         Error::Input(problem.into())
-    }
-}
-
-/// Prints a byte count for people: `512 B`, `1.5 GiB`.
-#[derive(Debug, Clone, Copy)]
-pub struct Bytes(
-    /// The count.
-    pub u64,
-);
-
-impl std::fmt::Display for Bytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-        let mut value = self.0 as f64;
-        let mut unit = 0;
-        while value >= 1024.0 && unit + 1 < units.len() {
-            value /= 1024.0;
-            unit += 1;
-        }
-        if unit == 0 { write!(f, "{} B", self.0) } else { write!(f, "{value:.1} {}", units[unit]) }
     }
 }
 

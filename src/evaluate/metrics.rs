@@ -64,13 +64,17 @@ pub fn most_probable(logits: &[f64]) -> u32 {
     (0..logits.len()).fold(0, better) as u32
 }
 
-/// The NLL of every row in nats.
+/// The NLL of every row in nats, in as few passes as memory permits.
 ///
 /// # Errors
 /// As [`Model::target_log_probs`].
 pub fn nlls(model: &Model, rows: &[Row], progress: &dyn Progress) -> Result<Vec<f64>> {
-    let log_probs = model.target_log_probs(rows, &mut NoHook, progress)?;
-    Ok(log_probs.iter().map(|row| nll_nats(row)).collect())
+    let positions = rows.first().map_or(0, |row| row.tokens.len());
+    let mut nlls = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(model.rows_at_once(positions)) {
+        nlls.extend(model.target_log_probs(rows, &mut NoHook, progress)?.iter().map(|row| nll_nats(row)));
+    }
+    Ok(nlls)
 }
 
 /// The NLL of the text with nothing done to it.

@@ -66,6 +66,14 @@ impl Adaptive {
     /// Samples of the first look.
     pub const FIRST: usize = LOOKS[0];
 
+    /// Rows of each look up to all samples, the clean one with the first; `keeps`: whether sums are kept.
+    pub fn rows_of_looks(keeps: bool) -> Vec<usize> {
+        let looks: Vec<usize> = LOOKS.into_iter().filter(|look| keeps || *look <= LAST_WITHOUT_SUMS).collect();
+        let later = looks.windows(2).map(|pair| pair[1] - pair[0]);
+        let rest = if keeps { samples::MOST - looks[looks.len() - 1] } else { samples::MOST + 1 };
+        std::iter::once(looks[0] + 1).chain(later).chain([rest]).collect()
+    }
+
     /// What the first look has to keep.
     pub fn watched() -> Top {
         Top::reaching(WATCHED, (WIDE * error_in_spreads(Adaptive::FIRST)) as f32)

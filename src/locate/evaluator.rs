@@ -14,13 +14,16 @@ type Measure<'a> = Box<dyn FnMut(&str, &[Vec<Neuron>]) -> Result<Vec<f64>> + 'a>
 /// Masks sets of neurons and remembers what it measured.
 pub struct Evaluator<'a> {
     measure: Measure<'a>,
+    /// Rows that a pass is worth.
+    paid: Box<dyn Fn() -> usize + 'a>,
     known: HashMap<Vec<Neuron>, f64>,
 }
 
 impl<'a> Evaluator<'a> {
     /// An evaluator of `tokens` under `model`.
     pub fn new(model: &'a Model, tokens: Arc<[u32]>, progress: &'a dyn Progress) -> Evaluator<'a> {
-        Evaluator::measuring(move |stage, sets| {
+        let positions = tokens.len();
+        let evaluator = Evaluator::measuring(move |stage, sets| {
             let row =
                 |set: &Vec<Neuron>| Row::with(tokens.clone(), set.iter().cloned().map(Intervention::zero).collect());
             let rows: Vec<Row> = sets.iter().map(row).collect();
@@ -28,12 +31,28 @@ impl<'a> Evaluator<'a> {
             let nlls = metrics::nlls(model, &rows, progress)?;
             progress.end();
             Ok(nlls)
-        })
+        });
+        evaluator.paying(move || model.rows_paid_for(positions))
     }
 
     /// An evaluator of whatever `measure` gives for sets of masked neurons.
     pub(super) fn measuring(measure: impl FnMut(&str, &[Vec<Neuron>]) -> Result<Vec<f64>> + 'a) -> Evaluator<'a> {
-        Evaluator { measure: Box::new(measure), known: HashMap::new() }
+        Evaluator { measure: Box::new(measure), paid: Box::new(|| 1), known: HashMap::new() }
+    }
+
+    /// The same, where a pass is worth as many rows as `paid` says.
+    pub(super) fn paying(self, paid: impl Fn() -> usize + 'a) -> Evaluator<'a> {
+        Evaluator { paid: Box::new(paid), ..self }
+    }
+
+    /// Rows that are as good as free once a pass is made: see [`Model::rows_paid_for`].
+    pub(super) fn paid(&self) -> usize {
+        (self.paid)()
+    }
+
+    /// Whether a set was measured.
+    pub(super) fn knows(&self, set: &[Neuron]) -> bool {
+        self.known.contains_key(&canonical(set))
     }
 
     /// Rows that were computed so far: sets that were measured, the empty one too.

@@ -2,16 +2,13 @@
 
 use super::adaptive::{self, Adaptive};
 use super::samples::Samples;
-use super::stage::Stage;
+use super::stage::{self, Stage};
 use super::sums::{Importance, Top};
 use super::{Entry, Ranking, Sampling, SearchSettings, Stopped};
 use crate::compute::Row;
 use crate::error::Result;
 use crate::neuron::{Neuron, Site};
 use std::collections::HashMap;
-
-/// Bytes of sums that stay while it is not known whether more samples will be added to them.
-const MOST_KEPT: u64 = 1 << 30;
 
 /// The ranking as far as it is known.
 pub(super) struct Ranked {
@@ -58,12 +55,10 @@ impl Ranked {
         match (stage.settings.ranking, stage.settings.samples) {
             (Ranking::Magnitude, _) => Ranked::by(stage, 0),
             (Ranking::Noise, Samples::Exactly(samples)) => Ranked::by(stage, samples),
-            (Ranking::Noise, Samples::Auto) => {
-                // The clean row and the sum.
-                let bytes = 2 * 4 * stage.values();
-                let fits = || stage.model.check_memory("the sums of these sites", bytes).is_ok();
-                Ranked::by_few(stage, bytes <= MOST_KEPT && fits())
-            }
+            (Ranking::Noise, Samples::Auto) => Ranked::by_few(
+                stage,
+                stage::sums_bytes(stage.sites, stage.tokens.len()) <= stage.model.memory_for_sums(),
+            ),
         }
     }
 
@@ -77,21 +72,35 @@ impl Ranked {
         Ok(ranked)
     }
 
-    /// Ranks by so many samples.
+    /// Ranks by so many samples, in as few passes as memory permits.
     fn by(stage: Stage, samples: usize) -> Result<Ranked> {
+        Ranked::in_passes(stage, samples, stage.model.rows_at_once(stage.tokens.len()))
+    }
+
+    /// Ranks by so many samples, with so many rows at most in a pass.
+    fn in_passes(stage: Stage, samples: usize, rows: usize) -> Result<Ranked> {
         let hook = Importance::new(stage.sites, stage.settings, samples, Top::of(stage.keep));
-        Ok(Ranked::first(stage, samples, hook)?.0)
+        let first = rows.saturating_sub(1).max(1);
+        if first >= samples {
+            return Ok(Ranked::first(stage, samples, hook)?.0);
+        }
+        let bytes = stage::sums_bytes(stage.sites, stage.tokens.len());
+        stage.model.check_memory(&stage::sums_of(samples + 1), bytes)?;
+        let (_, mut hook) = Ranked::first(stage, first, hook.keeping())?;
+        hook.watched();
+        for from in (first..samples).step_by(rows) {
+            stage.trace(from..(from + rows).min(samples), &mut hook)?;
+        }
+        hook.finish(samples)?;
+        Ok(Ranked::of(stage, samples, &mut hook))
     }
 
     /// Ranks by the clean row and the first samples.
     fn first(stage: Stage, samples: usize, mut hook: Importance) -> Result<(Ranked, Importance)> {
         let Stage { model, tokens, sites, progress, .. } = stage;
         let rows = [vec![Row::clean(tokens.clone())], stage.noisy(0..samples)].concat();
-        let widest =
-            |layer| sites.iter().filter(|s| s.site.module.layer() == layer).map(|s| s.channels as u64).sum::<u64>();
-        let layers = (0..model.recipe().layers.len()).map(Some).chain([None]);
-        let channels = layers.map(widest).max().unwrap_or(0);
-        model.check_memory("the importance of these sites", 3 * 4 * channels * tokens.len() as u64)?;
+        let widest = stage::widest_bytes(sites, model.recipe().layers.len(), tokens.len());
+        model.check_memory(stage::WIDEST, widest)?;
         progress.begin("importance", (rows.len() * model.recipe().layers.len()) as u64, "rows × layers");
         model.trace(&rows, &mut hook, progress)?;
         hook.reduce()?;
@@ -185,6 +194,15 @@ mod tests {
                 progress: &Silent,
             };
             let expected = Ranked::by(stage, 100).unwrap();
+            for rows in [1, 7, 100] {
+                let ranked = Ranked::in_passes(stage, 100, rows).unwrap();
+                let pairs = || ranked.channels.values.iter().flatten().zip(expected.channels.values.iter().flatten());
+                // Products of tiny matrices round otherwise.
+                assert!(pairs().all(|(a, b)| (a - b).abs() <= 1e-5 * b), "{counting:?} {rows}");
+                let first = |ranked: &Ranked| ranked.entries[..10].iter().map(|e| e.neuron.clone()).collect::<Vec<_>>();
+                assert_eq!(first(&ranked), first(&expected), "{counting:?} {rows}");
+                assert_eq!((ranked.samples, ranked.entries.len()), (100, expected.entries.len()));
+            }
             for keeps in [true, false] {
                 let mut ranked = Ranked::by_few(stage, keeps).unwrap();
                 while ranked.has_more() {

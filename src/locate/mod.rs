@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod critical_set;
+mod estimate;
 mod evaluator;
 mod ignore_list;
 mod importance;
@@ -21,6 +22,7 @@ mod sums;
 pub use critical_set::{
     Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Sampling, Stopped, Subset,
 };
+pub use estimate::{Estimate, EstimateSettings, Machine, MemoryNeeds, Pass, Span, StageNeeds};
 pub use evaluator::Evaluator;
 pub use ignore_list::{IgnoreList, IgnoredModule};
 pub(crate) use infinite::{finite_or_infinite, one_finite_or_infinite};

@@ -9,6 +9,7 @@ use super::evaluator::Evaluator;
 use crate::error::Result;
 use crate::evaluate::metrics;
 use crate::neuron::Neuron;
+use std::collections::VecDeque;
 
 /// From so many members on it is looked whether they are dense.
 const FEWEST_DENSE: usize = 8;
@@ -124,8 +125,8 @@ impl<'e, 'a> Reduction<'e, 'a> {
         // The first `most` collapse, the first `least` do not.
         let (mut most, mut least) = (candidates.len(), 0);
         while most > least + 1 {
-            let middle = if least == 0 { most.saturating_sub(stride) } else { most.midpoint(least) };
-            let middle = if middle == 0 { most.midpoint(least) } else { middle };
+            let middle = middle(most, least, stride);
+            self.foresee(kept, candidates, (most, least), stride)?;
             match self.collapses(kept, &candidates[..middle])? {
                 None => return Ok(None),
                 Some(true) => most = middle,
@@ -133,6 +134,25 @@ impl<'e, 'a> Reduction<'e, 'a> {
             }
         }
         Ok(Some(most))
+    }
+
+    /// Where the next set of [`Reduction::shortest`] is not known, measures with it those that may follow, as many as a
+    /// pass pays for; not where rows are counted.
+    fn foresee(&mut self, kept: &[usize], candidates: &[usize], ends: (usize, usize), stride: usize) -> Result<()> {
+        let paid = self.evaluator.paid();
+        let (mut sets, mut open) = (Vec::new(), VecDeque::from([ends]));
+        while let Some((most, least)) = open.pop_front().filter(|_| sets.len() < paid) {
+            if most > least + 1 {
+                let middle = middle(most, least, stride);
+                sets.push([kept, &candidates[..middle]].concat());
+                open.extend([(middle, least), (most, middle)]);
+            }
+        }
+        let is_known = self.evaluator.knows(&self.neurons(&sets[0]));
+        if paid > 1 && !is_known && self.most_rows == usize::MAX {
+            self.damages(&sets)?;
+        }
+        Ok(())
     }
 
     /// Backward elimination. Each round masks all sets that lack one member, then drops as many members at once as it
@@ -177,11 +197,22 @@ impl<'e, 'a> Reduction<'e, 'a> {
         Ok(Some(damages[0] >= self.epsilon))
     }
 
+    fn neurons(&self, set: &[usize]) -> Vec<Neuron> {
+        set.iter().map(|at| self.whole[*at].clone()).collect()
+    }
+
     fn damages(&mut self, sets: &[Vec<usize>]) -> Result<Vec<f64>> {
-        let neurons = |set: &Vec<usize>| set.iter().map(|at| self.whole[*at].clone()).collect();
-        let sets: Vec<Vec<Neuron>> = sets.iter().map(neurons).collect();
+        let sets: Vec<Vec<Neuron>> = sets.iter().map(|set| self.neurons(set)).collect();
         let nlls = self.evaluator.nlls(&self.stage, &sets)?;
         Ok(nlls.into_iter().map(|nll| metrics::damage(nll, self.base_nll_nats)).collect())
+    }
+}
+
+/// Which of the first candidates come next between two ends.
+fn middle(most: usize, least: usize, stride: usize) -> usize {
+    match most.saturating_sub(stride) {
+        before if least == 0 && before > 0 => before,
+        _ => most.midpoint(least),
     }
 }
 

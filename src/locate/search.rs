@@ -11,7 +11,8 @@ use crate::neuron::Neuron;
 const MAX_BATCH: usize = 32;
 
 /// Tries prefixes of 1, 2, … entries (Δn = 1) and stops at the first with damage ≥ ε. The damage of prefixes is not
-/// monotone, so none is skipped; batches double, so at most as many are computed in vain as were needed.
+/// monotone, so none is skipped; batches double, so at most as many are computed in vain as were needed, or as a pass pays
+/// for, with which it begins.
 /// `why` explains a perplexity that is not a number.
 pub(super) fn search(
     evaluator: &mut Evaluator,
@@ -21,7 +22,8 @@ pub(super) fn search(
 ) -> Result<Prefix> {
     let longest = settings.max_neurons.min(entries.len());
     let mut curve_nll_nats = Vec::new();
-    let mut batch = 1;
+    let mut batch = evaluator.paid();
+    let most = MAX_BATCH.max(batch);
     while curve_nll_nats.len() < longest {
         let from = curve_nll_nats.len();
         let to = (from + batch).min(longest);
@@ -36,7 +38,7 @@ pub(super) fn search(
                 return Ok(Prefix { collapsed: true, n: curve_nll_nats.len(), curve_nll_nats });
             }
         }
-        batch = (batch * 2).min(MAX_BATCH);
+        batch = (batch * 2).min(most);
     }
     Ok(Prefix { collapsed: false, n: curve_nll_nats.len(), curve_nll_nats })
 }

@@ -39,15 +39,30 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Values of all sites in one row.
-    pub fn values(&self) -> u64 {
-        self.sites.iter().map(|site| site.channels as u64 * self.tokens.len() as u64).sum()
-    }
-
     /// Candidates as entries.
     pub fn entries<'c>(&self, candidates: impl Iterator<Item = &'c Candidate>) -> Vec<Entry> {
         let neuron = |c: &Candidate| Neuron { site: self.sites[c.site].site.clone(), channel: c.channel };
         let entry = |c: &Candidate| Entry { neuron: neuron(c), importance: c.importance.into(), position: c.position };
         candidates.map(entry).collect()
     }
+}
+
+/// What has to stay where as many rows take several passes.
+pub(super) fn sums_of(rows: usize) -> String {
+    format!("the sums of these sites, as {rows} rows take several passes,")
+}
+
+/// Bytes that the sums of all sites take from pass to pass: the clean row and the sum, in f32.
+pub(super) fn sums_bytes(sites: &[&SiteInfo], positions: usize) -> u64 {
+    2 * 4 * sites.iter().map(|site| site.channels as u64 * positions as u64).sum::<u64>()
+}
+
+/// What [`widest_bytes`] is for.
+pub(super) const WIDEST: &str = "the importance of these sites";
+
+/// Bytes that importance takes within a pass: clean rows, sums and copies of the widest layer's sites.
+pub(super) fn widest_bytes(sites: &[&SiteInfo], layers: usize, positions: usize) -> u64 {
+    let in_layer =
+        |layer| sites.iter().filter(|s| s.site.module.layer() == layer).map(|s| s.channels as u64).sum::<u64>();
+    3 * 4 * (0..layers).map(Some).chain([None]).map(in_layer).max().unwrap_or(0) * positions as u64
 }

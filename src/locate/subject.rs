@@ -1,5 +1,6 @@
 //! A model and the text to compute on.
 
+use super::SearchSettings;
 use crate::architecture::Recipe;
 use crate::checkpoint::Checkpoint;
 use crate::compute::{ComputeSettings, Model};
@@ -29,18 +30,19 @@ pub struct OpenedSubject {
     pub recipe: Recipe,
     /// The text, by the model's own tokenizer.
     pub text: Encoded,
-    seconds: f64,
+    pub(super) seconds: f64,
 }
 
 impl OpenedSubject {
-    /// Reads a checkpoint's config and has its tokenizer encode the text.
+    /// Reads a checkpoint's config, has its tokenizer encode the text and checks every tensor against the config.
     ///
     /// # Errors
-    /// The config or the tokenizer is not understood, or the text is too short.
-    pub fn new(checkpoint: Checkpoint, text: &str) -> Result<OpenedSubject> {
+    /// The config or the tokenizer is not understood, the text is too short, or a tensor is missing or has the wrong shape.
+    pub fn new(mut checkpoint: Checkpoint, text: &str) -> Result<OpenedSubject> {
         let started = Instant::now();
         let recipe = Recipe::read(checkpoint.config())?;
         let text = Tokenizer::of(&checkpoint)?.encode(text)?;
+        Model::check_tensors(&mut checkpoint, &recipe)?;
         Ok(OpenedSubject { checkpoint, recipe, text, seconds: started.elapsed().as_secs_f64() })
     }
 
@@ -52,6 +54,19 @@ impl OpenedSubject {
         let started = Instant::now();
         let model = Model::new(self.checkpoint, self.recipe, settings, progress)?;
         Ok(Subject { model, text: self.text, load_s: self.seconds + started.elapsed().as_secs_f64() })
+    }
+
+    /// Loads the weights, unless memory will not suffice to locate with them.
+    ///
+    /// # Errors
+    /// As [`OpenedSubject::check_memory`] and [`OpenedSubject::load`].
+    pub fn load_to_locate(
+        self,
+        (compute, search): (&ComputeSettings, &SearchSettings),
+        progress: &dyn Progress,
+    ) -> Result<Subject> {
+        self.check_memory(search, compute)?;
+        self.load(compute, progress)
     }
 }
 

@@ -89,6 +89,11 @@ impl Importance {
         Importance { watched: Some(watched), keeps, ..self }
     }
 
+    /// Keeps sums so that later samples can be added.
+    pub fn keeping(self) -> Importance {
+        Importance { keeps: true, ..self }
+    }
+
     /// Ends the first batch: the candidates that may yet be among the first, where they were asked for.
     pub fn watched(&mut self) -> Option<Top> {
         self.is_first = false;

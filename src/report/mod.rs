@@ -4,6 +4,7 @@
 
 pub mod compare;
 pub mod differences;
+pub mod estimate;
 pub mod findings;
 pub mod fingerprint;
 pub mod html;

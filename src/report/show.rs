@@ -1,8 +1,8 @@
 //! What every document can show of itself; [`RENDERERS`](super::RENDERERS) are the forms of it.
 
 use super::{
-    Judged, compare, differences, findings, html, hub, json, monitor, perplexity, probe, scan, signature, table,
-    weights,
+    Judged, compare, differences, estimate, findings, html, hub, json, monitor, perplexity, probe, scan, signature,
+    table, weights,
 };
 use crate::audit::{Audit, Linted};
 use crate::compare::Comparison;
@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::evaluate::perplexity::Perplexity;
 use crate::integrity::document::{DiffDocument, VerificationDocument};
 use crate::integrity::signature::SignatureReport;
-use crate::locate::CriticalSetReport;
+use crate::locate::{CriticalSetReport, Estimate};
 use crate::monitor::CheckDocument;
 use crate::patch::{PlanDocument, RestoreDocument};
 use crate::probe::Probe;
@@ -85,6 +85,12 @@ impl ShowFindings for Document<Linted> {
 impl Show for Document<CriticalSetReport> {
     fn table(&self) -> String {
         table::critical_set(self)
+    }
+}
+
+impl Show for Document<Estimate> {
+    fn table(&self) -> String {
+        estimate::table_of(self)
     }
 }
 

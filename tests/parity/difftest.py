@@ -188,7 +188,7 @@ def ours(binary, folder, tokens, r):
     """NLL by achilles-audit, or why it refuses."""
     text = " ".join(f"t{t}" for t in tokens)
     command = [binary, "perplexity", str(folder), "--text", text, "--format", "json", "--dtype", "f64", "--device", "cpu",
-               "--progress", "none", *(["--stream"] if r.random() < 0.3 else [])]
+               "--progress", "none", *(["--weights", "stream"] if r.random() < 0.3 else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout)["base"]["nll_nats"], None

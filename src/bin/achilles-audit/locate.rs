@@ -39,7 +39,8 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let mut settings = options.search.settings()?;
     settings.smallest = options.smallest.map(NonZeroUsize::get);
-    let subject = options.model.open(&options.text, progress)?;
+    let opened = options.model.before_loading(&options.text, progress)?;
+    let subject = opened.load_to_locate((&options.model.compute.settings(), &settings), progress)?;
     let result = locate::locate(&subject, &settings, progress)?.report;
     let Some(form) = options.ignore_list else {
         output::write(&options.output, &result)?;

@@ -3,6 +3,7 @@
 mod compare;
 mod completions;
 mod diff;
+mod estimate;
 mod explain;
 mod fingerprint;
 mod import;
@@ -67,6 +68,8 @@ enum Command {
     Explain(explain::Options),
     /// Find the critical set: noise importance, causal masking, minimization
     Locate(locate::Options),
+    /// Tell what locate will take on this machine: memory, passes over the weights, seconds
+    Estimate(estimate::Options),
     /// Tell whether variants of a model share its critical set: where it is, and what masking it does
     ///
     /// BASE is a model, what `locate --format json` wrote of one (a .json file), or published:NAME.
@@ -180,6 +183,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Compare(options) => compare::run(&options, &progress),
         Command::Published(options) => published::run(&options),
         Command::Locate(options) => locate::run(&options, &progress),
+        Command::Estimate(options) => estimate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
         Command::Probe(options) => probe::run(&options, &progress),
         Command::Monitor(command) => monitor::run(&command, &progress),

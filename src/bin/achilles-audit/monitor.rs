@@ -61,7 +61,7 @@ pub struct CheckOptions {
     #[arg(long, alias = "text", value_name = "FILE", num_args = 1..)]
     pub prompts: Vec<PathBuf>,
     /// Norms that a serving process dumped, as contrib/ records them, instead of a model
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dtype", "device", "stream"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dtype", "device", "weights", "memory", "stream"])]
     pub activations: Option<PathBuf>,
     /// The probability of a false alarm
     #[arg(long, alias = "alpha", value_name = "P", default_value_t = DEFAULT_FALSE_ALARM_RATE, allow_hyphen_values = true)]

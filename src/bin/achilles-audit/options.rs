@@ -4,9 +4,10 @@ use achilles_audit::Result;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compute::{self, Arithmetic, DeviceChoice, Residency};
 use achilles_audit::document::critical_set;
+use achilles_audit::error::Bytes;
 use achilles_audit::evaluate::text;
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
-use achilles_audit::locate::{self, Counting, Ranking, Samples, SiteSelection, Subject};
+use achilles_audit::locate::{self, Counting, OpenedSubject, Ranking, Samples, SiteSelection, Subject};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Progress;
 use achilles_audit::report::{RENDERERS, Renderer, Show, ShowFindings};
@@ -27,9 +28,13 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// The model to compute with and the text to compute on.
     pub fn open(&self, text: &TextArgs, progress: &dyn Progress) -> Result<Subject> {
+        self.before_loading(text, progress)?.load(&self.compute.settings(), progress)
+    }
+
+    /// The same without its weights.
+    pub fn before_loading(&self, text: &TextArgs, progress: &dyn Progress) -> Result<OpenedSubject> {
         let text = text.read()?;
-        let checkpoint = Checkpoint::open(&self.model, progress)?;
-        Subject::load(checkpoint, &text, &self.compute.settings(), progress)
+        OpenedSubject::new(Checkpoint::open(&self.model, progress)?, &text)
     }
 }
 
@@ -42,18 +47,35 @@ pub struct ComputeArgs {
     /// Where to compute: auto, cpu, cuda:N or metal
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Keep no weights between passes: slower, for models larger than memory
-    #[arg(long)]
+    /// Whether weights stay in memory: resident, stream (read anew in each pass, for models larger than memory), or auto
+    /// (resident where they take at most three quarters of it)
+    #[arg(long, value_enum, default_value = "auto", hide_possible_values = true)]
+    pub weights: Weights,
+    /// Memory that this process may take, such as 8GB or 512MiB, mapped files not counted [default: what can be had]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Bytes>,
+    /// The old name of `--weights stream`
+    #[arg(long, hide = true, conflicts_with = "weights")]
     pub stream: bool,
+}
+
+/// Whether weights stay in memory between passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    Resident,
+    Stream,
+    Auto,
 }
 
 impl ComputeArgs {
     pub fn settings(&self) -> compute::ComputeSettings {
-        compute::ComputeSettings {
-            arithmetic: self.dtype,
-            device: self.device,
-            residency: self.stream.then_some(Residency::Streamed),
-        }
+        let residency = match self.weights {
+            _ if self.stream => Some(Residency::Streamed),
+            Weights::Resident => Some(Residency::Resident),
+            Weights::Stream => Some(Residency::Streamed),
+            Weights::Auto => None,
+        };
+        compute::ComputeSettings { arithmetic: self.dtype, device: self.device, residency, memory: self.memory }
     }
 }
 

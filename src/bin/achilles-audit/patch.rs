@@ -1,6 +1,6 @@
 //! `patch`.
 
-use crate::options::{ComputeArgs, Format, ModelArgs, TextArgs};
+use crate::options::{ComputeArgs, Format, ModelArgs, TextArgs, Weights};
 use crate::{output, stderr, verify_patch};
 use achilles_audit::architecture::{self, Recipe};
 use achilles_audit::checkpoint::{Checkpoint, Source};
@@ -72,8 +72,9 @@ pub struct Options {
 impl Options {
     /// How the model is run where means are asked for.
     pub fn model_args(&self, model: &str) -> ModelArgs {
-        let (dtype, device) = (Arithmetic::F32, DeviceChoice::Auto);
-        ModelArgs { model: model.into(), compute: ComputeArgs { dtype, device, stream: false } }
+        let (dtype, device, weights) = (Arithmetic::F32, DeviceChoice::Auto, Weights::Auto);
+        let compute = ComputeArgs { dtype, device, weights, memory: None, stream: false };
+        ModelArgs { model: model.into(), compute }
     }
 }
 

@@ -17,6 +17,6 @@ pub(super) use activation::{activation, sigmoid, softplus};
 pub(super) use delta_rule::{DeltaRule, unit_length};
 pub(super) use heads::{RopeTable, to_heads};
 pub(super) use kernel::{scaled, wide_dtype};
-pub(super) use log_probs::log_probs_of;
+pub(super) use log_probs::LogProbs;
 pub(super) use norm::{NormWeight, rms_norm};
 pub(super) use softmax::{Masks, Softmax, causal_softmax, softcap};

@@ -55,6 +55,32 @@ fn what_is_needed_stays() {
     }
 }
 
+/// Where a pass pays for several rows, it takes fewer of them to the same set.
+#[test]
+fn rows_that_are_paid_for_spare_passes() {
+    let mut all = [0, 0];
+    for seed in 0..40 {
+        let run = |paid: usize| {
+            let (_, damage) = planted(seed);
+            let passes = std::rc::Rc::new(std::cell::Cell::new(0));
+            let counted = passes.clone();
+            let nll = move |set: &Vec<Neuron>| 2.0 + std::f64::consts::LN_10 * damage(&channels(set));
+            let evaluator = Evaluator::measuring(move |_, sets| {
+                counted.set(counted.get() + 1);
+                Ok(sets.iter().map(&nll).collect())
+            });
+            let mut evaluator = evaluator.paying(move || paid);
+            let set = minimize(&mut evaluator, members(&entries(120), 120), 1.0, None).unwrap();
+            (channels(&set.neurons), passes.get())
+        };
+        let ((one, by_one), (seven, by_seven)) = (run(1), run(7));
+        assert_eq!(one, seven, "{seed}");
+        all = [all[0] + by_one, all[1] + by_seven];
+    }
+    println!("{} passes by one, {} by seven", all[0], all[1]);
+    assert!(all[1] * 3 < all[0] * 2, "{all:?}");
+}
+
 type Planted = Box<dyn Fn(&[usize]) -> f64>;
 
 /// A planted damage function of a random kind.

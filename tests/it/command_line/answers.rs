@@ -138,12 +138,32 @@ fn the_document_is_as_its_schema_says() {
     }
 }
 
+/// Equal but for rounding: where weights are streamed, more rows are computed at once, and products of tiny matrices round
+/// otherwise.
+fn assert_alike(found: &Value, expected: &Value) {
+    match (found, expected) {
+        (Value::Object(a), Value::Object(b)) => {
+            assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+            a.values().zip(b.values()).for_each(|(a, b)| assert_alike(a, b));
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            assert_eq!(a.len(), b.len());
+            a.iter().zip(b).for_each(|(a, b)| assert_alike(a, b));
+        }
+        (Value::Number(a), Value::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} {b}");
+        }
+        (a, b) => assert_eq!(a, b),
+    }
+}
+
 #[test]
 fn the_same_question_has_the_same_answer() {
     let place = Place::new();
     let first = result(&place, &LOCATE);
     assert_eq!(result(&place, &LOCATE), first);
-    assert_eq!(result(&place, &with(&["--stream"])), first, "streamed");
+    assert_alike(&result(&place, &with(&["--weights", "stream"])), &first);
     assert_eq!(result(&place, &with(&["--device", "cpu", "--seed", "42"])), first);
     assert_ne!(result(&place, &with(&["--seed", "43"]))["ranking"], first["ranking"]);
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod compare;
 mod divergence;
+mod estimate;
 mod gate;
 mod help;
 mod ignore_list;

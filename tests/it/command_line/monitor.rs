@@ -235,7 +235,8 @@ fn norms_are_those_of_the_authors_activations() {
         }
         let checkpoint = Checkpoint::open(copy.path().to_str().unwrap(), &Silent).unwrap();
         let recipe = Recipe::read(checkpoint.config()).unwrap();
-        let settings = ComputeSettings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: None };
+        let settings =
+            ComputeSettings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, ..ComputeSettings::default() };
         let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
         let out = model.sites().iter().filter(|s| s.site.side == Side::Out);
         let sites: Vec<(Site, usize)> = out.map(|s| (s.site.clone(), s.channels)).collect();

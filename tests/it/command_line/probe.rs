@@ -167,7 +167,7 @@ fn the_document_tells_what_was_asked_and_answered() {
         assert!(prompt["before"]["tokens"].as_array().unwrap().len() <= 6);
     }
     assert_eq!(document(&place, &with(&neurons)), result, "not deterministic");
-    assert_eq!(document(&place, &with(&[&neurons[..], &["--stream"]].concat())), result, "streamed");
+    assert_eq!(document(&place, &with(&[&neurons[..], &["--weights", "stream"]].concat())), result, "streamed");
 }
 
 #[test]

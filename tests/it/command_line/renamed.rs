@@ -29,7 +29,7 @@ fn an_option_is_understood_by_its_old_name() {
     let ranking = ["--ranking=magnitude", "--text", TEXT];
     let sign = ["sign", "{model}", "-o", "{out}/model.sig"];
     let check = ["monitor", "check", "{model}", "--baseline={out}/base.json"];
-    let cases: [(&[&str], &str, &str, &str); 11] = [
+    let cases: [(&[&str], &str, &str, &str); 12] = [
         (&["monitor", "record", "{model}", "-o", "{out}/base.json"], "--text", "--prompts", "={out}/recorded.txt"),
         (&check, "--text", "--prompts", "={out}/others.txt"),
         (&[&check[..], &["--prompts={out}/others.txt"]].concat(), "--alpha", "--false-alarm-rate", "=0.05"),
@@ -41,11 +41,12 @@ fn an_option_is_understood_by_its_old_name() {
         (&["scan", "{model}", "--static", "--signature={out}/model.sig"], "--key", "--public-key", &public),
         (&[&sign[..], &[&signed_by]].concat(), "--ignore", "--ignore-path", "=notes"),
         (&["import", GGUF, "-o", "{out}/imported"], "--dtype", "--weights-dtype", "=f32"),
+        (&["perplexity", "{model}", "--text", TEXT], "--stream", "--weights stream", ""),
     ];
     for (command, old, new, value) in cases {
         let run = |name: &str| {
             let _ = std::fs::remove_dir_all(place.out().join("imported"));
-            run(&place, &[command, &[&format!("{name}{value}")]].concat())
+            run(&place, &[command, &format!("{name}{value}").split(' ').collect::<Vec<_>>()].concat())
         };
         let (code, shown, warnings) = run(new);
         assert_eq!(warnings, Vec::<String>::new(), "{command:?} {new}");

@@ -198,7 +198,12 @@ pub fn model(folder: &Path, config: &str, arithmetic: Arithmetic, residency: Res
 pub fn open(folder: &Path, arithmetic: Arithmetic, residency: Residency) -> Model {
     let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
     let recipe = Recipe::read(checkpoint.config()).unwrap();
-    let settings = ComputeSettings { arithmetic, device: DeviceChoice::Cpu, residency: Some(residency) };
+    let settings = ComputeSettings {
+        arithmetic,
+        device: DeviceChoice::Cpu,
+        residency: Some(residency),
+        ..ComputeSettings::default()
+    };
     Model::new(checkpoint, recipe, &settings, &Silent).unwrap()
 }
 

@@ -69,7 +69,8 @@ fn write(folder: &Path, config: &Value) {
 fn nll(folder: &Path) -> f64 {
     let checkpoint = Checkpoint::open(folder.to_str().unwrap(), &Silent).unwrap();
     let recipe = Recipe::read(checkpoint.config()).unwrap();
-    let settings = ComputeSettings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, residency: None };
+    let settings =
+        ComputeSettings { arithmetic: Arithmetic::F64, device: DeviceChoice::Cpu, ..ComputeSettings::default() };
     let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
     let rows = [Row::clean(tokens().into())];
     nll_nats(&model.target_log_probs(&rows, &mut NoHook, &Silent).unwrap()[0])

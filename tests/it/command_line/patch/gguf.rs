@@ -13,6 +13,7 @@ fn nll(path: &Path, row: Row) -> f64 {
         arithmetic: Arithmetic::F64,
         device: DeviceChoice::Cpu,
         residency: Some(Residency::Resident),
+        ..ComputeSettings::default()
     };
     let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
     nll_nats(&model.target_log_probs(&[row], &mut NoHook, &Silent).unwrap()[0])

@@ -10,6 +10,7 @@ fn nlls(folder: &Path, rows: &[Row]) -> Vec<f64> {
         arithmetic: Arithmetic::F64,
         device: DeviceChoice::Cpu,
         residency: Some(Residency::Resident),
+        ..ComputeSettings::default()
     };
     let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
     // One by one: a batch's products may sum in another order, and masks are compared to the last bit.

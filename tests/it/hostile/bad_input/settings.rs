@@ -46,10 +46,15 @@ fn settings() -> Vec<Row> {
             make: Box::new(larger_than_memory),
             ..called(
                 "larger than memory",
-                &["locate", "{model}", "--stream"],
+                &["locate", "{model}", "--weights", "stream"],
                 &["of memory", "can be had", "free some"],
             )
         },
+        called(
+            "a budget too small",
+            &["locate", "{model}", "--memory", "1MiB"],
+            &["this model's weights", "of memory", "can be had", "--memory"],
+        ),
         row("larger than memory, unasked", Box::new(larger_than_memory), &["of memory", "can be had", "free some"]),
         Row {
             make: write("m.gguf", &[b'G'; 1000]),
@@ -77,6 +82,8 @@ fn settings() -> Vec<Row> {
         usage("not a neuron", &["perplexity", "{model}", "--neuron", "L1.mlp"], &["L1.mlp", "expected MODULE:out"]),
         usage("bad glob", &["locate", "{model}", "--sites", "[a"], &["[a"]),
         usage("bad side", &["locate", "{model}", "--side", "up"], &["up", "expected in or out"]),
+        usage("no unit", &["locate", "{model}", "--memory", "8"], &["\"8\"", "expected a number with a unit", "8GB"]),
+        usage("bad residency", &["locate", "{model}", "--weights", "some"], &["some", "resident, stream, auto"]),
         usage("bad dtype", &["locate", "{model}", "--dtype", "f8"], &["f8", "expected f32"]),
         usage("bad device", &["locate", "{model}", "--device", "gpu"], &["gpu", "expected auto, cpu"]),
         usage("two texts", &["locate", "{model}", "--text", "a", "--text-file", "b"], &["cannot be used with"]),

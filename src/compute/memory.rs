@@ -1,0 +1,365 @@
+//! Host memory: how much there is, what weights take of it, and how many rows the rest has room for.
+
+use super::device::ComputeSettings;
+use super::weights::Residency;
+use crate::architecture::Recipe;
+use crate::error::{Bytes, Error, Result};
+use candle_core::{DType, Device};
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate};
+
+/// Bytes of activations that one chunk of groups takes: more would not compute faster.
+const CHUNK_BYTES: u64 = 32 << 20;
+/// Bytes of the head's weights that make a block.
+pub(super) const BLOCK_BYTES: usize = 64 << 20;
+/// Bytes of logits of one block that are computed at once.
+pub(super) const LOGITS_BYTES: usize = 64 << 20;
+
+/// Bytes of sums that another device than the host has room for, as is believed.
+const ON_DEVICE: u64 = 1 << 30;
+
+/// Host memory that may be taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// By the whole process.
+    budget: Option<u64>,
+    /// Whether rows are computed in host memory. The driver judges that of another device.
+    has_rows: bool,
+    /// Bytes that a pass takes beside rows: weights that it reads as it goes, logits.
+    in_passing: u64,
+}
+
+/// What a model takes of host memory, known before its weights are loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Footprint {
+    /// Bytes of the weights that stay where all do.
+    pub resident: u64,
+    /// Bytes of the weights that are at hand at once where they are streamed.
+    pub streamed: u64,
+    /// Bytes that can be had.
+    pub available: u64,
+    /// Whether weights stay.
+    pub residency: Residency,
+    dtype: DType,
+    memory: Memory,
+}
+
+impl Footprint {
+    /// Of a model that is not loaded yet.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn of(recipe: &Recipe, settings: &ComputeSettings) -> Result<Footprint> {
+        Ok(Footprint::on(&settings.device.open()?, recipe, settings))
+    }
+
+    pub(super) fn on(device: &Device, recipe: &Recipe, settings: &ComputeSettings) -> Footprint {
+        let available = available_bytes(settings.memory);
+        Footprint::within(available, device.is_cpu(), recipe, settings)
+    }
+
+    fn within(available: u64, is_host: bool, recipe: &Recipe, settings: &ComputeSettings) -> Footprint {
+        let dtype = settings.arithmetic.dtype();
+        let (resident, streamed) = weights_of(recipe, dtype);
+        let fits = !is_host || resident <= available / 4 * 3;
+        let residency = settings.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
+        let logits = 3 * LOGITS_BYTES as u64;
+        let in_passing = match residency {
+            Residency::Resident => logits,
+            Residency::Streamed => streamed.max(2 * BLOCK_BYTES as u64 + logits),
+        };
+        let budget = settings.memory.map(|Bytes(budget)| budget);
+        let memory = Memory { budget, has_rows: is_host, in_passing };
+        Footprint { resident, streamed, available, residency, dtype, memory }
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Bytes that are left for rows once the weights are at hand.
+    pub fn left(&self) -> u64 {
+        let kept = if self.residency == Residency::Resident { self.resident } else { 0 };
+        self.memory.left(self.available.saturating_sub(kept))
+    }
+
+    /// Rows of so many positions that are computed together at most.
+    pub fn chunk_rows(&self, recipe: &Recipe, positions: usize) -> usize {
+        self.memory.chunk_rows(recipe, positions, self.dtype, self.left())
+    }
+
+    /// Rows of so many positions that one pass can take; at least one.
+    pub fn rows_at_once(&self, recipe: &Recipe, positions: usize) -> usize {
+        self.memory.rows_at_once(recipe, positions, self.dtype, self.left())
+    }
+
+    /// Refuses weights for which there is no room.
+    ///
+    /// # Errors
+    /// There is less memory than they take.
+    pub fn check(&self) -> Result<()> {
+        let (needed, advice) = match self.residency {
+            Residency::Resident if self.streamed <= self.available => {
+                (self.resident, "stream them (--weights stream), or use a narrower --dtype")
+            }
+            Residency::Resident => (self.resident, ADVICE),
+            Residency::Streamed => (self.streamed, ADVICE),
+        };
+        match self.memory.has_rows && needed > self.available {
+            true => {
+                let how = if self.residency == Residency::Resident { "" } else { " read layer by layer" };
+                let what = format!("computing with this model's weights in {:?}{how}", self.dtype).to_lowercase();
+                Err(Error::Memory { what, needed, available: self.available, advice })
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a pass of so many rows for which there would be no room beside the weights.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_rows(&self, recipe: &Recipe, rows: usize, positions: usize) -> Result<()> {
+        self.memory.check_rows(recipe, rows, positions, self.dtype, self.left())
+    }
+
+    /// Refuses what would need more than is left for rows.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_left(&self, what: &str, needed: u64) -> Result<()> {
+        check(what, needed, self.left())
+    }
+}
+
+/// What can be done where weights do not fit.
+const ADVICE: &str = "free some, give more by --memory, or use a narrower --dtype or a larger machine";
+
+impl Memory {
+    /// Bytes that can be had.
+    pub fn available(&self) -> u64 {
+        available_bytes(self.budget.map(Bytes))
+    }
+
+    /// Bytes that are left for rows of what can be had.
+    fn left(&self, available: u64) -> u64 {
+        if self.has_rows { available.saturating_sub(self.in_passing) } else { u64::MAX }
+    }
+
+    /// Bytes that are left for rows.
+    pub fn for_rows(&self) -> u64 {
+        self.left(self.available())
+    }
+
+    /// Bytes that sums over rows may take, which stay from pass to pass: half of what rows could.
+    pub fn for_sums(&self) -> u64 {
+        if self.has_rows { self.for_rows() / 2 } else { ON_DEVICE }
+    }
+
+    /// Groups that make a chunk, of which there is always one.
+    pub fn chunk_rows(&self, recipe: &Recipe, positions: usize, dtype: DType, left: u64) -> usize {
+        // What goes on with the rows meanwhile needs memory, too.
+        let chunk = CHUNK_BYTES.min(left / 2);
+        (chunk / group_bytes(recipe, positions, dtype)).max(1) as usize
+    }
+
+    /// Rows that one pass can take, of which there is always one.
+    pub fn rows_at_once(&self, recipe: &Recipe, positions: usize, dtype: DType, left: u64) -> usize {
+        let chunk = self.chunk_rows(recipe, positions, dtype, left) as u64 * group_bytes(recipe, positions, dtype);
+        let rows = left.saturating_sub(chunk) / row_bytes(recipe, positions, dtype);
+        usize::try_from(rows).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Refuses a pass whose activations do not fit.
+    pub fn check_rows(&self, recipe: &Recipe, rows: usize, positions: usize, dtype: DType, left: u64) -> Result<()> {
+        let chunk = self.chunk_rows(recipe, positions, dtype, left).min(rows) as u64;
+        let kept = (rows as u64).saturating_mul(row_bytes(recipe, positions, dtype));
+        let needed = kept.saturating_add(chunk * group_bytes(recipe, positions, dtype));
+        match needed <= left {
+            true => Ok(()),
+            false => Err(too_little(&format!("computing {rows} rows of {positions} tokens"), needed, left)),
+        }
+    }
+}
+
+/// Refuses what would need more than there is.
+pub(crate) fn check(what: &str, needed: u64, available: u64) -> Result<()> {
+    if needed <= available { Ok(()) } else { Err(too_little(what, needed, available)) }
+}
+
+fn too_little(what: &str, needed: u64, available: u64) -> Error {
+    let advice = "use a shorter text, fewer sites or fewer rows at once, or give more by --memory";
+    Error::Memory { what: what.into(), needed, available, advice }
+}
+
+/// Bytes of a model's weights in `dtype`: all of them, and what a pass holds at once that reads them as it goes.
+fn weights_of(recipe: &Recipe, dtype: DType) -> (u64, u64) {
+    let size = dtype.size_in_bytes() as u64;
+    let bytes = |(_, shape): &(String, Vec<usize>)| shape.iter().map(|d| *d as u64).product::<u64>() * size;
+    let (mut all, mut largest, mut largest_tensor) = (0, 0, 0);
+    for index in 0..recipe.layers.len() {
+        let tensors: Vec<u64> =
+            recipe.layer_modules(index).iter().flat_map(|m| m.tensors()).map(|t| bytes(&t)).collect();
+        let layer = tensors.iter().sum::<u64>();
+        all += layer;
+        largest = layer.max(largest);
+        largest_tensor = tensors.into_iter().fold(largest_tensor, u64::max);
+    }
+    let head = recipe.vocab_size as u64 * recipe.hidden_size as u64 * size;
+    // One layer computes while the next is read; what is packed or part of a stack is decoded on the way.
+    (all + head, 2 * (largest + largest_tensor))
+}
+
+/// Bytes that a row takes from layer to layer.
+fn row_bytes(recipe: &Recipe, positions: usize, dtype: DType) -> u64 {
+    (positions as u64 * recipe.carried_width() as u64 * dtype.size_in_bytes() as u64).max(1)
+}
+
+/// Bytes of activations that one group takes at the widest point of a layer.
+fn group_bytes(recipe: &Recipe, positions: usize, dtype: DType) -> u64 {
+    let wide = recipe.layers.iter().map(|l| l.channel_mixer.width()).max().unwrap_or(0);
+    let attention = recipe.layers.iter().map(|l| l.token_mixer.width(positions)).max().unwrap_or(0);
+    let channels = 4 * recipe.hidden_size + attention.max(4 * wide);
+    positions as u64 * channels as u64 * dtype.size_in_bytes() as u64
+}
+
+/// Bytes of host memory that can be had, within the limits of the container and, if there is one, of the budget.
+fn available_bytes(budget: Option<Bytes>) -> u64 {
+    let of_system = system_bytes();
+    match budget {
+        Some(Bytes(budget)) => budget.saturating_sub(own_bytes()).min(of_system),
+        None => of_system,
+    }
+}
+
+fn system_bytes() -> u64 {
+    let (Ok(mut system), Ok(own)) = (sysinfo::System::new(), sysinfo::get_current_pid()) else { return u64::MAX };
+    system.refresh_memory();
+    let (of_own, nothing) = (ProcessesToUpdate::Some(&[own]), ProcessRefreshKind::nothing());
+    system.refresh_processes_specifics(of_own, false, nothing);
+    match system.process(own).and_then(|own| own.cgroup_limits()) {
+        // Not its free memory: that counts the page cache, and so the mapped weights, as used.
+        Some(limits) => limits.total_memory.saturating_sub(limits.rss).min(system.available_memory()),
+        None => system.available_memory(),
+    }
+}
+
+/// Bytes that this process has taken; files that it has mapped are not counted where the system tells them apart.
+fn own_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+    if let Some(kilobytes) = anonymous.and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok()) {
+        return kilobytes << 10;
+    }
+    let (Ok(mut system), Ok(own)) = (sysinfo::System::new(), sysinfo::get_current_pid()) else { return 0 };
+    let of_own = ProcessesToUpdate::Some(&[own]);
+    system.refresh_processes_specifics(of_own, false, ProcessRefreshKind::nothing().with_memory());
+    system.process(own).map_or(0, |own| own.memory())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::progress::Silent;
+
+    fn recipe() -> Recipe {
+        let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama"), &Silent).unwrap();
+        Recipe::read(checkpoint.config()).unwrap()
+    }
+
+    fn footprint(available: u64, residency: Option<Residency>) -> Footprint {
+        let settings = ComputeSettings { residency, ..ComputeSettings::default() };
+        Footprint::within(available, true, &recipe(), &settings)
+    }
+
+    const LOGITS: u64 = 3 * LOGITS_BYTES as u64;
+
+    /// Counted by hand from the config: 3 layers of 40 channels, 4 query and 2 key heads of 10, 56 channels of MLP, a
+    /// vocabulary of 97.
+    #[test]
+    fn weights_are_counted() {
+        let recipe = recipe();
+        let (hidden, mlp, queries, keys) = (40, 56, 40, 20);
+        let layer = 2 * hidden + hidden * (2 * queries + 2 * keys) + 3 * hidden * mlp;
+        assert_eq!((recipe.layers.len(), recipe.hidden_size, recipe.vocab_size), (3, hidden as usize, 97));
+        assert_eq!(weights_of(&recipe, DType::F32), (4 * (3 * layer + 97 * hidden), 4 * 2 * (layer + hidden * mlp)));
+        assert_eq!(weights_of(&recipe, DType::BF16).0 * 2, weights_of(&recipe, DType::F32).0);
+    }
+
+    #[test]
+    fn weights_stay_where_they_take_three_quarters() {
+        let Footprint { resident, .. } = footprint(0, None);
+        let enough = resident.div_ceil(3) * 4;
+        assert_eq!(footprint(enough, None).residency, Residency::Resident);
+        assert_eq!(footprint(enough - 4, None).residency, Residency::Streamed);
+        for asked in [Residency::Resident, Residency::Streamed] {
+            assert_eq!(footprint(enough, Some(asked)).residency, asked);
+            assert_eq!(footprint(0, Some(asked)).residency, asked);
+        }
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_refused_by_what_they_need() {
+        let Footprint { resident, streamed, .. } = footprint(0, None);
+        let refusal = |available, residency| footprint(available, residency).check().map_err(|e| e.to_string());
+        assert_eq!(refusal(resident, Some(Residency::Resident)), Ok(()));
+        assert_eq!(refusal(streamed, Some(Residency::Streamed)), Ok(()));
+        let problem = refusal(streamed, Some(Residency::Resident)).unwrap_err();
+        assert!(resident > streamed && problem.contains("--weights stream"), "{problem}");
+        assert!(
+            problem.contains(&format!("about {} of memory, but {}", Bytes(resident), Bytes(streamed))),
+            "{problem}"
+        );
+        for residency in [None, Some(Residency::Streamed)] {
+            let problem = refusal(streamed - 1, residency).unwrap_err();
+            assert!(problem.contains("layer by layer") && problem.contains(&Bytes(streamed).to_string()), "{problem}");
+            assert!(problem.contains("--memory") && !problem.contains("--weights"), "{problem}");
+        }
+        let problem = refusal(streamed - 1, Some(Residency::Resident)).unwrap_err();
+        assert!(problem.contains("--memory") && !problem.contains("--weights"), "{problem}");
+    }
+
+    #[test]
+    fn rows_follow_from_what_is_left() {
+        let recipe = recipe();
+        let (row, group) = (row_bytes(&recipe, 100, DType::F32), group_bytes(&recipe, 100, DType::F32));
+        assert_eq!(row, 100 * 40 * 4);
+        let with = |left: u64| {
+            let Footprint { resident, .. } = footprint(0, None);
+            let footprint = footprint(resident + LOGITS + left, Some(Residency::Resident));
+            assert_eq!(footprint.left(), left);
+            footprint
+        };
+        // Half for a chunk, the other for rows that wait; a chunk is never more than its usual size.
+        let tight = with(20 * group);
+        assert_eq!(tight.chunk_rows(&recipe, 100), 10);
+        assert_eq!(tight.rows_at_once(&recipe, 100) as u64, 10 * group / row);
+        assert_eq!(with(1 << 40).chunk_rows(&recipe, 100) as u64, CHUNK_BYTES / group);
+        assert_eq!((with(0).chunk_rows(&recipe, 100), with(0).rows_at_once(&recipe, 100)), (1, 1));
+        let fits = tight.rows_at_once(&recipe, 100);
+        tight.check_rows(&recipe, fits, 100).unwrap();
+        let problem = tight.check_rows(&recipe, fits + 1, 100).unwrap_err().to_string();
+        assert!(problem.contains(&format!("computing {} rows of 100 tokens needs about", fits + 1)), "{problem}");
+        assert!(tight.check_rows(&recipe, usize::MAX, 100).is_err());
+    }
+
+    /// Streamed weights take theirs away while they pass; the driver judges rows on another device.
+    #[test]
+    fn what_passes_is_not_left_for_rows() {
+        let streamed = footprint(1 << 30, Some(Residency::Streamed));
+        assert_eq!(streamed.left(), (1 << 30) - LOGITS - 2 * BLOCK_BYTES as u64);
+        let settings = ComputeSettings::default();
+        let on_device = Footprint::within(0, false, &recipe(), &settings);
+        assert_eq!((on_device.residency, on_device.left()), (Residency::Resident, u64::MAX));
+        on_device.check().unwrap();
+    }
+
+    #[test]
+    fn a_budget_counts_what_was_taken_before() {
+        let budget = own_bytes() + (256 << 20);
+        let left = available_bytes(Some(Bytes(budget)));
+        assert!(own_bytes() > 0 && left <= 512 << 20 && left > 0, "{left}");
+        assert_eq!(available_bytes(Some(Bytes(0))), 0);
+        assert!(available_bytes(None) > left);
+    }
+}

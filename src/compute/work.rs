@@ -1,0 +1,186 @@
+//! What a pass costs, and how fast this machine does it.
+
+use super::device::ComputeSettings;
+use super::weights::Loader;
+use crate::architecture::module::ModuleKind;
+use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING};
+use crate::architecture::token_mixer::TokenMixer;
+use crate::architecture::{Recipe, tensors_of};
+use crate::checkpoint::packing::Weight;
+use crate::checkpoint::{Checkpoint, Tensors};
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use std::time::{Duration, Instant};
+
+/// How long each of the two is measured.
+const MEASURED: Duration = Duration::from_millis(250);
+/// Rows of the matrix that is multiplied to measure, at most; and columns of either.
+const MOST_ROWS: usize = 1024;
+const MOST_COLUMNS: usize = 16384;
+/// Elements that are read at once to measure.
+const READ_AT_ONCE: usize = 4 << 20;
+
+/// What this machine does in a second, measured in half a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speed {
+    /// Floating-point operations of a matrix product as large as the model's.
+    pub flops: f64,
+    /// Bytes of the model's files, read and brought into the arithmetic's dtype.
+    pub read_bytes: f64,
+}
+
+/// What a pass costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// Floating-point operations of one row through all layers and the head: of matrix products, a product and a sum
+    /// each counted as one.
+    pub row_flops: u64,
+    /// Bytes of the files that are read of the weights, once.
+    pub bytes: u64,
+}
+
+impl Work {
+    /// Of rows of so many positions.
+    pub fn of(recipe: &Recipe, tensors: &Tensors, positions: usize) -> Work {
+        let layers = (0..recipe.layers.len()).map(|layer| layer_flops(recipe, layer, positions as u64)).sum::<u64>();
+        let head = 2 * (recipe.hidden_size * recipe.vocab_size) as u64 * (positions as u64).saturating_sub(1);
+        // Of tables only the rows of tokens are read.
+        let tables = [EMBEDDING, LAYER_EMBEDDING].map(|table| format!("{table}.weight"));
+        let is_read = |name: &String| !tables.contains(name) || *name == recipe.head_tensor();
+        let names = tensors_of(recipe, tensors).into_iter().map(|(name, _)| name).filter(is_read);
+        let bytes = names.filter_map(|name| Some(stored_bytes(&tensors.weight(&name).ok()?))).sum();
+        Work { row_flops: layers + head, bytes }
+    }
+}
+
+/// Of one row through a layer.
+fn layer_flops(recipe: &Recipe, layer: usize, positions: u64) -> u64 {
+    let layer_of = &recipe.layers[layer];
+    let mut flops = 0;
+    for module in recipe.layer_modules(layer).iter().filter(|m| matches!(m.kind, ModuleKind::Linear { .. })) {
+        let whole = 2 * (module.inputs * module.outputs) as u64 * positions;
+        flops += match layer_of.channel_mixer.experts().filter(|_| module.role.expert().is_some()) {
+            Some(experts) => whole * experts.top_k as u64 / experts.count.max(1) as u64,
+            None => whole,
+        };
+    }
+    // Scores and what is mixed by them.
+    flops
+        + 2 * positions.pow(2)
+            * match &layer_of.token_mixer {
+                TokenMixer::Attention(a) => 2 * a.query_width() as u64,
+                TokenMixer::Latent(a) => (a.heads * (a.head_dim() + a.value_dim)) as u64,
+                TokenMixer::GatedDeltaNet(_) | TokenMixer::ShortConvolution(_) => 0,
+            }
+}
+
+impl Speed {
+    /// Multiplies matrices and reads weights, a quarter of a second each.
+    ///
+    /// # Errors
+    /// There is no such device, it fails, or a weight cannot be read.
+    pub fn measure(checkpoint: &Checkpoint, recipe: &Recipe, settings: &ComputeSettings, rows: usize) -> Result<Speed> {
+        let (device, dtype) = (settings.device.open()?, settings.arithmetic.dtype());
+        let wide = recipe.layers.iter().map(|layer| layer.channel_mixer.width()).max().unwrap_or(1);
+        let columns = [recipe.hidden_size, wide].map(|columns| columns.clamp(1, MOST_COLUMNS));
+        Ok(Speed {
+            flops: product_rate(&device, dtype, rows.clamp(1, MOST_ROWS), columns)?,
+            read_bytes: reading_rate(checkpoint.tensors(), recipe, dtype, &device)?,
+        })
+    }
+}
+
+fn product_rate(device: &Device, dtype: DType, rows: usize, [inner, columns]: [usize; 2]) -> Result<f64> {
+    let x = Tensor::ones((rows, inner), dtype, device)?;
+    let weight = Tensor::ones((columns, inner), dtype, device)?.t()?;
+    let product = || {
+        let product = x.matmul(&weight)?;
+        device.synchronize().map(|()| product)
+    };
+    // The first makes threads and buffers.
+    product()?;
+    let (started, mut done) = (Instant::now(), 0u32);
+    while started.elapsed() < MEASURED {
+        product()?;
+        done += 1;
+    }
+    Ok(f64::from(done) * 2.0 * (rows * inner * columns) as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Reads the layers' weights, some rows at a time, until the time is over.
+fn reading_rate(tensors: &Tensors, recipe: &Recipe, dtype: DType, device: &Device) -> Result<f64> {
+    let loader = Loader { tensors, dtype, device };
+    let (started, mut bytes) = (Instant::now(), 0.0);
+    let names = tensors_of(recipe, tensors).into_iter().map(|(name, _)| name);
+    'time: for name in names.filter(|name| name.contains(".layers.")) {
+        let weight = tensors.weight(&name)?;
+        let (layout, stored) = (weight.layout(), stored_bytes(&weight) as f64);
+        let (all, at_once) = (layout.all_rows(), (READ_AT_ONCE / layout.columns.max(1)).max(1));
+        for from in (0..all).step_by(at_once) {
+            let rows = from..(from + at_once).min(all);
+            bytes += stored * rows.len() as f64 / all as f64;
+            loader.rows(&name, rows)?;
+            if started.elapsed() >= MEASURED {
+                break 'time;
+            }
+        }
+    }
+    Ok(bytes / started.elapsed().as_secs_f64())
+}
+
+/// Bytes of the files that a weight lies in.
+fn stored_bytes(weight: &Weight) -> u64 {
+    weight.places().unwrap_or_default().into_iter().map(|(_, place)| place.end - place.start).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    fn of(family: &str) -> (Checkpoint, Recipe) {
+        let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
+        let checkpoint = Checkpoint::open(&folder, &Silent).unwrap();
+        let recipe = Recipe::read(checkpoint.config()).unwrap();
+        (checkpoint, recipe)
+    }
+
+    /// Counted by hand from the config: 3 layers of 40 channels, 4 query and 2 key heads of 10, 56 channels of MLP, a
+    /// vocabulary of 97, stored in F32.
+    #[test]
+    fn a_pass_is_counted() {
+        let (checkpoint, recipe) = of("llama");
+        let linear = 40 * (2 * 40 + 2 * 20) + 3 * 40 * 56;
+        let scores = 2 * 40 * 12 * 12;
+        let work = Work::of(&recipe, checkpoint.tensors(), 12);
+        assert_eq!(work.row_flops, 3 * 2 * (linear * 12 + scores) + 2 * 40 * 97 * 11);
+        // Two norms a layer and the last; the embedding is not read but for the rows of tokens.
+        assert_eq!(work.bytes, 4 * (3 * (linear + 2 * 40) + 40 + 97 * 40));
+    }
+
+    /// Of experts only those that a position is sent through compute, and all are read.
+    #[test]
+    fn experts_compute_as_many_as_are_chosen() {
+        let (checkpoint, recipe) = of("mixtral");
+        let experts = recipe.layers[0].channel_mixer.experts().unwrap();
+        let of_experts = |chosen: usize| 2 * 3 * recipe.hidden_size * experts.expert.intermediate_size * chosen;
+        let mut every = recipe.clone();
+        for layer in &mut every.layers {
+            let crate::architecture::channel_mixer::ChannelMixer::Experts(experts) = &mut layer.channel_mixer else {
+                panic!("no experts")
+            };
+            experts.top_k = experts.count;
+        }
+        let (some, all) = (Work::of(&recipe, checkpoint.tensors(), 5), Work::of(&every, checkpoint.tensors(), 5));
+        let more = recipe.layers.len() * 5 * of_experts(experts.count - experts.top_k);
+        assert_eq!((all.row_flops - some.row_flops, all.bytes), (more as u64, some.bytes));
+        assert!(experts.count > experts.top_k);
+    }
+
+    #[test]
+    fn a_machine_does_something() {
+        let (checkpoint, recipe) = of("llama");
+        let speed = Speed::measure(&checkpoint, &recipe, &ComputeSettings::default(), 100).unwrap();
+        assert!(speed.flops > 1e6 && speed.read_bytes > 1e3, "{speed:?}");
+    }
+}
