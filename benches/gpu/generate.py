@@ -2,7 +2,8 @@
 
     python benches/gpu/generate.py SHAPE DIR --tokenizer tokenizer.json [--layers N]
 
-SHAPE is one of those below; --layers takes fewer of its layers. The weights are normal with the usual standard
+SHAPE is one of those below, or HIDDENxLAYERS: with heads of 64, an MLP three times as wide and a vocabulary of 49,152.
+--layers takes fewer of its layers. The weights are normal with the usual standard
 deviation of 0.02, so that activations stay finite; nothing else is meant by them. Needs torch and safetensors.
 """
 import argparse
@@ -14,22 +15,26 @@ import torch
 from safetensors.torch import save_file
 
 SHAPES = {  # hidden, intermediate, layers, query heads, key heads, width of a head, vocabulary
-    "tiny": (64, 160, 4, 4, 2, 16, 49152),
     "llama-1b": (2048, 8192, 16, 32, 8, 64, 128256),
     "llama-8b": (4096, 14336, 32, 32, 8, 128, 128256),
     "llama-70b": (8192, 28672, 80, 64, 8, 128, 128256),
 }
 
 
+def plain(shape):
+    hidden, layers = map(int, shape.split("x"))
+    return hidden, 3 * hidden, layers, hidden // 64, hidden // 64, 64, 49152
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape")
     parser.add_argument("folder")
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    hidden, wide, layers, heads, key_heads, width, vocabulary = SHAPES[options.shape]
+    hidden, wide, layers, heads, key_heads, width, vocabulary = SHAPES.get(options.shape) or plain(options.shape)
     layers = options.layers or layers
     os.makedirs(options.folder)
     shutil.copy(options.tokenizer, f"{options.folder}/tokenizer.json")

@@ -5,8 +5,8 @@
 #   benches/gpu/run.sh BINARY OUT [DEVICE [SHAPE[:LAYERS] …]]
 #
 # Needs Python with torch and transformers (fixtures/requirements.txt) in PATH and a tokenizer.json in $TOKENIZER
-# (default: the fixtures'). By default DEVICE is cuda:0 and the shapes are llama-1b and llama-8b; "cpu tiny" tries the
-# script. A shape that is larger than the card is streamed; llama-70b takes 141 GB of disk.
+# (default: the fixtures'). By default DEVICE is cuda:0 and the shapes are llama-1b and llama-8b; "cpu 64x4" tries
+# the script. A shape that is larger than the card is streamed; llama-70b takes 141 GB of disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 binary=$1 out=$2 device=${3:-cuda:0}

@@ -1,4 +1,4 @@
-//! The one memory map, and the one `unsafe` block of the crate.
+//! The one memory map, which is `unsafe`.
 
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};

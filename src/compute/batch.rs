@@ -91,7 +91,7 @@ pub(crate) enum Place {
 const BEFORE_LAYERS: [&str; 4] = [EMBEDDING, LAYER_EMBEDDING, LAYER_PROJECTION, LAYER_PROJECTION_NORM];
 
 impl Place {
-    fn of(module: &ModulePath) -> Place {
+    pub fn of(module: &ModulePath) -> Place {
         match module.layer() {
             Some(layer) => Place::Layer(layer),
             None if BEFORE_LAYERS.contains(&module.as_str()) => Place::Embedding,
@@ -164,7 +164,7 @@ mod tests {
             let settings = ComputeSettings { device: DeviceChoice::Cpu, ..ComputeSettings::default() };
             let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
             let tokens: Arc<[u32]> = [5, 6, 7].into();
-            let groups = model.hidden(&[Row::clean(tokens.clone())], None, &mut NoHook, &Silent).unwrap();
+            let groups = model.hidden(&[Row::clean(tokens.clone())], None, None, &mut NoHook, &Silent).unwrap();
             let Group { x, carried, .. } = &groups[0];
             let lent = carried.lent.values().flat_map(|(keys, values)| [keys, values]);
             let numbers: usize = lent.chain(&carried.inputs).chain([x]).map(Tensor::elem_count).sum();

@@ -52,7 +52,7 @@ impl Decoder<'_> {
         }
         let new = &self.tokens[self.cache.positions..];
         let row = Row::with(new.into(), self.interventions.clone());
-        let groups = self.model.hidden(&[row], Some(&mut self.cache), &mut NoHook, &Silent)?;
+        let groups = self.model.hidden(&[row], Some(&mut self.cache), None, &mut NoHook, &Silent)?;
         self.cache.positions = positions;
         let last = groups[0].x.narrow(0, new.len() - 1, 1)?;
         Ok(self.model.logits_of(&[last])?[0].squeeze(0)?)

@@ -155,6 +155,12 @@ impl Memory {
         if self.has_rows { self.for_rows() / 2 } else { ON_DEVICE }
     }
 
+    /// Whether the streams of a text before all layers would take little of what is left.
+    pub fn has_room_for_a_trunk(&self, recipe: &Recipe, positions: usize, dtype: DType, left: u64) -> bool {
+        let bytes = (recipe.layers.len() as u64 + 1).saturating_mul(row_bytes(recipe, positions, dtype));
+        bytes <= if self.has_rows { left / 8 } else { ON_DEVICE }
+    }
+
     /// Groups that make a chunk, of which there is always one.
     pub fn chunk_rows(&self, recipe: &Recipe, positions: usize, dtype: DType, left: u64) -> usize {
         // What goes on with the rows meanwhile needs memory, too.

@@ -27,6 +27,7 @@ mod pace;
 mod passes;
 mod row_logits;
 mod short_convolution;
+mod trunk;
 mod weights;
 mod work;
 
@@ -37,6 +38,7 @@ pub use hook::{Hook, NoHook};
 pub use memory::Footprint;
 pub use model::Model;
 pub use row_logits::RowLogits;
+pub use trunk::Trunk;
 pub use weights::Residency;
 pub use work::{Speed, Work};
 

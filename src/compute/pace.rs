@@ -25,6 +25,12 @@ impl Pace {
         self.positions_computed.fetch_add(positions as u64, Ordering::Relaxed);
     }
 
+    /// Layers that were read.
+    #[cfg(test)]
+    pub fn layers_read(&self) -> u64 {
+        self.layers_read.load(Ordering::Relaxed)
+    }
+
     /// Rows of so many positions that take as long to compute as weights to read; one where nothing was read.
     pub fn rows_paid_for(&self, positions: usize) -> usize {
         let total = |of: &AtomicU64| of.load(Ordering::Relaxed) as f64;

@@ -2,8 +2,9 @@
 
 use super::batch::{self, Carried, Group, Place, Row};
 use super::cache::Cache;
-use super::hook::{Hook, Tap};
+use super::hook::{Hook, NoHook, Tap};
 use super::layer::{Beside, Layer};
+use super::trunk::{Branches, Trunk};
 use super::{Model, ops};
 use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING};
 use crate::error::Result;
@@ -19,7 +20,23 @@ impl Model {
     /// # Errors
     /// The rows cannot be computed together, memory would not suffice, the hook failed, or the user asked to stop.
     pub fn trace(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<()> {
-        self.hidden(rows, None, hook, progress).map(drop)
+        self.hidden(rows, None, None, hook, progress).map(drop)
+    }
+
+    /// As [`Model::trace`], with a hook that changes nothing; `trunk` keeps the text's clean row if it is among them, and
+    /// no other.
+    ///
+    /// # Errors
+    /// As [`Model::trace`].
+    pub fn trace_keeping(
+        &self,
+        trunk: &mut Trunk,
+        rows: &[Row],
+        hook: &mut dyn Hook,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        trunk.clear();
+        self.hidden(rows, None, Some(trunk), hook, progress).map(drop)
     }
 
     /// ln P(x_t | x_<t) of every row, for t = 1 … T−1. Progress advances by rows × (layers + 1).
@@ -32,7 +49,31 @@ impl Model {
         hook: &mut dyn Hook,
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<f64>>> {
-        let groups = self.hidden(rows, None, hook, progress)?;
+        self.log_probs(rows, None, hook, progress)
+    }
+
+    /// As [`Model::target_log_probs`] without a hook; rows begin where they branch off `trunk`, which keeps the text's
+    /// clean row if it is among them and has not passed yet.
+    ///
+    /// # Errors
+    /// As [`Model::trace`].
+    pub fn target_log_probs_along(
+        &self,
+        trunk: &mut Trunk,
+        rows: &[Row],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<f64>>> {
+        self.log_probs(rows, Some(trunk), &mut NoHook, progress)
+    }
+
+    fn log_probs(
+        &self,
+        rows: &[Row],
+        trunk: Option<&mut Trunk>,
+        hook: &mut dyn Hook,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Vec<f64>>> {
+        let groups = self.hidden(rows, None, trunk, hook, progress)?;
         let members: Vec<Vec<usize>> = groups.iter().map(|group| group.rows.clone()).collect();
         let targets = |group: Group| {
             let tokens = &rows[group.rows[0]].tokens;
@@ -55,7 +96,7 @@ impl Model {
     /// # Errors
     /// As [`Model::trace`].
     pub fn logits(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<Vec<Tensor>> {
-        let groups = self.hidden(rows, None, hook, progress)?;
+        let groups = self.hidden(rows, None, None, hook, progress)?;
         self.logits_of_rows(rows.len(), &groups, |x| Ok(x.clone()))
     }
 
@@ -65,7 +106,7 @@ impl Model {
     /// # Errors
     /// As [`Model::trace`].
     pub fn last_logits(&self, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<Vec<Tensor>> {
-        let groups = self.hidden(rows, None, hook, progress)?;
+        let groups = self.hidden(rows, None, None, hook, progress)?;
         let logits = self.logits_of_rows(rows.len(), &groups, |x| Ok(x.narrow(0, x.dim(0)? - 1, 1)?))?;
         logits.iter().map(|logits| Ok(logits.squeeze(0)?)).collect()
     }
@@ -88,11 +129,13 @@ impl Model {
     }
 
     /// The rows' groups with what the head reads: (positions, hidden) after the final norm. With a cache there is one
-    /// row: the positions after those that the cache holds.
+    /// row: the positions after those that the cache holds. With a trunk rows begin where they branch off it, and hooks
+    /// do not see them before.
     pub(super) fn hidden(
         &self,
         rows: &[Row],
         mut cache: Option<&mut Cache>,
+        trunk: Option<&mut Trunk>,
         hook: &mut dyn Hook,
         progress: &dyn Progress,
     ) -> Result<Vec<Group>> {
@@ -106,9 +149,14 @@ impl Model {
         let all = cache.as_ref().map_or(0, |cache| cache.positions) + positions;
         let ropes = self.rope_tables(all)?;
         let masks = ops::Masks::default();
-        let mut groups = self.embed(rows, positions, hook)?;
-        self.each_layer(|index, weights| {
+        let layers = self.recipe.layers.len();
+        let has_room = self.memory.has_room_for_a_trunk(&self.recipe, positions, self.dtype, left);
+        let mut branches = Branches::of(rows, trunk, layers, has_room);
+        progress.advance(branches.skipped())?;
+        let mut groups = self.embed(rows, &branches.whole, positions, hook)?;
+        self.each_layer(branches.first(), |index, weights| {
             let started = Instant::now();
+            branches.at(index, &mut groups)?;
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
             for chunk in groups.chunks_mut(chunk_rows) {
                 let place = Place::Layer(index);
@@ -136,6 +184,7 @@ impl Model {
             self.pace.computed(groups.len() * positions, started.elapsed());
             hook.layer_done(index)
         })?;
+        branches.at(layers, &mut groups)?;
         groups = batch::split(groups, rows, Place::Final);
         for chunk in groups.chunks_mut(chunk_rows) {
             self.in_chunk(rows, chunk, Place::Final, hook, |x, mut tap| {
@@ -167,10 +216,11 @@ impl Model {
         Ok(())
     }
 
-    /// The residual stream before the first layer, one group for all rows with the same tokens and noise.
-    fn embed(&self, rows: &[Row], positions: usize, hook: &mut dyn Hook) -> Result<Vec<Group>> {
+    /// The residual stream before the first layer of those `at` these places among the rows, one group for all with the
+    /// same tokens and noise.
+    fn embed(&self, rows: &[Row], at: &[usize], positions: usize, hook: &mut dyn Hook) -> Result<Vec<Group>> {
         let mut groups: Vec<Group> = Vec::new();
-        for (at, row) in rows.iter().enumerate() {
+        for (at, row) in at.iter().map(|at| (*at, &rows[*at])) {
             let same = |g: &&mut Group| {
                 let other = &rows[g.rows[0]];
                 other.tokens == row.tokens && other.noise == row.noise

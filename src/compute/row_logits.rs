@@ -22,7 +22,7 @@ impl Model {
     /// # Errors
     /// As [`Model::trace`].
     pub fn row_logits(&self, row: &Row, progress: &dyn Progress) -> Result<RowLogits<'_>> {
-        let groups = self.hidden(std::slice::from_ref(row), None, &mut NoHook, progress)?;
+        let groups = self.hidden(std::slice::from_ref(row), None, None, &mut NoHook, progress)?;
         Ok(RowLogits { model: self, x: groups[0].x.clone() })
     }
 }

@@ -1,6 +1,6 @@
 //! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
 
-use super::ops::{NormWeight, wide_dtype};
+use super::ops::{Matrix, NormWeight, wide_dtype};
 use crate::architecture::module::{Module, ModuleKind, Role, Stack};
 use crate::architecture::{Recipe, tensors_of};
 use crate::checkpoint::Tensors;
@@ -35,7 +35,7 @@ pub(crate) struct LoadedModule {
 #[derive(Debug)]
 enum ModuleWeights {
     /// [out, in] and [out]; or [out, in + BIAS_COLUMNS], see [`with_bias`].
-    Linear { weight: Tensor, bias: Bias },
+    Linear { weight: Matrix, bias: Bias },
     /// [channels].
     Norm(NormWeight),
     /// What each position that it sees is multiplied by, the earliest first, each (channels); and [channels]. In f32 or
@@ -95,11 +95,11 @@ impl LoadedModule {
         let (groups, positions, inputs) = x.dims3()?;
         let x = x.reshape((groups * positions, inputs))?;
         let y = match bias {
-            Bias::None => x.matmul(&weight.t()?)?,
-            Bias::Added(bias) => x.matmul(&weight.t()?)?.broadcast_add(bias)?,
+            Bias::None => weight.times(&x)?,
+            Bias::Added(bias) => weight.times(&x)?.broadcast_add(bias)?,
             Bias::InWeight => {
                 let ones = Tensor::ones((groups * positions, BIAS_COLUMNS), x.dtype(), x.device())?;
-                Tensor::cat(&[&x, &ones], 1)?.matmul(&weight.t()?)?
+                weight.times(&Tensor::cat(&[&x, &ones], 1)?)?
             }
         };
         Ok(y.reshape((groups, positions, ()))?)
@@ -166,7 +166,7 @@ impl Loader<'_> {
                     None => self.tensor(&module.weight())?,
                 };
                 if !bias {
-                    return Ok(ModuleWeights::Linear { weight, bias: Bias::None });
+                    return Ok(ModuleWeights::Linear { weight: Matrix::new(weight)?, bias: Bias::None });
                 }
                 let bias = match stack {
                     Some(stack) => {
@@ -177,9 +177,9 @@ impl Loader<'_> {
                 };
                 match self.dtype {
                     DType::F16 | DType::BF16 => {
-                        ModuleWeights::Linear { weight: with_bias(&weight, &bias)?, bias: Bias::InWeight }
+                        ModuleWeights::Linear { weight: Matrix::new(with_bias(&weight, &bias)?)?, bias: Bias::InWeight }
                     }
-                    _ => ModuleWeights::Linear { weight, bias: Bias::Added(bias) },
+                    _ => ModuleWeights::Linear { weight: Matrix::new(weight)?, bias: Bias::Added(bias) },
                 }
             }
             ModuleKind::Norm { .. } => ModuleWeights::Norm(self.norm(path)?),

@@ -1,6 +1,6 @@
 //! What is measured of a text under a model: NLL, perplexity, damage.
 
-use crate::compute::{Hook, Model, NoHook, Row};
+use crate::compute::{Hook, Model, NoHook, Row, Trunk};
 use crate::error::{Error, Result};
 use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
@@ -69,10 +69,26 @@ pub fn most_probable(logits: &[f64]) -> u32 {
 /// # Errors
 /// As [`Model::target_log_probs`].
 pub fn nlls(model: &Model, rows: &[Row], progress: &dyn Progress) -> Result<Vec<f64>> {
+    in_passes(model, rows, |rows| model.target_log_probs(rows, &mut NoHook, progress))
+}
+
+/// As [`nlls`], with rows that begin where they branch off `trunk`.
+///
+/// # Errors
+/// As [`nlls`].
+pub fn nlls_along(model: &Model, trunk: &mut Trunk, rows: &[Row], progress: &dyn Progress) -> Result<Vec<f64>> {
+    in_passes(model, rows, |rows| model.target_log_probs_along(trunk, rows, progress))
+}
+
+fn in_passes(
+    model: &Model,
+    rows: &[Row],
+    mut log_probs: impl FnMut(&[Row]) -> Result<Vec<Vec<f64>>>,
+) -> Result<Vec<f64>> {
     let positions = rows.first().map_or(0, |row| row.tokens.len());
     let mut nlls = Vec::with_capacity(rows.len());
     for rows in rows.chunks(model.rows_at_once(positions)) {
-        nlls.extend(model.target_log_probs(rows, &mut NoHook, progress)?.iter().map(|row| nll_nats(row)));
+        nlls.extend(log_probs(rows)?.iter().map(|row| nll_nats(row)));
     }
     Ok(nlls)
 }

@@ -1,6 +1,6 @@
 //! The NLL of one text under sets of masked neurons, many sets at once, none twice.
 
-use crate::compute::{Model, Row};
+use crate::compute::{Model, Row, Trunk};
 use crate::error::Result;
 use crate::evaluate::metrics;
 use crate::neuron::{Intervention, Neuron};
@@ -22,13 +22,23 @@ pub struct Evaluator<'a> {
 impl<'a> Evaluator<'a> {
     /// An evaluator of `tokens` under `model`.
     pub fn new(model: &'a Model, tokens: Arc<[u32]>, progress: &'a dyn Progress) -> Evaluator<'a> {
+        Evaluator::along(model, Trunk::of(tokens.clone()), tokens, progress)
+    }
+
+    /// The same, where the text may have passed already.
+    pub(super) fn along(
+        model: &'a Model,
+        mut trunk: Trunk,
+        tokens: Arc<[u32]>,
+        progress: &'a dyn Progress,
+    ) -> Evaluator<'a> {
         let positions = tokens.len();
         let evaluator = Evaluator::measuring(move |stage, sets| {
             let row =
                 |set: &Vec<Neuron>| Row::with(tokens.clone(), set.iter().cloned().map(Intervention::zero).collect());
             let rows: Vec<Row> = sets.iter().map(row).collect();
             progress.begin(stage, (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
-            let nlls = metrics::nlls(model, &rows, progress)?;
+            let nlls = metrics::nlls_along(model, &mut trunk, &rows, progress)?;
             progress.end();
             Ok(nlls)
         });

@@ -102,7 +102,7 @@ impl Ranked {
         let widest = stage::widest_bytes(sites, model.recipe().layers.len(), tokens.len());
         model.check_memory(stage::WIDEST, widest)?;
         progress.begin("importance", (rows.len() * model.recipe().layers.len()) as u64, "rows × layers");
-        model.trace(&rows, &mut hook, progress)?;
+        model.trace_keeping(&mut stage.trunk.borrow_mut(), &rows, &mut hook, progress)?;
         hook.reduce()?;
         progress.end();
         Ok((Ranked::of(stage, samples, &mut hook), hook))
@@ -170,9 +170,11 @@ mod tests {
     use super::*;
     use crate::architecture::Recipe;
     use crate::checkpoint::Checkpoint;
-    use crate::compute::{ComputeSettings, DeviceChoice, Model};
+    use crate::compute::{ComputeSettings, DeviceChoice, Model, Trunk};
     use crate::locate::{Counting, SearchSettings};
     use crate::progress::Silent;
+    use std::cell::RefCell;
+    use std::sync::Arc;
 
     /// Whether sums are kept or samples drawn anew: all samples give what they give at once.
     #[test]
@@ -181,16 +183,18 @@ mod tests {
         let recipe = Recipe::read(checkpoint.config()).unwrap();
         let on_cpu = ComputeSettings { device: DeviceChoice::Cpu, ..ComputeSettings::default() };
         let model = Model::new(checkpoint, recipe, &on_cpu, &Silent).unwrap();
-        let tokens = (0..12).map(|at| at * 7 % 90).collect::<Vec<u32>>().into();
+        let tokens: Arc<[u32]> = (0..12).map(|at| at * 7 % 90).collect();
         for counting in [Counting::Channels, Counting::Published] {
             let settings = SearchSettings { counting, ..SearchSettings::default() };
             let sites = settings.sites.select(&model, settings.side).unwrap();
+            let trunk = RefCell::new(Trunk::of(tokens.clone()));
             let stage = Stage {
                 model: &model,
                 tokens: &tokens,
                 sites: &sites,
                 settings: &settings,
                 keep: 200,
+                trunk: &trunk,
                 progress: &Silent,
             };
             let expected = Ranked::by(stage, 100).unwrap();

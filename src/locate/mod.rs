@@ -33,6 +33,7 @@ pub use sites::SiteSelection;
 pub use smallest::Smallest;
 pub use subject::{OpenedSubject, Subject};
 
+use crate::compute::Trunk;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
@@ -40,6 +41,7 @@ use crate::evaluate::text::MIN_STABLE_TOKENS;
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
 use smallest::Further;
+use std::cell::RefCell;
 use std::time::Instant;
 
 /// Entries of the ranking that a report holds at least.
@@ -146,7 +148,8 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
     }
 
     let keep = settings.max_neurons.max(REPORTED);
-    let stage = stage::Stage { model, tokens, sites: &sites, settings, keep, progress };
+    let trunk = RefCell::new(Trunk::of(tokens.clone()));
+    let stage = stage::Stage { model, tokens, sites: &sites, settings, keep, trunk: &trunk, progress };
     let started = Instant::now();
     let mut ranked = importance::Ranked::new(stage)?;
     if ranked.entries.is_empty() {
@@ -158,7 +161,8 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
     }
     let mut importance_s = started.elapsed().as_secs_f64();
 
-    let mut evaluator = Evaluator::new(model, tokens.clone(), progress);
+    let passed = trunk.replace(Trunk::of(tokens.clone()));
+    let mut evaluator = Evaluator::along(model, passed, tokens.clone(), progress);
     let mut search_s = 0.0;
     let prefix = loop {
         let started = Instant::now();

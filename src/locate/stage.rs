@@ -3,10 +3,11 @@
 use super::sums::Candidate;
 use super::{Entry, SearchSettings};
 use crate::architecture::module::SiteInfo;
-use crate::compute::{Hook, Model, Noise, Row};
+use crate::compute::{Hook, Model, Noise, Row, Trunk};
 use crate::error::Result;
 use crate::neuron::Neuron;
 use crate::progress::Progress;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub(super) struct Stage<'a> {
     pub settings: &'a SearchSettings,
     /// How many entries are wanted.
     pub keep: usize,
+    /// What the text's clean row leaves for the search.
+    pub trunk: &'a RefCell<Trunk>,
     pub progress: &'a dyn Progress,
 }
 

@@ -4,6 +4,7 @@
 //! meets the next operation.
 
 mod activation;
+mod bf16;
 #[cfg(test)]
 mod closeness;
 mod delta_rule;
@@ -14,6 +15,7 @@ mod norm;
 mod softmax;
 
 pub(super) use activation::{activation, sigmoid, softplus};
+pub(super) use bf16::Matrix;
 pub(super) use delta_rule::{DeltaRule, unit_length};
 pub(super) use heads::{RopeTable, to_heads};
 pub(super) use kernel::{scaled, wide_dtype};
