@@ -10,6 +10,7 @@ use crate::architecture::module::StackOrder;
 use crate::architecture::recipe::Recipe;
 use crate::checkpoint::config::Reader;
 use crate::error::Result;
+use serde_json::Value;
 
 pub(super) const GRANITE: Family =
     Family { model_type: "granite", architecture: "GraniteForCausalLM", inside: None, read: granite };
@@ -87,15 +88,25 @@ fn add_experts(recipe: &mut Recipe, (count, top_k): (usize, usize), shared: usiz
     }
 }
 
+/// Whether a config of Granite 4 has Mamba layers, which its class makes unless told otherwise.
+pub(super) fn has_mamba(c: &Reader) -> bool {
+    let is_mamba = |kind: &Value| ["mamba", "linear_attention"].iter().any(|name| kind == name);
+    kinds(c).1.is_none_or(|kinds| kinds.iter().any(is_mamba))
+}
+
+/// The key that tells what each layer is, and what it says.
+fn kinds<'a>(c: &Reader<'a>) -> (&'static str, Option<&'a Vec<Value>>) {
+    let key = if c.has("layers_block_type") { "layers_block_type" } else { "layer_types" };
+    (key, c.get(key).and_then(|kinds| kinds.as_array()))
+}
+
 /// Granite 4: no Mamba layers, perhaps no experts beside the MLP, perhaps nothing that tells positions apart.
 fn granite_hybrid(c: &Reader) -> Result<Recipe> {
     let mut recipe = with_multipliers(c)?;
-    let key = if c.has("layers_block_type") { "layers_block_type" } else { "layer_types" };
-    let kinds = c.get(key).and_then(|kinds| kinds.as_array());
-    let is_attention = |kind: &serde_json::Value| ["attention", "full_attention"].iter().any(|name| kind == name);
+    let (key, kinds) = kinds(c);
+    let is_attention = |kind: &Value| ["attention", "full_attention"].iter().any(|name| kind == name);
     if !kinds.is_some_and(|kinds| kinds.len() == recipe.layers.len() && kinds.iter().all(is_attention)) {
-        let expected = format!("{} times attention: of Mamba layers there is a static audit only", recipe.layers.len());
-        return Err(c.wrong(key, &expected));
+        return Err(c.wrong(key, &format!("{} times attention or mamba", recipe.layers.len())));
     }
     match c.str_opt("position_embedding_type")? {
         Some("rope") => {}

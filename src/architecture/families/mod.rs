@@ -161,7 +161,7 @@ impl Recipe {
         let Some(model_type) = c.str_opt("model_type")? else { return Recipe::read(config).map(Some) };
         let architecture = architecture(&c);
         let is_known = |f: &&Family| f.inside == Some(model_type) || f.is(model_type, architecture);
-        if FAMILIES.iter().any(is_known) {
+        if FAMILIES.iter().any(is_known) && !is_static_only(model_type, &c) {
             return Recipe::read(config).map(Some);
         }
         check_quantization(config).map(|()| None)
@@ -172,6 +172,12 @@ impl Family {
     fn is(&self, model_type: &str, architecture: Option<&str>) -> bool {
         model_type == self.model_type && architecture.is_none_or(|named| named == self.architecture)
     }
+}
+
+/// Whether what a config describes is known and not computed.
+fn is_static_only(model_type: &str, c: &Reader) -> bool {
+    let is_hybrid = || model_type == granite::GRANITE_HYBRID.model_type && granite::has_mamba(c);
+    STATIC_ONLY.contains(&model_type) || is_hybrid()
 }
 
 /// What the architecture of a config is called; its recipe is none where it is not known here.
@@ -264,9 +270,11 @@ fn family(config: &ConfigFile, c: &Reader) -> Result<&'static Family> {
         }
         return Err(c.wrong("model_type", "the name of a family, such as llama"));
     };
-    FAMILIES.iter().copied().find(|f| f.is(model_type, architecture)).ok_or_else(|| {
+    let is_static_only = is_static_only(model_type, c);
+    let family = FAMILIES.iter().copied().find(|f| f.is(model_type, architecture));
+    family.filter(|_| !is_static_only).ok_or_else(|| {
         let found = architecture.unwrap_or("(none)");
-        let why = match STATIC_ONLY.contains(&model_type) {
+        let why = match is_static_only {
             true => "is known, but not computed",
             false => "is not supported",
         };

@@ -530,3 +530,20 @@ fn nearest_is_there(recipe: &Recipe, module: &Module, reason: &str) {
         assert!(neuron.channel < nearest.channels(neuron.site.side), "{reason}");
     }
 }
+
+/// Of those of one `model_type` only the models without such layers are computed.
+#[test]
+fn granites_with_mamba_layers_are_known_and_not_computed() {
+    for kinds in [
+        json!(["mamba", "attention", "mamba"]),
+        json!(["linear_attention", "linear_attention", "linear_attention"]),
+        json!("absent"),
+    ] {
+        let config = config("granitemoehybrid", json!({"num_local_experts": 2, "layer_types": kinds}));
+        refused(&config, &["granitemoehybrid", "is known, but not computed"]);
+        let file = ConfigFile::parse(Path::new("config.json"), &config.to_string()).unwrap();
+        assert_eq!(Recipe::of_known(&file).unwrap(), None);
+    }
+    let other = json!({"num_local_experts": 2, "layer_types": ["attention", "attention", "recurrent"]});
+    refused(&config("granitemoehybrid", other), &["layer_types", "3 times attention or mamba"]);
+}
