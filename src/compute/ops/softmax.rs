@@ -90,10 +90,13 @@ fn softcap_composed(x: &Tensor, cap: f64) -> Result<Tensor> {
     in_wide(&in_wide(&ratio, Tensor::tanh)?, |x| x * cap)
 }
 
+/// Which mask: its positions, its keys, the window.
+type Which = (usize, usize, Option<usize>);
+
 /// The causal masks of a pass, on a device for which the softmax is composed: each is made once, there, when the first
 /// layer asks for it.
 #[derive(Debug, Default)]
-pub(crate) struct Masks(Mutex<BTreeMap<(usize, usize, Option<usize>), Tensor>>);
+pub(crate) struct Masks(Mutex<BTreeMap<Which, Tensor>>);
 
 impl Masks {
     /// 0 where the query at the last but `positions` − 1 − q of the keys sees key k, −∞ elsewhere; (positions, keys).
