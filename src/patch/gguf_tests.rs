@@ -92,7 +92,7 @@ fn all_weights(path: &Path) -> std::collections::BTreeMap<String, Vec<f32>> {
 }
 
 /// Stacks of experts, some with biases, some with gate and up in one; heads of values in another order.
-const IN_STACKS: [(&str, &[&str]); 6] = [
+const IN_STACKS: [(&str, &[&str]); 7] = [
     // The first two meet.
     (
         "mixtral",
@@ -103,6 +103,7 @@ const IN_STACKS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("deepseek_v3", &["L1.mlp.experts.5.down_proj:out:11", "L1.mlp.experts.0.up_proj:out:3"]),
+    ("granitemoe", &["L1.block_sparse_moe.experts.2.down_proj:out:5", "L0.block_sparse_moe.experts.3.up_proj:out:7"]),
     (
         "gpt_oss",
         &["L0.mlp.experts.3.down_proj:out:5", "L1.mlp.experts.2.gate_proj:out:7", "L1.mlp.experts.1.down_proj:in:4"],
