@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -148,25 +149,26 @@ def run(binary, folder, limit, options):
         with open(file, "rb") as opened:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     command = [*limited(limit), binary, "--progress", "json", "locate", str(folder), "--format", "json", *options]
-    started, peak, read, stages, stage = time.time(), 0, 0, [], None
+    started, peak, read, stages = time.time(), 0, 0, []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    os.set_blocking(process.stderr.fileno(), False)
-    said = ""
+
+    def follow():
+        for line in process.stderr:
+            stage = json.loads(line)["stage"] if line.startswith("{") else print(line, end="")
+            if stage and (not stages or stages[-1][0] != stage):
+                stages.append((stage, time.time() - started, read))
+
+    following = threading.Thread(target=follow)
+    following.start()
     while process.poll() is None:
         peak = max(peak, status(process.pid, "RssAnon"))
         read = max(read, read_bytes(process.pid))
-        said += process.stderr.read() or ""
-        *lines, said = said.split("\n")
-        for line in lines:
-            now = json.loads(line)["stage"] if line.startswith("{") else print(line) or stage
-            if now != stage:
-                stages.append((now, time.time() - started, read))
-                stage = now
         time.sleep(0.02)
     seconds = time.time() - started
     out = process.stdout.read()
+    following.join()
     if process.returncode:
-        sys.exit(f"exit code {process.returncode}: {process.stderr.read() or ''}{said}")
+        sys.exit(f"exit code {process.returncode}")
     result = json.loads(out)
     print(f"{weights / 1e9:.2f} GB of weights, limit {limit / 1e9:.2f} GB: {seconds:.1f} s")
     print(f"peak of anonymous memory {peak / 1e9:.2f} GB; read {read / 1e9:.2f} GB, {read / weights:.3f} of the model")
