@@ -1,6 +1,6 @@
 //! What running a model gave, kept: a second scan of the same bytes need not run it again.
 //!
-//! The key is a digest of every byte that the result depends on: the weights, the config, the tokenizer, the base, the
+//! The key is a BLAKE3 digest of every byte that the result depends on: the weights, the config, the tokenizer, the base, the
 //! baseline, the prompts, and all settings. Whether there is a result for it depends on nothing else, so nothing is
 //! believed of times or sizes there. A result is kept only if the digest is the same after the run as it was before it,
 //! and no time of a file tells that it was another in between (what such times can tell: see `files::Stamp`).
@@ -10,7 +10,7 @@
 use super::base;
 use super::baseline;
 use super::measured::{BaseModel, Run, RunResult, Wanted};
-use crate::checkpoint::{Checkpoint, sha256_hex};
+use crate::checkpoint::Checkpoint;
 use crate::compare::BaseName;
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
@@ -18,6 +18,13 @@ use crate::rules::Rules;
 use crate::tool::Tool;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+/// What keys are made of and by; it changes with either.
+const FORM: &str = "achilles-audit/scan-result/v2, BLAKE3";
+
+fn digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
 
 /// The place of one result.
 pub struct Cache {
@@ -46,13 +53,13 @@ impl Cache {
         wanted: Wanted,
         rules: &Rules,
     ) -> Result<Cache> {
-        let file = |path: &Path| files::read_regular(path).map(|bytes| sha256_hex(&bytes));
+        let file = |path: &Path| files::read_regular(path).map(|bytes| digest(&bytes));
         let mut stamps = checkpoint.stamps();
         let base = match (base, run.base.as_ref().filter(|_| wanted.base)) {
             (Some(base), _) => {
                 let base = base.checkpoint()?;
                 stamps = stamps.zip(base.stamps()).map(|(model, base)| [model, base].concat());
-                base.sha256()?
+                base.blake3()?
             }
             (None, Some(BaseName::CriticalSet(path))) => file(path)?,
             (None, Some(BaseName::Published(name))) => name.clone(),
@@ -67,9 +74,9 @@ impl Cache {
         // As Debug writes them: a setting that is added later is part of the key by itself.
         let settings = format!("{:?} {:?} {wanted:?} {limits:?} {alpha:?}", run.model, run.locate);
         let names = format!("{:?} {:?}", checkpoint.name(), run.base);
-        let model = checkpoint.sha256()?;
-        let key = serde_json::json!([tool, model, run.text, settings, names, base, watched]);
-        let key = sha256_hex(key.to_string().as_bytes());
+        let model = checkpoint.blake3()?;
+        let key = serde_json::json!([FORM, tool, model, run.text, settings, names, base, watched]);
+        let key = digest(key.to_string().as_bytes());
         Ok(Cache { path: files::user_cache("scan")?.join(&key).with_extension("json"), key, wanted, stamps })
     }
 

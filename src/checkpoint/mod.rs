@@ -117,16 +117,17 @@ impl Checkpoint {
         self.opened.tokenizer_json()
     }
 
-    /// SHA-256 over all that its answers depend on: every byte of the weights' files, the config and the tokenizer.
+    /// BLAKE3, lower-case hex, over the digests of all that its answers depend on: every byte of the weights' files, in
+    /// which all cores share, then the config and the tokenizer.
     ///
     /// # Errors
     /// It has no tokenizer.
-    pub fn sha256(&self) -> Result<String> {
-        let files = self.tensors.mapped().par_iter();
-        let mut digests: Vec<[u8; 32]> = files.map(|file| Sha256::digest(file.bytes()).into()).collect();
-        digests.push(Sha256::digest(self.config.sha256()).into());
-        digests.push(Sha256::digest(self.tokenizer_json()?).into());
-        Ok(sha256_hex(digests.as_flattened()))
+    pub fn blake3(&self) -> Result<String> {
+        let of = |bytes: &[u8]| <[u8; 32]>::from(blake3::Hasher::new().update_rayon(bytes).finalize());
+        let mut digests: Vec<[u8; 32]> = self.tensors.mapped().par_iter().map(|file| of(file.bytes())).collect();
+        digests.push(of(self.config.sha256().as_bytes()));
+        digests.push(of(self.tokenizer_json()?.as_bytes()));
+        Ok(hex(&of(digests.as_flattened())))
     }
 
     /// Stamps of the weights' files that every change from here on will change; none where that cannot be promised, or

@@ -119,7 +119,7 @@ macro_rules! reading {
         match $number {
             NumberType::F64 => reading!(8, $read, $body, |b| <$real>::from_f64(f64::from_le_bytes(b))),
             NumberType::F32 => reading!(4, $read, $body, |b| <$real>::from_f32(f32::from_le_bytes(b))),
-            NumberType::F16 => reading!(2, $read, $body, |b| <$real>::from_f32(f16::from_le_bytes(b).to_f32())),
+            NumberType::F16 => reading!(2, $read, $body, |b| <$real>::from_f32(of_half(u16::from_le_bytes(b)))),
             NumberType::Bf16 => {
                 reading!(2, $read, $body, |b| <$real>::from_f32(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)))
             }
@@ -131,7 +131,7 @@ macro_rules! reading {
             NumberType::U32 => reading!(4, $read, $body, |b| <$real>::from_f64(u32::from_le_bytes(b).into())),
             NumberType::U16 => reading!(2, $read, $body, |b| <$real>::from_f32(u16::from_le_bytes(b).into())),
             NumberType::F8E5M2 => reading!(1, $read, $body, |[b]| <$real>::from_f32(f8_e5m2(b))),
-            NumberType::F8E4M3 => reading!(1, $read, $body, |[b]| <$real>::from_f32(F8_E4M3[usize::from(b)])),
+            NumberType::F8E4M3 => reading!(1, $read, $body, |[b]| <$real>::from_f32(f8_e4m3(b))),
             NumberType::F8E8M0 => reading!(1, $read, $body, |[b]| <$real>::from_f32(power_of_two(b))),
             NumberType::U8 => reading!(1, $read, $body, |[b]| <$real>::from_f32(b.into())),
         }
@@ -140,6 +140,65 @@ macro_rules! reading {
         let $read = |$b: [u8; $bytes]| $value;
         $body
     }};
+}
+
+/// The value of an F16's bits, without a branch, so that many are decoded at once.
+#[inline(always)]
+fn of_half(bits: u16) -> f32 {
+    const INFINITE: u32 = 0x7c00 << 13;
+    let (sign, rest) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13);
+    // Exponents are biased by 15 there and by 127 here; what is subnormal there is none here.
+    let finite = f32::from_bits(rest) * f32::from_bits((127 + 112) << 23);
+    let quiet = if rest > INFINITE { 1 << 22 } else { 0 };
+    let magnitude = if rest < INFINITE { finite.to_bits() } else { rest | 0xff << 23 | quiet };
+    f32::from_bits(sign | magnitude)
+}
+
+/// The stored bytes of one element.
+pub trait Pattern: Copy {
+    /// Its bits, of 8 bytes folded to 32.
+    fn pattern(self) -> u32;
+}
+
+impl Pattern for [u8; 1] {
+    #[inline(always)]
+    fn pattern(self) -> u32 {
+        self[0].into()
+    }
+}
+
+impl Pattern for [u8; 2] {
+    #[inline(always)]
+    fn pattern(self) -> u32 {
+        u16::from_le_bytes(self).into()
+    }
+}
+
+impl Pattern for [u8; 4] {
+    #[inline(always)]
+    fn pattern(self) -> u32 {
+        u32::from_le_bytes(self)
+    }
+}
+
+impl Pattern for [u8; 8] {
+    #[inline(always)]
+    fn pattern(self) -> u32 {
+        let pattern = u64::from_le_bytes(self);
+        // An odd factor keeps every single bit of the upper half apart from zero.
+        (pattern as u32).wrapping_add(((pattern >> 32) as u32).wrapping_mul(0x9e37_79b1))
+    }
+}
+
+/// What is done with elements of one number type.
+pub trait WithElements {
+    /// What comes of it.
+    type Output;
+
+    /// Does it, where elements have `N` bytes and `value` reads one.
+    fn with<const N: usize>(self, value: impl Fn([u8; N]) -> f32) -> Self::Output
+    where
+        [u8; N]: Pattern;
 }
 
 impl NumberType {
@@ -273,19 +332,10 @@ impl NumberType {
         finite.min_by(nearest).unwrap_or_default()
     }
 
-    /// The bit patterns of whole elements, which 8-byte ones are folded into 32 bits for.
-    pub fn patterns(self, bytes: &[u8], to: &mut Vec<u32>) {
-        to.clear();
-        match self.bytes() {
-            1 => to.extend(bytes.iter().map(|b| u32::from(*b))),
-            2 => to.extend(bytes.as_chunks().0.iter().map(|b| u32::from(u16::from_le_bytes(*b)))),
-            4 => to.extend(bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b))),
-            // An odd factor keeps every single bit of the upper half apart from zero.
-            _ => to.extend(bytes.as_chunks().0.iter().map(|b| {
-                let pattern = u64::from_le_bytes(*b);
-                (pattern as u32).wrapping_add(((pattern >> 32) as u32).wrapping_mul(0x9e37_79b1))
-            })),
-        }
+    /// Does something with its elements; how they are read becomes part of what is done.
+    #[inline(always)]
+    pub fn with_elements<W: WithElements>(self, with: W) -> W::Output {
+        reading!(self, f32, read => with.with(read))
     }
 
     /// How the bits of a float are to be read; none for whole numbers.
@@ -307,27 +357,19 @@ impl NumberType {
     }
 }
 
-/// The values of all codes of an 8-bit float with four bits of exponent (bias 7) and three of mantissa.
-static F8_E4M3: [f32; 256] = {
-    let mut values = [0.0; 256];
-    let mut code = 0;
-    while code < 256 {
-        let (exponent, mantissa) = ((code >> 3 & 15) as u32, (code & 7) as u32);
-        let magnitude = match (exponent, mantissa) {
-            (15, 7) => f32::NAN,
-            // 2⁻⁹ each.
-            (0, _) => mantissa as f32 * f32::from_bits((127 - 9) << 23),
-            _ => f32::from_bits((exponent + 127 - 7) << 23 | mantissa << 20),
-        };
-        values[code] = if code < 128 { magnitude } else { -magnitude };
-        code += 1;
-    }
-    values
-};
+/// The value of an 8-bit float with four bits of exponent (bias 7) and three of mantissa, as [`of_half`] computes it.
+#[inline(always)]
+fn f8_e4m3(code: u8) -> f32 {
+    // The one pattern of a magnitude that is no number.
+    const NAN: u8 = 0x7f;
+    let (sign, rest) = (u32::from(code & 0x80) << 24, u32::from(code & 0x7f) << 20);
+    let number = f32::from_bits(rest) * f32::from_bits((127 + 120) << 23);
+    f32::from_bits(sign | if code & 0x7f == NAN { f32::NAN } else { number }.to_bits())
+}
 
 /// The upper half of a half-precision number.
 fn f8_e5m2(code: u8) -> f32 {
-    f16::from_bits(u16::from(code) << 8).to_f32()
+    of_half(u16::from(code) << 8)
 }
 
 /// 2^(code − 127); NaN for 255.
@@ -488,16 +530,17 @@ mod tests {
 
     /// Fingerprints are sums of these.
     #[test]
+    fn every_half_is_decoded_as_the_half_crate_does() {
+        for bits in 0..=u16::MAX {
+            assert_eq!(of_half(bits).to_bits(), f16::from_bits(bits).to_f32().to_bits(), "{bits:#x}");
+        }
+    }
+
+    #[test]
     fn patterns_stay_what_they_are() {
-        let bytes: Vec<u8> = (0xf1..0xf9).collect();
-        let of = |number: NumberType| {
-            let mut patterns = Vec::new();
-            number.patterns(&bytes, &mut patterns);
-            patterns
-        };
-        assert_eq!(of(NumberType::I8), [0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8]);
-        assert_eq!(of(NumberType::Bf16), [0xf2f1, 0xf4f3, 0xf6f5, 0xf8f7]);
-        assert_eq!(of(NumberType::F32), [0xf4f3_f2f1, 0xf8f7_f6f5]);
-        assert_eq!(of(NumberType::F64), [0x90c2_7f56]);
+        assert_eq!([0xf1].pattern(), 0xf1);
+        assert_eq!([0xf1, 0xf2].pattern(), 0xf2f1);
+        assert_eq!([0xf1, 0xf2, 0xf3, 0xf4].pattern(), 0xf4f3_f2f1);
+        assert_eq!([0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8].pattern(), 0x90c2_7f56);
     }
 }

@@ -312,7 +312,7 @@ fn a_row_that_was_masked_before_it_was_packed_is_named_among_others_that_changed
 fn a_dense_fingerprint_says_nothing_of_weights() {
     let folder = model(dense(&original(1)));
     let taken = fingerprint(folder.path());
-    assert_eq!((taken.weights.len(), taken.weights_sha256()), (0, None));
+    assert_eq!((taken.weights.len(), taken.weights_digest()), (0, None));
     assert!(!taken.to_json("m", None).unwrap().contains("weights"));
 }
 
@@ -323,11 +323,11 @@ fn a_fingerprint_whose_weights_were_edited_is_refused() {
     let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
     let refused = |document: &serde_json::Value| Fingerprint::parse(&document.to_string()).unwrap_err();
     document["weights"][0]["format"] = "INT8".into();
-    assert!(refused(&document).contains("its weights_sha256 is not that of what it lists"));
+    assert!(refused(&document).contains("its weights_blake3 is not that of what it lists"));
     document["weights"][0]["stored"][1] = "other".into();
     assert!(refused(&document).contains("is made of other, which is not among the tensors"));
     document["weights"] = json!([]);
-    assert!(refused(&document).contains("weights_sha256"));
+    assert!(refused(&document).contains("weights_blake3"));
     // One of an earlier version knows no weights, and what is stored is told as it is.
     let mut earlier = Fingerprint::parse(&text).unwrap();
     earlier.weights.clear();

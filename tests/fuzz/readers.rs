@@ -56,7 +56,7 @@ pub const READERS: &[Reader] = &[
     Reader { name: "packed", read: packed, seeds: PACKED, allowance: USUAL },
     Reader { name: "receipt", read: receipt, seeds: &[RECEIPT], allowance: USUAL },
     Reader { name: "receipt-undone", read: receipt_undone, seeds: &[RECEIPT], allowance: USUAL },
-    Reader { name: "fingerprint", read: fingerprint, seeds: &[FINGERPRINT], allowance: USUAL },
+    Reader { name: "fingerprint", read: fingerprint, seeds: FINGERPRINTS, allowance: USUAL },
     Reader { name: "signature", read: signature, seeds: &[SIGNED_BY_KEY, SIGNED_BY_CERTIFICATE], allowance: USUAL },
 ];
 
@@ -267,6 +267,7 @@ const TOKENIZER_CONFIG: &[u8] = br#"{"added_tokens_decoder": {"0": {"content": "
 const TEMPLATES: &[u8] = br#"{"auto_map": {"AutoTokenizer": ["a.B", null]}, "chat_template": [
     {"name": "default", "template": "{{ x['__cla' 'ss__'] }}"}, {"name": "tool_use", "template": "{{ {'a': {}}|attr(y) }}"}]}"#;
 const RECEIPT: &[u8] = include_bytes!("receipt.json");
-const FINGERPRINT: &[u8] = include_bytes!("fingerprint.json");
+/// Of the first form and of the second.
+const FINGERPRINTS: &[&[u8]] = &[include_bytes!("fingerprint.v1.json"), include_bytes!("fingerprint.json")];
 const SIGNED_BY_KEY: &[u8] = include_bytes!("../../fixtures/oms/signatures/key-p256.sig");
 const SIGNED_BY_CERTIFICATE: &[u8] = include_bytes!("../../fixtures/oms/signatures/certificate-p256-code-signing.sig");

@@ -20,7 +20,7 @@ pub struct Options {
     /// given several times
     #[arg(long, value_name = "GLOB")]
     pub ignore: Vec<String>,
-    /// Tensors whose rows get SHA-256 digests of their own, by a glob over names; can be given several times
+    /// Tensors whose rows get BLAKE3 digests of their own, by a glob over names; can be given several times
     #[arg(long, value_name = "GLOB", default_value = "*down_proj*")]
     pub row_digests: Vec<String>,
     /// Take what is known of files whose size, times and inode are as when they were last read: who can set the clock,

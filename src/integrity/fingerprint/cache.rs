@@ -7,6 +7,7 @@
 //! Linux. And that the cache's folder is written to by nobody but its user. To guard against more than that, do
 //! without.
 
+use super::Algorithm;
 use super::read::{FileRead, is_safetensors};
 use super::stored::{File, Tensor};
 use crate::checkpoint::sha256_hex;
@@ -25,6 +26,10 @@ pub struct Cache {
 #[derive(Serialize, Deserialize, PartialEq)]
 pub(super) struct Key {
     tool: String,
+    /// Of documents that hold such records.
+    schema: String,
+    /// What tensors and rows are digested by.
+    algorithm: Algorithm,
     /// Behind all links.
     path: String,
     /// Whether it was read for tensors: the same file may be linked to under another kind of name.
@@ -66,31 +71,41 @@ impl Cache {
         }
         let mut file = kept.file.check().ok()?;
         file.path = path.to_owned();
-        let tensors =
-            kept.tensors.into_iter().map(|t| t.check().ok().map(|t| super::TensorRecord { file: path.into(), ..t }));
+        let tensors = kept
+            .tensors
+            .into_iter()
+            .map(|t| t.check(key.algorithm).ok().map(|t| super::TensorRecord { file: path.into(), ..t }));
         Some(FileRead { file, tensors: tensors.collect::<Option<_>>()?, problem: None })
     }
 
     /// Keeps what was read. One that cannot be kept will be read again.
     pub(super) fn put(&self, key: Key, read: &FileRead) {
         let place = self.place(&key);
-        let kept = Kept { key, file: (&read.file).into(), tensors: read.tensors.iter().map(Into::into).collect() };
+        let tensors = read.tensors.iter().map(|tensor| Tensor::of(tensor, key.algorithm)).collect();
+        let kept = Kept { key, file: (&read.file).into(), tensors };
         if let Ok(text) = serde_json::to_string(&kept) {
             let _ = files::write_whole(&place, text.as_bytes());
         }
     }
 
     fn place(&self, key: &Key) -> PathBuf {
-        self.folder.join(format!("{}.json", sha256_hex(format!("{}\0{}", key.path, key.safetensors).as_bytes())))
+        let name = format!("{}\0{}\0{}", key.path, key.safetensors, key.schema);
+        self.folder.join(sha256_hex(name.as_bytes())).with_extension("json")
     }
 }
 
 impl Key {
     /// Of the file at `full` that was opened; none where it cannot be told apart from others.
-    pub(super) fn of(stamp: Stamp, full: &Path, path: &str, row_digests: &[String]) -> Option<Key> {
+    pub(super) fn of(
+        stamp: Stamp,
+        full: &Path,
+        path: &str,
+        (algorithm, row_digests): (Algorithm, &[String]),
+    ) -> Option<Key> {
         let target = full.canonicalize().ok()?.to_str()?.to_owned();
         let tool = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
         let safetensors = is_safetensors(path);
-        Some(Key { tool, path: target, safetensors, stamp, row_digests: row_digests.to_vec() })
+        let (schema, row_digests) = (algorithm.schema().to_owned(), row_digests.to_vec());
+        Some(Key { tool, schema, algorithm, path: target, safetensors, stamp, row_digests })
     }
 }

@@ -1,6 +1,8 @@
 //! Marks of a tensor's rows and columns: enough to say later which of them changed, and by what factor.
 
+use super::sums::{Piece, Sums, factor};
 use crate::checkpoint::packing::Layout;
+use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
 /// The mark of one row or column.
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct LineMark {
     /// Sum over its elements of the bit pattern (8-byte ones folded to 32 bits) mixed with a number of its place in the
     /// line, modulo 2³². Any changed bit changes it, other changes are missed once in 2³². It places a change that the
-    /// tensor's SHA-256 has proved, and proves nothing by itself.
+    /// tensor's digest has proved, and proves nothing by itself.
     pub check: u32,
     /// Euclidean norm.
     pub norm: f32,
@@ -16,9 +18,11 @@ pub struct LineMark {
     pub extreme: f32,
 }
 
+/// A norm that is not a number is the same as any other such.
 impl PartialEq for LineMark {
     fn eq(&self, other: &LineMark) -> bool {
-        self.to_bytes() == other.to_bytes()
+        let bits = |mark: &LineMark| (mark.check, mark.extreme.to_bits(), mark.norm.is_nan());
+        bits(self) == bits(other) && (self.norm.is_nan() || self.norm.to_bits() == other.norm.to_bits())
     }
 }
 
@@ -66,6 +70,7 @@ pub struct LineStatistics {
 /// Takes a tensor's bytes in order and marks its lines.
 #[derive(Debug)]
 pub struct Marker {
+    arch: Arch,
     layout: Layout,
     /// Elements taken.
     at: usize,
@@ -79,8 +84,6 @@ pub struct Marker {
     squares: Vec<f64>,
     factors: Vec<u32>,
     statistics: LineStatistics,
-    patterns: Vec<u32>,
-    values: Vec<f32>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -98,6 +101,7 @@ impl Marker {
     pub fn new(layout: Layout) -> Marker {
         let columns = layout.columns;
         Marker {
+            arch: Arch::new(),
             layout,
             at: 0,
             rows: Vec::with_capacity(layout.all_rows()),
@@ -109,8 +113,6 @@ impl Marker {
             squares: vec![0.0; columns],
             factors: (0..columns).map(factor).collect(),
             statistics: LineStatistics { norm: Some(0.0), ..LineStatistics::default() },
-            patterns: Vec::new(),
-            values: Vec::new(),
         }
     }
 
@@ -132,39 +134,25 @@ impl Marker {
 
     /// A part of one row.
     fn piece(&mut self, row: usize, column: usize, bytes: &[u8]) {
-        let n = bytes.len() / self.layout.element_bytes();
-        self.values.resize(n, 0.0);
-        self.layout.number.patterns(bytes, &mut self.patterns);
-        self.layout.number.decode(bytes, &mut self.values);
-        self.count();
-        self.row.check = self.row.check.wrapping_add(weighted(&self.patterns, &self.factors[column..]));
-        self.row.squares += squares(&self.values);
-        let largest = largest(&self.values);
-        if largest > self.row.extreme.abs() {
-            self.row.extreme = self.values.iter().copied().find(|v| v.abs() == largest).unwrap_or_default();
+        let here = column..column + bytes.len() / self.layout.element_bytes();
+        let piece = Piece {
+            number: self.layout.number,
+            bytes,
+            row: factor(row),
+            factors: &self.factors[here.clone()],
+            checks: &mut self.checks[here.clone()],
+            extremes: &mut self.extremes[here.clone()],
+            squares: &mut self.block[here],
+        };
+        let Sums { check, squares, extreme, zeros, nan, infinite } = piece.sum(self.arch);
+        self.row.check = self.row.check.wrapping_add(check);
+        self.row.squares += squares;
+        if extreme.abs() > self.row.extreme.abs() {
+            self.row.extreme = extreme;
         }
-        if self.layout.columns > 1 {
-            let here = column..column + n;
-            weigh(&mut self.checks[here.clone()], factor(row), &self.patterns);
-            enlarge(&mut self.extremes[here.clone()], &self.values);
-            for (sum, v) in self.block[here].iter_mut().zip(&self.values) {
-                *sum += v * v;
-            }
-        }
-    }
-
-    /// Zeros and what is not finite.
-    fn count(&mut self) {
-        let (mut zeros, mut odd) = (0u32, 0u32);
-        for v in &self.values {
-            zeros += u32::from(*v == 0.0);
-            odd += u32::from(!v.is_finite());
-        }
-        self.statistics.zeros += u64::from(zeros);
-        if odd > 0 {
-            self.statistics.nan += self.values.iter().filter(|v| v.is_nan()).count() as u64;
-            self.statistics.infinite += self.values.iter().filter(|v| v.is_infinite()).count() as u64;
-        }
+        self.statistics.zeros += zeros;
+        self.statistics.nan += nan;
+        self.statistics.infinite += infinite;
     }
 
     fn end_row(&mut self, row: usize) {
@@ -195,68 +183,5 @@ impl Marker {
         self.statistics.norm = self.statistics.norm.map(|sum| (sum + squares).sqrt()).filter(|norm| norm.is_finite());
         self.statistics.max_abs = self.statistics.max_abs.max(extreme.abs().into());
         (self.rows, self.columns, self.statistics)
-    }
-}
-
-/// The number of a place in a line: no two places share one by more than chance (after Stafford's variant 13 of the
-/// MurmurHash3 finalizer).
-fn factor(place: usize) -> u32 {
-    let mut x = (place as u64 ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (x >> 32) as u32
-}
-
-fn weighted(patterns: &[u32], factors: &[u32]) -> u32 {
-    patterns.iter().zip(factors).fold(0, |sum: u32, (p, f)| sum.wrapping_add(mixed(*p, *f)))
-}
-
-/// A bijection of the pattern for each factor (two rounds of multiply and shift), and not a linear one: in sums of
-/// pattern × odd factor an even number of changed signs cancels.
-fn mixed(pattern: u32, factor: u32) -> u32 {
-    let mut x = (pattern ^ factor).wrapping_mul(0x9e37_79b1);
-    x = (x ^ (x >> 15)).wrapping_mul(0x85eb_ca77);
-    x ^ (x >> 13)
-}
-
-/// Independent running sums: as many as let the compiler use vector registers.
-const LANES: usize = 16;
-
-fn squares(values: &[f32]) -> f64 {
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for chunk in chunks {
-        for (sum, v) in sums.iter_mut().zip(chunk) {
-            *sum += v * v;
-        }
-    }
-    sums.iter().chain(rest.iter().map(|v| v * v).collect::<Vec<_>>().iter()).map(|s| f64::from(*s)).sum()
-}
-
-/// The largest finite magnitude.
-fn largest(values: &[f32]) -> f32 {
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut most = [0.0f32; LANES];
-    let larger = |m: f32, v: f32| {
-        let v = v.abs();
-        if v > m && v < f32::INFINITY { v } else { m }
-    };
-    for chunk in chunks {
-        for (m, v) in most.iter_mut().zip(chunk) {
-            *m = larger(*m, *v);
-        }
-    }
-    most.iter().chain(rest).copied().fold(0.0, larger)
-}
-
-fn weigh(checks: &mut [u32], factor: u32, patterns: &[u32]) {
-    for (check, pattern) in checks.iter_mut().zip(patterns) {
-        *check = check.wrapping_add(mixed(*pattern, factor));
-    }
-}
-
-fn enlarge(extremes: &mut [f32], values: &[f32]) {
-    for (extreme, v) in extremes.iter_mut().zip(values) {
-        let more = v.abs() > extreme.abs() && v.abs() < f32::INFINITY;
-        *extreme = if more { *v } else { *extreme };
     }
 }

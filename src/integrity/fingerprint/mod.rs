@@ -1,10 +1,12 @@
 //! Fingerprints: what a checkpoint is, down to the row and the column.
 
 mod cache;
+mod digest;
 mod encoded;
 mod lines;
 mod read;
 mod stored;
+mod sums;
 mod weights;
 
 use crate::checkpoint::snapshot::{Blob, Snapshot};
@@ -16,19 +18,22 @@ use crate::files::{self, Stamp};
 use crate::progress::Progress;
 pub use cache::Cache;
 use cache::Key;
+pub use digest::Algorithm;
 use globset::GlobSet;
 pub use lines::{LineMark, LineStatistics};
 use rayon::prelude::*;
+use read::Digests;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 pub use weights::WeightRecord;
 
-/// The identity of every file, tensor, row and column of a model folder (`achilles-audit/fingerprint/v1`).
+/// The identity of every file, tensor, row and column of a model folder (`achilles-audit/fingerprint/v2`, or v1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fingerprint {
+    /// What its tensors and their rows are digested by.
+    pub algorithm: Algorithm,
     /// What it covers.
     pub settings: FingerprintSettings,
     /// In order of path.
@@ -45,7 +50,7 @@ pub struct Fingerprint {
 pub struct FingerprintSettings {
     /// Globs over paths below the folder that are left out.
     pub ignore: Vec<String>,
-    /// Globs over tensor names whose rows have SHA-256 digests of their own.
+    /// Globs over tensor names whose rows have digests of their own.
     pub row_digests: Vec<String>,
     /// Whether links are listed as links. Version 0.1.0 did not know them.
     #[serde(default)]
@@ -65,7 +70,7 @@ pub struct FileRecord {
     pub path: String,
     /// Its size.
     pub bytes: u64,
-    /// Of its content.
+    /// SHA-256 of its content.
     pub sha256: [u8; 32],
     /// What it is a link to, as the link says; none for a file, and for a link of the Hugging Face cache to its own
     /// blob, which stands for a file.
@@ -83,16 +88,16 @@ pub struct TensorRecord {
     pub dtype: Dtype,
     /// The shape, outermost dimension first.
     pub shape: Vec<usize>,
-    /// Of its bytes as stored.
-    pub sha256: [u8; 32],
+    /// Of its bytes as stored, by the fingerprint's algorithm.
+    pub digest: [u8; 32],
     /// What its values are like.
     pub statistics: LineStatistics,
     /// A mark for each row; for each element of a vector.
     pub rows: Vec<LineMark>,
     /// A mark for each column; none for a vector.
     pub columns: Vec<LineMark>,
-    /// SHA-256 of each row's bytes, where asked for.
-    pub row_sha256: Option<Vec<[u8; 32]>>,
+    /// Of each row's bytes, where asked for.
+    pub row_digests: Option<Vec<[u8; 32]>>,
 }
 
 /// What could be read of a folder.
@@ -144,8 +149,8 @@ pub fn take(
     take_beside(opened, None, settings, except, cache, progress)
 }
 
-/// As [`take`]; of packed weights that are as they were only what `before` says of them, and of none where it knows of
-/// none.
+/// As [`take`], by the algorithm of `before`; of packed weights that are as they were only what that says of them, and of
+/// none where it knows of none.
 pub(super) fn take_beside(
     opened: &Opened,
     before: Option<&Fingerprint>,
@@ -155,6 +160,7 @@ pub(super) fn take_beside(
     progress: &dyn Progress,
 ) -> Result<FolderRecords> {
     let root = opened.base();
+    let algorithm = before.map_or(Algorithm::Blake3, |before| before.algorithm);
     let row_digests = globs(&settings.row_digests)?;
     let (found, mut problems) = match opened.is_file() {
         true => (parts(opened)?, Problems::new()),
@@ -170,13 +176,13 @@ pub(super) fn take_beside(
     progress.begin("fingerprint", order.iter().map(|(first, _)| first.bytes).sum(), "bytes");
     // The largest first, so that none is left to one core at the end.
     order.sort_by_key(|(first, _)| std::cmp::Reverse(first.bytes));
-    let digest_rows = |name: &str| row_digests.is_match(name);
+    let digests = Digests { algorithm, of_rows: &|name| row_digests.is_match(name) };
     let mut read = order
         .into_par_iter()
         .with_max_len(1)
         .map(|(first, others)| {
             let kept = cache.filter(|_| !opened.is_gguf()).map(|cache| (cache, settings.row_digests.as_slice()));
-            let read = read_or_known(opened, first, kept, &digest_rows, progress)?;
+            let read = read_or_known(opened, first, kept, digests, progress)?;
             let again = others.into_iter().map(|listed| (listed, read.of(&listed.path))).collect::<Vec<_>>();
             let all = std::iter::once((first, read)).chain(again);
             all.map(|(listed, mut read)| {
@@ -201,7 +207,7 @@ pub(super) fn take_beside(
     }
     tensors.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
     let settings = FingerprintSettings { links: true, ..settings.clone() };
-    let mut fingerprint = Fingerprint { settings, files, tensors, weights: Vec::new() };
+    let mut fingerprint = Fingerprint { algorithm, settings, files, tensors, weights: Vec::new() };
     fingerprint.weights = weights::take(opened, &fingerprint, before, progress)?;
     Ok(FolderRecords { fingerprint, problems, damaged })
 }
@@ -230,21 +236,21 @@ fn read_or_known(
     opened: &Opened,
     Listed { path, bytes, .. }: &Listed,
     cache: Option<(&Cache, &[String])>,
-    digest_rows: &(dyn Fn(&str) -> bool + Sync),
+    digests: Digests,
     progress: &dyn Progress,
 ) -> Result<read::FileRead> {
     let full = &opened.base().join(path);
     let file = files::open_regular(full)?;
     StandIn::refuse_holes(&file, full)?;
     let stamp = || file.metadata().map(|about| Stamp::of(&about)).map_err(Error::io(full));
-    let key = |stamp, row_digests| Key::of(stamp, full, path, row_digests);
+    let key = |stamp, row_digests| Key::of(stamp, full, path, (digests.algorithm, row_digests));
     if let Some(((cache, row_digests), now)) = cache.zip(stamp()?)
         && let Some(kept) = key(now, row_digests).and_then(|key| cache.get(&key, path))
     {
         return progress.advance(*bytes).map(|()| kept);
     }
     let lasting = cache.and_then(|_| Stamp::lasting(&file));
-    let read = read::read((opened, &file), full, path, digest_rows, progress)?;
+    let read = read::read((opened, &file), full, path, digests, progress)?;
     if let (Some((cache, row_digests)), Some(lasting), None) = (cache, lasting, &read.problem)
         && Some(&lasting) == stamp()?.as_ref()
         && let Some(key) = key(lasting, row_digests)
@@ -322,33 +328,36 @@ fn globs(patterns: &[String]) -> Result<GlobSet> {
 }
 
 impl Fingerprint {
-    /// Identity of the tensors, whatever files they lie in and in whatever order: SHA-256 over one line a tensor,
-    /// sorted, each the compact JSON array `["NAME","DTYPE",[SHAPE],"SHA256"]` and a newline.
-    pub fn tensors_sha256(&self) -> [u8; 32] {
-        root(self.tensors.iter().map(|t| serde_json::json!([t.name, t.dtype, t.shape, hex(&t.sha256)])))
+    /// Identity of the tensors, whatever files they lie in and in whatever order: the digest, by the fingerprint's
+    /// algorithm, of one line a tensor, sorted, each the compact JSON array `["NAME","DTYPE",[SHAPE],"DIGEST"]` and a
+    /// newline.
+    pub fn tensors_digest(&self) -> [u8; 32] {
+        let lines = self.tensors.iter().map(|t| serde_json::json!([t.name, t.dtype, t.shape, hex(&t.digest)]));
+        root(self.algorithm, lines)
     }
 
-    /// Identity of the packed weights' values, as far as marks tell; none where nothing is packed. SHA-256 over one line
-    /// a weight, sorted, each the compact JSON array `["NAME","FORMAT",[SHAPE],["STORED"],"SHA256"]` and a newline,
-    /// `STORED` the names of its stored tensors, `SHA256` that of the marks of its rows, then of its columns.
-    pub fn weights_sha256(&self) -> Option<[u8; 32]> {
-        (!self.weights.is_empty()).then(|| root(self.weights.iter().map(WeightRecord::identity)))
+    /// Identity of the packed weights' values, as far as marks tell; none where nothing is packed. The digest, by the
+    /// fingerprint's algorithm, of one line a weight, sorted, each the compact JSON array
+    /// `["NAME","FORMAT",[SHAPE],["STORED"],"DIGEST"]` and a newline, `STORED` the names of its stored tensors, `DIGEST`
+    /// that of the marks of its rows, then of its columns.
+    pub fn weights_digest(&self) -> Option<[u8; 32]> {
+        let lines = self.weights.iter().map(|weight| weight.identity(self.algorithm));
+        (!self.weights.is_empty()).then(|| root(self.algorithm, lines))
     }
 
     /// Identity of the files: SHA-256 over one line a file, sorted, each the compact JSON array
     /// `["PATH",BYTES,"SHA256"]`, of a link `["PATH",BYTES,"SHA256","TARGET"]`, and a newline.
     pub fn files_sha256(&self) -> [u8; 32] {
-        root(self.files.iter().map(|f| match &f.link {
+        let lines = self.files.iter().map(|f| match &f.link {
             None => serde_json::json!([f.path, f.bytes, hex(&f.sha256)]),
             Some(link) => serde_json::json!([f.path, f.bytes, hex(&f.sha256), link]),
-        }))
+        });
+        root(Algorithm::Sha256, lines)
     }
 }
 
-fn root(records: impl Iterator<Item = serde_json::Value>) -> [u8; 32] {
+fn root(algorithm: Algorithm, records: impl Iterator<Item = serde_json::Value>) -> [u8; 32] {
     let mut lines: Vec<String> = records.map(|r| format!("{r}\n")).collect();
     lines.sort();
-    let mut hasher = Sha256::new();
-    lines.iter().for_each(|line| hasher.update(line));
-    hasher.finalize().into()
+    algorithm.digest(lines.concat().as_bytes())
 }

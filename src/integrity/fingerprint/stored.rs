@@ -2,7 +2,7 @@
 
 use super::encoded::{decode, decode_lines, encode_lines};
 use super::weights::Stored;
-use super::{FileRecord, Fingerprint, FingerprintSettings, LineStatistics, TensorRecord};
+use super::{Algorithm, FileRecord, Fingerprint, FingerprintSettings, LineStatistics, TensorRecord};
 use crate::checkpoint::hex;
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::packing::Layout;
@@ -16,8 +16,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::Path;
 
-const SCHEMA: &str = "achilles-audit/fingerprint/v1";
-
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -27,10 +25,15 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hub: Option<Origin>,
     settings: FingerprintSettings,
-    tensors_sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tensors_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tensors_blake3: Option<String>,
     files_sha256: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weights_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights_blake3: Option<String>,
     files: Vec<File>,
     tensors: Vec<Tensor>,
     /// None where nothing is packed.
@@ -56,7 +59,10 @@ pub(super) struct Tensor {
     file: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blake3: Option<String>,
     statistics: LineStatistics,
     /// Base64 of 12 bytes a line: see [`super::LineMark::to_bytes`].
     rows: String,
@@ -64,6 +70,29 @@ pub(super) struct Tensor {
     /// Base64 of 32 bytes a row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     row_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    row_blake3: Option<String>,
+}
+
+/// What is stored under the key of an algorithm: SHA-256's, BLAKE3's.
+type ByAlgorithm<T> = [Option<T>; 2];
+
+impl Algorithm {
+    /// What to store under both keys.
+    fn stored<T>(self, value: Option<T>) -> ByAlgorithm<T> {
+        match self {
+            Algorithm::Sha256 => [value, None],
+            Algorithm::Blake3 => [None, value],
+        }
+    }
+
+    /// What is stored under this one's key, of `what`; an error where something is under the other's.
+    fn own<T>(self, [sha256, blake3]: ByAlgorithm<T>, what: &str) -> std::result::Result<Option<T>, String> {
+        match (self, sha256, blake3) {
+            (Algorithm::Sha256, own, None) | (Algorithm::Blake3, None, own) => Ok(own),
+            _ => Err(format!("has a digest of {what} that {} does not have, expected {}", self.schema(), self.name())),
+        }
+    }
 }
 
 impl Fingerprint {
@@ -73,15 +102,20 @@ impl Fingerprint {
     /// # Errors
     /// It cannot be written as JSON.
     pub fn to_json(&self, model: &str, origin: Option<&Origin>) -> Result<String> {
+        let algorithm = self.algorithm;
+        let [tensors_sha256, tensors_blake3] = algorithm.stored(Some(hex(&self.tensors_digest())));
+        let [weights_sha256, weights_blake3] = algorithm.stored(self.weights_digest().map(|digest| hex(&digest)));
         let document = Document {
-            schema: SCHEMA.into(),
+            schema: algorithm.schema().into(),
             tool: Tool::this(),
             model: model.into(),
             hub: origin.cloned(),
             settings: self.settings.clone(),
-            tensors_sha256: hex(&self.tensors_sha256()),
+            tensors_sha256,
+            tensors_blake3,
             files_sha256: hex(&self.files_sha256()),
-            weights_sha256: self.weights_sha256().map(|sha256| hex(&sha256)),
+            weights_sha256,
+            weights_blake3,
             files: Vec::new(),
             tensors: Vec::new(),
             weights: Vec::new(),
@@ -102,7 +136,7 @@ impl Fingerprint {
         list(&mut out, "files", &mut self.files.iter().map(|f| serde_json::to_string(&File::from(f))))
             .map_err(cannot)?;
         out.push(',');
-        let mut tensors = self.tensors.iter().map(|t| serde_json::to_string(&Tensor::from(t)));
+        let mut tensors = self.tensors.iter().map(|t| serde_json::to_string(&Tensor::of(t, algorithm)));
         list(&mut out, "tensors", &mut tensors).map_err(cannot)?;
         if !self.weights.is_empty() {
             out.push(',');
@@ -139,26 +173,32 @@ impl Fingerprint {
         let not_one =
             |e: serde_json::Error| format!("is not a fingerprint ({e}); make one with `achilles-audit fingerprint`");
         let Kind { schema } = serde_json::from_str(text).map_err(not_one)?;
-        if schema != SCHEMA {
-            return Err(format!("is {schema}, expected {SCHEMA}; make it with `achilles-audit fingerprint`"));
-        }
+        let Some(algorithm) = Algorithm::of_schema(&schema) else {
+            let [read, made] = [Algorithm::Sha256, Algorithm::Blake3].map(Algorithm::schema);
+            return Err(format!("is {schema}, expected {made} or {read}; make it with `achilles-audit fingerprint`"));
+        };
         let document: Document = serde_json::from_str(text).map_err(not_one)?;
-        let tensors: Vec<_> = document.tensors.into_iter().map(Tensor::check).collect::<std::result::Result<_, _>>()?;
+        let tensors_said = algorithm.own([document.tensors_sha256, document.tensors_blake3], "all tensors")?;
+        let weights_said = algorithm.own([document.weights_sha256, document.weights_blake3], "all weights")?;
+        let tensors = document.tensors.into_iter().map(|tensor| tensor.check(algorithm));
+        let tensors: Vec<_> = tensors.collect::<std::result::Result<_, _>>()?;
         let names: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         let weights = document.weights.into_iter().map(|weight| weight.check(&|name| names.contains(name)));
         let weights = weights.collect::<std::result::Result<_, _>>()?;
         let fingerprint = Fingerprint {
+            algorithm,
             settings: document.settings,
             files: document.files.into_iter().map(File::check).collect::<std::result::Result<_, _>>()?,
             tensors,
             weights,
         };
-        for (what, said, found) in [
-            ("files_sha256", Some(document.files_sha256), Some(fingerprint.files_sha256())),
-            ("tensors_sha256", Some(document.tensors_sha256), Some(fingerprint.tensors_sha256())),
-            ("weights_sha256", document.weights_sha256, fingerprint.weights_sha256()),
+        for (what, by, said, found) in [
+            ("files", Algorithm::Sha256, Some(document.files_sha256), Some(fingerprint.files_sha256())),
+            ("tensors", algorithm, tensors_said, Some(fingerprint.tensors_digest())),
+            ("weights", algorithm, weights_said, fingerprint.weights_digest()),
         ] {
-            if said != found.map(|sha256| hex(&sha256)) {
+            if said != found.map(|digest| hex(&digest)) {
+                let what = format!("{what}_{}", by.name());
                 return Err(format!("its {what} is not that of what it lists: it was changed after it was made"));
             }
         }
@@ -178,31 +218,38 @@ impl File {
     }
 }
 
-impl From<&TensorRecord> for Tensor {
-    fn from(t: &TensorRecord) -> Tensor {
+impl Tensor {
+    pub(super) fn of(t: &TensorRecord, algorithm: Algorithm) -> Tensor {
+        let [sha256, blake3] = algorithm.stored(Some(hex(&t.digest)));
+        let [row_sha256, row_blake3] =
+            algorithm.stored(t.row_digests.as_ref().map(|rows| STANDARD.encode(rows.concat())));
         Tensor {
             name: t.name.clone(),
             file: t.file.clone(),
             dtype: t.dtype,
             shape: t.shape.clone(),
-            sha256: hex(&t.sha256),
+            sha256,
+            blake3,
             statistics: t.statistics,
             rows: encode_lines(&t.rows),
             columns: encode_lines(&t.columns),
-            row_sha256: t.row_sha256.as_ref().map(|rows| STANDARD.encode(rows.concat())),
+            row_sha256,
+            row_blake3,
         }
     }
-}
 
-impl Tensor {
-    pub(super) fn check(self) -> std::result::Result<TensorRecord, String> {
+    pub(super) fn check(self, algorithm: Algorithm) -> std::result::Result<TensorRecord, String> {
         let bad = |what: &str| format!("tensor {}: {what}", self.name);
         let layout = Layout::of(self.dtype, &self.shape).filter(|l| l.has_lines());
         let (rows, columns) = match layout {
             Some(l) => (l.all_rows(), if l.columns > 1 { l.all_columns() } else { 0 }),
             None => (0, 0),
         };
-        let row_sha256 = self.row_sha256.as_deref().map(|text| {
+        let told = |problem: String| bad(&problem);
+        let whole = algorithm.own([self.sha256.as_deref(), self.blake3.as_deref()], "its bytes").map_err(told)?;
+        let whole = whole.ok_or_else(|| bad(&format!("has no {}", algorithm.name())))?;
+        let row_digests = [self.row_sha256.as_deref(), self.row_blake3.as_deref()];
+        let row_digests = algorithm.own(row_digests, "rows").map_err(told)?.map(|text| {
             let bytes = decode(text).map_err(|problem| bad(&problem))?;
             let (digests, rest) = bytes.as_chunks::<32>();
             if digests.len() != rows || !rest.is_empty() {
@@ -211,10 +258,10 @@ impl Tensor {
             Ok(digests.to_vec())
         });
         Ok(TensorRecord {
-            sha256: digest(&self.sha256)?,
+            digest: digest(whole)?,
             rows: decode_lines(&self.rows, rows, "rows").map_err(|problem| bad(&problem))?,
             columns: decode_lines(&self.columns, columns, "columns").map_err(|problem| bad(&problem))?,
-            row_sha256: row_sha256.transpose()?,
+            row_digests: row_digests.transpose()?,
             name: self.name,
             file: self.file,
             dtype: self.dtype,
@@ -225,7 +272,7 @@ impl Tensor {
 }
 
 fn digest(text: &str) -> std::result::Result<[u8; 32], String> {
-    let bad = || format!("{text:?} is not a SHA-256: expected 64 hex digits");
+    let bad = || format!("{text:?} is no digest: expected 64 hex digits");
     let mut out = [0; 32];
     if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
         return Err(bad());

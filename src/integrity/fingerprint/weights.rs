@@ -2,7 +2,7 @@
 
 use super::encoded::{decode_lines, encode_lines};
 use super::lines::Marker;
-use super::{Fingerprint, LineMark, LineStatistics, TensorRecord};
+use super::{Algorithm, Fingerprint, LineMark, LineStatistics, TensorRecord};
 use crate::checkpoint::packing::{Layout, NumberType, Weight};
 use crate::checkpoint::quantization::FILES;
 use crate::checkpoint::{Opened, hex};
@@ -11,7 +11,6 @@ use crate::progress::Progress;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
 /// A packed weight, by its values in single precision.
@@ -86,8 +85,8 @@ pub(super) fn take(
     progress.begin("packed weights", unknown.iter().map(|weight| size(weight) as u64).sum(), "bytes");
     let decoded = unknown.par_iter().with_max_len(1).map(|weight| {
         let is_as_listed = |name: &&str| {
-            let digest: Option<[u8; 32]> = tensors.bytes(name).map(|bytes| Sha256::digest(bytes).into());
-            records.get(name).into_iter().flatten().any(|record| Some(record.sha256) == digest)
+            let digest = tensors.bytes(name).map(|bytes| after.algorithm.digest(bytes));
+            records.get(name).into_iter().flatten().any(|record| Some(record.digest) == digest)
         };
         if !weight.stored().iter().all(is_as_listed) {
             let problem = "changed while it was read; try again when nothing writes to it";
@@ -127,10 +126,10 @@ impl<'a> Known<'a> {
     fn get(&self, weight: &Weight, now: &HashMap<&str, Vec<&TensorRecord>>) -> Option<&'a WeightRecord> {
         let known = *self.weights.get(weight.name())?;
         let is = |of: &HashMap<&str, Vec<&TensorRecord>>, name: &str| match of.get(name).map(Vec::as_slice) {
-            Some([one]) => Some(one.sha256),
+            Some([one]) => Some(one.digest),
             _ => None,
         };
-        let as_it_was = |name: &&str| is(now, name).is_some_and(|sha256| is(&self.records, name) == Some(sha256));
+        let as_it_was = |name: &&str| is(now, name).is_some_and(|digest| is(&self.records, name) == Some(digest));
         let same = known.format == weight.format() && known.shape == weight.shape() && known.stored == weight.stored();
         (same && weight.stored().iter().all(as_it_was)).then_some(known)
     }
@@ -165,12 +164,12 @@ impl WeightRecord {
         }))
     }
 
-    /// What identifies it: `["NAME","FORMAT",[SHAPE],["STORED"],"SHA256"]`, the last of the marks of its rows, then of
+    /// What identifies it: `["NAME","FORMAT",[SHAPE],["STORED"],"DIGEST"]`, the last of the marks of its rows, then of
     /// its columns.
-    pub(super) fn identity(&self) -> serde_json::Value {
-        let mut hasher = Sha256::new();
+    pub(super) fn identity(&self, algorithm: Algorithm) -> serde_json::Value {
+        let mut hasher = algorithm.hasher();
         self.rows.iter().chain(&self.columns).for_each(|line| hasher.update(line.to_bytes()));
-        serde_json::json!([self.name, self.format, self.shape, self.stored, hex(&hasher.finalize())])
+        serde_json::json!([self.name, self.format, self.shape, self.stored, hex(&hasher.finish())])
     }
 }
 

@@ -91,7 +91,7 @@ fn compare(before: &Fingerprint, taken: &FolderRecords, norms: &Norms, own: Opti
     let moved = |d: &Difference| matches!(d, Difference::TensorMoved { .. });
     Verification {
         intact: same_files && differences.len() == at,
-        same_tensors: differences[at..].iter().all(moved) && before.tensors_sha256() == after.tensors_sha256(),
+        same_tensors: differences[at..].iter().all(moved) && before.tensors_digest() == after.tensors_digest(),
         loadable: false,
         files: after.files.len(),
         tensors: after.tensors.len(),
@@ -132,7 +132,7 @@ fn compare_files(
     let new: BTreeMap<&str, _> = after.files.iter().map(|f| (f.path.as_str(), f)).collect();
     let tensors = |of: &Fingerprint, path: &str| -> BTreeSet<String> {
         let of_file = of.tensors.iter().filter(|t| t.file == path);
-        of_file.map(|t| format!("{:?}", (&t.name, t.dtype, &t.shape, t.sha256))).collect()
+        of_file.map(|t| format!("{:?}", (&t.name, t.dtype, &t.shape, t.digest))).collect()
     };
     let paths: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
     for path in paths {
@@ -172,8 +172,8 @@ fn tensors(before: &Fingerprint, after: &Fingerprint, norms: &Norms, found: &mut
     }
     for old in &before.tensors {
         let candidates = unmatched.entry(&old.name).or_default();
-        let same = candidates.iter().position(|new| new.sha256 == old.sha256 && new.file == old.file);
-        let best = same.or_else(|| candidates.iter().position(|new| new.sha256 == old.sha256));
+        let same = candidates.iter().position(|new| new.digest == old.digest && new.file == old.file);
+        let best = same.or_else(|| candidates.iter().position(|new| new.digest == old.digest));
         let Some(best) = best.or_else(|| (!candidates.is_empty()).then_some(0)) else {
             gone.push(old);
             continue;
@@ -182,14 +182,14 @@ fn tensors(before: &Fingerprint, after: &Fingerprint, norms: &Norms, found: &mut
         if (old.dtype, &old.shape) != (new.dtype, &new.shape) {
             let (before, after) = ((old.dtype, old.shape.clone()), (new.dtype, new.shape.clone()));
             found.push(Difference::TensorReshaped { name: old.name.clone(), before, after });
-        } else if old.sha256 != new.sha256 {
+        } else if old.digest != new.digest {
             changed.push((old, new));
         } else if old.file != new.file {
             let (before, after) = (old.file.clone(), new.file.clone());
             found.push(Difference::TensorMoved { name: old.name.clone(), before, after });
         }
     }
-    let alike = |t: &TensorRecord| (t.sha256, format!("{:?}{:?}", t.dtype, t.shape));
+    let alike = |t: &TensorRecord| (t.digest, format!("{:?}{:?}", t.dtype, t.shape));
     found.extend(replaced(&changed, alike, norms));
     // By digest, type and shape: where several are alike the first is taken.
     let mut new: HashMap<([u8; 32], String), Vec<&TensorRecord>> = HashMap::new();

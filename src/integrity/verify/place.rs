@@ -15,7 +15,7 @@ pub(super) struct Marks<'a> {
     statistics: LineStatistics,
     rows: &'a [LineMark],
     columns: &'a [LineMark],
-    row_sha256: Option<&'a Vec<[u8; 32]>>,
+    row_digests: Option<&'a Vec<[u8; 32]>>,
     /// The relative size of one rounding of its values.
     rounding: f64,
     is_packed: bool,
@@ -31,7 +31,7 @@ impl<'a> Marks<'a> {
             statistics: tensor.statistics,
             rows: &tensor.rows,
             columns: &tensor.columns,
-            row_sha256: tensor.row_sha256.as_ref(),
+            row_digests: tensor.row_digests.as_ref(),
             rounding: NumberType::of(tensor.dtype).rounding(),
             is_packed: false,
         }
@@ -46,7 +46,7 @@ impl<'a> Marks<'a> {
             statistics: weight.statistics,
             rows: &weight.rows,
             columns: &weight.columns,
-            row_sha256: None,
+            row_digests: None,
             rounding,
             is_packed: true,
         }
@@ -61,7 +61,7 @@ pub(super) fn change(old: &Marks, new: &Marks, norms: &Norms) -> TensorChange {
         a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect()
     };
     let (mut rows, columns) = (differing(old.rows, new.rows), differing(old.columns, new.columns));
-    if let (Some(a), Some(b)) = (old.row_sha256, new.row_sha256) {
+    if let (Some(a), Some(b)) = (old.row_digests, new.row_digests) {
         rows = a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect();
     }
     let row_axis = if old.columns.is_empty() { Axis::Element } else { Axis::Row };

@@ -211,7 +211,7 @@ fn a_resharded_copy_has_the_same_tensors() {
     std::fs::copy(from.join("tokenizer.json"), to.join("tokenizer.json")).unwrap();
     reshard(&from, &to, 3);
     let (single, sharded) = (fingerprint(&from), fingerprint(&to));
-    assert_eq!(single.tensors_sha256(), sharded.tensors_sha256());
+    assert_eq!(single.tensors_digest(), sharded.tensors_digest());
     assert_ne!(single.files_sha256(), sharded.files_sha256());
     let found = verify(&Opened::folder_at(&to), &single, None, None, &Silent).unwrap();
     assert!(!found.intact && found.same_tensors && found.is_resharding());
@@ -381,10 +381,14 @@ fn a_fingerprint_that_was_edited_is_refused() {
         Fingerprint::parse(&value.to_string()).unwrap_err()
     };
     for (at, to, why) in [
-        ("/schema", json!("achilles-audit/patch/v1"), "expected achilles-audit/fingerprint/v1"),
+        (
+            "/schema",
+            json!("achilles-audit/patch/v1"),
+            "expected achilles-audit/fingerprint/v2 or achilles-audit/fingerprint/v1",
+        ),
         ("/files/0/sha256", json!("0".repeat(64)), "files_sha256"),
-        ("/tensors/0/name", json!("x"), "tensors_sha256"),
-        ("/tensors/0/sha256", json!("xyz"), "64 hex digits"),
+        ("/tensors/0/name", json!("x"), "tensors_blake3"),
+        ("/tensors/0/blake3", json!("xyz"), "64 hex digits"),
         ("/tensors/0/rows", json!("AAAA"), "bytes of rows"),
         ("/tensors/0/columns", json!("*"), "base64"),
         ("/tensors/0/shape", json!([u64::MAX, u64::MAX]), "bytes of rows"),

@@ -4,6 +4,7 @@ mod answers;
 mod compare;
 mod divergence;
 mod estimate;
+mod fingerprint;
 mod gate;
 mod help;
 mod ignore_list;
