@@ -29,27 +29,35 @@ pub struct Speed {
     pub read_bytes: f64,
 }
 
-/// What a pass costs.
+/// What it takes to pass all layers, or the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
-    /// Floating-point operations of one row through all layers and the head: of matrix products, a product and a sum
-    /// each counted as one.
+    /// Floating-point operations of one row: of matrix products, a product and a sum each counted as one.
     pub row_flops: u64,
     /// Bytes of the files that are read of the weights, once.
     pub bytes: u64,
 }
 
 impl Work {
-    /// Of rows of so many positions.
-    pub fn of(recipe: &Recipe, tensors: &Tensors, positions: usize) -> Work {
-        let layers = (0..recipe.layers.len()).map(|layer| layer_flops(recipe, layer, positions as u64)).sum::<u64>();
-        let head = 2 * (recipe.hidden_size * recipe.vocab_size) as u64 * (positions as u64).saturating_sub(1);
+    /// Of rows of so many positions: of the layers, and of the head.
+    pub fn of(recipe: &Recipe, tensors: &Tensors, positions: usize) -> (Work, Work) {
+        let bytes = |name: &String| tensors.weight(name).map_or(0, |weight| stored_bytes(&weight));
+        let head = recipe.head_tensor();
         // Of tables only the rows of tokens are read.
-        let tables = [EMBEDDING, LAYER_EMBEDDING].map(|table| format!("{table}.weight"));
-        let is_read = |name: &String| !tables.contains(name) || *name == recipe.head_tensor();
-        let names = tensors_of(recipe, tensors).into_iter().map(|(name, _)| name).filter(is_read);
-        let bytes = names.filter_map(|name| Some(stored_bytes(&tensors.weight(&name).ok()?))).sum();
-        Work { row_flops: layers + head, bytes }
+        let elsewhere = [EMBEDDING, LAYER_EMBEDDING].map(|table| format!("{table}.weight"));
+        let names = tensors_of(recipe, tensors).into_iter().map(|(name, _)| name);
+        let of_layers = names.filter(|name| *name != head && !elsewhere.contains(name));
+        let layers = 0..recipe.layers.len();
+        (
+            Work {
+                row_flops: layers.map(|layer| layer_flops(recipe, layer, positions as u64)).sum(),
+                bytes: of_layers.map(|name| bytes(&name)).sum(),
+            },
+            Work {
+                row_flops: 2 * (recipe.hidden_size * recipe.vocab_size) as u64 * (positions as u64).saturating_sub(1),
+                bytes: bytes(&head),
+            },
+        )
     }
 }
 
@@ -152,10 +160,10 @@ mod tests {
         let (checkpoint, recipe) = of("llama");
         let linear = 40 * (2 * 40 + 2 * 20) + 3 * 40 * 56;
         let scores = 2 * 40 * 12 * 12;
-        let work = Work::of(&recipe, checkpoint.tensors(), 12);
-        assert_eq!(work.row_flops, 3 * 2 * (linear * 12 + scores) + 2 * 40 * 97 * 11);
+        let (layers, head) = Work::of(&recipe, checkpoint.tensors(), 12);
         // Two norms a layer and the last; the embedding is not read but for the rows of tokens.
-        assert_eq!(work.bytes, 4 * (3 * (linear + 2 * 40) + 40 + 97 * 40));
+        assert_eq!(layers, Work { row_flops: 3 * 2 * (linear * 12 + scores), bytes: 4 * (3 * (linear + 2 * 40) + 40) });
+        assert_eq!(head, Work { row_flops: 2 * 40 * 97 * 11, bytes: 4 * 97 * 40 });
     }
 
     /// Of experts only those that a position is sent through compute, and all are read.

@@ -58,7 +58,7 @@ pub struct Machine {
 pub struct Pass {
     /// Bytes of the files that it reads where weights are streamed, and loading otherwise.
     pub bytes: u64,
-    /// Floating-point operations of a row through all layers.
+    /// Floating-point operations of a row through all layers and the head, where importance does not go.
     pub row_flops: u64,
     /// Rows that are computed together at most.
     pub chunk_rows: usize,
@@ -120,6 +120,9 @@ impl Kind for Estimate {
     type Settings = EstimateSettings;
 }
 
+/// What the stage is called that ranks.
+const IMPORTANCE: &str = "importance";
+
 /// What a stage needs of passes and rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Need {
@@ -142,26 +145,33 @@ impl OpenedSubject {
             Err(error @ Error::Memory { .. }) => Some(error.to_string()),
             Err(error) => return Err(error),
         };
-        let work = Work::of(recipe, checkpoint.tensors(), positions);
+        let (layers, head) = Work::of(recipe, checkpoint.tensors(), positions);
         let chunk_rows = footprint.chunk_rows(recipe, positions);
         let speed = Speed::measure(checkpoint, recipe, compute, chunk_rows.saturating_mul(positions))?;
         let is_streamed = footprint.residency == Residency::Streamed;
-        let reading_s = work.bytes as f64 / speed.read_bytes;
-        let row_s = work.row_flops as f64 / speed.flops;
+        let reading_s = |bytes: u64| bytes as f64 / speed.read_bytes;
+        let row_s = |flops: u64| flops as f64 / speed.flops;
         let most_rows = footprint.rows_at_once(recipe, positions);
-        let paid = if is_streamed { ((reading_s / row_s) as usize).clamp(1, most_rows) } else { 1 };
-        let pass = Pass { bytes: work.bytes, row_flops: work.row_flops, chunk_rows, most_rows, first_rows: paid };
+        let paid = reading_s(layers.bytes) / row_s(layers.row_flops);
+        let paid = if is_streamed { (paid as usize).clamp(1, most_rows) } else { 1 };
+        let (bytes, row_flops) = (layers.bytes + head.bytes, layers.row_flops + head.row_flops);
+        let pass = Pass { bytes, row_flops, chunk_rows, most_rows, first_rows: paid };
 
         let sites = recipe.sites()?;
         let sums = stage::sums_bytes(&settings.sites.of(recipe, &sites, settings.side)?, positions);
         let needs = [
-            ("importance", importance(settings, most_rows, sums <= footprint.left() / 2)),
+            (IMPORTANCE, importance(settings, most_rows, sums <= footprint.left() / 2)),
             ("search", searched(settings, paid, most_rows)?),
             ("minimize", minimized(settings, paid, most_rows)?),
         ];
-        let reads = |passes: usize| if is_streamed { passes as f64 * reading_s } else { 0.0 };
-        let seconds = |need: &Need| reads(need.passes).max(need.rows as f64 * row_s);
-        let load = if is_streamed { 0.0 } else { reading_s };
+        let seconds = |stage: &str, need: &Need| {
+            // Importance asks for no logits.
+            let (bytes, flops) =
+                if stage == IMPORTANCE { (layers.bytes, layers.row_flops) } else { (bytes, row_flops) };
+            let reading = if is_streamed { need.passes as f64 * reading_s(bytes) } else { 0.0 };
+            reading.max(need.rows as f64 * row_s(flops))
+        };
+        let load = if is_streamed { 0.0 } else { reading_s(bytes) };
         let load_passes = usize::from(!is_streamed);
         let mut stages = vec![StageNeeds {
             stage: "load",
@@ -173,7 +183,7 @@ impl OpenedSubject {
             stage,
             passes: Span { least: least.passes, most: most.passes },
             rows: Span { least: least.rows, most: most.rows },
-            seconds: Span { least: seconds(&least), most: seconds(&most) },
+            seconds: Span { least: seconds(stage, &least), most: seconds(stage, &most) },
         }));
         let total = |of: fn(&Span<f64>) -> f64| stages.iter().map(|stage| of(&stage.seconds)).sum();
         let result = Estimate {
