@@ -179,7 +179,8 @@ mod tests {
             };
             experts.top_k = experts.count;
         }
-        let (some, all) = (Work::of(&recipe, checkpoint.tensors(), 5), Work::of(&every, checkpoint.tensors(), 5));
+        let of = |recipe| Work::of(recipe, checkpoint.tensors(), 5).0;
+        let (some, all) = (of(&recipe), of(&every));
         let more = recipe.layers.len() * 5 * of_experts(experts.count - experts.top_k);
         assert_eq!((all.row_flops - some.row_flops, all.bytes), (more as u64, some.bytes));
         assert!(experts.count > experts.top_k);
