@@ -1,6 +1,6 @@
 //! Heads, turned by rotary embeddings.
 
-use super::kernel::{Element, contiguous, wide_dtype};
+use super::kernel::{Element, contiguous, may_fuse, wide_dtype};
 use crate::architecture::rope::Table;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
@@ -94,7 +94,7 @@ impl Heads<'_> {
 /// (rows, positions, heads · width) to (rows, heads, positions, width), turned by `rope` where there is one. The
 /// positions are the last ones of its table.
 pub(crate) fn to_heads(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if may_fuse(x) {
         return x.contiguous()?.apply_op1_no_bwd(&Heads { heads, rope: rope.map(|r| &r.table) });
     }
     to_heads_by_kernel(x, heads, rope)

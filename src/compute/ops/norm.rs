@@ -1,6 +1,6 @@
 //! RMSNorm.
 
-use super::kernel::{Element, RowKernel, Rows, wide_dtype};
+use super::kernel::{Element, RowKernel, Rows, may_fuse, wide_dtype};
 use crate::architecture::recipe::{Norm, NormStyle};
 use candle_core::{D, DType, Result, Tensor};
 use num_traits::Float;
@@ -52,7 +52,7 @@ impl RowKernel for RmsNorm<'_> {
 
 /// x / sqrt(mean(x²) + ε) · w over the last dimension.
 pub(crate) fn rms_norm(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if may_fuse(x) {
         let kernel = RmsNorm { weight: &weight.host, norm };
         return x.contiguous()?.apply_op1_no_bwd(&Rows(kernel));
     }
