@@ -126,6 +126,14 @@ impl Footprint {
         self.memory.check_rows(recipe, rows, positions, self.dtype, self.left())
     }
 
+    /// Refuses to follow gradients through a row of so many positions where there would be no room beside the weights.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_gradients(&self, recipe: &Recipe, positions: usize) -> Result<()> {
+        self.memory.check_gradients(recipe, positions, self.dtype, self.left())
+    }
+
     /// Refuses what would need more than is left for rows.
     ///
     /// # Errors
