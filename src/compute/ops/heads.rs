@@ -100,11 +100,12 @@ pub(crate) fn to_heads(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Re
     to_heads_by_kernel(x, heads, rope)
 }
 
-/// By candle's kernel, which GPUs have, where all of a head is turned in the arithmetic's dtype.
+/// By candle's kernel, which GPUs have and of which no gradient is known, where all of a head is turned in the
+/// arithmetic's dtype.
 fn to_heads_by_kernel(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
     let (_, positions, channels) = x.dims3()?;
     let whole = |rope: &&RopeTable| rope.table.dim == channels / heads && rope.cos.dtype() == x.dtype();
-    let Some(rope) = rope.filter(whole) else { return to_heads_composed(x, heads, rope) };
+    let Some(rope) = rope.filter(whole).filter(|_| !x.track_op()) else { return to_heads_composed(x, heads, rope) };
     let x = to_heads_composed(x, heads, None)?;
     let last = |table: &Tensor| {
         let first = table.dim(2)? - positions;

@@ -59,9 +59,10 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Te
     rms_norm_by_kernel(x, weight, norm)
 }
 
-/// By candle's kernel, which GPUs have, where it can do it: sums in f32, weights before it rounds.
+/// By candle's kernel, which GPUs have and of which no gradient is known, where it can do it: sums in f32, weights before
+/// it rounds.
 fn rms_norm_by_kernel(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
-    if norm.is_centred || x.dtype() == DType::F64 {
+    if norm.is_centred || x.dtype() == DType::F64 || x.track_op() {
         return rms_norm_composed(x, weight, norm);
     }
     let (x, w) = (x.contiguous()?, &weight.tensor);
