@@ -149,8 +149,8 @@ impl Unsearched {
                 base.check_comparable(recipe, checkpoint)?;
                 base.check_options(settings.side, settings.ranking, &settings.sites)?;
                 let sites = recipe.sites()?;
-                let chosen = settings.sites.of(recipe, &sites, settings.side)?;
-                base.check_covered(&settings.sites, |site| chosen.iter().any(|s| s.site == *site))
+                let chosen = settings.ranking.ranked(settings.sites.of(recipe, &sites, settings.side)?)?;
+                base.check_covered(&settings.sites, settings.ranking, |site| chosen.iter().any(|s| s.site == *site))
             }
         }
     }
@@ -333,12 +333,21 @@ impl Base {
     ///
     /// # Errors
     /// It does.
-    pub(super) fn check_covered(&self, sites: &SiteSelection, covers: impl Fn(&Site) -> bool) -> Result<()> {
+    pub(super) fn check_covered(
+        &self,
+        sites: &SiteSelection,
+        ranking: Ranking,
+        covers: impl Fn(&Site) -> bool,
+    ) -> Result<()> {
         match self.neurons.iter().find(|neuron| !covers(&neuron.site)) {
             None => Ok(()),
             Some(neuron) => {
                 let source = &self.identity.source;
-                let problem = format!("{neuron} of the base {source} is on a site that --sites {sites} leaves out");
+                let options = match ranking {
+                    Ranking::SuperWeight => format!("--ranking {} leaves out", ranking.as_str()),
+                    _ => format!("--sites {sites} leaves out"),
+                };
+                let problem = format!("{neuron} of the base {source} is on a site that {options}");
                 Err(Error::input(problem))
             }
         }

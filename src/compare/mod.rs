@@ -228,7 +228,7 @@ pub fn compare(
     let Document { settings: ours, result: report, .. } = &located.report;
     base.check_comparable(variant.model.recipe(), variant.model.checkpoint())?;
     base.check_options(ours.side, ours.ranking, &ours.sites)?;
-    base.check_covered(&ours.sites, |site| located.covers(site))?;
+    base.check_covered(&ours.sites, ours.ranking, |site| located.covers(site))?;
     let importance_not_compared = base.settings_differ(ours);
     let location = locate_in(base, located, importance_not_compared.is_none());
     let base_on_variant = mask(variant, &base.neurons, ours, "masking the base's set", progress)?;

@@ -16,7 +16,7 @@ const FIRST_STREAM: u64 = 1 << 63;
 /// # Errors
 /// There are too few channels.
 pub fn sets(model: &Model, settings: &CriticalSetSettings, like: &[Neuron], count: usize) -> Result<Vec<Vec<Neuron>>> {
-    let sites = settings.sites.select(model, settings.side)?;
+    let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
     let channels: usize = sites.iter().map(|site| site.channels).sum();
     if channels < 2 * like.len() {
         let problem = format!("{channels} channels are too few to draw {} others from", like.len());

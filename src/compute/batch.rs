@@ -91,6 +91,7 @@ pub(crate) enum Place {
 const BEFORE_LAYERS: [&str; 4] = [EMBEDDING, LAYER_EMBEDDING, LAYER_PROJECTION, LAYER_PROJECTION_NORM];
 
 impl Place {
+    /// The place of a module.
     pub fn of(module: &ModulePath) -> Place {
         match module.layer() {
             Some(layer) => Place::Layer(layer),

@@ -7,7 +7,7 @@ use crate::architecture::channel_mixer::{Experts, Scores};
 use crate::architecture::module::Role;
 use crate::error::Result;
 use crate::neuron::{ModulePath, Side};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 /// Positions of a chunk, counted over groups, that go through one expert, and their weights.
 struct Routed {
@@ -21,9 +21,8 @@ impl Layer<'_, '_, '_> {
     pub(super) fn experts(&mut self, e: &Experts, x: &Tensor, routed_by: &Tensor) -> Result<Tensor> {
         let (groups, positions, hidden) = x.dims3()?;
         let wide = ops::wide_dtype(x.dtype());
-        let logits = self.router(e, routed_by)?;
-        let logits: Vec<Vec<f64>> =
-            logits.reshape((groups * positions, e.count))?.to_dtype(wide)?.to_dtype(DType::F64)?.to_vec2()?;
+        let logits = self.router(e, routed_by)?.reshape((groups * positions, e.count))?.to_dtype(wide)?;
+        let on_host: Vec<Vec<f64>> = logits.to_dtype(DType::F64)?.to_vec2()?;
         let correction = match e.routing.correction {
             Some(_) => self.numbers(Role::RouterCorrection)?,
             None => Vec::new(),
@@ -31,7 +30,9 @@ impl Layer<'_, '_, '_> {
         let factors = if e.routing.is_normed { self.numbers(Role::ExpertScale)? } else { Vec::new() };
         let flat = x.reshape((groups * positions, hidden))?;
         let mut sum = flat.zeros_like()?;
-        for (expert, routed) in route(&logits, &correction, e).into_iter().enumerate() {
+        let routed = route(&on_host, &correction, e);
+        let followed = logits.track_op().then(|| followed_weights(&logits, &routed, e)).transpose()?;
+        for (expert, routed) in routed.into_iter().enumerate() {
             if routed.positions.is_empty() {
                 self.show_unrouted(expert, x)?;
                 continue;
@@ -42,10 +43,15 @@ impl Layer<'_, '_, '_> {
             let among = Among { expert, groups, positions, index: index.clone() };
             let y = self.gated_mlp(&e.expert, &chosen, &Of::Expert(among))?.squeeze(0)?;
             let factor = factors.get(expert).copied().unwrap_or(1.0);
-            let weights = routed.weights.iter().map(|weight| weight * factor).collect();
-            let weights = Tensor::from_vec(weights, (count, 1), &candle_core::Device::Cpu)?;
+            let weights = match &followed {
+                Some(all) => (all.narrow(1, expert, 1)?.contiguous()?.index_select(&index, 0)? * factor)?,
+                None => {
+                    let weights = routed.weights.iter().map(|weight| weight * factor).collect();
+                    Tensor::from_vec(weights, (count, 1), &Device::Cpu)?.to_dtype(wide)?.to_device(x.device())?
+                }
+            };
             let rounding = if e.routing.round_weights { x.dtype() } else { wide };
-            let weights = weights.to_dtype(wide)?.to_dtype(rounding)?.to_device(x.device())?;
+            let weights = weights.to_dtype(rounding)?;
             let y = y.to_dtype(rounding)?.broadcast_mul(&weights)?.to_dtype(x.dtype())?;
             sum = sum.index_add(&index, &y, 0)?;
         }
@@ -121,6 +127,26 @@ fn route(logits: &[Vec<f64>], correction: &[f64], e: &Experts) -> Vec<Routed> {
         }
     }
     routed
+}
+
+/// The weights of every position (positions, experts), 0 of those that it is not routed to, so that their gradient can be
+/// followed to the router's logits. Which experts are chosen is taken as given: it changes by jumps.
+fn followed_weights(logits: &Tensor, routed: &[Routed], e: &Experts) -> Result<Tensor> {
+    let scores = match e.routing.scores {
+        Scores::Softmax => candle_nn::ops::softmax(logits, D::Minus1)?,
+        Scores::Sigmoid => candle_nn::ops::sigmoid(logits)?,
+    };
+    let mut chosen = vec![0f32; logits.elem_count()];
+    for (expert, routed) in routed.iter().enumerate() {
+        routed.positions.iter().for_each(|position| chosen[*position as usize * e.count + expert] = 1.0);
+    }
+    let chosen = Tensor::from_vec(chosen, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
+    let chosen = (scores * chosen)?;
+    let weights = match e.routing.normalize {
+        Some(epsilon) => chosen.broadcast_div(&(chosen.sum_keepdim(D::Minus1)? + epsilon)?)?,
+        None => chosen,
+    };
+    Ok((weights * e.routing.scale)?)
 }
 
 fn scores(logits: &[f64], kind: Scores) -> Vec<f64> {

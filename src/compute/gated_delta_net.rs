@@ -39,11 +39,15 @@ impl Layer<'_, '_, '_> {
             strengths: ops::sigmoid(&strength)?.to_dtype(wide)?,
             decays: self.decays(&decay)?,
         };
-        let memory = self.cache.as_ref().and_then(|cache| cache.memory.clone());
-        let (read, memory) = rule.apply(memory.as_ref())?;
-        if let Some(cache) = &mut self.cache {
-            cache.memory = Some(memory);
-        }
+        let read = match &mut self.cache {
+            None if mixed.track_op() => rule.followed()?,
+            None => rule.apply(None)?.0,
+            Some(cache) => {
+                let (read, memory) = rule.apply(cache.memory.as_ref())?;
+                cache.memory = Some(memory);
+                read
+            }
+        };
         let read = read.to_dtype(x.dtype())?.reshape((groups, positions, values))?;
         let normed = self.gated_norm(read, &gate, net.value_dim)?;
         self.linear(Role::DeltaNet(DeltaRole::Output), &normed)

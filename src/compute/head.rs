@@ -4,8 +4,11 @@ use super::ahead::ahead;
 use super::memory::LOGITS_BYTES;
 use super::{Model, ops};
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use std::ops::Range;
+
+/// Tensors of the size of a block's logits that are kept at once on the way to their NLL and back.
+const LOGITS_KEPT: usize = 8;
 
 impl Model {
     /// ln P of the tokens that follow, for each part of a text: what the head reads, (tokens, hidden), and the tokens.
@@ -24,6 +27,33 @@ impl Model {
         Ok(lengths.into_iter().map(|length| all.by_ref().take(length).collect()).collect())
     }
 
+    /// −Σ ln P of the tokens that follow what the head reads, (tokens, hidden), and its gradient by that.
+    pub(super) fn nll_and_gradient(&self, x: &Tensor, targets: &[u32]) -> Result<(f64, Tensor)> {
+        let block_rows = self.head_rows.min(self.recipe.vocab_size);
+        let at_once = (LOGITS_BYTES / LOGITS_KEPT / (block_rows * self.dtype.size_in_bytes())).max(1);
+        let mut steps = steps_of(vec![(x.clone(), targets)], at_once)?;
+        self.each_head_block(|tokens, block| {
+            steps
+                .iter_mut()
+                .try_for_each(|(x, log_probs)| Ok(log_probs.add(tokens.start, &self.block_logits(x, block)?)?))
+        })?;
+        let mut gradients: Vec<Tensor> =
+            steps.iter().map(|(x, _)| x.zeros_like()).collect::<candle_core::Result<_>>()?;
+        self.each_head_block(|tokens, block| {
+            for ((x, log_probs), gradient) in steps.iter().zip(&mut gradients) {
+                let x = Var::from_tensor(x)?;
+                let logits = self.block_logits(&x, block)?;
+                let of_logits = log_probs.gradient(tokens.start, &logits.detach())?;
+                if let Some(more) = (logits * of_logits)?.sum_all()?.backward()?.get(&x) {
+                    *gradient = (&*gradient + more)?;
+                }
+            }
+            Ok(())
+        })?;
+        let log_probs = steps.into_iter().flat_map(|(_, log_probs)| log_probs.finish());
+        Ok((-log_probs.sum::<f64>(), Tensor::cat(&gradients, 0)?))
+    }
+
     /// The logits of what the head reads, (positions, hidden) each: (positions, vocabulary) each.
     pub(super) fn logits_of(&self, all: &[Tensor]) -> Result<Vec<Tensor>> {
         let mut blocks: Vec<Vec<Tensor>> = vec![Vec::new(); all.len()];
@@ -37,7 +67,7 @@ impl Model {
     }
 
     fn block_logits(&self, x: &Tensor, block: &Tensor) -> Result<Tensor> {
-        let mut logits = x.matmul(&block.t()?)?;
+        let mut logits = ops::times(x, block)?;
         if let Some(multiplier) = self.recipe.logit_multiplier {
             logits = ops::scaled(&logits, multiplier)?;
         }

@@ -33,7 +33,7 @@ impl LayerInputWeights {
         let of_tokens = tap.at(&LAYER_EMBEDDING.parse()?, Side::Out, of_tokens)?;
         let projection = LAYER_PROJECTION.parse()?;
         let x = tap.at(&projection, Side::In, x.clone())?;
-        let projected = x.reshape((positions, hidden))?.matmul(&self.projection.t()?)?.unsqueeze(0)?;
+        let projected = ops::times(&x.reshape((positions, hidden))?, &self.projection)?.unsqueeze(0)?;
         let projected = ops::scaled(&tap.at(&projection, Side::Out, projected)?, (hidden as f64).powf(-0.5))?;
         let norm = LAYER_PROJECTION_NORM.parse()?;
         let projected = tap.at(&norm, Side::In, projected)?.reshape((1, positions, layers, width))?;

@@ -243,10 +243,14 @@ impl Model {
         self.recipe.ropes.iter().map(table).collect()
     }
 
-    /// Calls `f` with each layer's weights in turn, from the `first`; streamed ones are read one layer ahead.
-    pub(super) fn each_layer(&self, first: usize, mut f: impl FnMut(usize, &LayerWeights) -> Result<()>) -> Result<()> {
+    /// Calls `f` with the weights of these layers in turn; streamed ones are read one layer ahead.
+    pub(super) fn each_layer(
+        &self,
+        mut layers: impl Iterator<Item = usize> + Clone + Send,
+        mut f: impl FnMut(usize, &LayerWeights) -> Result<()>,
+    ) -> Result<()> {
         if let Some(resident) = &self.resident {
-            return resident.layers.iter().enumerate().skip(first).try_for_each(|(index, weights)| f(index, weights));
+            return layers.try_for_each(|index| f(index, &resident.layers[index]));
         }
         let load = |index| {
             let started = Instant::now();
@@ -254,6 +258,6 @@ impl Model {
             self.pace.read(started.elapsed());
             Ok(weights)
         };
-        ahead(first..self.recipe.layers.len(), load, |index, weights| f(index, &weights))
+        ahead(layers, load, |index, weights| f(index, &weights))
     }
 }

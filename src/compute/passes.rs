@@ -1,17 +1,31 @@
 //! Passes of rows through a model: from the embedding through the layers to the logits.
 
+use super::Model;
 use super::batch::{self, Carried, Group, Place, Row};
-use super::cache::Cache;
+use super::cache::{Cache, Kept};
 use super::hook::{Hook, NoHook, Tap};
 use super::layer::{Beside, Layer};
+use super::ops::{self, Masks, RopeTable};
 use super::trunk::{Branches, Trunk};
-use super::{Model, ops};
+use super::weights::LayerWeights;
 use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING};
 use crate::error::Result;
 use crate::neuron::{Intervention, ModulePath, Side};
 use crate::progress::Progress;
 use candle_core::Tensor;
 use std::time::Instant;
+
+/// What takes groups through a layer.
+pub(super) struct LayerPass<'a, 'c> {
+    pub index: usize,
+    pub weights: &'a LayerWeights,
+    pub ropes: &'a [RopeTable],
+    pub masks: &'a Masks,
+    /// Of the text, up to the last of the groups.
+    pub positions: usize,
+    /// What the layer keeps of earlier positions.
+    pub cache: Option<&'c mut Kept>,
+}
 
 impl Model {
     /// Pushes rows through the layers and the final norm for what `hook` sees on the way. Progress advances by rows ×
@@ -154,31 +168,14 @@ impl Model {
         let mut branches = Branches::of(rows, trunk, layers, has_room);
         progress.advance(branches.skipped())?;
         let mut groups = self.embed(rows, &branches.whole, positions, hook)?;
-        self.each_layer(branches.first(), |index, weights| {
+        self.each_layer(branches.first()..layers, |index, weights| {
             let started = Instant::now();
             branches.at(index, &mut groups)?;
             groups = batch::split(std::mem::take(&mut groups), rows, Place::Layer(index));
             for chunk in groups.chunks_mut(chunk_rows) {
-                let place = Place::Layer(index);
-                let beside = Beside::of(&self.recipe, index, chunk)?;
-                let mut lent = None;
-                self.in_chunk(rows, chunk, place, hook, |x, tap| {
-                    let plan = &self.recipe.layers[index];
-                    let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
-                    let (recipe, ropes, masks) = (&self.recipe, ropes.as_slice(), &masks);
-                    let mut layer =
-                        Layer { recipe, plan, weights, ropes, masks, positions: all, tap, cache, beside, lent: None };
-                    let x = layer.forward(x)?;
-                    lent = layer.lent;
-                    Ok(x)
-                })?;
-                if let Some((keys, values)) = lent {
-                    let heads = keys.dim(0)? / chunk.len();
-                    for (at, group) in chunk.iter_mut().enumerate() {
-                        let own = (keys.narrow(0, at * heads, heads)?, values.narrow(0, at * heads, heads)?);
-                        group.carried.lent.insert(index, own);
-                    }
-                }
+                let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
+                let pass = LayerPass { index, weights, ropes: &ropes, masks: &masks, positions: all, cache };
+                self.through_layer(rows, chunk, pass, hook)?;
                 progress.advance(chunk.iter().map(|g| g.rows.len() as u64).sum())?;
             }
             self.pace.computed(groups.len() * positions, started.elapsed());
@@ -187,13 +184,45 @@ impl Model {
         branches.at(layers, &mut groups)?;
         groups = batch::split(groups, rows, Place::Final);
         for chunk in groups.chunks_mut(chunk_rows) {
-            self.in_chunk(rows, chunk, Place::Final, hook, |x, mut tap| {
-                let module: ModulePath = self.recipe.final_norm.parse()?;
-                let x = tap.at(&module, Side::In, x)?;
-                tap.at(&module, Side::Out, ops::rms_norm(&x, &self.final_norm, self.recipe.norm)?)
-            })?;
+            self.through_final_norm(rows, chunk, hook)?;
         }
         Ok(groups)
+    }
+
+    /// Takes a chunk of groups through a layer.
+    pub(super) fn through_layer(
+        &self,
+        rows: &[Row],
+        chunk: &mut [Group],
+        pass: LayerPass<'_, '_>,
+        hook: &mut dyn Hook,
+    ) -> Result<()> {
+        let LayerPass { index, weights, ropes, masks, positions, cache } = pass;
+        let beside = Beside::of(&self.recipe, index, chunk)?;
+        let mut lent = None;
+        self.in_chunk(rows, chunk, Place::Layer(index), hook, |x, tap| {
+            let (recipe, plan) = (&self.recipe, &self.recipe.layers[index]);
+            let mut layer = Layer { recipe, plan, weights, ropes, masks, positions, tap, cache, beside, lent: None };
+            let x = layer.forward(x)?;
+            lent = layer.lent;
+            Ok(x)
+        })?;
+        let Some((keys, values)) = lent else { return Ok(()) };
+        let heads = keys.dim(0)? / chunk.len();
+        for (at, group) in chunk.iter_mut().enumerate() {
+            let own = (keys.narrow(0, at * heads, heads)?, values.narrow(0, at * heads, heads)?);
+            group.carried.lent.insert(index, own);
+        }
+        Ok(())
+    }
+
+    /// Takes a chunk of groups through the final norm, to what the head reads.
+    pub(super) fn through_final_norm(&self, rows: &[Row], chunk: &mut [Group], hook: &mut dyn Hook) -> Result<()> {
+        self.in_chunk(rows, chunk, Place::Final, hook, |x, mut tap| {
+            let module: ModulePath = self.recipe.final_norm.parse()?;
+            let x = tap.at(&module, Side::In, x)?;
+            tap.at(&module, Side::Out, ops::rms_norm(&x, &self.final_norm, self.recipe.norm)?)
+        })
     }
 
     /// Stacks the chunk's groups, applies `f` and takes them apart again.
@@ -218,7 +247,13 @@ impl Model {
 
     /// The residual stream before the first layer of those `at` these places among the rows, one group for all with the
     /// same tokens and noise.
-    fn embed(&self, rows: &[Row], at: &[usize], positions: usize, hook: &mut dyn Hook) -> Result<Vec<Group>> {
+    pub(super) fn embed(
+        &self,
+        rows: &[Row],
+        at: &[usize],
+        positions: usize,
+        hook: &mut dyn Hook,
+    ) -> Result<Vec<Group>> {
         let mut groups: Vec<Group> = Vec::new();
         for (at, row) in at.iter().map(|at| (*at, &rows[*at])) {
             let same = |g: &&mut Group| {

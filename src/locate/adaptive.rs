@@ -12,7 +12,8 @@
 use super::Counting;
 use super::samples;
 use super::stage::Stage;
-use super::sums::{Candidate, Importance, Top};
+use super::sums::Importance;
+use super::tally::{Candidate, Top};
 use crate::compute::Hook;
 use crate::error::Result;
 use crate::neuron::Site;
@@ -298,7 +299,7 @@ mod tests {
         let mean = sum / values.len() as f32;
         let squares: f32 = values.iter().map(|v| (v - mean).powi(2)).sum();
         let spread = (squares / (values.len() - 1) as f32).sqrt();
-        Candidate { importance: mean, spread, clean: 0.0, sum, site: 0, position: 0, channel }
+        Candidate { importance: mean, spread, sum, channel, ..Candidate::default() }
     }
 
     /// The order of the first `n` with all samples.

@@ -6,7 +6,6 @@ use super::minimize::minimize;
 use super::search::{members, search};
 use super::smallest::Further;
 use super::{Entry, OpenedSubject, Ranking, Samples, SearchSettings, SiteSelection, stage};
-use crate::architecture::module::SiteInfo;
 use crate::compute::{Arithmetic, ComputeSettings, Footprint, Residency, Speed, Work};
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::{Bytes, Error, Result};
@@ -158,7 +157,8 @@ impl OpenedSubject {
         let pass = Pass { bytes, row_flops, chunk_rows, most_rows, first_rows: paid };
 
         let sites = recipe.sites()?;
-        let sums = stage::sums_bytes(&settings.sites.of(recipe, &sites, settings.side)?, positions);
+        let chosen = settings.ranking.ranked(settings.sites.of(recipe, &sites, settings.side)?)?;
+        let sums = stage::sums_bytes(&chosen, positions);
         let needs = [
             (IMPORTANCE, importance(settings, most_rows, sums <= footprint.left() / 2)),
             ("search", searched(settings, paid, most_rows)?),
@@ -224,14 +224,17 @@ impl OpenedSubject {
         let footprint = Footprint::of(recipe, compute)?;
         footprint.check()?;
         let sites = recipe.sites()?;
-        let sites: Vec<&SiteInfo> = settings.sites.of(recipe, &sites, settings.side)?;
+        let sites = settings.ranking.ranked(settings.sites.of(recipe, &sites, settings.side)?)?;
         footprint.check_left(stage::WIDEST, stage::widest_bytes(&sites, recipe.layers.len(), positions))?;
         let (first, most) = match (settings.ranking, settings.samples) {
-            (Ranking::Magnitude, _) => (1, 1),
+            (Ranking::Magnitude | Ranking::Gradient | Ranking::SuperWeight, _) => (1, 1),
             (Ranking::Noise, Samples::Exactly(samples)) => (2, samples + 1),
             (Ranking::Noise, Samples::Auto) => (Adaptive::FIRST + 1, Samples::Auto.most() + 1),
         };
         footprint.check_rows(recipe, first, positions)?;
+        if settings.ranking == Ranking::Gradient {
+            footprint.check_gradients(recipe, positions)?;
+        }
         match most <= footprint.rows_at_once(recipe, positions) {
             true => Ok(()),
             false => footprint.check_left(&stage::sums_of(most), stage::sums_bytes(&sites, positions)),
@@ -247,7 +250,9 @@ fn importance(settings: &SearchSettings, most_rows: usize, keeps: bool) -> Span<
     };
     let exactly = |need| Span { least: need, most: need };
     match (settings.ranking, settings.samples) {
-        (Ranking::Magnitude, _) => exactly(passes(&[1])),
+        (Ranking::Magnitude | Ranking::SuperWeight, _) => exactly(passes(&[1])),
+        // Forwards, once more, and back, which takes as many operations as forwards.
+        (Ranking::Gradient, _) => exactly(Need { passes: 2, rows: 3 }),
         (Ranking::Noise, Samples::Exactly(samples)) => exactly(passes(&[samples + 1])),
         (Ranking::Noise, Samples::Auto) => {
             let looks = Adaptive::rows_of_looks(keeps);

@@ -1,11 +1,11 @@
-//! Stage 1: which channels move most when the embeddings are drowned in noise.
+//! Stage 1: the ranking of channels, by whichever ranker was chosen; by noise, as far as samples have been drawn.
 
 use super::adaptive::{self, Adaptive};
 use super::samples::Samples;
 use super::stage::{self, Stage};
-use super::sums::{Importance, Top};
-use super::{Entry, Ranking, Sampling, SearchSettings, Stopped};
-use crate::compute::Row;
+use super::sums::Importance;
+use super::tally::Tally;
+use super::{Entry, Ranking, Sampling, SearchSettings, Stopped, gradient, magnitude, super_weight};
 use crate::error::Result;
 use crate::neuron::{Neuron, Site};
 use std::collections::HashMap;
@@ -53,7 +53,9 @@ impl Ranked {
     /// Ranks all channels of the sites by the first samples.
     pub fn new(stage: Stage) -> Result<Ranked> {
         match (stage.settings.ranking, stage.settings.samples) {
-            (Ranking::Magnitude, _) => Ranked::by(stage, 0),
+            (Ranking::Magnitude, _) => Ok(Ranked::of(stage, 0, &mut magnitude::rank(stage)?)),
+            (Ranking::Gradient, _) => Ok(Ranked::of(stage, 0, &mut gradient::rank(stage)?)),
+            (Ranking::SuperWeight, _) => Ok(Ranked::of(stage, 0, &mut super_weight::rank(stage)?)),
             (Ranking::Noise, Samples::Exactly(samples)) => Ranked::by(stage, samples),
             (Ranking::Noise, Samples::Auto) => Ranked::by_few(
                 stage,
@@ -65,7 +67,7 @@ impl Ranked {
     /// Ranks by the samples of the first look; `keeps`: whether the sums of all sites stay.
     fn by_few(stage: Stage, keeps: bool) -> Result<Ranked> {
         let samples = Adaptive::FIRST;
-        let hook = Importance::new(stage.sites, stage.settings, samples, Top::of(stage.keep));
+        let hook = Importance::new(stage, samples);
         let (mut ranked, mut hook) = Ranked::first(stage, samples, hook.watching(Adaptive::watched(), keeps))?;
         let adaptive = hook.watched().map(|watched| Adaptive::new(watched, stage.settings.counting, keeps));
         ranked.open = adaptive.map(|adaptive| (adaptive, hook));
@@ -79,7 +81,7 @@ impl Ranked {
 
     /// Ranks by so many samples, with so many rows at most in a pass.
     fn in_passes(stage: Stage, samples: usize, rows: usize) -> Result<Ranked> {
-        let hook = Importance::new(stage.sites, stage.settings, samples, Top::of(stage.keep));
+        let hook = Importance::new(stage, samples);
         let first = rows.saturating_sub(1).max(1);
         if first >= samples {
             return Ok(Ranked::first(stage, samples, hook)?.0);
@@ -92,33 +94,28 @@ impl Ranked {
             stage.trace(from..(from + rows).min(samples), &mut hook)?;
         }
         hook.finish(samples)?;
-        Ok(Ranked::of(stage, samples, &mut hook))
+        Ok(Ranked::of(stage, samples, &mut hook.tally))
     }
 
     /// Ranks by the clean row and the first samples.
     fn first(stage: Stage, samples: usize, mut hook: Importance) -> Result<(Ranked, Importance)> {
-        let Stage { model, tokens, sites, progress, .. } = stage;
-        let rows = [vec![Row::clean(tokens.clone())], stage.noisy(0..samples)].concat();
-        let widest = stage::widest_bytes(sites, model.recipe().layers.len(), tokens.len());
-        model.check_memory(stage::WIDEST, widest)?;
-        progress.begin("importance", (rows.len() * model.recipe().layers.len()) as u64, "rows × layers");
-        model.trace_keeping(&mut stage.trunk.borrow_mut(), &rows, &mut hook, progress)?;
+        stage.trace_first(0..samples, &mut hook)?;
         hook.reduce()?;
-        progress.end();
-        Ok((Ranked::of(stage, samples, &mut hook), hook))
+        Ok((Ranked::of(stage, samples, &mut hook.tally), hook))
     }
 
-    /// What the sums of all sites come to.
-    fn of(stage: Stage, samples: usize, hook: &mut Importance) -> Ranked {
+    /// What all sites come to.
+    fn of(stage: Stage, samples: usize, tally: &mut Tally) -> Ranked {
         // With NaN in the weights there is no perplexity either, and an error that says so.
-        if hook.overflowed > 0 && stage.model.not_finite().is_none() {
+        if tally.overflowed > 0 && stage.model.not_finite().is_none() {
             tracing::warn!(
-                "{} entries have values that are not finite and are left out of the ranking; use a smaller --alpha or --dtype f32",
-                hook.overflowed
+                "{} entries have values that are not finite and are left out of the ranking; use {}",
+                tally.overflowed,
+                stage.settings.ranking.against_overflow()
             );
         }
-        let entries = stage.entries(hook.top.finish().iter());
-        let channels = Channels { order: hook.order.clone(), values: hook.channels.clone() };
+        let entries = stage.entries(tally.top.finish().iter());
+        let channels = Channels { order: tally.order.clone(), values: tally.channels.clone() };
         Ranked { entries, channels, samples, open: None }
     }
 
@@ -149,7 +146,7 @@ impl Ranked {
                 true => {
                     stage.trace(rest, sums)?;
                     sums.finish(stage.settings.samples.most())?;
-                    Ranked::of(stage, stage.settings.samples.most(), sums)
+                    Ranked::of(stage, stage.settings.samples.most(), &mut sums.tally)
                 }
                 false => Ranked::by(stage, stage.settings.samples.most())?,
             };

@@ -4,9 +4,11 @@ mod adaptive;
 mod critical_set;
 mod estimate;
 mod evaluator;
+mod gradient;
 mod ignore_list;
 mod importance;
 mod infinite;
+mod magnitude;
 mod minimize;
 mod ranking;
 mod reduction;
@@ -18,6 +20,8 @@ mod smallest;
 mod stage;
 mod subject;
 mod sums;
+mod super_weight;
+mod tally;
 
 pub use critical_set::{
     Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Sampling, Stopped, Subset,
@@ -138,7 +142,7 @@ impl Located {
 pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progress) -> Result<Located> {
     let Subject { model, text, load_s } = subject;
     settings.check()?;
-    let sites = settings.sites.select(model, settings.side)?;
+    let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
     let tokens = &text.ids;
     if tokens.len() < MIN_STABLE_TOKENS {
         tracing::warn!(
@@ -155,7 +159,7 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
     if ranked.entries.is_empty() {
         let why = match model.not_finite() {
             Some(weight) => format!("as {weight}"),
-            None => "so there is nothing to search; use a smaller --alpha or --dtype f32".into(),
+            None => format!("so there is nothing to search; use {}", settings.ranking.against_overflow()),
         };
         return Err(Error::input(format!("no channel has an importance that is finite, {why}")));
     }

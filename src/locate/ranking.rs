@@ -1,5 +1,6 @@
 //! What a ranking is: by what, of what, and its entries.
 
+use crate::architecture::module::{MlpRole, Role, SiteInfo};
 use crate::error::{Error, Result};
 use crate::neuron::Neuron;
 use serde::{Deserialize, Serialize};
@@ -8,8 +9,8 @@ use strum::IntoStaticStr;
 
 /// What candidates are ranked by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Ranking {
     /// Imp = mean over K of |A_clean − A_noisy| (the paper, stage 1).
@@ -17,12 +18,43 @@ pub enum Ranking {
     /// |A_clean − its median over positions|: nearly the same order from one pass. What is large at every position, such
     /// as a bias of a query, moves little under noise either; but what noise alone makes large is not seen.
     Magnitude,
+    /// |a · ∂NLL/∂a|, the first-order effect of zeroing, from one pass forwards and one back.
+    Gradient,
+    /// |a| of what goes into or comes out of `down_proj` alone, from one pass: by the column and the row of a spike Yu et
+    /// al. (2024) tell a super weight.
+    SuperWeight,
 }
 
 impl Ranking {
-    /// `noise` or `magnitude`.
+    const ALL: [Ranking; 4] = [Ranking::Noise, Ranking::Magnitude, Ranking::Gradient, Ranking::SuperWeight];
+
+    /// `noise`, `magnitude`, `gradient` or `super-weight`.
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// Those of the sites whose channels it ranks.
+    ///
+    /// # Errors
+    /// It ranks none of them.
+    pub fn ranked(self, mut sites: Vec<&SiteInfo>) -> Result<Vec<&SiteInfo>> {
+        if self == Ranking::SuperWeight {
+            sites.retain(|info| matches!(info.module.role, Role::Mlp { part: MlpRole::Down, .. }));
+        }
+        match sites.is_empty() {
+            true => Err(Error::input(
+                "--ranking super-weight ranks down_proj alone, which --sites leaves out: use --sites down_proj",
+            )),
+            false => Ok(sites),
+        }
+    }
+
+    /// What keeps values finite.
+    pub(super) fn against_overflow(self) -> &'static str {
+        match self {
+            Ranking::Noise => "a smaller --alpha or --dtype f32",
+            Ranking::Magnitude | Ranking::Gradient | Ranking::SuperWeight => "--dtype f32",
+        }
     }
 }
 
@@ -30,11 +62,10 @@ impl FromStr for Ranking {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "noise" => Ok(Ranking::Noise),
-            "magnitude" => Ok(Ranking::Magnitude),
-            _ => Err(Error::input(format!("ranking {text:?}: expected noise or magnitude"))),
-        }
+        let known = Ranking::ALL.into_iter().find(|ranking| ranking.as_str() == text);
+        known.ok_or_else(|| {
+            Error::input(format!("ranking {text:?}: expected noise, magnitude, gradient or super-weight"))
+        })
     }
 }
 
@@ -77,4 +108,21 @@ pub struct Entry {
     pub importance: f64,
     /// The token position at which it has this importance.
     pub position: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rankings_are_read_as_they_are_written() {
+        for ranking in Ranking::ALL {
+            assert_eq!(ranking.as_str().parse::<Ranking>().unwrap(), ranking);
+            assert_eq!(serde_json::to_string(&ranking).unwrap(), format!("\"{}\"", ranking.as_str()));
+        }
+        let error = "weights".parse::<Ranking>().unwrap_err().to_string();
+        for ranking in Ranking::ALL {
+            assert!(error.contains(ranking.as_str()), "{error}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What stage 1 is about: a text under noise, and the sites that are watched.
 
-use super::sums::Candidate;
+use super::tally::{Candidate, Tally};
 use super::{Entry, SearchSettings};
 use crate::architecture::module::SiteInfo;
 use crate::compute::{Hook, Model, Noise, Row, Trunk};
@@ -40,6 +40,22 @@ impl Stage<'_> {
         self.model.trace(&rows, hook, self.progress)?;
         self.progress.end();
         Ok(())
+    }
+
+    /// Pushes the text's clean row and others through the model, and keeps what it leaves for the search.
+    pub fn trace_first(&self, others: Range<usize>, hook: &mut dyn Hook) -> Result<()> {
+        let rows = [vec![Row::clean(self.tokens.clone())], self.noisy(others)].concat();
+        let layers = self.model.recipe().layers.len();
+        self.model.check_memory(WIDEST, widest_bytes(self.sites, layers, self.tokens.len()))?;
+        self.progress.begin("importance", (rows.len() * layers) as u64, "rows × layers");
+        self.model.trace_keeping(&mut self.trunk.borrow_mut(), &rows, hook, self.progress)?;
+        self.progress.end();
+        Ok(())
+    }
+
+    /// A tally of these sites in which nothing has passed yet.
+    pub fn tally(&self) -> Tally {
+        Tally::new(self.sites, self.settings.counting, self.keep)
     }
 
     /// Candidates as entries.

@@ -1,7 +1,8 @@
 //! What stage 1 keeps of the activations that pass: sums over samples, and of these the largest.
 
-use super::{Counting, Ranking, SearchSettings};
-use crate::architecture::module::SiteInfo;
+use super::Counting;
+use super::stage::Stage;
+use super::tally::{Candidate, Tally, Top};
 use crate::compute::Hook;
 use crate::error::{Error, Result};
 use crate::neuron::Site;
@@ -13,41 +14,20 @@ use std::collections::HashMap;
 /// Spreads are not told from sums of squares in single precision below this share of the mean.
 const LEAST_SPREAD: f32 = 1e-3;
 
-/// A channel at a position.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Candidate {
-    /// What it is ranked by.
-    pub importance: f32,
-    /// The standard deviation of |clean − noisy| over samples, where it was asked for.
-    pub spread: f32,
-    pub clean: f32,
-    /// The sum of |clean − noisy| over samples.
-    pub sum: f32,
-    /// Which of the sites.
-    pub site: usize,
-    pub position: usize,
-    pub channel: usize,
-}
-
 /// Sums |clean − noisy| per site while the rows pass; the first row of the first batch is the clean one.
 pub(super) struct Importance {
-    pub order: HashMap<Site, usize>,
+    pub tally: Tally,
     sums: HashMap<Site, Sums>,
     /// Sites of `sums` that are not among the candidates yet.
     pending: Vec<Site>,
-    /// Of the sites that have passed, each channel's largest importance.
-    pub channels: Vec<Vec<f32>>,
-    ranking: Ranking,
-    counting: Counting,
     samples: usize,
-    pub top: Top,
+    counting: Counting,
     /// What later samples are drawn for.
     watched: Option<Top>,
     /// Whether sums stay for samples of later batches.
     keeps: bool,
     /// Whether the clean row is still to come.
     is_first: bool,
-    pub overflowed: usize,
 }
 
 /// (positions, channels) of the clean row and of the sums so far.
@@ -66,20 +46,16 @@ enum SoFar {
 const AT_ONCE: usize = 1 << 12;
 
 impl Importance {
-    pub fn new(sites: &[&SiteInfo], settings: &SearchSettings, samples: usize, top: Top) -> Importance {
+    pub fn new(stage: Stage, samples: usize) -> Importance {
         Importance {
-            order: sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect(),
+            tally: stage.tally(),
             sums: HashMap::new(),
             pending: Vec::new(),
-            channels: vec![Vec::new(); sites.len()],
-            ranking: settings.ranking,
-            counting: settings.counting,
             samples,
-            top,
+            counting: stage.settings.counting,
             watched: None,
             keeps: false,
             is_first: true,
-            overflowed: 0,
         }
     }
 
@@ -102,8 +78,8 @@ impl Importance {
 
     /// Ranks anew by sums that stayed, of so many samples.
     pub fn finish(&mut self, samples: usize) -> Result<()> {
-        (self.samples, self.keeps, self.overflowed) = (samples, false, 0);
-        self.top = Top::of(self.top.keep);
+        (self.samples, self.keeps) = (samples, false);
+        self.tally.restart();
         self.pending = self.sums.keys().cloned().collect();
         self.reduce()
     }
@@ -111,7 +87,7 @@ impl Importance {
 
 impl Hook for Importance {
     fn wants(&self, site: &Site) -> bool {
-        self.order.contains_key(site)
+        self.tally.order.contains_key(site)
     }
 
     fn on(&mut self, site: &Site, rows: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
@@ -229,20 +205,6 @@ fn f32_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
-/// The median of each channel over positions; of two in the middle their mean.
-fn medians(values: &[f32], channels: usize) -> Vec<f32> {
-    let of_channel = |channel: usize| {
-        let mut values: Vec<f32> = values.iter().skip(channel).step_by(channels).copied().collect();
-        let (middle, is_even) = (values.len() / 2, values.len().is_multiple_of(2));
-        let (below, upper, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
-        match below.iter().copied().max_by(f32::total_cmp) {
-            Some(lower) if is_even => lower / 2.0 + *upper / 2.0,
-            _ => *upper,
-        }
-    };
-    (0..channels).into_par_iter().map(of_channel).collect()
-}
-
 /// The standard deviation of `n` values of whose squares and of which these are the sums.
 fn spread(squares: f32, sum: f32, n: f32) -> f32 {
     let mean = sum / n;
@@ -254,22 +216,14 @@ impl Importance {
     /// Makes candidates of the sums of the sites that were seen since the last call.
     pub fn reduce(&mut self) -> Result<()> {
         for name in std::mem::take(&mut self.pending) {
-            let (site, sums) = (self.order[&name], &self.sums[&name]);
+            let (site, sums) = (self.tally.order[&name], &self.sums[&name]);
             let channels = sums.clean.dim(1)?;
             let clean: Vec<f32> = sums.clean.flatten_all()?.to_vec1()?;
             let sum = sums.so_far.sum()?;
             let squares = sums.so_far.squares()?;
             let n = self.samples as f32;
-            let usual = match self.ranking {
-                Ranking::Magnitude => medians(&clean, channels),
-                Ranking::Noise => Vec::new(),
-            };
-            let importance = |at: usize| match self.ranking {
-                Ranking::Magnitude => (clean[at] - usual[at % channels]).abs(),
-                Ranking::Noise => sum[at] / n,
-            };
             let candidate = |at: usize| Candidate {
-                importance: importance(at),
+                importance: sum[at] / n,
                 spread: squares.as_ref().map_or(0.0, |squares| spread(squares[at], sum[at], n)),
                 clean: clean[at],
                 sum: sum[at],
@@ -277,15 +231,7 @@ impl Importance {
                 position: at / channels,
                 channel: at % channels,
             };
-            let mut best: Vec<usize> = (0..channels).collect();
-            for at in channels..clean.len() {
-                let best = &mut best[at % channels];
-                // A value that is not finite stays, so that the channel is seen to overflow.
-                if importance(at) > importance(*best) || !importance(at).is_finite() {
-                    *best = at;
-                }
-            }
-            self.channels[site] = best.iter().map(|at| importance(*at)).collect();
+            let best = self.tally.take_candidates(site, channels, clean.len(), candidate);
             if let Some(watched) = &mut self.watched {
                 let reach = watched.reach;
                 // A channel that overflows is left out, and so are positions that cannot become the channel's largest.
@@ -300,94 +246,11 @@ impl Importance {
                 };
                 watched.extend((0..clean.len()).map(candidate).filter(may_be_first), &mut 0);
             }
-            match self.counting {
-                Counting::Published => self.top.extend((0..clean.len()).map(candidate), &mut self.overflowed),
-                Counting::Channels => self.top.extend(best.into_iter().map(candidate), &mut self.overflowed),
-            }
             match self.sums.get_mut(&name).filter(|_| self.keeps) {
                 Some(kept) => kept.so_far.forget_squares(),
                 None => drop(self.sums.remove(&name)),
             }
         }
         Ok(())
-    }
-}
-
-/// The `keep` candidates so far that reach highest, and some more.
-#[derive(Debug)]
-pub(super) struct Top {
-    keep: usize,
-    /// How many of its spreads a candidate may be above its importance.
-    pub reach: f32,
-    entries: Vec<Candidate>,
-    /// What a candidate has to reach to be one of them, as far as is known.
-    floor: f32,
-    /// How high the highest of those reached that were left out.
-    pub beyond: f32,
-}
-
-impl Top {
-    /// Of those with the largest importance.
-    pub fn of(keep: usize) -> Top {
-        Top::reaching(keep, 0.0)
-    }
-
-    /// Of those with the largest importance + `reach` × spread.
-    pub fn reaching(keep: usize, reach: f32) -> Top {
-        Top { keep, reach, entries: Vec::new(), floor: f32::NEG_INFINITY, beyond: 0.0 }
-    }
-
-    pub fn extend(&mut self, candidates: impl Iterator<Item = Candidate>, overflowed: &mut usize) {
-        for candidate in candidates {
-            if !candidate.importance.is_finite() {
-                *overflowed += 1;
-                continue;
-            }
-            let reach = self.reach_of(&candidate);
-            if reach < self.floor {
-                self.beyond = self.beyond.max(reach);
-                continue;
-            }
-            self.entries.push(candidate);
-            if self.entries.len() >= self.keep.saturating_mul(4).saturating_add(4096) {
-                self.shrink();
-            }
-        }
-    }
-
-    fn reach_of(&self, candidate: &Candidate) -> f32 {
-        candidate.importance + self.reach * candidate.spread
-    }
-
-    fn shrink(&mut self) {
-        let mut entries = std::mem::take(&mut self.entries);
-        entries.sort_unstable_by(|a, b| {
-            let key = |c: &Candidate| (c.site, c.channel, c.position);
-            self.reach_of(b).total_cmp(&self.reach_of(a)).then_with(|| key(a).cmp(&key(b)))
-        });
-        if let Some(first_out) = entries.get(self.keep) {
-            self.beyond = self.beyond.max(self.reach_of(first_out));
-            self.floor = self.reach_of(&entries[self.keep.saturating_sub(1)]);
-        }
-        entries.truncate(self.keep);
-        self.entries = entries;
-    }
-
-    /// The candidates, those first that reach highest.
-    pub fn finish(&mut self) -> &[Candidate] {
-        self.shrink();
-        &self.entries
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::medians;
-
-    #[test]
-    fn the_median_is_that_of_each_channel() {
-        assert_eq!(medians(&[1.0, 9.0, 3.0, -9.0, 2.0, 0.0], 2), [2.0, 0.0]);
-        assert_eq!(medians(&[1.0, 9.0, 3.0, -9.0], 2), [2.0, 0.0]);
-        assert_eq!(medians(&[4.0, 5.0], 2), [4.0, 5.0]);
     }
 }

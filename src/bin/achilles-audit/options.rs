@@ -105,7 +105,7 @@ impl TextArgs {
 /// How to look for the critical set.
 #[derive(Debug, clap::Args)]
 pub struct SearchArgs {
-    /// What candidates are ranked by: noise (the paper) or magnitude (much faster)
+    /// Rank by noise (the paper), magnitude (much faster), gradient or super-weight
     #[arg(long, default_value = "noise")]
     pub ranking: Ranking,
     /// Which side of modules to look at: out or in

@@ -1,6 +1,6 @@
 //! Activation functions.
 
-use super::kernel::{Element, RowKernel, Rows, in_wide};
+use super::kernel::{Element, RowKernel, Rows, in_wide, may_fuse};
 use crate::architecture::channel_mixer::Activation;
 use candle_core::cpu::erf::erf_f64;
 use candle_core::{Result, Tensor};
@@ -32,7 +32,7 @@ impl RowKernel for Activation {
 
 /// The activation, element by element.
 pub(crate) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if may_fuse(x) {
         return x.contiguous()?.apply_op1_no_bwd(&Rows(activation));
     }
     activation_composed(x, activation)
@@ -42,6 +42,12 @@ fn activation_composed(x: &Tensor, activation: Activation) -> Result<Tensor> {
     in_wide(x, |x| match activation {
         Activation::Silu => x.silu(),
         Activation::Swish(alpha) => x * candle_nn::ops::sigmoid(&(x * alpha)?)?,
+        // candle's own gradients of these have constants of six digits.
+        Activation::Gelu if x.track_op() => (x * 0.5)? * ((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)?,
+        Activation::GeluTanh if x.track_op() => {
+            let inner = ((x + (x.sqr()? * x)? * 0.044715)? * std::f64::consts::FRAC_2_PI.sqrt())?;
+            (x * 0.5)? * (inner.tanh()? + 1.0)?
+        }
         Activation::Gelu => x.gelu_erf(),
         Activation::GeluTanh => x.gelu(),
     })
@@ -54,7 +60,7 @@ pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
 
 /// ln(1 + exp(x)); x itself above 20, as PyTorch has it. In f32 or wider.
 pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
-    x.gt(20.0)?.where_cond(x, &(x.exp()? + 1.0)?.log()?)
+    x.gt(20.0)?.where_cond(x, &(x.minimum(20.0)?.exp()? + 1.0)?.log()?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! (Goto & van de Geijn, ACM TOMS 34(3), 2008).
 #![allow(unsafe_code)] // An instruction that not every CPU has, and vectors made of arrays of their size.
 
+use super::times::times;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
 use half::bf16;
 use rayon::prelude::*;
@@ -46,7 +47,8 @@ impl Matrix {
     /// x Wᵀ, (rows, in) to (rows, out), rounded once.
     pub fn times(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Matrix::Plain(weight) => x.matmul(&weight.t()?),
+            Matrix::Plain(weight) => times(x, weight),
+            Matrix::Packed(weight) if x.track_op() => times(x, &weight.unpacked()?),
             Matrix::Packed(weight) => weight.times(x),
         }
     }
@@ -91,6 +93,20 @@ impl PackedMatrix {
             }
         });
         Ok(PackedMatrix { panels, inputs, outputs })
+    }
+
+    /// W [out, in] again.
+    fn unpacked(&self) -> Result<Tensor> {
+        let pairs = self.inputs.div_ceil(2);
+        let mut values = vec![bf16::ZERO; self.outputs * self.inputs];
+        values.par_chunks_mut(self.inputs.max(1)).enumerate().for_each(|(output, row)| {
+            let panel = &self.panels[output / OUTPUTS * pairs * OUTPUTS..];
+            for (at, value) in row.iter_mut().enumerate() {
+                let pair = panel[at / 2 * OUTPUTS + output % OUTPUTS];
+                *value = bf16::from_bits((pair >> (16 * (at % 2))) as u16);
+            }
+        });
+        Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)
     }
 
     fn times(&self, x: &Tensor) -> Result<Tensor> {

@@ -1,6 +1,6 @@
 //! Heads, turned by rotary embeddings.
 
-use super::kernel::{Element, contiguous, wide_dtype};
+use super::kernel::{Element, contiguous, may_fuse, wide_dtype};
 use crate::architecture::rope::Table;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
@@ -94,17 +94,18 @@ impl Heads<'_> {
 /// (rows, positions, heads · width) to (rows, heads, positions, width), turned by `rope` where there is one. The
 /// positions are the last ones of its table.
 pub(crate) fn to_heads(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if may_fuse(x) {
         return x.contiguous()?.apply_op1_no_bwd(&Heads { heads, rope: rope.map(|r| &r.table) });
     }
     to_heads_by_kernel(x, heads, rope)
 }
 
-/// By candle's kernel, which GPUs have, where all of a head is turned in the arithmetic's dtype.
+/// By candle's kernel, which GPUs have and of which no gradient is known, where all of a head is turned in the
+/// arithmetic's dtype.
 fn to_heads_by_kernel(x: &Tensor, heads: usize, rope: Option<&RopeTable>) -> Result<Tensor> {
     let (_, positions, channels) = x.dims3()?;
     let whole = |rope: &&RopeTable| rope.table.dim == channels / heads && rope.cos.dtype() == x.dtype();
-    let Some(rope) = rope.filter(whole) else { return to_heads_composed(x, heads, rope) };
+    let Some(rope) = rope.filter(whole).filter(|_| !x.track_op()) else { return to_heads_composed(x, heads, rope) };
     let x = to_heads_composed(x, heads, None)?;
     let last = |table: &Tensor| {
         let first = table.dim(2)? - positions;

@@ -81,6 +81,11 @@ pub(super) fn contiguous<'a, T: Element>(storage: &'a CpuStorage, layout: &Layou
     Ok(&T::cpu_storage_as_slice(storage)?[from..to])
 }
 
+/// Whether a fused pass may compute this: on the CPU, where no gradient is followed, of which fused passes know nothing.
+pub(super) fn may_fuse(x: &Tensor) -> bool {
+    x.device().is_cpu() && !x.track_op()
+}
+
 /// f32, or f64 for f64: what sums are taken in.
 pub(in crate::compute) fn wide_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }

@@ -1,7 +1,7 @@
 //! From logits to log-probabilities.
 
 use super::kernel::{Element, contiguous, wide_dtype};
-use candle_core::{CpuStorage, D, DType, Result, Tensor};
+use candle_core::{CpuStorage, D, DType, Device, Result, Tensor};
 use num_traits::Float;
 use rayon::prelude::*;
 
@@ -40,6 +40,22 @@ impl LogProbs {
             *seen = Seen { max, sum: before + block.sum * (block.max - max).exp(), chosen };
         }
         Ok(())
+    }
+
+    /// P(token) of the tokens from `first` on, less 1 for the target, once all blocks have come: the gradient of −ln P
+    /// by these logits (targets, tokens).
+    pub fn gradient(&self, first: usize, logits: &Tensor) -> Result<Tensor> {
+        let (device, rows, tokens) = (logits.device(), self.targets.len(), logits.dim(D::Minus1)?);
+        let wide = logits.to_dtype(wide_dtype(logits.dtype()))?;
+        let column = |values: Vec<f64>| {
+            Tensor::from_vec(values, (rows, 1), &Device::Cpu)?.to_dtype(wide.dtype())?.to_device(device)
+        };
+        let all = column(self.seen.iter().map(|seen| seen.max + seen.sum.ln()).collect())?;
+        let at: Vec<usize> = self.targets.iter().map(|target| (*target as usize).wrapping_sub(first)).collect();
+        let less = column(at.iter().map(|at| if *at < tokens { -1.0 } else { 0.0 }).collect())?;
+        let at: Vec<u32> = at.iter().map(|at| (*at).min(tokens - 1) as u32).collect();
+        let shares = wide.broadcast_sub(&all)?.exp()?;
+        shares.scatter_add(&Tensor::new(at, device)?.unsqueeze(1)?, &less, D::Minus1)?.to_dtype(logits.dtype())
     }
 
     /// ln P of each target, once all blocks have come; NaN where it is in none.
@@ -94,7 +110,6 @@ fn fused<T: Element>(logits: &[T], tokens: usize, targets: &[usize]) -> Vec<Seen
 mod tests {
     use super::super::closeness::{DTYPES, assert_close, random};
     use super::*;
-    use candle_core::Device;
 
     fn in_blocks(logits: &Tensor, targets: &[u32], tokens: usize) -> Vec<f64> {
         let mut log_probs = LogProbs::of(targets.to_vec());

@@ -1,6 +1,6 @@
 //! RMSNorm.
 
-use super::kernel::{Element, RowKernel, Rows, wide_dtype};
+use super::kernel::{Element, RowKernel, Rows, may_fuse, wide_dtype};
 use crate::architecture::recipe::{Norm, NormStyle};
 use candle_core::{D, DType, Result, Tensor};
 use num_traits::Float;
@@ -52,16 +52,17 @@ impl RowKernel for RmsNorm<'_> {
 
 /// x / sqrt(mean(x²) + ε) · w over the last dimension.
 pub(crate) fn rms_norm(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if may_fuse(x) {
         let kernel = RmsNorm { weight: &weight.host, norm };
         return x.contiguous()?.apply_op1_no_bwd(&Rows(kernel));
     }
     rms_norm_by_kernel(x, weight, norm)
 }
 
-/// By candle's kernel, which GPUs have, where it can do it: sums in f32, weights before it rounds.
+/// By candle's kernel, which GPUs have and of which no gradient is known, where it can do it: sums in f32, weights before
+/// it rounds.
 fn rms_norm_by_kernel(x: &Tensor, weight: &NormWeight, norm: Norm) -> Result<Tensor> {
-    if norm.is_centred || x.dtype() == DType::F64 {
+    if norm.is_centred || x.dtype() == DType::F64 || x.track_op() {
         return rms_norm_composed(x, weight, norm);
     }
     let (x, w) = (x.contiguous()?, &weight.tensor);

@@ -1,7 +1,7 @@
 //! From attention scores to weights, and the cap that some families put on scores and logits.
 
-use super::kernel::{Element, RowKernel, Rows, in_wide, wide_dtype};
-use candle_core::{DType, Device, Result, Tensor};
+use super::kernel::{Element, RowKernel, Rows, in_wide, may_fuse, wide_dtype};
+use candle_core::{D, DType, Device, Result, Tensor};
 use num_traits::Float;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -79,7 +79,7 @@ impl RowKernel for Softcap {
 
 /// c · tanh(x / c), element by element.
 pub(crate) fn softcap(x: &Tensor, cap: f64) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if may_fuse(x) {
         return x.contiguous()?.apply_op1_no_bwd(&Rows(Softcap(cap)));
     }
     softcap_composed(x, cap)
@@ -130,10 +130,15 @@ impl Masks {
 /// Attention weights from scores (n, queries, keys), where `queries` is a multiple of [`Softmax::positions`], and query
 /// q sits at the (q mod positions)-th of the last `positions` keys: it sees the keys up to its own, within the window.
 pub(crate) fn causal_softmax(scores: &Tensor, softmax: Softmax<'_>, masks: &Masks) -> Result<Tensor> {
-    if scores.device().is_cpu() {
+    if may_fuse(scores) {
         return scores.contiguous()?.apply_op1_no_bwd(&Rows(softmax));
     }
     causal_softmax_composed(scores, softmax, masks)
+}
+
+/// The softmax over the last dimension: in one pass, of which no gradient is known, or in several.
+fn normalized(x: &Tensor) -> Result<Tensor> {
+    if x.track_op() { candle_nn::ops::softmax(x, D::Minus1) } else { candle_nn::ops::softmax_last_dim(x) }
 }
 
 fn causal_softmax_composed(scores: &Tensor, softmax: Softmax<'_>, masks: &Masks) -> Result<Tensor> {
@@ -147,14 +152,14 @@ fn causal_softmax_composed(scores: &Tensor, softmax: Softmax<'_>, masks: &Masks)
     let heads = (planes * queries / softmax.positions, softmax.positions, keys);
     let masked = scaled.to_dtype(wide)?.reshape(heads)?.broadcast_add(&mask)?.reshape((planes, queries, keys))?;
     if softmax.sinks.is_empty() {
-        return candle_nn::ops::softmax_last_dim(&masked)?.to_dtype(scores.dtype());
+        return normalized(&masked)?.to_dtype(scores.dtype());
     }
     let sink = |row: usize| softmax.sinks[row / softmax.positions % softmax.sinks.len()];
     let sinks: Vec<f64> = (0..planes * queries).map(sink).collect();
     let sinks =
         Tensor::from_vec(sinks, (planes, queries, 1), &Device::Cpu)?.to_dtype(wide)?.to_device(scores.device())?;
     let with_sinks = Tensor::cat(&[&masked, &sinks], 2)?;
-    candle_nn::ops::softmax_last_dim(&with_sinks)?.narrow(2, 0, keys)?.to_dtype(scores.dtype())
+    normalized(&with_sinks)?.narrow(2, 0, keys)?.to_dtype(scores.dtype())
 }
 
 #[cfg(test)]

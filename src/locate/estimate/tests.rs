@@ -21,6 +21,9 @@ fn importance_takes_the_rows_of_its_samples() {
     };
     let one = exactly(1, 1);
     assert_eq!(of(Ranking::Magnitude, Samples::Auto, PLENTY, true), (one, one));
+    assert_eq!(of(Ranking::SuperWeight, Samples::Auto, PLENTY, true), (one, one));
+    let and_back = exactly(2, 3);
+    assert_eq!(of(Ranking::Gradient, Samples::Auto, PLENTY, true), (and_back, and_back));
     let all = exactly(1, 101);
     assert_eq!(of(Ranking::Noise, Samples::Exactly(100), PLENTY, true), (all, all));
     let in_three = exactly(3, 101);

@@ -197,9 +197,12 @@ fn variants_do_what_they_say() {
     assert_eq!(distinct(&all), all.len());
     let published = neurons(&["--counting", "published"]);
     assert!(distinct(&published) < published.len(), "no channel is listed at two positions");
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["--side", "in"], ":in:"),
         (&["--ranking", "magnitude"], ":out:"),
+        (&["--ranking", "gradient"], ":out:"),
+        (&["--ranking", "super-weight"], ".mlp.down_proj:out:"),
+        (&["--ranking", "super-weight", "--side", "in"], ".mlp.down_proj:in:"),
         (&["--sites", "linear"], "_proj:out:"),
         (&["--sites", "down_proj"], ".mlp.down_proj:out:"),
         (&["--sites", "down_proj", "--side", "in"], ".mlp.down_proj:in:"),
@@ -211,8 +214,10 @@ fn variants_do_what_they_say() {
         let found = neurons(args);
         assert!(!found.is_empty() && found.iter().all(|n| n.contains(part)), "{args:?}: {found:?}");
     }
-    let magnitude = result(&place, &with(&["--ranking", "magnitude"]));
-    assert_eq!(magnitude["settings"]["samples_used"], 0);
+    for ranking in ["magnitude", "gradient", "super-weight"] {
+        let settings = &result(&place, &with(&["--ranking", ranking]))["settings"];
+        assert_eq!((&settings["ranking"], &settings["samples_used"]), (&ranking.into(), &0.into()));
+    }
 }
 
 #[test]

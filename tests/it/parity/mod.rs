@@ -1,6 +1,7 @@
 //! What is computed, against what others compute.
 
 pub mod families;
+mod gradients;
 mod packed;
 mod published;
 mod second_opinion;

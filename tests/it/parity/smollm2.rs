@@ -142,6 +142,35 @@ fn the_published_method_finds_one_neuron() {
     assert!((report.result.base.nll_nats - 4.408508).abs() <= TOLERANCE * 4.408508, "{}", report.result.base.nll_nats);
 }
 
+/// By PyTorch's autograd in f64, through transformers' code (`effects` of fixtures/gradients.py).
+#[test]
+#[ignore = "needs `make model`"]
+fn what_has_the_largest_effect_to_first_order_agrees_with_pytorch() {
+    let settings = locate::SearchSettings { ranking: locate::Ranking::Gradient, ..Default::default() };
+    let report = locate(&subject(&on_cpu()), &settings, &Silent).unwrap().report;
+    let expected = [
+        ("L0.self_attn.o_proj:out:199", 0.2549253831, 33),
+        ("L29.mlp.down_proj:out:247", 0.1365504276, 56),
+        ("L0.self_attn.o_proj:out:17", 0.0983709921, 33),
+        ("L29.post_attention_layernorm:out:17", 0.0941234602, 82),
+        ("L0.self_attn.o_proj:out:31", 0.0880923066, 33),
+        ("L1.self_attn.k_proj:out:24", 0.0804132287, 32),
+    ];
+    for (ours, (neuron, importance, position)) in report.result.ranking.iter().zip(expected) {
+        assert_eq!((ours.neuron.short().as_str(), ours.position), (neuron, position));
+        assert!((ours.importance - importance).abs() <= TOLERANCE * importance, "{neuron}: {}", ours.importance);
+    }
+}
+
+#[test]
+#[ignore = "needs `make model`"]
+fn its_critical_neuron_is_a_super_weights_row() {
+    let settings = locate::SearchSettings { ranking: locate::Ranking::SuperWeight, ..Default::default() };
+    let report = locate(&subject(&on_cpu()), &settings, &Silent).unwrap().report;
+    assert_eq!(report.result.ranking[0].neuron, "L11.mlp.down_proj:out:507".parse().unwrap());
+    assert_eq!((report.result.prefix.n, report.settings.samples_used, report.result.sampling), (1, 0, None));
+}
+
 #[test]
 #[ignore = "needs `make model`"]
 fn a_few_samples_settle_one_neuron() {

@@ -25,6 +25,16 @@ fn settings() -> Vec<Row> {
             &["experts", "no module matches", "expected reference, linear, down_proj or a glob", "mlp.down_proj"],
         ),
         called(
+            "super weights of other modules",
+            &["locate", "{model}", "--ranking", "super-weight", "--sites", "*.q_proj"],
+            &["--ranking super-weight ranks down_proj alone", "use --sites down_proj"],
+        ),
+        called(
+            "gradients in f16",
+            &["locate", "{model}", "--ranking", "gradient", "--dtype", "f16"],
+            &["gradients are too small for f16", "use --dtype bf16, f32 or f64"],
+        ),
+        called(
             "beta not a number",
             &["perplexity", "{model}", "--neuron", "L1.mlp.down_proj:out:4", "--beta", "NaN"],
             &["beta is NaN", "expected a finite number"],

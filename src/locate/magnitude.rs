@@ -1,0 +1,58 @@
+//! Magnitude: one pass, and how far a channel is from what is usual for it.
+
+use super::stage::Stage;
+use super::tally::Tally;
+use crate::compute::Hook;
+use crate::error::Result;
+use crate::neuron::Site;
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+/// |clean − the channel's median over positions|.
+pub(super) fn rank(stage: Stage) -> Result<Tally> {
+    let mut hook = Magnitude(stage.tally());
+    stage.trace_first(0..0, &mut hook)?;
+    Ok(hook.0)
+}
+
+struct Magnitude(Tally);
+
+impl Hook for Magnitude {
+    fn wants(&self, site: &Site) -> bool {
+        self.0.order.contains_key(site)
+    }
+
+    fn on(&mut self, site: &Site, _: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
+        let x = x.get(0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let medians = medians(&x.flatten_all()?.to_vec1()?, x.dim(1)?);
+        let off = x.broadcast_sub(&Tensor::new(medians, &Device::Cpu)?)?.abs()?;
+        self.0.take(site, &off)?;
+        Ok(None)
+    }
+}
+
+/// The median of each channel over positions; of two in the middle their mean.
+fn medians(values: &[f32], channels: usize) -> Vec<f32> {
+    let of_channel = |channel: usize| {
+        let mut values: Vec<f32> = values.iter().skip(channel).step_by(channels).copied().collect();
+        let (middle, is_even) = (values.len() / 2, values.len().is_multiple_of(2));
+        let (below, upper, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
+        match below.iter().copied().max_by(f32::total_cmp) {
+            Some(lower) if is_even => lower / 2.0 + *upper / 2.0,
+            _ => *upper,
+        }
+    };
+    (0..channels).into_par_iter().map(of_channel).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::medians;
+
+    #[test]
+    fn the_median_is_that_of_each_channel() {
+        assert_eq!(medians(&[1.0, 9.0, 3.0, -9.0, 2.0, 0.0], 2), [2.0, 0.0]);
+        assert_eq!(medians(&[1.0, 9.0, 3.0, -9.0], 2), [2.0, 0.0]);
+        assert_eq!(medians(&[4.0, 5.0], 2), [4.0, 5.0]);
+    }
+}
