@@ -13,7 +13,7 @@ FAMILIES = {family.__name__: family for family in (
     dense.gemma4, dense.lfm2, mixtures.gpt_oss, mixtures.deepseek_v3, mixtures.deepseek_v2, mixtures.glm4_moe_lite,
     dense.ministral3, dense.glm4, mixtures.glm4_moe, mixtures.minimax_m2, dense.granite,
     mixtures.granitemoe, mixtures.granitemoeshared, dense.granitemoehybrid, dense.smollm3, dense.olmo3, dense.ernie4_5,
-    dense.hunyuan_v1_dense, dense.exaone4, dense.cohere2)}
+    dense.hunyuan_v1_dense, dense.exaone4, dense.cohere2, dense.seed_oss)}
 
 OF_QWEN2 = dict(depth=1, embed_dim=16, hidden_size=16, num_heads=2, patch_size=4, mlp_ratio=2, in_channels=1,
                 spatial_merge_size=1, temporal_patch_size=1)

@@ -230,3 +230,9 @@ def cohere2(r):
     types = dict(layer_types=mix(r, c, FULL, SLIDING)) if chance(r, 0.5) else dict(sliding_window_pattern=r.randint(1, 4))
     return "cohere2", c | types | dict(attention_bias=chance(r, 0.4), logit_scale=r.choice([1.0, 0.0625, 2.0]),
                                        sliding_window=window(r, t), rope_parameters=rope(r, d, t)), t
+
+
+def seed_oss(r):
+    c, d, t = base(r)
+    return "seed_oss", c | some(r, attention_bias=False) | dict(
+        attention_out_bias=chance(r, 0.4), mlp_bias=chance(r, 0.4), rope_parameters=rope(r, d, t)), t

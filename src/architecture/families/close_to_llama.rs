@@ -1,4 +1,5 @@
-//! Families of one model each that differ from Llama in a thing or two: SmolLM3, ERNIE 4.5, Hunyuan, EXAONE 4, Command R7B.
+//! Families of one model each that differ from Llama in a thing or two: SmolLM3, ERNIE 4.5, Hunyuan, EXAONE 4,
+//! Command R7B, Seed-OSS.
 
 use super::Family;
 use super::llama;
@@ -27,6 +28,9 @@ pub(super) const EXAONE4: Family =
 
 pub(super) const COHERE2: Family =
     Family { model_type: "cohere2", architecture: "Cohere2ForCausalLM", inside: None, read: cohere };
+
+pub(super) const SEED_OSS: Family =
+    Family { model_type: "seed_oss", architecture: "SeedOssForCausalLM", inside: None, read: seed_oss };
 
 const SMOLLM3_CLASS: Class = Class {
     vocab_size: 128_256,
@@ -81,6 +85,17 @@ const COHERE_CLASS: Class = Class {
     tied: true,
     window: Some(4096),
     rope: RopeClass { positions: 8192, ..llama::CLASS.rope },
+    ..llama::CLASS
+};
+
+const SEED_OSS_CLASS: Class = Class {
+    vocab_size: 155_136,
+    intermediate_size: 27_648,
+    layers: 64,
+    heads: 80,
+    kv_heads: Some(8),
+    head_dim: Some(128),
+    rope: RopeClass { positions: 524_288, ..llama::CLASS.rope },
     ..llama::CLASS
 };
 
@@ -196,5 +211,15 @@ fn cohere(c: &Reader) -> Result<Recipe> {
     for key in ["order_of_interleaved_layers", "rotary_pct", "position_embedding_type", "layer_switch"] {
         c.get(key);
     }
+    Ok(recipe)
+}
+
+/// Seed-OSS: biases on queries, keys and values, and a switch of its own for that of what attention puts out.
+fn seed_oss(c: &Reader) -> Result<Recipe> {
+    let mut recipe = plain(c, &SEED_OSS_CLASS)?;
+    let biases = (c.bool_or("attention_bias", true)?, c.bool_or("attention_out_bias", false)?);
+    each_attention(&mut recipe, |attention| (attention.qkv_bias, attention.o_bias) = biases);
+    let bias = c.bool_or("mlp_bias", false)?;
+    each_mlp(&mut recipe, |mlp| mlp.bias = bias);
     Ok(recipe)
 }

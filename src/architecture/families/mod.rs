@@ -84,6 +84,7 @@ const FAMILIES: &[&Family] = &[
     &close_to_llama::HUNYUAN,
     &close_to_llama::EXAONE4,
     &close_to_llama::COHERE2,
+    &close_to_llama::SEED_OSS,
 ];
 
 /// `model_type` of what is known and not computed: state space models and their hybrids, sparse attention.

@@ -77,6 +77,7 @@ fn a_config_of_nothing_is_the_classs_own() {
         ("hunyuan_v1_dense", (290_943, 4096, 11_008, 32, 32, 32, 128, 1e-5, false)),
         ("exaone4", (102_400, 4096, 16_384, 32, 32, 32, 128, 1e-5, false)),
         ("cohere2", (256_000, 8192, 22_528, 40, 64, 64, 128, 1e-5, true)),
+        ("seed_oss", (155_136, 4096, 27_648, 64, 80, 8, 128, 1e-6, false)),
     ];
     // Of which a config of nothing is none, or whose attention is not of this kind.
     let others = [
@@ -467,6 +468,19 @@ fn weights_of_experts_that_are_always_normed_may_say_so() {
 fn a_window_that_is_not_there_is_not_used() {
     let none = json!({"use_sliding_window": true, "sliding_window": null});
     assert_eq!(recipe("smollm3", none), recipe("smollm3", json!({})));
+}
+
+#[test]
+fn seed_oss_has_a_switch_of_its_own_for_the_bias_of_what_attention_puts_out() {
+    for (switches, biases) in [
+        (json!({}), (true, false)),
+        (json!({"attention_bias": false}), (false, false)),
+        (json!({"attention_out_bias": true}), (true, true)),
+    ] {
+        let recipe = recipe("seed_oss", switches);
+        let attention = recipe.attention(0).unwrap();
+        assert_eq!((attention.qkv_bias, attention.o_bias), biases);
+    }
 }
 
 #[test]

@@ -149,7 +149,7 @@ pub(crate) fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
 pub(crate) const MODELS: [&str; 8] = ["gemma", "gemma2", "gemma3", "llama", "llama-spm", "phi3", "qwen2", "qwen3"];
 
 /// The files of `fixtures/gguf/converted`, in order.
-pub(crate) const CONVERTED: [&str; 31] = [
+pub(crate) const CONVERTED: [&str; 32] = [
     "cohere2",
     "deepseek_v2",
     "deepseek_v3",
@@ -180,6 +180,7 @@ pub(crate) const CONVERTED: [&str; 31] = [
     "qwen3_next",
     "qwen3_vl",
     "qwen3_vl_moe",
+    "seed_oss",
     "smollm3",
 ];
 

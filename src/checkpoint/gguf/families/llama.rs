@@ -7,7 +7,8 @@ use super::super::rule::{Layers, Need, Rule, norm, rule};
 use super::super::sizes::Sizes;
 use super::USUAL;
 use super::rules::{
-    ATTENTION, BEFORE_ATTENTION, BEFORE_MLP, ENDS, MLP, MLP_BIAS, OUTPUT, QKVO_BIAS, SPARSE_BLOCK, down, gate, up,
+    ATTENTION, BEFORE_ATTENTION, BEFORE_MLP, BEFORE_MLP_AS_POST, ENDS, MLP, MLP_BIAS, OUTPUT, QKV_BIAS, QKVO_BIAS,
+    SPARSE_BLOCK, down, gate, up,
 };
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -264,6 +265,23 @@ pub const HUNYUAN: Architecture = Architecture {
         (BEFORE_MLP, Need::Always),
         (MLP, Need::Always),
         (QKVO_BIAS, Need::Switch("attention_bias", Layers::All)),
+        (OUTPUT, Need::Untied),
+    ],
+    ..USUAL
+};
+
+/// Seed-OSS, of whose biases llama.cpp has those of queries, keys and values.
+pub const SEED_OSS: Architecture = Architecture {
+    name: "seed_oss",
+    model_type: "seed_oss",
+    class: "SeedOssForCausalLM",
+    groups: &[
+        (ENDS, Need::Always),
+        (BEFORE_ATTENTION, Need::Always),
+        (ATTENTION, Need::Always),
+        (QKV_BIAS, Need::Switch("attention_bias", Layers::All)),
+        (BEFORE_MLP_AS_POST, Need::Always),
+        (MLP, Need::Always),
         (OUTPUT, Need::Untied),
     ],
     ..USUAL

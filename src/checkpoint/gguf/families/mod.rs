@@ -50,6 +50,7 @@ pub(super) static ARCHITECTURES: &[&Architecture] = &[
     &llama::SMOLLM3,
     &llama::ERNIE4_5,
     &llama::HUNYUAN,
+    &llama::SEED_OSS,
     &norms::EXAONE4,
     &norms::COHERE2,
 ];

@@ -181,6 +181,16 @@ pub(super) const PRE_TOKENIZERS: &[PreTokenizer] = &[
         adds_bos: false,
     },
     PreTokenizer {
+        names: &["seed-coder"],
+        steps: &[Step::Split(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+",
+        )],
+        gpt2_split: false,
+        nfc: false,
+        ignore_merges: false,
+        adds_bos: false,
+    },
+    PreTokenizer {
         names: &["command-r"],
         steps: &[Step::Digits],
         gpt2_split: true,
