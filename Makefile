@@ -1,6 +1,7 @@
 # make demo   scans a real language model and shows its critical neuron
 # make test   everything that has to pass before a change lands
-# make bench  what docs/ say of speed, measured anew (15 GB of disk, some minutes)
+# make bench  what docs/performance.md says of speed, measured anew (15 GB of disk, some minutes; needs
+#             fixtures/requirements.txt, and matplotlib; benches/gpu/run.sh measures a GPU)
 # make difftest  random tiny models of every family against transformers (SEED=0; needs fixtures/requirements.txt)
 # make deny   licences and sources of all dependencies (needs cargo-deny)
 
@@ -22,11 +23,13 @@ test: model oms
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib
 	$(CARGO) test --locked -- --include-ignored
 
-bench:
+bench: model oms
 	$(CARGO) build --release --locked
 	mkdir -p target/bench
-	python3 benches/fingerprint_speed.py target/release/achilles-audit
-	python3 benches/patch_cost.py target/release/achilles-audit target/bench
+	$(PYTHON) benches/speed.py $(FOLDER)
+	$(PYTHON) benches/growth.py $(FOLDER) --tokenizer $(FOLDER)/tokenizer.json --plot target/bench/growth.svg
+	$(PYTHON) benches/fingerprint_speed.py target/release/achilles-audit
+	$(PYTHON) benches/patch_cost.py target/release/achilles-audit target/bench
 
 difftest:
 	$(CARGO) build --locked
