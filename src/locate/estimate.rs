@@ -5,13 +5,16 @@ use super::evaluator::Evaluator;
 use super::minimize::minimize;
 use super::search::{members, search};
 use super::smallest::Further;
-use super::{Entry, OpenedSubject, Ranking, Samples, SearchSettings, SiteSelection, stage};
+use super::{Counting, Entry, OpenedSubject, Ranking, Samples, SearchSettings, SiteSelection, stage};
 use crate::compute::{Arithmetic, ComputeSettings, Footprint, Residency, Speed, Work};
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::{Bytes, Error, Result};
 use crate::neuron::{Neuron, Side};
 use serde::Serialize;
 use std::cell::Cell;
+
+/// Entries of the longest prefix that is counted step by step.
+const MOST_COUNTED: usize = 300;
 
 /// What locating will take (`achilles-audit/estimate/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -159,10 +162,15 @@ impl OpenedSubject {
         let sites = recipe.sites()?;
         let chosen = settings.ranking.ranked(settings.sites.of(recipe, &sites, settings.side)?)?;
         let sums = stage::sums_bytes(&chosen, positions);
+        let channels = chosen.iter().map(|site| site.channels).sum::<usize>();
+        let longest = settings.max_neurons.min(match settings.counting {
+            Counting::Channels => channels,
+            Counting::Published => channels.saturating_mul(positions),
+        });
         let needs = [
             (IMPORTANCE, importance(settings, most_rows, sums <= footprint.left() / 2)),
-            ("search", searched(settings, paid, most_rows)?),
-            ("minimize", minimized(settings, paid, most_rows)?),
+            ("search", counted(longest, |longest| searched(longest, settings, paid, most_rows))?),
+            ("minimize", counted(longest, |longest| minimized(longest, settings, paid, most_rows))?),
         ];
         let seconds = |stage: &str, need: &Need| {
             // Importance asks for no logits.
@@ -298,24 +306,32 @@ fn entries(count: usize) -> Result<Vec<Entry>> {
 }
 
 /// Settings under which made-up damage collapses by itself alone.
-fn made_up(settings: &SearchSettings) -> SearchSettings {
-    SearchSettings { epsilon: 1.0, ..settings.clone() }
+fn made_up(longest: usize, settings: &SearchSettings) -> SearchSettings {
+    SearchSettings { epsilon: 1.0, max_neurons: longest, ..settings.clone() }
 }
 
-fn searched(settings: &SearchSettings, paid: usize, most_rows: usize) -> Result<Span<Need>> {
-    let entries = entries(settings.max_neurons)?;
+/// What prefixes of up to `longest` take: counted by `count` for a length that takes no time worth telling; beyond it
+/// rows grow as the prefix does.
+fn counted(longest: usize, count: impl Fn(usize) -> Result<Span<Need>>) -> Result<Span<Need>> {
+    let Span { least, most } = count(longest.min(MOST_COUNTED))?;
+    let grown =
+        |of: usize| (of as u64 * longest.max(1) as u64).div_ceil(longest.clamp(1, MOST_COUNTED) as u64) as usize;
+    Ok(Span { least, most: Need { passes: grown(most.passes), rows: grown(most.rows) } })
+}
+
+fn searched(longest: usize, settings: &SearchSettings, paid: usize, most_rows: usize) -> Result<Span<Need>> {
+    let entries = entries(longest)?;
     let take = |needed: Vec<usize>| {
         let need = Cell::default();
         let mut counted = Counted::new(needed, paid, most_rows, &need);
-        search(&mut counted.evaluator, &entries, &made_up(settings), &String::new)?;
+        search(&mut counted.evaluator, &entries, &made_up(longest, settings), &String::new)?;
         Ok::<_, Error>(counted.taken())
     };
     Ok(Span { least: take(vec![0])?, most: take(vec![])? })
 }
 
 /// Of the longest prefix, of which few or many are needed, evenly spread.
-fn minimized(settings: &SearchSettings, paid: usize, most_rows: usize) -> Result<Span<Need>> {
-    let longest = settings.max_neurons;
+fn minimized(longest: usize, settings: &SearchSettings, paid: usize, most_rows: usize) -> Result<Span<Need>> {
     let entries = entries(longest)?;
     let mut most = Need::default();
     for share in [1, 2, 4, 8, 16, 32, usize::MAX] {
@@ -324,7 +340,7 @@ fn minimized(settings: &SearchSettings, paid: usize, most_rows: usize) -> Result
         let needed = (1..=count).map(|at| at * longest / count - 1).collect();
         let need = Cell::default();
         let mut counted = Counted::new(needed, paid, most_rows, &need);
-        search(&mut counted.evaluator, &entries, &made_up(settings), &String::new)?;
+        search(&mut counted.evaluator, &entries, &made_up(longest, settings), &String::new)?;
         counted.taken();
         let further = settings.smallest.map(|rows| Further { rows, seed: settings.seed });
         minimize(&mut counted.evaluator, members(&entries, longest), 1.0, further)?;

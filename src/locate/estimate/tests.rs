@@ -37,26 +37,36 @@ fn importance_takes_the_rows_of_its_samples() {
 fn the_search_takes_at_most_all_prefixes() {
     let settings = SearchSettings::default();
     // 1, 2, 4, 8, 16 and then 32 at once: 5 + 5 passes to 191, and one for the rest. The clean text is a row.
-    let Span { least, most } = searched(&settings, 1, PLENTY).unwrap();
+    let Span { least, most } = searched(200, &settings, 1, PLENTY).unwrap();
     assert_eq!((least, most), (exactly(1, 2), exactly(11, 201)));
     // Where a pass pays for 64: 64, 64, 64 and 8.
-    let Span { least, most } = searched(&settings, 64, PLENTY).unwrap();
+    let Span { least, most } = searched(200, &settings, 64, PLENTY).unwrap();
     assert_eq!((least, most), (exactly(1, 65), exactly(4, 201)));
     // Memory for 10 rows makes four passes of 32.
-    assert!(searched(&settings, 1, 10).unwrap().most.passes > 20);
+    assert!(searched(200, &settings, 1, 10).unwrap().most.passes > 20);
 }
 
 #[test]
 fn the_minimization_takes_what_damage_that_grows_asks_for() {
-    let settings = SearchSettings { max_neurons: 40, ..SearchSettings::default() };
-    let Span { least, most } = minimized(&settings, 1, PLENTY).unwrap();
+    let settings = SearchSettings::default();
+    let Span { least, most } = minimized(40, &settings, 1, PLENTY).unwrap();
     assert_eq!(least, exactly(0, 0));
     // The proof alone is a row a member.
     assert!((40..200).contains(&most.rows) && (2..60).contains(&most.passes), "{most:?}");
-    let paid = minimized(&settings, 8, PLENTY).unwrap().most;
+    let paid = minimized(40, &settings, 8, PLENTY).unwrap().most;
     assert!(paid.passes < most.passes && paid.rows >= most.rows, "{paid:?} {most:?}");
     let further = SearchSettings { smallest: Some(100), ..settings };
-    assert!(minimized(&further, 1, PLENTY).unwrap().most.rows <= most.rows + 100);
+    assert!(minimized(40, &further, 1, PLENTY).unwrap().most.rows <= most.rows + 100);
+}
+
+/// Long prefixes are counted up to where counting would take longer than half a second.
+#[test]
+fn prefixes_that_are_too_long_to_count_grow_from_those_that_are_not() {
+    let rows = |longest| Ok(Span { least: Need::default(), most: Need { passes: 3, rows: longest } });
+    let Span { least, most } = counted(100_000, rows).unwrap();
+    assert_eq!((least, most), (exactly(0, 0), exactly(3 * 100_000 / MOST_COUNTED, 100_000)));
+    assert_eq!(counted(200, rows).unwrap().most, exactly(3, 200));
+    assert_eq!(counted(0, rows).unwrap().most, exactly(3, 0));
 }
 
 fn opened(positions: usize) -> OpenedSubject {
