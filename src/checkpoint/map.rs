@@ -1,4 +1,4 @@
-//! The one memory map, which is `unsafe`.
+//! The one memory map, and the one `unsafe` block of the crate.
 
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};

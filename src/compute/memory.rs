@@ -14,6 +14,9 @@ pub(super) const BLOCK_BYTES: usize = 64 << 20;
 /// Bytes of logits of one block that are computed at once.
 pub(super) const LOGITS_BYTES: usize = 64 << 20;
 
+/// Bytes that logits take: as they are multiplied, capped and widened.
+const LOGITS: u64 = 3 * LOGITS_BYTES as u64;
+
 /// How often the activations of the widest point of a layer are kept in its graph and the gradients by it, at most:
 /// SmolLM2 was seen to take some 6 times as much at 1,642 tokens.
 const GRAPH: u64 = 8;
@@ -24,8 +27,9 @@ const ON_DEVICE: u64 = 1 << 30;
 /// Host memory that may be taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
-    /// By the whole process.
-    budget: Option<u64>,
+    /// Bytes that are left for rows, where a budget says what the process may take; memory that was freed and not given
+    /// back is not held against it.
+    left: Option<u64>,
     /// Whether rows are computed in host memory. The driver judges that of another device.
     has_rows: bool,
     /// Bytes that a pass takes beside rows: weights that it reads as it goes, logits.
@@ -64,16 +68,25 @@ impl Footprint {
     fn within(available: u64, is_host: bool, recipe: &Recipe, settings: &ComputeSettings) -> Footprint {
         let dtype = settings.arithmetic.dtype();
         let (resident, streamed) = weights_of(recipe, dtype);
-        let fits = !is_host || resident <= available / 4 * 3;
-        let residency = settings.residency.unwrap_or(if fits { Residency::Resident } else { Residency::Streamed });
-        let logits = 3 * LOGITS_BYTES as u64;
-        let in_passing = match residency {
-            Residency::Resident => logits,
-            Residency::Streamed => streamed.max(2 * BLOCK_BYTES as u64 + logits),
-        };
-        let budget = settings.memory.map(|Bytes(budget)| budget);
-        let memory = Memory { budget, has_rows: is_host, in_passing };
-        Footprint { resident, streamed, available, residency, dtype, memory }
+        let memory = Memory { left: None, has_rows: is_host, in_passing: 0 };
+        let residency = Residency::Resident;
+        let mut footprint = Footprint { resident, streamed, available, residency, dtype, memory };
+        let needed = footprint.beside_rows(Residency::Resident);
+        let fits = !is_host || needed <= available / 4 * 3 || needed <= footprint.beside_rows(Residency::Streamed);
+        let decided = if fits { Residency::Resident } else { Residency::Streamed };
+        footprint.residency = settings.residency.unwrap_or(decided);
+        let kept = if footprint.residency == Residency::Resident { resident } else { 0 };
+        footprint.memory.in_passing = footprint.beside_rows(footprint.residency) - kept;
+        footprint.memory.left = settings.memory.map(|_| footprint.left());
+        footprint
+    }
+
+    /// Bytes that weights take, and what a pass takes beside rows.
+    fn beside_rows(&self, residency: Residency) -> u64 {
+        match residency {
+            Residency::Resident => self.resident + LOGITS,
+            Residency::Streamed => self.streamed.max(2 * BLOCK_BYTES as u64 + LOGITS),
+        }
     }
 
     pub(super) fn memory(&self) -> Memory {
@@ -82,8 +95,10 @@ impl Footprint {
 
     /// Bytes that are left for rows once the weights are at hand.
     pub fn left(&self) -> u64 {
-        let kept = if self.residency == Residency::Resident { self.resident } else { 0 };
-        self.memory.left(self.available.saturating_sub(kept))
+        match self.memory.has_rows {
+            true => self.available.saturating_sub(self.beside_rows(self.residency)),
+            false => u64::MAX,
+        }
     }
 
     /// Rows of so many positions that are computed together at most.
@@ -101,12 +116,12 @@ impl Footprint {
     /// # Errors
     /// There is less memory than they take.
     pub fn check(&self) -> Result<()> {
-        let (needed, advice) = match self.residency {
-            Residency::Resident if self.streamed <= self.available => {
-                (self.resident, "stream them (--weights stream), or use a narrower --dtype")
+        let needed = self.beside_rows(self.residency);
+        let advice = match self.residency {
+            Residency::Resident if self.beside_rows(Residency::Streamed) < needed => {
+                "stream them (--weights stream), or use a narrower --dtype"
             }
-            Residency::Resident => (self.resident, ADVICE),
-            Residency::Streamed => (self.streamed, ADVICE),
+            _ => ADVICE,
         };
         match self.memory.has_rows && needed > self.available {
             true => {
@@ -147,19 +162,13 @@ impl Footprint {
 const ADVICE: &str = "free some, give more by --memory, or use a narrower --dtype or a larger machine";
 
 impl Memory {
-    /// Bytes that can be had.
-    pub fn available(&self) -> u64 {
-        available_bytes(self.budget.map(Bytes))
-    }
-
-    /// Bytes that are left for rows of what can be had.
-    fn left(&self, available: u64) -> u64 {
-        if self.has_rows { available.saturating_sub(self.in_passing) } else { u64::MAX }
-    }
-
     /// Bytes that are left for rows.
     pub fn for_rows(&self) -> u64 {
-        self.left(self.available())
+        match self.left {
+            Some(left) => left,
+            None if self.has_rows => available_bytes(None).saturating_sub(self.in_passing),
+            None => u64::MAX,
+        }
     }
 
     /// Bytes that sums over rows may take, which stay from pass to pass: half of what rows could.
@@ -215,8 +224,8 @@ pub(crate) fn check(what: &str, needed: u64, available: u64) -> Result<()> {
 }
 
 fn too_little(what: &str, needed: u64, available: u64) -> Error {
-    let advice = "use a shorter text, fewer sites or fewer rows at once, or give more by --memory";
-    Error::Memory { what: what.into(), needed, available, advice }
+    let advice = "use a shorter text, fewer sites or fewer rows at once, stream the weights (--weights stream), or give more by --memory";
+    Error::Memory { what: format!("{what}, beside the weights,"), needed, available, advice }
 }
 
 /// Bytes of a model's weights in `dtype`: all of them, and what a pass holds at once that reads them as it goes.
@@ -285,109 +294,4 @@ fn own_bytes() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checkpoint::Checkpoint;
-    use crate::progress::Silent;
-
-    fn recipe() -> Recipe {
-        let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama"), &Silent).unwrap();
-        Recipe::read(checkpoint.config()).unwrap()
-    }
-
-    fn footprint(available: u64, residency: Option<Residency>) -> Footprint {
-        let settings = ComputeSettings { residency, ..ComputeSettings::default() };
-        Footprint::within(available, true, &recipe(), &settings)
-    }
-
-    const LOGITS: u64 = 3 * LOGITS_BYTES as u64;
-
-    /// Counted by hand from the config: 3 layers of 40 channels, 4 query and 2 key heads of 10, 56 channels of MLP, a
-    /// vocabulary of 97.
-    #[test]
-    fn weights_are_counted() {
-        let recipe = recipe();
-        let (hidden, mlp, queries, keys) = (40, 56, 40, 20);
-        let layer = 2 * hidden + hidden * (2 * queries + 2 * keys) + 3 * hidden * mlp;
-        assert_eq!((recipe.layers.len(), recipe.hidden_size, recipe.vocab_size), (3, hidden as usize, 97));
-        assert_eq!(weights_of(&recipe, DType::F32), (4 * (3 * layer + 97 * hidden), 4 * 2 * (layer + hidden * mlp)));
-        assert_eq!(weights_of(&recipe, DType::BF16).0 * 2, weights_of(&recipe, DType::F32).0);
-    }
-
-    #[test]
-    fn weights_stay_where_they_take_three_quarters() {
-        let Footprint { resident, .. } = footprint(0, None);
-        let enough = resident.div_ceil(3) * 4;
-        assert_eq!(footprint(enough, None).residency, Residency::Resident);
-        assert_eq!(footprint(enough - 4, None).residency, Residency::Streamed);
-        for asked in [Residency::Resident, Residency::Streamed] {
-            assert_eq!(footprint(enough, Some(asked)).residency, asked);
-            assert_eq!(footprint(0, Some(asked)).residency, asked);
-        }
-    }
-
-    #[test]
-    fn weights_that_do_not_fit_are_refused_by_what_they_need() {
-        let Footprint { resident, streamed, .. } = footprint(0, None);
-        let refusal = |available, residency| footprint(available, residency).check().map_err(|e| e.to_string());
-        assert_eq!(refusal(resident, Some(Residency::Resident)), Ok(()));
-        assert_eq!(refusal(streamed, Some(Residency::Streamed)), Ok(()));
-        let problem = refusal(streamed, Some(Residency::Resident)).unwrap_err();
-        assert!(resident > streamed && problem.contains("--weights stream"), "{problem}");
-        assert!(
-            problem.contains(&format!("about {} of memory, but {}", Bytes(resident), Bytes(streamed))),
-            "{problem}"
-        );
-        for residency in [None, Some(Residency::Streamed)] {
-            let problem = refusal(streamed - 1, residency).unwrap_err();
-            assert!(problem.contains("layer by layer") && problem.contains(&Bytes(streamed).to_string()), "{problem}");
-            assert!(problem.contains("--memory") && !problem.contains("--weights"), "{problem}");
-        }
-        let problem = refusal(streamed - 1, Some(Residency::Resident)).unwrap_err();
-        assert!(problem.contains("--memory") && !problem.contains("--weights"), "{problem}");
-    }
-
-    #[test]
-    fn rows_follow_from_what_is_left() {
-        let recipe = recipe();
-        let (row, group) = (row_bytes(&recipe, 100, DType::F32), group_bytes(&recipe, 100, DType::F32));
-        assert_eq!(row, 100 * 40 * 4);
-        let with = |left: u64| {
-            let Footprint { resident, .. } = footprint(0, None);
-            let footprint = footprint(resident + LOGITS + left, Some(Residency::Resident));
-            assert_eq!(footprint.left(), left);
-            footprint
-        };
-        // Half for a chunk, the other for rows that wait; a chunk is never more than its usual size.
-        let tight = with(20 * group);
-        assert_eq!(tight.chunk_rows(&recipe, 100), 10);
-        assert_eq!(tight.rows_at_once(&recipe, 100) as u64, 10 * group / row);
-        assert_eq!(with(1 << 40).chunk_rows(&recipe, 100) as u64, CHUNK_BYTES / group);
-        assert_eq!((with(0).chunk_rows(&recipe, 100), with(0).rows_at_once(&recipe, 100)), (1, 1));
-        let fits = tight.rows_at_once(&recipe, 100);
-        tight.check_rows(&recipe, fits, 100).unwrap();
-        let problem = tight.check_rows(&recipe, fits + 1, 100).unwrap_err().to_string();
-        assert!(problem.contains(&format!("computing {} rows of 100 tokens needs about", fits + 1)), "{problem}");
-        assert!(tight.check_rows(&recipe, usize::MAX, 100).is_err());
-    }
-
-    /// Streamed weights take theirs away while they pass; the driver judges rows on another device.
-    #[test]
-    fn what_passes_is_not_left_for_rows() {
-        let streamed = footprint(1 << 30, Some(Residency::Streamed));
-        assert_eq!(streamed.left(), (1 << 30) - LOGITS - 2 * BLOCK_BYTES as u64);
-        let settings = ComputeSettings::default();
-        let on_device = Footprint::within(0, false, &recipe(), &settings);
-        assert_eq!((on_device.residency, on_device.left()), (Residency::Resident, u64::MAX));
-        on_device.check().unwrap();
-    }
-
-    #[test]
-    fn a_budget_counts_what_was_taken_before() {
-        let budget = own_bytes() + (256 << 20);
-        let left = available_bytes(Some(Bytes(budget)));
-        assert!(own_bytes() > 0 && left <= 512 << 20 && left > 0, "{left}");
-        assert_eq!(available_bytes(Some(Bytes(0))), 0);
-        assert!(available_bytes(None) > left);
-    }
-}
+mod tests;

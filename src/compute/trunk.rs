@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// The residual stream of a text, nothing being done to it, before each layer and after the last. The first pass that
 /// has this row keeps it, where it takes little of the memory that is left; later ones begin each row under
-/// interventions at the layer of the first of them.
+/// interventions at the layer of the first of them. It is of one model.
 #[derive(Debug)]
 pub struct Trunk {
     tokens: Arc<[u32]>,

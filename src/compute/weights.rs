@@ -1,6 +1,6 @@
 //! Weights on the device: widened from the map, kept (resident) or fetched a layer at a time (streamed).
 
-use super::ops::{Matrix, NormWeight, wide_dtype};
+use super::ops::{NormWeight, times, wide_dtype};
 use crate::architecture::module::{Module, ModuleKind, Role, Stack};
 use crate::architecture::{Recipe, tensors_of};
 use crate::checkpoint::Tensors;
@@ -22,6 +22,16 @@ pub enum Residency {
     Streamed,
 }
 
+impl Residency {
+    /// `resident` or `stream`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Residency::Resident => "resident",
+            Residency::Streamed => "stream",
+        }
+    }
+}
+
 /// A module of a layer, ready to compute.
 #[derive(Debug)]
 pub(crate) struct LoadedModule {
@@ -35,7 +45,7 @@ pub(crate) struct LoadedModule {
 #[derive(Debug)]
 enum ModuleWeights {
     /// [out, in] and [out]; or [out, in + BIAS_COLUMNS], see [`with_bias`].
-    Linear { weight: Matrix, bias: Bias },
+    Linear { weight: Tensor, bias: Bias },
     /// [channels].
     Norm(NormWeight),
     /// What each position that it sees is multiplied by, the earliest first, each (channels); and [channels]. In f32 or
@@ -95,11 +105,11 @@ impl LoadedModule {
         let (groups, positions, inputs) = x.dims3()?;
         let x = x.reshape((groups * positions, inputs))?;
         let y = match bias {
-            Bias::None => weight.times(&x)?,
-            Bias::Added(bias) => weight.times(&x)?.broadcast_add(bias)?,
+            Bias::None => times(&x, weight)?,
+            Bias::Added(bias) => times(&x, weight)?.broadcast_add(bias)?,
             Bias::InWeight => {
                 let ones = Tensor::ones((groups * positions, BIAS_COLUMNS), x.dtype(), x.device())?;
-                weight.times(&Tensor::cat(&[&x, &ones], 1)?)?
+                times(&Tensor::cat(&[&x, &ones], 1)?, weight)?
             }
         };
         Ok(y.reshape((groups, positions, ()))?)
@@ -166,7 +176,7 @@ impl Loader<'_> {
                     None => self.tensor(&module.weight())?,
                 };
                 if !bias {
-                    return Ok(ModuleWeights::Linear { weight: Matrix::new(weight)?, bias: Bias::None });
+                    return Ok(ModuleWeights::Linear { weight, bias: Bias::None });
                 }
                 let bias = match stack {
                     Some(stack) => {
@@ -177,9 +187,9 @@ impl Loader<'_> {
                 };
                 match self.dtype {
                     DType::F16 | DType::BF16 => {
-                        ModuleWeights::Linear { weight: Matrix::new(with_bias(&weight, &bias)?)?, bias: Bias::InWeight }
+                        ModuleWeights::Linear { weight: with_bias(&weight, &bias)?, bias: Bias::InWeight }
                     }
-                    _ => ModuleWeights::Linear { weight: Matrix::new(weight)?, bias: Bias::Added(bias) },
+                    _ => ModuleWeights::Linear { weight, bias: Bias::Added(bias) },
                 }
             }
             ModuleKind::Norm { .. } => ModuleWeights::Norm(self.norm(path)?),

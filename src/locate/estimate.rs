@@ -102,6 +102,8 @@ pub struct EstimateSettings {
     pub side: Side,
     /// The modules whose channels are ranked.
     pub sites: SiteSelection,
+    /// What prefixes count.
+    pub counting: Counting,
     /// How many noisy samples are asked for.
     pub samples: Samples,
     /// The longest prefix tried.
@@ -110,6 +112,10 @@ pub struct EstimateSettings {
     pub smallest: Option<usize>,
     /// The precision of the arithmetic.
     pub dtype: Arithmetic,
+    /// Where it computes, as it was asked for: `auto`, `cpu`, `cuda:0` or `metal`.
+    pub device: String,
+    /// Whether weights stay, as it was asked for; null where memory decides.
+    pub weights: Option<&'static str>,
     /// Bytes of memory that may be taken; null where that is not set.
     pub memory_bytes: Option<u64>,
     /// Tokens of the text.
@@ -199,7 +205,7 @@ impl OpenedSubject {
                 available_bytes: footprint.available,
                 resident_bytes: footprint.resident,
                 streamed_bytes: footprint.streamed,
-                weights: if is_streamed { "stream" } else { "resident" },
+                weights: footprint.residency.as_str(),
                 problem,
             },
             machine: Machine { flops: speed.flops, read_bytes: speed.read_bytes },
@@ -212,10 +218,13 @@ impl OpenedSubject {
             ranking: settings.ranking,
             side: settings.side,
             sites: settings.sites.clone(),
+            counting: settings.counting,
             samples: settings.samples,
             max_neurons: settings.max_neurons,
             smallest: settings.smallest,
             dtype: compute.arithmetic,
+            device: compute.device.to_string(),
+            weights: compute.residency.map(Residency::as_str),
             memory_bytes: compute.memory.map(|Bytes(bytes)| bytes),
             tokens: positions,
         };

@@ -1,5 +1,6 @@
 //! What a ranking is: by what, of what, and its entries.
 
+use super::SiteSelection;
 use crate::architecture::module::{MlpRole, Role, SiteInfo};
 use crate::error::{Error, Result};
 use crate::neuron::Neuron;
@@ -31,6 +32,14 @@ impl Ranking {
     /// `noise`, `magnitude`, `gradient` or `super-weight`.
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// Where it looks unless told otherwise: where the paper's published code does, or at what it ranks alone.
+    pub fn usual_sites(self) -> SiteSelection {
+        match self {
+            Ranking::SuperWeight => SiteSelection::DownProj,
+            Ranking::Noise | Ranking::Magnitude | Ranking::Gradient => SiteSelection::Reference,
+        }
     }
 
     /// Those of the sites whose channels it ranks.

@@ -111,9 +111,10 @@ pub struct SearchArgs {
     /// Which side of modules to look at: out or in
     #[arg(long, default_value = "out")]
     pub side: Side,
-    /// Which modules: reference (as the published code), linear, down_proj, or a glob over module paths
-    #[arg(long, default_value = "reference")]
-    pub sites: SiteSelection,
+    /// Which modules: reference (as the published code), linear, down_proj, or a glob over module paths [default:
+    /// reference; of super-weight down_proj]
+    #[arg(long)]
+    pub sites: Option<SiteSelection>,
     /// What a prefix counts: channels, or published (a channel once a position)
     #[arg(long, default_value = "channels")]
     pub counting: Counting,
@@ -140,7 +141,7 @@ impl SearchArgs {
         let settings = locate::SearchSettings {
             ranking: self.ranking,
             side: self.side,
-            sites: self.sites.clone(),
+            sites: self.sites.clone().unwrap_or_else(|| self.ranking.usual_sites()),
             counting: self.counting,
             alpha: self.alpha,
             samples: self.samples,

@@ -4,7 +4,6 @@
 //! taken in f32 (in f64 for f64), and a result returns to the arithmetic's dtype before it meets the next operation.
 
 mod activation;
-mod bf16;
 #[cfg(test)]
 mod closeness;
 mod delta_heads;
@@ -17,7 +16,6 @@ mod softmax;
 mod times;
 
 pub(super) use activation::{activation, sigmoid, softplus};
-pub(super) use bf16::Matrix;
 pub(super) use delta_rule::{DeltaRule, unit_length};
 pub(super) use heads::{RopeTable, to_heads};
 pub(super) use kernel::{scaled, wide_dtype};
