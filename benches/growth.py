@@ -30,6 +30,7 @@ def main():
     parser.add_argument("--plot", required=True)
     parser.add_argument("--tool", default="target/release/achilles-audit")
     parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--longest", type=int, default=1024, help="tokens; 4096 take some minutes a run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         def generated(shape):
@@ -47,9 +48,10 @@ def main():
             return ["--text-file", path]
 
         one = ["--samples", "8", "--max-neurons", "1"]
+        lengths = [length for length in (64, 256, 1024, 4096) if length <= options.longest]
         series = {
             "samples": ("importance", {k: [options.model, "--samples", str(k)] for k in (8, 16, 32, 64, 100)}),
-            "tokens": ("importance", {t: [options.model, *one, *text(t)] for t in (64, 256, 1024, 4096)}),
+            "tokens": ("importance", {t: [options.model, *one, *text(t)] for t in lengths}),
             "layers": ("importance", {n: [generated(f"512x{n}"), *one] for n in (4, 8, 16, 32)}),
             "width": ("importance", {h: [generated(f"{h}x4"), *one] for h in (256, 512, 1024, 2048)}),
             "prefix": ("search", {n: [generated("512x8"), "--ranking", "magnitude", "--max-neurons", str(n)]
