@@ -1,6 +1,6 @@
 """Holds a device against the CPU on the fixtures, family by family.
 
-    python benches/gpu/parity.py BINARY --device cuda:0 [FIXTURE …]
+    python benches/gpu/parity.py BINARY [FIXTURE …] --device cuda:0
 
 Runs `locate` in f32, bf16 and f16 on both and compares the NLL of the text, the importance of the first 20 channels,
 and the damage of prefixes. Fails where f32 differs by more than 1e-4 of a figure, or half precision by more than 5e-2.

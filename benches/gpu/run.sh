@@ -6,7 +6,8 @@
 #
 # Needs Python with torch and transformers (fixtures/requirements.txt) in PATH and a tokenizer.json in $TOKENIZER
 # (default: the fixtures'). By default DEVICE is cuda:0 and the shapes are llama-1b and llama-8b; "cpu 64x4" tries
-# the script. A shape that is larger than the card is streamed; llama-70b takes 141 GB of disk.
+# the script; FIXTURES="llama gemma4" takes some of the fixtures, RUNS=1 one run. A shape has to fit the card: weights are
+# streamed to it only where --weights stream asks for it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 binary=$1 out=$2 device=${3:-cuda:0}
@@ -17,7 +18,7 @@ dtype=bf16
 [ "$device" != cpu ] || dtype=f32
 mkdir -p "$out"
 { nvidia-smi || true; "$binary" --version; } >"$out/machine.txt" 2>&1
-python benches/gpu/parity.py "$binary" --device "$device" ${FIXTURES:-} | tee "$out/parity.txt" || echo "parity failed" >&2
+python benches/gpu/parity.py "$binary" ${FIXTURES:-} --device "$device" | tee "$out/parity.txt" || echo "parity failed" >&2
 for shape in "${shapes[@]}"; do
   name=${shape%%:*} layers=${shape#"$name"} model=$out/model-$name
   rm -rf "$model"
