@@ -150,20 +150,14 @@ pub(crate) fn positions(rows: &[Row], vocab_size: usize) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::architecture::Recipe;
-    use crate::checkpoint::Checkpoint;
-    use crate::compute::{ComputeSettings, DeviceChoice, Model, NoHook};
+    use crate::compute::{Arithmetic, NoHook, fixture};
     use crate::progress::Silent;
     use candle_core::DType;
 
     #[test]
     fn a_group_carries_as_many_numbers_as_memory_is_checked_for() {
         for family in ["llama", "gemma4"] {
-            let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
-            let checkpoint = Checkpoint::open(&folder, &Silent).unwrap();
-            let recipe = Recipe::read(checkpoint.config()).unwrap();
-            let settings = ComputeSettings { device: DeviceChoice::Cpu, ..ComputeSettings::default() };
-            let model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+            let model = fixture::model(family, Arithmetic::F32, None);
             let tokens: Arc<[u32]> = [5, 6, 7].into();
             let groups = model.hidden(&[Row::clean(tokens.clone())], None, None, &mut NoHook, &Silent).unwrap();
             let Group { x, carried, .. } = &groups[0];

@@ -121,23 +121,12 @@ fn steps_of(parts: Vec<(Tensor, &[u32])>, at_once: usize) -> Result<Vec<(Tensor,
 
 #[cfg(test)]
 mod tests {
-    use crate::architecture::Recipe;
-    use crate::checkpoint::Checkpoint;
-    use crate::compute::{Arithmetic, ComputeSettings, DeviceChoice, Model, NoHook, Residency, Row};
+    use crate::compute::{Arithmetic, Model, NoHook, Residency, Row, fixture};
     use crate::neuron::Intervention;
     use crate::progress::Silent;
 
     fn model(family: &str, residency: Residency, head_rows: Option<usize>) -> Model {
-        let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
-        let checkpoint = Checkpoint::open(&folder, &Silent).unwrap();
-        let recipe = Recipe::read(checkpoint.config()).unwrap();
-        let settings = ComputeSettings {
-            arithmetic: Arithmetic::F64,
-            device: DeviceChoice::Cpu,
-            residency: Some(residency),
-            ..ComputeSettings::default()
-        };
-        let mut model = Model::new(checkpoint, recipe, &settings, &Silent).unwrap();
+        let mut model = fixture::model(family, Arithmetic::F64, Some(residency));
         model.head_rows = head_rows.unwrap_or(model.head_rows);
         model
     }

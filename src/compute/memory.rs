@@ -34,6 +34,8 @@ pub(crate) struct Memory {
     has_rows: bool,
     /// Bytes that a pass takes beside rows: weights that it reads as it goes, logits.
     in_passing: u64,
+    /// Whether weights are among that.
+    is_streamed: bool,
 }
 
 /// What a model takes of host memory, known before its weights are loaded.
@@ -68,14 +70,15 @@ impl Footprint {
     fn within(available: u64, is_host: bool, recipe: &Recipe, settings: &ComputeSettings) -> Footprint {
         let dtype = settings.arithmetic.dtype();
         let (resident, streamed) = weights_of(recipe, dtype);
-        let memory = Memory { left: None, has_rows: is_host, in_passing: 0 };
+        let memory = Memory { left: None, has_rows: is_host, in_passing: 0, is_streamed: false };
         let residency = Residency::Resident;
         let mut footprint = Footprint { resident, streamed, available, residency, dtype, memory };
         let needed = footprint.beside_rows(Residency::Resident);
         let fits = !is_host || needed <= available / 4 * 3 || needed <= footprint.beside_rows(Residency::Streamed);
         let decided = if fits { Residency::Resident } else { Residency::Streamed };
         footprint.residency = settings.residency.unwrap_or(decided);
-        let kept = if footprint.residency == Residency::Resident { resident } else { 0 };
+        footprint.memory.is_streamed = footprint.residency == Residency::Streamed;
+        let kept = if footprint.memory.is_streamed { 0 } else { resident };
         footprint.memory.in_passing = footprint.beside_rows(footprint.residency) - kept;
         footprint.memory.left = settings.memory.map(|_| footprint.left());
         footprint
@@ -154,7 +157,7 @@ impl Footprint {
     /// # Errors
     /// As said.
     pub fn check_left(&self, what: &str, needed: u64) -> Result<()> {
-        check(what, needed, self.left())
+        self.memory.check_left(what, needed, self.left())
     }
 }
 
@@ -200,10 +203,7 @@ impl Memory {
     pub fn check_gradients(&self, recipe: &Recipe, positions: usize, dtype: DType, left: u64) -> Result<()> {
         let kept = (recipe.layers.len() as u64 + 2).saturating_mul(row_bytes(recipe, positions, dtype));
         let needed = kept.saturating_add(GRAPH.saturating_mul(group_bytes(recipe, positions, dtype)));
-        match needed <= left {
-            true => Ok(()),
-            false => Err(too_little(&format!("gradients of {positions} tokens"), needed, left)),
-        }
+        self.check_left(&format!("gradients of {positions} tokens"), needed, left)
     }
 
     /// Refuses a pass whose activations do not fit.
@@ -211,21 +211,22 @@ impl Memory {
         let chunk = self.chunk_rows(recipe, positions, dtype, left).min(rows) as u64;
         let kept = (rows as u64).saturating_mul(row_bytes(recipe, positions, dtype));
         let needed = kept.saturating_add(chunk * group_bytes(recipe, positions, dtype));
-        match needed <= left {
-            true => Ok(()),
-            false => Err(too_little(&format!("computing {rows} rows of {positions} tokens"), needed, left)),
-        }
+        self.check_left(&format!("computing {rows} rows of {positions} tokens"), needed, left)
     }
-}
 
-/// Refuses what would need more than there is.
-pub(crate) fn check(what: &str, needed: u64, available: u64) -> Result<()> {
-    if needed <= available { Ok(()) } else { Err(too_little(what, needed, available)) }
-}
-
-fn too_little(what: &str, needed: u64, available: u64) -> Error {
-    let advice = "use a shorter text, fewer sites or fewer rows at once, stream the weights (--weights stream), or give more by --memory";
-    Error::Memory { what: format!("{what}, beside the weights,"), needed, available, advice }
+    /// Refuses what would need more than is left beside the weights.
+    pub fn check_left(&self, what: &str, needed: u64, left: u64) -> Result<()> {
+        if needed <= left {
+            return Ok(());
+        }
+        let advice = match self.is_streamed {
+            true => "use a shorter text, fewer sites or fewer rows at once, or give more by --memory",
+            false => {
+                "stream the weights (--weights stream), use a shorter text or fewer sites, or give more by --memory"
+            }
+        };
+        Err(Error::Memory { what: format!("{what} beside the weights"), needed, available: left, advice })
+    }
 }
 
 /// Bytes of a model's weights in `dtype`: all of them, and what a pass holds at once that reads them as it goes.

@@ -12,6 +12,8 @@ mod convolution;
 mod decoder;
 mod device;
 mod experts;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod gated_delta_net;
 mod gated_mlp;
 mod gradients;

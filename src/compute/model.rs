@@ -193,7 +193,7 @@ impl Model {
     /// # Errors
     /// `needed` bytes are not free.
     pub fn check_memory(&self, what: &str, needed: u64) -> Result<()> {
-        memory::check(what, needed, self.memory.for_rows())
+        self.memory.check_left(what, needed, self.memory.for_rows())
     }
 
     /// Bytes that sums over rows may take, which stay from pass to pass.

@@ -122,9 +122,8 @@ impl<'a> Branches<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::architecture::Recipe;
-    use crate::checkpoint::Checkpoint;
-    use crate::compute::{Arithmetic, ComputeSettings, DeviceChoice, Model, NoHook, Residency};
+    use crate::compute::fixture::model;
+    use crate::compute::{Arithmetic, NoHook, Residency};
     use crate::neuron::Intervention;
     use crate::progress::{Progress, Silent};
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -134,7 +133,7 @@ mod tests {
     fn rows_that_begin_later_compute_the_same() {
         for family in ["llama", "gemma2", "gemma4", "lfm2", "qwen3_5", "deepseek_v3", "gpt_oss"] {
             for residency in [Residency::Resident, Residency::Streamed] {
-                let model = model(family, residency);
+                let model = model(family, Arithmetic::F64, Some(residency));
                 let layers = model.recipe().layers.len();
                 let tokens: Arc<[u32]> = (0..12).map(|at| at * 7 % 90).collect();
                 let norm = |layer: usize| model.recipe().layer_modules(layer)[0].path.clone();
@@ -171,7 +170,7 @@ mod tests {
     /// Progress is that of whole rows; what was streamed is not.
     #[test]
     fn layers_before_the_first_intervention_are_not_read_again() {
-        let model = model("llama", Residency::Streamed);
+        let model = model("llama", Arithmetic::F64, Some(Residency::Streamed));
         let tokens: Arc<[u32]> = (0..12).collect();
         let mut trunk = Trunk::of(tokens.clone());
         model.target_log_probs_along(&mut trunk, &[Row::clean(tokens.clone())], &Silent).unwrap();
@@ -182,18 +181,5 @@ mod tests {
         model.target_log_probs_along(&mut trunk, &rows, &counted).unwrap();
         assert_eq!(model.pace.layers_read() - before, 1);
         assert_eq!(counted.0.into_inner(), 2 * (3 + 1));
-    }
-
-    fn model(family: &str, residency: Residency) -> Model {
-        let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
-        let checkpoint = Checkpoint::open(&folder, &Silent).unwrap();
-        let recipe = Recipe::read(checkpoint.config()).unwrap();
-        let settings = ComputeSettings {
-            arithmetic: Arithmetic::F64,
-            device: DeviceChoice::Cpu,
-            residency: Some(residency),
-            ..ComputeSettings::default()
-        };
-        Model::new(checkpoint, recipe, &settings, &Silent).unwrap()
     }
 }

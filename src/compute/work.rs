@@ -144,20 +144,13 @@ fn stored_bytes(weight: &Weight) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Silent;
-
-    fn of(family: &str) -> (Checkpoint, Recipe) {
-        let folder = format!("{}/fixtures/{family}", env!("CARGO_MANIFEST_DIR"));
-        let checkpoint = Checkpoint::open(&folder, &Silent).unwrap();
-        let recipe = Recipe::read(checkpoint.config()).unwrap();
-        (checkpoint, recipe)
-    }
+    use crate::compute::fixture::opened;
 
     /// Counted by hand from the config: 3 layers of 40 channels, 4 query and 2 key heads of 10, 56 channels of MLP, a
     /// vocabulary of 97, stored in F32.
     #[test]
     fn a_pass_is_counted() {
-        let (checkpoint, recipe) = of("llama");
+        let (checkpoint, recipe) = opened("llama");
         let linear = 40 * (2 * 40 + 2 * 20) + 3 * 40 * 56;
         let scores = 2 * 40 * 12 * 12;
         let (layers, head) = Work::of(&recipe, checkpoint.tensors(), 12);
@@ -169,7 +162,7 @@ mod tests {
     /// Of experts only those that a position is sent through compute, and all are read.
     #[test]
     fn experts_compute_as_many_as_are_chosen() {
-        let (checkpoint, recipe) = of("mixtral");
+        let (checkpoint, recipe) = opened("mixtral");
         let experts = recipe.layers[0].channel_mixer.experts().unwrap();
         let of_experts = |chosen: usize| 2 * 3 * recipe.hidden_size * experts.expert.intermediate_size * chosen;
         let mut every = recipe.clone();
@@ -188,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_machine_does_something() {
-        let (checkpoint, recipe) = of("llama");
+        let (checkpoint, recipe) = opened("llama");
         let speed = Speed::measure(&checkpoint, &recipe, &ComputeSettings::default(), 100).unwrap();
         assert!(speed.flops > 1e6 && speed.read_bytes > 1e3, "{speed:?}");
     }

@@ -165,9 +165,7 @@ impl Ranked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::architecture::Recipe;
-    use crate::checkpoint::Checkpoint;
-    use crate::compute::{ComputeSettings, DeviceChoice, Model, Trunk};
+    use crate::compute::{Arithmetic, Trunk, fixture};
     use crate::locate::{Counting, SearchSettings};
     use crate::progress::Silent;
     use std::cell::RefCell;
@@ -176,10 +174,7 @@ mod tests {
     /// Whether sums are kept or samples drawn anew: all samples give what they give at once.
     #[test]
     fn all_samples_give_what_they_give_at_once() {
-        let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama"), &Silent).unwrap();
-        let recipe = Recipe::read(checkpoint.config()).unwrap();
-        let on_cpu = ComputeSettings { device: DeviceChoice::Cpu, ..ComputeSettings::default() };
-        let model = Model::new(checkpoint, recipe, &on_cpu, &Silent).unwrap();
+        let model = fixture::model("llama", Arithmetic::F32, None);
         let tokens: Arc<[u32]> = (0..12).map(|at| at * 7 % 90).collect();
         for counting in [Counting::Channels, Counting::Published] {
             let settings = SearchSettings { counting, ..SearchSettings::default() };

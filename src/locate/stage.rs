@@ -68,7 +68,7 @@ impl Stage<'_> {
 
 /// What has to stay where as many rows take several passes.
 pub(super) fn sums_of(rows: usize) -> String {
-    format!("the sums of these sites, as {rows} rows take several passes,")
+    format!("the sums of these sites (as {rows} rows take several passes)")
 }
 
 /// Bytes that the sums of all sites take from pass to pass: the clean row and the sum, in f32.

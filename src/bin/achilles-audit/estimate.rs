@@ -1,10 +1,9 @@
 //! `estimate`.
 
-use crate::options::{ModelArgs, OutputArgs, SearchArgs, TextArgs};
+use crate::options::{LocateArgs, ModelArgs, OutputArgs, TextArgs};
 use crate::output;
 use achilles_audit::Result;
 use achilles_audit::progress::Progress;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -16,16 +15,12 @@ pub struct Options {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
-    pub search: SearchArgs,
-    /// Look on for a smaller critical set, as locate does
-    #[arg(long, value_name = "ROWS", num_args = 0..=1, require_equals = true, default_missing_value = "500")]
-    pub smallest: Option<NonZeroUsize>,
+    pub locate: LocateArgs,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let mut settings = options.search.settings()?;
-    settings.smallest = options.smallest.map(NonZeroUsize::get);
+    let settings = options.locate.settings()?;
     let opened = options.model.before_loading(&options.text, progress)?;
     output::write(&options.output, &opened.estimate(&settings, &options.model.compute.settings())?)?;
     Ok(ExitCode::SUCCESS)

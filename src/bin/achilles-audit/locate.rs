@@ -1,12 +1,11 @@
 //! `locate`.
 
-use crate::options::{ModelArgs, OutputArgs, SearchArgs, TextArgs};
+use crate::options::{LocateArgs, ModelArgs, OutputArgs, TextArgs};
 use crate::{output, stderr};
 use achilles_audit::locate::{self, IgnoreList};
 use achilles_audit::progress::Progress;
 use achilles_audit::{Result, report};
 use clap::ValueEnum;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -21,10 +20,7 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "FORM", conflicts_with = "format")]
     pub ignore_list: Option<IgnoreForm>,
     #[command(flatten)]
-    pub search: SearchArgs,
-    /// Look on for a smaller critical set, by other orders (from --seed), with at most so many rows: passes of the text
-    #[arg(long, value_name = "ROWS", num_args = 0..=1, require_equals = true, default_missing_value = "500")]
-    pub smallest: Option<NonZeroUsize>,
+    pub locate: LocateArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,8 +33,7 @@ pub enum IgnoreForm {
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
-    let mut settings = options.search.settings()?;
-    settings.smallest = options.smallest.map(NonZeroUsize::get);
+    let settings = options.locate.settings()?;
     let opened = options.model.before_loading(&options.text, progress)?;
     let subject = opened.load_to_locate((&options.model.compute.settings(), &settings), progress)?;
     let result = locate::locate(&subject, &settings, progress)?.report;

@@ -14,6 +14,7 @@ use achilles_audit::report::{RENDERERS, Renderer, Show, ShowFindings};
 use achilles_audit::rules::Rules;
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Which model, and how it computes.
@@ -152,6 +153,24 @@ impl SearchArgs {
         };
         settings.check()?;
         Ok(settings)
+    }
+}
+
+/// How `locate` looks for the critical set, and `estimate` tells what that takes.
+#[derive(Debug, clap::Args)]
+pub struct LocateArgs {
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// Look on for a smaller critical set, by other orders (from --seed), with at most so many rows: passes of the text
+    #[arg(long, value_name = "ROWS", num_args = 0..=1, require_equals = true, default_missing_value = "500")]
+    pub smallest: Option<NonZeroUsize>,
+}
+
+impl LocateArgs {
+    /// How to search, checked.
+    pub fn settings(&self) -> Result<locate::SearchSettings> {
+        let smallest = self.smallest.map(NonZeroUsize::get);
+        Ok(locate::SearchSettings { smallest, ..self.search.settings()? })
     }
 }
 

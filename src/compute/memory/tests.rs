@@ -1,10 +1,8 @@
 use super::*;
-use crate::checkpoint::Checkpoint;
-use crate::progress::Silent;
+use crate::compute::fixture::opened;
 
 fn recipe() -> Recipe {
-    let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama"), &Silent).unwrap();
-    Recipe::read(checkpoint.config()).unwrap()
+    opened("llama").1
 }
 
 /// Of a gigabyte of weights, in twenty thousand layers.
@@ -94,7 +92,7 @@ fn rows_follow_from_what_is_left() {
     tight.check_rows(&recipe, fits, 100).unwrap();
     let problem = tight.check_rows(&recipe, fits + 1, 100).unwrap_err().to_string();
     assert!(
-        problem.contains(&format!("computing {} rows of 100 tokens, beside the weights, needs about", fits + 1)),
+        problem.contains(&format!("computing {} rows of 100 tokens beside the weights needs about", fits + 1)),
         "{problem}"
     );
     assert!(tight.check_rows(&recipe, usize::MAX, 100).is_err());

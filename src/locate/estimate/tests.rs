@@ -1,7 +1,5 @@
 use super::*;
-use crate::architecture::Recipe;
-use crate::checkpoint::Checkpoint;
-use crate::compute::DeviceChoice;
+use crate::compute::{DeviceChoice, fixture};
 use crate::evaluate::text::Encoded;
 use crate::locate::{Subject, locate};
 use crate::progress::Silent;
@@ -70,9 +68,7 @@ fn prefixes_that_are_too_long_to_count_grow_from_those_that_are_not() {
 }
 
 fn opened(positions: usize) -> OpenedSubject {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/llama");
-    let checkpoint = Checkpoint::open(folder, &Silent).unwrap();
-    let recipe = Recipe::read(checkpoint.config()).unwrap();
+    let (checkpoint, recipe) = fixture::opened("llama");
     let ids = (0..positions).map(|at| at as u32 * 7 % 90).collect();
     let text = Encoded { ids, sha256: String::new() };
     OpenedSubject { checkpoint, recipe, text, seconds: 0.0 }
