@@ -80,7 +80,7 @@ pub struct StageNeeds {
     pub passes: Span<usize>,
     /// Rows that are computed.
     pub rows: Span<usize>,
-    /// What they take.
+    /// What they take at the rate of matrix products and of reading: what goes on between comes on top.
     pub seconds: Span<f64>,
 }
 
