@@ -44,6 +44,7 @@ use crate::evaluate::metrics;
 use crate::evaluate::text::MIN_STABLE_TOKENS;
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
+use serde::{Deserialize, Serialize};
 use smallest::Further;
 use std::cell::RefCell;
 use std::time::Instant;
@@ -52,7 +53,7 @@ use std::time::Instant;
 const REPORTED: usize = 100;
 
 /// How to search; the defaults are the paper's settings, with as few of its samples as settle its answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SearchSettings {
     /// What candidates are ranked by.
     pub ranking: Ranking,
@@ -73,6 +74,7 @@ pub struct SearchSettings {
     /// The longest prefix tried.
     pub max_neurons: usize,
     /// Rows at most to look with for a smaller set by other orders; none: the first proven one is the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smallest: Option<usize>,
 }
 
@@ -133,6 +135,36 @@ impl Located {
     pub fn rank(&self, neuron: &Neuron) -> Option<(usize, f64)> {
         self.channels.rank(neuron)
     }
+}
+
+/// The first `n` entries of a ranking, with all noisy samples that there may be, and no search.
+///
+/// # Errors
+/// A setting makes no sense, no site matches, or the model cannot compute.
+pub fn rank(subject: &Subject, settings: &SearchSettings, n: usize, progress: &dyn Progress) -> Result<Vec<Entry>> {
+    let Subject { model, text, .. } = subject;
+    let settings = &SearchSettings { samples: Samples::Exactly(settings.samples.most()), ..settings.clone() };
+    settings.check()?;
+    let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
+    let trunk = RefCell::new(Trunk::of(text.ids.clone()));
+    let stage = stage::Stage { model, tokens: &text.ids, sites: &sites, settings, keep: n, trunk: &trunk, progress };
+    let mut entries = importance::Ranked::new(stage)?.entries;
+    entries.truncate(n);
+    Ok(entries)
+}
+
+/// A minimal set of a prefix that collapses by each of so many random orders: `(epsilon, orders, seed)`.
+///
+/// # Errors
+/// The model cannot compute.
+pub fn minimal_sets(
+    subject: &Subject,
+    prefix: &[Neuron],
+    orders: (f64, usize, u64),
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Neuron>>> {
+    let mut evaluator = Evaluator::new(&subject.model, subject.text.ids.clone(), progress);
+    minimize::by_orders(&mut evaluator, prefix, orders)
 }
 
 /// Runs both stages and the minimization.
