@@ -40,7 +40,7 @@ impl Folder {
         let found: Document<StudyReport> = found;
         let model = context.model();
         let same = found.tool == crate::tool::Tool::this()
-            && found.model == model.identity()
+            && found.model == model.identity().or_no_hub()
             && found.settings == context.settings()
             && youngest(model.checkpoint().root())? < written;
         Ok(same.then_some(found))

@@ -85,7 +85,7 @@ impl Study {
             paper_source,
             seconds: started.elapsed().as_secs_f64(),
         };
-        Ok(Document::new(context.model().identity(), context.settings(), report))
+        Ok(Document::new(context.model().identity().or_no_hub(), context.settings(), report))
     }
 }
 

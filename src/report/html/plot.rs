@@ -40,11 +40,13 @@ fn drawn(chart: &Chart, table: &Table) -> (String, String) {
     let names = names(chart, table);
     let xs: Vec<f64> = points.iter().map(|point| point.x).collect();
     let (least, most) = (xs.iter().copied().fold(f64::MAX, f64::min), xs.iter().copied().fold(f64::MIN, f64::max));
+    let counted = |row: &Vec<Cell>| matches!(table.column(&chart.x).map(|at| &row[at]), Some(Cell::Count(_)));
+    let whole = table.rows.iter().any(counted);
     let beside = if chart.mark == Mark::Bar || most == least { 0.5 } else { 0.0 };
     let scale = Scale { x: (least - beside, most + beside), y };
     let mut inside = chart::axes(
         &scale,
-        (&escaped(&chart.x), &x_ticks(chart, &names, (least, most))),
+        (&escaped(&chart.x), &x_ticks(chart, &names, (least, most), whole)),
         (&escaped(&chart.y), &y_ticks(chart, y)),
     );
     for (at, (name, points)) in series.iter().enumerate() {
@@ -175,7 +177,8 @@ fn decades(low: f64, high: f64) -> Vec<Tick> {
     (low..=high).filter(|at| (at - low) % step == 0).map(|at| (at as f64, chart::power_of_ten(at))).collect()
 }
 
-fn x_ticks(chart: &Chart, names: &[&str], (low, high): (f64, f64)) -> Vec<Tick> {
+/// `whole`: there is nothing between whole numbers.
+fn x_ticks(chart: &Chart, names: &[&str], (low, high): (f64, f64), whole: bool) -> Vec<Tick> {
     if !names.is_empty() {
         let every = names.len().div_ceil(9);
         let short = |name: &str| match name.char_indices().nth(LONGEST_LABEL) {
@@ -189,7 +192,10 @@ fn x_ticks(chart: &Chart, names: &[&str], (low, high): (f64, f64)) -> Vec<Tick> 
             let zero = (low == ZERO).then(|| (ZERO, "0".into()));
             zero.into_iter().chain(decades(low.max(if low == ZERO { 0.0 } else { low }), high)).collect()
         }
-        false => ticks(low, high.max(low + 1.0), 8.0).map(|at| (at, tidy(at))).collect(),
+        false => ticks(low, high.max(low + 1.0), 8.0)
+            .filter(|at| !whole || at.fract() == 0.0)
+            .map(|at| (at, tidy(at)))
+            .collect(),
     }
 }
 
