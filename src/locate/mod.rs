@@ -9,7 +9,9 @@ mod ignore_list;
 mod importance;
 mod infinite;
 mod magnitude;
+mod magnitude_signed;
 mod minimize;
+mod random;
 mod ranking;
 mod reduction;
 mod samples;
@@ -22,6 +24,7 @@ mod subject;
 mod sums;
 mod super_weight;
 mod tally;
+mod weights;
 
 pub use critical_set::{
     Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Sampling, Stopped, Subset,
@@ -67,7 +70,7 @@ pub struct SearchSettings {
     pub alpha: f64,
     /// K: noisy samples that importance is averaged over.
     pub samples: Samples,
-    /// What the noise is drawn from: equal seeds give equal rankings.
+    /// What the noise, or a random ranking, is drawn from: equal seeds give equal rankings.
     pub seed: u64,
     /// ε: damage from which a model has collapsed.
     pub epsilon: f64,
@@ -109,6 +112,13 @@ impl SearchSettings {
         if self.ranking == Ranking::Noise {
             finite_positive("alpha", self.alpha)?;
             self.samples.check()?;
+        }
+        if self.counting == Counting::Published && !self.ranking.reads_text() {
+            return Err(Error::input(format!(
+                "--counting published counts a channel once a position, of which --ranking {} has none: use --counting \
+                 channels",
+                self.ranking.as_str()
+            )));
         }
         match self.max_neurons {
             0 => Err(Error::input("max-neurons is 0, expected at least 1")),

@@ -12,7 +12,7 @@ mod tests;
 use super::Renderer;
 use super::judged::{Counts, Judged, answer};
 use super::rules::thresholds;
-use super::table::{number, place, sharpness_line, smallest_line, timing, verdict as search_verdict};
+use super::table::{number, place, position, sharpness_line, smallest_line, timing, verdict as search_verdict};
 use crate::audit::{Audit, Linted, Unexamined, Verdict};
 use crate::document::Document;
 use crate::document::critical_set::CAUTION;
@@ -137,7 +137,7 @@ fn critical_set(document: &Document<CriticalSetReport>) -> String {
     out += "</div>\n";
     let in_ranking = |at: Option<usize>, ranked: &RankedNeuron| {
         let rank = at.map(|at| (at + 1).to_string()).unwrap_or_default();
-        vec![rank, ranked.neuron.short(), place(ranked), number(ranked.importance), ranked.position.to_string()]
+        vec![rank, ranked.neuron.short(), place(ranked), number(ranked.importance), position(ranked)]
     };
     let columns = ["rank", "neuron", "in the file", "importance", "at token"];
     if let Some(set) = &report.critical_set {
