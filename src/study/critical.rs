@@ -2,7 +2,7 @@
 
 use super::outcome::{Chart, Outcome, Table, row};
 use super::{Context, Measured, Study};
-use crate::error::Result;
+use crate::error::{Count, Result};
 use crate::evaluate::metrics;
 use crate::locate::CriticalSetReport;
 use crate::neuron::Neuron;
@@ -70,10 +70,10 @@ fn run(context: &Context) -> Result<Outcome> {
     match (&critical_set, sharpness) {
         (Some(set), Some(sharpness)) => {
             findings.push(format!(
-                "The first {} of the ranking collapse the model (the paper's models: 3 to 45, {rate:.2}e-8 of all here, \
-                 0.26e-8 to 21e-8 there); {} of them suffice, with Δ = {:.2}.",
+                "The model collapses at n = {} (the paper's models: 3 to 45), which is {rate:.2} of 10⁸ channels × positions \
+                 (0.26 to 21.12); {} to collapse it (Δ = {:.2}).",
                 prefix.n,
-                set.neurons.len(),
+                Count(set.neurons.len(), "neuron suffices", "neurons suffice"),
                 set.damage
             ));
             findings.push(match sharpness.gradual {
@@ -89,7 +89,7 @@ fn run(context: &Context) -> Result<Outcome> {
             });
         }
         _ => findings.push(format!(
-            "The first {} of the ranking do not collapse the model; each of the paper's 21 models does with 3 to 45.",
+            "Masking the first {} of the ranking does not collapse the model; each of the paper's 21 models does at 3 to 45.",
             prefix.n
         )),
     }

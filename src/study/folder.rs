@@ -20,7 +20,12 @@ impl Folder {
     /// # Errors
     /// It cannot be made, or is no folder.
     pub fn open(path: &Path) -> Result<Folder> {
-        std::fs::create_dir_all(path).map_err(Error::io(path))?;
+        match std::fs::metadata(path) {
+            Ok(there) if !there.is_dir() => {
+                Err(Error::file(path, "expected a folder for results; choose another name"))
+            }
+            _ => std::fs::create_dir_all(path).map_err(Error::io(path)),
+        }?;
         Ok(Folder(path.into()))
     }
 

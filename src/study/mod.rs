@@ -15,6 +15,7 @@ mod paper;
 mod precision;
 mod rankings;
 mod sampling;
+mod sides;
 mod spread;
 mod subsets;
 mod text_length;
@@ -63,6 +64,7 @@ pub const STUDIES: &[Study] = &[
     variants::STUDY,
     beta::STUDY,
     norm_removal::STUDY,
+    sides::STUDY,
     minimal::STUDY,
 ];
 

@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BETAS, allow_hyphen_values = true)]
     pub betas: Vec<f64>,
     /// Draws where chance decides: random rankings, random orders
-    #[arg(long, value_name = "N", default_value = "10")]
+    #[arg(long, value_name = "N", default_value = "5")]
     pub draws: NonZeroUsize,
     /// Form of the result on standard output, where it goes to no folder
     #[arg(long, value_enum, default_value = "table", conflicts_with = "output")]
@@ -114,7 +114,7 @@ fn into_folder(folder: &Folder, studies: &[&Study], context: &Context) -> Result
             Some(_) => continue,
             None => match study.run(context) {
                 Ok(document) => document,
-                Err(error @ (Error::Input(_) | Error::Name { .. } | Error::Memory { .. })) if studies.len() > 1 => {
+                Err(error) if studies.len() > 1 && !matches!(error, Error::Interrupted | Error::Io { .. }) => {
                     failed = true;
                     tracing::warn!("study {}: {error}", study.name);
                     left_out.push((study.name.to_owned(), error.to_string()));

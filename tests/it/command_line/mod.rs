@@ -20,4 +20,5 @@ mod renamed;
 #[cfg(unix)]
 mod rules;
 mod shell;
+mod study;
 mod waivers;
