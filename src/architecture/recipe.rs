@@ -215,6 +215,17 @@ impl Recipe {
         modules.into_iter().find(|other| other.role == role)
     }
 
+    /// The modules whose products `down`, the last projection of a gated MLP, reads: that of the gate and the one that
+    /// meets it, and which of its outputs comes first; the same module where one projection is both.
+    pub(crate) fn gate_and_up(&self, down: &Module) -> Option<[(Module, usize); 2]> {
+        let Role::Mlp { part: MlpRole::Down, of } = down.role else { return None };
+        let beside = |part| self.beside(down, Role::Mlp { part, of });
+        match beside(MlpRole::GateUp) {
+            Some(both) => Some([(both.clone(), 0), (both, down.inputs)]),
+            None => Some([(beside(MlpRole::Gate)?, 0), (beside(MlpRole::Up)?, 0)]),
+        }
+    }
+
     /// Every site that hooks can see, layer by layer.
     ///
     /// # Errors

@@ -140,9 +140,10 @@ impl Unsearched {
     /// Refuses a variant that cannot be compared with the base once both were searched with these settings.
     ///
     /// # Errors
-    /// As [`Base::check_comparable`]; also where the settings leave out what is known of the base.
+    /// As [`Base::check_comparable`]; also where the settings leave out what is known of the base, or rank by lot.
     pub fn check(&self, variant: &OpenedSubject, settings: &SearchSettings) -> Result<()> {
         let OpenedSubject { checkpoint, recipe, .. } = variant;
+        says_something(settings.ranking)?;
         match self {
             Unsearched::Model(source, base) => same_sites(source, &base.recipe, recipe, checkpoint),
             Unsearched::Known(base) => {
@@ -191,6 +192,16 @@ fn same_sites(source: &str, base: &Recipe, variant: &Recipe, checkpoint: &Checkp
             false => format!("it has {theirs}, the base {ours}"),
         },
     ))
+}
+
+/// Refuses what ranks all models of one shape alike.
+fn says_something(ranking: Ranking) -> Result<()> {
+    match ranking {
+        Ranking::Random => Err(Error::input(
+            "--ranking random ranks a base and any variant of it alike, whatever their weights: use another --ranking",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn not_comparable(source: &str, variant: &Checkpoint, why: &str) -> Error {
@@ -245,7 +256,8 @@ impl Base {
         if set.neurons.iter().any(|neuron| !seen.contains(neuron)) {
             return unsound("is not within its ranking; locate it again");
         }
-        if ranking.iter().any(|(_, importance)| !importance.is_finite() || *importance <= 0.0) {
+        let is_signed = settings.ranking == Ranking::MagnitudeSigned;
+        if ranking.iter().any(|(_, importance)| !importance.is_finite() || (*importance <= 0.0 && !is_signed)) {
             return unsound("comes with a ranking by importances that are not above 0; locate it again");
         }
         if !(report.base.nll_nats.is_finite() && report.base.nll_nats >= 0.0) {
@@ -300,11 +312,12 @@ impl Base {
         Ok(())
     }
 
-    /// Refuses a search on other sites than the base's: then not even ranks can be compared.
+    /// Refuses a search by lot, or on other sites than the base's: then not even ranks can be compared.
     ///
     /// # Errors
     /// It is one.
     pub(super) fn check_options(&self, side: Side, ranking: Ranking, sites: &SiteSelection) -> Result<()> {
+        says_something(ranking)?;
         let source = &self.identity.source;
         let Some(base) = &self.settings else {
             return match side {
@@ -343,9 +356,9 @@ impl Base {
             None => Ok(()),
             Some(neuron) => {
                 let source = &self.identity.source;
-                let options = match ranking {
-                    Ranking::SuperWeight => format!("--ranking {} leaves out", ranking.as_str()),
-                    _ => format!("--sites {sites} leaves out"),
+                let options = match ranking.is_of_down_proj() {
+                    true => format!("--ranking {} leaves out", ranking.as_str()),
+                    false => format!("--sites {sites} leaves out"),
                 };
                 let problem = format!("{neuron} of the base {source} is on a site that {options}");
                 Err(Error::input(problem))

@@ -63,7 +63,7 @@ pub struct CriticalSetSettings {
     pub samples: Samples,
     /// Noisy samples that were computed.
     pub samples_used: usize,
-    /// What the noise was drawn from.
+    /// What the noise, or a random ranking, was drawn from.
     pub seed: u64,
     /// ε: the damage from which the model has collapsed.
     pub epsilon: f64,
@@ -125,8 +125,8 @@ pub struct RankedNeuron {
     pub layer: Option<usize>,
     /// What it is ranked by.
     pub importance: f64,
-    /// The token position at which it has this importance.
-    pub position: usize,
+    /// The token position at which it has this importance; none where the ranking does not read the text.
+    pub position: Option<usize>,
     /// The tensor that holds it alone, if one does.
     pub tensor: Option<String>,
     /// That tensor's shape, outermost dimension first.

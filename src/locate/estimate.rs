@@ -182,7 +182,9 @@ impl OpenedSubject {
             // Importance asks for no logits.
             let (bytes, flops) =
                 if stage == IMPORTANCE { (layers.bytes, layers.row_flops) } else { (bytes, row_flops) };
-            let reading = if is_streamed { need.passes as f64 * reading_s(bytes) } else { 0.0 };
+            // Weights that are ranked by themselves are read from the files, wherever the model's are.
+            let reads = is_streamed || (stage == IMPORTANCE && !settings.ranking.reads_text());
+            let reading = if reads { need.passes as f64 * reading_s(bytes) } else { 0.0 };
             reading.max(need.rows as f64 * row_s(flops))
         };
         let load = if is_streamed { 0.0 } else { reading_s(bytes) };
@@ -242,11 +244,13 @@ impl OpenedSubject {
         footprint.check()?;
         let sites = recipe.sites()?;
         let sites = settings.ranking.ranked(settings.sites.of(recipe, &sites, settings.side)?)?;
-        footprint.check_left(stage::WIDEST, stage::widest_bytes(&sites, recipe.layers.len(), positions))?;
+        if settings.ranking.reads_text() {
+            footprint.check_left(stage::WIDEST, stage::widest_bytes(&sites, recipe.layers.len(), positions))?;
+        }
         let (first, most) = match (settings.ranking, settings.samples) {
-            (Ranking::Magnitude | Ranking::Gradient | Ranking::SuperWeight, _) => (1, 1),
             (Ranking::Noise, Samples::Exactly(samples)) => (2, samples + 1),
             (Ranking::Noise, Samples::Auto) => (Adaptive::FIRST + 1, Samples::Auto.most() + 1),
+            _ => (1, 1),
         };
         footprint.check_rows(recipe, first, positions)?;
         if settings.ranking == Ranking::Gradient {
@@ -267,7 +271,9 @@ fn importance(settings: &SearchSettings, most_rows: usize, keeps: bool) -> Span<
     };
     let exactly = |need| Span { least: need, most: need };
     match (settings.ranking, settings.samples) {
-        (Ranking::Magnitude | Ranking::SuperWeight, _) => exactly(passes(&[1])),
+        (Ranking::Magnitude | Ranking::MagnitudeSigned | Ranking::SuperWeight, _) => exactly(passes(&[1])),
+        (Ranking::Random, _) => exactly(Need::default()),
+        (Ranking::Weights, _) => exactly(Need { passes: 1, rows: 0 }),
         // Forwards, once more, and back, which takes as many operations as forwards.
         (Ranking::Gradient, _) => exactly(Need { passes: 2, rows: 3 }),
         (Ranking::Noise, Samples::Exactly(samples)) => exactly(passes(&[samples + 1])),
@@ -310,7 +316,7 @@ impl<'a> Counted<'a> {
 /// Made-up entries of a ranking.
 fn entries(count: usize) -> Result<Vec<Entry>> {
     let site = crate::neuron::Site { module: "model.norm".parse()?, side: Side::Out };
-    let entry = |channel| Entry { neuron: Neuron { site: site.clone(), channel }, importance: 0.0, position: 0 };
+    let entry = |channel| Entry { neuron: Neuron { site: site.clone(), channel }, importance: 0.0, position: None };
     Ok((0..count).map(entry).collect())
 }
 

@@ -5,7 +5,10 @@ use super::samples::Samples;
 use super::stage::{self, Stage};
 use super::sums::Importance;
 use super::tally::Tally;
-use super::{Entry, Ranking, Sampling, SearchSettings, Stopped, gradient, magnitude, super_weight};
+use super::{
+    Entry, Ranking, Sampling, SearchSettings, Stopped, gradient, magnitude, magnitude_signed, random, super_weight,
+    weights,
+};
 use crate::error::Result;
 use crate::neuron::{Neuron, Site};
 use std::collections::HashMap;
@@ -22,11 +25,18 @@ pub(super) struct Ranked {
     open: Option<(Adaptive, Importance)>,
 }
 
-/// The importance of every channel of some sites: its largest over positions, in f32. Where samples were drawn until
-/// the first entries were settled, that of channels far below them is of the first samples alone.
+/// The importance of every channel of some sites.
 pub(super) struct Channels {
     order: HashMap<Site, usize>,
-    values: Vec<Vec<f32>>,
+    importance: Importances,
+}
+
+enum Importances {
+    /// Each channel's largest over positions. Where samples were drawn until the first entries were settled, that of
+    /// channels far below them is of the first samples alone.
+    Measured(Vec<Vec<f32>>),
+    /// By lot.
+    Drawn(random::Keys),
 }
 
 impl Channels {
@@ -38,14 +48,18 @@ impl Channels {
     /// of them.
     pub fn rank(&self, neuron: &Neuron) -> Option<(usize, f64)> {
         let at = *self.order.get(&neuron.site)?;
-        let own = *self.values[at].get(neuron.channel).filter(|v| v.is_finite())?;
+        let values = match &self.importance {
+            Importances::Measured(values) => values,
+            Importances::Drawn(keys) => return keys.rank(at, neuron.channel),
+        };
+        let own = *values[at].get(neuron.channel).filter(|v| v.is_finite())?;
         let before = |(site, values): (usize, &Vec<f32>)| {
             let is_before = |(channel, v): &(usize, &f32)| {
                 v.is_finite() && (**v > own || (**v == own && (site, *channel) < (at, neuron.channel)))
             };
             values.iter().enumerate().filter(is_before).count()
         };
-        Some((1 + self.values.iter().enumerate().map(before).sum::<usize>(), own.into()))
+        Some((1 + values.iter().enumerate().map(before).sum::<usize>(), own.into()))
     }
 }
 
@@ -54,14 +68,24 @@ impl Ranked {
     pub fn new(stage: Stage) -> Result<Ranked> {
         match (stage.settings.ranking, stage.settings.samples) {
             (Ranking::Magnitude, _) => Ok(Ranked::of(stage, 0, &mut magnitude::rank(stage)?)),
+            (Ranking::MagnitudeSigned, _) => Ok(Ranked::of(stage, 0, &mut magnitude_signed::rank(stage)?)),
             (Ranking::Gradient, _) => Ok(Ranked::of(stage, 0, &mut gradient::rank(stage)?)),
             (Ranking::SuperWeight, _) => Ok(Ranked::of(stage, 0, &mut super_weight::rank(stage)?)),
+            (Ranking::Weights, _) => Ok(Ranked::of(stage, 0, &mut weights::rank(stage)?)),
+            (Ranking::Random, _) => Ok(Ranked::by_lot(stage)),
             (Ranking::Noise, Samples::Exactly(samples)) => Ranked::by(stage, samples),
             (Ranking::Noise, Samples::Auto) => Ranked::by_few(
                 stage,
                 stage::sums_bytes(stage.sites, stage.tokens.len()) <= stage.model.memory_for_sums(),
             ),
         }
+    }
+
+    /// Ranks by nothing.
+    fn by_lot(stage: Stage) -> Ranked {
+        let (entries, keys) = random::rank(stage);
+        let channels = Channels { order: stage.tally().order, importance: Importances::Drawn(keys) };
+        Ranked { entries, channels, samples: 0, open: None }
     }
 
     /// Ranks by the samples of the first look; `keeps`: whether the sums of all sites stay.
@@ -115,7 +139,8 @@ impl Ranked {
             );
         }
         let entries = stage.entries(tally.top.finish().iter());
-        let channels = Channels { order: tally.order.clone(), values: tally.channels.clone() };
+        let importance = Importances::Measured(tally.channels.clone());
+        let channels = Channels { order: tally.order.clone(), importance };
         Ranked { entries, channels, samples, open: None }
     }
 
@@ -155,8 +180,10 @@ impl Ranked {
         adaptive.more(stage, sums)?;
         self.samples = adaptive.samples();
         self.entries = stage.entries(adaptive.first(stage.keep));
-        for candidate in adaptive.best() {
-            self.channels.values[candidate.site][candidate.channel] = candidate.importance;
+        if let Importances::Measured(values) = &mut self.channels.importance {
+            for candidate in adaptive.best() {
+                values[candidate.site][candidate.channel] = candidate.importance;
+            }
         }
         Ok(())
     }
@@ -170,6 +197,13 @@ mod tests {
     use crate::progress::Silent;
     use std::cell::RefCell;
     use std::sync::Arc;
+
+    fn values(ranked: &Ranked) -> &[Vec<f32>] {
+        match &ranked.channels.importance {
+            Importances::Measured(values) => values,
+            Importances::Drawn(_) => panic!("drawn"),
+        }
+    }
 
     /// Whether sums are kept or samples drawn anew: all samples give what they give at once.
     #[test]
@@ -192,7 +226,7 @@ mod tests {
             let expected = Ranked::by(stage, 100).unwrap();
             for rows in [1, 7, 100] {
                 let ranked = Ranked::in_passes(stage, 100, rows).unwrap();
-                let pairs = || ranked.channels.values.iter().flatten().zip(expected.channels.values.iter().flatten());
+                let pairs = || values(&ranked).iter().flatten().zip(values(&expected).iter().flatten());
                 // Products of tiny matrices round otherwise.
                 assert!(pairs().all(|(a, b)| (a - b).abs() <= 1e-5 * b), "{counting:?} {rows}");
                 let first = |ranked: &Ranked| ranked.entries[..10].iter().map(|e| e.neuron.clone()).collect::<Vec<_>>();
@@ -206,7 +240,7 @@ mod tests {
                 }
                 assert_eq!(ranked.samples, 100);
                 assert_eq!(ranked.entries, expected.entries, "{counting:?} {keeps}");
-                assert_eq!(ranked.channels.values, expected.channels.values, "{counting:?} {keeps}");
+                assert_eq!(values(&ranked), values(&expected), "{counting:?} {keeps}");
             }
         }
     }

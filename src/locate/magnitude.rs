@@ -2,33 +2,17 @@
 
 use super::stage::Stage;
 use super::tally::Tally;
-use crate::compute::Hook;
 use crate::error::Result;
-use crate::neuron::Site;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 /// |clean − the channel's median over positions|.
 pub(super) fn rank(stage: Stage) -> Result<Tally> {
-    let mut hook = Magnitude(stage.tally());
-    stage.trace_first(0..0, &mut hook)?;
-    Ok(hook.0)
-}
-
-struct Magnitude(Tally);
-
-impl Hook for Magnitude {
-    fn wants(&self, site: &Site) -> bool {
-        self.0.order.contains_key(site)
-    }
-
-    fn on(&mut self, site: &Site, _: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
-        let x = x.get(0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    stage.rank_by_clean(|x| {
+        let x = x.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         let medians = medians(&x.flatten_all()?.to_vec1()?, x.dim(1)?);
-        let off = x.broadcast_sub(&Tensor::new(medians, &Device::Cpu)?)?.abs()?;
-        self.0.take(site, &off)?;
-        Ok(None)
-    }
+        Ok(x.broadcast_sub(&Tensor::new(medians, &Device::Cpu)?)?.abs()?)
+    })
 }
 
 /// The median of each channel over positions; of two in the middle their mean.

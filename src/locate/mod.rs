@@ -9,7 +9,9 @@ mod ignore_list;
 mod importance;
 mod infinite;
 mod magnitude;
+mod magnitude_signed;
 mod minimize;
+mod random;
 mod ranking;
 mod reduction;
 mod samples;
@@ -22,6 +24,7 @@ mod subject;
 mod sums;
 mod super_weight;
 mod tally;
+mod weights;
 
 pub use critical_set::{
     Base, CriticalSet, CriticalSetReport, CriticalSetSettings, Prefix, RankedNeuron, Sampling, Stopped, Subset,
@@ -44,6 +47,7 @@ use crate::evaluate::metrics;
 use crate::evaluate::text::MIN_STABLE_TOKENS;
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
+use serde::{Deserialize, Serialize};
 use smallest::Further;
 use std::cell::RefCell;
 use std::time::Instant;
@@ -52,7 +56,7 @@ use std::time::Instant;
 const REPORTED: usize = 100;
 
 /// How to search; the defaults are the paper's settings, with as few of its samples as settle its answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SearchSettings {
     /// What candidates are ranked by.
     pub ranking: Ranking,
@@ -66,13 +70,14 @@ pub struct SearchSettings {
     pub alpha: f64,
     /// K: noisy samples that importance is averaged over.
     pub samples: Samples,
-    /// What the noise is drawn from: equal seeds give equal rankings.
+    /// What the noise, or a random ranking, is drawn from: equal seeds give equal rankings.
     pub seed: u64,
     /// ε: damage from which a model has collapsed.
     pub epsilon: f64,
     /// The longest prefix tried.
     pub max_neurons: usize,
     /// Rows at most to look with for a smaller set by other orders; none: the first proven one is the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smallest: Option<usize>,
 }
 
@@ -108,6 +113,13 @@ impl SearchSettings {
             finite_positive("alpha", self.alpha)?;
             self.samples.check()?;
         }
+        if self.counting == Counting::Published && !self.ranking.reads_text() {
+            return Err(Error::input(format!(
+                "--counting published counts a channel once a position, of which --ranking {} has none: use --counting \
+                 channels",
+                self.ranking.as_str()
+            )));
+        }
         match self.max_neurons {
             0 => Err(Error::input("max-neurons is 0, expected at least 1")),
             _ => Ok(()),
@@ -133,6 +145,36 @@ impl Located {
     pub fn rank(&self, neuron: &Neuron) -> Option<(usize, f64)> {
         self.channels.rank(neuron)
     }
+}
+
+/// The first `n` entries of a ranking, with all noisy samples that there may be, and no search.
+///
+/// # Errors
+/// A setting makes no sense, no site matches, or the model cannot compute.
+pub fn rank(subject: &Subject, settings: &SearchSettings, n: usize, progress: &dyn Progress) -> Result<Vec<Entry>> {
+    let Subject { model, text, .. } = subject;
+    let settings = &SearchSettings { samples: Samples::Exactly(settings.samples.most()), ..settings.clone() };
+    settings.check()?;
+    let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
+    let trunk = RefCell::new(Trunk::of(text.ids.clone()));
+    let stage = stage::Stage { model, tokens: &text.ids, sites: &sites, settings, keep: n, trunk: &trunk, progress };
+    let mut entries = importance::Ranked::new(stage)?.entries;
+    entries.truncate(n);
+    Ok(entries)
+}
+
+/// A minimal set of a prefix that collapses by each of so many random orders: `(epsilon, orders, seed)`.
+///
+/// # Errors
+/// The model cannot compute.
+pub fn minimal_sets(
+    subject: &Subject,
+    prefix: &[Neuron],
+    orders: (f64, usize, u64),
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Neuron>>> {
+    let mut evaluator = Evaluator::new(&subject.model, subject.text.ids.clone(), progress);
+    minimize::by_orders(&mut evaluator, prefix, orders)
 }
 
 /// Runs both stages and the minimization.

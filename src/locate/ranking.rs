@@ -19,27 +19,51 @@ pub enum Ranking {
     /// |A_clean − its median over positions|: nearly the same order from one pass. What is large at every position, such
     /// as a bias of a query, moves little under noise either; but what noise alone makes large is not seen.
     Magnitude,
+    /// A_clean itself, the largest first and negative values last: the activation magnitude that the paper's published
+    /// code ranks by beside noise.
+    MagnitudeSigned,
     /// |a · ∂NLL/∂a|, the first-order effect of zeroing, from one pass forwards and one back.
     Gradient,
     /// |a| of what goes into or comes out of `down_proj` alone, from one pass: by the column and the row of a spike Yu et
     /// al. (2024) tell a super weight.
     SuperWeight,
+    /// By lot, each order of the channels as likely as any other: what another ranking has to be better than.
+    Random,
+    /// The norm of a channel of `down_proj` weighed by the norms of the gate's and up's rows that feed it: of the file
+    /// alone, without a pass.
+    Weights,
 }
 
 impl Ranking {
-    const ALL: [Ranking; 4] = [Ranking::Noise, Ranking::Magnitude, Ranking::Gradient, Ranking::SuperWeight];
+    const ALL: [Ranking; 7] = [
+        Ranking::Noise,
+        Ranking::Magnitude,
+        Ranking::MagnitudeSigned,
+        Ranking::Gradient,
+        Ranking::SuperWeight,
+        Ranking::Random,
+        Ranking::Weights,
+    ];
 
-    /// `noise`, `magnitude`, `gradient` or `super-weight`.
+    /// `noise`, `magnitude`, `magnitude-signed`, `gradient`, `super-weight`, `random` or `weights`.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
     /// Where it looks unless told otherwise: where the paper's published code does, or at what it ranks alone.
     pub fn usual_sites(self) -> SiteSelection {
-        match self {
-            Ranking::SuperWeight => SiteSelection::DownProj,
-            Ranking::Noise | Ranking::Magnitude | Ranking::Gradient => SiteSelection::Reference,
-        }
+        if self.is_of_down_proj() { SiteSelection::DownProj } else { SiteSelection::Reference }
+    }
+
+    /// Whether it ranks channels of `down_proj` alone.
+    pub(crate) fn is_of_down_proj(self) -> bool {
+        matches!(self, Ranking::SuperWeight | Ranking::Weights)
+    }
+
+    /// Whether it ranks by what the text makes the model compute. Otherwise it takes no pass, and an entry has no
+    /// position.
+    pub(crate) fn reads_text(self) -> bool {
+        !matches!(self, Ranking::Random | Ranking::Weights)
     }
 
     /// Those of the sites whose channels it ranks.
@@ -47,13 +71,14 @@ impl Ranking {
     /// # Errors
     /// It ranks none of them.
     pub fn ranked(self, mut sites: Vec<&SiteInfo>) -> Result<Vec<&SiteInfo>> {
-        if self == Ranking::SuperWeight {
+        if self.is_of_down_proj() {
             sites.retain(|info| matches!(info.module.role, Role::Mlp { part: MlpRole::Down, .. }));
         }
         match sites.is_empty() {
-            true => Err(Error::input(
-                "--ranking super-weight ranks down_proj alone, which --sites leaves out: use --sites down_proj",
-            )),
+            true => Err(Error::input(format!(
+                "--ranking {} ranks down_proj alone, which --sites leaves out: use --sites down_proj",
+                self.as_str()
+            ))),
             false => Ok(sites),
         }
     }
@@ -62,7 +87,8 @@ impl Ranking {
     pub(super) fn against_overflow(self) -> &'static str {
         match self {
             Ranking::Noise => "a smaller --alpha or --dtype f32",
-            Ranking::Magnitude | Ranking::Gradient | Ranking::SuperWeight => "--dtype f32",
+            Ranking::Magnitude | Ranking::MagnitudeSigned | Ranking::Gradient | Ranking::SuperWeight => "--dtype f32",
+            Ranking::Random | Ranking::Weights => "another --ranking",
         }
     }
 }
@@ -73,7 +99,8 @@ impl FromStr for Ranking {
     fn from_str(text: &str) -> Result<Self> {
         let known = Ranking::ALL.into_iter().find(|ranking| ranking.as_str() == text);
         known.ok_or_else(|| {
-            Error::input(format!("ranking {text:?}: expected noise, magnitude, gradient or super-weight"))
+            let expected = "noise, magnitude, magnitude-signed, gradient, super-weight, random or weights";
+            Error::input(format!("ranking {text:?}: expected {expected}"))
         })
     }
 }
@@ -115,8 +142,8 @@ pub struct Entry {
     pub neuron: Neuron,
     /// What it is ranked by.
     pub importance: f64,
-    /// The token position at which it has this importance.
-    pub position: usize,
+    /// The token position at which it has this importance; none where the text has no part in it.
+    pub position: Option<usize>,
 }
 
 #[cfg(test)]
@@ -129,7 +156,7 @@ mod tests {
             assert_eq!(ranking.as_str().parse::<Ranking>().unwrap(), ranking);
             assert_eq!(serde_json::to_string(&ranking).unwrap(), format!("\"{}\"", ranking.as_str()));
         }
-        let error = "weights".parse::<Ranking>().unwrap_err().to_string();
+        let error = "weight".parse::<Ranking>().unwrap_err().to_string();
         for ranking in Ranking::ALL {
             assert!(error.contains(ranking.as_str()), "{error}");
         }

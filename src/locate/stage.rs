@@ -5,8 +5,9 @@ use super::{Entry, SearchSettings};
 use crate::architecture::module::SiteInfo;
 use crate::compute::{Hook, Model, Noise, Row, Trunk};
 use crate::error::Result;
-use crate::neuron::Neuron;
+use crate::neuron::{Neuron, Site};
 use crate::progress::Progress;
+use candle_core::Tensor;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -53,6 +54,13 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// Ranks by what `importance` makes of the activations of the text's clean row, both (positions, channels).
+    pub fn rank_by_clean(&self, importance: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Tally> {
+        let mut hook = OfClean { tally: self.tally(), importance };
+        self.trace_first(0..0, &mut hook)?;
+        Ok(hook.tally)
+    }
+
     /// A tally of these sites in which nothing has passed yet.
     pub fn tally(&self) -> Tally {
         Tally::new(self.sites, self.settings.counting, self.keep)
@@ -61,8 +69,27 @@ impl Stage<'_> {
     /// Candidates as entries.
     pub fn entries<'c>(&self, candidates: impl Iterator<Item = &'c Candidate>) -> Vec<Entry> {
         let neuron = |c: &Candidate| Neuron { site: self.sites[c.site].site.clone(), channel: c.channel };
-        let entry = |c: &Candidate| Entry { neuron: neuron(c), importance: c.importance.into(), position: c.position };
+        let position = |c: &Candidate| self.settings.ranking.reads_text().then_some(c.position);
+        let entry = |c: &Candidate| Entry { neuron: neuron(c), importance: c.importance.into(), position: position(c) };
         candidates.map(entry).collect()
+    }
+}
+
+/// Takes what is made of a clean row's activations.
+struct OfClean<F> {
+    tally: Tally,
+    importance: F,
+}
+
+impl<F: FnMut(&Tensor) -> Result<Tensor>> Hook for OfClean<F> {
+    fn wants(&self, site: &Site) -> bool {
+        self.tally.order.contains_key(site)
+    }
+
+    fn on(&mut self, site: &Site, _: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
+        let importance = (self.importance)(&x.get(0)?)?;
+        self.tally.take(site, &importance)?;
+        Ok(None)
     }
 }
 

@@ -6,27 +6,9 @@
 
 use super::stage::Stage;
 use super::tally::Tally;
-use crate::compute::Hook;
 use crate::error::Result;
-use crate::neuron::Site;
-use candle_core::Tensor;
 
 /// |a|, of the sites of these projections.
 pub(super) fn rank(stage: Stage) -> Result<Tally> {
-    let mut hook = Spikes(stage.tally());
-    stage.trace_first(0..0, &mut hook)?;
-    Ok(hook.0)
-}
-
-struct Spikes(Tally);
-
-impl Hook for Spikes {
-    fn wants(&self, site: &Site) -> bool {
-        self.0.order.contains_key(site)
-    }
-
-    fn on(&mut self, site: &Site, _: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
-        self.0.take(site, &x.get(0)?.abs()?)?;
-        Ok(None)
-    }
+    stage.rank_by_clean(|x| Ok(x.abs()?))
 }

@@ -54,7 +54,7 @@ pub fn critical_set(document: &Document<CriticalSetReport>) -> String {
             let ranked = report.ranking.iter().find(|r| r.neuron == *neuron);
             let place = ranked.map(place).unwrap_or_default();
             let importance = ranked.map(|r| number(r.importance)).unwrap_or_default();
-            let position = ranked.map(|r| r.position.to_string()).unwrap_or_default();
+            let position = ranked.map(position).unwrap_or_default();
             members.add_row(vec![neuron.short(), place, importance, position]);
         }
         right(&mut members, &[2, 3]);
@@ -68,7 +68,7 @@ pub fn critical_set(document: &Document<CriticalSetReport>) -> String {
     let mut ranking = table(&["rank", "neuron", "importance", "at token", "in the file"]);
     for (at, r) in report.ranking.iter().take(RANKING_ROWS).enumerate() {
         let rank = (at + 1).to_string();
-        ranking.add_row(vec![rank, r.neuron.short(), number(r.importance), r.position.to_string(), place(r)]);
+        ranking.add_row(vec![rank, r.neuron.short(), number(r.importance), position(r), place(r)]);
     }
     right(&mut ranking, &[0, 2, 3]);
     push(&mut out, &ranking);
@@ -164,6 +164,7 @@ fn ranking_line(report: &Document<CriticalSetReport>) -> String {
     let s = &report.settings;
     let how = match s.ranking {
         Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, samples(report), s.seed),
+        Ranking::Random => format!("random (seed {})", s.seed),
         other => other.as_str().to_owned(),
     };
     format!("{how}, side {}, sites {}", s.side, s.sites)
@@ -249,6 +250,11 @@ fn curve(report: &CriticalSetReport) -> Table {
     }
     right(&mut points, &[0, 1]);
     points
+}
+
+/// The token at which a neuron has its importance.
+pub(super) fn position(ranked: &RankedNeuron) -> String {
+    ranked.position.map_or_else(|| "-".into(), |position| position.to_string())
 }
 
 /// What an entry is in the file.

@@ -106,14 +106,15 @@ impl TextArgs {
 /// How to look for the critical set.
 #[derive(Debug, clap::Args)]
 pub struct SearchArgs {
-    /// Rank by noise (the paper), magnitude (much faster), gradient or super-weight
+    /// Rank by noise (the paper), magnitude (much faster), magnitude-signed (the paper's baseline), gradient,
+    /// super-weight, random, or weights (no pass)
     #[arg(long, default_value = "noise")]
     pub ranking: Ranking,
     /// Which side of modules to look at: out or in
     #[arg(long, default_value = "out")]
     pub side: Side,
     /// Which modules: reference (as the published code), linear, down_proj, or a glob over module paths [default:
-    /// reference; of super-weight down_proj]
+    /// reference; of super-weight and weights down_proj]
     #[arg(long)]
     pub sites: Option<SiteSelection>,
     /// What a prefix counts: channels, or published (a channel once a position)
@@ -125,7 +126,7 @@ pub struct SearchArgs {
     /// K: noisy samples; auto draws as many as settle what 100 would give
     #[arg(long, short = 'k', value_name = "K|auto", default_value = "auto")]
     pub samples: Samples,
-    /// Which noise
+    /// Which noise, or which random order
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// ε: damage (log10 of the perplexity ratio) from which the model has collapsed

@@ -20,6 +20,9 @@ fn importance_takes_the_rows_of_its_samples() {
     let one = exactly(1, 1);
     assert_eq!(of(Ranking::Magnitude, Samples::Auto, PLENTY, true), (one, one));
     assert_eq!(of(Ranking::SuperWeight, Samples::Auto, PLENTY, true), (one, one));
+    assert_eq!(of(Ranking::MagnitudeSigned, Samples::Auto, PLENTY, true), (one, one));
+    assert_eq!(of(Ranking::Random, Samples::Auto, PLENTY, true), (exactly(0, 0), exactly(0, 0)));
+    assert_eq!(of(Ranking::Weights, Samples::Auto, PLENTY, true), (exactly(1, 0), exactly(1, 0)));
     let and_back = exactly(2, 3);
     assert_eq!(of(Ranking::Gradient, Samples::Auto, PLENTY, true), (and_back, and_back));
     let all = exactly(1, 101);

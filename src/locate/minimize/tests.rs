@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Neurons 0 … n−1, most important first.
 fn entries(n: usize) -> Vec<Entry> {
     let neuron = |channel| format!("L0.mlp.down_proj:out:{channel}").parse().unwrap();
-    (0..n).map(|c| Entry { neuron: neuron(c), importance: (n - c) as f64, position: 0 }).collect()
+    (0..n).map(|c| Entry { neuron: neuron(c), importance: (n - c) as f64, position: Some(0) }).collect()
 }
 
 /// The damage of a set of masked channels.
@@ -234,7 +234,7 @@ fn the_first_prefix_that_collapses_is_found_on_a_curve_that_is_not_monotone() {
 #[test]
 fn a_channel_that_is_listed_at_two_positions_is_masked_once() {
     let mut listed = entries(3);
-    listed.insert(1, Entry { position: 7, ..listed[0].clone() });
+    listed.insert(1, Entry { position: Some(7), ..listed[0].clone() });
     assert_eq!(channels(&members(&listed, 3)), [0, 1]);
     let found =
         search(&mut evaluator(|m| m.len() as f64 - 1.0), &listed, &SearchSettings::default(), &String::new).unwrap();

@@ -184,6 +184,10 @@ fn variants_do_what_they_say() {
             assert!(entry["tensor"].is_null() && entry["axis"].is_null() && entry["index"].is_null(), "{entry}");
         }
         shape["ranking"][0].as_object_mut().unwrap().remove("shape");
+        if ["random", "weights"].iter().any(|ranking| document["settings"]["ranking"] == *ranking) {
+            assert!(document["ranking"].as_array().unwrap().iter().all(|entry| entry["position"].is_null()));
+            shape["ranking"][0]["position"] = "i?".into();
+        }
         let mut plain = document.clone();
         for entry in plain["ranking"].as_array_mut().unwrap() {
             entry.as_object_mut().unwrap().remove("shape");
@@ -197,12 +201,17 @@ fn variants_do_what_they_say() {
     assert_eq!(distinct(&all), all.len());
     let published = neurons(&["--counting", "published"]);
     assert!(distinct(&published) < published.len(), "no channel is listed at two positions");
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["--side", "in"], ":in:"),
         (&["--ranking", "magnitude"], ":out:"),
         (&["--ranking", "gradient"], ":out:"),
         (&["--ranking", "super-weight"], ".mlp.down_proj:out:"),
         (&["--ranking", "super-weight", "--side", "in"], ".mlp.down_proj:in:"),
+        (&["--ranking", "magnitude-signed"], ":out:"),
+        (&["--ranking", "random"], ":out:"),
+        (&["--ranking", "random", "--side", "in"], ":in:"),
+        (&["--ranking", "weights"], ".mlp.down_proj:out:"),
+        (&["--ranking", "weights", "--side", "in"], ".mlp.down_proj:in:"),
         (&["--sites", "linear"], "_proj:out:"),
         (&["--sites", "down_proj"], ".mlp.down_proj:out:"),
         (&["--sites", "down_proj", "--side", "in"], ".mlp.down_proj:in:"),
@@ -214,7 +223,7 @@ fn variants_do_what_they_say() {
         let found = neurons(args);
         assert!(!found.is_empty() && found.iter().all(|n| n.contains(part)), "{args:?}: {found:?}");
     }
-    for ranking in ["magnitude", "gradient", "super-weight"] {
+    for ranking in ["magnitude", "magnitude-signed", "gradient", "super-weight", "random", "weights"] {
         let settings = &result(&place, &with(&["--ranking", ranking]))["settings"];
         assert_eq!((&settings["ranking"], &settings["samples_used"]), (&ranking.into(), &0.into()));
     }

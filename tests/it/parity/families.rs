@@ -93,7 +93,7 @@ impl Reference {
     }
 
     /// The f64 activations at a site.
-    fn clean(&self, site: &str) -> Option<&Tensor> {
+    pub fn clean(&self, site: &str) -> Option<&Tensor> {
         let key = self.json["same_as"][site].as_str().unwrap_or(site);
         self.tensors.get(&format!("f64/clean/{key}"))
     }

@@ -1,12 +1,10 @@
-//! Gradients of every family against PyTorch's autograd through the authors' code (fixtures/gradients.py), and against
+//! Gradients of every family against PyTorch's autograd through the authors' code (fixtures/rankings.py), and against
 //! central differences of our own NLL.
 
 use super::families::{Reference, difference, fixture, fixtures, model};
 use achilles_audit::Result;
 use achilles_audit::compute::{Arithmetic, GradientHook, Hook, NoHook, Noise, Residency, Row};
 use achilles_audit::evaluate::metrics::nll_nats;
-use achilles_audit::evaluate::text::Encoded;
-use achilles_audit::locate::{Ranking, SearchSettings, SiteSelection, Subject, locate};
 use achilles_audit::neuron::{Action, Intervention, Neuron, Site};
 use achilles_audit::progress::{Progress, Silent};
 use candle_core::{DType, Device, Tensor};
@@ -16,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// a · ∂NLL/∂a at every site, (positions, channels).
 #[derive(Default)]
-struct Effects(BTreeMap<String, Tensor>);
+pub struct Effects(pub BTreeMap<String, Tensor>);
 
 impl GradientHook for Effects {
     fn wants(&self, _: &Site) -> bool {
@@ -31,7 +29,7 @@ impl GradientHook for Effects {
 }
 
 /// Takes activations for effects.
-struct Activations<'a>(&'a mut Effects);
+pub struct Activations<'a>(pub &'a mut Effects);
 
 impl Hook for Activations<'_> {
     fn wants(&self, _: &Site) -> bool {
@@ -46,7 +44,7 @@ impl Hook for Activations<'_> {
 
 #[test]
 fn effects_of_every_family_are_those_of_autograd_through_its_authors_code() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gradients.safetensors");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/rankings.safetensors");
     let expected = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
     let mut failed = Vec::new();
     for folder in fixtures() {
@@ -66,7 +64,7 @@ fn effects_of_every_family_are_those_of_autograd_through_its_authors_code() {
                 let effect = &effects.0[&site];
                 // Of each channel over positions, then of each position over channels.
                 let ours = Tensor::cat(&[effect.sum(0).unwrap(), effect.sum(1).unwrap()], 0).unwrap();
-                let found = difference(&ours, &expected[&format!("{family}/{site}")]);
+                let found = difference(&ours, &expected[&format!("gradient/{family}/{site}")]);
                 // Not `found > allowed`: NaN fails.
                 if found.is_nan() || found > allowed {
                     failed.push(format!("{family} {} {site}: {found:.2e}", arithmetic.as_str()));
@@ -149,39 +147,6 @@ fn what_is_wanted_of_a_late_layer_is_what_it_is_among_all() {
         let effect = (&seen.0[&hook.0.to_string()] * gradient).unwrap();
         assert!(difference(&effect, &all.0[&hook.0.to_string()]) < 1e-12, "{site}");
     }
-}
-
-/// The rankings by gradient and by super weights are of what the hooks saw.
-#[test]
-fn rankings_are_by_the_largest_over_positions() {
-    let largest = |values: &BTreeMap<String, Tensor>, chosen: fn(&str) -> bool| {
-        let mut all = Vec::new();
-        for (site, values) in values.iter().filter(|(site, _)| chosen(site)) {
-            let values: Vec<f64> = values.abs().unwrap().max(0).unwrap().to_vec1().unwrap();
-            all.extend(values.into_iter().enumerate().map(|(channel, value)| (value, format!("{site}:{channel}"))));
-        }
-        all.sort_by(|a, b| b.0.total_cmp(&a.0));
-        all
-    };
-    let folder = fixture("mixtral");
-    let tokens = Reference::read(&folder).tokens;
-    let model = model(&folder, "config.json", Arithmetic::F64, Residency::Resident);
-    let (row, mut effects, mut activations) = (Row::clean(tokens.clone()), Effects::default(), Effects::default());
-    model.gradients(&row, &mut effects, &Silent).unwrap();
-    model.trace(&[row], &mut Activations(&mut activations), &Silent).unwrap();
-    let text = Encoded { ids: tokens, sha256: String::new() };
-    let subject = Subject { model, text, load_s: 0.0 };
-    let ranked = |ranking, expected: &[(f64, String)]| {
-        let settings = SearchSettings { ranking, sites: SiteSelection::Glob("*".into()), ..SearchSettings::default() };
-        let report = locate(&subject, &SearchSettings { max_neurons: 1, ..settings }, &Silent).unwrap().report;
-        assert_eq!(report.result.ranking.len(), 100);
-        for (ours, (importance, neuron)) in report.result.ranking.iter().zip(expected) {
-            assert!((ours.importance - importance).abs() < 1e-6 * importance, "{ranking:?}: {neuron}");
-        }
-        assert_eq!(report.result.ranking[0].neuron.to_string(), expected[0].1);
-    };
-    ranked(Ranking::Gradient, &largest(&effects.0, |site| site.ends_with(":out")));
-    ranked(Ranking::SuperWeight, &largest(&activations.0, |site| site.ends_with(".w2:out")));
 }
 
 #[test]

@@ -4,5 +4,6 @@ pub mod families;
 mod gradients;
 mod packed;
 mod published;
+mod rankings;
 mod second_opinion;
 mod smollm2;

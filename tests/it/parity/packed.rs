@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The folders of all packings.
-fn packed() -> Vec<PathBuf> {
+pub fn packed() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(fixture("packed")).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<PathBuf> = entries.filter(|path| path.join("expected.json").exists()).collect();
     folders.sort();
@@ -31,7 +31,7 @@ fn sha256(values: &[f32], unsigned: bool) -> String {
 }
 
 /// None where the family is one that is not computed.
-fn recipe(folder: &Path) -> Option<Recipe> {
+pub fn recipe(folder: &Path) -> Option<Recipe> {
     Recipe::read(&ConfigFile::read(&folder.join("config.json")).unwrap()).ok()
 }
 

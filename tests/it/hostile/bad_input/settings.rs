@@ -30,6 +30,21 @@ fn settings() -> Vec<Row> {
             &["--ranking super-weight ranks down_proj alone", "use --sites down_proj"],
         ),
         called(
+            "weights of other modules",
+            &["locate", "{model}", "--ranking", "weights", "--sites", "*.q_proj"],
+            &["--ranking weights ranks down_proj alone", "use --sites down_proj"],
+        ),
+        called(
+            "weights at positions",
+            &["locate", "{model}", "--ranking", "weights", "--counting", "published"],
+            &["--ranking weights has none", "use --counting channels"],
+        ),
+        called(
+            "a base by lot",
+            &["compare", "{model}", "{model}", "--ranking", "random"],
+            &["--ranking random ranks a base and any variant of it alike", "use another --ranking"],
+        ),
+        called(
             "gradients in f16",
             &["locate", "{model}", "--ranking", "gradient", "--dtype", "f16"],
             &["gradients are too small for f16", "use --dtype bf16, f32 or f64"],
