@@ -40,11 +40,11 @@ pub use sites::SiteSelection;
 pub use smallest::Smallest;
 pub use subject::{OpenedSubject, Subject};
 
-use crate::compute::Trunk;
+use crate::compute::{Model, Trunk};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
-use crate::evaluate::text::MIN_STABLE_TOKENS;
+use crate::evaluate::text::{Encoded, MIN_STABLE_TOKENS};
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
@@ -182,7 +182,16 @@ pub fn minimal_sets(
 /// # Errors
 /// A setting makes no sense, no site matches, or the model cannot compute.
 pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progress) -> Result<Located> {
-    let Subject { model, text, load_s } = subject;
+    let mut located = locate_on(&subject.model, &subject.text, settings, progress)?;
+    located.report.result.timing_s.load = subject.load_s;
+    Ok(located)
+}
+
+/// As [`locate`], of a model that is at hand, on any text.
+///
+/// # Errors
+/// As [`locate`].
+pub fn locate_on(model: &Model, text: &Encoded, settings: &SearchSettings, progress: &dyn Progress) -> Result<Located> {
     settings.check()?;
     let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
     let tokens = &text.ids;
@@ -251,12 +260,7 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
         prefix,
         critical_set,
         sharpness,
-        timing_s: critical_set::Timing {
-            load: *load_s,
-            importance: importance_s,
-            search: search_s,
-            minimize: minimize_s,
-        },
+        timing_s: critical_set::Timing { load: 0.0, importance: importance_s, search: search_s, minimize: minimize_s },
     };
     let settings = CriticalSetSettings::new(settings, ranked.samples, model.arithmetic(), model.device_name(), text);
     Ok(Located { report: Document::new(identity, settings, result), channels: ranked.channels })

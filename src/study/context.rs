@@ -1,11 +1,15 @@
 //! What a study has at hand: a model, a text, corpora, and the critical set, which is located once.
 
-use super::StudySettings;
-use crate::compute::{ComputeSettings, Hook, Model, NoHook, Row};
+use super::{CorpusRecord, StudySettings};
+use crate::checkpoint::Checkpoint;
+use crate::compute::{ComputeSettings, Model, Row};
 use crate::document::Document;
 use crate::error::{Error, Result};
+use crate::evaluate::corpus::Corpus;
+use crate::evaluate::corpus_nll::{CorpusHook, corpus_nlls};
 use crate::evaluate::metrics;
-use crate::evaluate::text::Tokenizer;
+use crate::evaluate::text::{Encoded, Tokenizer};
+use crate::evaluate::windows::{EncodedCorpus, WindowSettings};
 use crate::locate::{self, CriticalSetReport, Entry, Located, Ranking, SearchSettings, Subject};
 use crate::neuron::{self, Intervention, Neuron};
 use crate::progress::Progress;
@@ -27,6 +31,8 @@ pub struct Context<'a> {
     pub search: &'a SearchSettings,
     /// What else there is to set.
     pub options: &'a StudyOptions,
+    /// The corpora in the model's tokens.
+    pub(super) corpora: Vec<EncodedCorpus>,
     /// Where it tells how far it is.
     pub progress: &'a dyn Progress,
     located: OnceCell<Document<CriticalSetReport>>,
@@ -37,6 +43,8 @@ pub struct Context<'a> {
 /// What there is to set besides the search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StudyOptions {
+    /// The reference text.
+    pub text: String,
     /// The critical set, where it is not to be located.
     pub critical: Option<Vec<Neuron>>,
     /// Factors for the study `beta`.
@@ -45,6 +53,10 @@ pub struct StudyOptions {
     pub draws: usize,
     /// Models that the set is masked in as well, by the study `variants`.
     pub variants: Vec<String>,
+    /// What perplexity is measured on besides the reference text.
+    pub corpora: Vec<Corpus>,
+    /// How they are cut.
+    pub windows: WindowSettings,
 }
 
 /// The NLL of a corpus, in nats a token, under each of some sets of interventions.
@@ -72,6 +84,7 @@ impl StudyOptions {
         if let Some(beta) = self.betas.iter().find(|beta| !beta.is_finite()) {
             return Err(Error::input(format!("beta is {beta}, expected a finite number")));
         }
+        self.windows.check()?;
         neuron::check_distinct(self.critical.iter().flatten())
     }
 }
@@ -93,6 +106,7 @@ impl<'a> Context<'a> {
             compute,
             search,
             options,
+            corpora: encoded(subject.model.checkpoint(), tokenizer, options)?,
             progress,
             located: OnceCell::new(),
             set: OnceCell::new(),
@@ -102,7 +116,13 @@ impl<'a> Context<'a> {
 
     /// What a result depends on besides the model.
     pub fn settings(&self) -> StudySettings {
-        let StudyOptions { critical, betas, draws, variants } = self.options.clone();
+        let StudyOptions { critical, betas, draws, variants, .. } = self.options.clone();
+        let corpus = |of: &EncodedCorpus| CorpusRecord {
+            name: of.name.clone(),
+            sha256: of.sha256.clone(),
+            samples: of.samples,
+            tokens: of.tokens,
+        };
         StudySettings {
             dtype: self.model().arithmetic(),
             device: self.model().device_name(),
@@ -113,6 +133,8 @@ impl<'a> Context<'a> {
             betas,
             draws,
             variants,
+            corpora: self.corpora.iter().map(corpus).collect(),
+            context: self.options.windows.context,
         }
     }
 
@@ -177,29 +199,23 @@ impl<'a> Context<'a> {
         SearchSettings { ranking, sites: ranking.usual_sites(), ..self.search.clone() }
     }
 
-    /// The reference text and each corpus under each set of interventions.
+    /// The reference text and each corpus under each set of interventions, of which the first is none.
     pub(super) fn perplexities(&self, sets: &[Vec<Intervention>]) -> Result<Vec<Measured>> {
-        self.perplexities_under(sets, &mut NoHook)
+        self.perplexities_under(sets, None)
     }
 
     /// The same, with a hook that may change what flows.
-    pub(super) fn perplexities_under(&self, sets: &[Vec<Intervention>], hook: &mut dyn Hook) -> Result<Vec<Measured>> {
-        Ok(vec![self.on_text(sets, hook)?])
-    }
-
-    fn on_text(&self, sets: &[Vec<Intervention>], hook: &mut dyn Hook) -> Result<Measured> {
-        let model = self.model();
-        let rows: Vec<Row> = sets.iter().map(|set| Row::with(self.subject.text.ids.clone(), set.clone())).collect();
-        self.progress.begin("perplexity", (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
-        let nlls = metrics::nlls_under(model, &rows, hook, self.progress)?;
-        self.progress.end();
-        metrics::base(nlls[0], || metrics::not_finite(model))?;
-        Ok(Measured { corpus: TEXT.into(), nlls })
+    pub(super) fn perplexities_under(
+        &self,
+        sets: &[Vec<Intervention>],
+        hook: Option<&mut dyn CorpusHook>,
+    ) -> Result<Vec<Measured>> {
+        measure(self.model(), (&self.subject.text, &self.corpora), sets, hook, self.progress)
     }
 
     /// As [`Context::masked`], of the reference text alone.
     pub(super) fn masked_on_text(&self, sets: &[Vec<Neuron>]) -> Result<Vec<Measured>> {
-        Ok(vec![self.on_text(&masks(sets), &mut NoHook)?])
+        measure(self.model(), (&self.subject.text, &[]), &masks(sets), None, self.progress)
     }
 
     /// As [`Context::perplexities`], of sets of masked neurons.
@@ -208,6 +224,48 @@ impl<'a> Context<'a> {
     }
 }
 
+/// The corpora of the options in a model's tokens.
+pub(super) fn encoded(
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    options: &StudyOptions,
+) -> Result<Vec<EncodedCorpus>> {
+    let of = |corpus| EncodedCorpus::of(checkpoint, tokenizer, corpus, &options.windows);
+    options.corpora.iter().map(of).collect()
+}
+
 fn masks(sets: &[Vec<Neuron>]) -> Vec<Vec<Intervention>> {
     sets.iter().map(|set| set.iter().cloned().map(Intervention::zero).collect()).collect()
+}
+
+/// A text and corpora, in the model's tokens, under each set of interventions, of which the first is none.
+pub(super) fn measure(
+    model: &Model,
+    (text, corpora): (&Encoded, &[EncodedCorpus]),
+    sets: &[Vec<Intervention>],
+    mut hook: Option<&mut dyn CorpusHook>,
+    progress: &dyn Progress,
+) -> Result<Vec<Measured>> {
+    let base = |nll| metrics::base(nll, || metrics::not_finite(model));
+    let rows: Vec<Row> = sets.iter().map(|set| Row::with(text.ids.clone(), set.clone())).collect();
+    progress.begin("perplexity", (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
+    let nlls = match &mut hook {
+        Some(hook) => metrics::nlls_under(model, &rows, *hook, progress)?,
+        None => metrics::nlls(model, &rows, progress)?,
+    };
+    progress.end();
+    base(nlls[0])?;
+    let mut measured = vec![Measured { corpus: TEXT.into(), nlls }];
+    for corpus in corpora {
+        let stage = format!("perplexity of {}", corpus.name);
+        let hook: Option<&mut dyn CorpusHook> = match &mut hook {
+            Some(hook) => Some(&mut **hook),
+            None => None,
+        };
+        let nlls = corpus_nlls(model, corpus, sets, hook, &stage, progress)?;
+        let nlls: Vec<f64> = nlls.iter().map(|nll| nll.nll_nats()).collect();
+        base(nlls[0])?;
+        measured.push(Measured { corpus: corpus.name.clone(), nlls });
+    }
+    Ok(measured)
 }

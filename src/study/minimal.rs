@@ -2,7 +2,7 @@
 
 use super::outcome::{Chart, Outcome, Table, row};
 use super::{Context, Study};
-use crate::error::{Error, Result};
+use crate::error::{Count, Error, Result};
 use crate::locate;
 use crate::neuron::Neuron;
 
@@ -47,10 +47,11 @@ fn run(context: &Context) -> Result<Outcome> {
     let distinct = sets.iter().collect::<std::collections::HashSet<_>>().len();
     let always = prefix.iter().filter(|neuron| sets.iter().all(|set| set.contains(neuron))).count();
     let findings = vec![format!(
-        "Of a prefix of {}, {} orders lead to {distinct} minimal set(s) of {least} to {most} members; {always} neuron(s) are \
-         in each. The paper reports prefixes alone.",
+        "Of a prefix of {}, {} orders lead to {} of {least} to {most} members; {} in each. The paper reports prefixes alone.",
         prefix.len(),
-        sets.len()
+        sets.len(),
+        Count(distinct, "minimal set", "minimal sets"),
+        Count(always, "neuron is", "neurons are")
     )];
     let chart =
         Chart::lines("recurrence", "The share of minimal sets that hold a neuron", &members, "rank", "share").bars();

@@ -2,7 +2,9 @@
 //!
 //! A study is a file here and its line in [`STUDIES`].
 
+mod answers;
 mod beta;
+mod components;
 mod context;
 mod critical;
 mod folder;
@@ -10,9 +12,15 @@ mod minimal;
 mod norm_removal;
 mod outcome;
 mod paper;
+mod precision;
+mod rankings;
 mod sampling;
+mod spread;
 mod subsets;
+mod text_length;
+mod texts;
 mod threshold;
+mod variants;
 
 pub use beta::BETAS;
 pub use context::{Context, StudyOptions};
@@ -43,9 +51,16 @@ pub struct Study {
 /// Every study, in the order in which `study all` runs them.
 pub const STUDIES: &[Study] = &[
     critical::STUDY,
+    rankings::STUDY,
+    components::STUDY,
     sampling::STUDY,
+    precision::STUDY,
     subsets::STUDY,
     threshold::STUDY,
+    answers::STUDY,
+    text_length::STUDY,
+    texts::STUDY,
+    variants::STUDY,
     beta::STUDY,
     norm_removal::STUDY,
     minimal::STUDY,
@@ -64,8 +79,9 @@ impl Study {
     }
 
     /// Why there is nothing to measure.
-    pub fn left_out(&self, _: &Context) -> Option<&'static str> {
-        None
+    pub fn left_out(&self, context: &Context) -> Option<&'static str> {
+        let lacks_variants = self.name == variants::STUDY.name && context.options.variants.is_empty();
+        lacks_variants.then_some(variants::LACKING)
     }
 
     /// Measures.
@@ -130,6 +146,23 @@ pub struct StudySettings {
     pub draws: usize,
     /// Models that the study `variants` masks the set in as well.
     pub variants: Vec<String>,
+    /// What perplexity is measured on besides the reference text, by the paper's protocol.
+    pub corpora: Vec<CorpusRecord>,
+    /// Tokens of a sample at most; the paper's where none is set.
+    pub context: Option<usize>,
+}
+
+/// Which corpus, and how much of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CorpusRecord {
+    /// What it was asked for as.
+    pub name: String,
+    /// SHA-256 of the bytes that it was read from, lower-case hex.
+    pub sha256: String,
+    /// Texts that are measured.
+    pub samples: usize,
+    /// Their tokens.
+    pub tokens: usize,
 }
 
 impl Kind for StudyReport {

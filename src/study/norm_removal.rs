@@ -5,6 +5,7 @@ use super::{Context, Study};
 use crate::architecture::module::Role;
 use crate::compute::Hook;
 use crate::error::Result;
+use crate::evaluate::corpus_nll::{CorpusHook, PassRow};
 use crate::evaluate::metrics;
 use crate::neuron::{Intervention, ModulePath, Side, Site};
 use candle_core::Tensor;
@@ -31,7 +32,7 @@ fn run(context: &Context) -> Result<Outcome> {
     for layer in std::iter::once(None).chain((0..layers).map(Some)) {
         let measured = match layer {
             None => whole.clone(),
-            Some(layer) => context.perplexities_under(&sets, &mut Removal::of(context, layer))?,
+            Some(layer) => context.perplexities_under(&sets, Some(&mut Removal::of(context, layer)))?,
         };
         for (at, of) in measured.into_iter().enumerate() {
             let damage = metrics::damage(of.nlls[1], of.nlls[0]);
@@ -99,5 +100,11 @@ impl Hook for Removal {
             }
             Side::Out => Ok(self.came_in.remove(&site.module)),
         }
+    }
+}
+
+impl CorpusHook for Removal {
+    fn pass(&mut self, _: &[PassRow]) -> Result<()> {
+        Ok(())
     }
 }

@@ -4,7 +4,9 @@ use crate::options::{ComputeArgs, Format, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::document::{Document, critical_set};
+use achilles_audit::evaluate::corpus::{Corpus, SAMPLE};
 use achilles_audit::evaluate::text::Tokenizer;
+use achilles_audit::evaluate::windows::WindowSettings;
 use achilles_audit::locate::OpenedSubject;
 use achilles_audit::progress::Progress;
 use achilles_audit::report::{self, Show};
@@ -36,6 +38,12 @@ pub struct Options {
     /// The critical set, as `locate --format json` wrote it, instead of locating it
     #[arg(long, value_name = "FILE")]
     pub critical: Option<PathBuf>,
+    /// What perplexity is measured on besides the text: sample or kinds, which are shipped, or a file
+    #[arg(long, value_name = "NAME|FILE", num_args = 1.., default_value = SAMPLE)]
+    pub corpus: Vec<String>,
+    /// Texts of a corpus that are measured at most
+    #[arg(long, value_name = "N", default_value = "16")]
+    pub max_samples: NonZeroUsize,
     /// Factors for the study beta
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BETAS, allow_hyphen_values = true)]
     pub betas: Vec<f64>,
@@ -72,10 +80,13 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let opened = OpenedSubject::new(Checkpoint::open(model, progress)?, &text)?;
     let critical = options.critical.as_ref().map(|path| critical_set::neurons(path, opened.recipe.architecture));
     let settings = StudyOptions {
+        text,
         critical: critical.transpose()?.map(|located| located.neurons),
         betas: options.betas.clone(),
         draws: options.draws.get(),
         variants: options.variants.clone(),
+        corpora: options.corpus.iter().map(|name| Corpus::open(name, None)).collect::<Result<_>>()?,
+        windows: WindowSettings { max_samples: Some(options.max_samples.get()), ..WindowSettings::default() },
     };
     settings.check()?;
     let subject = opened.load_to_locate((&compute, &search), progress)?;
