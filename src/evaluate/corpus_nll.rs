@@ -224,3 +224,138 @@ impl Plan {
         (0..sets).step_by(rows).map(move |from| from..(from + rows).min(sets))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::{Arithmetic, Residency, fixture};
+    use crate::evaluate::windows::Protocol;
+    use crate::neuron::{Neuron, Site};
+    use crate::progress::Silent;
+    use candle_core::Tensor;
+
+    /// Windows of these lengths, each scored from its second half on.
+    fn corpus(lengths: &[usize]) -> EncodedCorpus {
+        let window = |(sample, length): (usize, &usize)| {
+            let tokens: Arc<[u32]> = (0..*length).map(|at| ((sample * 31 + at * 7) % 90) as u32).collect();
+            let targets: Arc<[u32]> = (length / 2..*length).map(|at| ((sample + at * 5) % 90) as u32).collect();
+            Window { sample, scored: Scored { from: length / 2, targets }, tokens, weight: 1.0 + sample as f64 / 8.0 }
+        };
+        let windows: Vec<Window> = lengths.iter().enumerate().map(window).collect();
+        EncodedCorpus {
+            name: "corpus".into(),
+            sha256: String::new(),
+            protocol: Protocol::Rolling,
+            context: 64,
+            prefix_token: None,
+            samples: lengths.len(),
+            tokens: lengths.iter().sum(),
+            words: 3,
+            bytes: 9,
+            windows,
+        }
+    }
+
+    /// One neuron of the last layer, none, and that with one of the first layer.
+    fn sets(model: &Model) -> Vec<Vec<Intervention>> {
+        let last = model.recipe().layers.len() - 1;
+        let masked = |layer| {
+            let is_its_norm =
+                |site: &&Site| site.module.layer() == Some(layer) && site.module.as_str().ends_with("norm");
+            let site = model.sites().iter().map(|info| &info.site).find(is_its_norm).unwrap();
+            Intervention::zero(Neuron { site: site.clone(), channel: 3 })
+        };
+        vec![vec![masked(last)], Vec::new(), vec![masked(0), masked(last)]]
+    }
+
+    /// Each window under each set by itself.
+    fn one_by_one(model: &Model, corpus: &EncodedCorpus) -> Vec<Vec<f64>> {
+        let nll = |window: &Window, set: &Vec<Intervention>| {
+            let rows = [Row::with(window.tokens.clone(), set.clone())];
+            let scored = std::slice::from_ref(&window.scored);
+            -model.scored_log_probs(&rows, scored, &mut NoHook, &Silent).unwrap()[0].iter().sum::<f64>()
+        };
+        sets(model).iter().map(|set| corpus.windows.iter().map(|window| nll(window, set)).collect()).collect()
+    }
+
+    fn assert_close(what: &str, found: &[Vec<f64>], expected: &[Vec<f64>]) {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert_eq!(found.len(), expected.len(), "{what}");
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-10), "{what}: {found:?}, {expected:?}");
+        }
+    }
+
+    /// `llama_dynamic` turns texts beyond 12 tokens by their length, `qwen3_next` and `lfm2` carry states along,
+    /// `mixtral` has experts.
+    #[test]
+    fn windows_together_are_as_windows_alone() {
+        let corpus = corpus(&[9, 1, 14, 14, 3, 13, 10, 30, 29, 2]);
+        for family in ["llama", "llama_dynamic", "qwen3_next", "lfm2", "mixtral", "gemma4"] {
+            for residency in [Residency::Resident, Residency::Streamed] {
+                let model = fixture::model(family, Arithmetic::F64, Some(residency));
+                let found = window_nlls(&model, &corpus, &sets(&model), None, "", &Silent).unwrap();
+                let what = format!("{family} {residency:?}");
+                assert_close(&what, &found, &one_by_one(&model, &corpus));
+                let total = corpus_nlls(&model, &corpus, &sets(&model), None, "", &Silent).unwrap()[2];
+                let weighed: f64 = found[2].iter().enumerate().map(|(at, nll)| (1.0 + at as f64 / 8.0) * nll).sum();
+                assert!((total.total_nats - weighed).abs() < 1e-9 && total.tokens == 125, "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hook_is_told_what_passes() {
+        #[derive(Default)]
+        struct Seen {
+            rows: Vec<PassRow>,
+            all: Vec<(usize, usize)>,
+            passes: usize,
+        }
+        impl Hook for Seen {
+            fn wants(&self, site: &Site) -> bool {
+                site.to_string() == "model.layers.1.mlp.down_proj:out"
+            }
+
+            fn on(&mut self, _: &Site, rows: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
+                let here: Vec<PassRow> = rows.iter().flatten().map(|row| self.rows[*row]).collect();
+                assert!(here.iter().all(|row| row.positions <= x.dim(1).unwrap()));
+                self.all.extend(here.iter().map(|row| (row.window, row.set)));
+                Ok(None)
+            }
+        }
+        impl CorpusHook for Seen {
+            fn pass(&mut self, rows: &[PassRow]) -> Result<()> {
+                self.rows = rows.to_vec();
+                self.passes += 1;
+                Ok(())
+            }
+        }
+        let corpus = corpus(&[9, 30, 8, 9]);
+        let model = fixture::model("llama", Arithmetic::F32, None);
+        let mut seen = Seen::default();
+        window_nlls(&model, &corpus, &sets(&model), Some(&mut seen), "", &Silent).unwrap();
+        seen.all.sort();
+        let every: Vec<(usize, usize)> = (0..4).flat_map(|window| (0..3).map(move |set| (window, set))).collect();
+        assert_eq!((seen.all, seen.passes), (every, 2));
+    }
+
+    #[test]
+    fn a_pass_is_as_large_as_it_pays() {
+        let plan = |rows, sets, padding| Plan { sets, rows, padding };
+        let windows = |plan: Plan, lengths: &[usize]| plan.windows(lengths.iter().copied(), |length| length != 7);
+        // Of 512 and 500 twelve are padding, less than a sixteenth.
+        assert_eq!(windows(plan(10, 1, Padding::Share), &[512, 500, 100]), 2);
+        assert_eq!(windows(plan(10, 1, Padding::Share), &[512, 256]), 1);
+        // Reading weights again takes as long as computing 300 positions, here under two sets.
+        assert_eq!(windows(plan(10, 2, Padding::Positions(300)), &[100, 50, 1, 1]), 3);
+        assert_eq!(windows(plan(10, 1, Padding::Positions(300)), &[100, 50, 1, 1]), 4);
+        // No more rows than there is memory for, and one window where sets alone are more than that.
+        assert_eq!(windows(plan(5, 2, Padding::Share), &[9; 4]), 2);
+        assert_eq!(windows(plan(2, 5, Padding::Share), &[9; 4]), 1);
+        assert_eq!(Vec::from_iter(plan(2, 5, Padding::Share).sets(5)), [0..2, 2..4, 4..5]);
+        // Nothing is padded that would then compute otherwise.
+        assert_eq!(windows(plan(10, 1, Padding::Positions(300)), &[8, 8, 7, 7]), 2);
+        assert_eq!(windows(plan(10, 1, Padding::Positions(300)), &[7, 7]), 2);
+    }
+}

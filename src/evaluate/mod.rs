@@ -2,6 +2,7 @@
 
 pub mod corpus;
 pub mod corpus_nll;
+pub mod corpus_perplexity;
 pub mod divergence;
 pub mod metrics;
 pub mod perplexity;

@@ -29,6 +29,12 @@ impl Scaled {
             false => Err(Error::input(format!("beta is {}, expected a finite number", self.beta))),
         }
     }
+
+    /// What is done to each of the neurons.
+    pub fn interventions(&self) -> Vec<Intervention> {
+        let action = if self.beta == 0.0 { Action::Zero } else { Action::Scale(self.beta) };
+        self.neurons.iter().map(|neuron| Intervention { neuron: neuron.clone(), action }).collect()
+    }
 }
 
 /// The perplexity of a text (`achilles-audit/perplexity/v1`).
@@ -97,20 +103,14 @@ pub fn perplexity(
     let Scaled { neurons, beta } = scaled;
     let mut rows = vec![Row::clean(text.ids.clone())];
     if !neurons.is_empty() {
-        let action = if *beta == 0.0 { Action::Zero } else { Action::Scale(*beta) };
-        let intervention = |neuron: &Neuron| Intervention { neuron: neuron.clone(), action };
-        rows.push(Row::with(text.ids.clone(), neurons.iter().map(intervention).collect()));
+        rows.push(Row::with(text.ids.clone(), scaled.interventions()));
     }
     progress.begin("perplexity", (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
     let nlls = metrics::nlls(model, &rows, progress)?;
     progress.end();
     let base = metrics::base(nlls[0], || metrics::not_finite(model))?;
-    let dtype = model.arithmetic();
     if nlls.get(1).is_some_and(|nll| !nll.is_finite()) {
-        let dtype = dtype.as_str();
-        let problem =
-            format!("with the neurons × {beta} the perplexity is not a number: the arithmetic overflows {dtype}");
-        return Err(Error::input(format!("{problem}; use another factor or a wider --dtype")));
+        return Err(not_a_number(model, scaled));
     }
     let changed = nlls.get(1).map(|nll| Changed {
         nll_nats: *nll,
@@ -118,7 +118,7 @@ pub fn perplexity(
         damage: metrics::damage(*nll, base),
     });
     let settings = PerplexitySettings {
-        dtype,
+        dtype: model.arithmetic(),
         device: model.device_name(),
         tokens: text.ids.len(),
         text_sha256: text.sha256.clone(),
@@ -128,4 +128,11 @@ pub fn perplexity(
     let base = Measured { nll_nats: base, perplexity: metrics::perplexity(base) };
     let identity = model.identity();
     Ok(Document::new(identity, settings, Perplexity { base, changed }))
+}
+
+/// Why there is no perplexity with the neurons changed.
+pub(super) fn not_a_number(model: &Model, scaled: &Scaled) -> Error {
+    let (beta, dtype) = (scaled.beta, model.arithmetic().as_str());
+    let problem = format!("with the neurons × {beta} the perplexity is not a number: the arithmetic overflows {dtype}");
+    Error::input(format!("{problem}; use another factor or a wider --dtype"))
 }

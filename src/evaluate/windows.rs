@@ -76,7 +76,7 @@ impl WindowSettings {
     /// There would be no sample, or none with a target.
     pub fn check(&self) -> Result<()> {
         if self.max_samples == Some(0) {
-            return Err(Error::input("max samples is 0, expected at least 1"));
+            return Err(Error::input("max-samples is 0, expected at least 1"));
         }
         match (self.context, self.protocol) {
             (Some(0), _) => Err(Error::input("context is 0 tokens, expected at least 1")),

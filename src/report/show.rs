@@ -9,6 +9,7 @@ use crate::compare::Comparison;
 use crate::compare::published::PublishedSets;
 use crate::document::Document;
 use crate::error::Result;
+use crate::evaluate::corpus_perplexity::CorpusPerplexity;
 use crate::evaluate::perplexity::Perplexity;
 use crate::integrity::document::{DiffDocument, VerificationDocument};
 use crate::integrity::signature::SignatureReport;
@@ -110,6 +111,12 @@ impl Show for Document<PublishedSets> {
 impl Show for Document<SignatureReport> {
     fn table(&self) -> String {
         signature::lines(self)
+    }
+}
+
+impl Show for Document<CorpusPerplexity> {
+    fn table(&self) -> String {
+        perplexity::of_corpora(&self.result) + &weights::line(&self.model)
     }
 }
 

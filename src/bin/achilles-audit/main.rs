@@ -77,7 +77,7 @@ enum Command {
     Compare(compare::Options),
     /// List the critical sets that the paper's authors published
     Published(OutputArgs),
-    /// Perplexity of a text, as the model is or with neurons masked or scaled
+    /// Perplexity of a text or of corpora, as the model is or with neurons masked or scaled
     Perplexity(perplexity::Options),
     /// Ask questions before and after neurons are masked: the answers, and the probability of their first token
     Probe(probe::Options),

@@ -5,15 +5,17 @@ use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compute::{self, Arithmetic, DeviceChoice, Residency};
 use achilles_audit::document::critical_set;
 use achilles_audit::error::Bytes;
+use achilles_audit::evaluate::corpus::{Corpus, TextFormat};
 use achilles_audit::evaluate::text;
+use achilles_audit::evaluate::windows::{Protocol, WindowSettings};
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
 use achilles_audit::locate::{self, Counting, OpenedSubject, Ranking, Samples, SiteSelection, Subject};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Progress;
 use achilles_audit::report::{RENDERERS, Renderer, Show, ShowFindings};
 use achilles_audit::rules::Rules;
-use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{ArgGroup, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -103,6 +105,44 @@ impl TextArgs {
     }
 }
 
+/// Which corpora, and how they are measured.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct CorpusArgs {
+    /// Measure a corpus of many texts: a file, or sample or kinds, which come with the program; can be given several
+    /// times
+    #[arg(long, value_name = "FILE")]
+    pub corpus: Vec<String>,
+    /// How the files hold texts: plain (paragraphs), jsonl ({"text": …} a line) or wikitext [default: by their names]
+    #[arg(long, value_name = "FORMAT", requires = "corpus")]
+    pub format_text: Option<TextFormat>,
+    /// How texts are measured: paper (texts of over 50 characters, cut at 512 tokens) or rolling (all tokens, by the
+    /// rolling windows of lm-evaluation-harness, a word and a byte too)
+    #[arg(long, default_value_t, requires = "corpus")]
+    pub protocol: Protocol,
+    /// Tokens that the model reads at once at most [default: 512; of rolling the config's max_position_embeddings]
+    #[arg(long, value_name = "TOKENS", requires = "corpus")]
+    pub context: Option<usize>,
+    /// Measure the first so many samples of each corpus
+    #[arg(long, value_name = "N", requires = "corpus")]
+    pub max_samples: Option<usize>,
+}
+
+impl CorpusArgs {
+    /// What of each corpus is measured, and how, checked.
+    pub fn settings(&self) -> Result<WindowSettings> {
+        let CorpusArgs { protocol, context, max_samples, .. } = *self;
+        let settings = WindowSettings { protocol, context, max_samples };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// The corpora.
+    pub fn read(&self) -> Result<Vec<Corpus>> {
+        self.corpus.iter().map(|name| Corpus::open(name, self.format_text)).collect()
+    }
+}
+
 /// How to look for the critical set.
 #[derive(Debug, clap::Args)]
 pub struct SearchArgs {
@@ -176,9 +216,9 @@ impl LocateArgs {
     }
 }
 
-/// Which neurons.
+/// Which neurons, if any; a command that needs some says so by [`NeuronArgs::needed`].
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub struct NeuronArgs {
     /// A critical-set.json, as `locate --format json` writes it: its critical neurons
     #[arg(long, value_name = "FILE")]
@@ -189,6 +229,11 @@ pub struct NeuronArgs {
 }
 
 impl NeuronArgs {
+    /// The group of options of which a command needs one.
+    pub fn needed() -> ArgGroup {
+        ArgGroup::new("which neurons").args(["critical", "neuron"]).required(true)
+    }
+
     /// The neurons, from where they are named, in a model of `architecture`.
     pub fn read(&self, architecture: &str) -> Result<critical_set::Located> {
         match &self.critical {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
+#[command(group = NeuronArgs::needed())]
 pub struct Options {
     #[command(flatten)]
     pub model: ModelArgs,

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
+#[command(group = NeuronArgs::needed())]
 pub struct Options {
     /// A model folder, a .gguf file or a hub id (org/name[@revision])
     pub model: String,

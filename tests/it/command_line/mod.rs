@@ -2,6 +2,7 @@
 
 mod answers;
 mod compare;
+mod corpora;
 mod divergence;
 mod estimate;
 mod fingerprint;

@@ -1,6 +1,7 @@
 //! Whatever is wrong with what it is given: one clear line, exit code 2, nothing written, no panic.
 
 mod checkpoint;
+mod corpora;
 mod settings;
 mod signatures;
 mod text;
