@@ -59,6 +59,7 @@ pub mod probe;
 pub mod progress;
 pub mod report;
 pub mod rules;
+pub mod study;
 pub mod tool;
 pub mod worker;
 

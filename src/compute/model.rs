@@ -201,6 +201,11 @@ impl Model {
         self.memory.for_sums()
     }
 
+    /// Whether weights are read anew in each pass.
+    pub fn is_streamed(&self) -> bool {
+        self.resident.is_none()
+    }
+
     /// Rows of so many positions that make a pass worth reading streamed weights for: computing them takes as long, as
     /// earlier passes have shown. One where weights stay.
     pub fn rows_paid_for(&self, positions: usize) -> usize {

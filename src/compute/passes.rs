@@ -6,6 +6,7 @@ use super::cache::{Cache, Kept};
 use super::hook::{Hook, NoHook, Tap};
 use super::layer::{Beside, Layer};
 use super::ops::{self, Masks, RopeTable};
+use super::scored::Scored;
 use super::trunk::{Branches, Trunk};
 use super::weights::LayerWeights;
 use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING};
@@ -88,20 +89,8 @@ impl Model {
         progress: &dyn Progress,
     ) -> Result<Vec<Vec<f64>>> {
         let groups = self.hidden(rows, None, trunk, hook, progress)?;
-        let members: Vec<Vec<usize>> = groups.iter().map(|group| group.rows.clone()).collect();
-        let targets = |group: Group| {
-            let tokens = &rows[group.rows[0]].tokens;
-            Ok((group.x.narrow(0, 0, tokens.len() - 1)?, &tokens[1..]))
-        };
-        let log_probs = self.log_probs_of(groups.into_iter().map(targets).collect::<Result<_>>()?)?;
-        let mut result = vec![Vec::new(); rows.len()];
-        for (members, log_probs) in members.into_iter().zip(log_probs) {
-            for &row in &members {
-                result[row] = log_probs.clone();
-            }
-            progress.advance(members.len() as u64)?;
-        }
-        Ok(result)
+        let scored: Vec<Scored> = rows.iter().map(Scored::all_of).collect();
+        self.log_probs_of_rows(groups, &scored, progress)
     }
 
     /// The logits of every row, (positions, vocabulary), in the arithmetic's dtype on the device. Progress advances by

@@ -69,7 +69,15 @@ pub fn most_probable(logits: &[f64]) -> u32 {
 /// # Errors
 /// As [`Model::target_log_probs`].
 pub fn nlls(model: &Model, rows: &[Row], progress: &dyn Progress) -> Result<Vec<f64>> {
-    in_passes(model, rows, |rows| model.target_log_probs(rows, &mut NoHook, progress))
+    nlls_under(model, rows, &mut NoHook, progress)
+}
+
+/// As [`nlls`], with a hook that may change what flows.
+///
+/// # Errors
+/// As [`nlls`].
+pub fn nlls_under(model: &Model, rows: &[Row], hook: &mut dyn Hook, progress: &dyn Progress) -> Result<Vec<f64>> {
+    in_passes(model, rows, |rows| model.target_log_probs(rows, hook, progress))
 }
 
 /// As [`nlls`], with rows that begin where they branch off `trunk`.

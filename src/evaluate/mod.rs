@@ -1,7 +1,12 @@
-//! A text under a model: its tokens, and what is measured of it.
+//! Texts under a model: their tokens, and what is measured of them.
 
+pub mod corpus;
+pub mod corpus_nll;
 pub mod divergence;
 pub mod metrics;
 pub mod perplexity;
+mod prefix;
 pub mod text;
 pub(crate) mod vocabulary;
+pub mod windows;
+mod words;

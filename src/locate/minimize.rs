@@ -7,6 +7,9 @@ use super::smallest::{Further, Smallest};
 use crate::error::Result;
 use crate::evaluate::metrics;
 use crate::neuron::Neuron;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha20Rng;
 
 /// Up to this many members the damage of every subset is measured.
 const MAX_SUBSETS_OF: usize = 6;
@@ -16,6 +19,9 @@ const SHORT: usize = 16;
 
 /// The second order may take one row for so many members of the prefix.
 const MEMBERS_A_ROW: usize = 4;
+
+/// The stream of random orders; noisy samples have those before.
+const ORDERS_STREAM: u64 = 1 << 61;
 
 /// The critical set within a prefix that collapses, and the damage of its subsets.
 pub(super) fn minimize(
@@ -53,6 +59,26 @@ fn fewest(
     }
     let smallest = further.map(|further| further.look(&mut reduction, &mut best)).transpose()?;
     Ok((best, smallest))
+}
+
+/// A minimal set of a prefix that collapses by each of so many random orders, from a seed.
+pub(super) fn by_orders(
+    evaluator: &mut Evaluator,
+    prefix: &[Neuron],
+    (epsilon, orders, seed): (f64, usize, u64),
+) -> Result<Vec<Vec<Neuron>>> {
+    let mut reduction = Reduction::new(evaluator, prefix, epsilon)?;
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    rng.set_stream(ORDERS_STREAM);
+    let mut sets = Vec::with_capacity(orders);
+    for _ in 0..orders {
+        let mut order: Vec<usize> = (0..prefix.len()).collect();
+        order.shuffle(&mut rng);
+        let set = reduction.descend(&order, &[], usize::MAX)?.unwrap_or(order);
+        let set = reduction.eliminate(&set)?.unwrap_or(set);
+        sets.push(set.into_iter().map(|at| prefix[at].clone()).collect());
+    }
+    Ok(sets)
 }
 
 /// Every subset but the empty one, smaller ones first.

@@ -40,13 +40,14 @@ pub use sites::SiteSelection;
 pub use smallest::Smallest;
 pub use subject::{OpenedSubject, Subject};
 
-use crate::compute::Trunk;
+use crate::compute::{Model, Trunk};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
-use crate::evaluate::text::MIN_STABLE_TOKENS;
+use crate::evaluate::text::{Encoded, MIN_STABLE_TOKENS};
 use crate::neuron::{Neuron, Side, Site};
 use crate::progress::Progress;
+use serde::{Deserialize, Serialize};
 use smallest::Further;
 use std::cell::RefCell;
 use std::time::Instant;
@@ -55,7 +56,7 @@ use std::time::Instant;
 const REPORTED: usize = 100;
 
 /// How to search; the defaults are the paper's settings, with as few of its samples as settle its answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SearchSettings {
     /// What candidates are ranked by.
     pub ranking: Ranking,
@@ -76,6 +77,7 @@ pub struct SearchSettings {
     /// The longest prefix tried.
     pub max_neurons: usize,
     /// Rows at most to look with for a smaller set by other orders; none: the first proven one is the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smallest: Option<usize>,
 }
 
@@ -145,12 +147,51 @@ impl Located {
     }
 }
 
+/// The first `n` entries of a ranking, with all noisy samples that there may be, and no search.
+///
+/// # Errors
+/// A setting makes no sense, no site matches, or the model cannot compute.
+pub fn rank(subject: &Subject, settings: &SearchSettings, n: usize, progress: &dyn Progress) -> Result<Vec<Entry>> {
+    let Subject { model, text, .. } = subject;
+    let settings = &SearchSettings { samples: Samples::Exactly(settings.samples.most()), ..settings.clone() };
+    settings.check()?;
+    let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
+    let trunk = RefCell::new(Trunk::of(text.ids.clone()));
+    let stage = stage::Stage { model, tokens: &text.ids, sites: &sites, settings, keep: n, trunk: &trunk, progress };
+    let mut entries = importance::Ranked::new(stage)?.entries;
+    entries.truncate(n);
+    Ok(entries)
+}
+
+/// A minimal set of a prefix that collapses by each of so many random orders: `(epsilon, orders, seed)`.
+///
+/// # Errors
+/// The model cannot compute.
+pub fn minimal_sets(
+    subject: &Subject,
+    prefix: &[Neuron],
+    orders: (f64, usize, u64),
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Neuron>>> {
+    let mut evaluator = Evaluator::new(&subject.model, subject.text.ids.clone(), progress);
+    minimize::by_orders(&mut evaluator, prefix, orders)
+}
+
 /// Runs both stages and the minimization.
 ///
 /// # Errors
 /// A setting makes no sense, no site matches, or the model cannot compute.
 pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progress) -> Result<Located> {
-    let Subject { model, text, load_s } = subject;
+    let mut located = locate_on(&subject.model, &subject.text, settings, progress)?;
+    located.report.result.timing_s.load = subject.load_s;
+    Ok(located)
+}
+
+/// As [`locate`], of a model that is at hand, on any text.
+///
+/// # Errors
+/// As [`locate`].
+pub fn locate_on(model: &Model, text: &Encoded, settings: &SearchSettings, progress: &dyn Progress) -> Result<Located> {
     settings.check()?;
     let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
     let tokens = &text.ids;
@@ -219,12 +260,7 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
         prefix,
         critical_set,
         sharpness,
-        timing_s: critical_set::Timing {
-            load: *load_s,
-            importance: importance_s,
-            search: search_s,
-            minimize: minimize_s,
-        },
+        timing_s: critical_set::Timing { load: 0.0, importance: importance_s, search: search_s, minimize: minimize_s },
     };
     let settings = CriticalSetSettings::new(settings, ranked.samples, model.arithmetic(), model.device_name(), text);
     Ok(Located { report: Document::new(identity, settings, result), channels: ranked.channels })

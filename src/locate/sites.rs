@@ -20,6 +20,12 @@ pub enum SiteSelection {
     Linear,
     /// The MLPs' last projections.
     DownProj,
+    /// The projections that MLPs gate.
+    UpProj,
+    /// The MLPs' gates.
+    GateProj,
+    /// The linear modules of attention.
+    Attention,
     /// Module paths that match a glob; `*` matches dots too.
     Glob(String),
 }
@@ -30,6 +36,9 @@ impl fmt::Display for SiteSelection {
             SiteSelection::Reference => "reference",
             SiteSelection::Linear => "linear",
             SiteSelection::DownProj => "down_proj",
+            SiteSelection::UpProj => "up_proj",
+            SiteSelection::GateProj => "gate_proj",
+            SiteSelection::Attention => "attention",
             SiteSelection::Glob(glob) => glob,
         })
     }
@@ -45,6 +54,9 @@ impl FromStr for SiteSelection {
             "reference" => SiteSelection::Reference,
             "linear" => SiteSelection::Linear,
             "down_proj" => SiteSelection::DownProj,
+            "up_proj" => SiteSelection::UpProj,
+            "gate_proj" => SiteSelection::GateProj,
+            "attention" => SiteSelection::Attention,
             glob => {
                 glob_matcher(glob)?;
                 SiteSelection::Glob(glob.into())
@@ -61,7 +73,7 @@ impl SiteSelection {
     pub fn select<'m>(&self, model: &'m Model, side: Side) -> Result<Vec<&'m SiteInfo>> {
         let sites = self.of(model.recipe(), model.sites(), side)?;
         let in_mlp = |s: &&SiteInfo| matches!(s.module.role, Role::Mlp { .. } | Role::Router);
-        if !sites.iter().any(in_mlp) && !matches!(self, SiteSelection::Glob(_)) {
+        if !sites.iter().any(in_mlp) && matches!(self, SiteSelection::Reference | SiteSelection::Linear) {
             tracing::warn!(
                 "sites {self} holds no MLP of this model, as in the published code; `--sites '*'` is all of it"
             );
@@ -76,6 +88,7 @@ impl SiteSelection {
     pub fn of<'m>(&self, recipe: &Recipe, sites: &'m [SiteInfo], side: Side) -> Result<Vec<&'m SiteInfo>> {
         let published = |path: &str| REFERENCE_NAMES.iter().any(|name| path.contains(name));
         let linear = |info: &SiteInfo| matches!(info.module.kind, ModuleKind::Linear { .. });
+        let is_mlp = |info: &SiteInfo, wanted| matches!(info.module.role, Role::Mlp { part, .. } if part == wanted);
         let glob = match self {
             SiteSelection::Glob(glob) => Some(glob_matcher(glob)?),
             _ => None,
@@ -85,7 +98,10 @@ impl SiteSelection {
             match self {
                 SiteSelection::Reference => published(path),
                 SiteSelection::Linear => published(path) && linear(info),
-                SiteSelection::DownProj => matches!(info.module.role, Role::Mlp { part: MlpRole::Down, .. }),
+                SiteSelection::DownProj => is_mlp(info, MlpRole::Down),
+                SiteSelection::UpProj => is_mlp(info, MlpRole::Up),
+                SiteSelection::GateProj => is_mlp(info, MlpRole::Gate),
+                SiteSelection::Attention => matches!(info.module.role, Role::Attention(_)) && linear(info),
                 SiteSelection::Glob(_) => {
                     glob.as_ref().is_some_and(|g| g.is_match(path) || g.is_match(info.site.module.short()))
                 }
@@ -97,7 +113,7 @@ impl SiteSelection {
                 what: "sites",
                 text: self.to_string(),
                 problem: format!(
-                    "no module matches; expected reference, linear, down_proj or a glob over L0 to L{} with {}",
+                    "no module matches; expected reference, linear, down_proj, up_proj, gate_proj, attention or a glob over L0 to L{} with {}",
                     recipe.layers.len() - 1,
                     recipe.names_in_layers().join(", ")
                 ),

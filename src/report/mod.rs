@@ -22,6 +22,7 @@ pub mod scan;
 mod short;
 mod show;
 pub mod signature;
+pub mod study;
 pub mod table;
 pub mod weights;
 

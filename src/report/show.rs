@@ -2,7 +2,7 @@
 
 use super::{
     Judged, compare, differences, estimate, findings, html, hub, json, monitor, perplexity, probe, scan, signature,
-    table, weights,
+    study, table, weights,
 };
 use crate::audit::{Audit, Linted};
 use crate::compare::Comparison;
@@ -16,6 +16,7 @@ use crate::locate::{CriticalSetReport, Estimate};
 use crate::monitor::CheckDocument;
 use crate::patch::{PlanDocument, RestoreDocument};
 use crate::probe::Probe;
+use crate::study::StudyReport;
 use serde::Serialize;
 
 /// A document that can be shown.
@@ -121,6 +122,12 @@ impl Show for Document<Perplexity> {
 impl Show for Document<Probe> {
     fn table(&self) -> String {
         probe::probed(self) + &weights::line(&self.model)
+    }
+}
+
+impl Show for Document<StudyReport> {
+    fn table(&self) -> String {
+        study::table(self) + &weights::line(&self.model)
     }
 }
 

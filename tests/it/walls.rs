@@ -16,6 +16,7 @@ const ROOMS: &[&[&str]] = &[
     &["evaluate"],
     &["locate"],
     &["compare", "monitor", "probe"],
+    &["study"],
     &["integrity"],
     &["patch"],
     &["rules"],
@@ -25,13 +26,13 @@ const ROOMS: &[&[&str]] = &[
 
 /// What a room never uses, though it lies below.
 const NEVER: &[(&str, &[&str])] = &[
-    ("integrity", &["compute", "evaluate", "locate", "compare", "monitor", "probe"]),
-    ("patch", &["compute", "evaluate", "locate", "compare", "monitor", "probe"]),
+    ("integrity", &["compute", "evaluate", "locate", "compare", "monitor", "probe", "study"]),
+    ("patch", &["compute", "evaluate", "locate", "compare", "monitor", "probe", "study"]),
     ("report", &["compute"]),
 ];
 
 /// The rooms that compute, which alone may use candle.
-const CANDLE: &[&str] = &["compute", "evaluate", "locate", "monitor", "probe"];
+const CANDLE: &[&str] = &["compute", "evaluate", "locate", "monitor", "probe", "study"];
 
 #[test]
 fn no_room_uses_one_above_it() {

@@ -24,6 +24,7 @@ mod rules;
 mod scan;
 mod sign;
 mod stderr;
+mod study;
 mod unpatch;
 mod usage;
 mod vault;
@@ -83,6 +84,12 @@ enum Command {
     /// Record how large activations usually are, and tell when they no longer are
     #[command(subcommand)]
     Monitor(monitor::Command),
+    /// Repeat one of the paper's experiments, or all of them, on a model
+    ///
+    /// With -o, writes STUDY.json, a CSV file of each table, an SVG file of each chart, and index.html, a page of all
+    /// studies that the folder holds. A study whose result is there, by the same version with the same settings, is not
+    /// repeated: remove its .json file to have it repeated.
+    Study(study::Options),
     /// Examine a checkpoint's files without running it: format, index, config, values, code
     ///
     /// Rules judge what is found, and say whether what was not examined counts.
@@ -186,6 +193,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Estimate(options) => estimate::run(&options, &progress),
         Command::Perplexity(options) => perplexity::run(&options, &progress),
         Command::Probe(options) => probe::run(&options, &progress),
+        Command::Study(options) => study::run(&options, &progress),
         Command::Monitor(command) => monitor::run(&command, &progress),
         Command::Lint(options) => lint::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),

@@ -113,7 +113,8 @@ pub struct SearchArgs {
     /// Which side of modules to look at: out or in
     #[arg(long, default_value = "out")]
     pub side: Side,
-    /// Which modules: reference (as the published code), linear, down_proj, or a glob over module paths [default:
+    /// Which modules: reference (as the published code), linear, down_proj, up_proj, gate_proj, attention, or a glob over
+    /// module paths [default:
     /// reference; of super-weight and weights down_proj]
     #[arg(long)]
     pub sites: Option<SiteSelection>,

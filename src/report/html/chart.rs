@@ -72,3 +72,21 @@ pub fn figure(id: &str, title: &str, description: &str, inside: &str, caption: &
          <figcaption>{caption}</figcaption>\n</figure>\n"
     )
 }
+
+/// A file of its own; title and description are markup.
+pub fn file(title: &str, description: &str, style: &str, inside: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+         aria-labelledby=\"title desc\">\n<title id=\"title\">{title}</title>\n<desc id=\"desc\">{description}</desc>\n\
+         <style>\n{style}</style>\n<rect class=\"page\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n{inside}</svg>\n"
+    )
+}
+
+/// 10ⁿ.
+pub fn power_of_ten(exponent: i64) -> String {
+    let superscript = |digit: char| match digit {
+        '-' => Some('⁻'),
+        digit => "⁰¹²³⁴⁵⁶⁷⁸⁹".chars().nth(digit.to_digit(10)? as usize),
+    };
+    format!("10{}", exponent.to_string().chars().filter_map(superscript).collect::<String>())
+}

@@ -22,7 +22,7 @@ pub fn figure(report: &Document<CriticalSetReport>) -> String {
 
     let x_ticks: Vec<Tick> = chart::whole_ticks(0, last.max(1), 8).map(|n| (n as f64, n.to_string())).collect();
     let decades = chart::whole_ticks(scale.y.0 as usize, scale.y.1 as usize, 7);
-    let y_ticks: Vec<Tick> = decades.map(|decade| (decade as f64, power_of_ten(decade))).collect();
+    let y_ticks: Vec<Tick> = decades.map(|decade| (decade as f64, chart::power_of_ten(decade as i64))).collect();
     let mut inside = chart::axes(&scale, ("masked neurons", &x_ticks), ("perplexity", &y_ticks));
     inside += &level(&scale, "base", base, &format!("base {}", number(perplexity(base))), 15.0);
     inside += &level(&scale, "threshold", threshold, &format!("collapse from {}", number(perplexity(threshold))), -6.0);
@@ -109,9 +109,4 @@ fn end(scale: &Scale, nlls: &[f64], collapsed: bool) -> String {
 
 fn shown(nll: f64) -> String {
     if nll.is_finite() { number(perplexity(nll)) } else { "not finite".into() }
-}
-
-fn power_of_ten(exponent: usize) -> String {
-    let superscript = |digit: char| "⁰¹²³⁴⁵⁶⁷⁸⁹".chars().nth(digit.to_digit(10)? as usize);
-    format!("10{}", exponent.to_string().chars().filter_map(superscript).collect::<String>())
 }

@@ -22,7 +22,12 @@ fn settings() -> Vec<Row> {
         called(
             "unknown site",
             &["locate", "{model}", "--sites", "experts"],
-            &["experts", "no module matches", "expected reference, linear, down_proj or a glob", "mlp.down_proj"],
+            &[
+                "experts",
+                "no module matches",
+                "expected reference, linear, down_proj, up_proj, gate_proj, attention or a glob",
+                "mlp.down_proj",
+            ],
         ),
         called(
             "super weights of other modules",

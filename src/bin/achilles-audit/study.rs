@@ -1,0 +1,136 @@
+//! `study`.
+
+use crate::options::{ComputeArgs, Format, SearchArgs, TextArgs};
+use crate::output;
+use achilles_audit::checkpoint::Checkpoint;
+use achilles_audit::document::{Document, critical_set};
+use achilles_audit::evaluate::corpus::{Corpus, SAMPLE};
+use achilles_audit::evaluate::text::Tokenizer;
+use achilles_audit::evaluate::windows::WindowSettings;
+use achilles_audit::locate::OpenedSubject;
+use achilles_audit::progress::Progress;
+use achilles_audit::report::{self, Show};
+use achilles_audit::study::{BETAS, Context, Folder, STUDIES, Study, StudyOptions, StudyReport};
+use achilles_audit::{Error, Result};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What stands for every study.
+const ALL: &str = "all";
+/// What prints their names.
+const LIST: &str = "list";
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A study's name, all, or list, which prints the names
+    pub study: String,
+    /// A model folder, a .gguf file, or a hub id (org/name[@revision])
+    pub model: Option<String>,
+    /// Kin of the model, for the study variants
+    pub variants: Vec<String>,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    #[command(flatten)]
+    pub text: TextArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// The critical set, as `locate --format json` wrote it, instead of locating it
+    #[arg(long, value_name = "FILE")]
+    pub critical: Option<PathBuf>,
+    /// What perplexity is measured on besides the text: sample or kinds, which are shipped, or a file
+    #[arg(long, value_name = "NAME|FILE", num_args = 1.., default_value = SAMPLE)]
+    pub corpus: Vec<String>,
+    /// Texts of a corpus that are measured at most
+    #[arg(long, value_name = "N", default_value = "16")]
+    pub max_samples: NonZeroUsize,
+    /// Factors for the study beta
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BETAS, allow_hyphen_values = true)]
+    pub betas: Vec<f64>,
+    /// Draws where chance decides: random rankings, random orders
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub draws: NonZeroUsize,
+    /// Form of the result on standard output, where it goes to no folder
+    #[arg(long, value_enum, default_value = "table", conflicts_with = "output")]
+    pub format: Format,
+    /// Write the results to this folder
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
+    if options.study == LIST {
+        output::print(&report::study::list())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let studies: Vec<&Study> = match options.study.as_str() {
+        ALL => STUDIES.iter().collect(),
+        name => vec![Study::find(name)?],
+    };
+    let Some(model) = &options.model else {
+        return Err(Error::input(format!("study {} needs a MODEL", options.study)));
+    };
+    if options.output.is_none() && studies.len() > 1 {
+        return Err(Error::input("study all needs a folder for its results: give -o DIR"));
+    }
+    let folder = options.output.as_deref().map(Folder::open).transpose()?;
+    let (search, compute) = (options.search.settings()?, options.compute.settings());
+    // The weights come last: a mistake should not have to wait for them.
+    let text = options.text.read()?;
+    let opened = OpenedSubject::new(Checkpoint::open(model, progress)?, &text)?;
+    let critical = options.critical.as_ref().map(|path| critical_set::neurons(path, opened.recipe.architecture));
+    let settings = StudyOptions {
+        text,
+        critical: critical.transpose()?.map(|located| located.neurons),
+        betas: options.betas.clone(),
+        draws: options.draws.get(),
+        variants: options.variants.clone(),
+        corpora: options.corpus.iter().map(|name| Corpus::open(name, None)).collect::<Result<_>>()?,
+        windows: WindowSettings { max_samples: Some(options.max_samples.get()), ..WindowSettings::default() },
+    };
+    settings.check()?;
+    let subject = opened.load_to_locate((&compute, &search), progress)?;
+    let tokenizer = Tokenizer::of(subject.model.checkpoint())?;
+    let context = Context::new((&subject, &tokenizer), (&compute, &search, &settings), progress)?;
+    match folder {
+        None => {
+            let document = studies[0].run(&context)?;
+            output::print(&options.format.render(&document as &dyn Show)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(folder) => into_folder(&folder, &studies, &context),
+    }
+}
+
+/// Runs what the folder does not hold yet, and writes its page.
+fn into_folder(folder: &Folder, studies: &[&Study], context: &Context) -> Result<ExitCode> {
+    let (mut left_out, mut failed) = (Vec::new(), false);
+    for study in studies {
+        if let Some(why) = study.left_out(context).filter(|_| studies.len() > 1) {
+            left_out.push((study.name.to_owned(), why.to_owned()));
+            continue;
+        }
+        let document: Document<StudyReport> = match folder.holds(study, context)? {
+            Some(_) => continue,
+            None => match study.run(context) {
+                Ok(document) => document,
+                Err(error @ (Error::Input(_) | Error::Name { .. } | Error::Memory { .. })) if studies.len() > 1 => {
+                    failed = true;
+                    tracing::warn!("study {}: {error}", study.name);
+                    left_out.push((study.name.to_owned(), error.to_string()));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        folder.write(&report::study::files(&document)?)?;
+    }
+    let held = folder.all(context)?;
+    folder.write(&[("index.html".into(), report::html::study::studies(&held, &left_out))])?;
+    let line = |document: &Document<StudyReport>| {
+        let of_study = |finding: &String| format!("{}: {finding}\n", document.result.study);
+        document.result.outcome.findings.iter().map(of_study).collect::<String>()
+    };
+    output::print(&held.iter().map(line).collect::<String>())?;
+    Ok(ExitCode::from(if failed { 2 } else { 0 }))
+}
