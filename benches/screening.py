@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How well the rankings that take one pass, or one and a half, agree with noise at K = 100.
+"""How well the rankings that take one pass, one and a half or none agree with noise at K = 100.
 
     cargo build --release --locked
     python3 benches/screening.py MODEL … [--tool target/release/achilles-audit] [--rankings magnitude gradient …]
@@ -13,7 +13,7 @@ import argparse
 import json
 import subprocess
 
-RANKINGS = ["magnitude", "gradient", "super-weight"]
+RANKINGS = ["magnitude", "gradient", "super-weight", "magnitude-signed", "weights", "random"]
 
 
 def locate(tool, model, how):

@@ -100,7 +100,6 @@ fn signed_magnitude_is_the_largest_activation_of_the_authors_code() {
     }
 }
 
-/// Of every family by the modules that transformers loads; a GGUF that holds the same tensors gives the same.
 #[test]
 fn norms_of_weights_are_those_of_the_modules_that_transformers_loads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/rankings.safetensors");
@@ -108,11 +107,7 @@ fn norms_of_weights_are_those_of_the_modules_that_transformers_loads() {
     for folder in fixtures() {
         let family = folder.file_name().unwrap().to_str().unwrap();
         let tokens = Reference::read(&folder).tokens;
-        let mut subjects = vec![subject(model(&folder, "config.json", Arithmetic::F32, Residency::Streamed), &tokens)];
-        let converted = fixture("gguf/converted").join(format!("{family}.gguf"));
-        subjects.extend(
-            converted.exists().then(|| subject(open(&converted, Arithmetic::F32, Residency::Streamed), &tokens)),
-        );
+        let subject = subject(model(&folder, "config.json", Arithmetic::F32, Residency::Streamed), &tokens);
         for side in [Side::Out, Side::In] {
             let own = |key: &str| Some(key.strip_prefix(&format!("weights/{family}/"))?.to_owned());
             let of_side = |key: &str| own(key).filter(|site| site.ends_with(&format!(":{side}")));
@@ -121,69 +116,71 @@ fn norms_of_weights_are_those_of_the_modules_that_transformers_loads() {
                 .filter_map(|(key, values)| Some((of_side(key)?, values.to_vec1::<f64>().unwrap())))
                 .collect();
             assert!(!expected.is_empty(), "{family}");
-            for subject in &subjects {
-                let located = located(subject, Ranking::Weights, side);
-                hold(&located, &expected, &format!("{family} {side}"));
-                assert!(located.report.result.ranking.iter().all(|ranked| ranked.position.is_none()));
-            }
+            let located = located(&subject, Ranking::Weights, side);
+            hold(&located, &expected, &format!("{family} {side}"));
+            assert!(located.report.result.ranking.iter().all(|ranked| ranked.position.is_none()));
         }
     }
 }
 
-/// By a loop over what is decoded, which is held bit for bit against the formats' own code elsewhere, and by names.
+/// By a loop over what is decoded, which is held bit for bit against the formats' own code elsewhere, and by names; of
+/// packed checkpoints and of GGUFs.
 #[test]
 fn norms_of_packed_weights_are_those_of_what_they_decode_to() {
-    let mut met = 0;
-    for folder in packed().into_iter().filter(|folder| recipe(folder).is_some()) {
-        let tokens = Reference::read(&folder).tokens;
-        let subject = subject(open(&folder, Arithmetic::F32, Residency::Resident), &tokens);
+    let gguf = |name: &str| fixture("gguf/converted").join(format!("{name}.gguf"));
+    let ggufs = ["cohere2", "deepseek_v3", "gemma4_moe", "gpt_oss", "lfm2", "mixtral", "qwen3_5_moe"].map(gguf);
+    let folders: Vec<_> = packed().into_iter().filter(|folder| recipe(folder).is_some()).collect();
+    assert!(folders.len() >= 30, "fixtures are missing");
+    let tokens: Arc<[u32]> = (0..12).map(|at| at * 7 % 90).collect();
+    for path in folders.iter().chain(&ggufs) {
+        let subject = subject(open(path, Arithmetic::F32, Residency::Resident), &tokens);
         for side in [Side::Out, Side::In] {
-            let located = located(&subject, Ranking::Weights, side);
-            let sites = subject.model.sites().iter().map(|info| info.site.to_string());
             let mut expected = Expected::new();
-            for site in sites.filter(|site| site.ends_with(&format!(".down_proj:{side}"))) {
-                let module = site.trim_end_matches(&format!(".down_proj:{side}"));
-                let norms = by_a_loop(subject.model.checkpoint().tensors(), module);
-                expected.insert(site.clone(), if side == Side::Out { norms.0 } else { norms.1 });
+            for info in subject.model.sites().iter().filter(|info| info.site.side == side) {
+                let path = info.site.module.as_str();
+                let (mlp, name) = path.rsplit_once('.').unwrap();
+                let names = match name {
+                    "down_proj" => ["gate_proj", "up_proj", name],
+                    "w2" => ["w1", "w3", name],
+                    _ => continue,
+                };
+                let [out, into] = by_a_loop(subject.model.checkpoint().tensors(), mlp, names);
+                expected.insert(info.site.to_string(), if side == Side::Out { out } else { into });
             }
-            hold(&located, &expected, &format!("{} {side}", folder.display()));
+            let located = located(&subject, Ranking::Weights, side);
+            hold(&located, &expected, &format!("{} {side}", path.display()));
         }
-        met += 1;
     }
-    assert!(met >= 30, "{met}");
 }
 
-/// What the outputs and the inputs of an MLP's `down_proj` are ranked by.
-fn by_a_loop(tensors: &Tensors, mlp: &str) -> (Vec<f64>, Vec<f64>) {
+/// What the outputs and the inputs of the last projection of an MLP are ranked by.
+fn by_a_loop(tensors: &Tensors, mlp: &str, names: [&str; 3]) -> [Vec<f64>; 2] {
     let matrix = |weight: &str| {
         let weight = tensors.weight(weight).unwrap();
         let columns = *weight.shape().last().unwrap();
-        let rows = weight.all().unwrap().into_values::<f64>();
-        rows.chunks(columns).map(<[f64]>::to_vec).collect::<Vec<_>>()
+        let values = weight.all().unwrap().into_values::<f64>();
+        values.chunks(columns).map(<[f64]>::to_vec).collect::<Vec<_>>()
     };
-    let (gate, up, down) = match mlp.split_once(".experts.") {
-        // gpt-oss: packed stacks, [experts, out, in], gate and up alternate.
+    let [gate, up, down] = match mlp.split_once(".experts.") {
+        // gpt-oss packed: stacks, [experts, out, in], in which gate and up take turns.
         Some((holder, expert)) if tensors.holds(&format!("{holder}.experts.down_proj")) => {
             let stack = |name: &str| {
                 let name = format!("{holder}.experts.{name}");
                 let rows = tensors.weight(&name).unwrap().shape()[1];
-                matrix(&name).split_off(expert.parse::<usize>().unwrap() * rows)[..rows].to_vec()
+                matrix(&name)[expert.parse::<usize>().unwrap() * rows..][..rows].to_vec()
             };
             let both = stack("gate_up_proj");
-            let every_other = |first| both.iter().skip(first).step_by(2).cloned().collect::<Vec<_>>();
-            (every_other(0), every_other(1), stack("down_proj"))
+            let every_other = |first| both.iter().skip(first).step_by(2).cloned().collect();
+            [every_other(0), every_other(1), stack("down_proj")]
         }
-        _ => {
-            let part = |name: &str| matrix(&format!("{mlp}.{name}.weight"));
-            (part("gate_proj"), part("up_proj"), part("down_proj"))
-        }
+        _ => names.map(|name| matrix(&format!("{mlp}.{name}.weight"))),
     };
     let norm = |row: &[f64]| row.iter().map(|value| value * value).sum::<f64>().sqrt();
     let fed: Vec<f64> = gate.iter().zip(&up).map(|(gate, up)| norm(gate) * norm(up)).collect();
     let weighed: Vec<Vec<f64>> =
         down.iter().map(|row| row.iter().zip(&fed).map(|(value, fed)| value * fed).collect()).collect();
     let column = |at: usize| weighed.iter().map(|row| row[at]).collect::<Vec<_>>();
-    (weighed.iter().map(|row| norm(row)).collect(), (0..fed.len()).map(|at| norm(&column(at))).collect())
+    [weighed.iter().map(|row| norm(row)).collect(), (0..fed.len()).map(|at| norm(&column(at))).collect()]
 }
 
 #[test]

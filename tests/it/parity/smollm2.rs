@@ -162,6 +162,29 @@ fn what_has_the_largest_effect_to_first_order_agrees_with_pytorch() {
     }
 }
 
+/// Activations and norms by PyTorch in f64.
+#[test]
+#[ignore = "needs `make model`"]
+fn the_largest_activations_and_norms_agree_with_pytorch() {
+    let subject = subject(&on_cpu());
+    let signed = [("L11", 507, 23718.442437), ("L29", 199, 2078.603847), ("L11", 247, 1726.381124)];
+    let norms = [("L28", 507, 6799.997949), ("L27", 199, 2361.511297), ("L11", 507, 1814.920882)];
+    for (ranking, sites, expected, prefix, allowed) in [
+        (locate::Ranking::MagnitudeSigned, locate::SiteSelection::Reference, signed, 1, TOLERANCE),
+        (locate::Ranking::Weights, locate::SiteSelection::DownProj, norms, 3, 1e-6),
+    ] {
+        let settings = locate::SearchSettings { ranking, sites, ..Default::default() };
+        let report = locate(&subject, &settings, &Silent).unwrap().report.result;
+        for (ours, (layer, channel, importance)) in report.ranking.iter().zip(expected) {
+            assert_eq!(ours.neuron.short(), format!("{layer}.mlp.down_proj:out:{channel}"));
+            assert!((ours.importance - importance).abs() <= allowed * importance, "{ours:?}: {importance}");
+        }
+        let set = report.critical_set.unwrap();
+        assert_eq!((report.prefix.n, set.neurons.len()), (prefix, 1));
+        assert_eq!(set.neurons[0].short(), "L11.mlp.down_proj:out:507");
+    }
+}
+
 #[test]
 #[ignore = "needs `make model`"]
 fn its_critical_neuron_is_a_super_weights_row() {
