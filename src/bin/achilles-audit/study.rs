@@ -38,11 +38,12 @@ pub struct Options {
     /// The critical set, as `locate --format json` wrote it, instead of locating it
     #[arg(long, value_name = "FILE")]
     pub critical: Option<PathBuf>,
-    /// What perplexity is measured on besides the text: sample or kinds, which are shipped, or a file
-    #[arg(long, value_name = "NAME|FILE", num_args = 1.., default_value = SAMPLE)]
+    /// What perplexity is measured on besides the text: a file, or sample or kinds, which come with the program; can be
+    /// given several times
+    #[arg(long, value_name = "CORPUS", default_value = SAMPLE)]
     pub corpus: Vec<String>,
     /// Texts of a corpus that are measured at most
-    #[arg(long, value_name = "N", default_value = "16")]
+    #[arg(long, value_name = "N", default_value = "8")]
     pub max_samples: NonZeroUsize,
     /// Factors for the study beta
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = BETAS, allow_hyphen_values = true)]

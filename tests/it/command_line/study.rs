@@ -153,22 +153,28 @@ fn studies_agree_with_perplexity() {
     assert_eq!(rows.iter().filter(|row| row["corpus"] == "kinds").count(), 4);
 }
 
-/// Puts `value` into one weight of the tiny model.
-fn plant(place: &Place, tensor: &str, (row, column): (usize, usize), value: f32) {
+/// Multiplies row `row` of a tensor of the tiny model, or one `column` of it.
+fn plant(place: &Place, tensor: &str, (row, column): (usize, Option<usize>), factor: f32) {
     let path = place.model().join("model.safetensors");
     let mut tensors = load(&std::fs::read(&path).unwrap());
     let tensor = tensors.iter_mut().find(|t| t.name == tensor).unwrap();
     assert_eq!(tensor.dtype, "F32");
-    let at = 4 * (row * tensor.shape[1] + column);
-    tensor.bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let columns = tensor.shape[1];
+    for at in column.map_or(0..columns, |column| column..column + 1) {
+        let element = &mut tensor.bytes[4 * (row * columns + at)..][..4];
+        let value = f32::from_le_bytes(element.try_into().unwrap());
+        element.copy_from_slice(&(value * factor).to_le_bytes());
+    }
     std::fs::write(&path, save(&tensors)).unwrap();
 }
 
-/// A weight far larger than the others is found by its row and its column, and as the one in which they meet.
+/// A weight far larger than the others, which meets a spike, is found by its row and its column, and as the one in which
+/// they meet.
 #[test]
 fn a_planted_super_weight_is_found() {
     let place = Place::new();
-    plant(&place, "model.layers.1.mlp.down_proj.weight", (7, 11), 40.0);
+    plant(&place, "model.layers.1.mlp.up_proj.weight", (11, None), 60.0);
+    plant(&place, "model.layers.1.mlp.down_proj.weight", (7, Some(11)), 60.0);
     for (side, neuron) in [("out", "model.layers.1.mlp.down_proj:out:7"), ("in", "model.layers.1.mlp.down_proj:in:11")]
     {
         let output = place.run(&[
@@ -190,7 +196,8 @@ fn a_planted_super_weight_is_found() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     let rows = rows(&document, "weights");
-    let damage = |row: &&BTreeMap<String, Value>| row["damage"].as_f64().unwrap();
+    // Of a model without sense a spike is no pillar: what matters is how far it is moved.
+    let damage = |row: &&BTreeMap<String, Value>| row["damage"].as_f64().unwrap().abs();
     let worst = rows.iter().max_by(|a, b| damage(a).total_cmp(&damage(b))).unwrap();
     assert_eq!(
         (&worst["module"], &worst["row"], &worst["column"]),
