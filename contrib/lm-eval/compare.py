@@ -70,7 +70,7 @@ def compared(models, results):
     for task, metrics in results[0].items():
         for key, value in metrics.items():
             name, _, _ = key.partition(",")
-            if name == "alias" or name.endswith("_stderr") or not isinstance(value, (int, float)):
+            if name in ("alias", "sample_len") or name.endswith("_stderr") or not isinstance(value, (int, float)):
                 continue
             values = [of.get(task, {}).get(key) for of in results]
             errors = [of.get(task, {}).get(key.replace(name, f"{name}_stderr", 1)) for of in results]
