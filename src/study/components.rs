@@ -48,8 +48,9 @@ fn run(context: &Context) -> Result<Outcome> {
     }
     let told = if collapsed.is_empty() { "nothing".into() } else { collapsed.join(", ") };
     let mut findings = vec![format!(
-        "What collapses the model: {told}. In the paper down_proj does; 1,000 of up_proj or gate_proj at random multiply \
-         perplexity by 1.1 to 6, 1,000 of attention by 1.05 to 6."
+        "What collapses the model: {told}. The paper multiplies perplexity by 2.4 (Qwen2.5-0.5B), 17 (Llama-3.2-1B) and 37 \
+         (3B) with the first 1,000 of up_proj and gate_proj, by 1.1 to 6 with 1,000 of attention, and by 1.05 to 6.3 with \
+         1,000 at random."
     )];
     if !without.is_empty() {
         findings.push(format!("The model has no module of its own for {}.", without.join(" and ")));

@@ -23,6 +23,9 @@ pub(super) const STUDY: Study = Study {
 
 const FORMATS: [Arithmetic; 4] = [Arithmetic::F16, Arithmetic::Bf16, Arithmetic::F32, Arithmetic::F64];
 
+/// The share of the largest damage within which damages are the same but for rounding.
+const ALIKE: f64 = 0.05;
+
 /// Tokens of an answer.
 const NEW_TOKENS: usize = 16;
 
