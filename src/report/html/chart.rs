@@ -64,21 +64,54 @@ pub fn axes(scale: &Scale, x: (&str, &[Tick]), y: (&str, &[Tick])) -> String {
     out + &format!("<text x=\"4\" y=\"14\">{}</text>\n", y.0)
 }
 
+/// What stands below the plot: the names of series, markup, beside their colours.
+#[derive(Debug, Default)]
+pub struct Legend(Vec<(usize, String)>);
+
+impl Legend {
+    /// Of names with the numbers of their colours.
+    pub fn of(names: Vec<(usize, String)>) -> Legend {
+        Legend(names)
+    }
+
+    fn height(&self) -> f64 {
+        HEIGHT + LINE * self.0.len() as f64
+    }
+
+    fn markup(&self) -> String {
+        let mut out = String::new();
+        for (at, (colour, name)) in self.0.iter().enumerate() {
+            let y = HEIGHT + LINE * (at as f64 + 0.6);
+            let (x, top) = (LEFT + 16.0, y - 9.0);
+            let _ = writeln!(
+                out,
+                r#"<rect class="kind{colour}" x="{LEFT}" y="{top:.1}" width="10" height="10"/><text x="{x}" y="{y:.1}">{name}</text>"#
+            );
+        }
+        out
+    }
+}
+
+/// The height of a line of a legend.
+const LINE: f64 = 17.0;
+
 /// A figure with its caption; the title and the description are for those who do not see it. All texts are markup.
-pub fn figure(id: &str, title: &str, description: &str, inside: &str, caption: &str) -> String {
+pub fn figure(id: &str, (title, description): (&str, &str), inside: &str, legend: &Legend, caption: &str) -> String {
+    let (height, legend) = (legend.height(), legend.markup());
     format!(
-        "<figure>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-title {id}-desc\">\n\
-         <title id=\"{id}-title\">{title}</title>\n<desc id=\"{id}-desc\">{description}</desc>\n{inside}</svg>\n\
+        "<figure>\n<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-labelledby=\"{id}-title {id}-desc\">\n\
+         <title id=\"{id}-title\">{title}</title>\n<desc id=\"{id}-desc\">{description}</desc>\n{inside}{legend}</svg>\n\
          <figcaption>{caption}</figcaption>\n</figure>\n"
     )
 }
 
 /// A file of its own; title and description are markup.
-pub fn file(title: &str, description: &str, style: &str, inside: &str) -> String {
+pub fn file((title, description): (&str, &str), style: &str, inside: &str, legend: &Legend) -> String {
+    let (height, legend) = (legend.height(), legend.markup());
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
          aria-labelledby=\"title desc\">\n<title id=\"title\">{title}</title>\n<desc id=\"desc\">{description}</desc>\n\
-         <style>\n{style}</style>\n<rect class=\"page\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n{inside}</svg>\n"
+         <style>\n{style}</style>\n<rect class=\"page\" width=\"{WIDTH}\" height=\"{height}\"/>\n{inside}{legend}</svg>\n"
     )
 }
 

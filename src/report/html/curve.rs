@@ -1,6 +1,6 @@
 //! The phase transition, as in Figure 2 of arXiv 2510.10238: perplexity against the number of masked neurons.
 
-use super::chart::{self, BOTTOM, LEFT, RIGHT, Scale, TOP, Tick};
+use super::chart::{self, BOTTOM, LEFT, Legend, RIGHT, Scale, TOP, Tick};
 use super::number;
 use crate::document::Document;
 use crate::evaluate::metrics::perplexity;
@@ -44,7 +44,13 @@ pub fn figure(report: &Document<CriticalSetReport>) -> String {
         "Perplexity with the first n of the ranking masked, on a logarithmic scale: {outcome} (ε = {epsilon}: \
          10<sup>{epsilon}</sup> times the base)."
     );
-    chart::figure("curve", "Perplexity against the number of masked neurons", &description, &inside, &caption)
+    chart::figure(
+        "curve",
+        ("Perplexity against the number of masked neurons", &description),
+        &inside,
+        &Legend::default(),
+        &caption,
+    )
 }
 
 /// Whole powers of ten around all that is shown.

@@ -1,6 +1,6 @@
 //! In which layers, and in which modules of them, the ranked neurons lie.
 
-use super::chart::{self, BOTTOM, LEFT, RIGHT, Scale, Tick};
+use super::chart::{self, BOTTOM, LEFT, Legend, RIGHT, Scale, Tick};
 use super::escaped;
 use crate::error::Count;
 use crate::locate::RankedNeuron;
@@ -57,7 +57,7 @@ pub fn figure(ranking: &[RankedNeuron]) -> String {
         Count(ranking.len(), "neuron", "neurons"),
         legend(&kinds)
     );
-    chart::figure("layers", "Ranked neurons by layer and module", &description, &inside, &caption)
+    chart::figure("layers", ("Ranked neurons by layer and module", &description), &inside, &Legend::default(), &caption)
 }
 
 /// A module's path within its layer.

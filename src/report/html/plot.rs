@@ -1,6 +1,6 @@
 //! A chart of any table of a study: lines or bars, on linear or logarithmic axes.
 
-use super::chart::{self, BOTTOM, LEFT, RIGHT, Scale, TOP, Tick};
+use super::chart::{self, BOTTOM, LEFT, Legend, RIGHT, Scale, TOP, Tick};
 use super::elements::{CHARTS, COLOURS};
 use super::number;
 use crate::escape::markup as escaped;
@@ -18,24 +18,24 @@ const LONGEST_LABEL: usize = 14;
 
 /// The chart as a figure of a page.
 pub fn figure(id: &str, chart: &Chart, table: &Table) -> String {
-    let (description, inside) = drawn(chart, table);
-    chart::figure(&escaped(id), &escaped(&chart.title), &description, &inside, &escaped(&chart.title))
+    let ((description, inside, legend), title) = (drawn(chart, table), escaped(&chart.title));
+    chart::figure(&escaped(id), (&title, &description), &inside, &legend, &title)
 }
 
 /// The chart as a file of its own.
 pub fn svg(chart: &Chart, table: &Table) -> String {
-    let (description, inside) = drawn(chart, table);
-    chart::file(&escaped(&chart.title), &description, &[COLOURS, CHARTS].concat(), &inside)
+    let (description, inside, legend) = drawn(chart, table);
+    chart::file((&escaped(&chart.title), &description), &[COLOURS, CHARTS].concat(), &inside, &legend)
 }
 
-/// What it shows in words, and its inside.
-fn drawn(chart: &Chart, table: &Table) -> (String, String) {
+/// What it shows in words, its inside, and its legend.
+fn drawn(chart: &Chart, table: &Table) -> (String, String, Legend) {
     let series = series(chart, table);
     let points: Vec<&Point> = series.iter().flat_map(|(_, points)| points).collect();
     let description = format!("{} against {}.", escaped(&chart.y), escaped(&chart.x));
     let finite = points.iter().filter(|point| axis(chart.log_y, point.y).is_finite());
     let Some(y) = span(finite.map(|point| axis(chart.log_y, point.y)), chart) else {
-        return (format!("{description} There is nothing to draw."), String::new());
+        return (format!("{description} There is nothing to draw."), String::new(), Legend::default());
     };
     let names = names(chart, table);
     let xs: Vec<f64> = points.iter().map(|point| point.x).collect();
@@ -56,20 +56,9 @@ fn drawn(chart: &Chart, table: &Table) -> (String, String) {
             Mark::Bar => inside += &bars(chart, &scale, (at, series.len(), most - least + 1.0), points, &what),
         }
     }
-    if series.len() > 1 {
-        for (at, (name, _)) in series.iter().enumerate() {
-            let (y, colour) = (TOP + 6.0 + 15.0 * at as f64, at.min(COLOURED));
-            let _ = writeln!(
-                inside,
-                r#"<rect class="kind{colour}" x="{:.1}" y="{:.1}" width="9" height="9"/><text class="end" x="{:.1}" y="{y:.1}">{}</text>"#,
-                RIGHT - 9.0,
-                y - 9.0,
-                RIGHT - 14.0,
-                escaped(name)
-            );
-        }
-    }
-    (description, inside)
+    let names = series.into_iter().enumerate().map(|(at, (name, _))| (at.min(COLOURED), escaped(&name)));
+    let legend = if names.len() > 1 { Legend::of(names.collect()) } else { Legend::default() };
+    (description, inside, legend)
 }
 
 /// A point: where along x, how high, and what stands there.
