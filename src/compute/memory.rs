@@ -232,11 +232,9 @@ impl Memory {
 /// Bytes of a model's weights in `dtype`: all of them, and what a pass holds at once that reads them as it goes.
 fn weights_of(recipe: &Recipe, dtype: DType) -> (u64, u64) {
     let size = dtype.size_in_bytes() as u64;
-    let bytes = |(_, shape): &(String, Vec<usize>)| shape.iter().map(|d| *d as u64).product::<u64>() * size;
     let (mut all, mut largest, mut largest_tensor) = (0, 0, 0);
     for index in 0..recipe.layers.len() {
-        let tensors: Vec<u64> =
-            recipe.layer_modules(index).iter().flat_map(|m| m.tensors()).map(|t| bytes(&t)).collect();
+        let tensors = tensors_of_layer(recipe, index, dtype);
         let layer = tensors.iter().sum::<u64>();
         all += layer;
         largest = layer.max(largest);
@@ -245,6 +243,18 @@ fn weights_of(recipe: &Recipe, dtype: DType) -> (u64, u64) {
     let head = recipe.vocab_size as u64 * recipe.hidden_size as u64 * size;
     // One layer computes while the next is read; what is packed or part of a stack is decoded on the way.
     (all + head, 2 * (largest + largest_tensor))
+}
+
+/// Bytes of each of a layer's tensors in `dtype`.
+fn tensors_of_layer(recipe: &Recipe, layer: usize, dtype: DType) -> Vec<u64> {
+    let size = dtype.size_in_bytes() as u64;
+    let bytes = |(_, shape): (String, Vec<usize>)| shape.iter().map(|d| *d as u64).product::<u64>() * size;
+    recipe.layer_modules(layer).iter().flat_map(|module| module.tensors()).map(bytes).collect()
+}
+
+/// Bytes of a layer's weights in `dtype`.
+pub(super) fn layer_bytes(recipe: &Recipe, layer: usize, dtype: DType) -> u64 {
+    tensors_of_layer(recipe, layer, dtype).into_iter().sum()
 }
 
 /// Bytes that a row takes from layer to layer.

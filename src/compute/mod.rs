@@ -29,7 +29,9 @@ mod ops;
 mod pace;
 mod passes;
 mod row_logits;
+mod sample;
 mod short_convolution;
+pub mod speed;
 mod trunk;
 mod weights;
 mod work;
@@ -42,9 +44,10 @@ pub use hook::{Hook, NoHook};
 pub use memory::Footprint;
 pub use model::Model;
 pub use row_logits::RowLogits;
+pub(crate) use sample::Sample;
 pub use trunk::Trunk;
 pub use weights::Residency;
-pub use work::{Speed, Work};
+pub use work::Work;
 
 use crate::error::Error;
 

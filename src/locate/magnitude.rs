@@ -10,12 +10,19 @@ use rayon::prelude::*;
 
 /// |clean − the channel's median over positions|.
 pub(super) fn rank(stage: Stage) -> Result<Tally> {
-    let mut hook = Magnitude(stage.tally());
+    let mut hook = Magnitude::of(stage);
     stage.trace_first(0..0, &mut hook)?;
     Ok(hook.0)
 }
 
-struct Magnitude(Tally);
+/// What sees the clean row pass.
+pub(super) struct Magnitude(Tally);
+
+impl Magnitude {
+    pub fn of(stage: Stage) -> Magnitude {
+        Magnitude(stage.tally())
+    }
+}
 
 impl Hook for Magnitude {
     fn wants(&self, site: &Site) -> bool {

@@ -13,12 +13,19 @@ use candle_core::Tensor;
 
 /// |a|, of the sites of these projections.
 pub(super) fn rank(stage: Stage) -> Result<Tally> {
-    let mut hook = Spikes(stage.tally());
+    let mut hook = Spikes::of(stage);
     stage.trace_first(0..0, &mut hook)?;
     Ok(hook.0)
 }
 
-struct Spikes(Tally);
+/// What sees the clean row pass.
+pub(super) struct Spikes(Tally);
+
+impl Spikes {
+    pub fn of(stage: Stage) -> Spikes {
+        Spikes(stage.tally())
+    }
+}
 
 impl Hook for Spikes {
     fn wants(&self, site: &Site) -> bool {
