@@ -66,7 +66,7 @@ impl Model {
         Model::check_tensors(&mut checkpoint, &recipe)?;
         let dtype = settings.arithmetic.dtype();
         let device = settings.device.open()?;
-        let footprint = Footprint::on(&device, &recipe, settings);
+        let footprint = Footprint::on(&device, &recipe, settings)?;
         footprint.check()?;
         let loader = Loader { tensors: checkpoint.tensors(), dtype, device: &device };
         let resident = match footprint.residency {

@@ -60,7 +60,7 @@ impl Sample {
         settings: &ComputeSettings,
     ) -> Result<Option<Sample>> {
         let (device, dtype) = (settings.device.open()?, settings.arithmetic.dtype());
-        let footprint = Footprint::on(&device, recipe, settings);
+        let footprint = Footprint::on(&device, recipe, settings)?;
         let sampled = sampled(recipe);
         let bytes: u64 = sampled.iter().map(|(layer, _)| memory::layer_bytes(recipe, *layer, dtype)).sum();
         if bytes > MOST_BYTES.min(footprint.available / 4) {
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(sampled(&recipe), [(0, 3.0)]);
         recipe.layers = vec![recipe.layers[0].clone(); 9];
         for layer in [2, 5, 8] {
-            let channel_mixer = opened("mixtral").1.layers[0].channel_mixer.clone();
+            let channel_mixer = opened("mixtral").1.layers[0].channel_mixer;
             recipe.layers[layer].channel_mixer = channel_mixer;
         }
         assert_eq!(sampled(&recipe), [(0, 6.0), (2, 3.0)]);

@@ -21,7 +21,7 @@ const MOST_COUNTED: usize = 300;
 /// What locating will take (`achilles-audit/estimate/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Of host memory.
+    /// Of the memory that it computes in: the host's, or a CUDA device's.
     pub memory: MemoryNeeds,
     /// What this machine does.
     pub machine: Machine,
@@ -33,7 +33,7 @@ pub struct Estimate {
     pub seconds: Span<f64>,
 }
 
-/// What it will take of host memory.
+/// What it will take of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemoryNeeds {
     /// Bytes that can be had.
@@ -121,6 +121,8 @@ pub struct EstimateSettings {
     pub weights: Option<&'static str>,
     /// Bytes of memory that may be taken; null where that is not set.
     pub memory_bytes: Option<u64>,
+    /// Bytes of a CUDA device's memory that may be taken; null where that is not set.
+    pub gpu_memory_bytes: Option<u64>,
     /// Tokens of the text.
     pub tokens: usize,
 }
@@ -253,6 +255,7 @@ impl OpenedSubject {
             device: compute.device.to_string(),
             weights: compute.residency.map(Residency::as_str),
             memory_bytes: compute.memory.map(|Bytes(bytes)| bytes),
+            gpu_memory_bytes: compute.gpu_memory.map(|Bytes(bytes)| bytes),
             tokens: positions,
         };
         Ok(Document::new(identity, settings, result))

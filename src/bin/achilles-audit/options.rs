@@ -55,6 +55,9 @@ pub struct ComputeArgs {
     /// Memory that this process may take, such as 8GB or 512MiB, mapped files not counted [default: what can be had]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Bytes>,
+    /// Memory of the CUDA device that weights and rows may take [default: what is free there, but 1 GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub gpu_memory: Option<Bytes>,
     /// The old name of `--weights stream`
     #[arg(long, hide = true, conflicts_with = "weights")]
     pub stream: bool,
@@ -76,7 +79,13 @@ impl ComputeArgs {
             Weights::Stream => Some(Residency::Streamed),
             Weights::Auto => None,
         };
-        compute::ComputeSettings { arithmetic: self.dtype, device: self.device, residency, memory: self.memory }
+        compute::ComputeSettings {
+            arithmetic: self.dtype,
+            device: self.device,
+            residency,
+            memory: self.memory,
+            gpu_memory: self.gpu_memory,
+        }
     }
 }
 
