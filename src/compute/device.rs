@@ -18,6 +18,9 @@ pub struct ComputeSettings {
     /// Host memory that the process may take, what it has taken included and files that are mapped not; by default all
     /// that can be had.
     pub memory: Option<Bytes>,
+    /// Memory of a CUDA device that weights and rows may take; by default what it has free, but a reserve. Refused where
+    /// none computes.
+    pub gpu_memory: Option<Bytes>,
 }
 
 /// The precision of the arithmetic; weights of other dtypes are widened or rounded to it.
@@ -138,4 +141,17 @@ pub(crate) fn name(device: &Device) -> String {
         candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         candle_core::DeviceLocation::Metal { .. } => "metal".into(),
     }
+}
+
+/// Bytes that a CUDA device has free; none of what is no CUDA device.
+pub(super) fn free_bytes(device: &Device) -> Result<Option<u64>> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device {
+        return match cuda.cuda_stream().context().mem_get_info() {
+            Ok((free, _)) => Ok(Some(free as u64)),
+            Err(error) => Err(Error::input(format!("device {}: its free memory is not told: {error}", name(device)))),
+        };
+    }
+    let _ = device;
+    Ok(None)
 }

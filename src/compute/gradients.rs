@@ -75,7 +75,7 @@ impl Model {
         let of_normed = (Tensor::cat(&[of_read, of_last], 0)? / targets.len() as f64)?;
         let found = follow_back(&[(&normed[0].x, of_normed)])?;
         show(seen, &found, hook)?;
-        let mut back = Back { of_x: of(&found, &x)?, of_inputs: None, of_lent: BTreeMap::new() };
+        let mut back = Back::from(of(&found, &x)?);
 
         let wanted = self.sites().iter().filter(|info| hook.wants(&info.site));
         let lowest = wanted.map(|info| self.first_layer_before(&info.site)).min().unwrap_or(inputs.len());
@@ -103,7 +103,7 @@ impl Model {
 }
 
 /// What is known on the way back: gradients by what flows into the layers that were passed.
-struct Back {
+pub(super) struct Back {
     /// By the residual stream, (positions, hidden).
     of_x: Tensor,
     /// By the inputs of each layer, where there are any.
@@ -113,8 +113,13 @@ struct Back {
 }
 
 impl Back {
+    /// From the last layer, where the gradient by what comes out of it is known.
+    pub fn from(of_x: Tensor) -> Back {
+        Back { of_x, of_inputs: None, of_lent: BTreeMap::new() }
+    }
+
     /// Computes a layer again, from what flowed into it, and follows the gradient back through it.
-    fn through_layer(
+    pub fn through_layer(
         &mut self,
         model: &Model,
         row: &Row,

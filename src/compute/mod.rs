@@ -29,8 +29,10 @@ mod ops;
 mod pace;
 mod passes;
 mod row_logits;
+mod sample;
 mod scored;
 mod short_convolution;
+pub mod speed;
 mod trunk;
 mod weights;
 mod work;
@@ -43,10 +45,11 @@ pub use hook::{Hook, NoHook};
 pub use memory::Footprint;
 pub use model::Model;
 pub use row_logits::RowLogits;
+pub(crate) use sample::Sample;
 pub use scored::Scored;
 pub use trunk::Trunk;
 pub use weights::Residency;
-pub use work::{Speed, Work};
+pub use work::Work;
 
 use crate::error::Error;
 

@@ -36,14 +36,20 @@ pub struct Model {
     pub(super) head_rows: usize,
     pub(super) memory: Memory,
     pub(super) pace: Pace,
-    resident: Option<Resident>,
+    pub(super) resident: Option<Resident>,
 }
 
 /// What stays on the device between passes.
 #[derive(Debug)]
-struct Resident {
-    layers: Vec<LayerWeights>,
-    head: Tensor,
+pub(super) struct Resident {
+    pub layers: Vec<LayerWeights>,
+    /// [vocabulary, hidden].
+    pub head: Tensor,
+}
+
+/// Tokens of the vocabulary in a block of the head.
+pub(super) fn head_rows(recipe: &Recipe, dtype: DType) -> usize {
+    (memory::BLOCK_BYTES / (recipe.hidden_size * dtype.size_in_bytes()).max(1)).max(1)
 }
 
 impl Model {
@@ -60,11 +66,9 @@ impl Model {
         Model::check_tensors(&mut checkpoint, &recipe)?;
         let dtype = settings.arithmetic.dtype();
         let device = settings.device.open()?;
-        let footprint = Footprint::on(&device, &recipe, settings);
+        let footprint = Footprint::on(&device, &recipe, settings)?;
         footprint.check()?;
         let loader = Loader { tensors: checkpoint.tensors(), dtype, device: &device };
-        let final_norm = loader.norm(recipe.final_norm)?;
-        let layer_inputs = recipe.layer_inputs.map(|of| LayerInputWeights::load(of, &loader)).transpose()?;
         let resident = match footprint.residency {
             Residency::Streamed => None,
             Residency::Resident => {
@@ -80,20 +84,34 @@ impl Model {
                 Some(Resident { layers, head })
             }
         };
-        let head_rows = (memory::BLOCK_BYTES / (recipe.hidden_size * dtype.size_in_bytes()).max(1)).max(1);
+        Model::holding(resident, checkpoint, recipe, settings.arithmetic, (device, footprint))
+    }
+
+    /// With what stays of its layers and head, if anything does.
+    pub(super) fn holding(
+        resident: Option<Resident>,
+        checkpoint: Checkpoint,
+        recipe: Recipe,
+        arithmetic: Arithmetic,
+        (device, footprint): (Device, Footprint),
+    ) -> Result<Model> {
+        let dtype = arithmetic.dtype();
+        let loader = Loader { tensors: checkpoint.tensors(), dtype, device: &device };
+        let final_norm = loader.norm(recipe.final_norm)?;
+        let layer_inputs = recipe.layer_inputs.map(|of| LayerInputWeights::load(of, &loader)).transpose()?;
         let sites = recipe.sites()?;
         let site_index = sites.iter().enumerate().map(|(at, s)| (s.site.clone(), at)).collect();
         Ok(Model {
+            head_rows: head_rows(&recipe, dtype),
             checkpoint,
             recipe,
             sites,
             site_index,
-            arithmetic: settings.arithmetic,
+            arithmetic,
             dtype,
             device,
             final_norm,
             layer_inputs,
-            head_rows,
             memory: footprint.memory(),
             pace: Pace::default(),
             resident,

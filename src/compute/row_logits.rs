@@ -27,7 +27,22 @@ impl Model {
     }
 }
 
+/// Bytes of logits that are asked for at once where the head is kept.
+const USUAL_BYTES: u64 = 64 << 20;
+/// The share of the memory that is left which they take where the head is streamed, one part in so many: copies of them
+/// and those of another model take several times as much.
+const SHARE: u64 = 16;
+
 impl RowLogits<'_> {
+    /// Positions whose logits are worth asking for at once; at least one. A streamed head is read anew each time, so that
+    /// there are as many as memory has room for.
+    pub fn at_once(&self) -> usize {
+        let is_streamed = self.model.resident_head().is_none();
+        let bytes = bytes_at_once(is_streamed.then(|| self.model.memory.for_rows()));
+        let of_one = (self.model.recipe.vocab_size * size_of::<f64>()) as u64;
+        usize::try_from(bytes / of_one).unwrap_or(usize::MAX).clamp(1, self.x.dims()[0])
+    }
+
     /// The logits at some positions, each over the vocabulary.
     ///
     /// # Errors
@@ -36,5 +51,25 @@ impl RowLogits<'_> {
         let x = self.x.narrow(0, positions.start, positions.len())?;
         let logits = self.model.logits_of(&[x])?;
         Ok(logits[0].to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2()?)
+    }
+}
+
+/// Bytes of logits to ask for at once; `left`: of memory, where the head is streamed.
+fn bytes_at_once(left: Option<u64>) -> u64 {
+    USUAL_BYTES.max(left.unwrap_or(0) / SHARE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::{Arithmetic, Residency, fixture};
+    use crate::progress::Silent;
+
+    #[test]
+    fn more_is_asked_for_at_once_where_the_head_is_read_anew() {
+        assert_eq!([None, Some(0), Some(16 << 30)].map(bytes_at_once), [64 << 20, 64 << 20, 1 << 30]);
+        let model = fixture::model("llama", Arithmetic::F32, Some(Residency::Streamed));
+        let row = Row::clean((0..12).collect());
+        assert_eq!(model.row_logits(&row, &Silent).unwrap().at_once(), 12);
     }
 }

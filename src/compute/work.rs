@@ -1,33 +1,11 @@
-//! What a pass costs, and how fast this machine does it.
+//! What a pass costs, counted.
 
-use super::device::ComputeSettings;
-use super::weights::Loader;
 use crate::architecture::module::ModuleKind;
 use crate::architecture::recipe::{EMBEDDING, LAYER_EMBEDDING};
 use crate::architecture::token_mixer::TokenMixer;
 use crate::architecture::{Recipe, tensors_of};
+use crate::checkpoint::Tensors;
 use crate::checkpoint::packing::Weight;
-use crate::checkpoint::{Checkpoint, Tensors};
-use crate::error::Result;
-use candle_core::{DType, Device, Tensor};
-use std::time::{Duration, Instant};
-
-/// How long each of the two is measured.
-const MEASURED: Duration = Duration::from_millis(250);
-/// Rows of the matrix that is multiplied to measure, at most; and columns of either.
-const MOST_ROWS: usize = 1024;
-const MOST_COLUMNS: usize = 16384;
-/// Elements that are read at once to measure.
-const READ_AT_ONCE: usize = 4 << 20;
-
-/// What this machine does in a second, measured in half a second.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Speed {
-    /// Floating-point operations of a matrix product as large as the model's.
-    pub flops: f64,
-    /// Bytes of the model's files, read and brought into the arithmetic's dtype.
-    pub read_bytes: f64,
-}
 
 /// What it takes to pass all layers, or the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +39,8 @@ impl Work {
     }
 }
 
-/// Of one row through a layer.
-fn layer_flops(recipe: &Recipe, layer: usize, positions: u64) -> u64 {
+/// Floating-point operations of one row through a layer.
+pub(super) fn layer_flops(recipe: &Recipe, layer: usize, positions: u64) -> u64 {
     let layer_of = &recipe.layers[layer];
     let mut flops = 0;
     for module in recipe.layer_modules(layer).iter().filter(|m| matches!(m.kind, ModuleKind::Linear { .. })) {
@@ -82,62 +60,8 @@ fn layer_flops(recipe: &Recipe, layer: usize, positions: u64) -> u64 {
             }
 }
 
-impl Speed {
-    /// Multiplies matrices and reads weights, a quarter of a second each.
-    ///
-    /// # Errors
-    /// There is no such device, it fails, or a weight cannot be read.
-    pub fn measure(checkpoint: &Checkpoint, recipe: &Recipe, settings: &ComputeSettings, rows: usize) -> Result<Speed> {
-        let (device, dtype) = (settings.device.open()?, settings.arithmetic.dtype());
-        let wide = recipe.layers.iter().map(|layer| layer.channel_mixer.width()).max().unwrap_or(1);
-        let columns = [recipe.hidden_size, wide].map(|columns| columns.clamp(1, MOST_COLUMNS));
-        Ok(Speed {
-            flops: product_rate(&device, dtype, rows.clamp(1, MOST_ROWS), columns)?,
-            read_bytes: reading_rate(checkpoint.tensors(), recipe, dtype, &device)?,
-        })
-    }
-}
-
-fn product_rate(device: &Device, dtype: DType, rows: usize, [inner, columns]: [usize; 2]) -> Result<f64> {
-    let x = Tensor::ones((rows, inner), dtype, device)?;
-    let weight = Tensor::ones((columns, inner), dtype, device)?.t()?;
-    let product = || {
-        let product = x.matmul(&weight)?;
-        device.synchronize().map(|()| product)
-    };
-    // The first makes threads and buffers.
-    product()?;
-    let (started, mut done) = (Instant::now(), 0u32);
-    while started.elapsed() < MEASURED {
-        product()?;
-        done += 1;
-    }
-    Ok(f64::from(done) * 2.0 * (rows * inner * columns) as f64 / started.elapsed().as_secs_f64())
-}
-
-/// Reads the layers' weights, some rows at a time, until the time is over.
-fn reading_rate(tensors: &Tensors, recipe: &Recipe, dtype: DType, device: &Device) -> Result<f64> {
-    let loader = Loader { tensors, dtype, device };
-    let (started, mut bytes) = (Instant::now(), 0.0);
-    let names = tensors_of(recipe, tensors).into_iter().map(|(name, _)| name);
-    'time: for name in names.filter(|name| name.contains(".layers.")) {
-        let weight = tensors.weight(&name)?;
-        let (layout, stored) = (weight.layout(), stored_bytes(&weight) as f64);
-        let (all, at_once) = (layout.all_rows(), (READ_AT_ONCE / layout.columns.max(1)).max(1));
-        for from in (0..all).step_by(at_once) {
-            let rows = from..(from + at_once).min(all);
-            bytes += stored * rows.len() as f64 / all as f64;
-            loader.rows(&name, rows)?;
-            if started.elapsed() >= MEASURED {
-                break 'time;
-            }
-        }
-    }
-    Ok(bytes / started.elapsed().as_secs_f64())
-}
-
 /// Bytes of the files that a weight lies in.
-fn stored_bytes(weight: &Weight) -> u64 {
+pub(super) fn stored_bytes(weight: &Weight) -> u64 {
     weight.places().unwrap_or_default().into_iter().map(|(_, place)| place.end - place.start).sum()
 }
 
@@ -177,12 +101,5 @@ mod tests {
         let more = recipe.layers.len() * 5 * of_experts(experts.count - experts.top_k);
         assert_eq!((all.row_flops - some.row_flops, all.bytes), (more as u64, some.bytes));
         assert!(experts.count > experts.top_k);
-    }
-
-    #[test]
-    fn a_machine_does_something() {
-        let (checkpoint, recipe) = opened("llama");
-        let speed = Speed::measure(&checkpoint, &recipe, &ComputeSettings::default(), 100).unwrap();
-        assert!(speed.flops > 1e6 && speed.read_bytes > 1e3, "{speed:?}");
     }
 }

@@ -8,9 +8,6 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Bytes of one model's logits that are held at once.
-const LOGITS_BYTES: usize = 64 << 20;
-
 /// The predictions of two models at each token of a text but the last, beside each other.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
@@ -34,7 +31,7 @@ pub fn divergence(base: &Model, variant: &Model, tokens: &Arc<[u32]>, progress: 
     let (base_logits, variant_logits) = (base.row_logits(&row, progress)?, variant.row_logits(&row, progress)?);
     progress.end();
     let positions = tokens.len().saturating_sub(1);
-    let step = (LOGITS_BYTES / (base.recipe().vocab_size * size_of::<f64>())).max(1);
+    let step = base_logits.at_once().min(variant_logits.at_once());
     let mut compared: Vec<(f64, bool)> = Vec::with_capacity(positions);
     for from in (0..positions).step_by(step) {
         let some = from..(from + step).min(positions);

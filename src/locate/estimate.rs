@@ -6,12 +6,14 @@ use super::minimize::minimize;
 use super::search::{members, search};
 use super::smallest::Further;
 use super::{Counting, Entry, OpenedSubject, Ranking, Samples, SearchSettings, SiteSelection, stage};
-use crate::compute::{Arithmetic, ComputeSettings, Footprint, Residency, Speed, Work};
+use crate::compute::{Arithmetic, ComputeSettings, Footprint, Residency, Sample, Trunk, Work, speed};
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::{Bytes, Error, Result};
 use crate::neuron::{Neuron, Side};
+use crate::progress::Silent;
+use costs::{Costs, GRADIENT_ROWS};
 use serde::Serialize;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// Entries of the longest prefix that is counted step by step.
 const MOST_COUNTED: usize = 300;
@@ -19,7 +21,7 @@ const MOST_COUNTED: usize = 300;
 /// What locating will take (`achilles-audit/estimate/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Of host memory.
+    /// Of the memory that it computes in: the host's, or a CUDA device's.
     pub memory: MemoryNeeds,
     /// What this machine does.
     pub machine: Machine,
@@ -31,7 +33,7 @@ pub struct Estimate {
     pub seconds: Span<f64>,
 }
 
-/// What it will take of host memory.
+/// What it will take of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemoryNeeds {
     /// Bytes that can be had.
@@ -46,10 +48,11 @@ pub struct MemoryNeeds {
     pub problem: Option<String>,
 }
 
-/// What this machine does in a second, measured in half a second.
+/// What this machine does in a second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Machine {
-    /// Floating-point operations of a matrix product.
+    /// Floating-point operations of rows through the model's layers and head; of a matrix product where a layer of each
+    /// kind takes more memory than a measurement may.
     pub flops: f64,
     /// Bytes of the model's own files, read and decoded.
     pub read_bytes: f64,
@@ -80,7 +83,7 @@ pub struct StageNeeds {
     pub passes: Span<usize>,
     /// Rows that are computed.
     pub rows: Span<usize>,
-    /// What they take at the rate of matrix products and of reading: what goes on between comes on top.
+    /// What they take on a machine that does nothing else.
     pub seconds: Span<f64>,
 }
 
@@ -118,6 +121,8 @@ pub struct EstimateSettings {
     pub weights: Option<&'static str>,
     /// Bytes of memory that may be taken; null where that is not set.
     pub memory_bytes: Option<u64>,
+    /// Bytes of a CUDA device's memory that may be taken; null where that is not set.
+    pub gpu_memory_bytes: Option<u64>,
     /// Tokens of the text.
     pub tokens: usize,
 }
@@ -139,55 +144,72 @@ struct Need {
 }
 
 impl OpenedSubject {
-    /// Tells what locating will take. Measures the machine for half a second.
+    /// Tells what locating will take. Measures the machine for a second or so.
     ///
     /// # Errors
     /// A setting makes no sense, no site matches, or the model cannot be read.
-    pub fn estimate(&self, settings: &SearchSettings, compute: &ComputeSettings) -> Result<Document<Estimate>> {
+    pub fn estimate(self, settings: &SearchSettings, compute: &ComputeSettings) -> Result<Document<Estimate>> {
         settings.check()?;
-        let OpenedSubject { checkpoint, recipe, text, .. } = self;
-        let positions = text.ids.len();
-        let footprint = Footprint::of(recipe, compute)?;
         let problem = match self.check_memory(settings, compute) {
             Ok(()) => None,
             Err(error @ Error::Memory { .. }) => Some(error.to_string()),
             Err(error) => return Err(error),
         };
+        let OpenedSubject { checkpoint, recipe, text, seconds: opening_s } = self;
+        let recipe = &recipe;
+        let positions = text.ids.len();
+        let footprint = Footprint::of(recipe, compute)?;
         let (layers, head) = Work::of(recipe, checkpoint.tensors(), positions);
-        let chunk_rows = footprint.chunk_rows(recipe, positions);
-        let speed = Speed::measure(checkpoint, recipe, compute, chunk_rows.saturating_mul(positions))?;
-        let is_streamed = footprint.residency == Residency::Streamed;
-        let reading_s = |bytes: u64| bytes as f64 / speed.read_bytes;
-        let row_s = |flops: u64| flops as f64 / speed.flops;
-        let most_rows = footprint.rows_at_once(recipe, positions);
-        let paid = reading_s(layers.bytes) / row_s(layers.row_flops);
-        let paid = if is_streamed { (paid as usize).clamp(1, most_rows) } else { 1 };
         let (bytes, row_flops) = (layers.bytes + head.bytes, layers.row_flops + head.row_flops);
-        let pass = Pass { bytes, row_flops, chunk_rows, most_rows, first_rows: paid };
+        let chunk_rows = footprint.chunk_rows(recipe, positions);
+        let most_rows = footprint.rows_at_once(recipe, positions);
+        let identity = ModelIdentity::of(&checkpoint, recipe.architecture).or_no_hub();
 
         let sites = recipe.sites()?;
         let chosen = settings.ranking.ranked(settings.sites.of(recipe, &sites, settings.side)?)?;
         let sums = stage::sums_bytes(&chosen, positions);
+        let keeps = sums <= footprint.left() / 2;
+        let is_streamed = footprint.residency == Residency::Streamed;
+        let read_bytes = speed::read_bytes(&checkpoint, recipe, compute)?;
+        let costs = match Sample::of(checkpoint, recipe, &text.ids, compute)? {
+            Some(sample) => {
+                let stage = stage::Stage {
+                    model: sample.model(),
+                    tokens: sample.tokens(),
+                    sites: &chosen,
+                    settings,
+                    keep: settings.max_neurons,
+                    trunk: &RefCell::new(Trunk::of(sample.tokens().clone())),
+                    progress: &Silent,
+                };
+                Costs::measure(&sample, stage, chunk_rows, keeps)?
+            }
+            None => {
+                let flops = speed::flops(recipe, compute, chunk_rows.saturating_mul(positions))?;
+                Costs::of_products(flops, layers.row_flops, head.row_flops)
+            }
+        };
+        let reading_s = |bytes: u64| bytes as f64 / read_bytes;
+        let paid = (reading_s(layers.bytes) / costs.layers.row_s) as usize;
+        let paid = if is_streamed { paid.clamp(1, most_rows) } else { 1 };
+        let pass = Pass { bytes, row_flops, chunk_rows, most_rows, first_rows: paid };
+
         let channels = chosen.iter().map(|site| site.channels).sum::<usize>();
         let longest = settings.max_neurons.min(match settings.counting {
             Counting::Channels => channels,
             Counting::Published => channels.saturating_mul(positions),
         });
+        let searched = counted(longest, |longest| searched(longest, settings, paid, most_rows))?;
+        let minimized = counted(longest, |longest| minimized(longest, settings, paid, most_rows))?;
+        // Importance asks for no logits, and by most rankings leaves the search the clean row's way through the layers.
+        let reads_text = settings.ranking.reads_text();
+        let known = usize::from(reads_text && settings.ranking != Ranking::Gradient);
         let needs = [
-            (IMPORTANCE, importance(settings, most_rows, sums <= footprint.left() / 2)),
-            ("search", counted(longest, |longest| searched(longest, settings, paid, most_rows))?),
-            ("minimize", counted(longest, |longest| minimized(longest, settings, paid, most_rows))?),
+            (IMPORTANCE, importance(settings, most_rows, keeps), costs.importance, (0, 0.0), layers.bytes),
+            ("search", searched, costs.layers, (known, costs.head_s), bytes),
+            ("minimize", minimized, costs.layers, (0, costs.head_s), bytes),
         ];
-        let seconds = |stage: &str, need: &Need| {
-            // Importance asks for no logits.
-            let (bytes, flops) =
-                if stage == IMPORTANCE { (layers.bytes, layers.row_flops) } else { (bytes, row_flops) };
-            // Weights that are ranked by themselves are read from the files, wherever the model's are.
-            let reads = is_streamed || (stage == IMPORTANCE && !settings.ranking.reads_text());
-            let reading = if reads { need.passes as f64 * reading_s(bytes) } else { 0.0 };
-            reading.max(need.rows as f64 * row_s(flops))
-        };
-        let load = if is_streamed { 0.0 } else { reading_s(bytes) };
+        let load = opening_s + if is_streamed { 0.0 } else { reading_s(bytes) };
         let load_passes = usize::from(!is_streamed);
         let mut stages = vec![StageNeeds {
             stage: "load",
@@ -195,11 +217,20 @@ impl OpenedSubject {
             rows: Span { least: 0, most: 0 },
             seconds: Span { least: load, most: load },
         }];
-        stages.extend(needs.map(|(stage, Span { least, most })| StageNeeds {
-            stage,
-            passes: Span { least: least.passes, most: most.passes },
-            rows: Span { least: least.rows, most: most.rows },
-            seconds: Span { least: seconds(stage, &least), most: seconds(stage, &most) },
+        stages.extend(needs.map(|(stage, Span { least, most }, cost, (known, head_s), bytes)| {
+            let seconds = |need: &Need| {
+                // Weights that are ranked by themselves are read from the files, wherever the model's are.
+                let reads = is_streamed || (stage == IMPORTANCE && !reads_text);
+                let reading = if reads { need.passes as f64 * reading_s(bytes) } else { 0.0 };
+                let through_layers = cost.of(need.passes, need.rows.saturating_sub(known));
+                reading.max(through_layers + need.rows as f64 * head_s)
+            };
+            StageNeeds {
+                stage,
+                passes: Span { least: least.passes, most: most.passes },
+                rows: Span { least: least.rows, most: most.rows },
+                seconds: Span { least: seconds(&least), most: seconds(&most) },
+            }
         }));
         let total = |of: fn(&Span<f64>) -> f64| stages.iter().map(|stage| of(&stage.seconds)).sum();
         let result = Estimate {
@@ -210,12 +241,11 @@ impl OpenedSubject {
                 weights: footprint.residency.as_str(),
                 problem,
             },
-            machine: Machine { flops: speed.flops, read_bytes: speed.read_bytes },
+            machine: Machine { flops: row_flops as f64 / (costs.layers.row_s + costs.head_s), read_bytes },
             pass,
             seconds: Span { least: total(|span| span.least), most: total(|span| span.most) },
             stages,
         };
-        let identity = ModelIdentity::of(checkpoint, recipe.architecture).or_no_hub();
         let settings = EstimateSettings {
             ranking: settings.ranking,
             side: settings.side,
@@ -228,6 +258,7 @@ impl OpenedSubject {
             device: compute.device.to_string(),
             weights: compute.residency.map(Residency::as_str),
             memory_bytes: compute.memory.map(|Bytes(bytes)| bytes),
+            gpu_memory_bytes: compute.gpu_memory.map(|Bytes(bytes)| bytes),
             tokens: positions,
         };
         Ok(Document::new(identity, settings, result))
@@ -275,7 +306,7 @@ fn importance(settings: &SearchSettings, most_rows: usize, keeps: bool) -> Span<
         (Ranking::Random, _) => exactly(Need::default()),
         (Ranking::Weights, _) => exactly(Need { passes: 1, rows: 0 }),
         // Forwards, once more, and back, which takes as many operations as forwards.
-        (Ranking::Gradient, _) => exactly(Need { passes: 2, rows: 3 }),
+        (Ranking::Gradient, _) => exactly(Need { passes: 2, rows: GRADIENT_ROWS }),
         (Ranking::Noise, Samples::Exactly(samples)) => exactly(passes(&[samples + 1])),
         (Ranking::Noise, Samples::Auto) => {
             let looks = Adaptive::rows_of_looks(keeps);
@@ -365,5 +396,6 @@ fn minimized(longest: usize, settings: &SearchSettings, paid: usize, most_rows: 
     Ok(Span { least: Need::default(), most })
 }
 
+mod costs;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use candle_core::{DType, Tensor};
 
 /// |a · ∂NLL/∂a|.
 pub(super) fn rank(stage: Stage) -> Result<Tally> {
-    let mut hook = Effect(stage.tally());
+    let mut hook = Effect::of(stage);
     let layers = stage.model.recipe().layers.len();
     stage.progress.begin("importance", 2 * layers as u64, "layers");
     stage.model.gradients(&Row::clean(stage.tokens.clone()), &mut hook, stage.progress)?;
@@ -21,7 +21,14 @@ pub(super) fn rank(stage: Stage) -> Result<Tally> {
     Ok(hook.0)
 }
 
-struct Effect(Tally);
+/// What sees gradients on their way back.
+pub(super) struct Effect(Tally);
+
+impl Effect {
+    pub fn of(stage: Stage) -> Effect {
+        Effect(stage.tally())
+    }
+}
 
 impl GradientHook for Effect {
     fn wants(&self, site: &Site) -> bool {

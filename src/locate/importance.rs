@@ -11,6 +11,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::neuron::{Neuron, Site};
+use candle_core::Tensor;
 use std::collections::HashMap;
 
 /// The ranking as far as it is known.
@@ -63,18 +64,31 @@ impl Channels {
     }
 }
 
+/// What a ranking makes of the activations of the text's clean row, both (positions, channels), where it ranks by these
+/// alone.
+pub(super) fn of_clean(ranking: Ranking) -> Option<fn(&Tensor) -> Result<Tensor>> {
+    match ranking {
+        Ranking::Magnitude => Some(magnitude::importance),
+        Ranking::MagnitudeSigned => Some(magnitude_signed::importance),
+        Ranking::SuperWeight => Some(super_weight::importance),
+        Ranking::Noise | Ranking::Gradient | Ranking::Random | Ranking::Weights => None,
+    }
+}
+
 impl Ranked {
     /// Ranks all channels of the sites by the first samples.
     pub fn new(stage: Stage) -> Result<Ranked> {
+        if let Some(importance) = of_clean(stage.settings.ranking) {
+            let mut hook = stage.by_clean(importance);
+            stage.trace_first(0..0, &mut hook)?;
+            return Ok(Ranked::of(stage, 0, &mut hook.tally));
+        }
         match (stage.settings.ranking, stage.settings.samples) {
-            (Ranking::Magnitude, _) => Ok(Ranked::of(stage, 0, &mut magnitude::rank(stage)?)),
-            (Ranking::MagnitudeSigned, _) => Ok(Ranked::of(stage, 0, &mut magnitude_signed::rank(stage)?)),
             (Ranking::Gradient, _) => Ok(Ranked::of(stage, 0, &mut gradient::rank(stage)?)),
-            (Ranking::SuperWeight, _) => Ok(Ranked::of(stage, 0, &mut super_weight::rank(stage)?)),
             (Ranking::Weights, _) => Ok(Ranked::of(stage, 0, &mut weights::rank(stage)?)),
             (Ranking::Random, _) => Ok(Ranked::by_lot(stage)),
-            (Ranking::Noise, Samples::Exactly(samples)) => Ranked::by(stage, samples),
-            (Ranking::Noise, Samples::Auto) => Ranked::by_few(
+            (_, Samples::Exactly(samples)) => Ranked::by(stage, samples),
+            (_, Samples::Auto) => Ranked::by_few(
                 stage,
                 stage::sums_bytes(stage.sites, stage.tokens.len()) <= stage.model.memory_for_sums(),
             ),

@@ -1,18 +1,14 @@
 //! Magnitude: one pass, and how far a channel is from what is usual for it.
 
-use super::stage::Stage;
-use super::tally::Tally;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-/// |clean − the channel's median over positions|.
-pub(super) fn rank(stage: Stage) -> Result<Tally> {
-    stage.rank_by_clean(|x| {
-        let x = x.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        let medians = medians(&x.flatten_all()?.to_vec1()?, x.dim(1)?);
-        Ok(x.broadcast_sub(&Tensor::new(medians, &Device::Cpu)?)?.abs()?)
-    })
+/// |x − the channel's median over positions|, (positions, channels).
+pub(super) fn importance(x: &Tensor) -> Result<Tensor> {
+    let x = x.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    let medians = medians(&x.flatten_all()?.to_vec1()?, x.dim(1)?);
+    Ok(x.broadcast_sub(&Tensor::new(medians, &Device::Cpu)?)?.abs()?)
 }
 
 /// The median of each channel over positions; of two in the middle their mean.

@@ -54,11 +54,9 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Ranks by what `importance` makes of the activations of the text's clean row, both (positions, channels).
-    pub fn rank_by_clean(&self, importance: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Tally> {
-        let mut hook = OfClean { tally: self.tally(), importance };
-        self.trace_first(0..0, &mut hook)?;
-        Ok(hook.tally)
+    /// What takes what `importance` makes of the activations of the text's clean row, both (positions, channels).
+    pub fn by_clean(&self, importance: fn(&Tensor) -> Result<Tensor>) -> OfClean {
+        OfClean { tally: self.tally(), importance }
     }
 
     /// A tally of these sites in which nothing has passed yet.
@@ -76,12 +74,12 @@ impl Stage<'_> {
 }
 
 /// Takes what is made of a clean row's activations.
-struct OfClean<F> {
-    tally: Tally,
-    importance: F,
+pub(super) struct OfClean {
+    pub tally: Tally,
+    importance: fn(&Tensor) -> Result<Tensor>,
 }
 
-impl<F: FnMut(&Tensor) -> Result<Tensor>> Hook for OfClean<F> {
+impl Hook for OfClean {
     fn wants(&self, site: &Site) -> bool {
         self.tally.order.contains_key(site)
     }

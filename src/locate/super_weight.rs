@@ -4,11 +4,10 @@
 //! by the largest activations that go into each layer's `down_proj` (which tells its column) and come out of it (which
 //! tells its row): where W[j, k] is far larger than others and meets a spike x[k], y[j] ≈ x[k] W[j, k] is a spike as well.
 
-use super::stage::Stage;
-use super::tally::Tally;
 use crate::error::Result;
+use candle_core::Tensor;
 
-/// |a|, of the sites of these projections.
-pub(super) fn rank(stage: Stage) -> Result<Tally> {
-    stage.rank_by_clean(|x| Ok(x.abs()?))
+/// |x|, (positions, channels).
+pub(super) fn importance(x: &Tensor) -> Result<Tensor> {
+    Ok(x.abs()?)
 }

@@ -29,12 +29,7 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The model to compute with and the text to compute on.
-    pub fn open(&self, text: &TextArgs, progress: &dyn Progress) -> Result<Subject> {
-        self.before_loading(text, progress)?.load(&self.compute.settings(), progress)
-    }
-
-    /// The same without its weights.
+    /// The model, its weights aside, and the text to compute on.
     pub fn before_loading(&self, text: &TextArgs, progress: &dyn Progress) -> Result<OpenedSubject> {
         let text = text.read()?;
         OpenedSubject::new(Checkpoint::open(&self.model, progress)?, &text)
@@ -57,6 +52,9 @@ pub struct ComputeArgs {
     /// Memory that this process may take, such as 8GB or 512MiB, mapped files not counted [default: what can be had]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Bytes>,
+    /// Memory of the CUDA device that weights and rows may take [default: what is free there, but 1 GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub gpu_memory: Option<Bytes>,
     /// The old name of `--weights stream`
     #[arg(long, hide = true, conflicts_with = "weights")]
     pub stream: bool,
@@ -78,7 +76,13 @@ impl ComputeArgs {
             Weights::Stream => Some(Residency::Streamed),
             Weights::Auto => None,
         };
-        compute::ComputeSettings { arithmetic: self.dtype, device: self.device, residency, memory: self.memory }
+        compute::ComputeSettings {
+            arithmetic: self.dtype,
+            device: self.device,
+            residency,
+            memory: self.memory,
+            gpu_memory: self.gpu_memory,
+        }
     }
 }
 

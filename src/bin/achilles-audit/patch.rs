@@ -1,14 +1,13 @@
 //! `patch`.
 
-use crate::options::{ComputeArgs, Format, ModelArgs, TextArgs, Weights};
+use crate::options::{ComputeArgs, Format, TextArgs};
 use crate::{output, stderr, verify_patch};
 use achilles_audit::architecture::{self, Recipe};
 use achilles_audit::checkpoint::{Checkpoint, Source};
-use achilles_audit::compute::{Arithmetic, DeviceChoice};
 use achilles_audit::document::critical_set;
 use achilles_audit::error::Count;
 use achilles_audit::evaluate::metrics;
-use achilles_audit::locate::Subject;
+use achilles_audit::locate::{OpenedSubject, Subject};
 use achilles_audit::neuron::{Action, Intervention, Neuron};
 use achilles_audit::patch::{self, Edit, Folder, Plan, Receipt, WriteSettings};
 use achilles_audit::progress::Progress;
@@ -47,6 +46,8 @@ pub struct Options {
     pub mean: bool,
     #[command(flatten)]
     pub text: TextArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// Print the plan and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -67,15 +68,6 @@ pub struct Options {
     /// What --verify compares with
     #[arg(long, hide = true, requires = "verify")]
     pub original: Option<String>,
-}
-
-impl Options {
-    /// How the model is run where means are asked for.
-    pub fn model_args(&self, model: &str) -> ModelArgs {
-        let (dtype, device, weights) = (Arithmetic::F32, DeviceChoice::Auto, Weights::Auto);
-        let compute = ComputeArgs { dtype, device, weights, memory: None, stream: false };
-        ModelArgs { model: model.into(), compute }
-    }
 }
 
 /// How many of the files are named that are not copied.
@@ -139,7 +131,8 @@ fn plan(options: &Options, model: &str, progress: &dyn Progress) -> Result<(Chec
     }
     // What weights cannot hold is refused before the model is loaded.
     Plan::new(&checkpoint, recipe, &asked(&|_| Action::Set(0.0)))?;
-    let Subject { model: opened, text, .. } = options.model_args(model).open(&options.text, progress)?;
+    let opened = OpenedSubject::new(Checkpoint::open(model, progress)?, &options.text.read()?)?;
+    let Subject { model: opened, text, .. } = opened.load(&options.compute.settings(), progress)?;
     let means = metrics::means(&opened, &text.ids, &neurons, progress)?;
     let plan = Plan::new(&checkpoint, recipe, &asked(&|at| Action::Set(means[at])))?;
     Ok((checkpoint, plan))

@@ -10,7 +10,7 @@ fn footprint(available: u64, residency: Option<Residency>) -> Footprint {
     let mut recipe = recipe();
     recipe.layers = vec![recipe.layers[0].clone(); 20_000];
     let settings = ComputeSettings { residency, ..ComputeSettings::default() };
-    Footprint::within(available, true, &recipe, &settings)
+    Footprint::within(available, Room::Host, &recipe, &settings)
 }
 
 /// Counted by hand from the config: 3 layers of 40 channels, 4 query and 2 key heads of 10, 56 channels of MLP, a
@@ -40,7 +40,7 @@ fn weights_stay_where_they_take_three_quarters() {
 /// What is read as it comes needs room of its own, which is more than all weights of a tiny model.
 #[test]
 fn weights_that_take_less_than_streaming_stay() {
-    let footprint = Footprint::within(0, true, &recipe(), &ComputeSettings::default());
+    let footprint = Footprint::within(0, Room::Host, &recipe(), &ComputeSettings::default());
     assert_eq!(footprint.residency, Residency::Resident);
     assert!(!footprint.check().unwrap_err().to_string().contains("--weights"));
 }
@@ -66,7 +66,7 @@ fn weights_that_do_not_fit_are_refused_by_what_they_need() {
 #[test]
 fn what_a_budget_leaves_is_known_from_the_beginning() {
     let settings = ComputeSettings { memory: Some(Bytes(4 << 30)), ..ComputeSettings::default() };
-    let footprint = Footprint::within(1 << 30, true, &recipe(), &settings);
+    let footprint = Footprint::within(1 << 30, Room::Host, &recipe(), &settings);
     assert_eq!(footprint.memory().for_rows(), footprint.left());
     assert!(footprint.left() > 512 << 20);
 }
@@ -98,13 +98,13 @@ fn rows_follow_from_what_is_left() {
     assert!(tight.check_rows(&recipe, usize::MAX, 100).is_err());
 }
 
-/// Streamed weights take theirs away while they pass; the driver judges rows on another device.
+/// Streamed weights take theirs away while they pass; the driver judges rows on a device that says nothing.
 #[test]
 fn what_passes_is_not_left_for_rows() {
     let streamed = footprint(1 << 30, Some(Residency::Streamed));
     assert_eq!(streamed.left(), (1 << 30) - LOGITS - 2 * BLOCK_BYTES as u64);
     let settings = ComputeSettings::default();
-    let on_device = Footprint::within(0, false, &recipe(), &settings);
+    let on_device = Footprint::within(0, Room::Driver, &recipe(), &settings);
     assert_eq!((on_device.residency, on_device.left()), (Residency::Resident, u64::MAX));
     on_device.check().unwrap();
 }
@@ -116,4 +116,67 @@ fn a_budget_counts_what_was_taken_before() {
     assert!(own_bytes() > 0 && left <= 512 << 20 && left > 0, "{left}");
     assert_eq!(available_bytes(Some(Bytes(0))), 0);
     assert!(available_bytes(None) > left);
+}
+
+/// Of a gigabyte of weights, on a card.
+fn on_card(available: u64, residency: Option<Residency>) -> (Footprint, Recipe) {
+    let mut recipe = recipe();
+    recipe.layers = vec![recipe.layers[0].clone(); 20_000];
+    let settings = ComputeSettings { residency, ..ComputeSettings::default() };
+    (Footprint::within(available, Room::Card, &recipe, &settings), recipe)
+}
+
+#[test]
+fn a_card_gives_what_is_free_but_a_reserve_and_no_more_than_the_budget() {
+    let gib = |count: u64| count << 30;
+    assert_eq!(of_card(gib(80), None), gib(79));
+    assert_eq!(of_card(gib(80), Some(Bytes(gib(20)))), gib(20));
+    assert_eq!(of_card(gib(8), Some(Bytes(gib(20)))), gib(7));
+    assert_eq!(of_card(1, None), 0);
+}
+
+#[test]
+fn weights_stay_on_a_card_where_they_take_nine_tenths() {
+    let needed = on_card(0, None).0.beside_rows(Residency::Resident);
+    let enough = needed.div_ceil(9) * 10;
+    assert_eq!(on_card(enough, None).0.residency, Residency::Resident);
+    assert_eq!(on_card(enough - 10, None).0.residency, Residency::Streamed);
+}
+
+#[test]
+fn rows_on_a_card_follow_from_what_is_left_there() {
+    let (empty, recipe) = on_card(0, None);
+    let (row, group) = (row_bytes(&recipe, 100, DType::F32), group_bytes(&recipe, 100, DType::F32));
+    let with = |left: u64| on_card(empty.resident + LOGITS + left, Some(Residency::Resident)).0;
+    let tight = with(80 * group);
+    assert_eq!(tight.memory().for_rows(), 80 * group);
+    assert_eq!(tight.memory().for_sums(), 40 * group);
+    // An eighth for a chunk, the rest for rows that wait.
+    assert_eq!(tight.chunk_rows(&recipe, 100), 10);
+    assert_eq!(tight.rows_at_once(&recipe, 100) as u64, 70 * group / row);
+    assert_eq!(with(1 << 40).chunk_rows(&recipe, 100) as u64, CARD_CHUNK_BYTES / group);
+}
+
+#[test]
+fn what_a_card_has_no_room_for_is_refused_in_its_words() {
+    let problem = on_card(0, Some(Residency::Streamed)).0.check().unwrap_err().to_string();
+    assert!(
+        problem.starts_with("computing on the GPU with this model's weights in f32 read layer by layer"),
+        "{problem}"
+    );
+    assert!(problem.contains("--gpu-memory") && !problem.contains(" --memory"), "{problem}");
+    let (tight, recipe) = on_card(2 << 30, Some(Residency::Resident));
+    let problem = tight.check_rows(&recipe, usize::MAX, 100).unwrap_err().to_string();
+    assert!(problem.contains("beside the weights on the GPU") && problem.contains("by --gpu-memory"), "{problem}");
+}
+
+#[test]
+fn a_budget_of_a_card_is_refused_where_there_is_none() {
+    let settings = ComputeSettings {
+        device: crate::compute::DeviceChoice::Cpu,
+        gpu_memory: Some(Bytes(1 << 30)),
+        ..ComputeSettings::default()
+    };
+    let problem = Footprint::of(&recipe(), &settings).unwrap_err().to_string();
+    assert!(problem.starts_with("--gpu-memory") && problem.contains("on cpu"), "{problem}");
 }

@@ -35,3 +35,14 @@ fn an_estimate_says_where_memory_does_not_suffice() {
     assert!(all.iter().all(|part| table.contains(part)), "{table}");
     assert!(!told(&place, &["--weights", "stream"]).contains("too little"));
 }
+
+#[test]
+fn memory_of_a_gpu_is_nothing_to_a_cpu() {
+    let place = Place::new();
+    let output = place.run(&["estimate", "{model}", "--text", TEXT, "--device", "cpu", "--gpu-memory", "8GB"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "achilles-audit: --gpu-memory limits what CUDA devices take, and this computes on cpu: leave it out, or use --device cuda:N\n"
+    );
+}

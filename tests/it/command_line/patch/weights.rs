@@ -157,7 +157,11 @@ fn means_are_set_where_a_bias_can_hold_them() {
     }
     let output = place.run(&["patch", "{model}", "--neuron", "L1.mlp.down_proj:out:3", "--mean", "-o", "{out}/p"]);
     assert!(text(&output.stderr).contains("no bias that could hold its mean"), "{}", text(&output.stderr));
-    good(place.run(&["patch", "{model}", "--neuron", "L1.self_attn.k_proj:out:3", "--mean", "-o", "{out}/p"]));
+    let asked = ["patch", "{model}", "--neuron", "L1.self_attn.k_proj:out:3", "--mean", "-o", "{out}/p"];
+    let output = place.run(&[&asked[..], &["--memory", "1KiB"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("give more by --memory"), "{}", text(&output.stderr));
+    good(place.run(&[&asked[..], &["--dtype", "f64", "--memory", "8GB"]].concat()));
     let receipt: Value = serde_json::from_slice(&files(&place.out().join("p"))["achilles-patch.json"]).unwrap();
     let mean = receipt["asked"][0]["set_to"].as_f64().unwrap();
     assert!(mean != 0.0);
