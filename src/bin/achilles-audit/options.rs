@@ -9,7 +9,7 @@ use achilles_audit::evaluate::corpus::{Corpus, TextFormat};
 use achilles_audit::evaluate::text;
 use achilles_audit::evaluate::windows::{Protocol, WindowSettings};
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
-use achilles_audit::locate::{self, Counting, OpenedSubject, Ranking, Samples, SiteSelection, Subject};
+use achilles_audit::locate::{self, Counting, OpenedSubject, Ranking, Samples, SiteSelection};
 use achilles_audit::neuron::{Neuron, Side};
 use achilles_audit::progress::Progress;
 use achilles_audit::report::{RENDERERS, Renderer, Show, ShowFindings};
