@@ -1,9 +1,10 @@
 //! The folder that results go to, and what of it need not be measured again.
 
-use super::{Context, STUDIES, Study, StudyReport};
+use super::{Context, STUDIES, Study, StudyReport, Table};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::files;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -35,6 +36,14 @@ impl Folder {
     /// # Errors
     /// A file of the model cannot be seen.
     pub fn holds(&self, study: &Study, context: &Context) -> Result<Option<Document<StudyReport>>> {
+        Ok(self.result(study, context)?.filter(|found| found.settings == context.settings()))
+    }
+
+    /// The same with whatever settings.
+    ///
+    /// # Errors
+    /// As [`Folder::holds`].
+    pub fn result(&self, study: &Study, context: &Context) -> Result<Option<Document<StudyReport>>> {
         let path = self.0.join(format!("{}.json", study.name));
         let Ok(written) = std::fs::metadata(&path).and_then(|meta| meta.modified()) else { return Ok(None) };
         // What cannot be read is measured again.
@@ -44,19 +53,29 @@ impl Folder {
         };
         let found: Document<StudyReport> = found;
         let model = context.model();
+        let mut tables = found.result.outcome.tables.iter().chain(&found.result.paper);
         let same = found.tool == crate::tool::Tool::this()
             && found.model == model.identity().or_no_hub()
-            && found.settings == context.settings()
+            && tables.all(Table::is_whole)
             && youngest(model.checkpoint().root())? < written;
-        Ok(same.then_some(found))
+        if !same {
+            return Ok(None);
+        }
+        // Other models that it is of.
+        for variant in found.settings.variants.iter().map(Path::new).filter(|variant| variant.exists()) {
+            if youngest(variant)? >= written {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found))
     }
 
-    /// All results of the context's model and settings that it holds, in the order of [`STUDIES`].
+    /// All results of the context's model that it holds, each with its own settings, in the order of [`STUDIES`].
     ///
     /// # Errors
     /// As [`Folder::holds`].
     pub fn all(&self, context: &Context) -> Result<Vec<Document<StudyReport>>> {
-        STUDIES.iter().filter_map(|study| self.holds(study, context).transpose()).collect()
+        STUDIES.iter().filter_map(|study| self.result(study, context).transpose()).collect()
     }
 
     /// Writes files, each whole or not at all, in this order.
@@ -68,15 +87,38 @@ impl Folder {
     }
 }
 
-/// When the youngest file of a model was changed.
+/// When the youngest file of a model, or a link to it, was changed or put there. Folders within it do not count: results
+/// may be written to them.
 fn youngest(root: &Path) -> Result<SystemTime> {
-    let modified = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).map_err(Error::io(path));
-    if !root.is_dir() {
-        return modified(root);
-    }
     let mut latest = SystemTime::UNIX_EPOCH;
-    for entry in std::fs::read_dir(root).map_err(Error::io(root))? {
-        latest = latest.max(modified(&entry.map_err(Error::io(root))?.path())?);
+    let mut take = |path: &Path| -> Result<()> {
+        for meta in [std::fs::symlink_metadata(path), std::fs::metadata(path)] {
+            let meta = meta.map_err(Error::io(path))?;
+            if !meta.is_dir() {
+                latest = latest.max(changed(&meta).map_err(Error::io(path))?);
+            }
+        }
+        Ok(())
+    };
+    take(root)?;
+    if root.is_dir() {
+        for entry in std::fs::read_dir(root).map_err(Error::io(root))? {
+            take(&entry.map_err(Error::io(root))?.path())?;
+        }
     }
     Ok(latest)
+}
+
+/// When a file was written or, where the system says that, put in its place: a file that is moved or copied may keep the
+/// time of its modification.
+fn changed(meta: &Metadata) -> std::io::Result<SystemTime> {
+    let modified = meta.modified()?;
+    #[cfg(unix)]
+    let modified = {
+        use std::os::unix::fs::MetadataExt;
+        use std::time::Duration;
+        let since_1970 = Duration::from_secs(meta.ctime().max(0) as u64);
+        modified.max(SystemTime::UNIX_EPOCH + since_1970 + Duration::from_nanos(meta.ctime_nsec().max(0) as u64))
+    };
+    Ok(modified)
 }

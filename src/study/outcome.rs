@@ -101,6 +101,11 @@ impl Table {
         Table { name: name.into(), title: title.into(), columns, rows: Vec::new() }
     }
 
+    /// Whether each row has a cell for every column, which of a file that was read is not certain.
+    pub fn is_whole(&self) -> bool {
+        self.rows.iter().all(|row| row.len() == self.columns.len())
+    }
+
     /// Which column is called `name`.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column == name)

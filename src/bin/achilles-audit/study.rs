@@ -20,6 +20,8 @@ use std::process::ExitCode;
 const ALL: &str = "all";
 /// What prints their names.
 const LIST: &str = "list";
+/// The study that is of several models.
+const VARIANTS: &str = "variants";
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -68,6 +70,11 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         ALL => STUDIES.iter().collect(),
         name => vec![Study::find(name)?],
     };
+    if let ([study], [variant, ..]) = (&studies[..], &options.variants[..])
+        && study.name != VARIANTS
+    {
+        return Err(Error::input(format!("study {} is of one model: {variant:?} is one too many", study.name)));
+    }
     let Some(model) = &options.model else {
         return Err(Error::input(format!("study {} needs a MODEL", options.study)));
     };
@@ -108,7 +115,9 @@ fn into_folder(folder: &Folder, studies: &[&Study], context: &Context) -> Result
     let (mut left_out, mut failed) = (Vec::new(), false);
     for study in studies {
         if let Some(why) = study.left_out(context).filter(|_| studies.len() > 1) {
-            left_out.push((study.name.to_owned(), why.to_owned()));
+            if folder.result(study, context)?.is_none() {
+                left_out.push((study.name.to_owned(), why.to_owned()));
+            }
             continue;
         }
         let document: Document<StudyReport> = match folder.holds(study, context)? {

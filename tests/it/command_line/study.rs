@@ -230,6 +230,7 @@ fn what_cannot_be_studied_is_one_line() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["study", "criticals", "{model}"], &["study \"criticals\"", "expected all, or one of critical, rankings"]),
         (&["study", "critical"], &["study critical needs a MODEL"]),
+        (&["study", "beta", "{model}", "{model}"], &["study beta is of one model"]),
         (&["study", "all", "{model}"], &["needs a folder", "-o DIR"]),
         (&["study", "variants", "{model}"], &["study variants", "name them after MODEL"]),
         (&["study", "critical", "{model}", "-o", "{out}/a file"], &["a file", "expected a folder"]),
