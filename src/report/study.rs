@@ -4,6 +4,7 @@ use super::html;
 use super::table::{number, table as plain_table};
 use crate::document::Document;
 use crate::error::{Error, Result};
+use crate::escape::printable;
 use crate::study::{Cell, STUDIES, StudyReport, Table};
 use std::fmt::Write;
 
@@ -76,12 +77,12 @@ fn csv(table: &Table) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
 }
 
-/// All of a cell.
+/// All of a cell, in one line: what a model says must not drive a terminal that a file is shown on.
 fn written(cell: &Cell) -> String {
     match cell {
         Cell::Count(count) => count.to_string(),
         Cell::Number(value) => value.to_string(),
-        Cell::Text(text) => text.clone(),
+        Cell::Text(text) => printable(text),
         Cell::Nothing => String::new(),
     }
 }

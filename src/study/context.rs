@@ -79,10 +79,13 @@ impl StudyOptions {
     /// Checks what can be checked without a model.
     ///
     /// # Errors
-    /// A factor is not finite, or a neuron is given twice.
+    /// A factor is not finite, the critical set is empty, or a neuron is given twice.
     pub fn check(&self) -> Result<()> {
         if let Some(beta) = self.betas.iter().find(|beta| !beta.is_finite()) {
             return Err(Error::input(format!("beta is {beta}, expected a finite number")));
+        }
+        if self.critical.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::input("the critical set is empty: there is nothing to mask"));
         }
         self.windows.check()?;
         neuron::check_distinct(self.critical.iter().flatten())
