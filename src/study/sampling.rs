@@ -25,7 +25,7 @@ fn run(context: &Context) -> Result<Outcome> {
         let found = context.locate(&search)?.report.result;
         let set = found.critical_set.map(|set| set.neurons);
         let prefix = found.prefix.collapsed.then_some(found.prefix.n);
-        let same = if set == expected { "yes" } else { "no" };
+        let same = set.as_ref().map(|set| if Some(set) == expected.as_ref() { "yes" } else { "no" });
         table.rows.push(row![varied, prefix, set.map(|set| set.len()), same]);
         Ok(prefix)
     };

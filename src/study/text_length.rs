@@ -36,7 +36,7 @@ fn run(context: &Context) -> Result<Outcome> {
         let found = locate::locate_on(context.model(), &text, context.search, context.progress)?.report.result;
         let prefix = found.prefix.collapsed.then_some(found.prefix.n);
         let set = found.critical_set.map(|set| set.neurons);
-        let same = if set == expected { "yes" } else { "no" };
+        let same = set.as_ref().map(|set| if Some(set) == expected.as_ref() { "yes" } else { "no" });
         if tokens < MIN_STABLE_TOKENS {
             short.push(prefix)
         } else {

@@ -3,6 +3,7 @@
 use super::outcome::{Chart, Outcome, Table, row};
 use super::{Context, Study};
 use crate::error::{Error, Result};
+use crate::evaluate::text::REFERENCE_TEXT;
 use crate::locate;
 use serde::Deserialize;
 
@@ -37,16 +38,17 @@ fn run(context: &Context) -> Result<Outcome> {
     );
     let usual = context.located()?.result.clone();
     let expected = usual.critical_set.as_ref().map(|set| set.neurons.clone());
-    let mut add = |name: String, text: (&str, &str, usize), report: &locate::CriticalSetReport| {
+    let mut add = |name: String, text: (Option<&str>, Option<&str>, usize), report: &locate::CriticalSetReport| {
         let set = report.critical_set.as_ref().map(|set| &set.neurons);
         let names = set.map(|set| set.iter().map(|neuron| neuron.short()).collect::<Vec<_>>().join(" "));
         let prefix = report.prefix.collapsed.then_some(report.prefix.n);
-        let same = set == expected.as_ref();
-        let said = if same { "yes" } else { "no" };
+        let same = set.is_some() && set == expected.as_ref();
+        let said = set.map(|_| if same { "yes" } else { "no" });
         table.rows.push(row![name, text.0, text.1, text.2, prefix, set.map(Vec::len), names, said]);
         (prefix, same)
     };
-    add("reference".into(), ("encyclopedia", "en", context.subject.text.ids.len()), &usual);
+    let (kind, language) = (context.options.text == REFERENCE_TEXT).then_some(("encyclopedia", "en")).unzip();
+    add("reference".into(), (kind, language, context.subject.text.ids.len()), &usual);
     let (mut prefixes, mut same, mut unread) = (Vec::new(), 0, Vec::new());
     for (at, Text { kind, language, text }) in texts()?.into_iter().enumerate() {
         let encoded = match context.tokenizer.encode(&text) {
@@ -60,7 +62,8 @@ fn run(context: &Context) -> Result<Outcome> {
             Err(error) => return Err(error),
         };
         let found = locate::locate_on(context.model(), &encoded, context.search, context.progress)?.report.result;
-        let (prefix, is_same) = add((at + 1).to_string(), (&kind, &language, encoded.ids.len()), &found);
+        let (prefix, is_same) =
+            add((at + 1).to_string(), (Some(kind.as_str()), Some(language.as_str()), encoded.ids.len()), &found);
         prefixes.extend(prefix);
         same += usize::from(is_same);
     }
