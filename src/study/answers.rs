@@ -76,7 +76,7 @@ fn run(context: &Context) -> Result<Outcome> {
             probed.len()
         ),
         format!(
-            "The answer's first token is no longer the first choice for {lost} of {} questions; in the paper \"Paris\" falls \
+            "The first token of the model's own answer is no longer its first choice for {lost} of {} questions; in the paper \"Paris\" falls \
              from probability 0.74 (one masked) to 5e-6 (three), rank 30698.",
             probed.len()
         ),

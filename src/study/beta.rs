@@ -52,15 +52,14 @@ fn findings(damages: &[(&str, f64)]) -> Vec<String> {
     let of = |name: &str| damages.iter().find(|(n, _)| *n == name).map(|(_, damage)| *damage);
     let mut findings = Vec::new();
     if let Some(zero) = of("0") {
+        let others = damages.len() - 1;
         let worse: Vec<&str> = damages.iter().filter(|(_, damage)| *damage > zero).map(|(name, _)| *name).collect();
         findings.push(match worse.as_slice() {
-            [] => format!("Nothing does more damage than masking (Δ = {zero:.2}), as in the paper."),
-            worse => {
-                format!(
-                    "{} does more damage than masking (Δ = {zero:.2}); in the paper nothing does.",
-                    worse.join(", ")
-                )
-            }
+            [] => format!("Of {others} others none does more damage than masking (Δ = {zero:.2}), as in the paper."),
+            worse => format!(
+                "More damage than masking (Δ = {zero:.2}) is done by {}; in the paper nothing does more.",
+                worse.join(", ")
+            ),
         });
     }
     if let (Some(minus_one), Some(minus_five)) = (of("-1"), of("-5")) {

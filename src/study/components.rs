@@ -22,7 +22,7 @@ const COMPONENTS: [SiteSelection; 4] =
 fn run(context: &Context) -> Result<Outcome> {
     let mut table = Table::new(
         "components",
-        "With n of a component masked: the first by noise importance, or drawn at random",
+        "With n of a component masked: the first by noise importance, or drawn at random (the mean perplexity and its deviation, and the damage of the mean NLL)",
         &["corpus", "component", "chosen", "n", "perplexity", "deviation", "damage"],
     );
     let (mut collapsed, mut without) = (Vec::new(), Vec::new());

@@ -69,6 +69,11 @@ pub(super) struct Measured {
 }
 
 impl Measured {
+    /// The damage of a set, held against the first; none where the first is not a number.
+    pub fn damage(&self, set: usize) -> Option<f64> {
+        self.nlls[0].is_finite().then(|| metrics::damage(self.nlls[set], self.nlls[0]))
+    }
+
     /// The damage of each set but the first, which it is held against.
     pub fn damages(&self) -> impl Iterator<Item = f64> {
         self.nlls[1..].iter().map(|nll| metrics::damage(*nll, self.nlls[0]))
@@ -88,6 +93,12 @@ impl StudyOptions {
             return Err(Error::input("the critical set is empty: there is nothing to mask"));
         }
         self.windows.check()?;
+        let names: Vec<&str> = self.corpora.iter().map(|corpus| corpus.name.as_str()).chain([TEXT]).collect();
+        if let Some(twice) = (1..names.len()).find(|at| names[..*at].contains(&names[*at])) {
+            let name = names[twice];
+            let advice = "give each corpus once, and another file name to one that is called as the reference text is";
+            return Err(Error::input(format!("there are two corpora called {name:?}: {advice}")));
+        }
         neuron::check_distinct(self.critical.iter().flatten())
     }
 }
@@ -204,7 +215,11 @@ impl<'a> Context<'a> {
 
     /// The reference text and each corpus under each set of interventions, of which the first is none.
     pub(super) fn perplexities(&self, sets: &[Vec<Intervention>]) -> Result<Vec<Measured>> {
-        self.perplexities_under(sets, None)
+        let measured = self.perplexities_under(sets, None)?;
+        for of in &measured {
+            metrics::base(of.nlls[0], || metrics::not_finite(self.model()))?;
+        }
+        Ok(measured)
     }
 
     /// The same, with a hook that may change what flows.
@@ -249,7 +264,6 @@ pub(super) fn measure(
     mut hook: Option<&mut dyn CorpusHook>,
     progress: &dyn Progress,
 ) -> Result<Vec<Measured>> {
-    let base = |nll| metrics::base(nll, || metrics::not_finite(model));
     let rows: Vec<Row> = sets.iter().map(|set| Row::with(text.ids.clone(), set.clone())).collect();
     progress.begin("perplexity", (rows.len() * (model.recipe().layers.len() + 1)) as u64, "rows × layers");
     let nlls = match &mut hook {
@@ -257,7 +271,6 @@ pub(super) fn measure(
         None => metrics::nlls(model, &rows, progress)?,
     };
     progress.end();
-    base(nlls[0])?;
     let mut measured = vec![Measured { corpus: TEXT.into(), nlls }];
     for corpus in corpora {
         let stage = format!("perplexity of {}", corpus.name);
@@ -267,7 +280,6 @@ pub(super) fn measure(
         };
         let nlls = corpus_nlls(model, corpus, sets, hook, &stage, progress)?;
         let nlls: Vec<f64> = nlls.iter().map(|nll| nll.nll_nats()).collect();
-        base(nlls[0])?;
         measured.push(Measured { corpus: corpus.name.clone(), nlls });
     }
     Ok(measured)

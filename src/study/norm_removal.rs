@@ -29,18 +29,19 @@ fn run(context: &Context) -> Result<Outcome> {
     let (mut broken, mut sound) = (0, Vec::new());
     let whole = context.perplexities(&sets)?;
     let layers = context.model().recipe().layers.len();
+    let of_norms: Vec<&ModulePath> = sets[1].iter().map(|masked| &masked.neuron.site.module).collect();
     for layer in std::iter::once(None).chain((0..layers).map(Some)) {
         let measured = match layer {
             None => whole.clone(),
-            Some(layer) => context.perplexities_under(&sets, Some(&mut Removal::of(context, layer)))?,
+            Some(layer) => context.perplexities_under(&sets, Some(&mut Removal::of(context, layer, &of_norms)))?,
         };
         for (at, of) in measured.into_iter().enumerate() {
-            let damage = metrics::damage(of.nlls[1], of.nlls[0]);
+            let damage = of.damage(1);
             let (clean, masked) = (metrics::perplexity(of.nlls[0]), metrics::perplexity(of.nlls[1]));
-            if let Some(layer) = layer.filter(|_| at == 0) {
+            if layer.is_some() && at == 0 {
                 match metrics::damage(of.nlls[0], whole[at].nlls[0]) >= context.search.epsilon {
                     true => broken += 1,
-                    false => sound.push((layer, damage)),
+                    false => sound.extend(damage),
                 }
             }
             table.rows.push(row![of.corpus, layer, clean, masked, damage]);
@@ -55,7 +56,7 @@ fn run(context: &Context) -> Result<Outcome> {
         ));
     }
     if !sound.is_empty() {
-        let collapse = sound.iter().filter(|(_, damage)| *damage >= context.search.epsilon).count();
+        let collapse = sound.iter().filter(|damage| **damage >= context.search.epsilon).count();
         findings.push(format!(
             "In {} of the other {} layers the mask still collapses the model without the norms; in the paper in all 16.",
             collapse,
@@ -79,10 +80,12 @@ struct Removal {
 }
 
 impl Removal {
-    fn of(context: &Context, layer: usize) -> Removal {
+    /// But for norms of which a neuron is masked: what it puts out would go.
+    fn of(context: &Context, layer: usize, but: &[&ModulePath]) -> Removal {
         let is_norm = |role: Role| matches!(role, Role::NormBefore(_) | Role::NormAfter(_));
         let infos = context.model().sites().iter().filter(|info| info.site.module.layer() == Some(layer));
-        let norms = infos.filter(|info| is_norm(info.module.role)).map(|info| info.site.module.clone()).collect();
+        let infos = infos.filter(|info| is_norm(info.module.role) && !but.contains(&&info.site.module));
+        let norms = infos.map(|info| info.site.module.clone()).collect();
         Removal { norms, came_in: BTreeMap::new() }
     }
 }

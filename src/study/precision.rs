@@ -3,7 +3,7 @@
 use super::answers;
 use super::context::measure;
 use super::outcome::{Chart, Outcome, Table, row};
-use super::{Context, Measured, Study};
+use super::{Context, Study};
 use crate::architecture::module::{ModuleKind, Role};
 use crate::checkpoint::Checkpoint;
 use crate::compute::{Arithmetic, ComputeSettings, Hook, Model, Row};
@@ -50,6 +50,7 @@ fn run(context: &Context) -> Result<Outcome> {
         &["format", "values", "not finite", "not finite, masked", "mean change of rms"],
     );
     let mut answered = Table::new("answers", "Greedy answers", &["format", "question", "before", "after"]);
+    let mut overflowing = Vec::new();
     let (mut damages, mut moved, mut bad, mut same_answers) = (Vec::new(), Vec::new(), 0, Vec::new());
     for format in FORMATS {
         let name = format.as_str();
@@ -62,14 +63,11 @@ fn run(context: &Context) -> Result<Outcome> {
             }
         };
         let measured = measure(model, (&context.subject.text, &context.corpora), &sets, None, context.progress)?;
-        for (at, Measured { corpus, nlls }) in measured.into_iter().enumerate() {
-            let [clean, masked] = [nlls[0], nlls[1]].map(metrics::perplexity);
-            let damage = metrics::damage(nlls[1], nlls[0]);
-            perplexities.rows.push(row![name, corpus, clean, masked, damage]);
-            if at == 0 {
-                damages.push(damage);
-            }
+        for of in &measured {
+            let [clean, masked] = [of.nlls[0], of.nlls[1]].map(metrics::perplexity);
+            perplexities.rows.push(row![name, of.corpus.as_str(), clean, masked, of.damage(1)]);
         }
+        damages.extend(measured[0].damage(1));
         let seen = Seen::of(context, model, &sets)?;
         for (layer, [before, after]) in &seen.rms {
             norms.rows.push(row![name, *layer, *before, *after, after - before]);
@@ -80,8 +78,14 @@ fn run(context: &Context) -> Result<Outcome> {
         not_finite.rows.push(row![name, seen.values, clean, masked, mean]);
         moved.push(mean);
         bad += clean + masked;
-        let probed = probe::probe(model, context.tokenizer, &prompts, &set, NEW_TOKENS, context.progress)?;
         let mut after = Vec::new();
+        // Logits that are not numbers answer nothing.
+        if !measured[0].nlls.iter().all(|nll| nll.is_finite()) {
+            overflowing.push(name);
+            same_answers.push(after);
+            continue;
+        }
+        let probed = probe::probe(model, context.tokenizer, &prompts, &set, NEW_TOKENS, context.progress)?;
         for of in probed.result.prompts {
             answered.rows.push(row![name, of.prompt, of.before.text, of.after.text.as_str()]);
             after.push(of.after.text);
@@ -97,7 +101,11 @@ fn run(context: &Context) -> Result<Outcome> {
         (false, true) => "are the same in f16 and f32, as in the paper, and differ in others",
         (false, false) => "differ between f16 and f32, unlike in the paper",
     };
-    let findings = vec![
+    let mut findings = Vec::new();
+    if !overflowing.is_empty() {
+        findings.push(format!("The arithmetic overflows {}: nothing is a number there.", overflowing.join(" and ")));
+    }
+    findings.extend([
         match most - least <= ALIKE * most.abs() {
             _ if least < context.search.epsilon => {
                 format!("The damage is {least:.2} to {most:.2}: the model does not collapse in every format.")
@@ -110,7 +118,7 @@ fn run(context: &Context) -> Result<Outcome> {
              are not finite; the paper reports 0 and 0."
         ),
         format!("The answers after masking {told}."),
-    ];
+    ]);
     let chart =
         Chart::lines("norms", "Change of the RMS of what norms put out", &norms, "layer", "change").by("format");
     Ok(Outcome { tables: vec![perplexities, norms, not_finite, answered], charts: vec![chart], findings })

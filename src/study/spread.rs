@@ -9,8 +9,8 @@ use crate::neuron::Neuron;
 /// A corpus, and its perplexity with so many of a ranking masked, for each number.
 pub(super) type Spreads = (String, Vec<Spread>);
 
-/// Masks the first so many of a ranking, of which the first number is 0; the random one is drawn as often as the options
-/// say, from one seed after the other.
+/// Masks the first so many of a ranking, of which the first number is 0, and numbers beyond its length are left out; the
+/// random one is drawn as often as the options say, from one seed after the other.
 pub(super) fn masked_first(context: &Context, search: &SearchSettings, counts: &[usize]) -> Result<Vec<Spreads>> {
     let draws = if search.ranking == Ranking::Random { context.options.draws } else { 1 };
     let most = counts.iter().copied().max().unwrap_or(0);
@@ -18,6 +18,7 @@ pub(super) fn masked_first(context: &Context, search: &SearchSettings, counts: &
     for draw in 0..draws {
         let search = SearchSettings { seed: search.seed.wrapping_add(draw as u64), ..search.clone() };
         let entries = context.ranked(&search, most)?;
+        let counts: Vec<usize> = counts.iter().copied().filter(|n| *n <= entries.len()).collect();
         let first = |n: &usize| {
             let mut set: Vec<Neuron> = entries.iter().take(*n).map(|entry| entry.neuron.clone()).collect();
             set.sort();

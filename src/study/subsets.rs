@@ -81,7 +81,10 @@ fn findings(subsets: &[Vec<usize>], measured: &Measured, members: usize, epsilon
         let (all, collapse) = collapsing(members - 1);
         findings.push(match collapse {
             0 => {
-                format!("No subset that lacks one member collapses ({all} of them): all act together, as in the paper.")
+                format!(
+                    "No subset that lacks one member collapses ({all} of them), which is what a located set is chosen for; \
+                     the paper's four act together as well, which were not chosen so."
+                )
             }
             n => format!("{n} of {all} subsets that lack one member collapse as well; in the paper none does."),
         });
