@@ -2,6 +2,7 @@
 
 mod cache;
 pub mod content;
+pub mod dataset;
 mod id;
 mod listing;
 mod origin;
@@ -18,7 +19,7 @@ use crate::error::{Bytes, Error, Result};
 use crate::files::kind::is_pickle_name;
 use crate::progress::Progress;
 use cache::{RepoCache, SMALL, Store};
-pub use id::HubId;
+pub use id::{HubId, RepoKind};
 use listing::{Listed, Listing};
 pub use origin::{NotFetched, Origin, State};
 use remote::{Expected, Failure, Remote};

@@ -1,6 +1,6 @@
 //! The perplexity of corpora, with and without some neurons.
 
-use super::corpus::TextFormat;
+use super::corpus::{Reading, TextFormat};
 use super::corpus_nll::{CorpusNll, corpus_nlls};
 use super::metrics;
 use super::perplexity::{Scaled, not_a_number};
@@ -79,8 +79,10 @@ pub struct CorpusPerplexitySettings {
     pub dtype: Arithmetic,
     /// The device that computed, such as cpu or cuda:0.
     pub device: String,
-    /// How the corpora hold texts; none where their names told.
+    /// How the corpora's files hold texts; none where their names told.
     pub format_text: Option<TextFormat>,
+    /// The column of Parquet, or the key of JSON lines, that holds the texts.
+    pub column: String,
     /// How texts were measured.
     pub protocol: Protocol,
     /// Tokens that the model was to read at once at most; none where the protocol told.
@@ -99,14 +101,14 @@ impl Kind for CorpusPerplexity {
     type Settings = CorpusPerplexitySettings;
 }
 
-/// Computes it of corpora in the model's tokens, which `format_text` and `settings` made them of.
+/// Computes it of corpora in the model's tokens, which were read and cut in these ways.
 ///
 /// # Errors
 /// As [`Scaled::check`] and [`corpus_nlls`]; or the model computes no number.
 pub fn corpus_perplexity(
     model: &Model,
     corpora: &[EncodedCorpus],
-    (format_text, settings): (Option<TextFormat>, &WindowSettings),
+    (reading, settings): (&Reading, &WindowSettings),
     scaled: &Scaled,
     progress: &dyn Progress,
 ) -> Result<Document<CorpusPerplexity>> {
@@ -123,7 +125,8 @@ pub fn corpus_perplexity(
     let settings = CorpusPerplexitySettings {
         dtype: model.arithmetic(),
         device: model.device_name(),
-        format_text,
+        format_text: reading.format,
+        column: reading.column().to_owned(),
         protocol: settings.protocol,
         context: settings.context,
         max_samples: settings.max_samples,

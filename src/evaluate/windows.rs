@@ -1,7 +1,7 @@
 //! How texts are cut into the rows that a model computes, and which of their tokens count: the paper's protocol and that
 //! of lm-evaluation-harness.
 
-use super::corpus::Corpus;
+use super::corpus::{Corpus, Enough};
 use super::prefix::prefix_token;
 use super::text::Tokenizer;
 use super::words;
@@ -70,6 +70,15 @@ pub struct WindowSettings {
 }
 
 impl WindowSettings {
+    /// How much of a corpus is needed; none where that is all of it.
+    pub fn enough(&self) -> Option<Enough> {
+        let longer_than = match self.protocol {
+            Protocol::Paper => PAPER_MIN_CHARACTERS,
+            Protocol::Rolling => 0,
+        };
+        self.max_samples.map(|texts| Enough { texts, longer_than })
+    }
+
     /// Checks what can be checked without a model.
     ///
     /// # Errors

@@ -26,6 +26,11 @@ const BYTES_PER_BYTE_BEYOND: u64 = 128;
 const CPU_S_PER_TEXT_BYTE: f64 = 4e-6;
 const BYTES_PER_TEXT_BYTE: u64 = 512;
 const CPU_S_PER_REQUEST: f64 = 1e-3;
+/// For the list of a Parquet file's pages, and one of them as it is and as it unpacks: writers make them of a megabyte.
+const BYTES_OF_PARQUET: u64 = 512 << 20;
+const CPU_S_OF_PARQUET: f64 = 5.0;
+/// For a megabyte of texts, unpacked and written.
+const CPU_S_PER_TEXTS: f64 = 0.5;
 
 impl Default for Allowance {
     fn default() -> Allowance {
@@ -43,6 +48,11 @@ impl Allowance {
         let of_text = text * BYTES_PER_TEXT_BYTE;
         self.bytes += of_file;
         match request {
+            Request::Parquet { .. } => {
+                self.cpu_s += CPU_S_OF_PARQUET;
+                self.bytes += BYTES_OF_PARQUET;
+            }
+            Request::NextTexts => self.cpu_s += CPU_S_PER_TEXTS,
             Request::Render(_) => {
                 self.bytes += of_text.saturating_sub(self.chat);
                 self.chat = self.chat.max(of_text);

@@ -1,8 +1,8 @@
 //! What comes with a checkpoint and is run rather than read, its tokenizer and its chat template, in a process of its
-//! own.
+//! own; and Parquet files of corpora.
 //!
-//! A kilobyte of regular expressions, normalizers or Jinja can ask for hours and for all memory, and the libraries that
-//! run them cannot be told where to stop. So a child process does it, which the kernel ends where it takes more than its
+//! A kilobyte of regular expressions, normalizers or Jinja can ask for hours and for all memory, so can a page of Parquet
+//! that claims to be long, and the libraries that run or read them cannot be told where to stop. So a child process does it, which the kernel ends where it takes more than its
 //! input can need. The child is the same program, started with [`ARGUMENT`]: a program that uses this
 //! library calls [`serve_if_asked`] first thing in its `main`. One that does not gets the same answers from a thread of
 //! its own, without limits: it has to trust the checkpoints it opens.
@@ -12,6 +12,7 @@
 
 mod job;
 mod limits;
+mod parquet;
 pub(crate) mod spelling;
 mod template;
 mod tokenizer;

@@ -7,6 +7,7 @@ use achilles_audit::checkpoint::header::Header;
 use achilles_audit::checkpoint::index::{Index, is_plain_shard};
 use achilles_audit::checkpoint::packing::Axis;
 use achilles_audit::checkpoint::{Checkpoint, ConfigFile, Opened};
+use achilles_audit::evaluate::corpus::{Corpus, Reading};
 use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::integrity::fingerprint::Fingerprint;
 use achilles_audit::integrity::{lint, signature};
@@ -57,6 +58,7 @@ pub const READERS: &[Reader] = &[
     Reader { name: "receipt", read: receipt, seeds: &[RECEIPT], allowance: USUAL },
     Reader { name: "receipt-undone", read: receipt_undone, seeds: &[RECEIPT], allowance: USUAL },
     Reader { name: "fingerprint", read: fingerprint, seeds: FINGERPRINTS, allowance: USUAL },
+    Reader { name: "parquet", read: parquet, seeds: &[SNAPPY, ZSTD], allowance: USUAL },
     Reader { name: "signature", read: signature, seeds: &[SIGNED_BY_KEY, SIGNED_BY_CERTIFICATE], allowance: USUAL },
 ];
 
@@ -214,6 +216,12 @@ fn fingerprint(bytes: &[u8]) {
     let _ = std::str::from_utf8(bytes).map(Fingerprint::parse);
 }
 
+fn parquet(bytes: &[u8]) {
+    let file = tempfile::Builder::new().suffix(".parquet").tempfile().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let _ = Corpus::open(file.path().to_str().unwrap(), &Reading::default(), &Silent);
+}
+
 fn signature(bytes: &[u8]) {
     let _ = signature::examine(bytes);
 }
@@ -269,5 +277,7 @@ const TEMPLATES: &[u8] = br#"{"auto_map": {"AutoTokenizer": ["a.B", null]}, "cha
 const RECEIPT: &[u8] = include_bytes!("receipt.json");
 /// Of the first form and of the second.
 const FINGERPRINTS: &[&[u8]] = &[include_bytes!("fingerprint.v1.json"), include_bytes!("fingerprint.json")];
+const SNAPPY: &[u8] = include_bytes!("../../fixtures/parquet/snappy.parquet");
+const ZSTD: &[u8] = include_bytes!("../../fixtures/parquet/zstd.parquet");
 const SIGNED_BY_KEY: &[u8] = include_bytes!("../../fixtures/oms/signatures/key-p256.sig");
 const SIGNED_BY_CERTIFICATE: &[u8] = include_bytes!("../../fixtures/oms/signatures/certificate-p256-code-signing.sig");

@@ -5,7 +5,7 @@ use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::compute::{self, Arithmetic, DeviceChoice, Residency};
 use achilles_audit::document::critical_set;
 use achilles_audit::error::Bytes;
-use achilles_audit::evaluate::corpus::{Corpus, TextFormat};
+use achilles_audit::evaluate::corpus::{Corpus, Reading, TextFormat};
 use achilles_audit::evaluate::text;
 use achilles_audit::evaluate::windows::{Protocol, WindowSettings};
 use achilles_audit::integrity::signature::{PublicKey, Roots, Trust};
@@ -113,13 +113,17 @@ impl TextArgs {
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct CorpusArgs {
-    /// Measure a corpus of many texts: a file, or sample or kinds, which come with the program; can be given several
-    /// times
+    /// Measure a corpus of many texts: a file, hf://datasets/ORG/NAME/CONFIG/SPLIT, or sample or kinds, which come with
+    /// the program; can be given several times
     #[arg(long, value_name = "FILE")]
     pub corpus: Vec<String>,
-    /// How the files hold texts: plain (paragraphs), jsonl ({"text": …} a line) or wikitext [default: by their names]
+    /// How the files hold texts: plain (paragraphs), jsonl ({"text": …} a line), wikitext or parquet [default: by their
+    /// names]
     #[arg(long, value_name = "FORMAT", requires = "corpus")]
     pub format_text: Option<TextFormat>,
+    /// The column of Parquet, or the key of JSON lines, that holds the texts
+    #[arg(long, value_name = "NAME", default_value = "text", requires = "corpus")]
+    pub column: String,
     /// How texts are measured: paper (texts of over 50 characters, cut at 512 tokens) or rolling (all tokens, by the
     /// rolling windows of lm-evaluation-harness, a word and a byte too)
     #[arg(long, default_value_t, requires = "corpus")]
@@ -141,9 +145,16 @@ impl CorpusArgs {
         Ok(settings)
     }
 
+    /// How they are read.
+    pub fn reading(&self) -> Result<Reading> {
+        let (format, column) = (self.format_text, Some(self.column.clone()));
+        Ok(Reading { format, column, enough: self.settings()?.enough() })
+    }
+
     /// The corpora.
-    pub fn read(&self) -> Result<Vec<Corpus>> {
-        self.corpus.iter().map(|name| Corpus::open(name, self.format_text)).collect()
+    pub fn read(&self, progress: &dyn Progress) -> Result<Vec<Corpus>> {
+        let reading = self.reading()?;
+        self.corpus.iter().map(|name| Corpus::open(name, &reading, progress)).collect()
     }
 }
 

@@ -44,7 +44,7 @@ impl Options {
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check(&options.output)?;
     let settings = options.corpora.settings()?;
-    let (text, corpora) = (options.text.read()?, options.corpora.read()?);
+    let (text, corpora) = (options.text.read()?, options.corpora.read(progress)?);
     // The weights come last: a mistake should not have to wait for them.
     let mut checkpoint = Checkpoint::open(&options.model.model, progress)?;
     let recipe = Recipe::read(checkpoint.config())?;
@@ -62,7 +62,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     Model::check_tensors(&mut checkpoint, &recipe)?;
     check_memory(&Footprint::of(&recipe, &compute)?, &recipe, &encoded)?;
     let model = Model::new(checkpoint, recipe, &compute, progress)?;
-    let how = (options.corpora.format_text, &settings);
+    let how = (&options.corpora.reading()?, &settings);
     output::write(&options.output, &corpus_perplexity(&model, &encoded, how, &scaled, progress)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use crate::options::{ComputeArgs, Format, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
 use achilles_audit::document::{Document, critical_set};
-use achilles_audit::evaluate::corpus::{Corpus, SAMPLE};
+use achilles_audit::evaluate::corpus::{Corpus, Reading, SAMPLE};
 use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::evaluate::windows::WindowSettings;
 use achilles_audit::locate::OpenedSubject;
@@ -87,14 +87,16 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let text = options.text.read()?;
     let opened = OpenedSubject::new(Checkpoint::open(model, progress)?, &text)?;
     let critical = options.critical.as_ref().map(|path| critical_set::neurons(path, opened.recipe.architecture));
+    let windows = WindowSettings { max_samples: Some(options.max_samples.get()), ..WindowSettings::default() };
+    let reading = Reading { enough: windows.enough(), ..Reading::default() };
     let settings = StudyOptions {
         text,
         critical: critical.transpose()?.map(|located| located.neurons),
         betas: options.betas.clone(),
         draws: options.draws.get(),
         variants: options.variants.clone(),
-        corpora: options.corpus.iter().map(|name| Corpus::open(name, None)).collect::<Result<_>>()?,
-        windows: WindowSettings { max_samples: Some(options.max_samples.get()), ..WindowSettings::default() },
+        corpora: options.corpus.iter().map(|name| Corpus::open(name, &reading, progress)).collect::<Result<_>>()?,
+        windows,
     };
     settings.check()?;
     let subject = opened.load_to_locate((&compute, &search), progress)?;

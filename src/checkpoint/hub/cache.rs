@@ -31,7 +31,7 @@ pub(super) struct RepoCache {
 impl RepoCache {
     pub(super) fn new(id: &HubId, cache: &Path) -> Result<RepoCache> {
         let cache = std::path::absolute(cache).map_err(Error::io(cache))?;
-        let folder = format!("models--{}", id.repo().replace('/', "--"));
+        let folder = format!("{}--{}", id.kind().plural(), id.repo().replace('/', "--"));
         Ok(RepoCache { revision: id.revision().to_owned(), cache, folder })
     }
 
@@ -43,8 +43,8 @@ impl RepoCache {
         self.root().join("snapshots").join(commit)
     }
 
-    /// The commit and the snapshot of the revision, where it has all that a checkpoint needs; else what it lacks.
-    pub(super) fn complete_snapshot(&self) -> std::result::Result<(String, PathBuf), String> {
+    /// The commit and the snapshot of the revision, whatever that has of it; else what is missing, in words.
+    pub(super) fn any_snapshot(&self) -> std::result::Result<(String, PathBuf), String> {
         let nothing = || format!("the cache {} has nothing of revision {}", self.root().display(), self.revision);
         // A commit is itself, whatever a file in refs says.
         let commit = match is_commit(&self.revision) {
@@ -52,9 +52,15 @@ impl RepoCache {
             false => self.noted().ok_or_else(nothing)?,
         };
         let folder = self.snapshot(&commit);
-        if !is_commit(&commit) || !fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
-            return Err(nothing());
+        match is_commit(&commit) && fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir()) {
+            true => Ok((commit, folder)),
+            false => Err(nothing()),
         }
+    }
+
+    /// The same, where it has all that a checkpoint needs; else what it lacks.
+    pub(super) fn complete_snapshot(&self) -> std::result::Result<(String, PathBuf), String> {
+        let (commit, folder) = self.any_snapshot()?;
         let has = |file: &str| folder.join(file).is_file();
         let lacks = |file: &str| format!("the cache lacks {file} in {}", folder.display());
         if let Some(file) = [CONFIG, TOKENIZER].into_iter().find(|f| !has(f)) {

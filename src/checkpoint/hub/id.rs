@@ -7,11 +7,62 @@ use std::str::FromStr;
 /// A repository on the hub and, where given, a branch, tag or commit of it: `org/name[@revision]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HubId {
+    kind: RepoKind,
     repo: String,
     revision: Option<String>,
 }
 
+/// What a repository holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RepoKind {
+    /// A model.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
+impl RepoKind {
+    /// What its plural is called in addresses of the API and in names of the cache's folders.
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            RepoKind::Model => "models",
+            RepoKind::Dataset => "datasets",
+        }
+    }
+}
+
 impl HubId {
+    /// A data set's, `org/name[@revision]`.
+    ///
+    /// # Errors
+    /// It is no such name.
+    pub fn dataset(text: &str) -> Result<HubId> {
+        Ok(HubId { kind: RepoKind::Dataset, ..text.parse()? })
+    }
+
+    /// The same repository at another revision.
+    pub fn at(&self, revision: &str) -> HubId {
+        HubId { revision: Some(revision.to_owned()), ..self.clone() }
+    }
+
+    /// What the repository holds.
+    pub fn kind(&self) -> RepoKind {
+        self.kind
+    }
+
+    /// Whether a revision was given.
+    pub fn has_revision(&self) -> bool {
+        self.revision.is_some()
+    }
+
+    /// Where its pages and files are below the endpoint.
+    pub(super) fn path(&self) -> String {
+        match self.kind {
+            RepoKind::Model => self.repo.clone(),
+            kind => format!("{}/{}", kind.plural(), self.repo),
+        }
+    }
+
     /// The repository, `org/name`, without a revision.
     pub fn repo(&self) -> &str {
         &self.repo
@@ -30,8 +81,8 @@ impl HubId {
 impl fmt::Display for HubId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.revision {
-            Some(revision) => write!(f, "{}@{revision}", self.repo),
-            None => f.write_str(&self.repo),
+            Some(revision) => write!(f, "{}@{revision}", self.path()),
+            None => f.write_str(&self.path()),
         }
     }
 }
@@ -62,7 +113,7 @@ impl FromStr for HubId {
             let rule = "a branch, tag or commit of letters, digits, `.`, `_`, `-` and `/`, without `..`";
             return Err(bad(format!("{revision:?} is not a revision; expected {rule}")));
         }
-        Ok(HubId { repo: repo.to_owned(), revision: revision.map(str::to_owned) })
+        Ok(HubId { kind: RepoKind::Model, repo: repo.to_owned(), revision: revision.map(str::to_owned) })
     }
 }
 

@@ -101,7 +101,8 @@ impl<'a> Remote<'a> {
     /// Resolves the revision to a commit and lists its files.
     pub(super) fn listing(&self) -> std::result::Result<Listing, Failure> {
         let revision = self.id.revision().replace('/', "%2F");
-        let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, self.id.repo());
+        let (kind, repo) = (self.id.kind().plural(), self.id.repo());
+        let url = format!("{}/api/{kind}/{repo}/revision/{revision}?blobs=true", self.endpoint);
         let response = self.send(Method::Get { from: 0 }, &url, "", self.deadline(0, 0))?;
         let odd = |what: String| {
             let problem = format!("{} does not answer as a hub does ({what}); check HF_ENDPOINT", self.endpoint);
@@ -320,7 +321,7 @@ impl<'a> Remote<'a> {
             return Failure::Unreachable(format!("{host}it answers {status}"));
         }
         let code = response.headers().get("x-error-code").and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let (page, revision) = (format!("{}/{}", self.endpoint, self.id.repo()), self.id.revision());
+        let (page, revision) = (format!("{}/{}", self.endpoint, self.id.path()), self.id.revision());
         let problem = match (status, code, self.token.is_some()) {
             (401 | 403, "GatedRepo", false) => {
                 format!("is gated ({status}); accept its terms at {page} and set HF_TOKEN")
@@ -353,7 +354,7 @@ impl<'a> Remote<'a> {
     }
 
     fn url(&self, commit: &str, file: &str) -> String {
-        format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.id.repo(), utf8_percent_encode(file, IN_PATHS))
+        format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.id.path(), utf8_percent_encode(file, IN_PATHS))
     }
 }
 

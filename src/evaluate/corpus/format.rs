@@ -3,6 +3,7 @@
 use super::super::words::strip;
 use crate::error::{Error, Result as Fallible};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -18,19 +19,22 @@ pub enum TextFormat {
     /// WikiText as it is published: headings ` = … = ` are dropped, the lines between blank ones joined to a text, as
     /// the paper's published code has it.
     Wikitext,
+    /// Parquet with a column of texts.
+    Parquet,
 }
 
 impl TextFormat {
     /// All of them.
-    pub const ALL: [TextFormat; 3] = [TextFormat::Plain, TextFormat::Jsonl, TextFormat::Wikitext];
+    pub const ALL: [TextFormat; 4] = [TextFormat::Plain, TextFormat::Jsonl, TextFormat::Wikitext, TextFormat::Parquet];
 
     /// What the file's name tells: `.jsonl` and `.json` are JSON lines, `.tokens` and `.raw` WikiText (`wiki.test.tokens`,
-    /// `wiki.test.raw`), all else is plain.
+    /// `wiki.test.raw`), `.parquet` is Parquet, all else is plain.
     pub fn of(path: &Path) -> TextFormat {
         let end = path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase());
         match end.as_deref() {
             Some("jsonl" | "json") => TextFormat::Jsonl,
             Some("tokens" | "raw") => TextFormat::Wikitext,
+            Some("parquet") => TextFormat::Parquet,
             _ => TextFormat::Plain,
         }
     }
@@ -41,6 +45,7 @@ impl TextFormat {
             TextFormat::Plain => "plain",
             TextFormat::Jsonl => "jsonl",
             TextFormat::Wikitext => "wikitext",
+            TextFormat::Parquet => "parquet",
         }
     }
 
@@ -50,22 +55,23 @@ impl TextFormat {
             TextFormat::Plain => "paragraphs with blank lines between them",
             TextFormat::Jsonl => "lines such as {\"text\": \"…\"}",
             TextFormat::Wikitext => "WikiText: paragraphs with blank lines between them, headings as = … =",
+            TextFormat::Parquet => "Parquet with a text in some row",
         }
     }
 
-    /// The texts of a file, or what is wrong with it.
-    pub(super) fn texts(self, file: &str) -> Result<Vec<String>, String> {
+    /// The texts of a file that is text, or what is wrong with it; `key` is that of JSON lines.
+    pub(super) fn texts(self, file: &str, key: &str) -> Result<Vec<String>, String> {
         match self {
             TextFormat::Plain => Ok(paragraphs(file.lines(), "\n")),
-            TextFormat::Wikitext => Ok(paragraphs(
-                file.lines().map(strip).filter(|line| !(line.starts_with('=') && line.ends_with('='))),
-                " ",
-            )),
+            TextFormat::Wikitext => {
+                let is_heading = |line: &&str| line.starts_with('=') && line.ends_with('=');
+                Ok(paragraphs(file.lines().map(strip).filter(|line| !is_heading(line)), " "))
+            }
             TextFormat::Jsonl => {
                 let lines = file.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-                let texts: Vec<String> = lines.map(|(at, line)| of_json(at + 1, line)).collect::<Result<_, _>>()?;
-                Ok(texts.into_iter().filter(|text| !strip(text).is_empty()).collect())
+                lines.map(|(at, line)| of_json(at + 1, line, key)).collect()
             }
+            TextFormat::Parquet => Err("is Parquet, which is no text".into()),
         }
     }
 }
@@ -84,14 +90,15 @@ fn paragraphs<'a>(lines: impl Iterator<Item = &'a str>, between: &str) -> Vec<St
     texts
 }
 
-fn of_json(line: usize, json: &str) -> Result<String, String> {
-    #[derive(Deserialize)]
-    struct Record {
-        text: String,
+fn of_json(line: usize, json: &str, key: &str) -> Result<String, String> {
+    let wrong =
+        |why: &dyn fmt::Display| format!("line {line}: expected a JSON object such as {{{key:?}: \"…\"}}: {why}");
+    let mut record: Map<String, Value> = serde_json::from_str(json).map_err(|e| wrong(&e))?;
+    match record.remove(key) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(wrong(&format!("{key:?} is no text"))),
+        None => Err(wrong(&format!("it has no {key:?}"))),
     }
-    let read: Result<Record, _> = serde_json::from_str(json);
-    read.map(|record| record.text)
-        .map_err(|e| format!("line {line}: expected a JSON object such as {{\"text\": \"…\"}}: {e}"))
 }
 
 impl fmt::Display for TextFormat {
@@ -105,7 +112,7 @@ impl FromStr for TextFormat {
 
     fn from_str(text: &str) -> Fallible<Self> {
         let found = TextFormat::ALL.into_iter().find(|format| format.as_str() == text);
-        found.ok_or_else(|| Error::input(format!("text format {text:?}: expected plain, jsonl or wikitext")))
+        found.ok_or_else(|| Error::input(format!("text format {text:?}: expected plain, jsonl, wikitext or parquet")))
     }
 }
 
@@ -115,27 +122,31 @@ mod tests {
 
     #[test]
     fn paragraphs_are_texts() {
-        let plain = TextFormat::Plain.texts("\n\n One,\n two.\n \t\nThree.").unwrap();
+        let plain = TextFormat::Plain.texts("\n\n One,\n two.\n \t\nThree.", "").unwrap();
         assert_eq!(plain, [" One,\n two.", "Three."]);
-        assert_eq!(TextFormat::Plain.texts(" \n\n").unwrap(), [""; 0]);
+        assert_eq!(TextFormat::Plain.texts(" \n\n", "").unwrap(), [""; 0]);
     }
 
     #[test]
     fn headings_of_wikitext_are_dropped_and_lines_joined() {
         // As _load_local_wikitext of the published code: a heading is dropped, and does not end a text.
         let file = " \n = Robert = \n \n Robert is an actor . \n He acts . \n\n = = Career = = \n In 2000 = he did . \n= = = 2001 = = =\n More . \n";
-        let texts = TextFormat::Wikitext.texts(file).unwrap();
+        let texts = TextFormat::Wikitext.texts(file, "").unwrap();
         assert_eq!(texts, ["Robert is an actor . He acts .", "In 2000 = he did . More ."]);
     }
 
     #[test]
     fn json_lines_name_the_line_that_is_none() {
-        let texts = TextFormat::Jsonl.texts("{\"text\": \"a\\nb\", \"id\": 3}\n\n{\"text\": \" \"}\r\n").unwrap();
-        assert_eq!(texts, ["a\nb"]);
-        for (line, says) in
-            [("{\"txt\": \"a\"}", "missing field"), ("{\"text\": 3}", "invalid type"), ("text", "expected")]
-        {
-            let problem = TextFormat::Jsonl.texts(&format!("{{\"text\": \"a\"}}\n\n{line}")).unwrap_err();
+        let texts =
+            TextFormat::Jsonl.texts("{\"text\": \"a\\nb\", \"id\": 3}\n\n{\"text\": \"c\"}\r\n", "text").unwrap();
+        assert_eq!(texts, ["a\nb", "c"]);
+        assert_eq!(TextFormat::Jsonl.texts("{\"text\": \"a\", \"id\": \"b\"}", "id").unwrap(), ["b"]);
+        for (line, says) in [
+            ("{\"txt\": \"a\"}", "it has no \"text\""),
+            ("{\"text\": 3}", "\"text\" is no text"),
+            ("text", "expected ident"),
+        ] {
+            let problem = TextFormat::Jsonl.texts(&format!("{{\"text\": \"a\"}}\n\n{line}"), "text").unwrap_err();
             assert!(problem.starts_with("line 3: expected a JSON object such as {\"text\": \"…\"}: "), "{problem}");
             assert!(problem.contains(says), "{problem}");
         }
@@ -153,6 +164,6 @@ mod tests {
             [of("a.JSONL"), of("c4.json"), of("wiki.test.tokens"), of("wiki.test.raw")].map(TextFormat::as_str),
             ["jsonl", "jsonl", "wikitext", "wikitext"]
         );
-        assert_eq!([of("a.txt"), of("a")], [TextFormat::Plain; 2]);
+        assert_eq!([of("a.txt"), of("a"), of("a.parquet")].map(TextFormat::as_str), ["plain", "plain", "parquet"]);
     }
 }

@@ -4,6 +4,7 @@
 use super::{Corpus, TextFormat};
 use crate::error::{Error, Result};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 /// The name of the sample: public-domain English prose, of which each paragraph is a text.
 pub const SAMPLE: &str = "sample";
@@ -28,13 +29,18 @@ pub struct KindText {
 pub(super) fn of(name: &str) -> Option<Result<Corpus>> {
     match name {
         SAMPLE => Some(sample()),
-        KINDS => Some(Corpus::parse(KINDS, KINDS_TEXT, TextFormat::Jsonl)),
+        KINDS => Some(corpus(KINDS, KINDS_TEXT, TextFormat::Jsonl)),
         _ => None,
     }
 }
 
 pub(super) fn sample() -> Result<Corpus> {
-    Corpus::parse(SAMPLE, SAMPLE_TEXT, TextFormat::Plain)
+    corpus(SAMPLE, SAMPLE_TEXT, TextFormat::Plain)
+}
+
+fn corpus(name: &str, text: &str, format: TextFormat) -> Result<Corpus> {
+    let texts = format.texts(text, "text").map_err(|problem| Error::file(name, problem))?;
+    Corpus::new(name, &Sha256::digest(text), texts, format)
 }
 
 /// The texts of [`KINDS`] with what they are.

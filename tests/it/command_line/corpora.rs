@@ -103,6 +103,24 @@ fn files_are_read_by_their_format() {
 }
 
 #[test]
+fn parquet_of_every_kind_holds_the_same_texts() {
+    let place = Place::new();
+    let of = |corpus: &str, more: &[&str]| {
+        measured(&place, &[&["--corpus", corpus, "--max-samples=8"], more].concat())["corpora"][0].clone()
+    };
+    let expected = of("kinds", &[]);
+    for name in ["snappy", "zstd", "delta", "nulls"] {
+        let path = format!("{}/fixtures/parquet/{name}.parquet", env!("CARGO_MANIFEST_DIR"));
+        let found = of(&path, &["--protocol=paper"]);
+        for key in ["samples", "windows", "tokens", "words", "bytes", "base"] {
+            assert_eq!(found[key], expected[key], "{name} {key}");
+        }
+        let whole = measured(&place, &["--corpus", &path, "--protocol=rolling", "--max-samples=1", "--column=text"]);
+        assert_eq!(whole["corpora"][0]["samples"], 1);
+    }
+}
+
+#[test]
 fn a_critical_set_is_masked_in_corpora() {
     let place = Place::new();
     let located = "locate {model} --samples 2 --epsilon 0.002 --format json -o {out}/set.json";

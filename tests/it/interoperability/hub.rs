@@ -8,7 +8,7 @@ use std::path::Path;
 // The library's own tests use the rest of it.
 #[allow(dead_code)]
 #[path = "../../../src/checkpoint/hub/tests/server.rs"]
-mod server;
+pub mod server;
 
 /// The tiny model as a repository.
 fn hub(place: &Place, more: &[(&str, &[u8])]) -> Server {

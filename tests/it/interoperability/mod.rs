@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod contrib;
+mod datasets;
 mod hub;
 #[cfg(unix)]
 mod oms;

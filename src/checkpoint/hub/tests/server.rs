@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// The commit of a data set's branch `refs/convert/parquet`.
+pub const CONVERTED: &str = "fedcba9876543210fedcba9876543210fedcba98";
 pub const TOKEN: &str = "hf_secretSecret";
 
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -16,6 +18,8 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 #[derive(Clone, Default)]
 pub struct Behaviour {
     pub files: Files,
+    /// Those of a data set's branch `refs/convert/parquet`, if it has one.
+    pub converted: Option<Files>,
     /// What the hub answers instead: status and X-Error-Code.
     pub refuse: Option<(u16, &'static str)>,
     /// The same, for files only.
@@ -54,7 +58,7 @@ pub struct Request {
     pub range: Option<usize>,
 }
 
-/// `org/tiny`, which is also found as `org/old`.
+/// `org/tiny`, which is also found as `org/old`, and the data set `org/tiny` with the same files.
 pub struct Server {
     pub endpoint: String,
     state: Arc<Mutex<Behaviour>>,
@@ -110,7 +114,8 @@ fn answer(host: &'static str, mut stream: TcpStream, state: &Mutex<Behaviour>, c
         return hub(&request, &mut stream, &state, cdn);
     }
     let file = decoded(request.path.strip_prefix("/signed/").unwrap());
-    let bytes = state.bodies.get(&file).or(state.files.get(&file)).unwrap();
+    let converted = state.converted.iter().find_map(|files| files.get(&file));
+    let bytes = state.bodies.get(&file).or(state.files.get(&file)).or(converted).unwrap();
     let from = request.range.filter(|_| !state.no_ranges).unwrap_or(0);
     if from >= bytes.len() {
         return send(&mut stream, &request, 416, &[], b"", 0);
@@ -185,7 +190,15 @@ fn hub(request: &Request, stream: &mut TcpStream, state: &Behaviour, cdn: &str) 
         if !["main", "refs%2Fpr%2F1", "v1.0", COMMIT].contains(&revision) {
             return send(404, &[("X-Error-Code", "RevisionNotFound")], b"", 0);
         }
-        let body = state.list.clone().unwrap_or_else(|| list(state));
+        let body = state.list.clone().unwrap_or_else(|| list(state, &state.files, COMMIT));
+        return send(200, &[], &body, body.len());
+    }
+    if let Some(rest) = request.path.strip_prefix("/api/datasets/org/tiny/revision/") {
+        let body = match (rest.split('?').next().unwrap(), &state.converted) {
+            ("main", _) => list(state, &state.files, COMMIT),
+            ("refs%2Fconvert%2Fparquet", Some(files)) => list(state, files, CONVERTED),
+            _ => return send(404, &[("X-Error-Code", "RevisionNotFound")], b"", 0),
+        };
         return send(200, &[], &body, body.len());
     }
     if request.path.starts_with("/api/models/org/old/") {
@@ -193,14 +206,16 @@ fn hub(request: &Request, stream: &mut TcpStream, state: &Behaviour, cdn: &str) 
         return send(307, &[("Location", &location)], b"", 0);
     }
     let path = decoded(&request.path);
-    let file = path.split_once(&format!("/resolve/{COMMIT}/")).map_or("", |(_, file)| file);
-    let Some(bytes) = state.files.get(file) else {
+    let at = |commit: &str| path.split_once(&format!("/resolve/{commit}/")).map(|(_, file)| file);
+    let of_converted = at(CONVERTED).and_then(|file| Some((file, state.converted.as_ref()?.get(file)?, CONVERTED)));
+    let found = of_converted.or_else(|| at(COMMIT).and_then(|file| Some((file, state.files.get(file)?, COMMIT))));
+    let Some((file, bytes, commit)) = found else {
         return send(404, &[("X-Error-Code", "RepoNotFound")], b"", 0);
     };
     if let Some((status, code)) = state.refuse_files {
         return send(status, &[("X-Error-Code", code)], b"", 0);
     }
-    let commit = if state.other_commit { "f".repeat(40) } else { COMMIT.to_owned() };
+    let commit = if state.other_commit { "f".repeat(40) } else { commit.to_owned() };
     if is_large(file) {
         let (location, linked) = (format!("{cdn}/signed/{file}"), format!("\"{}\"", sha256(bytes)));
         let size = bytes.len().to_string();
@@ -226,10 +241,10 @@ fn hub(request: &Request, stream: &mut TcpStream, state: &Behaviour, cdn: &str) 
 
 /// Whether the hub keeps it as a large file.
 fn is_large(file: &str) -> bool {
-    file.ends_with(".safetensors") || file.ends_with(".onnx")
+    [".safetensors", ".onnx", ".parquet"].iter().any(|end| file.ends_with(end))
 }
 
-fn list(state: &Behaviour) -> Vec<u8> {
+fn list(state: &Behaviour, files: &Files, commit: &str) -> Vec<u8> {
     let sibling = |(name, bytes): (&String, &Vec<u8>)| {
         if state.names_only {
             return serde_json::json!({"rfilename": name});
@@ -242,8 +257,8 @@ fn list(state: &Behaviour) -> Vec<u8> {
         }
         sibling
     };
-    let siblings: Vec<_> = state.files.iter().map(sibling).collect();
-    serde_json::json!({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).to_string().into_bytes()
+    let siblings: Vec<_> = files.iter().map(sibling).collect();
+    serde_json::json!({"id": "org/tiny", "sha": commit, "siblings": siblings}).to_string().into_bytes()
 }
 
 /// With `%20` and the like undone.
