@@ -55,9 +55,8 @@ impl Tally {
 
     /// Takes the importance of a whole site, (positions, channels).
     pub fn take(&mut self, site: &Site, importance: &Tensor) -> Result<()> {
-        let channels = importance.dim(1)?;
         let values: Vec<f32> = importance.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        let site = self.order[site];
+        let (channels, site) = (importance.dim(1)?, self.order[site]);
         self.take_candidates(site, channels, values.len(), |at| Candidate {
             importance: values[at],
             site,
@@ -79,14 +78,17 @@ impl Tally {
     ) -> Vec<usize> {
         let importance = |at: usize| candidate(at).importance;
         let mut best: Vec<usize> = (0..channels).collect();
-        for at in channels..count {
-            let best = &mut best[at % channels];
-            // A value that is not finite stays, so that the channel is seen to overflow.
-            if importance(at) > importance(*best) || !importance(at).is_finite() {
-                *best = at;
+        let mut largest: Vec<f32> = (0..channels).map(importance).collect();
+        for first in (channels..count).step_by(channels.max(1)) {
+            for ((best, largest), at) in best.iter_mut().zip(&mut largest).zip(first..count) {
+                let value = importance(at);
+                // A value that is not finite stays, so that the channel is seen to overflow.
+                if value > *largest || !value.is_finite() {
+                    (*best, *largest) = (at, value);
+                }
             }
         }
-        self.channels[site] = best.iter().map(|at| importance(*at)).collect();
+        self.channels[site] = largest;
         match self.counting {
             Counting::Published => self.top.extend((0..count).map(candidate), &mut self.overflowed),
             Counting::Channels => self.top.extend(best.iter().copied().map(candidate), &mut self.overflowed),
