@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::neuron::Intervention;
 use crate::progress::Progress;
 use serde::Serialize;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Positions, of all rows together, that are computed at once where weights stay: more would take memory and gain
@@ -129,20 +130,7 @@ pub fn window_nlls(
         let lengths = left.iter().map(|at| windows[*at].tokens.len());
         let (now, later) = left.split_at(plan.windows(lengths, |length| alike(model, length, longest)));
         for some in plan.sets(sets.len()) {
-            let of: Vec<PassRow> = now
-                .iter()
-                .flat_map(|&window| {
-                    let positions = windows[window].tokens.len();
-                    some.clone().map(move |set| PassRow { window, set, positions })
-                })
-                .collect();
-            let tokens: Vec<Arc<[u32]>> = now.iter().map(|at| padded(&windows[*at], longest)).collect();
-            let rows: Vec<Row> = of
-                .iter()
-                .enumerate()
-                .map(|(at, row)| Row::with(tokens[at / some.len()].clone(), sets[row.set].clone()))
-                .collect();
-            let scored: Vec<Scored> = of.iter().map(|row| windows[row.window].scored.clone()).collect();
+            let Pass { of, rows, scored } = Pass::new(windows, now, sets, some);
             let log_probs = match &mut hook {
                 Some(hook) => {
                     hook.pass(&of)?;
@@ -160,13 +148,38 @@ pub fn window_nlls(
     Ok(nlls)
 }
 
-/// The window's tokens, and its last again and again up to `length`: what follows does not change what precedes.
-fn padded(window: &Window, length: usize) -> Arc<[u32]> {
-    let last = window.tokens.last().copied().unwrap_or_default();
-    if window.tokens.len() == length {
-        return window.tokens.clone();
+/// Rows that pass together, what each of them is, and what of it counts.
+struct Pass {
+    of: Vec<PassRow>,
+    rows: Vec<Row>,
+    scored: Vec<Scored>,
+}
+
+impl Pass {
+    /// Of the windows at these places, the longest first, each under some of the sets.
+    fn new(windows: &[Window], at: &[usize], all: &[Vec<Intervention>], some: Range<usize>) -> Pass {
+        let longest = at.first().map_or(0, |first| windows[*first].tokens.len());
+        let mut pass = Pass { of: Vec::new(), rows: Vec::new(), scored: Vec::new() };
+        for &window in at {
+            let Window { tokens, scored, .. } = &windows[window];
+            let padded = padded(tokens, longest);
+            for set in some.clone() {
+                pass.of.push(PassRow { window, set, positions: tokens.len() });
+                pass.rows.push(Row::with(padded.clone(), all[set].clone()));
+                pass.scored.push(scored.clone());
+            }
+        }
+        pass
     }
-    window.tokens.iter().copied().chain(std::iter::repeat(last)).take(length).collect()
+}
+
+/// The tokens, and the last again and again up to `length`: what follows does not change what precedes.
+fn padded(tokens: &Arc<[u32]>, length: usize) -> Arc<[u32]> {
+    if tokens.len() == length {
+        return tokens.clone();
+    }
+    let padding = tokens.last().copied().unwrap_or_default();
+    tokens.iter().copied().chain(std::iter::repeat(padding)).take(length).collect()
 }
 
 /// Whether a text computes the same within a longer one: rotary embeddings may depend on the length.
@@ -219,7 +232,7 @@ impl Plan {
     }
 
     /// The sets that pass together: all, where there are not more of them than rows.
-    fn sets(&self, sets: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    fn sets(&self, sets: usize) -> impl Iterator<Item = Range<usize>> {
         let rows = self.rows;
         (0..sets).step_by(rows).map(move |from| from..(from + rows).min(sets))
     }

@@ -1,18 +1,10 @@
 //! What lm-evaluation-harness has a text begin with.
 
 use super::text::Tokenizer;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, SpecialToken};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
-
-/// A special token, as tokenizer_config.json writes it: its text, or an object that holds it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum SpecialToken {
-    Text(String),
-    Token { content: String },
-}
 
 #[derive(Default, Deserialize)]
 struct SpecialTokens {
@@ -27,8 +19,8 @@ struct SpecialTokens {
 /// Neither is named, or it is no token of this tokenizer.
 pub(super) fn prefix_token(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<u32> {
     let named: SpecialTokens = checkpoint.tokenizer_config()?.unwrap_or_default();
-    if let Some(SpecialToken::Text(text) | SpecialToken::Token { content: text }) = named.bos_token.or(named.eos_token)
-    {
+    let text = |token: Option<SpecialToken>| token.and_then(SpecialToken::into_text);
+    if let Some(text) = text(named.bos_token).or_else(|| text(named.eos_token)) {
         return match tokenizer.ids_as_spelled(&text)?[..] {
             [id] => Ok(id),
             _ => {

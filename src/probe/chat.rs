@@ -1,11 +1,10 @@
 //! Chat templates: Jinja, as transformers renders it. They come with the checkpoint and are hostile input.
 
-use crate::checkpoint::{Opened, TOKENIZER_CONFIG, sha256_hex};
+use crate::checkpoint::{Opened, SpecialToken, TOKENIZER_CONFIG, sha256_hex};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::worker::{Chat, Conditions, Date, Met, NoText, Request, Response, Turn, Worker};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -70,17 +69,6 @@ struct Named {
     template: String,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SpecialToken {
-    Text(String),
-    Token {
-        content: String,
-    },
-    /// Which has no text.
-    Other(IgnoredAny),
-}
-
 impl ChatTemplate {
     /// Finds the template where transformers does: in additional_chat_templates (default.jinja or file.jinja), else in
     /// chat_template.jinja, else in tokenizer_config.json (of several the one named `default`), or in a GGUF's
@@ -114,7 +102,7 @@ impl ChatTemplate {
                 ("unk_token", config.unk_token),
                 ("pad_token", config.pad_token),
             ] {
-                if let Some(SpecialToken::Text(text) | SpecialToken::Token { content: text }) = token {
+                if let Some(text) = token.and_then(SpecialToken::into_text) {
                     special_tokens.insert(name, text);
                 }
             }

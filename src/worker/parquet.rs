@@ -88,10 +88,15 @@ impl Texts {
     }
 }
 
-/// A file is believed to be of the format by its name.
+/// What the crate says of a file that it cannot read.
 fn malformed(error: ParquetError) -> String {
+    const NOT_BUILT_IN: &str = "Disabled feature at compile time: ";
     match error {
-        ParquetError::NYI(what) => format!("is Parquet of a kind that is not read: {what}"),
+        ParquetError::General(told) if told.starts_with(NOT_BUILT_IN) => {
+            let codec = &told[NOT_BUILT_IN.len()..];
+            format!("is compressed by {codec}, which is not read: write it with snappy, with zstd or with neither")
+        }
+        ParquetError::General(told) | ParquetError::EOF(told) => format!("is not Parquet that can be read: {told}"),
         error => format!("is not Parquet that can be read: {error}"),
     }
 }

@@ -217,9 +217,9 @@ fn fingerprint(bytes: &[u8]) {
 }
 
 fn parquet(bytes: &[u8]) {
-    let file = tempfile::Builder::new().suffix(".parquet").tempfile().unwrap();
-    std::fs::write(file.path(), bytes).unwrap();
-    let _ = Corpus::open(file.path().to_str().unwrap(), &Reading::default(), &Silent);
+    let path = PLACE.join("corpus.parquet");
+    std::fs::write(&path, bytes).unwrap();
+    let _ = Corpus::open(path.to_str().unwrap(), &Reading::default(), &Silent);
 }
 
 fn signature(bytes: &[u8]) {

@@ -49,6 +49,14 @@ fn change(path: &Path, change: &dyn Fn(&mut Value)) {
 const MEMORY: &str = "of memory that its size warrants";
 const TIME: &str = "of processor time that its size warrants";
 
+/// 19 kB of zstd that are one text of 600 MiB.
+#[test]
+fn parquet_that_takes_all_memory_is_refused() {
+    let place = Place::new();
+    let bomb = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/parquet/bomb.parquet");
+    refuses("a bomb", &place, &["perplexity", "{model}", "--corpus", bomb], MEMORY);
+}
+
 #[test]
 fn tokenizers_that_never_end_or_take_all_memory_are_refused() {
     let replace =

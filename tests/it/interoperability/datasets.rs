@@ -81,7 +81,7 @@ fn parquet_of_the_repository_itself_is_read_where_none_was_converted() {
     let hub = Server::new(files([
         ("small/test-00000-of-00001.parquet", parquet("zstd")),
         ("data/train-00000-of-00001.parquet", parquet("delta")),
-        ("more/lines.jsonl", b"{\"text\": \"This text is long enough to be one of the samples.\"}\n".to_vec()),
+        ("more/lines.jsonl", b"{\"text\": \"This text has over fifty characters, and so is a sample.\"}\n".to_vec()),
     ]));
     let expected = expected(&place, "8");
     for name in [SPLIT, "hf://datasets/org/tiny/default/train", "hf://datasets/org/tiny@main/small/test"] {

@@ -79,7 +79,7 @@ fn rows() -> Vec<Row> {
         parquet("parquet cut", "snappy", |b| b.truncate(2000), &["corpus.parquet", "is not Parquet that can be read"]),
         parquet("parquet without its end", "snappy", |b| b.truncate(b.len() - 1), &["is not Parquet that can be read"]),
         parquet("a page cut out", "snappy", |b| drop(b.drain(10..200)), &["corpus.parquet", "give another file"]),
-        parquet("brotli", "brotli", |_| {}, &["corpus.parquet", "BROTLI"]),
+        parquet("brotli", "brotli", |_| {}, &["corpus.parquet", "is compressed by brotli"]),
         parquet("lists", "lists", |_| {}, &["corpus.parquet", "has no column \"text\", but \"text.list.element\""]),
         Row { args: WITH_LENGTHS, ..parquet("numbers", "snappy", |_| {}, &["has no texts in the column \"length\""]) },
         Row { args: WITH_LISTS, ..parquet("list", "lists", |_| {}, &["has no texts in the column"]) },
