@@ -121,6 +121,25 @@ fn parquet_of_every_kind_holds_the_same_texts() {
 }
 
 #[test]
+fn rolling_windows_begin_with_bos_or_else_eos() {
+    let place = Place::new();
+    let path = place.model().join("tokenizer_config.json");
+    // By config.json, where nothing else names one; of the tokenizer, `!` is 2 and `"` is 3.
+    for (config, expected) in [
+        (None, 1),
+        (Some(json!({"bos_token": "!", "eos_token": "\""})), 2),
+        (Some(json!({"bos_token": {"content": "\"", "lstrip": false}, "eos_token": "!"})), 3),
+        (Some(json!({"bos_token": null, "eos_token": "\""})), 3),
+    ] {
+        if let Some(config) = &config {
+            std::fs::write(&path, config.to_string()).unwrap();
+        }
+        let found = measured(&place, &["--corpus=sample", "--protocol=rolling", "--max-samples=1"]);
+        assert_eq!(found["corpora"][0]["prefix_token"], expected, "{config:?}");
+    }
+}
+
+#[test]
 fn a_critical_set_is_masked_in_corpora() {
     let place = Place::new();
     let located = "locate {model} --samples 2 --epsilon 0.002 --format json -o {out}/set.json";
