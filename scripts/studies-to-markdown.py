@@ -48,8 +48,7 @@ def main():
         lines += ["", f"## {d['study']}", "", f"{d['about']} ({d['repeats']}; {d['seconds']:.0f} s).", ""]
         lines += [f"- {finding}" for finding in d["findings"]]
         for of in d["tables"]:
-            if not of["name"].endswith("on-text"):
-                lines += table(of)
+            lines += table(of)
         if d["paper"]:
             lines += ["", "### The paper"]
             for of in d["paper"]:

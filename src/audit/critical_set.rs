@@ -31,7 +31,7 @@ pub fn observe(located: &LocatedSummary, checkpoint: &Checkpoint, rules: &Rules)
     let mut seen = of_perplexity(&report.base, located, checkpoint, rules);
     seen.extend(located.rescaled.as_ref().and_then(|it| of_rescaled(it, report.base.perplexity, checkpoint, rules)));
     let Some(set) = &report.critical_set else {
-        let (n, epsilon) = (report.prefix.n, settings.epsilon);
+        let (n, epsilon) = (report.prefix.n, settings.search.epsilon);
         seen.push(RuleObservation {
             rule: RuleId::CriticalSetAbsent,
             location: whole,
@@ -56,7 +56,7 @@ pub fn observe(located: &LocatedSummary, checkpoint: &Checkpoint, rules: &Rules)
                 names.join(", ")
             ),
             evidence: json!({"neurons": set.neurons, "damage": set.damage, "nll_nats": set.nll_nats,
-                "epsilon": settings.epsilon, "sharpness": report.sharpness}),
+                "epsilon": settings.search.epsilon, "sharpness": report.sharpness}),
         });
     }
     seen

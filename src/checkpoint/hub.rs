@@ -90,10 +90,8 @@ pub fn fetch(id: &HubId, settings: &HubSettings, progress: &dyn Progress) -> Res
         Err(Failure::Refused(error)) => return Err(error),
         Err(Failure::Unreachable(reason)) => {
             let endpoint = remote.endpoint();
-            return from_cache(id, &cache, State::Unreachable(format!("{endpoint}: {reason}"))).map_err(|lack| {
-                let advice = "check HF_ENDPOINT or the network, or set HF_HUB_OFFLINE=1 to use the cache";
-                id.error(format!("cannot reach {endpoint} ({reason}); {lack}; {advice}"))
-            });
+            return from_cache(id, &cache, State::Unreachable(format!("{endpoint}: {reason}")))
+                .map_err(|lack| id.error(remote.unreachable(&reason, &format!("{lack}; "))));
         }
     };
     let (tensors, small): (Vec<_>, Vec<_>) =

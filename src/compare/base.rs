@@ -256,7 +256,7 @@ impl Base {
         if set.neurons.iter().any(|neuron| !seen.contains(neuron)) {
             return unsound("is not within its ranking; locate it again");
         }
-        let is_signed = settings.ranking == Ranking::MagnitudeSigned;
+        let is_signed = settings.search.ranking == Ranking::MagnitudeSigned;
         if ranking.iter().any(|(_, importance)| !importance.is_finite() || (*importance <= 0.0 && !is_signed)) {
             return unsound("comes with a ranking by importances that are not above 0; locate it again");
         }
@@ -319,7 +319,7 @@ impl Base {
     pub(super) fn check_options(&self, side: Side, ranking: Ranking, sites: &SiteSelection) -> Result<()> {
         says_something(ranking)?;
         let source = &self.identity.source;
-        let Some(base) = &self.settings else {
+        let Some(base) = self.settings.as_ref().map(|settings| &settings.search) else {
             return match side {
                 Side::Out => Ok(()),
                 side @ Side::In => {
@@ -371,9 +371,9 @@ impl Base {
         let source = &self.identity.source;
         let Some(base) = &self.settings else { return Some("published figures are of another text".into()) };
         let differs = [
-            ("--alpha", base.alpha != ours.alpha),
-            ("--samples", base.samples != ours.samples),
-            ("--seed", base.seed != ours.seed),
+            ("--alpha", base.search.alpha != ours.search.alpha),
+            ("--samples", base.search.samples != ours.search.samples),
+            ("--seed", base.search.seed != ours.search.seed),
             ("--dtype", base.dtype != ours.dtype),
             ("the text", base.text_sha256 != ours.text_sha256),
             ("the tokens", base.tokens != ours.tokens),

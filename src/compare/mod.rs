@@ -227,14 +227,14 @@ pub fn compare(
 ) -> Result<Compared> {
     let Document { settings: ours, result: report, .. } = &located.report;
     base.check_comparable(variant.model.recipe(), variant.model.checkpoint())?;
-    base.check_options(ours.side, ours.ranking, &ours.sites)?;
-    base.check_covered(&ours.sites, ours.ranking, |site| located.covers(site))?;
+    base.check_options(ours.search.side, ours.search.ranking, &ours.search.sites)?;
+    base.check_covered(&ours.search.sites, ours.search.ranking, |site| located.covers(site))?;
     let importance_not_compared = base.settings_differ(ours);
     let location = locate_in(base, located, importance_not_compared.is_none());
-    let base_on_variant = mask(variant, &base.neurons, ours, "masking the base's set", progress)?;
+    let base_on_variant = mask(variant, &base.neurons, &ours.search, "masking the base's set", progress)?;
     let variant_on_base = match (&base.model, &report.critical_set) {
         (Some(of_base), Some(set)) => {
-            Some(mask(of_base, &set.neurons, ours, "masking the variant's set in the base", progress)?)
+            Some(mask(of_base, &set.neurons, &ours.search, "masking the variant's set in the base", progress)?)
         }
         _ => None,
     };
@@ -323,7 +323,7 @@ fn spearman(ranks: &[Option<usize>]) -> Option<f64> {
 fn mask(
     subject: &Subject,
     neurons: &[Neuron],
-    settings: &CriticalSetSettings,
+    settings: &SearchSettings,
     stage: &str,
     progress: &dyn Progress,
 ) -> Result<Masked> {

@@ -2,7 +2,7 @@
 
 use crate::compute::Model;
 use crate::error::{Error, Result};
-use crate::locate::CriticalSetSettings;
+use crate::locate::SearchSettings;
 use crate::neuron::Neuron;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -15,8 +15,8 @@ const FIRST_STREAM: u64 = 1 << 63;
 ///
 /// # Errors
 /// There are too few channels.
-pub fn sets(model: &Model, settings: &CriticalSetSettings, like: &[Neuron], count: usize) -> Result<Vec<Vec<Neuron>>> {
-    let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
+pub fn sets(model: &Model, settings: &SearchSettings, like: &[Neuron], count: usize) -> Result<Vec<Vec<Neuron>>> {
+    let sites = settings.ranked_sites(model)?;
     let channels: usize = sites.iter().map(|site| site.channels).sum();
     if channels < 2 * like.len() {
         let problem = format!("{channels} channels are too few to draw {} others from", like.len());

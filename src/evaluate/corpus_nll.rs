@@ -1,7 +1,7 @@
 //! The NLL of a corpus under several sets of interventions: windows of about the same length, each under every set, pass
 //! together.
 
-use super::windows::{EncodedCorpus, Window};
+use super::windows::{CorpusRecord, EncodedCorpus, Window};
 use crate::compute::{Hook, Model, NoHook, Row, Scored};
 use crate::error::Result;
 use crate::neuron::Intervention;
@@ -42,7 +42,7 @@ pub trait CorpusHook: Hook {
 pub struct CorpusNll {
     /// The sum of the losses as the protocol weighs them, in nats.
     pub total_nats: f64,
-    /// Tokens that it is of: see [`EncodedCorpus::tokens`].
+    /// Tokens that it is of: see [`CorpusRecord::tokens`].
     pub tokens: usize,
     /// Words of the texts.
     pub words: usize,
@@ -81,7 +81,8 @@ impl EncodedCorpus {
     /// What all windows cost, of what each of them does.
     pub fn total(&self, window_nlls: &[f64]) -> CorpusNll {
         let weighed = self.windows.iter().zip(window_nlls).map(|(window, nll)| window.weight * nll);
-        CorpusNll { total_nats: weighed.sum(), tokens: self.tokens, words: self.words, bytes: self.bytes }
+        let CorpusRecord { tokens, words, bytes, .. } = self.record;
+        CorpusNll { total_nats: weighed.sum(), tokens, words, bytes }
     }
 }
 
@@ -255,18 +256,17 @@ mod tests {
             Window { sample, scored: Scored { from: length / 2, targets }, tokens, weight: 1.0 + sample as f64 / 8.0 }
         };
         let windows: Vec<Window> = lengths.iter().enumerate().map(window).collect();
-        EncodedCorpus {
+        let record = CorpusRecord {
             name: "corpus".into(),
             sha256: String::new(),
-            protocol: Protocol::Rolling,
-            context: 64,
-            prefix_token: None,
             samples: lengths.len(),
             tokens: lengths.iter().sum(),
             words: 3,
             bytes: 9,
-            windows,
-        }
+            context: 64,
+            prefix_token: None,
+        };
+        EncodedCorpus { record, protocol: Protocol::Rolling, windows }
     }
 
     /// One neuron of the last layer, none, and that with one of the first layer.

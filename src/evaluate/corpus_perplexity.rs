@@ -4,7 +4,7 @@ use super::corpus::{Reading, TextFormat};
 use super::corpus_nll::{CorpusNll, corpus_nlls};
 use super::metrics;
 use super::perplexity::{Scaled, not_a_number};
-use super::windows::{EncodedCorpus, Protocol, WindowSettings};
+use super::windows::{CorpusRecord, EncodedCorpus, Protocol, WindowSettings};
 use crate::architecture::Recipe;
 use crate::compute::{Arithmetic, Footprint, Model};
 use crate::document::{Document, Kind, ModelIdentity};
@@ -23,24 +23,11 @@ pub struct CorpusPerplexity {
 /// A corpus, and what was measured of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MeasuredCorpus {
-    /// What it was asked for as.
-    pub name: String,
-    /// SHA-256 of the bytes that it was read from, lower-case hex.
-    pub sha256: String,
-    /// Texts that were measured.
-    pub samples: usize,
-    /// Rows that they were cut into.
+    /// Which it was.
+    #[serde(flatten)]
+    pub corpus: CorpusRecord,
+    /// Rows that it was cut into.
     pub windows: usize,
-    /// Tokens that the mean is of: in the paper's protocol all of the samples', in the other those that are predicted.
-    pub tokens: usize,
-    /// Words of the texts, as lm-evaluation-harness counts them.
-    pub words: usize,
-    /// Their bytes in UTF-8.
-    pub bytes: usize,
-    /// Tokens that the model read at once at most.
-    pub context: usize,
-    /// The token that the first of each text was predicted from; none in the paper's protocol.
-    pub prefix_token: Option<u32>,
     /// Of the model as it is.
     pub base: CorpusFigures,
     /// Of the model with the neurons changed; none where there were none to change.
@@ -147,15 +134,8 @@ fn measured(model: &Model, corpus: &EncodedCorpus, nlls: &[CorpusNll], scaled: &
         false => Err(not_a_number(model, scaled)),
     });
     Ok(MeasuredCorpus {
-        name: corpus.name.clone(),
-        sha256: corpus.sha256.clone(),
-        samples: corpus.samples,
+        corpus: corpus.record.clone(),
         windows: corpus.windows.len(),
-        tokens: corpus.tokens,
-        words: corpus.words,
-        bytes: corpus.bytes,
-        context: corpus.context,
-        prefix_token: corpus.prefix_token,
         base: CorpusFigures::of(&nlls[0], corpus.protocol),
         changed: changed.transpose()?,
     })

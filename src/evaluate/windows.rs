@@ -110,19 +110,13 @@ pub struct Window {
     pub weight: f64,
 }
 
-/// A corpus in a model's tokens, cut by a protocol.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EncodedCorpus {
-    /// The corpus's name.
+/// Which corpus it was, and how much of it was measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CorpusRecord {
+    /// What it was asked for as.
     pub name: String,
     /// SHA-256 of the bytes that it was read from, lower-case hex.
     pub sha256: String,
-    /// How it was cut.
-    pub protocol: Protocol,
-    /// Tokens that the model reads at once at most.
-    pub context: usize,
-    /// The token that the first of each text is predicted from; none in the paper's protocol.
-    pub prefix_token: Option<u32>,
     /// Texts that are measured.
     pub samples: usize,
     /// Tokens that the sum of losses is divided by: in the paper's protocol all of the samples' (as its code has it), in
@@ -132,6 +126,19 @@ pub struct EncodedCorpus {
     pub words: usize,
     /// Bytes of the texts in UTF-8.
     pub bytes: usize,
+    /// Tokens that the model reads at once at most.
+    pub context: usize,
+    /// The token that the first of each text is predicted from; none in the paper's protocol.
+    pub prefix_token: Option<u32>,
+}
+
+/// A corpus in a model's tokens, cut by a protocol.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodedCorpus {
+    /// Which it is.
+    pub record: CorpusRecord,
+    /// How it was cut.
+    pub protocol: Protocol,
     /// In the order of the texts.
     pub windows: Vec<Window>,
 }
@@ -159,31 +166,32 @@ impl EncodedCorpus {
     }
 
     fn empty(corpus: &Corpus, protocol: Protocol, context: usize) -> EncodedCorpus {
-        EncodedCorpus {
+        let record = CorpusRecord {
             name: corpus.name.clone(),
             sha256: corpus.sha256.clone(),
-            protocol,
-            context,
-            prefix_token: None,
             samples: 0,
             tokens: 0,
             words: 0,
             bytes: 0,
-            windows: Vec::new(),
-        }
+            context,
+            prefix_token: None,
+        };
+        EncodedCorpus { record, protocol, windows: Vec::new() }
     }
 
     /// Counts a text and says which sample it is.
     fn count(&mut self, text: &str) -> usize {
-        self.samples += 1;
-        self.words += words::count(text);
-        self.bytes += text.len();
-        self.samples - 1
+        self.record.samples += 1;
+        self.record.words += words::count(text);
+        self.record.bytes += text.len();
+        self.record.samples - 1
     }
 
     fn needing_windows(self, what: &str) -> Result<EncodedCorpus> {
         match self.windows.is_empty() {
-            true => Err(Error::file(&self.name, format!("holds no text of {what}: there is nothing to measure"))),
+            true => {
+                Err(Error::file(&self.record.name, format!("holds no text of {what}: there is nothing to measure")))
+            }
             false => Ok(self),
         }
     }
@@ -201,7 +209,7 @@ fn paper(tokenizer: &Tokenizer, corpus: &Corpus, settings: &WindowSettings) -> R
             continue;
         }
         let sample = encoded.count(text);
-        encoded.tokens += tokens.len();
+        encoded.record.tokens += tokens.len();
         let scored = Scored { from: 0, targets: tokens[1..].into() };
         let weight = tokens.len() as f64 / scored.targets.len() as f64;
         encoded.windows.push(Window { sample, tokens: tokens.into(), scored, weight });
@@ -231,13 +239,13 @@ fn rolling(
     prefix_token: u32,
 ) -> Result<EncodedCorpus> {
     let mut encoded = EncodedCorpus::empty(corpus, Protocol::Rolling, context);
-    encoded.prefix_token = Some(prefix_token);
+    encoded.record.prefix_token = Some(prefix_token);
     let prefix = tokenizer.decode_token(prefix_token)?;
     for text in corpus.texts.iter().take(settings.max_samples.unwrap_or(usize::MAX)) {
         let sample = encoded.count(text);
         // As HFLM.tok_encode: a text that begins with the token is taken to spell its special tokens.
         let ids = if text.starts_with(&prefix) { tokenizer.ids_as_spelled(text) } else { tokenizer.ids(text) }?;
-        encoded.tokens += ids.len();
+        encoded.record.tokens += ids.len();
         encoded.windows.extend(rolling_windows(&ids, prefix_token, context).map(|(tokens, scored)| Window {
             sample,
             tokens,
@@ -323,12 +331,12 @@ mod tests {
         let ids = tokenizer.ids(text).unwrap();
         let settings = WindowSettings { context: Some(ids.len()), max_samples: Some(2), ..WindowSettings::default() };
         let encoded = paper(&tokenizer, &corpus, &settings).unwrap();
-        assert_eq!((encoded.samples, encoded.tokens, encoded.bytes), (2, 2 * ids.len(), 51 + 103));
+        assert_eq!((encoded.record.samples, encoded.record.tokens, encoded.record.bytes), (2, 2 * ids.len(), 51 + 103));
         assert!(
             encoded.windows.iter().all(|window| window.tokens[..] == ids[..] && window.scored.targets[..] == ids[1..])
         );
         let sums = encoded.windows.iter().map(|window| window.weight * window.scored.targets.len() as f64);
-        assert!((sums.sum::<f64>() - encoded.tokens as f64).abs() < 1e-9);
+        assert!((sums.sum::<f64>() - encoded.record.tokens as f64).abs() < 1e-9);
         let problem = paper(&tokenizer, &self::corpus(&[short]), &settings).unwrap_err().to_string();
         assert_eq!(problem, "corpus: holds no text of over 50 characters: there is nothing to measure");
     }

@@ -34,6 +34,12 @@ impl Stamp {
         Some(Stamp { bytes: file.len(), modified, changed, device, inode })
     }
 
+    /// When the file was written or, where the system says that, put in its place, in nanoseconds since 1970: a file that
+    /// is moved or copied may keep the time of its modification.
+    pub fn last_change(&self) -> u128 {
+        self.modified.max(u128::try_from(self.changed).unwrap_or(0))
+    }
+
     /// The stamp of an open file which every later change of its bytes will change; none where that cannot be promised:
     /// it was changed a moment ago, or lies in memory.
     ///
@@ -46,8 +52,7 @@ impl Stamp {
         }
         let stamp = Stamp::of(&file.metadata().ok()?)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
-        let last = stamp.modified.max(u128::try_from(stamp.changed).ok()?);
-        (now.checked_sub(last)? >= SETTLED.as_nanos()).then_some(stamp)
+        (now.checked_sub(stamp.last_change())? >= SETTLED.as_nanos()).then_some(stamp)
     }
 }
 

@@ -2,13 +2,12 @@
 
 use super::infinite::{finite_or_infinite, one_finite_or_infinite};
 use super::smallest::Smallest;
-use super::{Counting, Entry, Ranking, Samples, SearchSettings, Sharpness, SiteSelection};
+use super::{Entry, SearchSettings, Sharpness};
 use crate::architecture::Recipe;
 use crate::checkpoint::Tensors;
 use crate::compute::Arithmetic;
 use crate::document::{self, Kind, ModelIdentity};
-use crate::evaluate::text::Encoded;
-use crate::neuron::{Neuron, Side};
+use crate::neuron::Neuron;
 use serde::{Deserialize, Serialize};
 
 /// A located critical set and how it was found (`achilles-audit/critical-set/v1`). Values that are not finite are
@@ -49,26 +48,11 @@ impl Kind for CriticalSetReport {
 /// All that a search depends on besides model and text, and what it met.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CriticalSetSettings {
-    /// What candidates were ranked by.
-    pub ranking: Ranking,
-    /// Which side of modules they were on.
-    pub side: Side,
-    /// The modules whose channels were ranked.
-    pub sites: SiteSelection,
-    /// What prefixes counted.
-    pub counting: Counting,
-    /// α: standard deviation of the noise on the embeddings.
-    pub alpha: f64,
-    /// K: how many noisy samples were asked for.
-    pub samples: Samples,
+    /// How it searched.
+    #[serde(flatten)]
+    pub search: SearchSettings,
     /// Noisy samples that were computed.
     pub samples_used: usize,
-    /// What the noise, or a random ranking, was drawn from.
-    pub seed: u64,
-    /// ε: the damage from which the model has collapsed.
-    pub epsilon: f64,
-    /// The longest prefix tried.
-    pub max_neurons: usize,
     /// The precision that it was computed in.
     pub dtype: Arithmetic,
     /// The device that computed, such as cpu or cuda:0.
@@ -77,33 +61,6 @@ pub struct CriticalSetSettings {
     pub text_sha256: String,
     /// How many tokens the text has.
     pub tokens: usize,
-}
-
-impl CriticalSetSettings {
-    pub(super) fn new(
-        s: &SearchSettings,
-        samples_used: usize,
-        arithmetic: Arithmetic,
-        device: String,
-        text: &Encoded,
-    ) -> Self {
-        CriticalSetSettings {
-            ranking: s.ranking,
-            side: s.side,
-            sites: s.sites.clone(),
-            counting: s.counting,
-            alpha: s.alpha,
-            samples: s.samples,
-            samples_used,
-            seed: s.seed,
-            epsilon: s.epsilon,
-            max_neurons: s.max_neurons,
-            dtype: arithmetic,
-            device,
-            text_sha256: text.sha256.clone(),
-            tokens: text.ids.len(),
-        }
-    }
 }
 
 /// The text under the model as it is.

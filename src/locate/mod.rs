@@ -40,6 +40,7 @@ pub use sites::SiteSelection;
 pub use smallest::Smallest;
 pub use subject::{OpenedSubject, Subject};
 
+use crate::architecture::module::SiteInfo;
 use crate::compute::{Model, Trunk};
 use crate::document::Document;
 use crate::error::{Error, Result};
@@ -99,6 +100,14 @@ impl Default for SearchSettings {
 }
 
 impl SearchSettings {
+    /// The model's sites whose channels are ranked.
+    ///
+    /// # Errors
+    /// No module matches, or the ranking ranks none of them.
+    pub fn ranked_sites<'m>(&self, model: &'m Model) -> Result<Vec<&'m SiteInfo>> {
+        self.ranking.ranked(self.sites.select(model, self.side)?)
+    }
+
     /// Checks what can be checked without a model.
     ///
     /// # Errors
@@ -155,7 +164,7 @@ pub fn rank(subject: &Subject, settings: &SearchSettings, n: usize, progress: &d
     let Subject { model, text, .. } = subject;
     let settings = &SearchSettings { samples: Samples::Exactly(settings.samples.most()), ..settings.clone() };
     settings.check()?;
-    let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
+    let sites = settings.ranked_sites(model)?;
     let trunk = RefCell::new(Trunk::of(text.ids.clone()));
     let stage = stage::Stage { model, tokens: &text.ids, sites: &sites, settings, keep: n, trunk: &trunk, progress };
     let mut entries = importance::Ranked::new(stage)?.entries;
@@ -193,7 +202,7 @@ pub fn locate(subject: &Subject, settings: &SearchSettings, progress: &dyn Progr
 /// As [`locate`].
 pub fn locate_on(model: &Model, text: &Encoded, settings: &SearchSettings, progress: &dyn Progress) -> Result<Located> {
     settings.check()?;
-    let sites = settings.ranking.ranked(settings.sites.select(model, settings.side)?)?;
+    let sites = settings.ranked_sites(model)?;
     let tokens = &text.ids;
     if tokens.len() < MIN_STABLE_TOKENS {
         tracing::warn!(
@@ -262,6 +271,13 @@ pub fn locate_on(model: &Model, text: &Encoded, settings: &SearchSettings, progr
         sharpness,
         timing_s: critical_set::Timing { load: 0.0, importance: importance_s, search: search_s, minimize: minimize_s },
     };
-    let settings = CriticalSetSettings::new(settings, ranked.samples, model.arithmetic(), model.device_name(), text);
+    let settings = CriticalSetSettings {
+        search: settings.clone(),
+        samples_used: ranked.samples,
+        dtype: model.arithmetic(),
+        device: model.device_name(),
+        text_sha256: text.sha256.clone(),
+        tokens: text.ids.len(),
+    };
     Ok(Located { report: Document::new(identity, settings, result), channels: ranked.channels })
 }

@@ -21,8 +21,8 @@ pub fn of_corpora(perplexity: &CorpusPerplexity) -> String {
 }
 
 fn of_corpus(of: &MeasuredCorpus) -> String {
-    let (samples, tokens) = (Count(of.samples, "sample", "samples"), Count(of.tokens, "token", "tokens"));
-    let mut out = format!("{}: {samples} of {tokens} together\n", of.name);
+    let (samples, tokens) = (Count(of.corpus.samples, "sample", "samples"), Count(of.corpus.tokens, "token", "tokens"));
+    let mut out = format!("{}: {samples} of {tokens} together\n", of.corpus.name);
     out += &format!("perplexity {}\n", figures(&of.base));
     if let Some(changed) = &of.changed {
         out += &format!("changed    {}, damage {:.4}\n", figures(&changed.figures), changed.damage);

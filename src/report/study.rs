@@ -34,14 +34,21 @@ fn shown(table: &Table) -> String {
     let columns: Vec<&str> = table.columns.iter().map(String::as_str).collect();
     let mut plain = plain_table(&columns);
     for row in table.rows.iter().take(MOST_ROWS) {
-        plain.add_row(row.iter().map(|cell| match cell {
-            Cell::Number(value) => number(*value),
-            cell => written(cell),
-        }));
+        plain.add_row(row.iter().map(|cell| printable(&shown_cell(cell))));
     }
     let more = table.rows.len().saturating_sub(MOST_ROWS);
     let more = if more > 0 { format!("… and {more} more rows\n") } else { String::new() };
     format!("\n{}\n{plain}\n{more}", table.title)
+}
+
+/// A cell for people.
+pub(super) fn shown_cell(cell: &Cell) -> String {
+    match cell {
+        Cell::Count(count) => count.to_string(),
+        Cell::Number(value) => number(*value),
+        Cell::Text(text) => text.clone(),
+        Cell::Nothing => "–".into(),
+    }
 }
 
 /// What a study is on disk: `STUDY.json`, a CSV file of each table, an SVG file of each chart, by name.

@@ -60,7 +60,7 @@ pub fn critical_set(document: &Document<CriticalSetReport>) -> String {
         right(&mut members, &[2, 3]);
         push(&mut out, &members);
         if set.subsets.len() > 1 {
-            push(&mut out, &subsets(&set.subsets, settings.epsilon));
+            push(&mut out, &subsets(&set.subsets, settings.search.epsilon));
         }
     }
     push(&mut out, &curve(report));
@@ -161,7 +161,7 @@ pub(super) fn timing(report: &Document<CriticalSetReport>) -> String {
 }
 
 fn ranking_line(report: &Document<CriticalSetReport>) -> String {
-    let s = &report.settings;
+    let s = &report.settings.search;
     let how = match s.ranking {
         Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, samples(report), s.seed),
         Ranking::Random => format!("random (seed {})", s.seed),
@@ -181,7 +181,7 @@ fn samples(report: &Document<CriticalSetReport>) -> String {
 
 /// Whether the model collapsed, and without what.
 pub(super) fn verdict(report: &Document<CriticalSetReport>) -> String {
-    let (epsilon, n) = (report.settings.epsilon, report.result.prefix.n);
+    let (epsilon, n) = (report.settings.search.epsilon, report.result.prefix.n);
     let neurons = |n: usize| if n == 1 { "1 neuron".to_owned() } else { format!("{n} neurons") };
     let Some(set) = &report.result.critical_set else {
         return format!(

@@ -2,7 +2,7 @@
 //! 7 to 9).
 
 use super::outcome::{Chart, Outcome, Table, row};
-use super::{Context, Study};
+use super::{Context, Study, Use};
 use crate::error::Result;
 use crate::probe::{self, ChatTemplate, Prompts, Question};
 
@@ -10,6 +10,7 @@ pub(super) const STUDY: Study = Study {
     name: "answers",
     paper: "Figure 1, Tables 7 to 9",
     about: "Five questions before and after the critical set is masked, and the answer's token after each mask",
+    uses: &[Use::Critical],
     run,
 };
 

@@ -1,7 +1,7 @@
 //! Scaling instead of masking (the paper's Table 11), and replacing by the mean (arXiv 2503.22329).
 
 use super::outcome::{Chart, Outcome, Table, row};
-use super::{Context, Measured, Study};
+use super::{Context, Measured, Study, Use};
 use crate::error::Result;
 use crate::evaluate::metrics;
 use crate::neuron::{Action, Intervention};
@@ -10,6 +10,7 @@ pub(super) const STUDY: Study = Study {
     name: "beta",
     paper: "Table 11",
     about: "Perplexity with the critical set multiplied by β, and with each member set to its mean",
+    uses: &[Use::Critical, Use::Betas, Use::Corpora],
     run,
 };
 

@@ -1,20 +1,24 @@
 //! Masking in one component at a time, by importance and at random (the paper's Tables 3, 12 to 15).
 
+use super::context::TEXT;
 use super::outcome::{Chart, Outcome, Table, row};
 use super::spread::masked_first;
-use super::{Context, Study};
+use super::{Context, Study, Use};
 use crate::error::Result;
-use crate::evaluate::metrics;
 use crate::locate::{Ranking, SearchSettings, SiteSelection};
 
 pub(super) const STUDY: Study = Study {
     name: "components",
     paper: "Tables 3, 12 to 15",
     about: "Perplexity with 10, 100 and 1,000 of up_proj, gate_proj, attention or down_proj masked, the first and at random",
+    uses: &[Use::Corpora, Use::Draws],
     run,
 };
 
 const COUNTS: [usize; 4] = [0, 10, 100, 1000];
+
+/// Chosen by the noise ranking, whatever the search ranks by.
+const BY_IMPORTANCE: &str = "by importance";
 
 const COMPONENTS: [SiteSelection; 4] =
     [SiteSelection::UpProj, SiteSelection::GateProj, SiteSelection::Attention, SiteSelection::DownProj];
@@ -31,18 +35,14 @@ fn run(context: &Context) -> Result<Outcome> {
             without.push(component.to_string());
             continue;
         }
-        for (chosen, ranking) in [("by importance", Ranking::Noise), ("at random", Ranking::Random)] {
+        for (chosen, ranking) in [(BY_IMPORTANCE, Ranking::Noise), ("at random", Ranking::Random)] {
             let search = SearchSettings { ranking, sites: component.clone(), ..context.search.clone() };
-            let spreads = masked_first(context, &search, &COUNTS)?;
-            for (at, (corpus, of)) in spreads.iter().enumerate() {
-                for (n, spread) in COUNTS.iter().zip(of) {
-                    let damage = metrics::damage(spread.mean_nll(), of[0].mean_nll());
-                    let name = component.to_string();
-                    table.rows.push(row![corpus.as_str(), name, chosen, *n, spread.mean(), spread.deviation(), damage]);
-                    if at == 0 && damage >= context.search.epsilon {
-                        collapsed.push(format!("{n} of {component} {chosen} (Δ = {damage:.2})"));
-                    }
+            for of in masked_first(context, &search, &COUNTS)? {
+                if of.corpus == TEXT && of.damage >= context.search.epsilon {
+                    collapsed.push(format!("{} of {component} {chosen} (Δ = {:.2})", of.n, of.damage));
                 }
+                let name = component.to_string();
+                table.rows.push(row![of.corpus, name, chosen, of.n, of.perplexity, of.deviation, of.damage]);
             }
         }
     }
@@ -55,16 +55,8 @@ fn run(context: &Context) -> Result<Outcome> {
     if !without.is_empty() {
         findings.push(format!("The model has no module of its own for {}.", without.join(" and ")));
     }
-    let mut on_text = table.clone();
-    on_text.rows.retain(|row| row[0] == table.rows[0][0] && row[2] == "by importance".into());
-    on_text.name = "by-importance-on-text".into();
-    on_text.title = "The first n by importance, the reference text alone".into();
-    let chart = Chart::lines(
-        "components",
-        "Perplexity of the text with the first n of a component masked",
-        &on_text,
-        "n",
-        "perplexity",
-    );
-    Ok(Outcome { charts: vec![chart.by("component").log_x().log_y()], tables: vec![table, on_text], findings })
+    let title = "Perplexity of the text with the first n of a component masked";
+    let chart = Chart::lines("components", title, &table, "n", "perplexity").by("component");
+    let chart = chart.only("corpus", TEXT).only("chosen", BY_IMPORTANCE).log_x().log_y();
+    Ok(Outcome { charts: vec![chart], tables: vec![table], findings })
 }

@@ -1,9 +1,9 @@
 //! What a study has at hand: a model, a text, corpora, and the critical set, which is located once.
 
-use super::{CorpusRecord, StudySettings};
+use super::{Study, StudyCorpora, StudySettings, Use};
 use crate::checkpoint::Checkpoint;
 use crate::compute::{ComputeSettings, Model, Row};
-use crate::document::Document;
+use crate::document::{Document, ModelIdentity};
 use crate::error::{Error, Result};
 use crate::evaluate::corpus::Corpus;
 use crate::evaluate::corpus_nll::{CorpusHook, corpus_nlls};
@@ -17,7 +17,7 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 /// What the reference text is called among corpora.
-const TEXT: &str = "text";
+pub(super) const TEXT: &str = "text";
 
 /// What a study has at hand.
 pub struct Context<'a> {
@@ -81,6 +81,15 @@ impl Measured {
 }
 
 impl StudyOptions {
+    /// The corpora in a model's tokens.
+    ///
+    /// # Errors
+    /// As [`EncodedCorpus::of`].
+    pub fn encoded(&self, checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Vec<EncodedCorpus>> {
+        let of = |corpus| EncodedCorpus::of(checkpoint, tokenizer, corpus, &self.windows);
+        self.corpora.iter().map(of).collect()
+    }
+
     /// Checks what can be checked without a model.
     ///
     /// # Errors
@@ -104,13 +113,14 @@ impl StudyOptions {
 }
 
 impl<'a> Context<'a> {
-    /// A study's context.
+    /// A study's context; the corpora are those of the options, in the model's tokens.
     ///
     /// # Errors
     /// A neuron of the given critical set is not in the model.
     pub fn new(
         (subject, tokenizer): (&'a Subject, &'a Tokenizer),
         (compute, search, options): (&'a ComputeSettings, &'a SearchSettings, &'a StudyOptions),
+        corpora: Vec<EncodedCorpus>,
         progress: &'a dyn Progress,
     ) -> Result<Context<'a>> {
         options.critical.iter().flatten().try_for_each(|neuron| subject.model.check(neuron))?;
@@ -120,7 +130,7 @@ impl<'a> Context<'a> {
             compute,
             search,
             options,
-            corpora: encoded(subject.model.checkpoint(), tokenizer, options)?,
+            corpora,
             progress,
             located: OnceCell::new(),
             set: OnceCell::new(),
@@ -128,14 +138,12 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// What a result depends on besides the model.
-    pub fn settings(&self) -> StudySettings {
-        let StudyOptions { critical, betas, draws, variants, .. } = self.options.clone();
-        let corpus = |of: &EncodedCorpus| CorpusRecord {
-            name: of.name.clone(),
-            sha256: of.sha256.clone(),
-            samples: of.samples,
-            tokens: of.tokens,
+    /// What a study's result depends on besides the model.
+    pub fn settings(&self, study: &Study) -> StudySettings {
+        let StudyOptions { critical, betas, draws, variants, windows, .. } = self.options;
+        let corpora = || StudyCorpora {
+            protocol: windows.protocol,
+            corpora: self.corpora.iter().map(|corpus| corpus.record.clone()).collect(),
         };
         StudySettings {
             dtype: self.model().arithmetic(),
@@ -143,18 +151,28 @@ impl<'a> Context<'a> {
             search: self.search.clone(),
             text_sha256: self.subject.text.sha256.clone(),
             tokens: self.subject.text.ids.len(),
-            critical,
-            betas,
-            draws,
-            variants,
-            corpora: self.corpora.iter().map(corpus).collect(),
-            context: self.options.windows.context,
+            critical: critical.clone().filter(|_| study.uses(Use::Critical)),
+            corpora: study.uses(Use::Corpora).then(corpora),
+            betas: study.uses(Use::Betas).then(|| betas.clone()),
+            draws: study.uses(Use::Draws).then_some(*draws),
+            variants: if study.uses(Use::Variants) { variants.clone() } else { Vec::new() },
         }
+    }
+
+    /// Which model it is.
+    pub fn identity(&self) -> ModelIdentity {
+        self.model().identity().or_no_hub()
+    }
+
+    /// Why a study has nothing to measure here.
+    pub fn lacks(&self, study: &Study) -> Option<&'static str> {
+        let lacking = study.uses(Use::Variants) && self.options.variants.is_empty();
+        lacking.then_some("it needs kin of the model: name them after MODEL")
     }
 
     /// Channels that are ranked.
     pub(super) fn channels(&self) -> Result<usize> {
-        let sites = self.search.ranking.ranked(self.search.sites.select(self.model(), self.search.side)?)?;
+        let sites = self.search.ranked_sites(self.model())?;
         Ok(sites.iter().map(|site| site.channels).sum())
     }
 
@@ -242,16 +260,6 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The corpora of the options in a model's tokens.
-pub(super) fn encoded(
-    checkpoint: &Checkpoint,
-    tokenizer: &Tokenizer,
-    options: &StudyOptions,
-) -> Result<Vec<EncodedCorpus>> {
-    let of = |corpus| EncodedCorpus::of(checkpoint, tokenizer, corpus, &options.windows);
-    options.corpora.iter().map(of).collect()
-}
-
 fn masks(sets: &[Vec<Neuron>]) -> Vec<Vec<Intervention>> {
     sets.iter().map(|set| set.iter().cloned().map(Intervention::zero).collect()).collect()
 }
@@ -273,14 +281,14 @@ pub(super) fn measure(
     progress.end();
     let mut measured = vec![Measured { corpus: TEXT.into(), nlls }];
     for corpus in corpora {
-        let stage = format!("perplexity of {}", corpus.name);
+        let stage = format!("perplexity of {}", corpus.record.name);
         let hook: Option<&mut dyn CorpusHook> = match &mut hook {
             Some(hook) => Some(&mut **hook),
             None => None,
         };
         let nlls = corpus_nlls(model, corpus, sets, hook, &stage, progress)?;
         let nlls: Vec<f64> = nlls.iter().map(|nll| nll.nll_nats()).collect();
-        measured.push(Measured { corpus: corpus.name.clone(), nlls });
+        measured.push(Measured { corpus: corpus.record.name.clone(), nlls });
     }
     Ok(measured)
 }

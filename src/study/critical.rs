@@ -1,7 +1,7 @@
 //! The critical set, how perplexity collapses with it, and where it lies (the paper's Table 1 and Figures 2, 5, 6).
 
 use super::outcome::{Chart, Outcome, Table, row};
-use super::{Context, Measured, Study};
+use super::{Context, Measured, Study, Use};
 use crate::error::{Count, Result};
 use crate::evaluate::metrics;
 use crate::locate::CriticalSetReport;
@@ -11,6 +11,7 @@ pub(super) const STUDY: Study = Study {
     name: "critical",
     paper: "Table 1, Figures 2, 5, 6",
     about: "The collapse prefix and the critical set: how many, how rare, where, and perplexity before and after",
+    uses: &[Use::Corpora],
     run,
 };
 

@@ -4,9 +4,7 @@ use super::{Context, STUDIES, Study, StudyReport, Table};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::files;
-use std::fs::Metadata;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// The largest result that is read, in bytes.
 const LARGEST: u64 = 256 << 20;
@@ -36,7 +34,7 @@ impl Folder {
     /// # Errors
     /// A file of the model cannot be seen.
     pub fn holds(&self, study: &Study, context: &Context) -> Result<Option<Document<StudyReport>>> {
-        Ok(self.result(study, context)?.filter(|found| found.settings == context.settings()))
+        Ok(self.result(study, context)?.filter(|found| found.settings == context.settings(study)))
     }
 
     /// The same with whatever settings.
@@ -45,7 +43,8 @@ impl Folder {
     /// As [`Folder::holds`].
     pub fn result(&self, study: &Study, context: &Context) -> Result<Option<Document<StudyReport>>> {
         let path = self.0.join(format!("{}.json", study.name));
-        let Ok(written) = std::fs::metadata(&path).and_then(|meta| meta.modified()) else { return Ok(None) };
+        let written = std::fs::metadata(&path).ok().and_then(|meta| files::Stamp::of(&meta));
+        let Some(written) = written.map(|stamp| stamp.last_change()) else { return Ok(None) };
         // What cannot be read is measured again.
         let Some(found) = files::read_text(&path, LARGEST).ok().and_then(|text| serde_json::from_str(&text).ok())
         else {
@@ -55,7 +54,7 @@ impl Folder {
         let model = context.model();
         let mut tables = found.result.outcome.tables.iter().chain(&found.result.paper);
         let same = found.tool == crate::tool::Tool::this()
-            && found.model == model.identity().or_no_hub()
+            && found.model == context.identity()
             && tables.all(Table::is_whole)
             && youngest(model.checkpoint().root())? < written;
         if !same {
@@ -89,36 +88,22 @@ impl Folder {
 
 /// When the youngest file of a model, or a link to it, was changed or put there. Folders within it do not count: results
 /// may be written to them.
-fn youngest(root: &Path) -> Result<SystemTime> {
-    let mut latest = SystemTime::UNIX_EPOCH;
-    let mut take = |path: &Path| -> Result<()> {
+fn youngest(root: &Path) -> Result<u128> {
+    let mut paths = vec![root.to_owned()];
+    if root.is_dir() {
+        let entries = std::fs::read_dir(root).map_err(Error::io(root))?;
+        paths.extend(
+            entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(Error::io(root))?,
+        );
+    }
+    let mut latest = 0;
+    for path in &paths {
         for meta in [std::fs::symlink_metadata(path), std::fs::metadata(path)] {
             let meta = meta.map_err(Error::io(path))?;
             if !meta.is_dir() {
-                latest = latest.max(changed(&meta).map_err(Error::io(path))?);
+                latest = latest.max(files::Stamp::of(&meta).map_or(u128::MAX, |stamp| stamp.last_change()));
             }
-        }
-        Ok(())
-    };
-    take(root)?;
-    if root.is_dir() {
-        for entry in std::fs::read_dir(root).map_err(Error::io(root))? {
-            take(&entry.map_err(Error::io(root))?.path())?;
         }
     }
     Ok(latest)
-}
-
-/// When a file was written or, where the system says that, put in its place: a file that is moved or copied may keep the
-/// time of its modification.
-fn changed(meta: &Metadata) -> std::io::Result<SystemTime> {
-    let modified = meta.modified()?;
-    #[cfg(unix)]
-    let modified = {
-        use std::os::unix::fs::MetadataExt;
-        use std::time::Duration;
-        let since_1970 = Duration::from_secs(meta.ctime().max(0) as u64);
-        modified.max(SystemTime::UNIX_EPOCH + since_1970 + Duration::from_nanos(meta.ctime_nsec().max(0) as u64))
-    };
-    Ok(modified)
 }

@@ -1,7 +1,7 @@
 //! How far the prefix is from minimal, and whether there is more than one minimal set in it.
 
 use super::outcome::{Chart, Outcome, Table, row};
-use super::{Context, Study};
+use super::{Context, Study, Use};
 use crate::error::{Count, Error, Result};
 use crate::locate;
 use crate::neuron::Neuron;
@@ -10,6 +10,7 @@ pub(super) const STUDY: Study = Study {
     name: "minimal",
     paper: "ours",
     about: "Minimal sets of the prefix by several random orders, and how often each neuron is in one",
+    uses: &[Use::Draws],
     run,
 };
 

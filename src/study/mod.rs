@@ -31,6 +31,7 @@ pub use outcome::{Cell, Chart, Mark, Outcome, Table};
 use crate::compute::Arithmetic;
 use crate::document::{Document, Kind, ModelIdentity};
 use crate::error::{Error, Result};
+use crate::evaluate::windows::{CorpusRecord, Protocol};
 use crate::locate::SearchSettings;
 use crate::neuron::Neuron;
 use context::Measured;
@@ -46,7 +47,24 @@ pub struct Study {
     pub paper: &'static str,
     /// What it measures, in words.
     pub about: &'static str,
+    /// What of the options it depends on.
+    uses: &'static [Use],
     run: fn(&Context) -> Result<Outcome>,
+}
+
+/// What a study may depend on besides the model, the reference text and how critical sets are located.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// The critical set that was given in place of a located one.
+    Critical,
+    /// What perplexity is measured on besides the reference text.
+    Corpora,
+    /// Factors.
+    Betas,
+    /// How often is drawn where chance decides.
+    Draws,
+    /// Kin of the model; without any there is nothing to measure.
+    Variants,
 }
 
 /// Every study, in the order in which `study all` runs them.
@@ -80,17 +98,19 @@ impl Study {
         })
     }
 
-    /// Why there is nothing to measure.
-    pub fn left_out(&self, context: &Context) -> Option<&'static str> {
-        let lacks_variants = self.name == variants::STUDY.name && context.options.variants.is_empty();
-        lacks_variants.then_some(variants::LACKING)
+    /// Whether its result depends on something.
+    pub fn uses(&self, what: Use) -> bool {
+        self.uses.contains(&what)
     }
 
     /// Measures.
     ///
     /// # Errors
-    /// The model cannot compute, or has nothing that the study is about.
+    /// The model cannot compute, or there is nothing that the study is about.
     pub fn run(&self, context: &Context) -> Result<Document<StudyReport>> {
+        if let Some(why) = context.lacks(self) {
+            return Err(Error::input(format!("study {}: {why}", self.name)));
+        }
         let (paper, paper_source) = paper::tables(self.name)?;
         let started = Instant::now();
         let outcome = (self.run)(context)?;
@@ -103,7 +123,7 @@ impl Study {
             paper_source,
             seconds: started.elapsed().as_secs_f64(),
         };
-        Ok(Document::new(context.model().identity().or_no_hub(), context.settings(), report))
+        Ok(Document::new(context.identity(), context.settings(self), report))
     }
 }
 
@@ -127,7 +147,7 @@ pub struct StudyReport {
     pub seconds: f64,
 }
 
-/// What studies depend on besides the model.
+/// What a study depends on besides the model. What it does not use is left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StudySettings {
     /// The precision of the arithmetic.
@@ -141,30 +161,29 @@ pub struct StudySettings {
     /// Tokens of the reference text.
     pub tokens: usize,
     /// The critical set where it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub critical: Option<Vec<Neuron>>,
-    /// Factors of the study `beta`.
-    pub betas: Vec<f64>,
-    /// Draws where chance decides.
-    pub draws: usize,
-    /// Models that the study `variants` masks the set in as well.
+    /// What perplexity is measured on besides the reference text, and how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corpora: Option<StudyCorpora>,
+    /// Factors on the critical set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub betas: Option<Vec<f64>>,
+    /// How often is drawn where chance decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draws: Option<usize>,
+    /// Models that the set is masked in as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<String>,
-    /// What perplexity is measured on besides the reference text, by the paper's protocol.
-    pub corpora: Vec<CorpusRecord>,
-    /// Tokens of a sample at most; the paper's where none is set.
-    pub context: Option<usize>,
 }
 
-/// Which corpus, and how much of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CorpusRecord {
-    /// What it was asked for as.
-    pub name: String,
-    /// SHA-256 of the bytes that it was read from, lower-case hex.
-    pub sha256: String,
-    /// Texts that are measured.
-    pub samples: usize,
-    /// Their tokens.
-    pub tokens: usize,
+/// Corpora, and how they are measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StudyCorpora {
+    /// How texts are measured.
+    pub protocol: Protocol,
+    /// Each of them.
+    pub corpora: Vec<CorpusRecord>,
 }
 
 impl Kind for StudyReport {

@@ -1,9 +1,9 @@
 //! The critical set masked with each layer's norms removed in turn (the paper's Table 18).
 
 use super::outcome::{Chart, Outcome, Table, row};
-use super::{Context, Study};
+use super::{Context, Study, Use};
 use crate::architecture::module::Role;
-use crate::compute::Hook;
+use crate::compute::{Hook, Model};
 use crate::error::Result;
 use crate::evaluate::corpus_nll::{CorpusHook, PassRow};
 use crate::evaluate::metrics;
@@ -15,6 +15,7 @@ pub(super) const STUDY: Study = Study {
     name: "norm-removal",
     paper: "Table 18",
     about: "Perplexity with the critical set masked while one layer's norms pass their input on",
+    uses: &[Use::Critical, Use::Corpora],
     run,
 };
 
@@ -33,7 +34,9 @@ fn run(context: &Context) -> Result<Outcome> {
     for layer in std::iter::once(None).chain((0..layers).map(Some)) {
         let measured = match layer {
             None => whole.clone(),
-            Some(layer) => context.perplexities_under(&sets, Some(&mut Removal::of(context, layer, &of_norms)))?,
+            Some(layer) => {
+                context.perplexities_under(&sets, Some(&mut Removal::of(context.model(), layer, &of_norms)))?
+            }
         };
         for (at, of) in measured.into_iter().enumerate() {
             let damage = of.damage(1);
@@ -81,9 +84,9 @@ struct Removal {
 
 impl Removal {
     /// But for norms of which a neuron is masked: what it puts out would go.
-    fn of(context: &Context, layer: usize, but: &[&ModulePath]) -> Removal {
+    fn of(model: &Model, layer: usize, but: &[&ModulePath]) -> Removal {
         let is_norm = |role: Role| matches!(role, Role::NormBefore(_) | Role::NormAfter(_));
-        let infos = context.model().sites().iter().filter(|info| info.site.module.layer() == Some(layer));
+        let infos = model.sites().iter().filter(|info| info.site.module.layer() == Some(layer));
         let infos = infos.filter(|info| is_norm(info.module.role) && !but.contains(&&info.site.module));
         let norms = infos.map(|info| info.site.module.clone()).collect();
         Removal { norms, came_in: BTreeMap::new() }
@@ -109,5 +112,33 @@ impl Hook for Removal {
 impl CorpusHook for Removal {
     fn pass(&mut self, _: &[PassRow]) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::{Arithmetic, fixture};
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn a_norm_passes_on_what_comes_in_unless_a_neuron_of_it_is_masked() {
+        let model = fixture::model("llama", Arithmetic::F32, None);
+        let norms = |removal: &Removal| {
+            let names = removal.norms.iter().map(|norm| norm.to_string());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let mut removal = Removal::of(&model, 1, &[]);
+        let (first, second) = ("model.layers.1.input_layernorm", "model.layers.1.post_attention_layernorm");
+        assert_eq!(norms(&removal), [first, second].map(str::to_owned).into());
+        let masked = removal.norms.iter().find(|norm| norm.to_string() == first).unwrap().clone();
+        assert_eq!(norms(&Removal::of(&model, 1, &[&masked])), [second.to_owned()].into());
+
+        let site = |side| Site { module: masked.clone(), side };
+        let x = |value: f64| (Tensor::ones((1, 2, 3), DType::F32, &Device::Cpu).unwrap() * value).unwrap();
+        let sum = |x: Tensor| x.sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(removal.wants(&site(Side::Out)));
+        assert!(removal.on(&site(Side::In), &[vec![0]], &x(5.0)).unwrap().is_none());
+        assert_eq!(sum(removal.on(&site(Side::Out), &[vec![0]], &x(1.0)).unwrap().unwrap()), 30.0);
     }
 }

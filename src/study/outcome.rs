@@ -27,18 +27,57 @@ pub struct Table {
     pub rows: Vec<Vec<Cell>>,
 }
 
-/// A figure of a table.
+/// A figure of a table. In JSON a number, a text or null; a measurement that is not finite is the text `inf`, `-inf` or
+/// `NaN`, as in CSV.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(from = "Stored", into = "Stored")]
 pub enum Cell {
     /// How many, or which.
     Count(u64),
-    /// A measurement. In JSON null where it is not finite.
+    /// A measurement.
     Number(f64),
     /// Words, or a name.
     Text(String),
-    /// Nothing is known here; a number that is not finite reads back as this.
+    /// Nothing is known here.
     Nothing,
+}
+
+/// A cell in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    Count(u64),
+    Number(f64),
+    Text(String),
+    Nothing,
+}
+
+impl From<Cell> for Stored {
+    fn from(cell: Cell) -> Stored {
+        match cell {
+            Cell::Count(count) => Stored::Count(count),
+            Cell::Number(value) if value.is_finite() => Stored::Number(value),
+            Cell::Number(value) => Stored::Text(value.to_string()),
+            Cell::Text(text) => Stored::Text(text),
+            Cell::Nothing => Stored::Nothing,
+        }
+    }
+}
+
+impl From<Stored> for Cell {
+    fn from(stored: Stored) -> Cell {
+        match stored {
+            Stored::Count(count) => Cell::Count(count),
+            Stored::Number(value) => Cell::Number(value),
+            Stored::Text(text) => match text.as_str() {
+                "inf" => Cell::Number(f64::INFINITY),
+                "-inf" => Cell::Number(f64::NEG_INFINITY),
+                "NaN" => Cell::Number(f64::NAN),
+                _ => Cell::Text(text),
+            },
+            Stored::Nothing => Cell::Nothing,
+        }
+    }
 }
 
 impl Cell {
@@ -127,7 +166,9 @@ pub struct Chart {
     pub y: String,
     /// The column whose values tell lines apart.
     pub series: Option<String>,
-    /// Whether x is on a logarithmic scale (of 1 + x where x begins at 0).
+    /// Columns and the texts that rows must have there to be drawn; all rows are where there are none.
+    pub only: Vec<(String, String)>,
+    /// Whether x is on a logarithmic scale, on which zero has a place of its own before all others.
     pub log_x: bool,
     /// Whether y is on a logarithmic scale.
     pub log_y: bool,
@@ -155,6 +196,7 @@ impl Chart {
             x: x.into(),
             y: y.into(),
             series: None,
+            only: Vec::new(),
             log_x: false,
             log_y: false,
             mark: Mark::Line,
@@ -169,6 +211,12 @@ impl Chart {
     /// The same with a line for each value of a column.
     pub fn by(self, series: &str) -> Chart {
         Chart { series: Some(series.into()), ..self }
+    }
+
+    /// The same of the rows alone that have a text in a column.
+    pub fn only(mut self, column: &str, text: &str) -> Chart {
+        self.only.push((column.into(), text.into()));
+        self
     }
 
     /// The same with y on a logarithmic scale.
@@ -192,6 +240,10 @@ mod tests {
         let written = serde_json::to_string(&cells).unwrap();
         assert_eq!(written, r#"[3,2.5,1.0,"words",null]"#);
         assert_eq!(serde_json::from_str::<Vec<Cell>>(&written).unwrap(), cells);
-        assert_eq!(serde_json::to_string(&Cell::from(f64::INFINITY)).unwrap(), "null");
+        let infinite = row![f64::INFINITY, f64::NEG_INFINITY];
+        let written = serde_json::to_string(&infinite).unwrap();
+        assert_eq!(written, r#"["inf","-inf"]"#);
+        assert_eq!(serde_json::from_str::<Vec<Cell>>(&written).unwrap(), infinite);
+        assert!(matches!(serde_json::from_str(r#""NaN""#).unwrap(), Cell::Number(value) if value.is_nan()));
     }
 }

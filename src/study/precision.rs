@@ -3,7 +3,7 @@
 use super::answers;
 use super::context::measure;
 use super::outcome::{Chart, Outcome, Table, row};
-use super::{Context, Study};
+use super::{Context, Study, Use};
 use crate::architecture::module::{ModuleKind, Role};
 use crate::checkpoint::Checkpoint;
 use crate::compute::{Arithmetic, ComputeSettings, Hook, Model, Row};
@@ -18,6 +18,7 @@ pub(super) const STUDY: Study = Study {
     name: "precision",
     paper: "Tables 4, 16, 17",
     about: "Perplexity, RMS of what norms put out, values that are not finite, and answers in f16, bf16, f32 and f64",
+    uses: &[Use::Critical, Use::Corpora],
     run,
 };
 
@@ -51,7 +52,7 @@ fn run(context: &Context) -> Result<Outcome> {
     );
     let mut answered = Table::new("answers", "Greedy answers", &["format", "question", "before", "after"]);
     let mut overflowing = Vec::new();
-    let (mut damages, mut moved, mut bad, mut same_answers) = (Vec::new(), Vec::new(), 0, Vec::new());
+    let (mut damages, mut moved, mut bad, mut answers_in) = (Vec::new(), Vec::new(), 0, BTreeMap::new());
     for format in FORMATS {
         let name = format.as_str();
         let reopened;
@@ -78,54 +79,71 @@ fn run(context: &Context) -> Result<Outcome> {
         not_finite.rows.push(row![name, seen.values, clean, masked, mean]);
         moved.push(mean);
         bad += clean + masked;
-        let mut after = Vec::new();
         // Logits that are not numbers answer nothing.
         if !measured[0].nlls.iter().all(|nll| nll.is_finite()) {
             overflowing.push(name);
-            same_answers.push(after);
             continue;
         }
         let probed = probe::probe(model, context.tokenizer, &prompts, &set, NEW_TOKENS, context.progress)?;
+        let mut after = Vec::new();
         for of in probed.result.prompts {
             answered.rows.push(row![name, of.prompt, of.before.text, of.after.text.as_str()]);
             after.push(of.after.text);
         }
-        same_answers.push(after);
+        answers_in.insert(name, after);
     }
-    let (least, most) = range(&damages);
-    let (still, far) = range(&moved);
-    // The paper's table is of f16 and f32 alone.
-    let same = same_answers.windows(2).all(|pair| pair[0] == pair[1]);
-    let told = match (same, same_answers[0] == same_answers[2]) {
-        (true, _) => "are the same in all four, as in the paper in f16 and f32",
-        (false, true) => "are the same in f16 and f32, as in the paper, and differ in others",
-        (false, false) => "differ between f16 and f32, unlike in the paper",
-    };
     let mut findings = Vec::new();
     if !overflowing.is_empty() {
         findings.push(format!("The arithmetic overflows {}: nothing is a number there.", overflowing.join(" and ")));
     }
-    findings.extend([
-        match most - least <= ALIKE * most.abs() {
-            _ if least < context.search.epsilon => {
-                format!("The damage is {least:.2} to {most:.2}: the model does not collapse in every format.")
-            }
-            true => format!("The damage is {least:.2} to {most:.2}: it is not a matter of rounding, as in the paper."),
-            false => format!("The damage is {least:.2} to {most:.2}: it depends on the format, unlike in the paper."),
-        },
-        format!(
-            "Masking moves the RMS of what norms put out by {still:.3} to {far:.3} in the mean over layers, and {bad} values \
-             are not finite; the paper reports 0 and 0."
-        ),
-        format!("The answers after masking {told}."),
-    ]);
+    findings.extend(of_damages(&damages, context.search.epsilon));
+    findings.push(of_norms(&moved, bad));
+    findings.extend(of_answers(&answers_in));
     let chart =
         Chart::lines("norms", "Change of the RMS of what norms put out", &norms, "layer", "change").by("format");
     Ok(Outcome { tables: vec![perplexities, norms, not_finite, answered], charts: vec![chart], findings })
 }
 
-fn range(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)))
+/// Whether the model collapses wherever it computes numbers.
+fn of_damages(damages: &[f64], epsilon: f64) -> Option<String> {
+    let (least, most) = range(damages)?;
+    let told = match most - least <= ALIKE * most.abs() {
+        _ if least < epsilon => "the model does not collapse in every format",
+        true => "it is not a matter of rounding, as in the paper",
+        false => "it depends on the format, unlike in the paper",
+    };
+    Some(format!("The damage is {least:.2} to {most:.2}: {told}."))
+}
+
+/// What the mask does to norms, where that is a number, and how many values are none.
+fn of_norms(moved: &[f64], not_finite: usize) -> String {
+    let finite: Vec<f64> = moved.iter().copied().filter(|mean| mean.is_finite()).collect();
+    let mean = range(&finite).map(|(least, most)| {
+        format!("Masking moves the RMS of what norms put out by {least:.3} to {most:.3} in the mean over layers, and ")
+    });
+    let mean = mean.unwrap_or_default();
+    format!("{mean}{not_finite} values are not finite; the paper reports 0 and 0.")
+}
+
+/// Whether the answers are the same; the paper's table is of f16 and f32 alone.
+fn of_answers(answers: &BTreeMap<&str, Vec<String>>) -> Option<String> {
+    let [half, single] = [Arithmetic::F16, Arithmetic::F32].map(|format| answers.get(format.as_str()));
+    let all_same = answers.values().all(|of| Some(of) == answers.values().next());
+    let told = match (half, single) {
+        (Some(half), Some(single)) if half != single => "differ between f16 and f32, unlike in the paper",
+        (Some(_), Some(_)) if !all_same => "are the same in f16 and f32, as in the paper, and differ in others",
+        (Some(_), Some(_)) => "are the same in all formats that answer, as in the paper in f16 and f32",
+        _ if answers.len() < 2 => return None,
+        _ if all_same => "are the same in all formats that answer",
+        _ => "differ between the formats that answer",
+    };
+    Some(format!("The answers after masking {told}."))
+}
+
+/// The least and the largest; none of none.
+fn range(values: &[f64]) -> Option<(f64, f64)> {
+    let least = values.iter().copied().reduce(f64::min)?;
+    Some((least, values.iter().copied().fold(least, f64::max)))
 }
 
 /// The context's model, computed in another format.
@@ -196,5 +214,32 @@ impl Hook for Seen {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_formats_that_compute_no_numbers_nothing_is_said() {
+        assert_eq!(of_damages(&[], 1.0), None);
+        assert_eq!(
+            of_damages(&[4.0, 4.1], 1.0).unwrap(),
+            "The damage is 4.00 to 4.10: it is not a matter of rounding, as in the paper."
+        );
+        assert_eq!(
+            of_damages(&[0.5, 4.1], 1.0).unwrap(),
+            "The damage is 0.50 to 4.10: the model does not collapse in every format."
+        );
+        assert_eq!(of_norms(&[f64::NAN], 7), "7 values are not finite; the paper reports 0 and 0.");
+        assert_eq!(of_answers(&BTreeMap::new()), None);
+        let said = |given: &[(&'static str, &str)]| {
+            of_answers(&given.iter().map(|(format, answer)| (*format, vec![(*answer).to_owned()])).collect())
+        };
+        assert_eq!(said(&[("f32", "a")]), None);
+        assert!(said(&[("f32", "a"), ("f64", "b")]).unwrap().contains("differ between the formats that answer"));
+        assert!(said(&[("f16", "a"), ("f32", "b")]).unwrap().contains("differ between f16 and f32"));
+        assert!(said(&[("f16", "a"), ("f32", "a"), ("bf16", "b")]).unwrap().contains("differ in others"));
     }
 }

@@ -1,16 +1,17 @@
 //! Masking by other rankings than noise (the paper's Figure 3).
 
+use super::context::TEXT;
 use super::outcome::{Chart, Outcome, Table, row};
 use super::spread::masked_first;
-use super::{Context, Study};
+use super::{Context, Study, Use};
 use crate::error::Result;
-use crate::evaluate::metrics;
 use crate::locate::Ranking;
 
 pub(super) const STUDY: Study = Study {
     name: "rankings",
     paper: "Figure 3",
     about: "Perplexity with the first 0 to 1,000 of each ranking masked; of random ones mean and standard deviation",
+    uses: &[Use::Corpora, Use::Draws],
     run,
 };
 
@@ -33,19 +34,14 @@ fn run(context: &Context) -> Result<Outcome> {
     );
     let (mut reached, mut most) = (Vec::new(), 0);
     for ranking in RANKINGS {
-        let spreads = masked_first(context, &context.search_by(ranking), &COUNTS)?;
-        for (at, (corpus, of)) in spreads.iter().enumerate() {
-            for (n, spread) in COUNTS.iter().zip(of) {
-                most = most.max(*n);
-                let damage = metrics::damage(spread.mean_nll(), of[0].mean_nll());
-                table.rows.push(row![corpus.as_str(), ranking.as_str(), *n, spread.mean(), spread.deviation(), damage]);
-            }
-            if at == 0 {
-                let damages = of.iter().map(|spread| metrics::damage(spread.mean_nll(), of[0].mean_nll()));
-                let first = COUNTS.iter().zip(damages).find(|(_, damage)| *damage >= context.search.epsilon);
-                reached.push((ranking, first.map(|(n, _)| *n)));
-            }
-        }
+        let figures = masked_first(context, &context.search_by(ranking), &COUNTS)?;
+        let first = figures.iter().find(|of| of.corpus == TEXT && of.damage >= context.search.epsilon);
+        reached.push((ranking, first.map(|of| of.n)));
+        most = figures.iter().map(|of| of.n).fold(most, usize::max);
+        let rows = figures
+            .into_iter()
+            .map(|of| row![of.corpus, ranking.as_str(), of.n, of.perplexity, of.deviation, of.damage]);
+        table.rows.extend(rows);
     }
     let of = |collapses: bool| {
         let of = reached.iter().filter(|(_, first)| first.is_some() == collapses);
@@ -61,12 +57,9 @@ fn run(context: &Context) -> Result<Outcome> {
         or_none(of(true)),
         or_none(of(false)),
     )];
-    let mut on_text = table.clone();
-    on_text.rows.retain(|row| row[0] == table.rows[0][0]);
-    on_text.name = "rankings-on-text".into();
-    on_text.title = "With the first n masked, the reference text alone".into();
-    let chart = Chart::lines("rankings", "Perplexity of the text with the first n masked", &on_text, "n", "perplexity");
-    Ok(Outcome { charts: vec![chart.by("ranking").log_x().log_y()], tables: vec![table, on_text], findings })
+    let chart = Chart::lines("rankings", "Perplexity of the text with the first n masked", &table, "n", "perplexity");
+    let chart = chart.by("ranking").only("corpus", TEXT).log_x().log_y();
+    Ok(Outcome { charts: vec![chart], tables: vec![table], findings })
 }
 
 fn or_none(list: String) -> String {

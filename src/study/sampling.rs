@@ -9,6 +9,7 @@ pub(super) const STUDY: Study = Study {
     name: "sampling",
     paper: "Figure 4",
     about: "The length of the prefix and the size of the critical set against α and against K",
+    uses: &[],
     run,
 };
 

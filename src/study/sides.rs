@@ -14,6 +14,7 @@ pub(super) const STUDY: Study = Study {
     name: "sides",
     paper: "ours",
     about: "Critical outputs (rows) of down_proj, critical inputs (columns), and the weights where the first of both meet",
+    uses: &[],
     run,
 };
 

@@ -1,7 +1,7 @@
 //! Every subset of the critical set (the paper's Table 5).
 
 use super::outcome::{Outcome, Table, row};
-use super::{Context, Measured, Study};
+use super::{Context, Measured, Study, Use};
 use crate::error::Result;
 use crate::evaluate::metrics;
 use crate::neuron::Neuron;
@@ -10,6 +10,7 @@ pub(super) const STUDY: Study = Study {
     name: "subsets",
     paper: "Table 5",
     about: "Perplexity with every subset of the critical set masked; of more than 12 members those of at most 2, or all but 2",
+    uses: &[Use::Critical, Use::Corpora],
     run,
 };
 

@@ -11,6 +11,7 @@ pub(super) const STUDY: Study = Study {
     name: "text-length",
     paper: "Figure 7",
     about: "The prefix and the critical set on the first tokens of a story that goes on and on",
+    uses: &[],
     run,
 };
 

@@ -11,6 +11,7 @@ pub(super) const STUDY: Study = Study {
     name: "texts",
     paper: "Table 19",
     about: "The prefix and the critical set on each of 16 texts of four kinds and five languages",
+    uses: &[],
     run,
 };
 

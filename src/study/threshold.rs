@@ -10,6 +10,7 @@ pub(super) const STUDY: Study = Study {
     name: "threshold",
     paper: "Table 6",
     about: "The length of the prefix and the size of the critical set against ε",
+    uses: &[],
     run,
 };
 

@@ -1,8 +1,8 @@
 //! One critical set, masked in several models (the paper's Table 10).
 
-use super::context::{encoded, measure};
+use super::context::measure;
 use super::outcome::{Chart, Outcome, Table, row};
-use super::{Context, Measured, Study};
+use super::{Context, Measured, Study, Use};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::evaluate::metrics;
@@ -14,16 +14,11 @@ pub(super) const STUDY: Study = Study {
     name: "variants",
     paper: "Table 10",
     about: "Perplexity of the model and of its kin, before and after the model's critical set is masked in each",
+    uses: &[Use::Critical, Use::Variants, Use::Corpora],
     run,
 };
 
-/// Why it is not run.
-pub(super) const LACKING: &str = "it needs kin of the model: name them after MODEL";
-
 fn run(context: &Context) -> Result<Outcome> {
-    if context.options.variants.is_empty() {
-        return Err(Error::input(format!("study {}: {LACKING}", STUDY.name)));
-    }
     let set: Vec<Intervention> = context.set()?.iter().cloned().map(Intervention::zero).collect();
     let sets = [Vec::new(), set.clone()];
     let mut table = Table::new(
@@ -49,7 +44,7 @@ fn run(context: &Context) -> Result<Outcome> {
             return Err(Error::input(format!("variant {name} is a {other}; {advice}")));
         }
         let tokenizer = Tokenizer::of(&opened.checkpoint)?;
-        let corpora = encoded(&opened.checkpoint, &tokenizer, context.options)?;
+        let corpora = context.options.encoded(&opened.checkpoint, &tokenizer)?;
         let variant = opened.load(context.compute, context.progress)?;
         set.iter().try_for_each(|masked| variant.model.check(&masked.neuron))?;
         let measured = measure(&variant.model, (&variant.text, &corpora), &sets, None, context.progress)?;

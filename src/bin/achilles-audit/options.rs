@@ -169,8 +169,7 @@ pub struct SearchArgs {
     #[arg(long, default_value = "out")]
     pub side: Side,
     /// Which modules: reference (as the published code), linear, down_proj, up_proj, gate_proj, attention, or a glob over
-    /// module paths [default:
-    /// reference; of super-weight and weights down_proj]
+    /// module paths [default: reference; of super-weight and weights down_proj]
     #[arg(long)]
     pub sites: Option<SiteSelection>,
     /// What a prefix counts: channels, or published (a channel once a position)

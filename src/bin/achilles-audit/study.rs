@@ -3,14 +3,16 @@
 use crate::options::{ComputeArgs, Format, SearchArgs, TextArgs};
 use crate::output;
 use achilles_audit::checkpoint::Checkpoint;
-use achilles_audit::document::{Document, critical_set};
+use achilles_audit::compute::Footprint;
+use achilles_audit::document::critical_set;
 use achilles_audit::evaluate::corpus::{Corpus, Reading, SAMPLE};
+use achilles_audit::evaluate::corpus_perplexity::check_memory;
 use achilles_audit::evaluate::text::Tokenizer;
 use achilles_audit::evaluate::windows::WindowSettings;
 use achilles_audit::locate::OpenedSubject;
 use achilles_audit::progress::Progress;
 use achilles_audit::report::{self, Show};
-use achilles_audit::study::{BETAS, Context, Folder, STUDIES, Study, StudyOptions, StudyReport};
+use achilles_audit::study::{BETAS, Context, Folder, STUDIES, Study, StudyOptions, Use};
 use achilles_audit::{Error, Result};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -20,8 +22,6 @@ use std::process::ExitCode;
 const ALL: &str = "all";
 /// What prints their names.
 const LIST: &str = "list";
-/// The study that is of several models.
-const VARIANTS: &str = "variants";
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -61,6 +61,20 @@ pub struct Options {
     pub output: Option<PathBuf>,
 }
 
+impl Options {
+    /// Refuses what would change nothing of a study.
+    fn check_used(&self, study: &Study) -> Result<()> {
+        if let Some(variant) = self.variants.first().filter(|_| !study.uses(Use::Variants)) {
+            return Err(Error::input(format!("study {} is of one model: {variant:?} is one too many", study.name)));
+        }
+        if self.critical.is_some() && !study.uses(Use::Critical) {
+            let message = format!("study {} masks no given set: leave --critical out", study.name);
+            return Err(Error::input(message));
+        }
+        Ok(())
+    }
+}
+
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     if options.study == LIST {
         output::print(&report::study::list())?;
@@ -70,10 +84,8 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         ALL => STUDIES.iter().collect(),
         name => vec![Study::find(name)?],
     };
-    if let ([study], [variant, ..]) = (&studies[..], &options.variants[..])
-        && study.name != VARIANTS
-    {
-        return Err(Error::input(format!("study {} is of one model: {variant:?} is one too many", study.name)));
+    if let [study] = studies[..] {
+        options.check_used(study)?;
     }
     let Some(model) = &options.model else {
         return Err(Error::input(format!("study {} needs a MODEL", options.study)));
@@ -99,9 +111,11 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         windows,
     };
     settings.check()?;
+    let tokenizer = Tokenizer::of(&opened.checkpoint)?;
+    let corpora = settings.encoded(&opened.checkpoint, &tokenizer)?;
+    check_memory(&Footprint::of(&opened.recipe, &compute)?, &opened.recipe, &corpora)?;
     let subject = opened.load_to_locate((&compute, &search), progress)?;
-    let tokenizer = Tokenizer::of(subject.model.checkpoint())?;
-    let context = Context::new((&subject, &tokenizer), (&compute, &search, &settings), progress)?;
+    let context = Context::new((&subject, &tokenizer), (&compute, &search, &settings), corpora, progress)?;
     match folder {
         None => {
             let document = studies[0].run(&context)?;
@@ -112,37 +126,41 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     }
 }
 
-/// Runs what the folder does not hold yet, and writes its page.
+/// Runs what the folder does not hold yet, and writes its page, also where a run ends early.
 fn into_folder(folder: &Folder, studies: &[&Study], context: &Context) -> Result<ExitCode> {
     let (mut left_out, mut failed) = (Vec::new(), false);
-    for study in studies {
-        if let Some(why) = study.left_out(context).filter(|_| studies.len() > 1) {
+    let mut run = |study: &Study| -> Result<()> {
+        if folder.holds(study, context)?.is_some() {
+            return Ok(());
+        }
+        let several = studies.len() > 1;
+        if let Some(why) = context.lacks(study).filter(|_| several) {
             if folder.result(study, context)?.is_none() {
                 left_out.push((study.name.to_owned(), why.to_owned()));
             }
-            continue;
+            return Ok(());
         }
-        let document: Document<StudyReport> = match folder.holds(study, context)? {
-            Some(_) => continue,
-            None => match study.run(context) {
-                Ok(document) => document,
-                Err(error) if studies.len() > 1 && !matches!(error, Error::Interrupted | Error::Io { .. }) => {
-                    failed = true;
-                    tracing::warn!("study {}: {error}", study.name);
-                    left_out.push((study.name.to_owned(), error.to_string()));
-                    continue;
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        folder.write(&report::study::files(&document)?)?;
-    }
-    let held = folder.all(context)?;
-    folder.write(&[("index.html".into(), report::html::study::studies(&held, &left_out))])?;
-    let line = |document: &Document<StudyReport>| {
-        let of_study = |finding: &String| format!("{}: {finding}\n", document.result.study);
-        document.result.outcome.findings.iter().map(of_study).collect::<String>()
+        match study.run(context) {
+            Ok(document) => folder.write(&report::study::files(&document)?),
+            Err(error) if several && !matches!(error, Error::Interrupted | Error::Io { .. }) => {
+                failed = true;
+                tracing::warn!("study {}: {error}", study.name);
+                left_out.push((study.name.to_owned(), error.to_string()));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     };
-    output::print(&held.iter().map(line).collect::<String>())?;
+    let ran = studies.iter().try_for_each(|study| run(study));
+    let held = folder.all(context)?;
+    if !held.is_empty() || ran.is_ok() {
+        folder.write(&[("index.html".into(), report::html::study::studies(&held, &left_out))])?;
+    }
+    ran?;
+    let findings = held.iter().flat_map(|document| {
+        let study = &document.result.study;
+        document.result.outcome.findings.iter().map(move |finding| format!("{study}: {finding}\n"))
+    });
+    output::print(&findings.collect::<String>())?;
     Ok(ExitCode::from(if failed { 2 } else { 0 }))
 }

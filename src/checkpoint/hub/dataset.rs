@@ -59,10 +59,7 @@ impl<'a> Dataset<'a> {
         }
         let remote = Remote::new(id, settings).map_err(Failure::Refused)?;
         let listing = remote.listing().map_err(|failure| match failure {
-            Failure::Unreachable(reason) => {
-                let advice = "check HF_ENDPOINT or the network, or set HF_HUB_OFFLINE=1 to use the cache";
-                Failure::Unreachable(format!("cannot reach {} ({reason}); {advice}", remote.endpoint()))
-            }
+            Failure::Unreachable(reason) => Failure::Unreachable(remote.unreachable(&reason, "")),
             refused => refused,
         })?;
         Ok(Dataset { id, cache, place: Place::Hub(Box::new(remote), listing) })

@@ -93,6 +93,12 @@ impl<'a> Remote<'a> {
         &self.endpoint
     }
 
+    /// That it cannot be reached, what the cache lacks (or nothing), and what to do.
+    pub(super) fn unreachable(&self, reason: &str, lack: &str) -> String {
+        let advice = "check HF_ENDPOINT or the network, or set HF_HUB_OFFLINE=1 to use the cache";
+        format!("cannot reach {} ({reason}); {lack}{advice}", self.endpoint)
+    }
+
     /// By when so many files of so many bytes in all have to be there.
     pub(super) fn deadline(&self, files: usize, bytes: u64) -> Instant {
         deadline(self.patience, files, bytes)

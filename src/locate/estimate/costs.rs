@@ -1,13 +1,13 @@
 //! What rows cost on this machine: measured with the model's own layers.
 
-use super::super::adaptive::Adaptive;
-use super::super::gradient::Effect;
-use super::super::importance::of_clean;
-use super::super::stage::Stage;
-use super::super::sums::Importance;
-use super::super::{Ranking, Samples};
 use crate::compute::{Hook, NoHook, Row, Sample};
 use crate::error::Result;
+use crate::locate::adaptive::Adaptive;
+use crate::locate::gradient::Effect;
+use crate::locate::importance::of_clean;
+use crate::locate::stage::Stage;
+use crate::locate::sums::Importance;
+use crate::locate::{Ranking, Samples};
 use std::time::{Duration, Instant};
 
 /// How long each of some costs is measured, and how many times at least.

@@ -41,6 +41,15 @@ pub fn whole_ticks(from: usize, to: usize, at_most: usize) -> impl Iterator<Item
     (from.next_multiple_of(step)..=to).step_by(step)
 }
 
+/// As [`whole_ticks`], not of whole numbers alone; about so many.
+pub fn ticks(from: f64, to: f64, about: f64) -> impl Iterator<Item = f64> {
+    let least = (to - from) / about;
+    let power = 10f64.powf(least.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= least).unwrap_or(least);
+    let first = (from / step).ceil() as i64;
+    (first..).map(move |at| at as f64 * step).take_while(move |at| *at <= to + step * 1e-9)
+}
+
 /// Both axes with their ticks and names.
 pub fn axes(scale: &Scale, x: (&str, &[Tick]), y: (&str, &[Tick])) -> String {
     let mut out = String::new();

@@ -15,7 +15,7 @@ const MOST_DOTS: usize = 60;
 pub fn figure(report: &Document<CriticalSetReport>) -> String {
     let CriticalSetReport { base, prefix, .. } = &report.result;
     let base = base.nll_nats;
-    let threshold = base + report.settings.epsilon * LN_10;
+    let threshold = base + report.settings.search.epsilon * LN_10;
     let nlls: Vec<f64> = std::iter::once(base).chain(prefix.curve_nll_nats.iter().copied()).collect();
     let scale = scale(&nlls, threshold);
     let last = nlls.len() - 1;
@@ -34,7 +34,7 @@ pub fn figure(report: &Document<CriticalSetReport>) -> String {
         "With no neuron masked perplexity is {at_base}, with {last} masked it is {at_end}; the threshold of collapse is {}.",
         number(perplexity(threshold))
     );
-    let epsilon = report.settings.epsilon;
+    let epsilon = report.settings.search.epsilon;
     let outcome = match (prefix.collapsed, report.result.is_gradual()) {
         (true, false) => format!("collapse at n = {last}"),
         (true, true) => format!("gradual, ε reached at n = {last}"),

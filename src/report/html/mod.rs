@@ -150,7 +150,7 @@ fn critical_set(document: &Document<CriticalSetReport>) -> String {
         if set.subsets.len() > 1 {
             let subsets = set.subsets.iter().map(|subset| {
                 let names: Vec<String> = subset.neurons.iter().map(|n| n.short()).collect();
-                let collapsed = if subset.damage >= document.settings.epsilon { "yes" } else { "no" };
+                let collapsed = if subset.damage >= document.settings.search.epsilon { "yes" } else { "no" };
                 let (perplexity, damage) = (number(perplexity(subset.nll_nats)), number(subset.damage));
                 vec![names.join(" + "), perplexity, damage, collapsed.into()]
             });

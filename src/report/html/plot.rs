@@ -4,6 +4,7 @@ use super::chart::{self, BOTTOM, LEFT, Legend, RIGHT, Scale, TOP, Tick};
 use super::elements::{CHARTS, COLOURS};
 use super::number;
 use crate::escape::markup as escaped;
+use crate::report::study::shown_cell;
 use crate::study::{Cell, Chart, Mark, Table};
 use std::fmt::Write;
 
@@ -40,8 +41,8 @@ fn drawn(chart: &Chart, table: &Table) -> (String, String, Legend) {
     let names = names(chart, table);
     let xs: Vec<f64> = points.iter().map(|point| point.x).collect();
     let (least, most) = (xs.iter().copied().fold(f64::MAX, f64::min), xs.iter().copied().fold(f64::MIN, f64::max));
-    let counted = |row: &Vec<Cell>| matches!(table.column(&chart.x).map(|at| &row[at]), Some(Cell::Count(_)));
-    let whole = table.rows.iter().any(counted);
+    let counted = |row: &'_ Vec<Cell>| matches!(table.column(&chart.x).map(|at| &row[at]), Some(Cell::Count(_)));
+    let whole = rows(chart, table).any(counted);
     let beside = if chart.mark == Mark::Bar || most == least { 0.5 } else { 0.0 };
     let scale = Scale { x: (least - beside, most + beside), y };
     let mut inside = chart::axes(
@@ -68,10 +69,18 @@ struct Point {
     label: String,
 }
 
+/// The rows that are drawn.
+fn rows<'t>(chart: &'t Chart, table: &'t Table) -> impl Iterator<Item = &'t Vec<Cell>> {
+    let is = |row: &Vec<Cell>, (column, text): &(String, String)| {
+        table.column(column).is_some_and(|at| matches!(&row[at], Cell::Text(found) if found == text))
+    };
+    table.rows.iter().filter(move |row| chart.only.iter().all(|only| is(row, only)))
+}
+
 /// The names along x, where they are words.
-fn names<'t>(chart: &Chart, table: &'t Table) -> Vec<&'t str> {
+fn names<'t>(chart: &'t Chart, table: &'t Table) -> Vec<&'t str> {
     let mut names = Vec::new();
-    for row in &table.rows {
+    for row in rows(chart, table) {
         if let Some(Cell::Text(name)) = table.column(&chart.x).map(|at| &row[at])
             && !names.contains(&name.as_str())
         {
@@ -87,30 +96,20 @@ fn series(chart: &Chart, table: &Table) -> Vec<(String, Vec<Point>)> {
     let by = chart.series.as_ref().and_then(|name| table.column(name));
     let names = names(chart, table);
     let mut all: Vec<(String, Vec<Point>)> = Vec::new();
-    for row in &table.rows {
-        let name = by.map(|at| shown(&row[at])).unwrap_or_default();
+    for row in rows(chart, table) {
+        let name = by.map(|at| shown_cell(&row[at])).unwrap_or_default();
         let place = match &row[x] {
             Cell::Text(text) => names.iter().position(|name| name == text).map(|at| at as f64),
             cell => cell.number().map(|value| x_axis(chart, value)).filter(|x| x.is_finite()),
         };
         let (Some(place), Some(height)) = (place, row[y].number()) else { continue };
-        let point = Point { x: place, y: height, label: shown(&row[x]) };
+        let point = Point { x: place, y: height, label: shown_cell(&row[x]) };
         match all.iter_mut().find(|(known, _)| *known == name) {
             Some((_, points)) => points.push(point),
             None => all.push((name, vec![point])),
         }
     }
     all
-}
-
-/// A cell in words.
-pub fn shown(cell: &Cell) -> String {
-    match cell {
-        Cell::Count(count) => count.to_string(),
-        Cell::Number(value) => number(*value),
-        Cell::Text(text) => text.clone(),
-        Cell::Nothing => "–".into(),
-    }
 }
 
 fn prefix(name: &str) -> String {
@@ -144,19 +143,10 @@ fn span(values: impl Iterator<Item = f64>, chart: &Chart) -> Option<(f64, f64)> 
     })
 }
 
-/// Multiples of 1, 2 or 5 times a power of ten, about so many.
-fn ticks(from: f64, to: f64, about: f64) -> impl Iterator<Item = f64> {
-    let least = (to - from) / about;
-    let power = 10f64.powf(least.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= least).unwrap_or(least);
-    let first = (from / step).ceil() as i64;
-    (first..).map(move |at| at as f64 * step).take_while(move |at| *at <= to + step * 1e-9)
-}
-
 fn y_ticks(chart: &Chart, (low, high): (f64, f64)) -> Vec<Tick> {
     match chart.log_y {
         true => decades(low, high),
-        false => ticks(low, high, 6.0).map(|at| (at, tidy(at))).collect(),
+        false => chart::ticks(low, high, 6.0).map(|at| (at, tidy(at))).collect(),
     }
 }
 
@@ -181,10 +171,10 @@ fn x_ticks(chart: &Chart, names: &[&str], (low, high): (f64, f64), whole: bool) 
             let zero = (low == ZERO).then(|| (ZERO, "0".into()));
             zero.into_iter().chain(decades(low.max(if low == ZERO { 0.0 } else { low }), high)).collect()
         }
-        false => ticks(low, high.max(low + 1.0), 8.0)
-            .filter(|at| !whole || at.fract() == 0.0)
-            .map(|at| (at, tidy(at)))
-            .collect(),
+        false if whole => {
+            chart::whole_ticks(low as usize, high as usize, 8).map(|at| (at as f64, at.to_string())).collect()
+        }
+        false => chart::ticks(low, high.max(low + 1.0), 8.0).map(|at| (at, tidy(at))).collect(),
     }
 }
 

@@ -4,7 +4,8 @@ use super::elements::{page, pairs, table};
 use super::plot;
 use crate::document::Document;
 use crate::escape::markup as escaped;
-use crate::study::{Cell, StudyReport, Table};
+use crate::report::study::shown_cell;
+use crate::study::{StudyReport, Table};
 use crate::tool::Tool;
 use std::fmt::Write;
 
@@ -76,18 +77,17 @@ fn study(document: &Document<StudyReport>) -> String {
 }
 
 fn shown(of: &Table) -> String {
+    if of.rows.is_empty() {
+        return String::new();
+    }
     let numeric = |at: &usize| of.rows.iter().any(|row| row[*at].number().is_some());
     let numeric: Vec<usize> = (0..of.columns.len()).filter(numeric).collect();
     let columns: Vec<String> = of.columns.iter().map(|column| escaped(column)).collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-    let rows = of.rows.iter().take(MOST_ROWS).map(|row| row.iter().map(plot::shown).collect());
+    let rows = of.rows.iter().take(MOST_ROWS).map(|row| row.iter().map(shown_cell).collect());
     let title = match of.rows.len() > MOST_ROWS {
         false => escaped(&of.title),
         true => format!("{} (the first {MOST_ROWS} of {} rows)", escaped(&of.title), of.rows.len()),
     };
-    let is_empty = |row: &Vec<Cell>| row.is_empty();
-    if of.rows.iter().all(is_empty) {
-        return String::new();
-    }
     table(&title, &columns, &numeric, rows)
 }

@@ -159,7 +159,7 @@ fn nothing_that_is_said_becomes_markup() {
     });
     let mut found = report(4.4, &[4.4, 9.9], true);
     let s = &mut found.settings;
-    s.sites = SiteSelection::Glob(hostile());
+    s.search.sites = SiteSelection::Glob(hostile());
     for text in [&mut s.device, &mut s.text_sha256] {
         *text = hostile();
     }

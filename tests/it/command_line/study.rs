@@ -95,7 +95,12 @@ fn all_studies_leave_their_figures_and_are_not_repeated() {
     let again: Vec<&String> = first.keys().filter(|name| first[*name] != second[*name]).collect();
     assert_eq!(again, ["beta.beta.csv", "beta.beta.svg", "beta.json", "index.html"]);
 
-    // Another setting is another result.
+    // Another setting is another result of the studies that use it.
+    let other = [&all[..], &["--betas", "0,2"]].concat();
+    assert_eq!(place.run(&other).status.code(), Some(0));
+    let third = written(&folder);
+    let again: Vec<&String> = second.keys().filter(|name| second[*name] != third[*name]).collect();
+    assert_eq!(again, ["beta.beta.csv", "beta.beta.svg", "beta.json", "index.html"]);
     let other = [&study("beta", &["-o", "{out}/studies"])[..], &["--seed", "7"]].concat();
     assert_eq!(place.run(&other).status.code(), Some(0));
     assert_eq!(json(&folder.join("beta.json"))["settings"]["search"]["seed"], 7);
@@ -227,6 +232,8 @@ fn what_cannot_be_studied_is_one_line() {
     )
     .unwrap();
     std::fs::write(place.out().join("a file"), "").unwrap();
+    std::fs::write(place.out().join("text"), "A text that is called as the reference text is, and is long enough.")
+        .unwrap();
     let cases: &[(&[&str], &[&str])] = &[
         (&["study", "criticals", "{model}"], &["study \"criticals\"", "expected all, or one of critical, rankings"]),
         (&["study", "critical"], &["study critical needs a MODEL"]),
@@ -237,6 +244,12 @@ fn what_cannot_be_studied_is_one_line() {
         (&["study", "critical", "{model}", "--corpus", "{out}/empty.txt"], &["empty.txt", "holds no text"]),
         (&["study", "critical", "{model}", "--corpus", "{out}/none.txt"], &["none.txt", "is not there"]),
         (&["study", "beta", "{model}", "--critical", "{out}/c.json"], &["c.json", "is the critical set of a \"GPT\""]),
+        (
+            &["study", "critical", "{model}", "--critical", "{out}/c.json"],
+            &["masks no given set", "leave --critical out"],
+        ),
+        (&["study", "beta", "{model}", "--corpus", "kinds", "--corpus", "kinds"], &["two corpora called \"kinds\""]),
+        (&["study", "beta", "{model}", "--corpus", "{out}/text"], &["two corpora called \"text\""]),
         (&["study", "beta", "{model}", "--betas", "inf"], &["beta is inf", "expected a finite number"]),
         (
             &["study", "beta", "{model}", "--epsilon", "50", "--max-neurons", "2", "--text", TEXT, "--samples", "2"],
