@@ -8,6 +8,7 @@ mod listing;
 mod origin;
 mod part;
 mod patience;
+pub mod published;
 mod remote;
 mod settings;
 #[cfg(test)]

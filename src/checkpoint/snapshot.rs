@@ -2,6 +2,7 @@
 //! blob is named by its content.
 
 use super::hex;
+use super::hub::HubId;
 use super::hub::content::ContentName;
 use super::stand_in::StandIn;
 use crate::error::{Error, Result};
@@ -20,6 +21,14 @@ impl Snapshot {
     pub fn of(root: &Path) -> Option<Snapshot> {
         let root = root.canonicalize().ok()?;
         files::hub_repository(&root).map(|repository| Snapshot { blobs: repository.join(BLOBS) })
+    }
+
+    /// The repository and commit that it is of, by the names of the folders on the way to `root`; none of a data set's.
+    pub fn id(&self, root: &Path) -> Option<HubId> {
+        let repository = self.blobs.parent()?;
+        let name = repository.file_name()?.to_str()?.strip_prefix("models--")?;
+        let commit = root.strip_prefix(repository.join("snapshots")).ok()?.iter().next()?.to_str()?;
+        format!("{}@{commit}", name.replacen("--", "/", 1)).parse().ok()
     }
 
     /// Whether `root`, the snapshot or a folder in it, or one that it lies in holds links to blobs, as on every system

@@ -8,6 +8,7 @@ pub mod document;
 pub mod fingerprint;
 pub mod lesion;
 pub mod lint;
+pub mod published;
 pub mod receipt;
 pub mod signature;
 pub mod verify;

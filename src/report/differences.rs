@@ -1,8 +1,10 @@
 //! In what checkpoints differ, in sentences for people.
 
+use super::short::short;
 use crate::error::{Bytes, Count};
 use crate::integrity::diff::Diff;
 use crate::integrity::difference::Difference;
+use crate::integrity::published::PublishedVerification;
 use crate::integrity::verify::Verification;
 use crate::patch::Verified;
 use std::fmt::Write;
@@ -19,6 +21,28 @@ pub fn verification(v: &Verification) -> String {
         _ => format!("NOT INTACT ({examined})\n"),
     };
     head + &sentences(&v.differences)
+}
+
+/// The verdict of `verify`, beside what a hub published.
+pub fn published(v: &PublishedVerification) -> String {
+    let examined = format!("{}, {}", Count(v.files, "file", "files"), Bytes(v.bytes));
+    let named = match (&v.repository, &v.commit) {
+        (Some(repository), Some(commit)) => format!("as {repository} publishes them at {commit}"),
+        _ => "what the Hugging Face cache calls them".to_owned(),
+    };
+    let head = match v.passed {
+        true => format!("INTACT: {examined} are {named}\n"),
+        false => format!("NOT INTACT ({examined}): not all are {named}\n"),
+    };
+    let not_here = match v.not_here.len() {
+        0 => String::new(),
+        more => format!(
+            "{} published that a model does not need, not here: {}\n",
+            Count(more, "file", "files"),
+            short(&v.not_here.join(", "))
+        ),
+    };
+    head + &sentences(&v.differences) + &not_here
 }
 
 /// The verdict of `diff`.

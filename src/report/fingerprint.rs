@@ -3,9 +3,17 @@
 use super::hub;
 use crate::checkpoint::hex;
 use crate::checkpoint::hub::Origin;
-use crate::error::Bytes;
+use crate::checkpoint::hub::published::Published;
+use crate::error::{Bytes, Count};
 use crate::integrity::fingerprint::Fingerprint;
 use std::time::Duration;
+
+/// How much a hub publishes.
+pub fn published(published: &Published) -> String {
+    let Published { repository, revision, commit, files } = published;
+    let bytes = Bytes(files.iter().map(|file| file.bytes).fold(0, u64::saturating_add));
+    format!("{}, {bytes} of {repository} {revision}, commit {commit}", Count(files.len(), "file", "files"))
+}
 
 /// How much it covers, what it took, and which commit of a hub repository that is.
 pub fn summary(fingerprint: &Fingerprint, origin: Option<&Origin>, time: Duration) -> String {

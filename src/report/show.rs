@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::evaluate::corpus_perplexity::CorpusPerplexity;
 use crate::evaluate::perplexity::Perplexity;
 use crate::integrity::document::{DiffDocument, VerificationDocument};
+use crate::integrity::published::PublishedVerification;
 use crate::integrity::signature::SignatureReport;
 use crate::locate::{CriticalSetReport, Estimate};
 use crate::monitor::CheckDocument;
@@ -81,6 +82,12 @@ impl ShowFindings for Document<Linted> {
 
     fn html(&self) -> String {
         html::lint(self)
+    }
+}
+
+impl Show for Document<PublishedVerification> {
+    fn table(&self) -> String {
+        differences::published(&self.result) + &hub::lines(self.model.hub(), &self.result.not_examined)
     }
 }
 

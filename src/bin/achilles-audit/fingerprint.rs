@@ -2,7 +2,9 @@
 
 use crate::{output, stderr};
 use achilles_audit::checkpoint::Opened;
+use achilles_audit::checkpoint::hub::HubId;
 use achilles_audit::integrity::fingerprint::{self, Cache, FingerprintSettings};
+use achilles_audit::integrity::published;
 use achilles_audit::progress::Progress;
 use achilles_audit::{Result, escape, files, report};
 use std::path::PathBuf;
@@ -12,7 +14,12 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// A model folder, a .gguf or .safetensors file, or a hub id (org/name[@revision])
-    pub model: String,
+    #[arg(required_unless_present = "hub")]
+    pub model: Option<String>,
+    /// Write what the hub publishes of a repository (names, sizes and digests; nothing is downloaded), to verify a copy
+    /// against it later
+    #[arg(long, value_name = "ORG/NAME[@REVISION]", conflicts_with_all = ["model", "ignore", "row_digests", "digest_cache"])]
+    pub hub: Option<HubId>,
     /// Write the fingerprint to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -31,7 +38,14 @@ pub struct Options {
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     options.output.as_deref().map_or(Ok(()), files::check_writable)?;
-    let opened = Opened::open(&options.model, progress)?;
+    if let Some(id) = &options.hub {
+        let found = published::manifest(id)?;
+        stderr::line(&report::fingerprint::published(found.result.published()));
+        return output::write_to(options.output.as_deref(), &report::json::document(&found)?)
+            .map(|()| ExitCode::SUCCESS);
+    }
+    let model = options.model.as_deref().unwrap_or_default();
+    let opened = Opened::open(model, progress)?;
     let settings = FingerprintSettings {
         ignore: options.ignore.clone(),
         row_digests: options.row_digests.clone(),
@@ -41,7 +55,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let started = Instant::now();
     let taken = fingerprint::take(&opened, &settings, options.output.as_deref(), cache.as_ref(), progress)?;
     let found = taken.sound(opened.base())?;
-    let text = found.to_json(&options.model, opened.origin())?;
+    let text = found.to_json(model, opened.origin())?;
     match &options.output {
         Some(path) => files::write_whole(path, text.as_bytes())?,
         None => output::print(&escape::json(&text))?,

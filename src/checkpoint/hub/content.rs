@@ -1,13 +1,42 @@
 //! What a file's content is called: by Git, or by its SHA-256. The hub and its cache name files so.
 
+use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::io::{self, Read};
 
 /// The name that a content has: of a small file Git's SHA-1 of it, of a large one its SHA-256; lower-case hex.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Named", into = "Named")]
 pub struct ContentName(String);
+
+/// The same as JSON has it, by which digest it is.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Named {
+    GitSha1(String),
+    Sha256(String),
+}
+
+impl From<ContentName> for Named {
+    fn from(name: ContentName) -> Named {
+        if name.0.len() == 40 { Named::GitSha1(name.0) } else { Named::Sha256(name.0) }
+    }
+}
+
+impl TryFrom<Named> for ContentName {
+    type Error = String;
+
+    fn try_from(named: Named) -> Result<ContentName, String> {
+        let (hex, digits) = match named {
+            Named::GitSha1(hex) => (hex, 40),
+            Named::Sha256(hex) => (hex, 64),
+        };
+        let name = ContentName::parse(&hex).filter(|name| name.0.len() == digits);
+        name.ok_or_else(|| format!("the digest {hex:?} is none: expected {digits} hex digits"))
+    }
+}
 
 impl ContentName {
     /// 40 hex digits are Git's name of a blob, 64 are a SHA-256.

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 pub(super) const LARGEST_LISTING: u64 = 8 << 20;
 /// More than any model's repository has.
 const MOST_FILES: usize = 10_000;
+/// From so many files on a list may leave some out, and only the pages of the tree tell all.
+const MOST_LISTED: usize = 1_000;
 /// The hub takes no file that is nearly so large.
 const LARGEST_FILE: u64 = 1 << 40;
 
@@ -47,30 +49,91 @@ struct Lfs {
     size: Option<u64>,
 }
 
+/// A line of `/api/models/ID/tree/COMMIT?recursive=true`.
+#[derive(serde::Deserialize)]
+struct TreeEntry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
+    #[serde(default)]
+    size: u64,
+    oid: String,
+    lfs: Option<TreeLfs>,
+}
+
+#[derive(serde::Deserialize)]
+struct TreeLfs {
+    oid: String,
+    size: u64,
+}
+
 impl Listing {
     /// Reads what the hub answers to `/api/models/ID/revision/REVISION?blobs=true`; else what is wrong with it.
     pub(super) fn parse(text: &[u8]) -> Result<Listing, String> {
         let answer: Answer = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-        if !is_commit(&answer.sha) {
+        let listed = |sibling: Sibling| {
+            let name = sibling.rfilename.clone();
+            let listed = sibling.listed().map_err(|problem| format!("it lists {name} {problem}"))?;
+            Ok((name, listed))
+        };
+        let files: Vec<_> = answer.siblings.into_iter().map(listed).collect::<Result<_, String>>()?;
+        Listing::of(&answer.sha, files.into_iter())
+    }
+
+    /// A commit's files, checked; else what cannot be.
+    pub(super) fn of(commit: &str, listed: impl ExactSizeIterator<Item = (String, Listed)>) -> Result<Listing, String> {
+        if !is_commit(commit) {
             return Err("the commit is not a Git object name".into());
         }
-        if answer.siblings.len() > MOST_FILES {
-            return Err(format!("it lists {} files, expected at most {MOST_FILES}", answer.siblings.len()));
+        if listed.len() > MOST_FILES {
+            return Err(format!("it lists {} files, expected at most {MOST_FILES}", listed.len()));
         }
         let mut files = BTreeMap::new();
-        for sibling in answer.siblings {
-            let name = sibling.rfilename.clone();
+        for (name, listed) in listed {
             if let Some(problem) = unsafe_name(&name) {
                 return Err(format!("it lists a file named {name:?}, which {problem}"));
             }
-            let listed = sibling.listed().map_err(|problem| format!("it lists {name} {problem}"))?;
+            if let Some(size) = listed.size.filter(|size| *size > LARGEST_FILE) {
+                return Err(format!("it lists {name} with {size} bytes, expected at most {LARGEST_FILE}"));
+            }
             if files.insert(name.clone(), listed).is_some() {
                 return Err(format!("it lists {name} twice"));
             }
         }
         match collision(&files) {
             Some(name) => Err(format!("it lists {name:?} and another file that some file systems put in its place")),
-            None => Ok(Listing { commit: answer.sha, files }),
+            None => Ok(Listing { commit: commit.to_owned(), files }),
+        }
+    }
+
+    /// Whether it tells all that there is to tell of each file.
+    pub(super) fn is_whole(&self) -> bool {
+        self.files.len() < MOST_LISTED && self.files.values().all(|file| file.size.is_some() && file.content.is_some())
+    }
+
+    /// The list as pages of the tree tell it; else what cannot be in them, or contradicts the list.
+    pub(super) fn completed(self, pages: &[Vec<u8>]) -> Result<Listing, String> {
+        let mut files = Vec::new();
+        for page in pages {
+            let entries: Vec<TreeEntry> = serde_json::from_slice(page).map_err(|e| e.to_string())?;
+            for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
+                let name = entry.path;
+                let blob_id = Some(entry.oid);
+                let lfs = entry.lfs.map(|lfs| Lfs { sha256: Some(lfs.oid), size: Some(lfs.size) });
+                let sibling = Sibling { rfilename: name.clone(), size: Some(entry.size), blob_id, lfs };
+                let listed = sibling.listed().map_err(|problem| format!("it lists {name} {problem}"))?;
+                if let Some(Listed { size: Some(size), .. }) = self.files.get(&name)
+                    && Some(*size) != listed.size
+                {
+                    return Err(format!("it lists {name} with {size} bytes and with {}", entry.size));
+                }
+                files.push((name, listed));
+            }
+        }
+        let whole = Listing::of(&self.commit, files.into_iter())?;
+        match self.files.keys().find(|name| !whole.files.contains_key(*name)) {
+            Some(name) => Err(format!("it lists {name} in one place and not in another")),
+            None => Ok(whole),
         }
     }
 }
@@ -84,9 +147,6 @@ impl Sibling {
             return Err(format!("with {size} bytes and with {other}"));
         }
         let size = self.size.or(of_lfs);
-        if let Some(size) = size.filter(|size| *size > LARGEST_FILE) {
-            return Err(format!("with {size} bytes, expected at most {LARGEST_FILE}"));
-        }
         // Where a file is large, the blob is only the pointer to it.
         let name = sha256.or(self.blob_id);
         let content =

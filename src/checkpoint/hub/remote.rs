@@ -23,6 +23,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// How often a request is tried without a byte of progress.
 const ATTEMPTS: u32 = 3;
 const REDIRECTS: u32 = 5;
+/// Pages of a tree that are asked for at most: the hub gives a thousand files on each.
+const PAGES: usize = 50;
 /// What a path in a URL holds as it is.
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
@@ -110,22 +112,54 @@ impl<'a> Remote<'a> {
         let (kind, repo) = (self.id.kind().plural(), self.id.repo());
         let url = format!("{}/api/{kind}/{repo}/revision/{revision}?blobs=true", self.endpoint);
         let response = self.send(Method::Get { from: 0 }, &url, "", self.deadline(0, 0))?;
-        let odd = |what: String| {
-            let problem = format!("{} does not answer as a hub does ({what}); check HF_ENDPOINT", self.endpoint);
-            Failure::Refused(self.id.error(problem))
-        };
+        let listing = Listing::parse(&self.page(response)?).map_err(|what| self.odd(&what))?;
+        if is_commit(self.id.revision()) && listing.commit != self.id.revision() {
+            return Err(self.odd(&format!("it names commit {}", listing.commit)));
+        }
+        Ok(listing)
+    }
+
+    /// As [`Remote::listing`], and where that does not tell all, by the pages of the commit's tree.
+    pub(super) fn whole_listing(&self) -> std::result::Result<Listing, Failure> {
+        let listing = self.listing()?;
+        if listing.is_whole() {
+            return Ok(listing);
+        }
+        let (kind, repo) = (self.id.kind().plural(), self.id.repo());
+        let mut url = format!("{}/api/{kind}/{repo}/tree/{}?recursive=true", self.endpoint, listing.commit);
+        let until = self.deadline(PAGES, 0);
+        let mut pages = Vec::new();
+        loop {
+            let response = self.send(Method::Get { from: 0 }, &url, "", until)?;
+            let link = response.headers().get("link").and_then(|value| value.to_str().ok());
+            let next = link.and_then(next_page).map(str::to_owned);
+            pages.push(self.page(response)?);
+            let Some(next) = next else { break };
+            // Pages are the hub's own: with its token, and nowhere else.
+            let next = join(&url, &next).filter(|next| origin(next) == origin(&self.endpoint));
+            url = next.ok_or_else(|| self.odd("the next page of its files is elsewhere"))?;
+            if pages.len() == PAGES {
+                return Err(self.odd(&format!("its list of files has more than {PAGES} pages")));
+            }
+        }
+        listing.completed(&pages).map_err(|what| self.odd(&what))
+    }
+
+    /// An answer that lists files, whole.
+    fn page(&self, response: Response<Body>) -> std::result::Result<Vec<u8>, Failure> {
         let mut text = Vec::new();
         let body = response.into_body().into_reader();
         let read = body.take(LARGEST_LISTING + 1).read_to_end(&mut text);
         read.map_err(|e| Failure::Unreachable(e.to_string()))?;
         if text.len() as u64 > LARGEST_LISTING {
-            return Err(odd(format!("its list of files is longer than {}", Bytes(LARGEST_LISTING))));
+            return Err(self.odd(&format!("its list of files is longer than {}", Bytes(LARGEST_LISTING))));
         }
-        let listing = Listing::parse(&text).map_err(odd)?;
-        if is_commit(self.id.revision()) && listing.commit != self.id.revision() {
-            return Err(odd(format!("it names commit {}", listing.commit)));
-        }
-        Ok(listing)
+        Ok(text)
+    }
+
+    fn odd(&self, what: &str) -> Failure {
+        let problem = format!("{} does not answer as a hub does ({what}); check HF_ENDPOINT", self.endpoint);
+        Failure::Refused(self.id.error(problem))
     }
 
     /// Asks for a file's size and digest, and holds what the list says of it against them.
@@ -381,6 +415,20 @@ fn join(url: &str, location: &str) -> Option<String> {
         return None;
     };
     (next.starts_with("https://") || url.starts_with("http://")).then_some(next)
+}
+
+/// Where `Link: <URL>; rel="next"` says that a list goes on.
+fn next_page(link: &str) -> Option<&str> {
+    let is_next = |parameters: &str| parameters.split(';').any(|p| matches!(p.trim(), "rel=\"next\"" | "rel=next"));
+    let mut rest = link;
+    while let Some((url, after)) = rest.split_once('<').and_then(|(_, from)| from.split_once('>')) {
+        let (parameters, further) = after.split_once(",").unwrap_or((after, ""));
+        if is_next(parameters) {
+            return Some(url);
+        }
+        rest = further;
+    }
+    None
 }
 
 /// The first byte of `bytes FIRST-LAST/SIZE`.

@@ -162,10 +162,7 @@ pub(super) fn take_beside(
     let root = opened.base();
     let algorithm = before.map_or(Algorithm::Blake3, |before| before.algorithm);
     let row_digests = globs(&settings.row_digests)?;
-    let (found, mut problems) = match opened.is_file() {
-        true => (parts(opened)?, Problems::new()),
-        false => list(root, settings, except)?,
-    };
+    let (found, mut problems) = files_of(opened, &settings.ignore, except)?;
     let mut order = by_identity(&found);
     for (first, others) in &order {
         if read::is_safetensors(&first.path) && others.len() >= MOST_NAMES {
@@ -261,16 +258,19 @@ fn read_or_known(
 }
 
 /// A file that is to be read, or a link to one.
-struct Listed {
-    path: String,
-    bytes: u64,
-    link: Option<String>,
-    blob: Option<Blob>,
+pub(super) struct Listed {
+    /// Below the folder, `/`-separated.
+    pub path: String,
+    pub bytes: u64,
+    /// Where it leads, if it is a link to no blob.
+    pub link: Option<String>,
+    /// The file of the hub's cache that it is.
+    pub blob: Option<Blob>,
     identity: Option<(u64, u64)>,
 }
 
 /// Paths, and what is wrong with each.
-type Problems = Vec<(String, String)>;
+pub(super) type Problems = Vec<(String, String)>;
 
 /// The files of what is no folder.
 fn parts(opened: &Opened) -> Result<Vec<Listed>> {
@@ -282,9 +282,16 @@ fn parts(opened: &Opened) -> Result<Vec<Listed>> {
     opened.places().into_iter().map(of).collect()
 }
 
-/// The files to read, and the paths that cannot be, with the reason.
-fn list(root: &Path, settings: &FingerprintSettings, except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {
-    let ignore = globs(&settings.ignore)?;
+/// The files of a model to read, but `except`, and the paths that cannot be, with the reason.
+pub(super) fn files_of(opened: &Opened, ignore: &[String], except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {
+    match opened.is_file() {
+        true => Ok((parts(opened)?, Problems::new())),
+        false => list(opened.base(), ignore, except),
+    }
+}
+
+fn list(root: &Path, ignore: &[String], except: Option<&Path>) -> Result<(Vec<Listed>, Problems)> {
+    let ignore = globs(ignore)?;
     let snapshot = Snapshot::of(root);
     let own = except.and_then(|path| walk::below(root, path));
     let left_out = |path: &str| ignore.is_match(path) || walk::is_left_out(root, path);

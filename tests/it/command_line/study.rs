@@ -232,8 +232,6 @@ fn what_cannot_be_studied_is_one_line() {
     )
     .unwrap();
     std::fs::write(place.out().join("a file"), "").unwrap();
-    std::fs::write(place.out().join("text"), "A text that is called as the reference text is, and is long enough.")
-        .unwrap();
     let cases: &[(&[&str], &[&str])] = &[
         (&["study", "criticals", "{model}"], &["study \"criticals\"", "expected all, or one of critical, rankings"]),
         (&["study", "critical"], &["study critical needs a MODEL"]),
@@ -249,7 +247,6 @@ fn what_cannot_be_studied_is_one_line() {
             &["masks no given set", "leave --critical out"],
         ),
         (&["study", "beta", "{model}", "--corpus", "kinds", "--corpus", "kinds"], &["two corpora called \"kinds\""]),
-        (&["study", "beta", "{model}", "--corpus", "{out}/text"], &["two corpora called \"text\""]),
         (&["study", "beta", "{model}", "--betas", "inf"], &["beta is inf", "expected a finite number"]),
         (
             &["study", "beta", "{model}", "--epsilon", "50", "--max-neurons", "2", "--text", TEXT, "--samples", "2"],

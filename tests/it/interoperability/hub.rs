@@ -11,7 +11,7 @@ use std::path::Path;
 pub mod server;
 
 /// The tiny model as a repository.
-fn hub(place: &Place, more: &[(&str, &[u8])]) -> Server {
+pub fn hub(place: &Place, more: &[(&str, &[u8])]) -> Server {
     let files = ["config.json", "model.safetensors", "tokenizer.json"];
     let read = |name: &str| (name.to_owned(), std::fs::read(place.model().join(name)).unwrap());
     let mut files: Files = files.into_iter().map(read).collect();
@@ -28,7 +28,7 @@ fn large(hub: &Server, name: &str) {
 }
 
 /// The exit code, standard output as JSON if it is some, and standard error.
-fn run(place: &Place, hub: &Server, args: &[&str]) -> (i32, Value, String) {
+pub fn run(place: &Place, hub: &Server, args: &[&str]) -> (i32, Value, String) {
     let output = place.command(args).env("HF_ENDPOINT", &hub.endpoint).output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or_default(), told)

@@ -6,4 +6,5 @@ mod datasets;
 mod hub;
 #[cfg(unix)]
 mod oms;
+mod published;
 mod served;

@@ -36,6 +36,8 @@ pub struct Behaviour {
     pub list: Option<Vec<u8>>,
     /// Its list has names only.
     pub names_only: bool,
+    /// Pages of its tree have so many files; it has no tree without.
+    pub tree_page: Option<usize>,
     /// Its files have no digest.
     pub no_etags: bool,
     /// Sizes that it claims for files.
@@ -193,6 +195,14 @@ fn hub(request: &Request, stream: &mut TcpStream, state: &Behaviour, cdn: &str) 
         let body = state.list.clone().unwrap_or_else(|| list(state, &state.files, COMMIT));
         return send(200, &[], &body, body.len());
     }
+    if let Some(rest) = request.path.strip_prefix(&format!("/api/models/org/tiny/tree/{COMMIT}?recursive=true")) {
+        let Some(size) = state.tree_page else { return send(404, &[], b"", 0) };
+        let from = rest.strip_prefix("&cursor=").map_or(0, |at| at.parse().unwrap());
+        let body = tree(state, from, size);
+        let next = format!("<{}&cursor={}>; rel=\"next\"", request.path.split('&').next().unwrap(), from + size);
+        let headers = [("Link", &*next)];
+        return send(200, if from + size < state.files.len() { &headers } else { &[] }, &body, body.len());
+    }
     if let Some(rest) = request.path.strip_prefix("/api/datasets/org/tiny/revision/") {
         let body = match (rest.split('?').next().unwrap(), &state.converted) {
             ("main", _) => list(state, &state.files, COMMIT),
@@ -259,6 +269,21 @@ fn list(state: &Behaviour, files: &Files, commit: &str) -> Vec<u8> {
     };
     let siblings: Vec<_> = files.iter().map(sibling).collect();
     serde_json::json!({"id": "org/tiny", "sha": commit, "siblings": siblings}).to_string().into_bytes()
+}
+
+/// A page of the tree: folders are in it as well.
+fn tree(state: &Behaviour, from: usize, size: usize) -> Vec<u8> {
+    let entry = |(name, bytes): (&String, &Vec<u8>)| {
+        let size = state.sizes.get(name).copied().unwrap_or(bytes.len() as u64);
+        let mut entry = serde_json::json!({"type": "file", "path": name, "size": size, "oid": git_sha1(bytes)});
+        if is_large(name) {
+            entry["lfs"] = serde_json::json!({"oid": sha256(bytes), "size": size, "pointerSize": 130});
+        }
+        entry
+    };
+    let mut entries: Vec<_> = state.files.iter().skip(from).take(size).map(entry).collect();
+    entries.push(serde_json::json!({"type": "directory", "path": "folder", "size": 0, "oid": "8".repeat(40)}));
+    serde_json::Value::from(entries).to_string().into_bytes()
 }
 
 /// With `%20` and the like undone.
