@@ -59,7 +59,8 @@ impl Kind for Linted {
     type Settings = LintSettings;
 }
 
-/// Examines a model's files, an adapter's beside its `base`, and judges what they show.
+/// Examines a model's files, an adapter's beside its `base`, and judges what they show. Of a hub repository that the cache
+/// does not hold it reads all but the values of weights; where `download` is set, those, too.
 ///
 /// # Errors
 /// There is no such model or base, it has no files that could be a model's, a file changed meanwhile, or the
@@ -67,11 +68,13 @@ impl Kind for Linted {
 pub fn lint(
     model: &str,
     base: Option<&str>,
+    download: bool,
     rules: &Rules,
     today: Date,
     progress: &dyn Progress,
 ) -> Result<Document<Linted>> {
-    let opened = Arc::new(Opened::open_at_hand(model, progress)?);
+    let open = if download { Opened::open_at_hand } else { Opened::open_headers };
+    let opened = Arc::new(open(model, progress)?);
     let adapter_base = base.map(|base| AdapterBase::of(&Opened::open_at_hand(base, progress)?)).transpose()?;
     let origin = opened.origin();
     let found = unchanged(&opened.places(), || observe(&opened, adapter_base.as_ref(), progress))?;
@@ -118,7 +121,8 @@ pub fn lint(
 /// What lint sees, indicators of a lesion, and what the chat template does.
 pub(super) fn observe(opened: &Arc<Opened>, base: Option<&AdapterBase>, progress: &dyn Progress) -> Result<Lint> {
     let mut found = lint::lint(opened, base, progress)?;
-    let indicators = lesion::observe(opened, progress)?;
+    let has_values = opened.origin().is_none_or(|origin| origin.headers.is_empty());
+    let indicators = if has_values { lesion::observe(opened, progress)? } else { Vec::new() };
     found.observations.extend(match opened.is_gguf() {
         true => gguf::observe(opened)?,
         false => template::observe(opened)?,

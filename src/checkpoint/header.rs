@@ -48,7 +48,7 @@ impl Header {
     /// The first rule of the format that is broken.
     pub fn read(file: &[u8]) -> Result<Header, HeaderError> {
         let mut first = None;
-        let header = Header::examine(file, &mut |problem| {
+        let header = Header::examine(file, file.len() as u64, &mut |problem| {
             first.get_or_insert(problem);
         });
         first.map_or(Ok(header), Err)
@@ -56,12 +56,13 @@ impl Header {
 
     /// Reads as much of a header as there is sense in and tells `tell` of every rule that is broken. What comes back
     /// holds the tensors that have as many bytes as shape and dtype ask for; other than after [`Header::read`], names
-    /// can be odd or appear twice, and byte ranges can overlap or end after the file.
-    pub fn examine(file: &[u8], tell: &mut dyn FnMut(HeaderError)) -> Header {
+    /// can be odd or appear twice, and byte ranges can overlap or end after the file. `file` may be the beginning of
+    /// `length` bytes.
+    pub fn examine(file: &[u8], length: u64, tell: &mut dyn FnMut(HeaderError)) -> Header {
         tracing::trace!(bytes = file.len(), "a header is parsed");
         let mut header = Header::default();
-        match text(file, tell).and_then(|(start, text)| Ok((start, parse(text, tell)?))) {
-            Ok((start, entries)) => entries.check(start, file.len() as u64, &mut header, tell),
+        match text(file, length, tell).and_then(|(start, text)| Ok((start, parse(text, tell)?))) {
+            Ok((start, entries)) => entries.check(start, length, &mut header, tell),
             Err(problem) => tell(problem),
         }
         header
@@ -69,8 +70,7 @@ impl Header {
 }
 
 /// Where the data begins, and the header's text.
-fn text<'a>(file: &'a [u8], tell: &mut dyn FnMut(HeaderError)) -> Result<(u64, &'a str), HeaderError> {
-    let found = file.len() as u64;
+fn text<'a>(file: &'a [u8], found: u64, tell: &mut dyn FnMut(HeaderError)) -> Result<(u64, &'a str), HeaderError> {
     let (length, rest) = file.split_first_chunk::<8>().ok_or(HeaderError::NoLength(found))?;
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {

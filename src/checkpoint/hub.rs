@@ -3,6 +3,7 @@
 mod cache;
 pub mod content;
 pub mod dataset;
+mod headers;
 mod id;
 mod listing;
 mod origin;
@@ -16,6 +17,7 @@ mod tests;
 
 use super::LARGEST_NEEDED;
 use super::index::{INDEX, IndexFile, SINGLE};
+use super::source::Folder;
 use crate::error::{Bytes, Error, Result};
 use crate::files::kind::is_pickle_name;
 use crate::progress::Progress;
@@ -74,55 +76,140 @@ impl Snapshot {
 /// safetensors checkpoint, what it lists cannot be, or the user asked to stop.
 pub fn fetch(id: &HubId, settings: &HubSettings, progress: &dyn Progress) -> Result<Snapshot> {
     let cache = RepoCache::new(id, &settings.cache)?;
-    if settings.offline {
-        return from_cache(id, &cache, State::Offline).map_err(|lack| {
-            let advice = format!(
-                "HF_HUB_OFFLINE is set, and {lack}; unset it to download, or run `hf download {} --revision {}` where \
-                 there is a network and bring the cache here",
-                id.repo(),
-                id.revision()
-            );
-            id.error(advice)
-        });
-    }
-    let remote = Remote::new(id, settings)?;
-    let listing = match remote.listing() {
-        Ok(listing) => listing,
-        Err(Failure::Refused(error)) => return Err(error),
-        Err(Failure::Unreachable(reason)) => {
-            let endpoint = remote.endpoint();
-            return from_cache(id, &cache, State::Unreachable(format!("{endpoint}: {reason}")))
-                .map_err(|lack| id.error(remote.unreachable(&reason, &format!("{lack}; "))));
+    match Fetching::begin(id, &cache, settings, progress)? {
+        Begun::Cached(snapshot) => Ok(snapshot),
+        Begun::Listed(remote, fetching) => {
+            fetching.fetch(&remote, fetching.weights.iter(), progress)?;
+            fetching.finish(&remote)
         }
-    };
-    let (tensors, small): (Vec<_>, Vec<_>) =
-        small_files(id, &listing)?.into_iter().partition(|file| file.ends_with(".safetensors"));
-    let store = cache.open(&listing.commit)?;
-    fetch_missing(&store, &remote, &listing, "config, tokenizer and other small files", small.iter(), progress)?;
-    let mut weights = weight_files(id, &store, &listing)?;
-    weights.extend(tensors);
-    fetch_missing(&store, &remote, &listing, "weights", weights.iter(), progress)?;
-    if let Some(extra) = store.extra(&|file| listing.files.contains_key(file))? {
-        let problem = "is no file of this commit; remove it, or set HF_HUB_CACHE to another cache";
-        return Err(Error::file(store.path().join(extra), problem));
     }
-    store.point_to(&listing.commit);
-    let here: BTreeSet<&String> = small.iter().chain(&weights).collect();
-    let left = listing.files.iter().filter(|(file, listed)| !here.contains(file) && !store.has(file, listed));
-    let origin = Origin {
-        repository: id.repo().into(),
-        revision: id.revision().into(),
-        not_fetched: left.map(|(file, listed)| NotFetched { path: file.clone(), bytes: listed.size }).collect(),
-        commit: listing.commit,
-        state: State::Current,
+}
+
+/// As [`fetch`], but of weights that the cache does not hold the headers alone. They lie in a folder of their own, with
+/// copies of the small files, and the cache gets no file that is not whole.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn fetch_headers(id: &HubId, settings: &HubSettings, progress: &dyn Progress) -> Result<Folder> {
+    let cache = RepoCache::new(id, &settings.cache)?;
+    let (remote, fetching) = match Fetching::begin(id, &cache, settings, progress)? {
+        Begun::Cached(snapshot) => return Ok(snapshot.into()),
+        Begun::Listed(remote, fetching) => (remote, fetching),
     };
-    Ok(Snapshot { folder: store.path().to_owned(), origin })
+    let (small, large): (Vec<&String>, Vec<&String>) =
+        fetching.weights.iter().partition(|file| fetching.size(file).is_some_and(|size| size <= headers::FIRST));
+    fetching.fetch(&remote, small.iter().copied(), progress)?;
+    let absent: Vec<&String> = large.into_iter().filter(|file| !fetching.has(file)).collect();
+    let snapshot = fetching.finish(&remote)?;
+    match absent.is_empty() {
+        true => Ok(snapshot.into()),
+        false => headers::beside(&remote, &fetching, snapshot, &absent, progress),
+    }
+}
+
+/// A commit on its way into the cache: its small files are there.
+struct Fetching<'a> {
+    id: &'a HubId,
+    listing: Listing,
+    store: Store<'a>,
+    small: Vec<String>,
+    weights: BTreeSet<String>,
+}
+
+enum Begun<'a> {
+    /// The hub is not asked, or cannot be.
+    Cached(Snapshot),
+    Listed(Box<Remote<'a>>, Fetching<'a>),
+}
+
+impl<'a> Fetching<'a> {
+    fn begin(
+        id: &'a HubId,
+        cache: &'a RepoCache,
+        settings: &'a HubSettings,
+        progress: &dyn Progress,
+    ) -> Result<Begun<'a>> {
+        if settings.offline {
+            let cached = from_cache(id, cache, State::Offline).map_err(|lack| {
+                let advice = format!(
+                    "HF_HUB_OFFLINE is set, and {lack}; unset it to download, or run `hf download {} --revision {}` \
+                     where there is a network and bring the cache here",
+                    id.repo(),
+                    id.revision()
+                );
+                id.error(advice)
+            });
+            return cached.map(Begun::Cached);
+        }
+        let remote = Box::new(Remote::new(id, settings)?);
+        let listing = match remote.listing() {
+            Ok(listing) => listing,
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Unreachable(reason)) => {
+                let state = State::Unreachable(format!("{}: {reason}", remote.endpoint()));
+                let cached = from_cache(id, cache, state)
+                    .map_err(|lack| id.error(remote.unreachable(&reason, &format!("{lack}; "))));
+                return cached.map(Begun::Cached);
+            }
+        };
+        let (tensors, small): (Vec<_>, Vec<_>) =
+            small_files(id, &listing)?.into_iter().partition(|file| file.ends_with(".safetensors"));
+        let store = cache.open(&listing.commit)?;
+        let what = "config, tokenizer and other small files";
+        fetch_missing(&store, &remote, &listing, what, small.iter(), progress)?;
+        let mut weights = weight_files(id, &store, &listing)?;
+        weights.extend(tensors);
+        Ok(Begun::Listed(remote, Fetching { id, listing, store, small, weights }))
+    }
+
+    /// The size of a file, as the hub lists it.
+    fn size(&self, file: &str) -> Option<u64> {
+        self.listing.files.get(file)?.size
+    }
+
+    /// Whether the cache holds a file.
+    fn has(&self, file: &str) -> bool {
+        self.listing.files.get(file).is_some_and(|listed| self.store.has(file, listed))
+    }
+
+    fn fetch<'f>(
+        &self,
+        remote: &Remote,
+        files: impl Iterator<Item = &'f String>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        fetch_missing(&self.store, remote, &self.listing, "weights", files, progress)
+    }
+
+    /// What there is of the commit now.
+    fn finish(&self, remote: &Remote) -> Result<Snapshot> {
+        let Fetching { listing, store, small, weights, .. } = self;
+        if let Some(extra) = store.extra(&|file| listing.files.contains_key(file))? {
+            let problem = "is no file of this commit; remove it, or set HF_HUB_CACHE to another cache";
+            return Err(Error::file(store.path().join(extra), problem));
+        }
+        store.point_to(&listing.commit);
+        let here: BTreeSet<&String> = small.iter().chain(weights).collect();
+        let left = listing.files.iter().filter(|(file, listed)| !here.contains(file) && !store.has(file, listed));
+        let origin = Origin {
+            repository: remote.id().repo().into(),
+            revision: remote.id().revision().into(),
+            not_fetched: left.map(|(file, listed)| NotFetched { path: file.clone(), bytes: listed.size }).collect(),
+            headers: Vec::new(),
+            commit: listing.commit.clone(),
+            state: State::Current,
+        };
+        Ok(Snapshot { folder: store.path().to_owned(), origin })
+    }
 }
 
 fn from_cache(id: &HubId, cache: &RepoCache, state: State) -> std::result::Result<Snapshot, String> {
     let (commit, folder) = cache.complete_snapshot()?;
     let (repository, revision) = (id.repo().into(), id.revision().into());
-    Ok(Snapshot { folder, origin: Origin { repository, revision, commit, state, not_fetched: Vec::new() } })
+    Ok(Snapshot {
+        folder,
+        origin: Origin { repository, revision, commit, state, not_fetched: Vec::new(), headers: Vec::new() },
+    })
 }
 
 /// What is wanted besides the weights: what a checkpoint needs, and every file that is small and no pickle, as

@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
+use tempfile::TempDir;
 
 /// What a command opens once and hands to all that look at a model: its folder or GGUF file, of which each header,
 /// config and other file of settings is read when it is first asked for, and kept. What is broken is kept too, as the
@@ -44,6 +45,8 @@ pub struct Opened {
     weight_names: OnceLock<WeightNames>,
     /// It is a single safetensors file.
     is_lone: bool,
+    /// The folder, where it goes when nobody looks at it any more.
+    _passing: Option<Arc<TempDir>>,
 }
 
 /// A GGUF: the file, whatever it breaks, and the model that it is where it is sound and of a known family.
@@ -71,11 +74,23 @@ impl Opened {
         Opened::found(model, |source| source.folder_at_hand(progress))
     }
 
+    /// As [`Opened::open_at_hand`]; of a hub repository that the cache does not hold, the weights' headers alone, and its
+    /// origin says of which files.
+    ///
+    /// # Errors
+    /// There is no such model, or it cannot be fetched.
+    pub fn open_headers(model: &str, progress: &dyn Progress) -> Result<Opened> {
+        Opened::found(model, |source| source.headers_at_hand(progress))
+    }
+
     fn found(model: &str, folder: impl FnOnce(&Source) -> Result<Folder>) -> Result<Opened> {
         match Source::find(model)? {
             Source::Gguf(path) => Ok(Opened { gguf: Some(Gguf::default()), ..Opened::new(model, path, None) }),
             Source::Safetensors(path) => Ok(Opened { is_lone: true, ..Opened::new(model, path, None) }),
-            source => folder(&source).map(|Folder { path, origin }| Opened::new(model, path, origin)),
+            source => folder(&source).map(|Folder { path, origin, passing }| Opened {
+                _passing: passing,
+                ..Opened::new(model, path, origin)
+            }),
         }
     }
 
@@ -118,6 +133,7 @@ impl Opened {
             config_name: Some(CONFIG),
             weight_names: OnceLock::new(),
             is_lone: false,
+            _passing: None,
         }
     }
 
@@ -261,7 +277,14 @@ impl Opened {
 
     /// As [`Opened::shard`], of a file that is open; it then stands at its beginning.
     pub(crate) fn shard_of(&self, file: &File, path: &Path) -> Result<Shard> {
-        self.shards.of(file, path)
+        self.shards.of(file, path, self.only_header(path))
+    }
+
+    /// The size of a file of weights on the hub, of which the header alone was fetched; none of all others.
+    pub fn only_header(&self, path: &Path) -> Option<u64> {
+        let origin = self.origin.as_ref()?;
+        let path = path.strip_prefix(&self.root).ok()?;
+        origin.headers.iter().find(|file| Path::new(&file.path) == path)?.bytes
     }
 
     /// Its tokenizer.json as it is written, or what a GGUF's metadata say in that form; none where there is none.

@@ -33,12 +33,15 @@ impl Shard {
     /// Problems of one kind that are kept: a hostile header has millions.
     pub const KEPT: u64 = 100;
 
-    /// Of an open file and its map, of which the header's pages alone are touched.
-    pub(super) fn of(open: &File, file: MappedFile) -> Result<Shard> {
+    /// Of an open file and its map, of which the header's pages alone are touched. Where it is the beginning of a file
+    /// of the hub it is told how long that is.
+    pub(super) fn of(open: &File, file: MappedFile, whole: Option<u64>) -> Result<Shard> {
         let holes = StandIn::of_file(open, file.path())?;
         let mut content = Content { holes, stand_in: StandIn::of_binary(file.bytes()), ..Content::default() };
         if content.stand_in.is_none() {
-            let header = Header::examine(file.bytes(), &mut |problem| content.take(problem));
+            let header = Header::examine(file.bytes(), whole.unwrap_or(file.bytes().len() as u64), &mut |problem| {
+                content.take(problem)
+            });
             content.header = header;
         }
         Ok(Shard { file, content: Arc::new(content) })
@@ -138,7 +141,7 @@ mod tests {
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0]].concat();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        let shard = Shard::of(&File::open(file.path()).unwrap(), MappedFile::open(file.path()).unwrap()).unwrap();
+        let shard = Shard::of(&File::open(file.path()).unwrap(), MappedFile::open(file.path()).unwrap(), None).unwrap();
         let mut more: Vec<u64> = shard.not_kept().map(|(_, more)| more).collect();
         more.sort_unstable();
         let overlaps = shard.problems().iter().filter(|p| matches!(p, HeaderError::Overlap { .. })).count();

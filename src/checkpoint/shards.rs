@@ -39,8 +39,8 @@ impl ShardKey {
 }
 
 impl OpenShards {
-    /// That of an open file, which then stands at its beginning.
-    pub fn of(&self, file: &File, path: &Path) -> Result<Shard> {
+    /// That of an open file, which then stands at its beginning; see [`Shard::of`].
+    pub fn of(&self, file: &File, path: &Path, whole: Option<u64>) -> Result<Shard> {
         let about = file.metadata().map_err(Error::io(path))?;
         let mut shards = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let key = ShardKey::of(&about, path);
@@ -48,7 +48,7 @@ impl OpenShards {
             return Ok(shard.at(path));
         }
         let map = if shards.in_memory < MOST_IN_MEMORY { MappedFile::of } else { MappedFile::of_many };
-        let shard = Shard::of(file, map(file, path)?)?;
+        let shard = Shard::of(file, map(file, path)?, whole)?;
         shards.in_memory += shard.file().in_memory();
         shards.known.insert(key, shard.clone());
         Ok(shard)

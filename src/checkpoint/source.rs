@@ -4,6 +4,8 @@ use super::hub::{self, HubId, HubSettings, Origin};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
 
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,9 +70,21 @@ impl Source {
     /// It is a file, or cannot be fetched.
     pub fn folder_at_hand(&self, progress: &dyn Progress) -> Result<Folder> {
         match self {
-            Source::Directory(path) => Ok(Folder { path: path.clone(), origin: None }),
+            Source::Directory(path) => Ok(Folder { path: path.clone(), origin: None, passing: None }),
             Source::Hub(id) => hub::fetch(id, &HubSettings::from_env()?, progress).map(Folder::from),
             Source::Gguf(path) | Source::Safetensors(path) => Err(Source::no_folder(path)),
+        }
+    }
+
+    /// As [`folder_at_hand`](Source::folder_at_hand), with no more of the weights than their headers where the cache does
+    /// not hold them.
+    ///
+    /// # Errors
+    /// It is a file, or cannot be fetched.
+    pub(super) fn headers_at_hand(&self, progress: &dyn Progress) -> Result<Folder> {
+        match self {
+            Source::Hub(id) => hub::fetch_headers(id, &HubSettings::from_env()?, progress),
+            other => other.folder_at_hand(progress),
         }
     }
 
@@ -91,16 +105,18 @@ pub fn is_gguf_name(path: &Path) -> bool {
 }
 
 /// A model folder at hand, and where it came from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Folder {
     /// The folder; of a hub repository, the snapshot in its cache.
     pub path: PathBuf,
     /// Which commit of a hub repository it is, if it is one.
     pub origin: Option<Origin>,
+    /// The folder, where it goes with the last who holds this.
+    pub(super) passing: Option<Arc<TempDir>>,
 }
 
 impl From<hub::Snapshot> for Folder {
     fn from(snapshot: hub::Snapshot) -> Folder {
-        Folder { path: snapshot.folder, origin: Some(snapshot.origin) }
+        Folder { path: snapshot.folder, origin: Some(snapshot.origin), passing: None }
     }
 }

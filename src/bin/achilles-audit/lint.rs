@@ -14,6 +14,10 @@ pub struct Options {
     /// Hold an adapter against the model that it changes
     #[arg(long, value_name = "MODEL")]
     pub base: Option<String>,
+    /// Download the weights of a hub id that the cache does not hold, to read their values as well; without it their
+    /// headers are all that is read
+    #[arg(long)]
+    pub download: bool,
     #[command(flatten)]
     pub rules: RulesArgs,
     #[command(flatten)]
@@ -23,7 +27,7 @@ pub struct Options {
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     output::check_file(options.report.output.as_deref())?;
     let base = options.base.as_deref();
-    let found = audit::lint(&options.model, base, &options.rules.read()?, Date::today(), progress)?;
+    let found = audit::lint(&options.model, base, options.download, &options.rules.read()?, Date::today(), progress)?;
     output::write_report(&options.report, &found)?;
     Ok(ExitCode::from(found.result.verdict.exit_code()))
 }

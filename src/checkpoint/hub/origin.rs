@@ -17,6 +17,9 @@ pub struct Origin {
     pub state: State,
     /// Files of the commit that were not fetched, so that nobody looked into them; empty where the hub was not asked.
     pub not_fetched: Vec<NotFetched>,
+    /// Files of weights of which the headers alone were fetched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<NotFetched>,
 }
 
 /// Whether the commit is the one that the revision names now.
@@ -51,23 +54,35 @@ impl Origin {
                  what else is in it, is not known; set HF_HUB_OFFLINE=1 to examine what the cache has of it"
             ));
         }
+        if !self.headers.is_empty() {
+            let (bytes, names) = told(&self.headers.iter().collect::<Vec<_>>());
+            why.push(format!(
+                "of {} ({bytes}) the headers alone were read, as the hub sent them, and nothing of their values; \
+                 `lint --download {repository}@{commit}` reads all: {names}",
+                Count(self.headers.len(), "file of weights", "files of weights"),
+            ));
+        }
         let left: Vec<&NotFetched> = left.into_iter().collect();
         if !left.is_empty() {
-            const NAMED: usize = 10;
-            let bytes = left.iter().filter_map(|file| file.bytes).fold(0, u64::saturating_add);
-            let mut names: Vec<&str> = left.iter().take(NAMED).map(|file| file.path.as_str()).collect();
-            names.extend((left.len() > NAMED).then_some("…"));
+            let (bytes, names) = told(&left);
             why.push(format!(
-                "{} of the repository ({}) {} not fetched; to have all examined, `hf download {repository} --revision \
-                 {commit} --local-dir DIR` and give DIR: {}",
+                "{} of the repository ({bytes}) {} not fetched; to have all examined, `hf download {repository} --revision \
+                 {commit} --local-dir DIR` and give DIR: {names}",
                 Count(left.len(), "file", "files"),
-                Bytes(bytes),
                 if left.len() == 1 { "was" } else { "were" },
-                names.join(", ")
             ));
         }
         why
     }
+}
+
+/// How many bytes files have together, and their names, the first of many.
+fn told(files: &[&NotFetched]) -> (Bytes, String) {
+    const NAMED: usize = 10;
+    let bytes = files.iter().filter_map(|file| file.bytes).fold(0, u64::saturating_add);
+    let mut names: Vec<&str> = files.iter().take(NAMED).map(|file| file.path.as_str()).collect();
+    names.extend((files.len() > NAMED).then_some("…"));
+    (Bytes(bytes), names.join(", "))
 }
 
 impl fmt::Display for Origin {

@@ -14,6 +14,7 @@ use crate::error::{Bytes, Error, Result};
 use crate::progress::Progress;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::io::Read;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
@@ -54,7 +55,11 @@ pub(super) struct Remote<'a> {
 #[derive(Clone, Copy, PartialEq)]
 enum Method {
     Head,
-    Get { from: u64 },
+    /// Up to and with the byte `to`, or to the end.
+    Get {
+        from: u64,
+        to: Option<u64>,
+    },
 }
 
 impl<'a> Remote<'a> {
@@ -111,7 +116,7 @@ impl<'a> Remote<'a> {
         let revision = self.id.revision().replace('/', "%2F");
         let (kind, repo) = (self.id.kind().plural(), self.id.repo());
         let url = format!("{}/api/{kind}/{repo}/revision/{revision}?blobs=true", self.endpoint);
-        let response = self.send(Method::Get { from: 0 }, &url, "", self.deadline(0, 0))?;
+        let response = self.send(Method::Get { from: 0, to: None }, &url, "", self.deadline(0, 0))?;
         let listing = Listing::parse(&self.page(response)?).map_err(|what| self.odd(&what))?;
         if is_commit(self.id.revision()) && listing.commit != self.id.revision() {
             return Err(self.odd(&format!("it names commit {}", listing.commit)));
@@ -130,7 +135,7 @@ impl<'a> Remote<'a> {
         let until = self.deadline(PAGES, 0);
         let mut pages = Vec::new();
         loop {
-            let response = self.send(Method::Get { from: 0 }, &url, "", until)?;
+            let response = self.send(Method::Get { from: 0, to: None }, &url, "", until)?;
             let link = response.headers().get("link").and_then(|value| value.to_str().ok());
             let next = link.and_then(next_page).map(str::to_owned);
             pages.push(self.page(response)?);
@@ -244,6 +249,56 @@ impl<'a> Remote<'a> {
         part.finish()
     }
 
+    /// Some bytes of a file, which it is known to have. No digest tells of a part, so they are as the hub sends them.
+    pub(super) fn range(&self, commit: &str, file: &str, bytes: Range<u64>) -> Result<Vec<u8>> {
+        let (url, until) = (self.url(commit, file), self.deadline(1, bytes.end - bytes.start));
+        let mut failures = 0;
+        loop {
+            match self.read_range(&url, file, bytes.clone(), until) {
+                Ok(read) => return Ok(read),
+                Err(Failure::Refused(error)) => return Err(error),
+                Err(Failure::Unreachable(reason)) => {
+                    failures += 1;
+                    self.pause(failures, file, &reason, until)?;
+                }
+            }
+        }
+    }
+
+    fn read_range(
+        &self,
+        url: &str,
+        file: &str,
+        bytes: Range<u64>,
+        until: Instant,
+    ) -> std::result::Result<Vec<u8>, Failure> {
+        let method = Method::Get { from: bytes.start, to: Some(bytes.end - 1) };
+        let response = self.send(method, url, file, until)?;
+        let from = response.headers().get("content-range").and_then(|v| v.to_str().ok()).and_then(range_start);
+        // A server that knows no ranges sends all from the beginning, of which the rest is not read.
+        let starts_there = match response.status() {
+            StatusCode::PARTIAL_CONTENT => from.is_none_or(|from| from == bytes.start),
+            _ => bytes.start == 0,
+        };
+        if !starts_there {
+            let problem =
+                format!("{file}: another range arrives than was asked for; `lint --download` reads all of it");
+            return Err(Failure::Refused(self.id.error(problem)));
+        }
+        let wanted = bytes.end - bytes.start;
+        let mut read = Vec::new();
+        response
+            .into_body()
+            .into_reader()
+            .take(wanted)
+            .read_to_end(&mut read)
+            .map_err(|e| Failure::Unreachable(e.to_string()))?;
+        match read.len() as u64 == wanted {
+            true => Ok(read),
+            false => Err(Failure::Unreachable(format!("the connection ended after {} of {wanted} bytes", read.len()))),
+        }
+    }
+
     /// Asks for what is missing of `part` and appends it.
     fn append(
         &self,
@@ -254,7 +309,7 @@ impl<'a> Remote<'a> {
         (until, pace): (Instant, &mut Pace),
         progress: &dyn Progress,
     ) -> std::result::Result<(), Failure> {
-        let response = self.send(Method::Get { from: part.bytes }, url, file, until)?;
+        let response = self.send(Method::Get { from: part.bytes, to: None }, url, file, until)?;
         // 200 to a range: this server cannot resume. 416: what is there does not fit.
         if part.bytes > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
             part.restart().map_err(Failure::Refused)?;
@@ -323,10 +378,12 @@ impl<'a> Remote<'a> {
         for _ in 0..=REDIRECTS {
             let home = origin(&url) == origin(&self.endpoint);
             let mut request = if method == Method::Head { self.agent.head(&url) } else { self.agent.get(&url) };
-            if let Method::Get { from } = method
-                && from > 0
-            {
-                request = request.header("range", format!("bytes={from}-"));
+            match method {
+                Method::Get { from, to: Some(to) } => request = request.header("range", format!("bytes={from}-{to}")),
+                Method::Get { from: from @ 1.., to: None } => {
+                    request = request.header("range", format!("bytes={from}-"));
+                }
+                _ => {}
             }
             if let (true, Some(token)) = (home, self.token) {
                 request = request.header("authorization", format!("Bearer {token}"));

@@ -122,7 +122,10 @@ fn fetches_what_a_checkpoint_needs_and_then_uses_the_cache() {
     assert_eq!(names_in(&folder), wanted);
     let not_fetched = vec![NotFetched { path: left.into(), bytes: Some(6) }];
     let (repository, revision) = ("org/tiny".into(), "main".into());
-    assert_eq!(origin, Origin { repository, revision, commit: COMMIT.into(), state: State::Current, not_fetched });
+    assert_eq!(
+        origin,
+        Origin { repository, revision, commit: COMMIT.into(), state: State::Current, not_fetched, headers: Vec::new() }
+    );
     for name in &wanted {
         assert_eq!(fs::read(folder.join(name)).unwrap(), sharded_files()[name], "{name}");
     }

@@ -85,7 +85,8 @@ mod tests {
         for (path, check) in cases {
             let not_fetched = vec![NotFetched { path: path.into(), bytes: None }];
             let (repository, revision, commit) = ("org/tiny".into(), "main".into(), "0".repeat(40));
-            let origin = Origin { repository, revision, commit, state: State::Current, not_fetched };
+            let origin =
+                Origin { repository, revision, commit, state: State::Current, not_fetched, headers: Vec::new() };
             let found = by_name(&origin, root.path());
             let checks: Vec<Check> = found.observations.iter().map(|o| o.check).collect();
             let odd = path.contains('\u{202e}').then_some(Check::OddFileName);

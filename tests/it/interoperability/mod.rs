@@ -3,6 +3,7 @@
 #[cfg(unix)]
 mod contrib;
 mod datasets;
+mod headers;
 mod hub;
 #[cfg(unix)]
 mod oms;

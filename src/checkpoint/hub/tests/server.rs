@@ -57,7 +57,9 @@ pub struct Request {
     pub method: String,
     pub path: String,
     pub token: bool,
+    /// The first byte that is asked for, and the last.
     pub range: Option<usize>,
+    pub to: Option<usize>,
 }
 
 /// `org/tiny`, which is also found as `org/old`, and the data set `org/tiny` with the same files.
@@ -122,14 +124,16 @@ fn answer(host: &'static str, mut stream: TcpStream, state: &Mutex<Behaviour>, c
     if from >= bytes.len() {
         return send(&mut stream, &request, 416, &[], b"", 0);
     }
-    let mut body = bytes[from..].to_vec();
+    let to = request.to.filter(|_| !state.no_ranges).map_or(bytes.len(), |to| bytes.len().min(to + 1));
+    let mut body = bytes[from..to].to_vec();
     if state.altered {
         body[0] ^= 1;
     }
     let length = body.len();
     body.truncate(state.cut_after.unwrap_or(length));
-    let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-    let (status, headers) = if from > 0 { (206, vec![("Content-Range", &*range)]) } else { (200, vec![]) };
+    let range = format!("bytes {from}-{}/{}", to - 1, bytes.len());
+    let (status, headers) =
+        if from > 0 || to < bytes.len() { (206, vec![("Content-Range", &*range)]) } else { (200, vec![]) };
     match state.drip.as_ref().filter(|(dripping, _)| *dripping == file) {
         Some((_, pause)) => drip(&mut stream, &body, *pause),
         None => send(&mut stream, &request, status, &headers, &body, length),
@@ -141,7 +145,7 @@ fn read_request(host: &'static str, stream: &TcpStream) -> std::io::Result<Reque
     let first = lines.next().unwrap()?;
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap().into(), words.next().unwrap().into());
-    let mut request = Request { host, method, path, token: false, range: None };
+    let mut request = Request { host, method, path, token: false, range: None, to: None };
     for line in lines {
         let line = line?.to_ascii_lowercase();
         if line.is_empty() {
@@ -149,7 +153,8 @@ fn read_request(host: &'static str, stream: &TcpStream) -> std::io::Result<Reque
         }
         request.token |= line == format!("authorization: bearer {}", TOKEN.to_ascii_lowercase());
         if let Some(range) = line.strip_prefix("range: bytes=") {
-            request.range = range.trim_end_matches('-').parse().ok();
+            let (from, to) = range.split_once('-').unwrap();
+            (request.range, request.to) = (from.parse().ok(), to.parse().ok());
         }
     }
     Ok(request)

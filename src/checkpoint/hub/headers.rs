@@ -1,0 +1,60 @@
+//! Headers of weights, without the weights.
+
+use super::remote::Remote;
+use super::{Fetching, NotFetched, Origin, Snapshot};
+use crate::checkpoint::header::MAX_HEADER_BYTES;
+use crate::checkpoint::source::Folder;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes that are asked for first: the header of most files of weights, and whole files that are so small.
+pub(super) const FIRST: u64 = 256 << 10;
+
+/// A folder with copies of what the cache holds of a commit, and the beginnings of the weights that it does not.
+pub(super) fn beside(
+    remote: &Remote,
+    fetching: &Fetching,
+    snapshot: Snapshot,
+    absent: &[&String],
+    progress: &dyn Progress,
+) -> Result<Folder> {
+    let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+    let place = |file: &str| -> Result<_> {
+        let path = folder.path().join(file);
+        let parent = path.parent().unwrap_or(folder.path());
+        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        Ok(path)
+    };
+    for file in fetching.small.iter().chain(&fetching.weights).filter(|file| !absent.contains(file)) {
+        let to = place(file)?;
+        std::fs::copy(snapshot.folder.join(file), &to).map_err(Error::io(&to))?;
+    }
+    progress.begin(&format!("headers of {}", remote.id().repo()), absent.len() as u64, "files");
+    let mut headers = Vec::new();
+    for file in absent {
+        progress.advance(0)?;
+        let size = fetching.size(file);
+        let unknown = || fetching.id.error(format!("the hub does not say how many bytes {file} has"));
+        header(remote, &snapshot.origin.commit, file, size.ok_or_else(unknown)?, &place(file)?)?;
+        headers.push(NotFetched { path: (*file).clone(), bytes: size });
+        progress.advance(1)?;
+    }
+    progress.end();
+    let origin = Origin { headers, ..snapshot.origin };
+    Ok(Folder { path: folder.path().to_owned(), origin: Some(origin), passing: Some(Arc::new(folder)) })
+}
+
+/// Writes a file's length and header; of what says that it has none, or a longer one than any, the beginning.
+fn header(remote: &Remote, commit: &str, file: &str, size: u64, to: &Path) -> Result<()> {
+    let mut bytes = remote.range(commit, file, 0..size.min(FIRST))?;
+    if let Some(length) = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length)) {
+        let end = length.saturating_add(8).min(size);
+        if length <= MAX_HEADER_BYTES && end > FIRST {
+            bytes.extend(remote.range(commit, file, FIRST..end)?);
+        }
+        bytes.truncate(usize::try_from(end).unwrap_or(usize::MAX));
+    }
+    std::fs::write(to, bytes).map_err(Error::io(to))
+}
