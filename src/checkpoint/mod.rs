@@ -9,6 +9,7 @@ pub mod kind;
 pub mod listing;
 mod loose;
 pub mod map;
+pub mod model_card;
 pub mod names;
 pub mod number;
 mod opened;

@@ -3,6 +3,7 @@
 //! A new format of reports is a file with a [`Renderer`] and its line in [`RENDERERS`].
 
 pub mod compare;
+pub mod cyclonedx;
 pub mod differences;
 pub mod estimate;
 pub mod findings;
@@ -13,6 +14,7 @@ pub mod ignore_list;
 pub mod json;
 pub mod judged;
 pub mod junit;
+mod markdown;
 pub mod monitor;
 pub mod perplexity;
 pub mod probe;
@@ -49,4 +51,5 @@ pub const RENDERERS: &[Renderer] = &[
     sarif::RENDERER,
     junit::RENDERER,
     html::RENDERER,
+    markdown::RENDERER,
 ];

@@ -49,6 +49,14 @@ pub trait ShowFindings: Show {
 
     /// A page that stands alone.
     fn html(&self) -> String;
+
+    /// The command that gives it.
+    fn command(&self) -> &'static str;
+
+    /// The critical set, where it was located.
+    fn critical_set(&self) -> Option<&Document<CriticalSetReport>> {
+        None
+    }
 }
 
 impl Show for Document<Audit> {
@@ -64,6 +72,14 @@ impl ShowFindings for Document<Audit> {
 
     fn html(&self) -> String {
         html::document(self)
+    }
+
+    fn command(&self) -> &'static str {
+        "scan"
+    }
+
+    fn critical_set(&self) -> Option<&Document<CriticalSetReport>> {
+        self.result.critical_set.as_ref()
     }
 }
 
@@ -82,6 +98,10 @@ impl ShowFindings for Document<Linted> {
 
     fn html(&self) -> String {
         html::lint(self)
+    }
+
+    fn command(&self) -> &'static str {
+        "lint"
     }
 }
 

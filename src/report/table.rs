@@ -160,7 +160,7 @@ pub(super) fn timing(report: &Document<CriticalSetReport>) -> String {
     )
 }
 
-fn ranking_line(report: &Document<CriticalSetReport>) -> String {
+pub(super) fn ranking_line(report: &Document<CriticalSetReport>) -> String {
     let s = &report.settings.search;
     let how = match s.ranking {
         Ranking::Noise => format!("noise (α {}, K {}, seed {})", s.alpha, samples(report), s.seed),

@@ -23,6 +23,9 @@ pub struct Options {
     /// Write the fingerprint to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Form of the result; cyclonedx is a bill of materials, not to be verified against
+    #[arg(long, value_enum, default_value = "json", conflicts_with = "hub")]
+    pub format: Form,
     /// Leave out files whose path below the folder matches this glob (.git and .cache/huggingface always are); can be
     /// given several times
     #[arg(long, value_name = "GLOB")]
@@ -34,6 +37,15 @@ pub struct Options {
     /// or runs the network's file system that they lie in, can hide a change. What lies in the cache is believed
     #[arg(long, alias = "cache")]
     pub digest_cache: bool,
+}
+
+/// How a fingerprint is written.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Form {
+    /// With marks of rows and columns, for verify and diff
+    Json,
+    /// CycloneDX 1.5: files, tensors, architecture, quantization, license, base model
+    Cyclonedx,
 }
 
 pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
@@ -55,7 +67,10 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let started = Instant::now();
     let taken = fingerprint::take(&opened, &settings, options.output.as_deref(), cache.as_ref(), progress)?;
     let found = taken.sound(opened.base())?;
-    let text = found.to_json(model, opened.origin())?;
+    let text = match options.format {
+        Form::Json => found.to_json(model, opened.origin())?,
+        Form::Cyclonedx => report::cyclonedx::document(&found, &opened)?,
+    };
     match &options.output {
         Some(path) => files::write_whole(path, text.as_bytes())?,
         None => output::print(&escape::json(&text))?,

@@ -6,7 +6,7 @@ use std::process::Output;
 
 /// A scan of the tiny model, with few samples and an ε that it does not reach.
 const SCAN: [&str; 8] = ["scan", "{model}", "--text", TEXT, "--samples", "2", "--max-neurons", "2"];
-const FORMATS: [&str; 5] = ["table", "json", "sarif", "junit", "html"];
+const FORMATS: [&str; 6] = ["table", "json", "sarif", "junit", "html", "markdown"];
 
 fn with(more: &[&'static str]) -> Vec<&'static str> {
     [&SCAN, more].concat()
@@ -450,4 +450,38 @@ fn names_that_are_not_utf8_are_no_reason_to_fail() {
     }
     let output = place.command(&["verify", "{model}", "--format", "json"]).arg(&path).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+/// The section for a model card names the set, and the command in it gives the same.
+#[test]
+fn a_model_card_tells_how_to_repeat_it() {
+    let place = Place::new();
+    let set = ["--epsilon", "0.002", "--alpha", "0.5", "--format", "markdown"];
+    let args = ["scan", "{model}", "--text", TEXT, "--samples", "2", "--max-neurons", "20"];
+    let output = place.run(&[&args[..], &set].concat());
+    let section = text(&output.stdout).to_owned();
+    assert!(section.starts_with("## Audit by achilles-audit\n\n**"), "{section}");
+    let block = section.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
+    let (command, about) = block.split_once('\n').unwrap();
+    assert!(about.starts_with("# TEXT: the text with SHA-256 "), "{block}");
+    let words: Vec<&str> = command.split(' ').map(|word| if word == "TEXT" { "{out}/text" } else { word }).collect();
+    assert_eq!(words[0], "achilles-audit");
+    std::fs::write(place.out().join("text"), TEXT).unwrap();
+    let repeat = [&words[1..], &["--format", "json"]].concat();
+    let found: Value = serde_json::from_slice(&place.run(&repeat).stdout).unwrap();
+    let settings = &found["critical_set"]["settings"];
+    assert_eq!(
+        (&settings["alpha"], &settings["epsilon"], &settings["samples"]),
+        (&0.5.into(), &0.002.into(), &2.into())
+    );
+    let neurons = found["critical_set"]["critical_set"]["neurons"].as_array().unwrap();
+    for neuron in neurons {
+        let short = neuron.as_str().unwrap().replacen("model.layers.", "L", 1);
+        assert!(section.contains(&format!("| `{short}` |")), "{short}: {section}");
+    }
+    let of_static = text(&place.run(&["scan", "{model}", "--static", "--format", "markdown"]).stdout).to_owned();
+    assert!(
+        of_static.contains("--static\n```") && of_static.starts_with("## Audit by achilles-audit\n\n**PASS**"),
+        "{of_static}"
+    );
 }

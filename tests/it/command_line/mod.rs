@@ -3,6 +3,7 @@
 mod answers;
 mod compare;
 mod corpora;
+mod cyclonedx;
 mod divergence;
 mod estimate;
 mod fingerprint;
