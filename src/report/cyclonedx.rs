@@ -10,6 +10,7 @@ use crate::integrity::fingerprint::{Algorithm, FileRecord, Fingerprint, TensorRe
 use crate::tool::Tool;
 use cyclonedx_bom::models::bom::{Bom, SpecVersion, UrnUuid};
 use cyclonedx_bom::models::component::{Classification, Component, Components, Pedigree};
+use cyclonedx_bom::models::component_data::{ComponentData, ComponentDataType};
 use cyclonedx_bom::models::dependency::{Dependencies, Dependency};
 use cyclonedx_bom::models::hash::{Hash, HashAlgorithm, HashValue, Hashes};
 use cyclonedx_bom::models::license::{License, LicenseChoice, Licenses};
@@ -100,7 +101,20 @@ fn model(fingerprint: &Fingerprint, opened: &Opened, card: &ModelCard) -> Compon
         patches: None,
         notes: None,
     };
-    let datasets = card.datasets.iter().map(|name| Dataset::Reference(name.clone())).collect();
+    let dataset = |name: &String| {
+        Dataset::Component(ComponentData {
+            bom_ref: None,
+            data_type: ComponentDataType::Dataset,
+            name: Some(name.clone()),
+            contents: None,
+            classification: None,
+            sensitive_data: None,
+            graphics: None,
+            description: None,
+            governance: None,
+        })
+    };
+    let datasets = card.datasets.iter().map(dataset).collect();
     let parameters = ModelParameters {
         approach: None,
         task: card.pipeline_tag.clone(),

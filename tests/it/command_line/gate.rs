@@ -172,6 +172,13 @@ fn the_exit_code_is_the_verdict_s_in_every_format() {
                     let strong = page.select(&scraper::Selector::parse("h1 strong").unwrap()).next().unwrap();
                     assert_eq!(strong.inner_html(), head, "case {at}");
                 }
+                "markdown" => {
+                    let head = ["PASS", "FAIL", "NOT EXAMINED"][*code as usize];
+                    assert!(
+                        shown.starts_with(&format!("## Audit by achilles-audit\n\n**{head}**: ")),
+                        "case {at}: {shown}"
+                    );
+                }
                 _ => {
                     let found = roxmltree::Document::parse(shown).unwrap();
                     let bad = |tag| found.descendants().filter(|n| n.has_tag_name(tag)).count();

@@ -97,7 +97,7 @@ fn a_sound_repository_of_which_headers_were_read_is_no_pass() {
     assert_eq!((code, told.as_str()), (2, ""));
     assert!(structural(&found).iter().all(|finding| finding.contains("metadata-format-missing")), "{found}");
     let rules = place.out().join("rules.yaml");
-    std::fs::write(&rules, "not_examined: allow\n").unwrap();
+    std::fs::write(&rules, "schema: achilles-audit/rules/v1\nnot_examined: allow\n").unwrap();
     let rules = ["lint", "org/tiny", "--rules", "{out}/rules.yaml"];
     assert_eq!(run(&place, &hub, &rules).0, 0);
     let passing = tempfile::tempdir().unwrap();
