@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,27 @@ def connected(address: str | None, workers: int | None) -> Iterator[None]:
     if address is None:
         how: dict[str, Any] = {"address": "local", "num_cpus": workers, "include_dashboard": False}
     else:
+        _reach(address)
         # Its nodes need Ray and achilles-audit; this package goes along.
         how = {"address": address, "runtime_env": {"py_modules": [str(Path(__file__).parent)]}}
     try:
         ray.init(**how, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Ray raises plain ones, too.
         raise Refused(f"Ray at {address or 'this machine'}: {_first_line(error)}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Refuses an address where nothing answers, which Ray itself would wait for for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise Refused(f"Ray at {address}: {error}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -32,19 +32,14 @@ def _digest(what: list) -> str:
 
 
 def _entries(root: Path, by_digest: bool) -> Iterator[list]:
-    try:
-        is_folder = root.is_dir()
-    except OSError as error:
-        yield ["", "unreadable", error.errno]
-        return
-    if is_folder:
+    if os.path.isdir(root):
         yield from _folder(root, "", by_digest, frozenset())
         return
     # Parts of a split GGUF belong together; a signature lies beside a file.
     part = _PART.fullmatch(root.name)
     names = [root.name, root.name + ".sig"]
     if part:
-        siblings = sorted(os.listdir(root.parent)) if root.parent.is_dir() else []
+        siblings = sorted(os.listdir(root.parent)) if os.path.isdir(root.parent) else []
         names += [n for n in siblings if (m := _PART.fullmatch(n)) and m.groups() == part.groups() and n != root.name]
     for name in names:
         yield _entry(root.parent / name, name, by_digest)
@@ -64,14 +59,14 @@ def _folder(folder: Path, below: str, by_digest: bool, above: frozenset) -> Iter
     for name in names:
         path, inner = folder / name, below + name
         yield _entry(path, inner, by_digest)
-        if path.is_dir():
+        if os.path.isdir(path):
             yield from _folder(path, inner + "/", by_digest, above | {here})
 
 
 def _entry(path: Path, name: str, by_digest: bool) -> list:
     """What one name stands for; of a link, where it points and what is there."""
     try:
-        link = os.readlink(path) if path.is_symlink() else None
+        link = os.readlink(path) if os.path.islink(path) else None
         status = path.stat()
     except OSError as error:
         return [name, "unreadable", error.errno]

@@ -30,7 +30,7 @@ class Model:
 def model_of(name: str) -> Model:
     """As achilles-audit takes it: what exists here is a path, else `org/name[@revision]` is a hub id, else a path."""
     looks_like_a_path = name.startswith((".", "/", "~")) or name.endswith("/") or name.lower().endswith(_FILE)
-    if not Path(name).exists() and not looks_like_a_path and _HUB_ID.fullmatch(name):
+    if not os.path.exists(name) and not looks_like_a_path and _HUB_ID.fullmatch(name):
         return Model(name, name, True)
     return Model(name, os.path.abspath(name), False)
 
