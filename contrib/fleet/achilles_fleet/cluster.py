@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def connected(address: str | None, workers: int | None) -> Iterator[None]:
     except Exception as error:  # Ray raises plain ones, too.
         raise Refused(f"Ray at {address or 'this machine'}: {_first_line(error)}") from None
     try:
-        yield
+        # What Ray says of workers goes to standard output, which is for the summary.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
         ray.shutdown()
 

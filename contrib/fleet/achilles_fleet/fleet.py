@@ -120,7 +120,7 @@ class Fleet:
             doubled = min(2 * job.plan.bytes, max(self.most_bytes, job.plan.bytes))
             job = replace(job, plan=replace(job.plan, bytes=doubled))
         self.say(f"{job.model.name}: {ended.message}; trying again")
-        self.queue.append(job)
+        self.queue.appendleft(job)
 
     def _finish(self, job: Job, ended: Ended, cause: str | None, result: worker.Result | None = None) -> None:
         report = result.report if result else None
