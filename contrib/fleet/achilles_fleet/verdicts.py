@@ -46,7 +46,7 @@ def _row(store: Store, model: Model) -> Row:
     severities = Counter(finding["severity"] for finding in told)
     strongest = [f for f in told if f["severity"] != "note"] or told
     unexamined = [f"{part['measurement']}: {part['why']}" for part in report.get("not_examined", [])]
-    first = [finding["message"] for finding in strongest[:1]]
+    first = [_told(finding) for finding in strongest[:1]]
     message = document["message"] if not report else "; ".join(unexamined[:1] or first)
     if document["verdict"] == "fail":
         message = "; ".join(first)
@@ -67,6 +67,13 @@ def _row(store: Store, model: Model) -> Row:
         finished=document["finished"],
         result=store.path(model).as_posix(),
     )
+
+
+def _told(finding: dict[str, Any]) -> str:
+    """What was found, after the tensor or file."""
+    location = finding.get("location", {})
+    where = location.get("tensor") or location.get("file")
+    return f"{where}: {finding['message']}" if where else finding["message"]
 
 
 def summary(rows: list[Row]) -> str:

@@ -21,7 +21,7 @@ def test_a_row_tells_what_was_found(tmp_path):
     store, model = Store(tmp_path), model_of("/m")
     findings = [
         {"id": "n", "severity": "note", "message": "a note"},
-        {"id": "zero-row", "severity": "warning", "message": "row 1"},
+        {"id": "zero-row", "severity": "warning", "message": "row 1", "location": {"file": "f", "tensor": "t"}},
         {"id": "nan", "severity": "error", "message": "a NaN"},
         {"id": "nan", "severity": "error", "message": "another"},
         {"id": "pickle-file", "severity": "error", "message": "x", "waived": {"reason": "y"}},
@@ -48,7 +48,7 @@ def test_a_row_tells_what_was_found(tmp_path):
         store.write(model, document)
         (row,) = rows(store, [model])
         assert (row.rules, row.errors, row.warnings, row.notes, row.waived) == (("zero-row", "nan"), 2, 1, 1, 1)
-        assert (row.message, row.architecture, row.attempts) == ("row 1", "A", 2)
+        assert (row.message, row.architecture, row.attempts) == ("t: row 1", "A", 2)
         store.write(model, {**document, "verdict": "not-examined"})
         assert rows(store, [model])[0].message == "base: z"
         store.write(model, {**document, "verdict": "error", "report": None, "message": "no weights"})
