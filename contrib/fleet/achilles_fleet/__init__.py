@@ -1,0 +1,1 @@
+"""Scans many checkpoints at once with achilles-audit, on Ray."""
