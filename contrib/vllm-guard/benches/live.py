@@ -1,6 +1,6 @@
 """Damages the critical row in the memory of a vLLM that serves over HTTP, and measures what the guard does about it.
 
-    python benches/live.py MODEL VAULT [--hits 20] [--requests 500] [--rounds 12] [--only hits,clean,speed,stop,refuse]
+    python benches/live.py MODEL VAULT [--hits 20] [--requests 500] [--rounds 12] [--only serve,speed,stop,refuse]
 
 With vLLM and achilles-vllm-guard installed. MODEL is SmolLM2-135M-Instruct as a folder, VAULT one of its
 `L11.mlp.down_proj:out:507`. Prints one JSON line an experiment.
@@ -61,12 +61,13 @@ class Server:
         self.log = folder / "log"
         command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(args.model), "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--dtype", args.dtype, "--max-model-len", "1024", "--enforce-eager"]
+        command += ["--served-model-name", "model"]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [*command, *args.serve], env=environ, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
-    def wait(self, seconds=600):
+    def wait(self, seconds=1800):
         """Until it serves. False where it gives up."""
         end = time.time() + seconds
         while time.time() < end and self.process.poll() is None:
@@ -81,14 +82,9 @@ class Server:
             return answer.read().decode()
 
     def ask(self, prompt=PROMPT, tokens=6):
-        body = {"model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
-        body["model"] = json.loads(self.get("/v1/models"))["data"][0]["id"] if not hasattr(self, "id") else self.id
-        self.id = body["model"]
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
+        body = {"model": "model", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+        url = f"http://127.0.0.1:{self.port}/v1/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=300) as answer:
             return json.load(answer)["choices"][0]["text"]
 
@@ -129,79 +125,69 @@ def spread(values, digits=3):
     return {name: round(f(values), digits) for name, f in (("min", min), ("median", statistics.median), ("max", max))}
 
 
-def hits(args, folder):
-    """At random times, half of them while other requests run: is the answer garbage, told, repaired, and right again?"""
-    asked = dict(VAULT=args.vault, POLICY="repair", INTERVAL=args.interval, ALL="1", ALL_SECONDS=60)
-    with Server(args, folder, **asked) as server:
+def serve(args, folder):
+    """Requests without a hit, then hits at random times, half of them while other requests run."""
+    settings = dict(VAULT=args.vault, POLICY="repair", INTERVAL=args.interval, ALL="1", ALL_SECONDS=60)
+    with Server(args, folder, **settings) as server:
         assert server.wait(), server.log.read_text()[-3000:]
-        assert server.ask().startswith(RIGHT) and server.ask(LONG).startswith(RIGHT)
-        told_after, garbage, right, right_long, lines = [], 0, 0, 0, []
-        busy = threading.Event()
-        ends = threading.Event()
+        found = {"clean": clean(args, server), "hits": hits(args, server), "metrics": server.metrics()}
+        log = [line for line in server.log.read_text().splitlines() if "achilles-guard" in line]
+    return {**found, "first_lines": log[:3], "cache_resets": sum("prefix cache is reset" in line for line in log)}
 
-        def load():
-            while not ends.is_set():
-                if busy.wait(0.1):
-                    server.ask(f"Once upon a time {random.random()}", 32)
 
-        threads = [threading.Thread(target=load) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for number in range(args.hits):
-            (busy.set if number % 2 else busy.clear)()
-            time.sleep(random.uniform(0.2, args.interval))
-            known = len(server.events())
-            at = server.hit(number)
-            answers = []
-            while len(server.events()) == known:
-                assert time.time() < at + 10 * args.interval, "not told"
-                if not answers:
-                    answers = [server.ask(LONG), server.ask()]
-                time.sleep(0.01)
-            told_after.append(server.events()[-1]["time"] - at)
-            garbage += any(not answer.startswith(RIGHT) for answer in answers)
-            lines.append(answers)
-            right += server.ask().startswith(RIGHT)
-            right_long += server.ask(LONG).startswith(RIGHT)
-        ends.set()
-        for thread in threads:
-            thread.join()
-        metrics = server.metrics()
-        events = server.events()
-        log = [line for line in server.log.read_text().splitlines() if "achilles-guard: L11" in line]
+def clean(args, server):
+    """No event and no alarm while nothing is damaged."""
+    words = "time river stone letter engine garden winter number island mirror".split()
+    prompts = [" ".join(random.choices(words, k=random.randint(2, 60))) for _ in range(args.requests)]
+    began = time.time()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda prompt: server.ask(prompt, 4), prompts))
+    seconds = round(time.time() - began, 1)
+    right = server.ask().startswith(RIGHT) and server.ask(LONG).startswith(RIGHT)
+    return {"requests": args.requests, "seconds": seconds, "events": len(server.events()), "right": right}
+
+
+def hits(args, server):
+    """Is the answer garbage, is that told and repaired, and is the next answer right, with a cached prefix, too?"""
+    found, busy, ends = [], threading.Event(), threading.Event()
+
+    def load():
+        while not ends.is_set():
+            if busy.wait(0.1):
+                server.ask(f"Once upon a time {random.random()}", 32)
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(args.hits):
+        (busy.set if number % 2 else busy.clear)()
+        time.sleep(random.uniform(0, args.interval))
+        known = len(server.events())
+        at = server.hit(number)
+        before = []
+        while len(server.events()) == known:
+            assert time.time() < at + 60 + 10 * args.interval, "not told"
+            before = before or [server.ask(LONG), server.ask()]
+            time.sleep(0.01)
+        (event,) = server.events()[known:]
+        after = [server.ask(LONG), server.ask()]
+        found.append({"seconds": event["time"] - at, "before": before, "after": after, "event": event})
+    ends.set()
+    for thread in threads:
+        thread.join()
+    spoiled = [hit["before"] for hit in found if hit["before"] and not hit["before"][1].startswith(RIGHT)]
     return {
         "hits": args.hits,
-        "interval": args.interval,
-        "told": sum(event["action"] == "repaired" for event in events),
-        "other_events": sum(event["action"] != "repaired" for event in events),
-        "when": {when: sum(event["when"] == when for event in events) for when in {event["when"] for event in events}},
-        "told_after_seconds": spread(told_after),
-        "garbage_before": garbage,
-        "right_after": right,
-        "right_after_with_cached_prefix": right_long,
-        "example": next((answers for answers in lines if answers and not answers[1].startswith(RIGHT)), None),
-        "log_line": log[:1],
-        "metrics": metrics,
+        "interval_seconds": args.interval,
+        "repaired": sum(hit["event"]["action"] == "repaired" for hit in found),
+        "told_after_seconds": spread([hit["seconds"] for hit in found]),
+        "when": sorted(hit["event"]["when"] for hit in found),
+        "garbage_before": len(spoiled),
+        "right_after": sum(hit["after"][1].startswith(RIGHT) for hit in found),
+        "right_after_with_cached_prefix": sum(hit["after"][0].startswith(RIGHT) for hit in found),
+        "garbage": spoiled[:1],
+        "event": found[0]["event"] if found else None,
     }
-
-
-def clean(args, folder):
-    """Requests of many kinds without a hit: no event, no alarm."""
-    asked = dict(VAULT=args.vault, POLICY="repair", INTERVAL=1, ALL="1", ALL_SECONDS=30)
-    with Server(args, folder, **asked) as server:
-        assert server.wait(), server.log.read_text()[-3000:]
-        words = "time river stone letter engine garden winter number island mirror".split()
-        prompts = [" ".join(random.choices(words, k=random.randint(2, 60))) for _ in range(args.requests)]
-        began = time.time()
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda prompt: server.ask(prompt, 8), prompts))
-        return {
-            "requests": args.requests,
-            "seconds": round(time.time() - began, 1),
-            "events": len(server.events()),
-            "right": server.ask().startswith(RIGHT),
-            "metrics": server.metrics(),
-        }
 
 
 def speed(args, folder):
@@ -270,7 +256,7 @@ def refuse(args, folder):
     return found
 
 
-EXPERIMENTS = {"hits": hits, "clean": clean, "speed": speed, "stop": stop, "refuse": refuse}
+EXPERIMENTS = {"serve": serve, "speed": speed, "stop": stop, "refuse": refuse}
 
 
 def main():
