@@ -115,6 +115,12 @@ class Guard:
         self.report.write()
         return damaged
 
+    def failed(self) -> None:
+        """Counts a check that could not be done; the next is tried at its time."""
+        self.next_check = time.monotonic() + self.settings.interval_seconds
+        self.report.counters["failed_checks"] += 1
+        self.report.write()
+
     def _repaired(self, watched: Watched, when: str) -> bool:
         text, now = watched.describe(), watched.slice.view()
         part, policy = watched.part, self.settings.policy

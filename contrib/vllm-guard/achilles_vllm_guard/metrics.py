@@ -17,6 +17,7 @@ HELP = {
     "check_seconds": "How long that took",
     "checksum_bytes": "Bytes of parameters and buffers that are summed",
     "checks": "Times that the vault was held against memory",
+    "failed_checks": "Times that it could not be; the log says why",
     "repairs": "Parts that were put back from the vault",
     "checksum_rounds": "Times that all of the model was summed",
 }

@@ -119,7 +119,12 @@ class Attached:
             with self.lock:
                 if before is not None:
                     before(*args, **kwargs)
-                result = method(*args, **kwargs)
+                try:
+                    result = method(*args, **kwargs)
+                except BaseException:
+                    if self.away == "being replaced":
+                        self.away = None  # an update that failed has ended
+                    raise
                 if after is not None:
                     after(*args, **kwargs)
                 return result
@@ -131,7 +136,7 @@ class Attached:
         if guard is None:
             return
         if guard.stopped is None and self.away is None and guard.due():
-            guard.run_due("before a step")
+            _run_due(guard, "before a step")
         if guard.stopped is not None:
             raise Stopped(f"achilles-guard: {guard.stopped}")
 
@@ -201,8 +206,6 @@ class Attached:
                     self.lock.release()
             except ReferenceError:
                 return  # the worker is gone
-            except Exception:
-                LOG.exception("achilles-guard: a check failed")
 
     def _check_idle(self) -> None:
         guard = self.guard
@@ -212,11 +215,20 @@ class Attached:
         if device is not None and device.type != "cpu":
             torch.accelerator.set_device_index(device)
             torch.accelerator.synchronize()  # no kernel may still be reading what is repaired
-        guard.run_due("while idle")
+        _run_due(guard, "while idle")
         if device is not None and device.type != "cpu":
             torch.accelerator.synchronize()
         if guard.stopped is not None:
             os.kill(os.getpid(), signal.SIGTERM)  # vLLM then takes the engine, and with it the server, down
+
+
+def _run_due(guard: Guard, when: str) -> None:
+    """A check that fails does not take the server down, but is told and counted, since nothing is guarded then."""
+    try:
+        guard.run_due(when)
+    except Exception:
+        LOG.exception("achilles-guard: a check failed [%s]", guard.report.worker)
+        guard.failed()
 
 
 def _check_config(kept: Vault | None, model: str) -> None:

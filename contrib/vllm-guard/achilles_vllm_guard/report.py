@@ -19,8 +19,8 @@ class Report:
     def __init__(self, worker: str, state: Path, events: Path | None):
         self.worker, self.state, self.events = worker, state, events
         self.gauges: dict[str, float] = {}
-        self.counters: dict[str, float] = {"checks": 0, "repairs": 0, "checksum_rounds": 0}
-        self.differences: dict[str, dict[str, int]] = {"vault": {}, "checksum": {}, "profile": {}}
+        self.counters: dict[str, float] = {"checks": 0, "failed_checks": 0, "repairs": 0, "checksum_rounds": 0}
+        self.differences: dict[str, dict[str, int]] = {"vault": {}, "checksum": {}}
 
     def event(self, kind: str, text: str, tensor: str, **fields: Any) -> None:
         """One difference: counted, one line in the log, one in the file."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PREFIX = "ACHILLES_GUARD_"
 POLICIES = ("alarm", "repair", "stop")
-KEYS = ("VAULT", "ALL", "ALL_SECONDS", "INTERVAL", "POLICY", "BAD_VAULT", "EVENTS", "STATE_DIR", "BASELINE")
+KEYS = ("VAULT", "ALL", "ALL_SECONDS", "INTERVAL", "POLICY", "BAD_VAULT", "EVENTS", "STATE_DIR")
 
 
 class GuardError(Exception):
@@ -25,7 +25,6 @@ class Settings:
     policy: str
     refuse_bad_vault: bool
     events: Path | None
-    baseline: Path | None
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Settings | None":
@@ -45,7 +44,6 @@ class Settings:
             policy=_one_of(given, "POLICY", POLICIES),
             refuse_bad_vault=_one_of(given, "BAD_VAULT", ("refuse", "warn")) == "refuse",
             events=_new_file(given, "EVENTS"),
-            baseline=_file(given, "BASELINE"),
         )
 
 

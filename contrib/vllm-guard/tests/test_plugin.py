@@ -170,6 +170,28 @@ def test_an_update_in_parts_is_checked_when_it_is_finished(tmp_path):
     assert events(tmp_path)[1:] == ["after update_weights"]
 
 
+def test_an_update_that_failed_leaves_the_model_guarded(tmp_path):
+    worker = attached(tmp_path)
+    worker.start_weight_update()
+    with pytest.raises(KeyError):
+        worker.update_weights({})
+    worker.row().zero_()
+    make_due(worker)
+    worker.execute_model()
+    assert events(tmp_path) == ["before a step"]
+
+
+def test_a_check_that_fails_is_counted_and_the_step_done(tmp_path, caplog):
+    worker = attached(tmp_path)
+    weight = worker.model.model.layers[0].mlp.down_proj.weight
+    worker.model.model.layers[0].mlp.down_proj.weight = torch.nn.Parameter(weight[:5].clone(), requires_grad=False)
+    worker.row = lambda: weight[9]
+    make_due(worker)
+    worker.execute_model()
+    assert worker.seen == [True] and worker.achilles_guard.guard.report.counters["failed_checks"] == 1
+    assert "a check failed" in caplog.text
+
+
 def test_stop_refuses_every_step(tmp_path):
     worker = attached(tmp_path, POLICY="stop")
     worker.execute_model()
