@@ -20,6 +20,8 @@ case "$target" in
   *-linux-gnu) how=(--zig --compatibility manylinux_2_28) ;;
   *) how=() ;;
 esac
+# Where maturin looks for zig.
+export PATH="$bin:$PATH"
 "$bin/python" -m pip install --quiet "maturin[zig]>=1.9,<2"
 rustup target add "$target" 2>/dev/null || true
 "$bin/maturin" build --release --locked --target "$target" ${how[@]+"${how[@]}"} --out "$dist"
