@@ -111,8 +111,9 @@ def main():
     folder, folder_code, folder_seconds = lint(binary, str(options.folder))
     size = sum(size for size, _, _ in hub.files.values())
     small = sum(size for size, _, large in hub.files.values() if not large)
+    weights = hub.sent - small
     print(f"{len(hub.files)} files, {size:,} bytes, {small:,} of them in small files")
-    print(f"lint org/name: {hub.sent:,} bytes sent, {seconds:.2f} s, exit code {code}")
+    print(f"lint org/name: {hub.sent:,} bytes sent, {weights:,} but for small files, {seconds:.2f} s, exit code {code}")
     print(f"lint FOLDER: {folder_seconds:.2f} s, exit code {folder_code}")
     mine, theirs = structural(remote), structural(folder)
     print(f"{len(mine & theirs)} structural findings in both, {len(mine - theirs)} of the hub alone, {len(theirs - mine)} of the folder alone")

@@ -97,7 +97,7 @@ pub fn fetch_headers(id: &HubId, settings: &HubSettings, progress: &dyn Progress
         Begun::Listed(remote, fetching) => (remote, fetching),
     };
     let (small, large): (Vec<&String>, Vec<&String>) =
-        fetching.weights.iter().partition(|file| fetching.size(file).is_some_and(|size| size <= headers::FIRST));
+        fetching.weights.iter().partition(|file| fetching.size(file).is_some_and(|size| size <= headers::WHOLE));
     fetching.fetch(&remote, small.iter().copied(), progress)?;
     let absent: Vec<&String> = large.into_iter().filter(|file| !fetching.has(file)).collect();
     let snapshot = fetching.finish(&remote)?;

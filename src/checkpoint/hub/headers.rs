@@ -9,8 +9,10 @@ use crate::progress::Progress;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bytes that are asked for first: the header of most files of weights, and whole files that are so small.
-pub(super) const FIRST: u64 = 256 << 10;
+/// Files of weights up to this size are fetched whole: that is as quick as their header.
+pub(super) const WHOLE: u64 = 256 << 10;
+/// Bytes that are asked for first: the header of a layer or a few.
+const FIRST: u64 = 16 << 10;
 
 /// A folder with copies of what the cache holds of a commit, and the beginnings of the weights that it does not.
 pub(super) fn beside(

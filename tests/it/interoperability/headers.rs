@@ -76,7 +76,7 @@ fn headers_tell_what_the_folder_tells_but_for_values() {
     let weights = |request: &&super::hub::server::Request| request.path.ends_with("model.safetensors");
     let requests = hub.requests();
     let fetched: Vec<_> = requests.iter().filter(weights).filter(|r| r.host == "cdn").collect();
-    assert!(matches!(&fetched[..], [one] if (one.range, one.to) == (Some(0), Some((256 << 10) - 1))), "{fetched:?}");
+    assert!(matches!(&fetched[..], [one] if (one.range, one.to) == (Some(0), Some((16 << 10) - 1))), "{fetched:?}");
 
     // The cache has no file that is not whole; asked for, all is read, and from then on the cache's.
     let args = ["lint", "org/tiny", "--format", "json", "--download"];
