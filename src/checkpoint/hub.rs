@@ -17,7 +17,6 @@ mod tests;
 
 use super::LARGEST_NEEDED;
 use super::index::{INDEX, IndexFile, SINGLE};
-use super::source::Folder;
 use crate::error::{Bytes, Error, Result};
 use crate::files::kind::is_pickle_name;
 use crate::progress::Progress;
@@ -29,6 +28,8 @@ use remote::{Expected, Failure, Remote};
 pub use settings::HubSettings;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -38,12 +39,14 @@ const NOTES: &str = ".cache/huggingface/";
 const MOST_SMALL: (usize, u64) = (1_000, 512 << 20);
 
 /// A commit's files in the cache.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The folder they lie in.
     pub folder: PathBuf,
     /// Which commit it is, and what of it is not there.
     pub origin: Origin,
+    /// The folder, where it goes with the last who holds this.
+    pub(super) passing: Option<Arc<TempDir>>,
 }
 
 impl Snapshot {
@@ -90,10 +93,10 @@ pub fn fetch(id: &HubId, settings: &HubSettings, progress: &dyn Progress) -> Res
 ///
 /// # Errors
 /// As [`fetch`].
-pub fn fetch_headers(id: &HubId, settings: &HubSettings, progress: &dyn Progress) -> Result<Folder> {
+pub fn fetch_headers(id: &HubId, settings: &HubSettings, progress: &dyn Progress) -> Result<Snapshot> {
     let cache = RepoCache::new(id, &settings.cache)?;
     let (remote, fetching) = match Fetching::begin(id, &cache, settings, progress)? {
-        Begun::Cached(snapshot) => return Ok(snapshot.into()),
+        Begun::Cached(snapshot) => return Ok(snapshot),
         Begun::Listed(remote, fetching) => (remote, fetching),
     };
     let (small, large): (Vec<&String>, Vec<&String>) =
@@ -102,7 +105,7 @@ pub fn fetch_headers(id: &HubId, settings: &HubSettings, progress: &dyn Progress
     let absent: Vec<&String> = large.into_iter().filter(|file| !fetching.has(file)).collect();
     let snapshot = fetching.finish(&remote)?;
     match absent.is_empty() {
-        true => Ok(snapshot.into()),
+        true => Ok(snapshot),
         false => headers::beside(&remote, &fetching, snapshot, &absent, progress),
     }
 }
@@ -199,17 +202,15 @@ impl<'a> Fetching<'a> {
             commit: listing.commit.clone(),
             state: State::Current,
         };
-        Ok(Snapshot { folder: store.path().to_owned(), origin })
+        Ok(Snapshot { folder: store.path().to_owned(), origin, passing: None })
     }
 }
 
 fn from_cache(id: &HubId, cache: &RepoCache, state: State) -> std::result::Result<Snapshot, String> {
     let (commit, folder) = cache.complete_snapshot()?;
     let (repository, revision) = (id.repo().into(), id.revision().into());
-    Ok(Snapshot {
-        folder,
-        origin: Origin { repository, revision, commit, state, not_fetched: Vec::new(), headers: Vec::new() },
-    })
+    let origin = Origin { repository, revision, commit, state, not_fetched: Vec::new(), headers: Vec::new() };
+    Ok(Snapshot { folder, origin, passing: None })
 }
 
 /// What is wanted besides the weights: what a checkpoint needs, and every file that is small and no pickle, as

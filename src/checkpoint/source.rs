@@ -83,7 +83,7 @@ impl Source {
     /// It is a file, or cannot be fetched.
     pub(super) fn headers_at_hand(&self, progress: &dyn Progress) -> Result<Folder> {
         match self {
-            Source::Hub(id) => hub::fetch_headers(id, &HubSettings::from_env()?, progress),
+            Source::Hub(id) => hub::fetch_headers(id, &HubSettings::from_env()?, progress).map(Folder::from),
             other => other.folder_at_hand(progress),
         }
     }
@@ -117,6 +117,6 @@ pub struct Folder {
 
 impl From<hub::Snapshot> for Folder {
     fn from(snapshot: hub::Snapshot) -> Folder {
-        Folder { path: snapshot.folder, origin: Some(snapshot.origin), passing: None }
+        Folder { path: snapshot.folder, origin: Some(snapshot.origin), passing: snapshot.passing }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A new format of reports is a file with a [`Renderer`] and its line in [`RENDERERS`].
 
+mod cell;
 pub mod compare;
 pub mod cyclonedx;
 pub mod differences;

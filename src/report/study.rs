@@ -1,7 +1,8 @@
 //! A study for people, and each of its tables and charts as a file.
 
+use super::cell::shown_cell;
 use super::html;
-use super::table::{number, table as plain_table};
+use super::table::table as plain_table;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::escape::printable;
@@ -39,16 +40,6 @@ fn shown(table: &Table) -> String {
     let more = table.rows.len().saturating_sub(MOST_ROWS);
     let more = if more > 0 { format!("… and {more} more rows\n") } else { String::new() };
     format!("\n{}\n{plain}\n{more}", table.title)
-}
-
-/// A cell for people.
-pub(super) fn shown_cell(cell: &Cell) -> String {
-    match cell {
-        Cell::Count(count) => count.to_string(),
-        Cell::Number(value) => number(*value),
-        Cell::Text(text) => text.clone(),
-        Cell::Nothing => "–".into(),
-    }
 }
 
 /// What a study is on disk: `STUDY.json`, a CSV file of each table, an SVG file of each chart, by name.

@@ -3,7 +3,6 @@
 use super::remote::Remote;
 use super::{Fetching, NotFetched, Origin, Snapshot};
 use crate::checkpoint::header::MAX_HEADER_BYTES;
-use crate::checkpoint::source::Folder;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use std::path::Path;
@@ -21,7 +20,7 @@ pub(super) fn beside(
     snapshot: Snapshot,
     absent: &[&String],
     progress: &dyn Progress,
-) -> Result<Folder> {
+) -> Result<Snapshot> {
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let place = |file: &str| -> Result<_> {
         let path = folder.path().join(file);
@@ -45,7 +44,7 @@ pub(super) fn beside(
     }
     progress.end();
     let origin = Origin { headers, ..snapshot.origin };
-    Ok(Folder { path: folder.path().to_owned(), origin: Some(origin), passing: Some(Arc::new(folder)) })
+    Ok(Snapshot { folder: folder.path().to_owned(), origin, passing: Some(Arc::new(folder)) })
 }
 
 /// Writes a file's length and header; of what says that it has none, or a longer one than any, the beginning.

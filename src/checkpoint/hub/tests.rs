@@ -115,7 +115,7 @@ impl Progress for Counter {
 fn fetches_what_a_checkpoint_needs_and_then_uses_the_cache() {
     let hub = Hub::sharded();
     let counter = Counter::default();
-    let Snapshot { folder, origin } = fetch(&"org/tiny".parse().unwrap(), &hub.settings(), &counter).unwrap();
+    let Snapshot { folder, origin, .. } = fetch(&"org/tiny".parse().unwrap(), &hub.settings(), &counter).unwrap();
     assert_eq!(folder, hub.root().join("snapshots").join(COMMIT));
     let left = "pytorch_model.bin";
     let wanted: Vec<String> = sharded_files().into_keys().filter(|name| name != left).collect();

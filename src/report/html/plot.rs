@@ -4,7 +4,7 @@ use super::chart::{self, BOTTOM, LEFT, Legend, RIGHT, Scale, TOP, Tick};
 use super::elements::{CHARTS, COLOURS};
 use super::number;
 use crate::escape::markup as escaped;
-use crate::report::study::shown_cell;
+use crate::report::cell::shown_cell;
 use crate::study::{Cell, Chart, Mark, Table};
 use std::fmt::Write;
 

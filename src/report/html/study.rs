@@ -4,7 +4,7 @@ use super::elements::{page, pairs, table};
 use super::plot;
 use crate::document::Document;
 use crate::escape::markup as escaped;
-use crate::report::study::shown_cell;
+use crate::report::cell::shown_cell;
 use crate::study::{StudyReport, Table};
 use crate::tool::Tool;
 use std::fmt::Write;

@@ -79,11 +79,11 @@ fn packed_weights_and_unlisted_licenses_are_told() {
         let quantization = told.iter().find(|(name, _)| *name == "achilles-audit:quantization").unwrap();
         assert!(quantization.1.starts_with(format), "{folder}: {told:?}");
     }
-    let card = "---\nlicense: other\nlicense_name: a \"license\"\u{1b}[0m\n---\n";
+    let card = "---\nlicense: other\nlicense_name: a \"license\" <b>\n---\n";
     std::fs::write(place.model().join("README.md"), card).unwrap();
     let found = written(&place, &["{model}"]);
     let license = found["metadata"]["component"]["licenses"][0]["license"]["name"].as_str();
-    assert!(license.unwrap().starts_with("a \"license\""), "{license:?}");
+    assert!(license.unwrap().starts_with("a \"license\" <b>"), "{license:?}");
 }
 
 #[test]
