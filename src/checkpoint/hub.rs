@@ -83,7 +83,7 @@ pub fn fetch(id: &HubId, settings: &HubSettings, progress: &dyn Progress) -> Res
         Begun::Cached(snapshot) => Ok(snapshot),
         Begun::Listed(remote, fetching) => {
             fetching.fetch(&remote, fetching.weights.iter(), progress)?;
-            fetching.finish(&remote)
+            fetching.finish(&remote, true)
         }
     }
 }
@@ -100,19 +100,19 @@ pub fn fetch_headers(id: &HubId, settings: &HubSettings, progress: &dyn Progress
         Begun::Listed(remote, fetching) => (remote, fetching),
     };
     let (small, large): (Vec<&String>, Vec<&String>) =
-        fetching.weights.iter().partition(|file| fetching.size(file).is_some_and(|size| size <= headers::WHOLE));
+        fetching.weights.iter().partition(|file| fetching.listed(file).size.is_some_and(|size| size <= headers::WHOLE));
     fetching.fetch(&remote, small.iter().copied(), progress)?;
-    let absent: Vec<&String> = large.into_iter().filter(|file| !fetching.has(file)).collect();
-    let snapshot = fetching.finish(&remote)?;
-    match absent.is_empty() {
+    // Where one is not whole, of none the values are read: nothing that is told of one part holds for another.
+    let is_whole = large.iter().all(|file| fetching.has(file));
+    let snapshot = fetching.finish(&remote, is_whole)?;
+    match is_whole {
         true => Ok(snapshot),
-        false => headers::beside(&remote, &fetching, snapshot, &absent, progress),
+        false => headers::beside(&remote, &fetching, snapshot, &large, progress),
     }
 }
 
 /// A commit on its way into the cache: its small files are there.
 struct Fetching<'a> {
-    id: &'a HubId,
     listing: Listing,
     store: Store<'a>,
     small: Vec<String>,
@@ -162,12 +162,12 @@ impl<'a> Fetching<'a> {
         fetch_missing(&store, &remote, &listing, what, small.iter(), progress)?;
         let mut weights = weight_files(id, &store, &listing)?;
         weights.extend(tensors);
-        Ok(Begun::Listed(remote, Fetching { id, listing, store, small, weights }))
+        Ok(Begun::Listed(remote, Fetching { listing, store, small, weights }))
     }
 
-    /// The size of a file, as the hub lists it.
-    fn size(&self, file: &str) -> Option<u64> {
-        self.listing.files.get(file)?.size
+    /// What the hub lists of a file.
+    fn listed(&self, file: &str) -> Listed {
+        self.listing.files.get(file).cloned().unwrap_or_default()
     }
 
     /// Whether the cache holds a file.
@@ -184,14 +184,16 @@ impl<'a> Fetching<'a> {
         fetch_missing(&self.store, remote, &self.listing, "weights", files, progress)
     }
 
-    /// What there is of the commit now.
-    fn finish(&self, remote: &Remote) -> Result<Snapshot> {
+    /// What there is of the commit now; where it is whole, it is what those who come offline find.
+    fn finish(&self, remote: &Remote, is_whole: bool) -> Result<Snapshot> {
         let Fetching { listing, store, small, weights, .. } = self;
         if let Some(extra) = store.extra(&|file| listing.files.contains_key(file))? {
             let problem = "is no file of this commit; remove it, or set HF_HUB_CACHE to another cache";
             return Err(Error::file(store.path().join(extra), problem));
         }
-        store.point_to(&listing.commit);
+        if is_whole {
+            store.point_to(&listing.commit);
+        }
         let here: BTreeSet<&String> = small.iter().chain(weights).collect();
         let left = listing.files.iter().filter(|(file, listed)| !here.contains(file) && !store.has(file, listed));
         let origin = Origin {

@@ -23,11 +23,15 @@ impl Snapshot {
         files::hub_repository(&root).map(|repository| Snapshot { blobs: repository.join(BLOBS) })
     }
 
-    /// The repository and commit that it is of, by the names of the folders on the way to `root`; none of a data set's.
+    /// The repository and commit that it is of, by the names of the folders on the way to `root`; none of a data set's, nor
+    /// where `root` is a folder within it.
     pub fn id(&self, root: &Path) -> Option<HubId> {
         let repository = self.blobs.parent()?;
         let name = repository.file_name()?.to_str()?.strip_prefix("models--")?;
-        let commit = root.strip_prefix(repository.join("snapshots")).ok()?.iter().next()?.to_str()?;
+        let commit = root.strip_prefix(repository.join("snapshots")).ok()?.to_str()?;
+        if commit.contains(std::path::MAIN_SEPARATOR) {
+            return None;
+        }
         format!("{}@{commit}", name.replacen("--", "/", 1)).parse().ok()
     }
 

@@ -5,7 +5,7 @@ use super::difference::Difference;
 use super::fingerprint::{Listed, Problems, files_of};
 use crate::checkpoint::Opened;
 use crate::checkpoint::hub::published::{Published, PublishedFile, published};
-use crate::checkpoint::hub::{HubId, HubSettings, Origin};
+use crate::checkpoint::hub::{HubId, HubSettings};
 use crate::checkpoint::snapshot::{Blob, Snapshot};
 use crate::checkpoint::stand_in::StandIn;
 use crate::document::{Document, Kind, ModelIdentity};
@@ -140,9 +140,8 @@ pub fn verify_published(
         Against::Cache => ("cache", None, None),
     };
     let opened = Opened::open(model, progress)?;
-    let place = opened.base().canonicalize().map_err(Error::io(opened.base()))?;
     if matches!(against, Against::Own) {
-        let id = own_id(opened.origin(), &place).ok_or_else(|| {
+        let id = own_id(&opened).ok_or_else(|| {
             let problem = "does not say what it was published as; give --hub ORG/NAME[@REVISION]";
             Error::file(opened.root(), problem)
         })?;
@@ -163,10 +162,13 @@ pub fn verify_published(
 }
 
 /// The commit that a model is, by where it was fetched from or by its place in the cache.
-fn own_id(origin: Option<&Origin>, place: &Path) -> Option<HubId> {
-    match origin {
+fn own_id(opened: &Opened) -> Option<HubId> {
+    match opened.origin() {
         Some(origin) => Some(origin.repository.parse::<HubId>().ok()?.at(&origin.commit)),
-        None => Snapshot::of(place)?.id(place),
+        None => {
+            let place = opened.root().canonicalize().ok()?;
+            Snapshot::of(&place)?.id(&place)
+        }
     }
 }
 
@@ -186,7 +188,7 @@ fn beside(
         // A file by itself may have lain in any folder of the repository.
         let as_published = match opened.is_file() {
             false => by_path.get(listed.path.as_str()).copied(),
-            true => namesake(published, listed),
+            true => namesake(opened, published, listed)?,
         };
         match as_published {
             Some(file) => pairs.push((listed, file)),
@@ -198,8 +200,11 @@ fn beside(
         false => by_path.keys().filter(|path| !here.contains(**path)).copied().collect(),
         true => Vec::new(),
     };
+    // What fetching leaves on the hub no loader of a folder takes.
+    let is_left_out =
+        |path: &str| opened.origin().is_some_and(|origin| origin.not_fetched.iter().any(|left| left.path == path));
     let (not_here, missing): (Vec<&str>, Vec<&str>) =
-        missing.into_iter().partition(|path| published.may_be_missing(path));
+        missing.into_iter().partition(|path| is_left_out(path) || published.may_be_missing(path, &here));
     differences.extend(missing.into_iter().map(|path| Difference::FileMissing { path: path.into() }));
     let (files, bytes) = (pairs.len(), pairs.iter().map(|(listed, _)| listed.bytes).sum());
     let (repository, commit) = (&published.repository, &published.commit);
@@ -225,11 +230,20 @@ fn beside(
     })
 }
 
-/// The published file of a lone file's name: the one of its size where there are several.
-fn namesake<'p>(published: &'p Published, listed: &Listed) -> Option<&'p PublishedFile> {
+/// The published file of a lone file's name; where there are several, the one that it is, or the first of its size.
+fn namesake<'p>(opened: &Opened, published: &'p Published, listed: &Listed) -> Result<Option<&'p PublishedFile>> {
     let is_namesake = |file: &&PublishedFile| file.path.rsplit('/').next() == Some(&listed.path);
     let all: Vec<&PublishedFile> = published.files.iter().filter(is_namesake).collect();
-    all.iter().find(|file| file.bytes == listed.bytes).or(all.first()).copied()
+    let of_size: Vec<&PublishedFile> = all.iter().filter(|file| file.bytes == listed.bytes).copied().collect();
+    if of_size.len() > 1 {
+        let path = opened.base().join(&listed.path);
+        for file in &of_size {
+            if file.content.names(listed.bytes, files::open_regular(&path)?).map_err(Error::io(&path))? {
+                return Ok(Some(file));
+            }
+        }
+    }
+    Ok(of_size.first().or(all.first()).copied())
 }
 
 /// A download gone wrong, by its first bytes.

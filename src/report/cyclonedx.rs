@@ -29,9 +29,8 @@ const MODEL: &str = "model";
 /// each file its tensors with their digests.
 ///
 /// # Errors
-/// The model card cannot be read, or what the document would say cannot be said in CycloneDX.
-pub fn document(fingerprint: &Fingerprint, opened: &Opened) -> Result<String> {
-    let card = ModelCard::of(opened.base())?;
+/// What the document would say cannot be said in CycloneDX.
+pub fn document(fingerprint: &Fingerprint, opened: &Opened, card: &ModelCard) -> Result<String> {
     let mut of_file: BTreeMap<&str, Vec<&TensorRecord>> = BTreeMap::new();
     for tensor in &fingerprint.tensors {
         of_file.entry(&tensor.file).or_default().push(tensor);
@@ -50,7 +49,7 @@ pub fn document(fingerprint: &Fingerprint, opened: &Opened) -> Result<String> {
     let Tool { name, version } = Tool::this();
     let tool = Component::new(Classification::Application, &name, &version, None);
     let tools = Tools::Object { services: None, components: Some(Components(vec![tool])) };
-    let model = model(fingerprint, opened, &card);
+    let model = model(fingerprint, opened, card);
     let bom = Bom {
         serial_number: Some(UrnUuid::generate()),
         metadata: Some(Metadata { tools: Some(tools), component: Some(model), ..metadata }),
@@ -78,7 +77,10 @@ fn model(fingerprint: &Fingerprint, opened: &Opened, card: &ModelCard) -> Compon
     let origin = opened.origin();
     let name = match origin {
         Some(origin) => origin.repository.clone(),
-        None => opened.root().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        None => {
+            let place = opened.root().canonicalize().unwrap_or_else(|_| opened.root().to_owned());
+            place.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        }
     };
     let tensors = hex(&fingerprint.tensors_digest());
     let version = origin.map_or(tensors.as_str(), |origin| &origin.commit);

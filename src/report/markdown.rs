@@ -86,12 +86,24 @@ fn critical_set(out: &mut String, document: &Document<CriticalSetReport>) {
 
 /// The command that gives the same; what it cannot name is told after it.
 fn command(document: &dyn ShowFindings, source: &str, rules: Option<&str>) -> String {
-    let mut command = format!("achilles-audit {} {}", document.command(), quoted(source));
+    let judged = document.judged();
+    let commit = judged.model.pointer("/hub/commit").and_then(serde_json::Value::as_str);
+    let source = match commit {
+        Some(commit) => format!("{}@{commit}", source.split('@').next().unwrap_or(source)),
+        None => source.to_owned(),
+    };
+    let mut command = format!("achilles-audit {} {}", document.command(), quoted(&source));
+    for (flag, value) in document.given() {
+        let _ = write!(command, " --{flag}");
+        if let Some(value) = value {
+            let _ = write!(command, " {}", quoted(&value));
+        }
+    }
     if let Some(rules) = rules.filter(|rules| *rules != Rules::DEFAULT) {
         let _ = write!(command, " --rules {}", quoted(rules));
     }
     let Some(Document { settings, .. }) = document.critical_set() else {
-        let not_asked = document.judged().skipped.iter().any(|left| left.measurement == Measurement::CriticalSet);
+        let not_asked = judged.skipped.iter().any(|left| left.measurement == Measurement::CriticalSet);
         return command + if not_asked { " --static\n" } else { "\n" };
     };
     let (search, usual) = (&settings.search, SearchSettings::default());
@@ -99,6 +111,8 @@ fn command(document: &dyn ShowFindings, source: &str, rules: Option<&str>) -> St
         ("ranking", search.ranking.as_str().to_owned(), usual.ranking.as_str().to_owned()),
         ("side", search.side.to_string(), usual.side.to_string()),
         ("sites", search.sites.to_string(), search.ranking.usual_sites().to_string()),
+        ("counting", search.counting.as_str().to_owned(), usual.counting.as_str().to_owned()),
+        ("dtype", settings.dtype.as_str().to_owned(), "f32".to_owned()),
         ("alpha", search.alpha.to_string(), usual.alpha.to_string()),
         ("samples", search.samples.to_string(), usual.samples.to_string()),
         ("seed", search.seed.to_string(), usual.seed.to_string()),
@@ -127,8 +141,8 @@ fn list(out: &mut String, what: &str, list: &[Unexamined]) {
 
 /// A word for a shell.
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-*".contains(c);
-    let word = short(word);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+    let word = escape::printable(word);
     match !word.is_empty() && word.chars().all(plain) {
         true => word,
         false => format!("'{}'", word.replace('\'', r"'\''")),

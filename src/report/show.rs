@@ -53,6 +53,9 @@ pub trait ShowFindings: Show {
     /// The command that gives it.
     fn command(&self) -> &'static str;
 
+    /// What was given to it besides the model, the rules and how to search: flags, and their values where they are known.
+    fn given(&self) -> Vec<(&'static str, Option<String>)>;
+
     /// The critical set, where it was located.
     fn critical_set(&self) -> Option<&Document<CriticalSetReport>> {
         None
@@ -76,6 +79,20 @@ impl ShowFindings for Document<Audit> {
 
     fn command(&self) -> &'static str {
         "scan"
+    }
+
+    fn given(&self) -> Vec<(&'static str, Option<String>)> {
+        let (audit, file) = (&self.result, || Some("FILE".to_owned()));
+        [
+            audit.base.as_ref().map(|_| ("base", Some("BASE".to_owned()))),
+            audit.fingerprint.as_ref().map(|_| ("fingerprint", file())),
+            audit.baseline.as_ref().map(|_| ("baseline", file())),
+            audit.baseline.as_ref().map(|_| ("prompts", file())),
+            audit.signature.as_ref().map(|_| ("signature", None)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     fn critical_set(&self) -> Option<&Document<CriticalSetReport>> {
@@ -102,6 +119,12 @@ impl ShowFindings for Document<Linted> {
 
     fn command(&self) -> &'static str {
         "lint"
+    }
+
+    fn given(&self) -> Vec<(&'static str, Option<String>)> {
+        let base = self.settings.base.clone().map(|base| ("base", Some(base)));
+        let whole = self.model.hub().is_some_and(|origin| origin.headers.is_empty());
+        base.into_iter().chain(whole.then_some(("download", None))).collect()
     }
 }
 

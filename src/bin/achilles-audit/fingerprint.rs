@@ -3,6 +3,7 @@
 use crate::{output, stderr};
 use achilles_audit::checkpoint::Opened;
 use achilles_audit::checkpoint::hub::HubId;
+use achilles_audit::checkpoint::model_card::ModelCard;
 use achilles_audit::integrity::fingerprint::{self, Cache, FingerprintSettings};
 use achilles_audit::integrity::published;
 use achilles_audit::progress::Progress;
@@ -58,6 +59,11 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     }
     let model = options.model.as_deref().unwrap_or_default();
     let opened = Opened::open(model, progress)?;
+    // A card that cannot be read should not have to wait for the weights; one beside a file may be another model's.
+    let card = match (options.format, opened.is_file()) {
+        (Form::Cyclonedx, false) => ModelCard::of(opened.root())?,
+        _ => ModelCard::default(),
+    };
     let settings = FingerprintSettings {
         ignore: options.ignore.clone(),
         row_digests: options.row_digests.clone(),
@@ -69,7 +75,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
     let found = taken.sound(opened.base())?;
     let text = match options.format {
         Form::Json => found.to_json(model, opened.origin())?,
-        Form::Cyclonedx => report::cyclonedx::document(&found, &opened)?,
+        Form::Cyclonedx => report::cyclonedx::document(&found, &opened, &card)?,
     };
     match &options.output {
         Some(path) => files::write_whole(path, text.as_bytes())?,

@@ -13,7 +13,7 @@ pub(super) const WHOLE: u64 = 256 << 10;
 /// Bytes that are asked for first: the header of a layer or a few.
 const FIRST: u64 = 16 << 10;
 
-/// A folder with copies of what the cache holds of a commit, and the beginnings of the weights that it does not.
+/// A folder with copies of the small files of a commit, and the beginnings of `absent`, its large files of weights.
 pub(super) fn beside(
     remote: &Remote,
     fetching: &Fetching,
@@ -36,10 +36,13 @@ pub(super) fn beside(
     let mut headers = Vec::new();
     for file in absent {
         progress.advance(0)?;
-        let size = fetching.size(file);
-        let unknown = || fetching.id.error(format!("the hub does not say how many bytes {file} has"));
-        header(remote, &snapshot.origin.commit, file, size.ok_or_else(unknown)?, &place(file)?)?;
-        headers.push(NotFetched { path: (*file).clone(), bytes: size });
+        let (commit, listed) = (&snapshot.origin.commit, fetching.listed(file));
+        let size = match listed.size {
+            Some(size) => size,
+            None => remote.head(commit, file, &listed, remote.deadline(1, 0))?.size,
+        };
+        header(remote, commit, file, size, &place(file)?)?;
+        headers.push(NotFetched { path: (*file).clone(), bytes: Some(size) });
         progress.advance(1)?;
     }
     progress.end();

@@ -7,6 +7,7 @@ use super::{HubId, HubSettings};
 use crate::error::Result;
 use crate::files::kind::is_pickle_name;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The files of a commit, as a hub lists them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,15 +77,47 @@ impl Published {
         }
     }
 
-    /// Whether a folder that lacks this file is no less a model: notes, pictures, what this program never reads, and what
-    /// lies in other folders than a pipeline's.
-    pub fn may_be_missing(&self, path: &str) -> bool {
-        let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
+    /// Whether a folder that holds the files `here` and lacks this one is no less a model: notes and pictures, what lies
+    /// in other folders than a pipeline's, and weights in a form of which it has another, but for shards of a set of which
+    /// it has some.
+    pub fn may_be_missing(&self, path: &str, here: &BTreeSet<String>) -> bool {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let name = name.to_ascii_lowercase();
         let end = name.rsplit_once('.').map(|(_, end)| end).unwrap_or_default();
-        let is_notes = NOTES.contains(&end) || LEGAL.iter().any(|start| name.starts_with(start));
-        let is_other_form = OTHER_FORMS.contains(&end) || is_pickle_name(path);
-        let has_parts = || self.files.iter().any(|file| PARTS.contains(&file.path.as_str()));
-        is_notes || is_other_form || path.contains('/') && end == "safetensors" && !has_parts()
+        let has = |name: &str| self.files.iter().any(|file| file.path == name);
+        if NOTES.contains(&end) || LEGAL.iter().any(|start| name.starts_with(start)) {
+            return true;
+        }
+        let weights: Vec<&String> = here.iter().filter(|path| is_weights(path)).collect();
+        if !is_weights(path) {
+            // A GGUF holds its settings and tokenizer itself.
+            let of_gguf =
+                !weights.is_empty() && weights.iter().all(|path| path.to_ascii_lowercase().ends_with(".gguf"));
+            return of_gguf || !folder.is_empty() && !PARTS.iter().any(|parts| has(parts));
+        }
+        if weights.iter().any(|other| set_of(other) == set_of(path)) {
+            return false;
+        }
+        let beside = || weights.iter().any(|other| other.rsplit_once('/').map_or("", |(folder, _)| folder) == folder);
+        let elsewhere = OTHER_FORMS.contains(&end)
+            || is_pickle_name(path)
+            || folder.is_empty() && has(PARTS[0])
+            || !folder.is_empty() && !PARTS.iter().any(|parts| has(parts));
+        beside() || elsewhere && !weights.is_empty()
+    }
+}
+
+/// Whether a file holds weights, by its name.
+fn is_weights(path: &str) -> bool {
+    let end = path.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase()).unwrap_or_default();
+    matches!(end.as_str(), "safetensors" | "gguf") || OTHER_FORMS.contains(&end.as_str()) || is_pickle_name(path)
+}
+
+/// What the shards of a set are called alike: their path without their number.
+fn set_of(path: &str) -> String {
+    match path.rsplit_once("-of-") {
+        Some((start, end)) => format!("{}-of-{end}", start.trim_end_matches(|c: char| c.is_ascii_digit())),
+        None => path.to_owned(),
     }
 }
 
@@ -96,7 +129,7 @@ const LEGAL: [&str; 6] = ["license", "notice", "copying", "use_policy", ".gitatt
 /// How what is written for people ends.
 const NOTES: [&str; 9] = ["md", "png", "jpg", "jpeg", "gif", "webp", "svg", "pdf", "mp4"];
 /// How weights in other forms end.
-const OTHER_FORMS: [&str; 9] = ["onnx", "onnx_data", "h5", "msgpack", "gguf", "tflite", "ot", "mlmodel", "xml"];
+const OTHER_FORMS: [&str; 8] = ["onnx", "onnx_data", "h5", "msgpack", "tflite", "ot", "mlmodel", "xml"];
 
 #[cfg(test)]
 mod tests {
@@ -129,11 +162,28 @@ mod tests {
         ];
         let other =
             ["README.md", "LICENSE", "assets/logo.PNG", "pytorch_model.bin", "onnx/model.onnx", ".gitattributes"];
+        let here = |files: &[&str]| files.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>();
         let plain = of("org/name", &["config.json"]);
-        assert!(needed.iter().all(|path| !plain.may_be_missing(path)));
-        assert!(other.iter().all(|path| plain.may_be_missing(path)));
-        assert!(plain.may_be_missing("original/model.safetensors"));
-        assert!(!of("org/name", &["model_index.json"]).may_be_missing("unet/model.safetensors"));
+        let with_weights = here(&["other.safetensors"]);
+        assert!(needed.iter().all(|path| plain.may_be_missing(path, &with_weights) == path.contains(['/', '-'])));
+        assert!(other.iter().all(|path| plain.may_be_missing(path, &with_weights)));
+        // Without any weights all of them are missing, and so is a shard beside others of its set.
+        for weights in ["model.safetensors", "model.gguf", "pytorch_model.bin", "original/a.safetensors"] {
+            assert!(!plain.may_be_missing(weights, &here(&["config.json"])), "{weights}");
+        }
+        let shards = here(&["model-00002-of-00002.safetensors"]);
+        assert!(!plain.may_be_missing("model-00001-of-00002.safetensors", &shards));
+        assert!(plain.may_be_missing("consolidated.safetensors", &shards));
+        // A GGUF is a model by itself; a pipeline's parts are needed, in one form each.
+        let gguf = here(&["a.gguf"]);
+        assert!(plain.may_be_missing("config.json", &gguf) && plain.may_be_missing("b.gguf", &gguf));
+        let pipeline = of("org/name", &["model_index.json"]);
+        let vae = here(&["vae/model.fp16.safetensors"]);
+        assert!(!pipeline.may_be_missing("unet/model.safetensors", &vae));
+        assert!(!pipeline.may_be_missing("unet/config.json", &vae));
+        assert!(
+            pipeline.may_be_missing("vae/model.safetensors", &vae) && pipeline.may_be_missing("xl.safetensors", &vae)
+        );
     }
 
     #[test]
