@@ -27,7 +27,7 @@ from pathlib import Path
 
 PROMPT = "The capital of France is"
 # Long enough to fill blocks of the prefix cache, whose keys and values a damaged model spoils.
-LONG = "Paris, Rome, Madrid, Berlin, Vienna and Lisbon are the capitals of six countries in Europe. " * 20 + PROMPT
+LONG = "Paris, Rome, Madrid, Berlin, Vienna and Lisbon are the capitals of six countries in Europe. " * 12 + PROMPT
 RIGHT = " Paris"
 PARAMETER, ROW = "model.layers.11.mlp.down_proj.weight", 507
 
@@ -126,11 +126,11 @@ def spread(values, digits=3):
 
 
 def serve(args, folder):
-    """Requests without a hit, then hits at random times, half of them while other requests run."""
+    """Hits at random times, half of them while other requests run, then requests without a hit."""
     settings = dict(VAULT=args.vault, POLICY="repair", INTERVAL=args.interval, ALL="1", ALL_SECONDS=60)
     with Server(args, folder, **settings) as server:
         assert server.wait(), server.log.read_text()[-3000:]
-        found = {"clean": clean(args, server), "hits": hits(args, server), "metrics": server.metrics()}
+        found = {"hits": hits(args, server), "clean": clean(args, server), "metrics": server.metrics()}
         log = [line for line in server.log.read_text().splitlines() if "achilles-guard" in line]
     return {**found, "first_lines": log[:3], "cache_resets": sum("prefix cache is reset" in line for line in log)}
 
@@ -138,13 +138,13 @@ def serve(args, folder):
 def clean(args, server):
     """No event and no alarm while nothing is damaged."""
     words = "time river stone letter engine garden winter number island mirror".split()
-    prompts = [" ".join(random.choices(words, k=random.randint(2, 60))) for _ in range(args.requests)]
-    began = time.time()
+    prompts = [" ".join(random.choices(words, k=random.randint(2, 20))) for _ in range(args.requests)]
+    began, known = time.time(), len(server.events())
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda prompt: server.ask(prompt, 4), prompts))
     seconds = round(time.time() - began, 1)
     right = server.ask().startswith(RIGHT) and server.ask(LONG).startswith(RIGHT)
-    return {"requests": args.requests, "seconds": seconds, "events": len(server.events()), "right": right}
+    return {"requests": args.requests, "seconds": seconds, "events": len(server.events()) - known, "right": right}
 
 
 def hits(args, server):
@@ -267,7 +267,7 @@ def main():
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--interval", type=float, default=10, help="seconds between checks while there are hits")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--only", default=",".join(EXPERIMENTS), help="which experiments")
     parser.add_argument("--serve", nargs="*", default=[], help="more arguments of `vllm serve`")
     args = parser.parse_args()
