@@ -78,8 +78,8 @@ class Guard:
             self.checksums = Checksums(self.model)
             self.report.gauges["checksum_bytes"] = self.checksums.bytes
             for path in _packed_modules(self.model):
-                line = "not summed: %s, which vLLM keeps in a layout of its kernels, out of reach"
-                LOG.warning(f"achilles-guard: {line} [%s]", path, self.report.worker)
+                copy = f"the copy of {path} that vLLM computes with, in a layout of its kernels"
+                LOG.warning("achilles-guard: not summed: %s [%s]", copy, self.report.worker)
         self.report.write()
 
     def due(self) -> bool:
