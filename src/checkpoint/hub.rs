@@ -314,7 +314,7 @@ fn fetch_missing<'a>(
     progress.begin(&format!("download {}: {what}", remote.id().repo()), total, "bytes");
     let done = missing.into_iter().try_for_each(|file| {
         progress.advance(0)?;
-        let expected = remote.head(&listing.commit, file, listed(file), until)?;
+        let expected = remote.head(&listing.commit, file, listed(file), until, progress)?;
         check_size(remote.id(), file, &expected)?;
         if !store.blobs.holds(&expected.content, expected.size) {
             remote.download(&listing.commit, file, &expected, &store.blobs, until, progress)?;

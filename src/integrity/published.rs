@@ -46,14 +46,12 @@ impl Manifest {
         &self.0
     }
 
-    /// Whether a file says that it is one.
+    /// Whether a file says that it is one, of whatever version, or what a damaged one begins with.
     pub fn is_at(path: &Path) -> bool {
-        #[derive(Deserialize)]
-        struct Said {
-            schema: String,
-        }
-        let text = files::read_text(path, files::LARGEST_READ);
-        text.is_ok_and(|text| serde_json::from_str::<Said>(&text).is_ok_and(|said| said.schema == Manifest::SCHEMA))
+        let family = Manifest::SCHEMA.rsplit_once('/').map_or(Manifest::SCHEMA, |(family, _)| family);
+        let mut start = Vec::new();
+        let read = files::open_regular(path).map(|file| file.take(LONGEST_START).read_to_end(&mut start));
+        read.is_ok_and(|read| read.is_ok()) && String::from_utf8_lossy(&start).contains(&format!("\"{family}/"))
     }
 
     /// What was written to a file.
@@ -61,11 +59,19 @@ impl Manifest {
     /// # Errors
     /// It is no manifest, or what no hub publishes.
     fn read(path: &Path) -> Result<Published> {
+        #[derive(Deserialize)]
+        struct Said {
+            schema: String,
+        }
         let text = files::read_text(path, files::LARGEST_READ)?;
-        let read: Manifest = serde_json::from_str(&text)
-            .map_err(|e| Error::file(path, format!("is no manifest ({e}); make it anew with `fingerprint --hub`")))?;
+        let none = |problem: String| Error::file(path, format!("{problem}; make it anew with `fingerprint --hub`"));
+        let Said { schema } = serde_json::from_str(&text).map_err(|e| none(format!("is a damaged manifest ({e})")))?;
+        if schema != Manifest::SCHEMA {
+            return Err(none(format!("is {schema}, expected {}", Manifest::SCHEMA)));
+        }
+        let read: Manifest = serde_json::from_str(&text).map_err(|e| none(format!("is no manifest ({e})")))?;
         match read.0.problem() {
-            Some(problem) => Err(Error::file(path, format!("is no manifest: {problem}"))),
+            Some(problem) => Err(none(format!("is no manifest: {problem}"))),
             None => Ok(read.0),
         }
     }

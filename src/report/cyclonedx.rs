@@ -18,7 +18,7 @@ use cyclonedx_bom::models::metadata::Metadata;
 use cyclonedx_bom::models::modelcard::{Dataset, Datasets, ModelCard as CardOfBom, ModelParameters};
 use cyclonedx_bom::models::property::{Properties, Property};
 use cyclonedx_bom::models::tool::Tools;
-use cyclonedx_bom::prelude::{SpdxExpression, Validate};
+use cyclonedx_bom::prelude::Validate;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -178,23 +178,17 @@ fn formats(fingerprint: &Fingerprint) -> BTreeMap<&str, usize> {
     formats
 }
 
-/// One that SPDX lists as its expression, others by name.
+/// Those that SPDX lists by their identifiers, others by name.
 fn licenses(card: &ModelCard) -> Option<Licenses> {
-    let listed = |name: &str| spdx::identifiers::LICENSES.iter().find(|known| known.name.eq_ignore_ascii_case(name));
-    let choices = match &card.license[..] {
-        [] => return None,
-        [one] if listed(one).is_some() => {
-            listed(one).map(|known| LicenseChoice::Expression(SpdxExpression::new(known.name))).into_iter().collect()
-        }
-        several => {
-            let name = |license: &String| match (license.as_str(), &card.license_name) {
-                ("other", Some(name)) => LicenseChoice::License(License::named_license(name)),
-                (license, _) => LicenseChoice::License(License::named_license(license)),
-            };
-            several.iter().map(name).collect()
-        }
+    let license = |said: &String| {
+        let listed = spdx::identifiers::LICENSES.iter().find(|known| known.name.eq_ignore_ascii_case(said));
+        LicenseChoice::License(match (listed, &card.license_name) {
+            (Some(listed), _) => License::license_id(listed.name),
+            (None, Some(name)) if said == "other" => License::named_license(name),
+            (None, _) => License::named_license(said),
+        })
     };
-    Some(Licenses(choices))
+    (!card.license.is_empty()).then(|| Licenses(card.license.iter().map(license).collect()))
 }
 
 /// A package URL of the hub.

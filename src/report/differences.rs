@@ -30,9 +30,10 @@ pub fn published(v: &PublishedVerification) -> String {
         (Some(repository), Some(commit)) => format!("as {repository} publishes them at {commit}"),
         _ => "what the Hugging Face cache calls them".to_owned(),
     };
-    let head = match v.passed {
-        true => format!("INTACT: {examined} are {named}\n"),
-        false => format!("NOT INTACT ({examined}): not all are {named}\n"),
+    let head = match (v.passed, v.not_examined.len()) {
+        (true, 0) => format!("INTACT: {examined} are {named}\n"),
+        (true, more) => format!("NOT ALL EXAMINED: {examined} are {named}, {more} were not examined\n"),
+        (false, _) => format!("NOT INTACT ({examined}): not all are {named}\n"),
     };
     let not_here = match v.not_here.len() {
         0 => String::new(),

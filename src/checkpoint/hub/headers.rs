@@ -1,6 +1,6 @@
 //! Headers of weights, without the weights.
 
-use super::remote::Remote;
+use super::remote::{Asked, Remote};
 use super::{Fetching, NotFetched, Origin, Snapshot};
 use crate::checkpoint::header::MAX_HEADER_BYTES;
 use crate::error::{Error, Result};
@@ -39,9 +39,9 @@ pub(super) fn beside(
         let (commit, listed) = (&snapshot.origin.commit, fetching.listed(file));
         let size = match listed.size {
             Some(size) => size,
-            None => remote.head(commit, file, &listed, remote.deadline(1, 0))?.size,
+            None => remote.head(commit, file, &listed, remote.deadline(1, 0), progress)?.size,
         };
-        header(remote, commit, file, size, &place(file)?)?;
+        header(remote, &Asked { commit, file, size }, &place(file)?, progress)?;
         headers.push(NotFetched { path: (*file).clone(), bytes: Some(size) });
         progress.advance(1)?;
     }
@@ -51,12 +51,13 @@ pub(super) fn beside(
 }
 
 /// Writes a file's length and header; of what says that it has none, or a longer one than any, the beginning.
-fn header(remote: &Remote, commit: &str, file: &str, size: u64, to: &Path) -> Result<()> {
-    let mut bytes = remote.range(commit, file, 0..size.min(FIRST))?;
+fn header(remote: &Remote, asked: &Asked, to: &Path, progress: &dyn Progress) -> Result<()> {
+    let size = asked.size;
+    let mut bytes = remote.range(asked, 0..size.min(FIRST), progress)?;
     if let Some(length) = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length)) {
         let end = length.saturating_add(8).min(size);
         if length <= MAX_HEADER_BYTES && end > FIRST {
-            bytes.extend(remote.range(commit, file, FIRST..end)?);
+            bytes.extend(remote.range(asked, FIRST..end, progress)?);
         }
         bytes.truncate(usize::try_from(end).unwrap_or(usize::MAX));
     }

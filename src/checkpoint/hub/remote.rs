@@ -3,6 +3,10 @@
 //! hf-hub 0.5 is not used: its download sends the token on to the host of a redirect, knows no timeout, cannot be
 //! stopped, and neither checks the length of what arrives nor its hash.
 
+mod range;
+
+pub(super) use range::Asked;
+
 use super::cache::Blobs;
 use super::content::ContentName;
 use super::id::is_commit;
@@ -13,8 +17,8 @@ use super::{HubId, HubSettings};
 use crate::error::{Bytes, Error, Result};
 use crate::progress::Progress;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use range::ContentRange;
 use std::io::Read;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
@@ -26,6 +30,8 @@ const ATTEMPTS: u32 = 3;
 const REDIRECTS: u32 = 5;
 /// Pages of a tree that are asked for at most: the hub gives a thousand files on each.
 const PAGES: usize = 50;
+/// What to do where a file of which a part is there does not come to its end.
+const KEPT: &str = "what has arrived is kept: run it again to go on";
 /// What a path in a URL holds as it is.
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
@@ -53,7 +59,7 @@ pub(super) struct Remote<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Method {
+pub(super) enum Method {
     Head,
     /// Up to and with the byte `to`, or to the end.
     Get {
@@ -168,7 +174,14 @@ impl<'a> Remote<'a> {
     }
 
     /// Asks for a file's size and digest, and holds what the list says of it against them.
-    pub(super) fn head(&self, commit: &str, file: &str, listed: &Listed, until: Instant) -> Result<Expected> {
+    pub(super) fn head(
+        &self,
+        commit: &str,
+        file: &str,
+        listed: &Listed,
+        until: Instant,
+        progress: &dyn Progress,
+    ) -> Result<Expected> {
         let url = self.url(commit, file);
         let until = until.min(self.deadline(1, 0));
         let mut failures = 0;
@@ -178,15 +191,13 @@ impl<'a> Remote<'a> {
                 Err(Failure::Refused(error)) => return Err(error),
                 Err(Failure::Unreachable(reason)) => {
                     failures += 1;
-                    self.pause(failures, file, &reason, until)?;
+                    progress.advance(0)?;
+                    self.pause(failures, file, &reason, until, KEPT)?;
                 }
             }
         };
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
-        let odd = |what: &str| self.id.error(format!("{file}: {what}; check HF_ENDPOINT"));
-        if header("x-repo-commit").is_some_and(|found| found != commit) {
-            return Err(odd("the endpoint answers with another commit than the one asked for"));
-        }
+        let odd = |what: &str| self.odd_file(file, what);
         let linked = header("x-linked-etag");
         let length = match (linked, response.status().is_redirection()) {
             (Some(_), _) => header("x-linked-size"),
@@ -206,6 +217,10 @@ impl<'a> Remote<'a> {
         let content =
             content.ok_or_else(|| odd("the endpoint gives no digest (git SHA-1 or SHA-256) to check it against"))?;
         Ok(Expected { content, size })
+    }
+
+    pub(super) fn odd_file(&self, file: &str, what: &str) -> Error {
+        self.id.error(format!("{file}: {what}; check HF_ENDPOINT"))
     }
 
     /// Brings a file into the blobs, whole and checked, or not at all.
@@ -232,7 +247,8 @@ impl<'a> Remote<'a> {
                 Err(Failure::Unreachable(reason)) => {
                     failures = if part.bytes > most { 1 } else { failures + 1 };
                     most = most.max(part.bytes);
-                    self.pause(failures, file, &reason, until)?;
+                    progress.advance(0)?;
+                    self.pause(failures, file, &reason, until, KEPT)?;
                 }
             }
         }
@@ -247,56 +263,6 @@ impl<'a> Remote<'a> {
             return Err(self.id.error(problem));
         }
         part.finish()
-    }
-
-    /// Some bytes of a file, which it is known to have. No digest tells of a part, so they are as the hub sends them.
-    pub(super) fn range(&self, commit: &str, file: &str, bytes: Range<u64>) -> Result<Vec<u8>> {
-        let (url, until) = (self.url(commit, file), self.deadline(1, bytes.end - bytes.start));
-        let mut failures = 0;
-        loop {
-            match self.read_range(&url, file, bytes.clone(), until) {
-                Ok(read) => return Ok(read),
-                Err(Failure::Refused(error)) => return Err(error),
-                Err(Failure::Unreachable(reason)) => {
-                    failures += 1;
-                    self.pause(failures, file, &reason, until)?;
-                }
-            }
-        }
-    }
-
-    fn read_range(
-        &self,
-        url: &str,
-        file: &str,
-        bytes: Range<u64>,
-        until: Instant,
-    ) -> std::result::Result<Vec<u8>, Failure> {
-        let method = Method::Get { from: bytes.start, to: Some(bytes.end - 1) };
-        let response = self.send(method, url, file, until)?;
-        let from = response.headers().get("content-range").and_then(|v| v.to_str().ok()).and_then(range_start);
-        // A server that knows no ranges sends all from the beginning, of which the rest is not read.
-        let starts_there = match response.status() {
-            StatusCode::PARTIAL_CONTENT => from.is_none_or(|from| from == bytes.start),
-            _ => bytes.start == 0,
-        };
-        if !starts_there {
-            let problem =
-                format!("{file}: another range arrives than was asked for; `lint --download` reads all of it");
-            return Err(Failure::Refused(self.id.error(problem)));
-        }
-        let wanted = bytes.end - bytes.start;
-        let mut read = Vec::new();
-        response
-            .into_body()
-            .into_reader()
-            .take(wanted)
-            .read_to_end(&mut read)
-            .map_err(|e| Failure::Unreachable(e.to_string()))?;
-        match read.len() as u64 == wanted {
-            true => Ok(read),
-            false => Err(Failure::Unreachable(format!("the connection ended after {} of {wanted} bytes", read.len()))),
-        }
     }
 
     /// Asks for what is missing of `part` and appends it.
@@ -317,8 +283,7 @@ impl<'a> Remote<'a> {
                 return Err(Failure::Unreachable("the range asked for is not there".into()));
             }
         }
-        let from = response.headers().get("content-range").and_then(|v| v.to_str().ok()).and_then(range_start);
-        if part.bytes > 0 && from.is_some_and(|from| from != part.bytes) {
+        if part.bytes > 0 && ContentRange::of(&response).is_some_and(|range| range.from != part.bytes) {
             part.restart().map_err(Failure::Refused)?;
             return Err(Failure::Unreachable("another range arrives than was asked for".into()));
         }
@@ -337,7 +302,11 @@ impl<'a> Remote<'a> {
             part.append(&buffer[..read]).map_err(Failure::Refused)?;
             progress.advance(read as u64).map_err(Failure::Refused)?;
             if !pace.is_kept(part.bytes) || Instant::now() > until {
-                return Err(Failure::Refused(self.late(file, &format!("{} of {size} bytes are there", part.bytes))));
+                return Err(Failure::Refused(self.late(
+                    file,
+                    &format!("{} of {size} bytes are there", part.bytes),
+                    KEPT,
+                )));
             }
         }
         match part.bytes < size {
@@ -346,34 +315,33 @@ impl<'a> Remote<'a> {
         }
     }
 
-    fn late(&self, file: &str, reason: &str) -> Error {
-        let problem = format!("{file} arrives too slowly ({reason}); what has arrived is kept: run it again to go on");
-        self.id.error(problem)
+    fn late(&self, file: &str, reason: &str, again: &str) -> Error {
+        self.id.error(format!("{file} arrives too slowly ({reason}); {again}"))
     }
 
     /// Waits before another attempt, or gives up.
-    fn pause(&self, failures: u32, file: &str, reason: &str, until: Instant) -> Result<()> {
+    pub(super) fn pause(&self, failures: u32, file: &str, reason: &str, until: Instant, again: &str) -> Result<()> {
         if Instant::now() > until {
-            return Err(self.late(file, reason));
+            return Err(self.late(file, reason, again));
         }
         if failures >= ATTEMPTS {
-            let problem = format!("{file} does not arrive ({reason}); what has arrived is kept: run it again to go on");
-            return Err(self.id.error(problem));
+            return Err(self.id.error(format!("{file} does not arrive ({reason}); {again}")));
         }
         tracing::debug!("hub {}: {file}: {reason}; trying again", self.id);
         std::thread::sleep(Duration::from_millis(300 * u64::from(failures)));
         Ok(())
     }
 
-    /// Sends a request and follows redirects, with the token only where the origin is the endpoint's. A HEAD stops at
+    /// Sends a request and follows redirects, as long as they are of the commit that is asked for, with the token only where the origin is the endpoint's. A HEAD stops at
     /// the redirect that tells of the file.
-    fn send(
+    pub(super) fn send(
         &self,
         method: Method,
         url: &str,
         file: &str,
         until: Instant,
     ) -> std::result::Result<Response<Body>, Failure> {
+        let commit = url.split_once("/resolve/").and_then(|(_, file)| file.split('/').next());
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS {
             let home = origin(&url) == origin(&self.endpoint);
@@ -392,6 +360,11 @@ impl<'a> Remote<'a> {
             let request = request.config().timeout_global(Some(left)).build();
             let host = if home { String::new() } else { format!("{}: ", origin(&url)) };
             let response = request.call().map_err(|e| Failure::Unreachable(format!("{host}{e}")))?;
+            let said = response.headers().get("x-repo-commit").and_then(|v| v.to_str().ok());
+            if home && commit.is_some() && said.is_some() && said != commit {
+                let problem = "the endpoint answers with another commit than the one asked for";
+                return Err(Failure::Refused(self.odd_file(file, problem)));
+            }
             let status = response.status();
             if !status.is_redirection() {
                 let fits = status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && !file.is_empty());
@@ -450,7 +423,7 @@ impl<'a> Remote<'a> {
         Failure::Refused(self.id.error(problem))
     }
 
-    fn url(&self, commit: &str, file: &str) -> String {
+    pub(super) fn url(&self, commit: &str, file: &str) -> String {
         format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.id.path(), utf8_percent_encode(file, IN_PATHS))
     }
 }
@@ -486,9 +459,4 @@ fn next_page(link: &str) -> Option<&str> {
         rest = further;
     }
     None
-}
-
-/// The first byte of `bytes FIRST-LAST/SIZE`.
-fn range_start(content_range: &str) -> Option<u64> {
-    content_range.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }

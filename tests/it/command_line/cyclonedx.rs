@@ -47,7 +47,7 @@ fn files_tensors_and_the_card_are_in_it() {
 
     let model = &found["metadata"]["component"];
     assert_eq!((&model["type"], &model["name"]), (&"machine-learning-model".into(), &"model".into()));
-    assert_eq!(model["licenses"], json!([{"expression": "Apache-2.0"}]));
+    assert_eq!(model["licenses"], json!([{"license": {"id": "Apache-2.0"}}]));
     assert_eq!(model["pedigree"]["ancestors"][0]["purl"], "pkg:huggingface/org/base");
     let parameters = &model["modelCard"]["modelParameters"];
     assert_eq!(parameters["modelArchitecture"], "LlamaForCausalLM");
@@ -84,6 +84,38 @@ fn packed_weights_and_unlisted_licenses_are_told() {
     let found = written(&place, &["{model}"]);
     let license = found["metadata"]["component"]["licenses"][0]["license"]["name"].as_str();
     assert!(license.unwrap().starts_with("a \"license\" <b>"), "{license:?}");
+}
+
+/// As people write them: several, by any spelling; deprecated identifiers; values that say nothing.
+#[test]
+fn licenses_are_those_that_spdx_lists_where_it_lists_them() {
+    let place = Place::new();
+    let card = "---\nlicense: [MIT, gpl-3.0, llama3, '']\nbase_model: ''\ndatasets: [{name: a}]\n---\n";
+    std::fs::write(place.model().join("README.md"), card).unwrap();
+    let output = place.run(&["fingerprint", "{model}", "--format", "cyclonedx"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("`datasets`") && told.lines().count() == 1, "{told}");
+    let found = serde_json::from_slice(&output.stdout).unwrap();
+    is_valid(&found);
+    let model = &found["metadata"]["component"];
+    let by = |key: &str, name: &str| json!({"license": {key: name}});
+    assert_eq!(model["licenses"], json!([by("id", "MIT"), by("id", "GPL-3.0"), by("name", "llama3")]));
+    assert_eq!(model.get("pedigree"), None);
+}
+
+/// A card beside a file speaks of it; a folder that is called `.` has a name.
+#[test]
+fn files_alone_and_the_folder_of_the_shell_have_names_and_cards() {
+    let place = Place::new();
+    std::fs::write(place.model().join("README.md"), CARD).unwrap();
+    for (args, name) in [(["fingerprint", "model.safetensors"], "model.safetensors"), (["fingerprint", "."], "model")] {
+        let mut command = place.command(&args);
+        let output = command.args(["--format", "cyclonedx"]).current_dir(place.model()).output().unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        is_valid(&found);
+        let model = &found["metadata"]["component"];
+        assert_eq!((&model["name"], &model["licenses"][0]["license"]["id"]), (&name.into(), &"Apache-2.0".into()));
+    }
 }
 
 #[test]

@@ -486,6 +486,9 @@ fn a_model_card_tells_how_to_repeat_it() {
         let short = neuron.as_str().unwrap().replacen("model.layers.", "L", 1);
         assert!(section.contains(&format!("| `{short}` |")), "{short}: {section}");
     }
+    let also = ["--dtype", "f64", "--counting", "published"];
+    let section = text(&place.run(&[&args[..], &set, &also].concat()).stdout).to_owned();
+    assert!(section.contains(" --dtype f64") && section.contains(" --counting published"), "{section}");
     let of_static = text(&place.run(&["scan", "{model}", "--static", "--format", "markdown"]).stdout).to_owned();
     assert!(
         of_static.contains("--static\n```") && of_static.starts_with("## Audit by achilles-audit\n\n**PASS**"),

@@ -150,3 +150,81 @@ fn headers_that_lie_are_told() {
     let (code, _, said) = run(&place, &hub, &lint);
     assert!(code == 2 && said.lines().count() == 1 && said.contains("does not arrive"), "{said}");
 }
+
+/// The tensors in two shards and an index.
+fn sharded(place: &Place) -> Server {
+    large(place, |_| {});
+    let path = place.model().join("model.safetensors");
+    let tensors = load(&std::fs::read(&path).unwrap());
+    std::fs::remove_file(&path).unwrap();
+    let half = tensors.len() / 2;
+    let (mut map, mut files) = (serde_json::Map::new(), Vec::new());
+    for (name, tensors) in SHARDS.into_iter().zip([&tensors[..half], &tensors[half..]]) {
+        files.push((name.to_owned(), save(tensors)));
+        map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), name.into())));
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+    files.push(("model.safetensors.index.json".into(), index.into_bytes()));
+    let read = |name: &str| (name.to_owned(), std::fs::read(place.model().join(name)).unwrap());
+    files.extend(["config.json", "tokenizer.json"].map(read));
+    Server::new(files.into_iter().collect())
+}
+
+const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+/// What is told of one shard holds for no other: where one is not there, the values of none are read.
+#[test]
+fn shards_beside_cached_ones_are_read_by_their_headers() {
+    let place = Place::new();
+    let hub = sharded(&place);
+    let lint = ["lint", "org/tiny", "--format", "json"];
+    let cache = place.out().parent().unwrap().to_owned();
+    let found = |what: &str| super::published::walk(&cache).into_iter().find(|path| path.ends_with(what));
+    assert_eq!(run(&place, &hub, &lint).0, 2);
+    assert!(found("refs/main").is_none(), "those who come offline find no commit of which the weights are not there");
+    assert_eq!(run(&place, &hub, &[&lint[..], &["--download"]].concat()).0, 0);
+    assert!(found("refs/main").is_some());
+    let link = found(SHARDS[1]).unwrap();
+    std::fs::remove_file(link.canonicalize().unwrap()).unwrap();
+    let (code, found, told) = run(&place, &hub, &lint);
+    assert_eq!((code, told.as_str()), (2, ""));
+    let read: Vec<&str> = found["model"]["hub"]["headers"].as_array().unwrap().iter().map(path).collect();
+    assert_eq!((read, &found["examined"]["value_bytes"]), (SHARDS.to_vec(), &0.into()));
+    assert!(found["not_examined"][0].as_str().unwrap().starts_with("of 2 files of weights"), "{found}");
+}
+
+fn path(left: &Value) -> &str {
+    left["path"].as_str().unwrap()
+}
+
+#[test]
+fn a_mirror_that_lists_names_alone_is_asked_for_sizes() {
+    let place = Place::new();
+    let hub = large(&place, |_| {});
+    hub.set(|s| s.names_only = true);
+    let (code, found, told) = run(&place, &hub, &["lint", "org/tiny", "--format", "json"]);
+    assert_eq!((code, told.as_str()), (2, ""));
+    let bytes = std::fs::metadata(place.model().join("model.safetensors")).unwrap().len();
+    assert_eq!(found["model"]["hub"]["headers"][0]["bytes"], bytes);
+}
+
+#[test]
+fn ranges_of_another_file_are_refused() {
+    let place = Place::new();
+    let hub = large(&place, |_| {});
+    let whole = std::fs::read(place.model().join("model.safetensors")).unwrap();
+    let refused = |says: &str| {
+        let (code, found, told) = run(&place, &hub, &["lint", "org/tiny", "--format", "json"]);
+        assert_eq!((code, told.lines().count(), found), (2, 1, Value::Null), "{told}");
+        assert!(told.contains("model.safetensors") && told.contains(says), "{told}");
+    };
+    let longer = [&whole[..], &[0; 8]].concat();
+    hub.set(|s| _ = s.bodies.insert("model.safetensors".into(), longer));
+    refused(&format!("lists it with {} bytes but offers {}", whole.len(), whole.len() + 8));
+    hub.set(|s| _ = s.bodies.insert("model.safetensors".into(), Vec::new()));
+    refused("has none from 0");
+    hub.set(|s| s.bodies.clear());
+    // What is cached of small files is not asked for again.
+    hub.set(|s| s.other_commit = true);
+    refused("another commit");
+}

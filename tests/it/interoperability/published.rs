@@ -121,6 +121,8 @@ fn a_manifest_is_verified_without_the_hub() {
         (text.replace("config.json", "../config.json"), "no path within"),
         (text.replace("\"sha256\": \"", "\"sha256\": \"zz"), "is no manifest"),
         (text.replace("org/tiny", "../tiny"), "the repository is called"),
+        (text.replace("published/v1", "published/v9"), "is achilles-audit/published/v9, expected"),
+        (text[..text.len() / 2].to_owned(), "is a damaged manifest"),
     ] {
         std::fs::write(place.out().join("tiny.json"), wrong).unwrap();
         let (code, _, told) = offline(&verify);
@@ -181,9 +183,14 @@ fn cached(place: &Place, hub: &Server) -> PathBuf {
     found.expect("a snapshot")
 }
 
-fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
-    let folders = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
-    folders.flat_map(|path| [vec![path.clone()], walk(&path)].concat()).collect()
+/// All folders and files below a folder; links are not followed.
+pub fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let below = |entry: std::fs::DirEntry| match entry.file_type().unwrap().is_dir() {
+        true => [vec![entry.path()], walk(&entry.path())].concat(),
+        false => vec![entry.path()],
+    };
+    entries.flat_map(below).collect()
 }
 
 #[cfg(unix)]
@@ -236,6 +243,42 @@ fn a_cache_is_held_against_its_own_names() {
     let (code, found) = offline(&verify);
     assert_eq!((code, differences(&found)), (2, vec![]));
     assert!(found["not_examined"][0].as_str().unwrap().starts_with("config.json is no link to a file of the cache"));
+    let table = place.command(&verify[..2]).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert!(String::from_utf8(table.stdout).unwrap().starts_with("NOT ALL EXAMINED: 2 files"));
+}
+
+/// A folder in a snapshot is no commit by itself; what the hub has beside what a model needs is no fault.
+#[cfg(unix)]
+#[test]
+fn parts_of_a_snapshot_are_asked_for_by_name() {
+    let place = Place::new();
+    let hub = hub(&place, &[("onnx/config.json", b"{}"), ("onnx/model.onnx", &[1; 300])]);
+    let (code, found, told) = run(&place, &hub, &["verify", "org/tiny", "--hub", "--format", "json"]);
+    assert_eq!((code, told.as_str()), (0, ""), "{found}");
+    assert_eq!(found["not_here"], serde_json::json!(["onnx/model.onnx"]));
+    let folder = cached(&place, &hub).join("onnx");
+    let (code, _, told) = run(&place, &hub, &["verify", folder.to_str().unwrap(), "--hub"]);
+    assert!(code == 2 && told.contains("give --hub ORG/NAME") && told.lines().count() == 1, "{told}");
+}
+
+/// As its user calls it in the folder where it lies.
+#[test]
+fn a_bare_name_is_found_among_namesakes() {
+    let place = Place::new();
+    let weights = std::fs::read(place.model().join("model.safetensors")).unwrap();
+    let mut other = weights.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let hub = hub(&place, &[("a/model.safetensors", &other), ("z/model.safetensors", &other)]);
+    let verify = |hub: &Server| {
+        let mut command = place.command(&["verify", "model.safetensors", "--hub=org/tiny"]);
+        command.current_dir(place.model()).env("HF_ENDPOINT", &hub.endpoint).output().unwrap().status.code()
+    };
+    assert_eq!(verify(&hub), Some(0));
+    std::fs::write(place.model().join("model.safetensors"), &other).unwrap();
+    assert_eq!(verify(&hub), Some(0), "the one in a folder");
+    other[9000] ^= 1;
+    std::fs::write(place.model().join("model.safetensors"), &other).unwrap();
+    assert_eq!(verify(&hub), Some(1), "none of the three");
 }
 
 #[test]
