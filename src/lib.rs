@@ -50,6 +50,7 @@ pub mod escape;
 pub mod evaluate;
 pub mod files;
 mod glob;
+pub mod harden;
 pub mod integrity;
 pub mod locate;
 pub mod monitor;

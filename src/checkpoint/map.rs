@@ -1,4 +1,4 @@
-//! The one memory map, and the one `unsafe` block of the crate.
+//! The memory maps, and all that is `unsafe` in the crate.
 
 use crate::error::{Error, Result};
 use crate::files::{self, Stamp};
@@ -65,6 +65,41 @@ impl MappedFile {
         Ok(MappedFile { path: path.to_owned(), bytes: Arc::new(bytes), opened: Stamp::of(&about) })
     }
 
+    /// The same with other bytes at some offsets, in memory alone: pages that do not change are the file's.
+    ///
+    /// # Errors
+    /// The file cannot be mapped once more, or changed since.
+    #[allow(unsafe_code)]
+    pub fn with_bytes<'b>(&self, changes: impl Iterator<Item = (u64, &'b [u8])>) -> Result<MappedFile> {
+        let put = |bytes: &mut [u8]| -> Result<()> {
+            for (at, new) in changes {
+                let place = bytes.get_mut(at as usize..).and_then(|rest| rest.get_mut(..new.len()));
+                place
+                    .ok_or_else(|| Error::file(&self.path, "ends before a byte that is to change"))?
+                    .copy_from_slice(new);
+            }
+            Ok(())
+        };
+        let bytes = match &*self.bytes {
+            Bytes::Read(bytes) => {
+                let mut bytes = bytes.clone();
+                put(&mut bytes)?;
+                Bytes::Read(bytes)
+            }
+            Bytes::Mapped(_) => {
+                let file = files::open_regular(&self.path)?;
+                if !self.is_still(&file.metadata().map_err(Error::io(&self.path))?) {
+                    return Err(Error::file(&self.path, "changed while it was read"));
+                }
+                // SAFETY: as above; what is written goes to copies of pages that are this value's alone.
+                let mut map = unsafe { memmap2::MmapOptions::new().map_copy(&file) }.map_err(Error::io(&self.path))?;
+                put(&mut map)?;
+                Bytes::Mapped(map.make_read_only().map_err(Error::io(&self.path))?)
+            }
+        };
+        Ok(MappedFile { bytes: Arc::new(bytes), ..self.clone() })
+    }
+
     /// The same by another of its names.
     pub(super) fn at(&self, path: &Path) -> MappedFile {
         MappedFile { path: path.to_owned(), ..self.clone() }
@@ -123,5 +158,19 @@ mod tests {
         }
         std::fs::write(&path, vec![7; READ_UP_TO as usize + 1]).unwrap();
         assert!(matches!(*MappedFile::open(&path).unwrap().bytes, Bytes::Mapped(_)));
+    }
+
+    #[test]
+    fn bytes_change_in_memory_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        for length in [100, READ_UP_TO as usize + 100] {
+            std::fs::write(&path, vec![7; length]).unwrap();
+            let file = MappedFile::open(&path).unwrap();
+            let changed = file.with_bytes([(3, &[1u8, 2][..]), (length as u64 - 1, &[9])].into_iter()).unwrap();
+            assert_eq!((&changed.bytes()[2..6], changed.bytes()[length - 1]), (&[7, 1, 2, 7][..], 9));
+            assert!(file.bytes().iter().chain(&std::fs::read(&path).unwrap()).all(|byte| *byte == 7));
+            assert!(file.with_bytes([(length as u64, &[1u8][..])].into_iter()).is_err());
+        }
     }
 }

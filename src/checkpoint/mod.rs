@@ -87,6 +87,17 @@ impl Checkpoint {
         Ok(Checkpoint { opened: opened.clone(), config: config.clone(), tensors })
     }
 
+    /// The same with other bytes at offsets of its files, given by name, in memory alone: what it would be once they are
+    /// written. Not of a GGUF.
+    ///
+    /// # Errors
+    /// A file changed meanwhile, or ends before such a byte.
+    pub fn with_bytes(&self, changes: &[(&str, u64, &[u8])]) -> Result<Checkpoint> {
+        let mut changed = Checkpoint::of(&self.opened)?;
+        changed.tensors.change(changes)?;
+        Ok(changed)
+    }
+
     /// What it was made from.
     pub fn opened(&self) -> &Arc<Opened> {
         &self.opened

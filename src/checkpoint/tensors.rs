@@ -321,6 +321,24 @@ impl Tensors {
         paths.try_for_each(|path| StandIn::refuse_holes(&files::open_regular(path)?, path))
     }
 
+    /// Puts other bytes at offsets of files, by their names, in memory alone. Of a GGUF nothing changes.
+    ///
+    /// # Errors
+    /// As [`MappedFile::with_bytes`].
+    pub(super) fn change(&mut self, changes: &[(&str, u64, &[u8])]) -> Result<()> {
+        let Backing::Safetensors(files) = &mut self.backing else { return Ok(()) };
+        for file in files {
+            let of_file = |(name, at, bytes): &(&str, u64, _)| {
+                file.path().file_name().is_some_and(|of| of == *name).then_some((*at, *bytes))
+            };
+            let mut own = changes.iter().filter_map(of_file).peekable();
+            if own.peek().is_some() {
+                *file = file.with_bytes(own)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The mapped safetensors files; none for a GGUF.
     pub fn files(&self) -> &[MappedFile] {
         match &self.backing {

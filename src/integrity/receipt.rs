@@ -115,6 +115,9 @@ pub struct Receipt {
     pub model: Model,
     /// The interventions that the edits make.
     pub asked: Vec<Requested>,
+    /// Of a hardened checkpoint, its spares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spares: Vec<Spare>,
     /// What rounding to the tensors' dtypes cost.
     pub rounding: Rounding,
     /// The files that changed.
@@ -161,6 +164,22 @@ pub struct Requested {
     pub beta: Option<f64>,
     /// The value it was set to.
     pub set_to: Option<f64>,
+    /// The values that its row or column was overwritten with, each as the weights hold it: base64 of f32, little-endian;
+    /// none where it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<String>,
+}
+
+/// Neurons that stand in for a critical one once its row is lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spare {
+    /// The critical neuron.
+    pub stands_for: Neuron,
+    /// The row by which it writes the same channel: what has to be lost as well for the spare to fail.
+    pub row: Neuron,
+    /// The intermediate neurons that were overwritten, as columns of the down projection.
+    pub neurons: Vec<Neuron>,
 }
 
 /// A file that changed.

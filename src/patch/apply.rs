@@ -169,16 +169,24 @@ const MOST_AGAIN: u64 = 1 << 28;
 /// # Errors
 /// It is patched, or half so.
 pub fn check_unpatched(plan: &Plan) -> Result<()> {
-    folder::check_settled(&plan.root)?;
-    if Receipt::read(&plan.root)?.is_none() {
+    check_unpatched_at(&plan.root)
+}
+
+/// As [`check_unpatched`], before a plan is made.
+///
+/// # Errors
+/// As there.
+pub fn check_unpatched_at(root: &Path) -> Result<()> {
+    folder::check_settled(root)?;
+    if Receipt::read(root)?.is_none() {
         return Ok(());
     }
     let problem = format!(
         "is patched already; undo that with `achilles-audit unpatch` and patch all neurons at once, or remove {} to take \
          these weights for the original",
-        Kept::of(&plan.root).receipt
+        Kept::of(root).receipt
     );
-    Err(Error::file(&plan.root, problem))
+    Err(Error::file(root, problem))
 }
 
 /// vLLM loads every *.safetensors of a folder and prefers consolidated ones.

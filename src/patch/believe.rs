@@ -6,7 +6,7 @@
 //! where that was asked for, by `unpatch`; and values that are no numbers are not put in the place of numbers.
 
 use super::changes::Changes;
-use super::receipt::{Receipt, Record};
+use super::receipt::{Asked, Receipt, Record};
 use super::shard::{OpenShards, bytes_now};
 use super::{Kept, journal};
 use crate::architecture::place::{Axis, NeuronPlace};
@@ -41,7 +41,10 @@ pub(super) fn check(receipt: &Receipt, root: &Path, before: &[u8]) -> Result<Edi
         if one_plus.is_none() && parts.iter().any(NeuronPlace::is_norm) {
             one_plus = Some(Recipe::read(opened.needed_config()?)?.norm.is_one_plus());
         }
-        changes.add(&asked.neuron, action, &parts, one_plus.unwrap_or_default());
+        match action {
+            Asked::Action(action) => changes.add(&asked.neuron, action, &parts, one_plus.unwrap_or_default()),
+            Asked::Values(values) => changes.add_values(&asked.neuron, &values, &parts),
+        }
     }
     let key = |tensor: &str, axis: Axis, index| (tensor.to_owned(), axis.as_str(), index);
     let mut original = BTreeMap::new();

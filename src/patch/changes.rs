@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::integrity::receipt::Rounding;
 use crate::neuron::{Action, Neuron};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The changes of all tensors.
 #[derive(Debug, Default)]
@@ -29,6 +30,13 @@ impl Changes {
                 _ => Change::Scale(factor),
             };
             self.add_part(part, change, neuron);
+        }
+    }
+
+    /// Adds values for the row or column that a neuron is.
+    pub fn add_values(&mut self, neuron: &Neuron, values: &Arc<[f32]>, parts: &[NeuronPlace]) {
+        for part in parts {
+            self.add_part(part, Change::Values(values.clone()), neuron);
         }
     }
 
@@ -56,7 +64,8 @@ impl Changes {
             Axis::Element => &mut of_tensor.elements,
         };
         let entry = of_axis.entry(place.index);
-        let entry = entry.and_modify(|(known, _)| *known = known.and(change)).or_insert((change, Vec::new()));
+        let entry =
+            entry.and_modify(|(known, _)| *known = known.and(&change)).or_insert_with(|| (change.clone(), Vec::new()));
         entry.1.push(neuron.clone());
     }
 }

@@ -78,7 +78,7 @@ impl Plan {
             ..ModelIdentity::default()
         };
         let result = PlanDocument {
-            asked: self.interventions.iter().map(Requested::of).collect(),
+            asked: self.asked(),
             rounding: self.rounding.clone(),
             edits: self.edits.iter().map(edit).collect(),
         };

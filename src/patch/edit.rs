@@ -10,6 +10,7 @@ use crate::neuron::Neuron;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// One row, column or element and its bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +90,7 @@ impl Edit {
 }
 
 /// What becomes of one element, row or column.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
     /// v β.
     Scale(f64),
@@ -97,12 +98,14 @@ pub(super) enum Change {
     ScaleOnePlus(f64),
     /// This value.
     Set(f64),
+    /// These values, one after the other.
+    Values(Arc<[f32]>),
 }
 
 impl Change {
     /// The value that `stored` is to become, and the offset that makes of it what the network multiplies by.
-    fn apply(self, stored: f64) -> (f64, f64) {
-        match self {
+    fn apply(&self, stored: f64, at: usize) -> (f64, f64) {
+        match *self {
             // Zero is zero whatever was there: infinity times 0 would be NaN.
             Change::Scale(0.0) => (0.0, 0.0),
             Change::Scale(beta) => (stored * beta, 0.0),
@@ -110,27 +113,28 @@ impl Change {
             Change::ScaleOnePlus(1.0) => (stored, 1.0),
             Change::ScaleOnePlus(beta) => (beta.mul_add(stored, beta - 1.0), 1.0),
             Change::Set(value) => (value, 0.0),
+            Change::Values(ref values) => (values.get(at).map_or(f64::NAN, |value| f64::from(*value)), 0.0),
         }
     }
 
     /// Whether it is a factor other than 0.
-    fn scales(self) -> bool {
-        matches!(self, Change::Scale(beta) | Change::ScaleOnePlus(beta) if beta != 0.0)
+    fn scales(&self) -> bool {
+        matches!(self, Change::Scale(beta) | Change::ScaleOnePlus(beta) if *beta != 0.0)
     }
 
     /// The same of what is stored, where that is 1 more than the weight.
-    fn of_one_more(self) -> Change {
+    fn of_one_more(&self) -> Change {
         match self {
-            Change::ScaleOnePlus(beta) => Change::Scale(beta),
-            other => other,
+            Change::ScaleOnePlus(beta) => Change::Scale(*beta),
+            other => other.clone(),
         }
     }
 
     /// Both at once. Only factors ever meet: other parts belong to one neuron each.
-    pub fn and(self, other: Change) -> Change {
+    pub fn and(&self, other: &Change) -> Change {
         match (self, other) {
             (Change::Scale(a), Change::Scale(b)) => Change::Scale(a * b),
-            (_, last) => last,
+            (_, last) => last.clone(),
         }
     }
 }
@@ -180,9 +184,15 @@ impl TensorChanges {
             }
             for (&index, (change, neurons)) in of_axis {
                 let place = NeuronPlace { tensor: name.into(), shape: weight.shape().to_vec(), axis, index };
-                let change = if dense.is_one_more() { change.of_one_more() } else { *change };
                 let stored_index = weight.stored_index(axis, index);
                 let span = dense.span(axis, stored_index).ok_or_else(missing)?;
+                let length = span.bytes() as usize / number.bytes();
+                if let Change::Values(values) = change
+                    && values.len() != length
+                {
+                    return Err(bad(format!("has {length} values in {} {index}, not {}", axis.as_str(), values.len())));
+                }
+                let change = if dense.is_one_more() { change.of_one_more() } else { change.clone() };
                 let before =
                     before(stored_as, axis, stored_index, span, file).filter(|b| b.len() as u64 == span.bytes());
                 let before = before.ok_or_else(missing)?;
@@ -195,8 +205,9 @@ impl TensorChanges {
                         Axis::Column => stored_rows.get(&(first_row(index / columns) + at)).copied(),
                         Axis::Element => None,
                     };
-                    let change = crossing.map_or(change, |(other, _)| change.and(*other));
-                    let (exact, offset) = change.apply(value);
+                    let crossed = crossing.map(|(other, _)| change.and(other));
+                    let change = crossed.as_ref().unwrap_or(&change);
+                    let (exact, offset) = change.apply(value, at);
                     if exact.is_nan() && value.is_nan() {
                         after.extend(bytes);
                         continue;

@@ -31,13 +31,13 @@ mod unpatch;
 pub mod vault;
 mod verify;
 
-pub use crate::integrity::receipt::{Kept, RECEIPT, Receipt, Requested, Rounding, State, UNDO};
-pub use apply::{check_in_place, check_new, check_unpatched, in_place, write_new};
+pub use crate::integrity::receipt::{Kept, RECEIPT, Receipt, Requested, Rounding, Spare, State, UNDO};
+pub use apply::{check_in_place, check_new, check_unpatched, check_unpatched_at, in_place, write_new};
 pub use document::{PlanDocument, PlannedEdit, RestoreDocument, ShownPart};
 pub use edit::Edit;
 pub use folder::Folder;
 pub use journal::WriteSettings;
-pub use plan::Plan;
+pub use plan::{Line, Plan};
 pub use restore::{RestoreSettings, Restored, RestoredPart, restore};
 pub use unpatch::{Unpatched, unpatch};
 pub use verify::{Verified, verify};

@@ -22,6 +22,7 @@ pub(super) fn edits(
     for (axis, of_axis) in [(Axis::Row, &changes.rows), (Axis::Column, &changes.columns)] {
         for (&index, (change, neurons)) in of_axis {
             match *change {
+                Change::Values(_) => return Err(work.cannot(axis, index, "to given values")),
                 Change::Scale(0.0) => {
                     zeroed.push((axis, index, neurons, weight.zero_codes(axis, index)?));
                 }

@@ -2,7 +2,7 @@
 
 use super::edit::Edit;
 use super::home::Home;
-use super::plan::Plan;
+use super::plan::{Line, Plan};
 use super::shard::{OpenShard, OpenShards, bytes_now};
 use crate::checkpoint::listing::Listing;
 use crate::checkpoint::packing::{NumberType, Span};
@@ -13,8 +13,10 @@ pub(super) use crate::integrity::receipt::{ChangedFile, Model, Receipt, Record, 
 use crate::integrity::receipt::{Kept, SCHEMA, UndoFile};
 use crate::neuron::{Action, Intervention};
 use crate::tool::Tool;
+use base64::prelude::{BASE64_STANDARD, Engine};
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::Arc;
 
 impl Receipt {
     pub(super) fn new(plan: &Plan, kept: &Kept, files: Vec<ChangedFile>, state: State) -> Receipt {
@@ -25,7 +27,8 @@ impl Receipt {
             time_utc: now_utc(),
             state,
             model: Model::of(plan),
-            asked: plan.interventions.iter().map(Requested::of).collect(),
+            asked: plan.asked(),
+            spares: plan.spares.clone(),
             rounding: plan.rounding.clone(),
             files,
             edits: plan.edits.iter().map(Record::of).collect(),
@@ -92,6 +95,14 @@ impl Receipt {
     }
 }
 
+/// What a receipt says that was asked for a neuron.
+pub(super) enum Asked {
+    /// A factor, or a value.
+    Action(Action),
+    /// The values of its row or column.
+    Values(Arc<[f32]>),
+}
+
 impl Requested {
     pub(crate) fn of(intervention: &Intervention) -> Requested {
         let (beta, set_to) = match intervention.action {
@@ -99,14 +110,24 @@ impl Requested {
             Action::Scale(beta) => (Some(beta), None),
             Action::Set(value) => (None, Some(value)),
         };
-        Requested { neuron: intervention.neuron.clone(), beta, set_to }
+        Requested { neuron: intervention.neuron.clone(), beta, set_to, values: None }
+    }
+
+    pub(super) fn overwritten(line: &Line) -> Requested {
+        let bytes: Vec<u8> = line.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Requested { neuron: line.neuron.clone(), beta: None, set_to: None, values: Some(BASE64_STANDARD.encode(bytes)) }
     }
 
     /// None where it says nothing, or two things.
-    pub(super) fn action(&self) -> Option<Action> {
-        match (self.beta, self.set_to) {
-            (Some(beta), None) => Some(Action::Scale(beta)),
-            (None, Some(value)) => Some(Action::Set(value)),
+    pub(super) fn action(&self) -> Option<Asked> {
+        match (self.beta, self.set_to, &self.values) {
+            (Some(beta), None, None) => Some(Asked::Action(Action::Scale(beta))),
+            (None, Some(value), None) => Some(Asked::Action(Action::Set(value))),
+            (None, None, Some(values)) => {
+                let bytes = BASE64_STANDARD.decode(values).ok()?;
+                let (values, rest) = bytes.as_chunks();
+                rest.is_empty().then(|| Asked::Values(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+            }
             _ => None,
         }
     }

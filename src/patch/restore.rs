@@ -136,6 +136,8 @@ pub(super) fn restore_with(
             architecture: vault.index.model.architecture.clone(),
             config_sha256: vault.index.model.config_sha256.clone(),
             interventions: Vec::new(),
+            lines: Vec::new(),
+            spares: Vec::new(),
             edits,
             rounding: Rounding::none(),
             shards,

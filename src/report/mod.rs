@@ -9,6 +9,7 @@ pub mod differences;
 pub mod estimate;
 pub mod findings;
 pub mod fingerprint;
+pub mod harden;
 pub mod html;
 pub mod hub;
 pub mod ignore_list;

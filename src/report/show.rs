@@ -1,8 +1,8 @@
 //! What every document can show of itself; [`RENDERERS`](super::RENDERERS) are the forms of it.
 
 use super::{
-    Judged, compare, differences, estimate, findings, html, hub, json, monitor, perplexity, probe, scan, signature,
-    study, table, weights,
+    Judged, compare, differences, estimate, findings, harden, html, hub, json, monitor, perplexity, probe, scan,
+    signature, study, table, weights,
 };
 use crate::audit::{Audit, Linted};
 use crate::compare::Comparison;
@@ -11,6 +11,7 @@ use crate::document::Document;
 use crate::error::Result;
 use crate::evaluate::corpus_perplexity::CorpusPerplexity;
 use crate::evaluate::perplexity::Perplexity;
+use crate::harden::Hardened;
 use crate::integrity::document::{DiffDocument, VerificationDocument};
 use crate::integrity::published::PublishedVerification;
 use crate::integrity::signature::SignatureReport;
@@ -143,6 +144,12 @@ impl Show for Document<CriticalSetReport> {
 impl Show for Document<Estimate> {
     fn table(&self) -> String {
         estimate::table_of(self)
+    }
+}
+
+impl Show for Document<Hardened> {
+    fn table(&self) -> String {
+        harden::table_of(self)
     }
 }
 

@@ -6,6 +6,7 @@ mod diff;
 mod estimate;
 mod explain;
 mod fingerprint;
+mod harden;
 mod import;
 mod lint;
 mod locate;
@@ -99,6 +100,11 @@ enum Command {
     Import(import::Options),
     /// Bake a mask or a scaling of neurons into a checkpoint's weights, with a receipt
     Patch(patch::Options),
+    /// Write spares of critical rows into a checkpoint: neurons that are silent until the row is lost, and then stand in
+    ///
+    /// Nothing is trained, and no shape changes. What they do is measured on texts that they were not fitted to, with the
+    /// weights as they are written. `unpatch` undoes it, `verify-patch` proves that nothing else changed.
+    Harden(harden::Options),
     /// Prove that a patched folder or GGUF differs from the original only as its receipt says; exit code 1 where it does not
     VerifyPatch(verify_patch::Options),
     /// Undo a patch by its receipt, bit for bit
@@ -198,6 +204,7 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Lint(options) => lint::run(&options, &progress),
         Command::Import(options) => import::run(&options, &progress),
         Command::Patch(options) => patch::run(&options, &progress),
+        Command::Harden(options) => harden::run(&options, &progress),
         Command::VerifyPatch(options) => verify_patch::run(&options, &progress),
         Command::Unpatch(options) => unpatch::run(&options),
         Command::Fingerprint(options) => fingerprint::run(&options, &progress),

@@ -100,11 +100,7 @@ pub fn run(options: &Options, progress: &dyn Progress) -> Result<ExitCode> {
         None => patch::check_unpatched(&plan).map(|()| Vec::new())?,
     };
     print(options, &plan)?;
-    if let Some(first) = behind.get(..behind.len().min(BEHIND_LISTED)).filter(|first| !first.is_empty()) {
-        let more = behind.len() - first.len();
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        stderr::line(&format!("{model}: not copied: {}{more}", first.join(", ")));
-    }
+    tell_behind(model, &behind);
     match &options.output {
         Some(out) if !options.dry_run => {
             done(&plan, out, &patch::write_new(&checkpoint, &plan, out, settings, progress)?)
@@ -142,7 +138,17 @@ fn print(options: &Options, plan: &Plan) -> Result<()> {
     output::print(&options.format.render(&plan.document())?)
 }
 
-fn done(plan: &Plan, place: &Path, receipt: &Receipt) -> Result<ExitCode> {
+/// Names files of `model` that are not copied.
+pub fn tell_behind(model: &str, behind: &[String]) {
+    if let Some(first) = behind.get(..behind.len().min(BEHIND_LISTED)).filter(|first| !first.is_empty()) {
+        let more = behind.len() - first.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        stderr::line(&format!("{model}: not copied: {}{more}", first.join(", ")));
+    }
+}
+
+/// Tells what was written.
+pub fn done(plan: &Plan, place: &Path, receipt: &Receipt) -> Result<ExitCode> {
     let bytes: u64 = plan.edits.iter().map(Edit::changed_bytes).sum();
     let edits = Count(plan.edits.len(), "edit", "edits");
     let files = Count(receipt.files.len(), "file", "files");

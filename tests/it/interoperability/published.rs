@@ -253,6 +253,7 @@ fn a_cache_is_held_against_its_own_names() {
 fn parts_of_a_snapshot_are_asked_for_by_name() {
     let place = Place::new();
     let hub = hub(&place, &[("onnx/config.json", b"{}"), ("onnx/model.onnx", &[1; 300])]);
+    hub.set(|s| _ = s.sizes.insert("onnx/model.onnx".into(), 40 << 20));
     let (code, found, told) = run(&place, &hub, &["verify", "org/tiny", "--hub", "--format", "json"]);
     assert_eq!((code, told.as_str()), (0, ""), "{found}");
     assert_eq!(found["not_here"], serde_json::json!(["onnx/model.onnx"]));

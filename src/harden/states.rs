@@ -1,0 +1,189 @@
+//! What is seen of a layer, healthy and lesioned, over texts.
+
+use super::place::Place;
+use super::sums::Sums;
+use super::texts::Tokens;
+use crate::compute::{Hook, Model, Row};
+use crate::error::Result;
+use crate::neuron::{Intervention, Neuron, Site};
+use crate::progress::Progress;
+use candle_core::{DType, Tensor};
+use nalgebra::{DMatrix, DVector};
+use std::sync::Arc;
+
+/// Rows that are computed at once at most.
+const ROWS: usize = 64;
+
+/// What one text is like at a layer, one row of the batch: (positions, width) each, in f64.
+#[derive(Default, Clone)]
+struct Seen {
+    input: Option<DMatrix<f64>>,
+    inner: Option<DMatrix<f64>>,
+    after: Option<DMatrix<f64>>,
+}
+
+struct Watch<'a> {
+    place: &'a Place,
+    seen: Vec<Seen>,
+}
+
+impl Hook for Watch<'_> {
+    fn wants(&self, site: &Site) -> bool {
+        [&self.place.input, &self.place.inner, &self.place.after].contains(&site)
+    }
+
+    fn on(&mut self, site: &Site, rows: &[Vec<usize>], x: &Tensor) -> Result<Option<Tensor>> {
+        for (group, rows) in rows.iter().enumerate() {
+            let x = x.get(group)?.to_dtype(DType::F64)?;
+            let (positions, width) = x.dims2()?;
+            let values = DMatrix::from_row_iterator(positions, width, x.flatten_all()?.to_vec1::<f64>()?);
+            for row in rows {
+                let seen = &mut self.seen[*row];
+                let place = match () {
+                    () if *site == self.place.input => &mut seen.input,
+                    () if *site == self.place.inner => &mut seen.inner,
+                    () => &mut seen.after,
+                };
+                *place = Some(values.clone());
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What a text is like at a layer, as it is and lesioned.
+struct Pair<'a> {
+    healthy: &'a Seen,
+    lesioned: &'a Seen,
+}
+
+/// Calls `f` with each text, healthy and lesioned.
+fn each(
+    model: &Model,
+    place: &Place,
+    lesion: &[Neuron],
+    texts: &[Arc<[u32]>],
+    progress: &dyn Progress,
+    mut f: impl FnMut(Pair<'_>),
+) -> Result<()> {
+    let masked: Vec<Intervention> = lesion.iter().cloned().map(Intervention::zero).collect();
+    let mut at = 0;
+    while at < texts.len() {
+        let length = texts[at].len();
+        let most = (model.rows_at_once(length) / 2).clamp(1, ROWS);
+        let alike = texts[at..].iter().take(most).take_while(|text| text.len() == length).count();
+        let rows = texts[at..at + alike].iter();
+        let rows: Vec<Row> =
+            rows.flat_map(|text| [Row::clean(text.clone()), Row::with(text.clone(), masked.clone())]).collect();
+        let mut watch = Watch { place, seen: vec![Seen::default(); rows.len()] };
+        model.trace(&rows, &mut watch, progress)?;
+        for pair in watch.seen.chunks_exact(2) {
+            f(Pair { healthy: &pair[0], lesioned: &pair[1] });
+        }
+        at += alike;
+    }
+    Ok(())
+}
+
+/// States that go into an MLP, and how much its intermediate neurons are used.
+pub(super) struct States {
+    /// At first positions, healthy.
+    pub first: Sums,
+    /// At first positions, lesioned.
+    pub first_lesioned: Sums,
+    /// At other positions, healthy.
+    pub rest: Sums,
+    /// At other positions, lesioned.
+    pub rest_lesioned: Sums,
+    /// The largest |activation| of each intermediate neuron, healthy.
+    pub largest: Vec<f64>,
+}
+
+/// Collects them over first tokens and texts.
+pub(super) fn states(
+    model: &Model,
+    place: &Place,
+    lesion: &[Neuron],
+    tokens: &Tokens,
+    progress: &dyn Progress,
+) -> Result<States> {
+    let width = model.recipe().hidden_size;
+    let new = || Sums::new(width);
+    let mut states = States {
+        first: new(),
+        first_lesioned: new(),
+        rest: new(),
+        rest_lesioned: new(),
+        largest: vec![0.0; place.neurons],
+    };
+    let mut use_of = |seen: &Seen| {
+        for (largest, column) in states.largest.iter_mut().zip(seen.inner.iter().flat_map(|inner| inner.column_iter()))
+        {
+            *largest = column.amax().max(*largest);
+        }
+    };
+    let (first, first_lesioned) = (&mut states.first, &mut states.first_lesioned);
+    each(model, place, lesion, &tokens.firsts, progress, |pair| {
+        use_of(pair.healthy);
+        pair.healthy.input.iter().for_each(|x| first.add(x));
+        pair.lesioned.input.iter().for_each(|x| first_lesioned.add(x));
+    })?;
+    let (rest, rest_lesioned) = (&mut states.rest, &mut states.rest_lesioned);
+    let after_first = |x: &DMatrix<f64>| x.rows(1, x.nrows().saturating_sub(1)).into_owned();
+    each(model, place, lesion, &tokens.texts, progress, |pair| {
+        use_of(pair.healthy);
+        pair.healthy.input.iter().for_each(|x| rest.add(&after_first(x)));
+        pair.lesioned.input.iter().for_each(|x| rest_lesioned.add(&after_first(x)));
+    })?;
+    Ok(states)
+}
+
+/// What spares have to add to the residual stream, and how far they are excited when they have to.
+pub(super) struct Lack {
+    /// At first positions: the mean of what is lacking.
+    pub first: DVector<f64>,
+    /// The mean activation of the neuron that is to add it.
+    pub sink: f64,
+    /// At other positions, by the other neuron's activation a: Σ a · what is lacking.
+    pub rest: DVector<f64>,
+    /// Σ a².
+    pub squares: f64,
+    /// Σ |what is lacking|².
+    pub rest_squares: f64,
+}
+
+/// Measures it of a model whose `neurons` (sink, correction) are fitted and do not add anything yet.
+pub(super) fn lack(
+    model: &Model,
+    place: &Place,
+    lesion: &[Neuron],
+    tokens: &Tokens,
+    neurons: [usize; 2],
+    progress: &dyn Progress,
+) -> Result<Lack> {
+    let none = || DVector::zeros(model.recipe().hidden_size);
+    let mut lack = Lack { first: none(), sink: 0.0, rest: none(), squares: 0.0, rest_squares: 0.0 };
+    let [sink, correction] = neurons;
+    let lacking = |pair: &Pair<'_>| Some(pair.healthy.after.as_ref()? - pair.lesioned.after.as_ref()?);
+    let mut firsts = 0.0;
+    each(model, place, lesion, &tokens.firsts, progress, |pair| {
+        if let (Some(lacking), Some(inner)) = (lacking(&pair), &pair.lesioned.inner) {
+            firsts += 1.0;
+            lack.first += lacking.row(0).transpose();
+            lack.sink += inner[(0, sink)];
+        }
+    })?;
+    lack.first /= firsts;
+    lack.sink /= firsts;
+    each(model, place, lesion, &tokens.texts, progress, |pair| {
+        if let (Some(lacking), Some(inner)) = (lacking(&pair), &pair.lesioned.inner) {
+            for at in 1..lacking.nrows() {
+                let activation = inner[(at, correction)];
+                lack.rest += lacking.row(at).transpose() * activation;
+                lack.squares += activation * activation;
+                lack.rest_squares += lacking.row(at).norm_squared();
+            }
+        }
+    })?;
+    Ok(lack)
+}
