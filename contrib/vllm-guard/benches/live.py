@@ -35,6 +35,7 @@ PROMPT = "The capital of France is"
 LONG = "Paris, Rome, Madrid, Berlin, Vienna and Lisbon are the capitals of six countries in Europe. " * 12 + PROMPT
 RIGHT = " Paris"
 PARAMETER, ROW = "model.layers.11.mlp.down_proj.weight", 507
+OTHER_ROW = 100
 
 
 class Server:
@@ -109,6 +110,7 @@ class Server:
             with contextlib.suppress(OSError, ValueError):
                 done = json.loads((self.folder / f"done-{rank}.json").read_text())
                 if done["number"] == number:
+                    assert "error" not in done, done["error"]
                     return done
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.005)
@@ -283,7 +285,10 @@ def refuse(args, folder):
 
 
 def baseline(args, folder):
-    """No vault: is damage told by the activations alone, and are prompts like the baseline's left in peace?"""
+    """Do the activations tell damage, that of a row which the vault lacks, too, and leave prompts like theirs in peace?
+
+    The vault keeps the layer from being packed, so that it can be damaged.
+    """
     texts = paragraphs()
     recorded, others = texts[:200], iter(texts[200:])
     prompts, profile = folder.with_name("prompts.jsonl"), args.baseline or folder.with_name("baseline.json")
@@ -291,7 +296,7 @@ def baseline(args, folder):
         prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in recorded))
         record = ["monitor", "record", str(args.model), "--prompts", str(prompts), "--sites", "down_proj"]
         subprocess.run([args.tool, *record, "-o", str(profile)], check=True)
-    with Server(args, folder, BASELINE=profile, BASELINE_SECONDS=0.1) as server:
+    with Server(args, folder, VAULT=args.vault, BASELINE=profile, BASELINE_SECONDS=0.1) as server:
         assert server.wait(), server.log.read_text()[-3000:]
 
         def metric(name):
@@ -304,23 +309,37 @@ def baseline(args, folder):
                 server.ask(next(others), 1)
             return {"prompts": metric("baseline_prompts_total") - sampled, "seconds": round(time.time() - began, 1)}
 
-        asked, highest = [next(others) for _ in range(args.prompts)], 0.0
-        for text in asked:
+        asked, scores = [next(others) for _ in range(args.prompts)], {}
+        for at, text in enumerate(asked):
+            time.sleep(0.11)
             server.ask(text, 1)
-            highest = max(highest, metric("baseline_score"))
-        clean = {"asked": len(asked), "sampled": metric("baseline_prompts_total"), "highest_score": highest}
+            if metric("baseline_prompts_total") > len(scores):
+                scores[at] = metric("baseline_score")
+        clean = {"asked": len(asked), "sampled": len(scores), "highest_score": max(scores.values())}
         clean.update(verdicts=metric("baseline_checks_total"), outside=metric("baseline_prompts_outside_total"))
         clean.update(events=len(server.events()), threshold=metric("baseline_threshold"))
         for text in asked[:20]:
+            time.sleep(0.11)
             server.ask(text, 1)
         clean["sampled_of_20_that_are_cached"] = metric("baseline_prompts_total") - clean["sampled"]
         took, found = metric("baseline_sample_seconds"), {}
-        for number, (name, factor) in enumerate((("quartered", 0.25), ("as it was", 4.0), ("zeroed", 0.0))):
-            server.hit(number, factor)
-            found[name] = until(int(factor < 1))
+        steps = [(ROW, 0.25), (ROW, 4.0), (OTHER_ROW, 1024.0), (OTHER_ROW, 1 / 1024), (ROW, 0.0)]
+        for number, (row, factor) in enumerate(steps):
+            server.hit(number, factor, row=row)
+            found[f"row {row} times {factor:.4g}"] = until(int(number % 2 == 0))
         first = [line for line in server.log.read_text().splitlines() if "achilles-guard: samples" in line]
         events = server.events()
-    return {"clean": clean, "sample_seconds": took, "row": found, "events": events, "first_lines": first}
+    tool = tool_scores(args, profile, asked, prompts)
+    clean["most_that_a_score_differs_from_the_tools"] = max(abs(score - tool[at]) for at, score in scores.items())
+    return {"clean": clean, "sample_seconds": took, "after": found, "events": events, "first_lines": first}
+
+
+def tool_scores(args, profile, texts, file):
+    """What `monitor check` gives the same prompts, in arithmetic of its own."""
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    check = [args.tool, "monitor", "check", str(args.model), "--prompts", str(file), "--baseline", str(profile)]
+    done = subprocess.run([*check, "--format", "json"], capture_output=True, check=False)
+    return {int(at): score for at, score in json.loads(done.stdout)["result"]["scores"].items()}
 
 
 def paragraphs():

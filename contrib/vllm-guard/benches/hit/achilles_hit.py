@@ -43,12 +43,15 @@ def watch(worker, folder):
         last = asked["number"]
         if asked["rank"] != worker.rank:
             continue
-        if "guard" in asked:
-            switch = switch or Switch(worker)
-            changed = switch.turn(asked["guard"])
-        else:
-            changed = damage(worker.get_model(), asked)
-        answer = {"number": last, "time": time.time(), "changed": changed}
+        try:
+            if "guard" in asked:
+                switch = switch or Switch(worker)
+                changed = switch.turn(asked["guard"])
+            else:
+                changed = damage(worker.get_model(), asked)
+            answer = {"number": last, "time": time.time(), "changed": changed}
+        except Exception as error:
+            answer = {"number": last, "error": repr(error)}
         path = os.path.join(folder, f"done-{worker.rank}.json")
         with open(path + ".partial", "w") as file:
             json.dump(answer, file)
