@@ -266,21 +266,29 @@ def stop(args, folder):
 
 
 def refuse(args, folder):
-    """Vaults that are missing or spoiled, and a setting mistyped: the server does not start, and one line says why."""
+    """Vaults that are missing or spoiled, a setting mistyped, a baseline of another model, or one where the model is
+    compiled: the server does not start, and one line says why.
+    """
     spoiled = folder.with_name("spoiled.safetensors")
     data = bytearray(Path(args.vault).read_bytes())
     data[-1] ^= 1
     spoiled.write_bytes(data)
     found = {}
+    foreign = Path(__file__).parents[1] / "tests" / "data" / "baseline.json"
     for name, settings in (
+        ("compiled", dict(BASELINE=foreign)),
+        ("foreign", dict(BASELINE=foreign)),
         ("missing", dict(VAULT="/nowhere/vault.safetensors")),
         ("spoiled", dict(VAULT=spoiled)),
         ("mistyped", dict(VAULT=args.vault, POLCY="stop")),
     ):
-        with Server(args, folder.with_name(f"refuse-{name}"), **settings) as server:
+        serve = ["--no-enforce-eager"] if name == "compiled" else []
+        with Server(args, folder.with_name(f"refuse-{name}"), serve, **settings) as server:
             started = server.wait()
-            last = server.log.read_text().strip().splitlines()[-1]
-            found[name] = {"started": started, "exit_code": server.process.returncode, "says": last}
+            lines = server.log.read_text().strip().splitlines()
+            # A worker's error is followed by those of the processes that wait for it.
+            says = [line for line in lines if "Bad" in line or "GuardError" in line] or lines
+            found[name] = {"started": started, "exit_code": server.process.returncode, "says": says[-1]}
     return found
 
 
@@ -296,6 +304,8 @@ def baseline(args, folder):
         prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in recorded))
         record = ["monitor", "record", str(args.model), "--prompts", str(prompts), "--sites", "down_proj"]
         subprocess.run([args.tool, *record, "-o", str(profile)], check=True)
+    asked, scores = [next(others) for _ in range(args.prompts)], {}
+    tool = tool_scores(args, profile, asked, prompts)
     with Server(args, folder, VAULT=args.vault, BASELINE=profile, BASELINE_SECONDS=0.1) as server:
         assert server.wait(), server.log.read_text()[-3000:]
 
@@ -309,7 +319,6 @@ def baseline(args, folder):
                 server.ask(next(others), 1)
             return {"prompts": metric("baseline_prompts_total") - sampled, "seconds": round(time.time() - began, 1)}
 
-        asked, scores = [next(others) for _ in range(args.prompts)], {}
         for at, text in enumerate(asked):
             time.sleep(0.11)
             server.ask(text, 1)
@@ -329,7 +338,6 @@ def baseline(args, folder):
             found[f"row {row} times {factor:.4g}"] = until(int(number % 2 == 0))
         first = [line for line in server.log.read_text().splitlines() if "achilles-guard: samples" in line]
         events = server.events()
-    tool = tool_scores(args, profile, asked, prompts)
     clean["most_that_a_score_differs_from_the_tools"] = max(abs(score - tool[at]) for at, score in scores.items())
     return {"clean": clean, "sample_seconds": took, "after": found, "events": events, "first_lines": first}
 
@@ -365,13 +373,13 @@ def parallel(args, folder):
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     with Server(args, folder, ["--tensor-parallel-size", "2"], **settings) as server:
         assert server.wait(), server.log.read_text()[-3000:]
-        clean, hits = server.ask(), []
+        clean, hits = [server.ask(LONG), server.ask()], []
         for number, (rank, parameter, row) in enumerate(
             [(0, down.tensor, down.index), (1, down.tensor, down.index), (holder, *merged)]
         ):
             known = len(server.events())
             at = server.hit(number, 100.0, parameter, row, rank)
-            before = server.ask()
+            before = [server.ask(LONG), server.ask()]
             while len(server.events()) == known:
                 assert time.time() < at + 600, "not told"
                 time.sleep(0.05)
