@@ -1,6 +1,6 @@
 """Holds the critical weights in the memory of a serving vLLM against a vault that `achilles-audit vault` wrote.
 
-vLLM calls `register` in each of its processes. Without a vault and without `ACHILLES_GUARD_ALL` it does nothing.
+vLLM calls `register` in each of its processes. Without a vault, a baseline and `ACHILLES_GUARD_ALL` it does nothing.
 """
 
 import os

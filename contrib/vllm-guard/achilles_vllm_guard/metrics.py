@@ -20,6 +20,15 @@ HELP = {
     "failed_checks": "Times that it could not be; the log says why",
     "repairs": "Parts that were put back from the vault",
     "checksum_rounds": "Times that all of the model was summed",
+    "baseline_sites": "Sites of the baseline whose activations are sampled",
+    "baseline_prompts": "Prompts whose activations were held against the baseline",
+    "baseline_prompts_outside": "Those of them with a score above the threshold",
+    "baseline_checks": "Verdicts, each over several prompts",
+    "baseline_outside": "1 where the last verdict was an alarm",
+    "baseline_score": "How far the last prompt was from the baseline",
+    "baseline_threshold": "The score beyond which a prompt is outside",
+    "baseline_sample_seconds": "What reading and judging the last sample took",
+    "failed_samples": "Times that activations could not be read; the log says why",
 }
 
 

@@ -16,15 +16,19 @@ from typing import Any
 
 import torch
 
-from . import metrics, vault
+from . import baseline, metrics, vault
+from .baseline import BadBaseline, Baseline
 from .guard import Guard, Stopped
 from .layout import merged_names
 from .report import LOG, REPAIRED, Report
+from .sampler import Sampler
 from .settings import PREFIX, GuardError, Settings
 from .vault import BadVault, Vault
 
 STATE_DIR = f"{PREFIX}STATE_DIR"
 IDLE_POLL_SECONDS = 0.25
+LONGEST_IN_FULL = 2048
+"""Tokens of a prompt that is computed without the prefix cache so that it can be sampled."""
 installed = False
 
 
@@ -35,12 +39,14 @@ def install(settings: Settings) -> None:
         return
     installed = True
     state = _state_folder()
-    kept = _read_vault(settings)
+    kept, profile = _read_vault(settings), _read_baseline(settings)
     metrics.install(state)
     if kept is not None:
         _keep_unpacked({name for part in kept.parts for name in merged_names(part.tensor.rpartition(".")[0])})
-    _hook_workers(settings, kept, state)
+    _hook_workers(settings, kept, profile, state)
     _hook_scheduler(state)
+    if profile is not None:
+        _compute_in_full(settings.baseline_seconds)
 
 
 def _state_folder() -> Path:
@@ -68,7 +74,19 @@ def _read_vault(settings: Settings) -> Vault | None:
         return None
 
 
-def _hook_workers(settings: Settings, kept: Vault | None, state: Path) -> None:
+def _read_baseline(settings: Settings) -> Baseline | None:
+    if settings.baseline is None:
+        return None
+    try:
+        return baseline.read(settings.baseline)
+    except BadBaseline as error:
+        if settings.refuse_bad_vault:
+            raise
+        LOG.error("achilles-guard: %s; activations are not sampled", error)
+        return None
+
+
+def _hook_workers(settings: Settings, kept: Vault | None, profile: Baseline | None, state: Path) -> None:
     from vllm.v1.worker.worker_base import WorkerBase
 
     construct = WorkerBase.__init__
@@ -77,7 +95,7 @@ def _hook_workers(settings: Settings, kept: Vault | None, state: Path) -> None:
     def with_guard(self: Any, *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
         if not hasattr(self, "achilles_guard"):
-            self.achilles_guard = Attached(self, settings, kept, state)
+            self.achilles_guard = Attached(self, settings, kept, state, profile)
 
     WorkerBase.__init__ = with_guard
 
@@ -85,10 +103,14 @@ def _hook_workers(settings: Settings, kept: Vault | None, state: Path) -> None:
 class Attached:
     """A guard and the worker whose methods it goes between."""
 
-    def __init__(self, worker: Any, settings: Settings, kept: Vault | None, state: Path):
+    def __init__(
+        self, worker: Any, settings: Settings, kept: Vault | None, state: Path, profile: Baseline | None = None
+    ):
         self.worker, self.settings, self.kept, self.state = weakref.proxy(worker), settings, kept, state
+        self.profile = profile if profile is not None and self._can_sample(profile) else None
         self.lock = threading.RLock()
         self.guard: Guard | None = None
+        self.sampler: Sampler | None = None
         self.serving = False
         """Whether warming up is over; before, another thread must leave a GPU alone, which may be capturing graphs."""
         self.away: str | None = None
@@ -102,16 +124,17 @@ class Attached:
             "reload_weights": functools.partial(self._after_reload, "reload_weights"),
             "finish_weight_update": functools.partial(self._after_reload, "finish_weight_update"),
             "update_weights": self._after_update,
+            "execute_model": self._after_step,
         }
         before = {
+            "execute_model": self._before_step,
             "sleep": self._before_sleep,
             "discard": self._before_discard,
             "start_weight_update": self._before_update,
         }
-        for name in (*after, *before, "execute_model"):
+        for name in {**after, **before}:
             if callable(getattr(worker, name, None)):
-                around = self._before_step if name == "execute_model" else before.get(name)
-                setattr(worker, name, self._wrapped(getattr(worker, name), around, after.get(name)))
+                setattr(worker, name, self._wrapped(getattr(worker, name), before.get(name), after.get(name)))
 
     def _wrapped(self, method: Callable, before: Callable | None, after: Callable | None) -> Callable:
         @functools.wraps(method)
@@ -131,7 +154,7 @@ class Attached:
 
         return locked
 
-    def _before_step(self, *_args: Any, **_kwargs: Any) -> None:
+    def _before_step(self, step: Any = None, *_args: Any, **_kwargs: Any) -> None:
         guard = self.guard
         if guard is None:
             return
@@ -139,6 +162,25 @@ class Attached:
             _run_due(guard, "before a step")
         if guard.stopped is not None:
             raise Stopped(f"achilles-guard: {guard.stopped}")
+        if self.sampler is not None and step is not None:
+            self.sampler.before_step(step)
+
+    def _after_step(self, *_args: Any, **_kwargs: Any) -> None:
+        if self.sampler is not None and self.guard is not None and self.sampler.after_step():
+            self.guard.next_check = time.monotonic()  # the vault may know what it is
+
+    def _can_sample(self, profile: Baseline) -> bool:
+        """Of the workers that hold slices of the same layers the first samples: the outputs are the same in all."""
+        if self.worker.rank % getattr(self.worker.parallel_config, "tensor_parallel_size", 1):
+            return False
+        why = _why_no_hooks(self.worker)
+        if why is None:
+            return True
+        problem = f"{profile.path}: activations cannot be sampled: {why}"
+        if self.settings.refuse_bad_vault:
+            raise BadBaseline(problem)
+        LOG.error("achilles-guard: %s; they are not", problem)
+        return False
 
     def _after_load(self, *_args: Any, **_kwargs: Any) -> None:
         worker = self.worker
@@ -150,15 +192,28 @@ class Attached:
         except BadVault as error:
             if self.settings.refuse_bad_vault:
                 raise
-            LOG.error("achilles-guard: %s; nothing is guarded [%s]", error, name)
-            if not self.settings.everything:
+            LOG.error("achilles-guard: %s; no weight is guarded by it [%s]", error, name)
+            if not self.settings.everything and self.profile is None:
                 return
             guard = Guard(self.settings, None, worker.get_model(), guard.report)
             guard.loaded("when loaded")
         if guard.stopped is not None:
             raise Stopped(f"achilles-guard: {guard.stopped}")
         self.guard = guard
+        self._start_sampling()
         threading.Thread(target=self._watch_idle, name="achilles-guard", daemon=True).start()
+
+    def _start_sampling(self) -> None:
+        if self.profile is None:
+            return
+        dtype = getattr(self.worker.model_config, "dtype", None)
+        try:
+            self.sampler = Sampler(self.settings, self.profile, self.worker.get_model(), self.guard.report, dtype)
+        except BadBaseline as error:
+            if self.settings.refuse_bad_vault:
+                raise
+            LOG.error("achilles-guard: %s; activations are not sampled", error)
+        self.guard.report.write()
 
     def _after_warm_up(self, *_args: Any, **_kwargs: Any) -> None:
         self.serving = True
@@ -188,6 +243,8 @@ class Attached:
         self.away, self.discarded = None, False
         if self.guard is not None:
             self.guard.loaded(f"after {name}")
+        if self.sampler is not None:
+            self.sampler.restart()
 
     def _after_update(self, *_args: Any, **_kwargs: Any) -> None:
         if self.away != "being replaced":
@@ -229,6 +286,20 @@ def _run_due(guard: Guard, when: str) -> None:
     except Exception:
         LOG.exception("achilles-guard: a check failed [%s]", guard.report.worker)
         guard.failed()
+
+
+def _why_no_hooks(worker: Any) -> str | None:
+    """What keeps Python from being called for each module of a step."""
+    compilation = getattr(worker, "compilation_config", None)
+    mode, graphs = getattr(compilation, "mode", None), getattr(compilation, "cudagraph_mode", None)
+    remedy = "serve with --enforce-eager"
+    if mode:
+        return f"the model is compiled ({mode.name}), which leaves hooks out; {remedy}"
+    if graphs is not None and graphs.name not in ("NONE", "FULL_DECODE_ONLY"):
+        return f"steps are replayed as CUDA graphs ({graphs.name}), which leaves hooks out; {remedy}"
+    if getattr(worker.parallel_config, "use_ubatching", False):
+        return "steps are split into micro-batches"
+    return None
 
 
 def _check_config(kept: Vault | None, model: str) -> None:
@@ -291,3 +362,20 @@ def _hook_scheduler(state: Path) -> None:
         return schedule(self, *args, **kwargs)
 
     Scheduler.schedule = schedule_clean
+
+
+def _compute_in_full(seconds: float) -> None:
+    """A prompt of which the cache has a part cannot be compared: now and then one is computed without it."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    add = Scheduler.add_request
+
+    @functools.wraps(add)
+    def add_and_choose(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        now, due = time.monotonic(), getattr(self, "achilles_sample_at", 0.0)
+        plain = not (request.mm_features or request.lora_request or getattr(request, "kv_transfer_params", None))
+        if now >= due and plain and 2 <= len(request.prompt_token_ids or ()) <= LONGEST_IN_FULL:
+            request.skip_reading_prefix_cache, self.achilles_sample_at = True, now + seconds
+        return add(self, request, *args, **kwargs)
+
+    Scheduler.add_request = add_and_choose

@@ -20,7 +20,7 @@ class Report:
         self.worker, self.state, self.events = worker, state, events
         self.gauges: dict[str, float] = {}
         self.counters: dict[str, float] = {"checks": 0, "failed_checks": 0, "repairs": 0, "checksum_rounds": 0}
-        self.differences: dict[str, dict[str, int]] = {"vault": {}, "checksum": {}}
+        self.differences: dict[str, dict[str, int]] = {"vault": {}, "checksum": {}, "baseline": {}}
 
     def event(self, kind: str, text: str, tensor: str, **fields: Any) -> None:
         """One difference: counted, one line in the log, one in the file."""

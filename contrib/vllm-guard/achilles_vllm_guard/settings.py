@@ -4,10 +4,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+Number = TypeVar("Number", int, float)
 PREFIX = "ACHILLES_GUARD_"
 POLICIES = ("alarm", "repair", "stop")
-KEYS = ("VAULT", "ALL", "ALL_SECONDS", "INTERVAL", "POLICY", "BAD_VAULT", "EVENTS", "STATE_DIR")
+KEYS = (
+    *("VAULT", "ALL", "ALL_SECONDS", "INTERVAL", "POLICY", "BAD_VAULT", "EVENTS", "STATE_DIR"),
+    *("BASELINE", "BASELINE_SECONDS", "BASELINE_PROMPTS", "FALSE_ALARM_RATE"),
+)
 
 
 class GuardError(Exception):
@@ -25,6 +30,10 @@ class Settings:
     policy: str
     refuse_bad_vault: bool
     events: Path | None
+    baseline: Path | None
+    baseline_seconds: float
+    baseline_prompts: int
+    false_alarm_rate: float
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Settings | None":
@@ -34,7 +43,7 @@ class Settings:
             if key not in KEYS:
                 raise GuardError(f"{PREFIX}{key} is no setting; there are {', '.join(PREFIX + key for key in KEYS)}")
         everything = _flag(given, "ALL")
-        if "VAULT" not in given and not everything:
+        if "VAULT" not in given and "BASELINE" not in given and not everything:
             return None
         return cls(
             vault=_file(given, "VAULT"),
@@ -44,6 +53,10 @@ class Settings:
             policy=_one_of(given, "POLICY", POLICIES),
             refuse_bad_vault=_one_of(given, "BAD_VAULT", ("refuse", "warn")) == "refuse",
             events=_new_file(given, "EVENTS"),
+            baseline=_file(given, "BASELINE"),
+            baseline_seconds=_seconds(given, "BASELINE_SECONDS", 10.0),
+            baseline_prompts=_number(given, "BASELINE_PROMPTS", 10, 1, 1000, "prompts"),
+            false_alarm_rate=_number(given, "FALSE_ALARM_RATE", 1e-4, 1e-12, 0.5, "a probability"),
         )
 
 
@@ -59,13 +72,17 @@ def _flag(given: Mapping[str, str], key: str) -> bool:
 
 
 def _seconds(given: Mapping[str, str], key: str, default: float) -> float:
+    return _number(given, key, default, 0.1, 86400, "seconds")
+
+
+def _number(given: Mapping[str, str], key: str, default: Number, least: float, most: float, what: str) -> Number:
     text = given.get(key, str(default))
     try:
-        value = float(text)
+        value = type(default)(text)
     except ValueError:
-        value = float("nan")
-    if not 0.1 <= value <= 86400:
-        raise GuardError(f"{PREFIX}{key}={text}: expected seconds, from 0.1 to 86400")
+        value = None
+    if value is None or not least <= value <= most:
+        raise GuardError(f"{PREFIX}{key}={text}: expected {what}, from {least:g} to {most:g}")
     return value
 
 
