@@ -116,8 +116,9 @@ pub fn harden(
     }
     neuron::check_distinct(critical)?;
     let recipe = Recipe::read(checkpoint.config())?;
-    let mut critical: Vec<(usize, Neuron)> =
-        critical.iter().map(|neuron| Ok((place::layer_of(&recipe, neuron)?, neuron.clone()))).collect::<Result<_>>()?;
+    let places = |neuron: &Neuron| places_of(&recipe, neuron, settings.spares);
+    let mut critical: Vec<(Vec<Place>, Neuron)> =
+        critical.iter().map(|neuron| Ok((places(neuron)?, neuron.clone()))).collect::<Result<_>>()?;
     let tokens = Tokens::of(calibration, &checkpoint, recipe.vocab_size)?;
 
     let original = checkpoint;
@@ -143,27 +144,24 @@ pub fn harden(
 
     let (mut lines, mut fitted): (Vec<Line>, Vec<Fitted>) = (Vec::new(), Vec::new());
     let mut plan = None;
-    for (layer, neuron) in &critical {
+    for (places, neuron) in &critical {
         let mut lesion = vec![neuron.clone()];
-        let mut after = *layer;
-        for _ in 0..settings.spares {
-            let place = next_place(&recipe, after, neuron)?;
-            after = place.layer;
-            let states = states::states(&model, &place, &lesion, &tokens, progress)?;
+        for place in places {
+            let states = states::states(&model, place, &lesion, &tokens, progress)?;
             let taken: Vec<usize> = fitted
                 .iter()
                 .flat_map(|fitted| &fitted.spare.neurons)
                 .filter(|n| n.site == place.inner)
                 .map(|n| n.channel)
                 .collect();
-            let chosen = fit::least_used(&states, &place, model.checkpoint().tensors(), &taken)?;
+            let chosen = fit::least_used(&states, place, model.checkpoint().tensors(), &taken)?;
             let neurons = chosen.map(|(neuron, _)| neuron);
             let from = lines.len();
-            lines.extend(fit::silent(&place, neurons, &fit::rows(&states)?));
+            lines.extend(fit::silent(place, neurons, &fit::rows(&states)?));
             drop(states);
             model = load(&lines, &[])?.1;
-            let lack = states::lack(&model, &place, &lesion, &tokens, neurons, progress)?;
-            for line in fit::columns(&place, neurons, &lack)? {
+            let lack = states::lack(&model, place, &lesion, &tokens, neurons, progress)?;
+            for line in fit::columns(place, neurons, &lack)? {
                 let place = lines[from..].iter_mut().find(|known| known.neuron == line.neuron);
                 place.into_iter().for_each(|known| known.values = line.values.clone());
             }
@@ -213,17 +211,20 @@ fn told(base: &Nlls, before: &BTreeMap<Vec<Neuron>, f64>, neurons: Vec<Neuron>, 
     Lesion { damage_before: before.get(&neurons).copied(), neurons, damage_after, worst_kind }
 }
 
-/// The first layer after one whose MLP can hold a spare.
-fn next_place(recipe: &Recipe, layer: usize, of: &Neuron) -> Result<Place> {
-    for later in layer + 1..recipe.layers.len() {
-        if let Some(place) = Place::of(recipe, later)? {
-            return Ok(place);
-        }
+/// The next layers after a critical row whose MLPs can hold a spare, so many.
+fn places_of(recipe: &Recipe, neuron: &Neuron, spares: usize) -> Result<Vec<Place>> {
+    let first = place::layer_of(recipe, neuron)? + 1;
+    let places = (first..recipe.layers.len()).filter_map(|layer| Place::of(recipe, layer).transpose());
+    let places: Vec<Place> = places.take(spares).collect::<Result<_>>()?;
+    if places.len() == spares {
+        return Ok(places);
     }
-    let problem = "no later layer can hold a spare: that needs a gated MLP without biases, which every position goes \
-                   through, whose output enters the residual stream as it is (not normed, as Gemma's and OLMo 2's); guard \
-                   this neuron with a vault instead";
-    Err(Error::Name { what: "neuron", text: of.to_string(), problem: problem.into() })
+    let problem = format!(
+        "{} of the later layers can hold a spare, asked for {spares}: that needs a gated MLP without biases, which every \
+         position goes through, whose output enters the residual stream as it is (not normed, as Gemma's and OLMo 2's)",
+        if places.is_empty() { "none".to_owned() } else { places.len().to_string() }
+    );
+    Err(Error::Name { what: "neuron", text: neuron.to_string(), problem })
 }
 
 /// What is measured: each critical row, each spare's, of each critical row all but the last spare's and all, and all

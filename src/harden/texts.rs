@@ -79,8 +79,16 @@ pub(super) struct Tokens {
 impl Tokens {
     pub fn of(calibration: &Calibration, checkpoint: &Checkpoint, vocabulary: usize) -> Result<Tokens> {
         let tokenizer = Tokenizer::of(checkpoint)?;
+        // A tokenizer may have no tokens for a language.
         let encode = |text: &str| -> Result<Option<Arc<[u32]>>> {
-            let mut ids = tokenizer.ids(text)?;
+            let mut ids = match tokenizer.ids(text) {
+                Ok(ids) => ids,
+                Err(Error::File { problem, .. }) => {
+                    tracing::warn!("a text is left out: the tokenizer {problem}");
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            };
             ids.truncate(LONGEST);
             Ok((ids.len() > 1 && ids.iter().all(|id| (*id as usize) < vocabulary)).then(|| ids.into()))
         };

@@ -6,7 +6,7 @@ use crate::checkpoint::packing::{Axis, Span};
 use crate::checkpoint::source::is_gguf_name;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::neuron::Neuron;
+use crate::neuron::{Neuron, Side};
 use crate::tool::Tool;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -260,6 +260,24 @@ impl Receipt {
             return Ok(None);
         }
         Ok(Some(Receipt::parse(&path, &files::read_regular(&path)?)?))
+    }
+
+    /// Whether all that it changes are neurons of spares: no other row, and nothing that is masked or scaled.
+    pub fn only_hardens(&self) -> bool {
+        let of_spares: BTreeSet<(&str, usize)> = self
+            .spares
+            .iter()
+            .flat_map(|spare| &spare.neurons)
+            .filter_map(|neuron| Some((neuron.site.module.as_str().rsplit_once('.')?.0, neuron.channel)))
+            .collect();
+        let is_of_spare = |asked: &Requested| {
+            let Some((mlp, name)) = asked.neuron.site.module.as_str().rsplit_once('.') else { return false };
+            let is_down = name == "down_proj" || name == "w2";
+            asked.values.is_some()
+                && (asked.neuron.site.side == Side::In) == is_down
+                && (!is_down || of_spares.contains(&(mlp, asked.neuron.channel)))
+        };
+        !self.spares.is_empty() && self.asked.iter().all(is_of_spare)
     }
 
     /// The name of its own file.

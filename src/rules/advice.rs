@@ -36,6 +36,10 @@ impl RuleId {
                 "Compare with the model that this was made from: achilles-audit diff. If a neuron was changed and \
                  is not meant to be, put the weights back: achilles-audit unpatch or restore, or fetch them again."
             }
+            RuleId::Lint(Check::HardenedReceipt) => {
+                "Nothing, where this release is meant to be hardened; verify-patch proves that nothing else was changed. \
+                 To take the spares out: achilles-audit unpatch."
+            }
             RuleId::Lint(
                 Check::LesionNotExamined
                 | Check::PartNotExamined

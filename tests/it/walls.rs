@@ -19,7 +19,7 @@ const ROOMS: &[&[&str]] = &[
     &["study"],
     &["integrity"],
     &["patch"],
-    &["rules"],
+    &["harden", "rules"],
     &["audit"],
     &["report"],
 ];
@@ -32,7 +32,7 @@ const NEVER: &[(&str, &[&str])] = &[
 ];
 
 /// The rooms that compute, which alone may use candle.
-const CANDLE: &[&str] = &["compute", "evaluate", "locate", "monitor", "probe", "study"];
+const CANDLE: &[&str] = &["compute", "evaluate", "locate", "monitor", "probe", "study", "harden"];
 
 #[test]
 fn no_room_uses_one_above_it() {

@@ -53,6 +53,8 @@ pub enum Check {
     TemplateNotTried,
     /// This tool's own receipt says that neurons of this checkpoint were changed on purpose.
     LesionReceipt,
+    /// This tool's own receipt says that spares were written into this checkpoint: neurons that stand in for critical rows.
+    HardenedReceipt,
     /// A row or column that its partners' norms contradict is what scaling or masking a neuron leaves.
     LesionSign,
     /// As lesion-sign, but as strong a sign is met in a clean checkpoint now and then.

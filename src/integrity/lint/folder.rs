@@ -247,6 +247,13 @@ fn is_leftover(name: &str) -> bool {
 /// Tells of the receipt of a patch of a model folder or GGUF, if there is one.
 pub(super) fn receipt(model: &Path, location: &Location, found: &mut Found) {
     let (message, evidence) = match Receipt::read(model) {
+        Ok(Some(receipt)) if receipt.only_hardens() => {
+            let rows: Vec<String> = receipt.spares.iter().map(|spare| spare.stands_for.to_string()).collect();
+            let spares = Count(rows.len(), "spare", "spares");
+            let message = format!("lists {spares} and {}", Count(receipt.edits.len(), "edit", "edits"));
+            let evidence = json!({"stand_in_for": rows, "state": receipt.state, "time_utc": receipt.time_utc});
+            return found.add(Check::HardenedReceipt, location.clone(), message, evidence);
+        }
         Ok(Some(receipt)) => {
             let neurons: Vec<String> = receipt.asked.iter().take(10).map(|a| a.neuron.to_string()).collect();
             let count = receipt.asked.len();

@@ -8,6 +8,7 @@ mod divergence;
 mod estimate;
 mod fingerprint;
 mod gate;
+mod harden;
 mod help;
 mod ignore_list;
 mod integrity;

@@ -176,6 +176,7 @@ const TRIPPED: &[(Check, &str, Option<&str>, Break)] = &[
     (Check::TemplateLoads, "chat_template.jinja", None, |f| f.write("chat_template.jinja", b"{% include 'x' %}")),
     (Check::LesionReceipt, "achilles-patch.json", None, |f| f.write("achilles-patch.json", b"{}")),
     (Check::LesionReceipt, "sub/x.GGUF.achilles-patch.json", None, |f| f.write("sub/x.GGUF.achilles-patch.json", b"{}")),
+    (Check::HardenedReceipt, "achilles-patch.json", None, |f| f.write("achilles-patch.json", HARDENED.as_bytes())),
     (Check::OddFileName, "a\nb", None, |f| f.write("a\nb", b"")),
     (Check::OddFileName, "con\u{200b}fig.json", None, |f| f.write("con\u{200b}fig.json", b"{}")),
     (Check::OddFileName, "a/\u{202e}txt.exe", None, |f| f.write("a/\u{202e}txt.exe", b"")),
@@ -540,3 +541,14 @@ pub fn cases() -> Vec<(PathBuf, Observation)> {
     };
     whole.chain(sharded).chain(unix).map(case).collect()
 }
+
+/// The receipt of a spare, as far as lint reads it.
+const HARDENED: &str = r#"{
+    "schema": "achilles-audit/patch/v1", "tool": {"name": "achilles-audit", "version": "0.1.0"},
+    "time_utc": "2026-11-27T20:00:00Z", "state": "applied",
+    "model": {"source": "m", "architecture": "LlamaForCausalLM", "config_sha256": ""},
+    "asked": [{"neuron": "model.layers.1.mlp.down_proj:in:9", "beta": null, "set_to": null, "values": "AAAAAA=="}],
+    "spares": [{"stands_for": "model.layers.0.mlp.down_proj:out:3", "row": "model.layers.1.mlp.down_proj:out:3",
+        "neurons": ["model.layers.1.mlp.down_proj:in:9"]}],
+    "rounding": {"worst_relative": 0, "tensor": null, "to_zero": 0}, "files": [], "edits": [],
+    "undo": {"name": "achilles-patch.undo", "bytes": 0, "sha256": ""}}"#;
