@@ -158,9 +158,9 @@ pub fn harden(
             let neurons = chosen.map(|(neuron, _)| neuron);
             let from = lines.len();
             lines.extend(fit::silent(place, neurons, &fit::rows(&states)?));
-            drop(states);
+            let firsts = states.firsts;
             model = load(&lines, &[])?.1;
-            let lack = states::lack(&model, place, &lesion, &tokens, neurons, progress)?;
+            let lack = states::lack(&model, place, &lesion, (&firsts, &tokens.texts), neurons, progress)?;
             for line in fit::columns(place, neurons, &lack)? {
                 let place = lines[from..].iter_mut().find(|known| known.neuron == line.neuron);
                 place.into_iter().for_each(|known| known.values = line.values.clone());

@@ -2,14 +2,13 @@
 
 use super::place::Place;
 use super::sums::Sums;
-use super::texts::Tokens;
+use super::texts::{Text, Tokens};
 use crate::compute::{Hook, Model, Row};
 use crate::error::Result;
 use crate::neuron::{Intervention, Neuron, Site};
 use crate::progress::Progress;
 use candle_core::{DType, Tensor};
 use nalgebra::{DMatrix, DVector};
-use std::sync::Arc;
 
 /// Rows that are computed at once at most.
 const ROWS: usize = 64;
@@ -62,7 +61,7 @@ fn each(
     model: &Model,
     place: &Place,
     lesion: &[Neuron],
-    texts: &[Arc<[u32]>],
+    texts: &[Text],
     progress: &dyn Progress,
     mut f: impl FnMut(Pair<'_>),
 ) -> Result<()> {
@@ -97,6 +96,25 @@ pub(super) struct States {
     pub rest_lesioned: Sums,
     /// The largest |activation| of each intermediate neuron, healthy.
     pub largest: Vec<f64>,
+    /// Tokens that, as the first, lack what the lesion takes. Some do not become a sink in the healthy model either: by
+    /// them a spare has to be silent, as by all other positions.
+    pub firsts: Vec<Text>,
+}
+
+/// A first position.
+struct First {
+    healthy: DMatrix<f64>,
+    lesioned: DMatrix<f64>,
+    /// |what lacks in the residual stream after the layer|.
+    lacking: f64,
+}
+
+impl First {
+    fn of(pair: &Pair<'_>) -> Option<First> {
+        let (healthy, lesioned) = (pair.healthy.input.clone()?, pair.lesioned.input.clone()?);
+        let lacking = (pair.healthy.after.as_ref()? - pair.lesioned.after.as_ref()?).norm();
+        Some(First { healthy, lesioned, lacking })
+    }
 }
 
 /// Collects them over first tokens and texts.
@@ -115,6 +133,7 @@ pub(super) fn states(
         rest: new(),
         rest_lesioned: new(),
         largest: vec![0.0; place.neurons],
+        firsts: Vec::new(),
     };
     let mut use_of = |seen: &Seen| {
         for (largest, column) in states.largest.iter_mut().zip(seen.inner.iter().flat_map(|inner| inner.column_iter()))
@@ -122,12 +141,25 @@ pub(super) fn states(
             *largest = column.amax().max(*largest);
         }
     };
-    let (first, first_lesioned) = (&mut states.first, &mut states.first_lesioned);
+    let mut firsts = Vec::new();
     each(model, place, lesion, &tokens.firsts, progress, |pair| {
         use_of(pair.healthy);
-        pair.healthy.input.iter().for_each(|x| first.add(x));
-        pair.lesioned.input.iter().for_each(|x| first_lesioned.add(x));
+        firsts.extend(First::of(&pair));
     })?;
+    let mut lacking: Vec<f64> = firsts.iter().map(|first| first.lacking).collect();
+    lacking.sort_by(f64::total_cmp);
+    let enough = lacking.get(lacking.len() / 2).map_or(0.0, |median| median / 2.0);
+    for (first, token) in firsts.iter().zip(&tokens.firsts) {
+        let lacks = first.lacking >= enough;
+        if lacks {
+            states.first.add(&first.healthy);
+            states.first_lesioned.add(&first.lesioned);
+        } else {
+            states.rest.add(&first.healthy);
+            states.rest.add(&first.lesioned);
+        }
+        states.firsts.extend(lacks.then(|| token.clone()));
+    }
     let (rest, rest_lesioned) = (&mut states.rest, &mut states.rest_lesioned);
     let after_first = |x: &DMatrix<f64>| x.rows(1, x.nrows().saturating_sub(1)).into_owned();
     each(model, place, lesion, &tokens.texts, progress, |pair| {
@@ -157,7 +189,7 @@ pub(super) fn lack(
     model: &Model,
     place: &Place,
     lesion: &[Neuron],
-    tokens: &Tokens,
+    (firsts, texts): (&[Text], &[Text]),
     neurons: [usize; 2],
     progress: &dyn Progress,
 ) -> Result<Lack> {
@@ -165,17 +197,15 @@ pub(super) fn lack(
     let mut lack = Lack { first: none(), sink: 0.0, rest: none(), squares: 0.0, rest_squares: 0.0 };
     let [sink, correction] = neurons;
     let lacking = |pair: &Pair<'_>| Some(pair.healthy.after.as_ref()? - pair.lesioned.after.as_ref()?);
-    let mut firsts = 0.0;
-    each(model, place, lesion, &tokens.firsts, progress, |pair| {
+    each(model, place, lesion, firsts, progress, |pair| {
         if let (Some(lacking), Some(inner)) = (lacking(&pair), &pair.lesioned.inner) {
-            firsts += 1.0;
             lack.first += lacking.row(0).transpose();
             lack.sink += inner[(0, sink)];
         }
     })?;
-    lack.first /= firsts;
-    lack.sink /= firsts;
-    each(model, place, lesion, &tokens.texts, progress, |pair| {
+    lack.first /= firsts.len() as f64;
+    lack.sink /= firsts.len() as f64;
+    each(model, place, lesion, texts, progress, |pair| {
         if let (Some(lacking), Some(inner)) = (lacking(&pair), &pair.lesioned.inner) {
             for at in 1..lacking.nrows() {
                 let activation = inner[(at, correction)];

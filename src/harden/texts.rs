@@ -66,21 +66,24 @@ impl Calibration {
     }
 }
 
+/// A text's tokens.
+pub(super) type Text = Arc<[u32]>;
+
 /// A calibration in a model's tokens.
 pub(super) struct Tokens {
     /// Texts to fit by, the shortest first.
-    pub texts: Vec<Arc<[u32]>>,
+    pub texts: Vec<Text>,
     /// Texts of one token each: what the first position depends on.
-    pub firsts: Vec<Arc<[u32]>>,
+    pub firsts: Vec<Text>,
     /// Texts to judge by.
-    pub judge: Vec<(String, Arc<[u32]>)>,
+    pub judge: Vec<(String, Text)>,
 }
 
 impl Tokens {
     pub fn of(calibration: &Calibration, checkpoint: &Checkpoint, vocabulary: usize) -> Result<Tokens> {
         let tokenizer = Tokenizer::of(checkpoint)?;
         // A tokenizer may have no tokens for a language.
-        let encode = |text: &str| -> Result<Option<Arc<[u32]>>> {
+        let encode = |text: &str| -> Result<Option<Text>> {
             let mut ids = match tokenizer.ids(text) {
                 Ok(ids) => ids,
                 Err(Error::File { problem, .. }) => {
@@ -92,7 +95,7 @@ impl Tokens {
             ids.truncate(LONGEST);
             Ok((ids.len() > 1 && ids.iter().all(|id| (*id as usize) < vocabulary)).then(|| ids.into()))
         };
-        let mut texts: Vec<Arc<[u32]>> = Vec::new();
+        let mut texts: Vec<Text> = Vec::new();
         for text in &calibration.fit {
             texts.extend(encode(text)?);
         }
@@ -109,7 +112,7 @@ impl Tokens {
         firsts.extend(special(checkpoint)?);
         let vocabulary = u32::try_from(vocabulary).unwrap_or(u32::MAX);
         firsts.extend((0..SPREAD).map(|at| (u64::from(at) * u64::from(vocabulary) / u64::from(SPREAD)) as u32));
-        let firsts = firsts.into_iter().filter(|id| *id < vocabulary).map(|id| Arc::from([id])).collect();
+        let firsts = firsts.into_iter().filter(|id| *id < vocabulary).map(|id| Text::from([id])).collect();
         Ok(Tokens { texts, firsts, judge })
     }
 }
