@@ -2,8 +2,8 @@
 
 BASE and HARDENED are model folders, NEURON is the critical row that HARDENED has spares of, such as
 L11.mlp.down_proj:out:507. Both are lesioned by `achilles-audit patch` into a temporary folder, and all four answer 50
-questions greedily. Prints the continuation of "The capital of France is" by each, how many answers of the hardened model
-are the base's, and, of those that are not, the log-probabilities of both models' first token that differs.
+questions greedily, in up to 32 tokens. Prints the continuation of "The capital of France is" by each, how many answers of the hardened model
+are the base's, and, of those that are not, the log-probabilities of both models' first token that differs. Computed in float32: in bfloat16 the logits of a model this small are often equal (DTYPE=bfloat16 shows it).
 """
 
 import argparse
@@ -40,7 +40,7 @@ def answer(folder):
     """In a process of its own: answers with the log-probabilities of their tokens."""
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=folder, dtype="bfloat16", max_model_len=512, enforce_eager=True)
+    llm = LLM(model=folder, dtype=os.environ.get("DTYPE", "float32"), max_model_len=512, enforce_eager=True)
     greedy = SamplingParams(temperature=0, max_tokens=32, logprobs=2)
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
     told = []

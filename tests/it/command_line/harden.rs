@@ -6,18 +6,28 @@ use std::path::Path;
 
 const CRITICAL: &str = "model.layers.0.mlp.down_proj:out:7";
 
-/// The tiny llama, in which one weight far larger than the others writes channel 7.
-fn place() -> Place {
+/// A family's fixture, in which one weight far larger than the others writes channel 7.
+fn planted(family: &str, up: &str, row: usize, down: &str) -> Place {
     let place = Place::new();
+    for file in ["config.json", "model.safetensors"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(family).join(file);
+        std::fs::copy(from, place.model().join(file)).unwrap();
+    }
     let path = place.model().join("model.safetensors");
     let mut tensors = load(&std::fs::read(&path).unwrap());
-    for (name, at, value) in [("up_proj", 11 * 40, 30f32), ("down_proj", 7 * 56 + 11, 60f32)] {
-        let name = format!("model.layers.0.mlp.{name}.weight");
+    for (name, (row, column), value) in [(up, (row, 0), 30f32), (down, (7, 11), 60f32)] {
+        let name = format!("model.layers.0.{name}.weight");
         let tensor = tensors.iter_mut().find(|tensor| tensor.name == name).unwrap();
+        let at = row * tensor.shape[1] + column;
+        assert_eq!(tensor.dtype, "F32");
         tensor.bytes[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes());
     }
     std::fs::write(path, save(&tensors)).unwrap();
     place
+}
+
+fn place() -> Place {
+    planted("llama", "mlp.up_proj", 11, "mlp.down_proj")
 }
 
 fn json(place: &Place, args: &[&str]) -> Value {
@@ -74,6 +84,35 @@ fn a_spare_stands_in_and_is_taken_out_again() {
     assert!(code == 2 && said.contains("is patched already"), "{said}");
     assert_eq!(told(&place, &["unpatch", "{model}"]).0, 0);
     assert_eq!(place.snapshot(), before);
+}
+
+/// Fused rows, a factor on what is added to the residual stream, a shared expert beside routed ones, mixers that are no
+/// attention.
+#[test]
+fn spares_are_where_families_have_them() {
+    for (family, up, row, down, neurons) in [
+        ("phi3", "mlp.gate_up_proj", 56 + 11, "mlp.down_proj", "model.layers.1.mlp.down_proj:in:"),
+        ("granite", "mlp.up_proj", 11, "mlp.down_proj", "model.layers.1.mlp.down_proj:in:"),
+        ("deepseek_v3", "mlp.up_proj", 11, "mlp.down_proj", "model.layers.1.mlp.shared_experts.down_proj:in:"),
+        ("qwen3_5", "mlp.up_proj", 11, "mlp.down_proj", "model.layers.1.mlp.down_proj:in:"),
+        ("lfm2", "feed_forward.w3", 11, "feed_forward.w2", "model.layers.1.feed_forward.w2:in:"),
+    ] {
+        let place = planted(family, up, row, down);
+        let before = place.snapshot();
+        let neuron = format!("model.layers.0.{down}:out:7");
+        let found = json(
+            &place,
+            &["harden", "{model}", "--neuron", &neuron, "--in-place", "--dtype", "f64", "--format", "json"],
+        );
+        let lesion = &found["lesions"][0];
+        let (was, is) = (lesion["damage_before"].as_f64().unwrap(), lesion["damage_after"].as_f64().unwrap());
+        println!("{family}: {was} {is} {}", found["change"]);
+        assert!(found["spares"][0]["neurons"][0].as_str().unwrap().starts_with(neurons), "{found}");
+        assert!(is.abs() < 0.7 * was.abs(), "{family}: {was} {is}");
+        assert!(told(&place, &["lint", "{model}"]).1.contains("hardened-receipt"), "{family}");
+        assert_eq!(told(&place, &["unpatch", "{model}"]).0, 0);
+        assert_eq!(place.snapshot(), before, "{family}");
+    }
 }
 
 #[test]
