@@ -1,8 +1,8 @@
 """A spare for a critical row in plain PyTorch, to hold `achilles-audit harden` against: hardening_pytorch.py MODEL LAYER CHANNEL
 
 Needs torch and transformers. The method of docs/hardening.md from the states themselves, not from sums, on the corpus
-`kinds`; rows and columns rounded to bf16. Prints the neurons that are overwritten, and the mean damage (log10 of the
-perplexity ratio) over the texts kept out, each by itself: the healthy model's, and with the row lost.
+`kinds`; rows and columns rounded to bf16. Prints the neurons that are overwritten, and the damage (log10 of the perplexity ratio)
+over all tokens of the texts kept out: the healthy model's, and with rows lost.
 """
 
 import argparse
@@ -29,7 +29,10 @@ tokenizer = AutoTokenizer.from_pretrained(args.model)
 layers = model.model.layers
 lines = (Path(__file__).parent.parent / "data/corpora/kinds.jsonl").read_text().splitlines()
 texts = [tokenizer(json.loads(line)["text"], return_tensors="pt").input_ids for line in lines]
-fit, judge = [t for i, t in enumerate(texts) if i % 4 != 3], [t for i, t in enumerate(texts) if i % 4 == 3]
+source = (Path(__file__).parent.parent / "src/evaluate/text.rs").read_text()
+reference = source.split('REFERENCE_TEXT: &str = "')[1].split('";')[0].replace("\\\n", "")
+fit = [t for i, t in enumerate(texts) if i % 4 != 3]
+judge = [t for i, t in enumerate(texts) if i % 4 == 3] + [tokenizer(reference, return_tensors="pt").input_ids]
 firsts = {int(i) for t in fit for i in t[0]} | set(tokenizer.added_tokens_decoder)
 firsts |= {at * model.config.vocab_size // 256 for at in range(256)}
 firsts = torch.tensor(sorted(firsts))[:, None]
@@ -46,13 +49,14 @@ def lost(rows):
     return [layers[layer].mlp.down_proj.register_forward_hook(zero(channel)) for layer, channel in rows]
 
 
-def nlls(rows=()):
-    hooks, found = lost(rows), []
+def nll(rows=()):
+    hooks, sum_, count = lost(rows), 0.0, 0
     for ids in judge:
         logits = model(ids).logits[0, :-1].double().log_softmax(-1)
-        found.append(-logits[range(ids.shape[1] - 1), ids[0, 1:]].mean().item())
+        sum_ -= logits[range(ids.shape[1] - 1), ids[0, 1:]].sum().item()
+        count += ids.shape[1] - 1
     [hook.remove() for hook in hooks]
-    return found
+    return sum_ / count
 
 
 def states(layer, rows):
@@ -79,10 +83,10 @@ def ridge(parts, targets):
     return torch.linalg.solve(gram + args.ridge * gram.diagonal().mean() * torch.eye(len(gram)), right)
 
 
-base = nlls()
-damage = lambda found: sum((a - b) / math.log(10) for a, b in zip(found, base)) / len(base)
+base = nll()
+damage = lambda rows=(): (nll(rows) - base) / math.log(10)
 rows, taken = [(args.layer, args.channel)], {}
-print(f"as it is, row lost: damage {damage(nlls(rows)):.4f}")
+print(f"as it is, row lost: damage {damage(rows):.4f}")
 for layer in range(args.layer + 1, args.layer + 1 + args.spares):
     (f, r, used), (fl, rl, _) = states(layer, []), states(layer, rows)
     lacking = (f["after"] - fl["after"]).norm(dim=1)
@@ -106,7 +110,7 @@ for layer in range(args.layer + 1, args.layer + 1 + args.spares):
     a, b = fl["a"][sinks, neurons[0]], rl["a"][:, neurons[1]]
     mlp.down_proj.weight[:, neurons[0]] = (first.mean(0) / a.mean()).bfloat16().float()
     mlp.down_proj.weight[:, neurons[1]] = (b @ rest / (b @ b)).bfloat16().float()
-    print(f"spare in layer {layer}, neurons {neurons}: healthy {damage(nlls()):+.5f}, row lost {damage(nlls(rows[:1])):.4f}, "
-          f"all but the last {damage(nlls(rows)):.4f}", flush=True)
+    print(f"spare in layer {layer}, neurons {neurons}: healthy {damage():+.5f}, row lost {damage(rows[:1]):.4f}, "
+          f"all but the last {damage(rows):.4f}", flush=True)
     rows.append((layer, args.channel))
-print(f"all lost: damage {damage(nlls(rows)):.4f}")
+print(f"all lost: damage {damage(rows):.4f}")
