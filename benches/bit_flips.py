@@ -32,7 +32,7 @@ def damages(path, layer, flips, batch):
     hook = layers[layer].register_forward_pre_hook(lambda m, i, k: seen.update(x=i[0], k=k), with_kwargs=True)
     inner = down.register_forward_pre_hook(lambda m, i: seen.update(a=i[0]))
     nll = lambda logits: -logits[:, :-1].double().log_softmax(-1).gather(2, ids[:, 1:, None].expand(len(logits), -1, 1)).mean((1, 2))
-    base = nll(model(ids).logits).item()
+    base = nll(model(ids, use_cache=False).logits).item()
     hook.remove(), inner.remove()
     found = []
     for at in range(0, len(flips), batch):
