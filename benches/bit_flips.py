@@ -3,7 +3,8 @@
 Needs torch and transformers. Of row CHANNEL of layer LAYER's down_proj, and of the column that meets it in its largest
 weight, as bf16 holds them, one exponent bit of one weight is flipped: 2,000 times for each model, the same flips. A flip
 changes one output of one projection, so that many are computed side by side. Prints how many cost more than --epsilon
-(log10 of the perplexity ratio, over the same model without a flip), and quantiles.
+(log10 of the perplexity ratio, over the same model without a flip), quantiles, and what each flip costs of the weight in
+which row and column meet.
 """
 
 import argparse
@@ -79,6 +80,11 @@ def main():
     for name, path in [("base", args.base), ("hardened", args.hardened)]:
         found = damages(path, args.layer, flips, args.batch)
         for where, some in [("row", found[:args.flips:2]), ("column", found[1:args.flips:2]), ("where they meet", found[args.flips:])]:
+            if where == "where they meet":
+                print(f"{name}, {where}, bit by bit from the lowest: {' '.join(f'{d:.3f}' for d in some)}", flush=True)
+                continue
+            if not some:
+                continue
             some = sorted(some)
             cost = sum(d > args.epsilon for d in some)
             print(f"{name}, {where}: {cost} of {len(some)} flips collapse; median {some[len(some) // 2]:.4f}, largest {some[-1]:.3f}", flush=True)

@@ -18,7 +18,7 @@ parser.add_argument("model")
 parser.add_argument("layer", type=int)
 parser.add_argument("channel", type=int)
 parser.add_argument("--spares", type=int, default=1)
-parser.add_argument("--ridge", type=float, default=1e-3)
+parser.add_argument("--ridge", type=float, default=1e-2)
 parser.add_argument("--gain", type=float, default=200.0)
 args = parser.parse_args()
 torch.set_grad_enabled(False)
@@ -72,7 +72,7 @@ def states(layer, rows):
     [hook.remove() for hook in hooks]
     first = {key: values[0][:, 0].double() for key, values in seen.items()}
     rest = {key: torch.cat([value[0, 1:] for value in values[1:]]).double() for key, values in seen.items()}
-    whole = torch.cat([value.flatten(0, 1).abs().amax(0, keepdim=True) for value in seen["a"]]).amax(0)
+    whole = torch.cat([value.flatten(0, 1) for value in seen["a"]]).double().pow(2).mean(0).sqrt().float()
     return first, rest, whole
 
 

@@ -26,8 +26,8 @@ use crate::patch::Line;
 use nalgebra::DVector;
 use std::sync::Arc;
 
-/// λ over the mean square of a channel.
-const RIDGE: f64 = 1e-3;
+/// λ over the mean square of a channel. With less, rows have large weights that cancel, which no quantization keeps.
+const RIDGE: f64 = 1e-2;
 /// Before the gate, so that SiLU and GELU are shut below zero.
 const GAIN: f64 = 200.0;
 
@@ -47,8 +47,8 @@ pub(super) fn rows(states: &States) -> Result<[[DVector<f64>; 2]; 2]> {
     ])
 }
 
-/// The intermediate neurons that the texts use least, and how much that is: the largest |activation| times the length of
-/// the column of down_proj.
+/// The intermediate neurons that the texts use least, and how much that is: the root mean square of the activation times
+/// the length of the column of down_proj.
 ///
 /// # Errors
 /// The weight cannot be read, or has too few neurons.
@@ -70,7 +70,7 @@ pub(super) fn least_used(
             squares.iter_mut().zip(&row).for_each(|(sum, value)| *sum += f64::from(*value).powi(2));
         }
     }
-    let used = states.largest.iter().zip(squares).map(|(largest, squares)| largest * squares.sqrt());
+    let used = states.squares.iter().zip(squares).map(|(sum, column)| (sum / states.positions * column).sqrt());
     let mut used: Vec<(usize, f64)> = used.enumerate().filter(|(neuron, _)| !taken.contains(neuron)).collect();
     used.sort_by(|a, b| a.1.total_cmp(&b.1));
     match used[..] {

@@ -62,8 +62,8 @@ pub struct Fitted {
     /// What it is.
     #[serde(flatten)]
     pub spare: Spare,
-    /// How much the texts used the neurons that were overwritten: the largest |activation| times the length of the column
-    /// of down_proj.
+    /// How much the texts used the neurons that were overwritten: the root mean square of the activation times the length
+    /// of the column of down_proj.
     pub used: Vec<f64>,
     /// The share of what lacks at other positions than the first that the spare does not restore.
     pub left: f64,

@@ -94,8 +94,10 @@ pub(super) struct States {
     pub rest: Sums,
     /// At other positions, lesioned.
     pub rest_lesioned: Sums,
-    /// The largest |activation| of each intermediate neuron, healthy.
-    pub largest: Vec<f64>,
+    /// Σ a² of each intermediate neuron's activation a, healthy.
+    pub squares: Vec<f64>,
+    /// Over so many positions.
+    pub positions: f64,
     /// Tokens that, as the first, lack what the lesion takes. Some do not become a sink in the healthy model either: by
     /// them a spare has to be silent, as by all other positions.
     pub firsts: Vec<Text>,
@@ -132,13 +134,14 @@ pub(super) fn states(
         first_lesioned: new(),
         rest: new(),
         rest_lesioned: new(),
-        largest: vec![0.0; place.neurons],
+        squares: vec![0.0; place.neurons],
+        positions: 0.0,
         firsts: Vec::new(),
     };
     let mut use_of = |seen: &Seen| {
-        for (largest, column) in states.largest.iter_mut().zip(seen.inner.iter().flat_map(|inner| inner.column_iter()))
-        {
-            *largest = column.amax().max(*largest);
+        if let Some(inner) = &seen.inner {
+            states.positions += inner.nrows() as f64;
+            states.squares.iter_mut().zip(inner.column_iter()).for_each(|(sum, column)| *sum += column.norm_squared());
         }
     };
     let mut firsts = Vec::new();
