@@ -31,6 +31,9 @@ const RIDGE: f64 = 1e-2;
 /// Before the gate, so that SiLU and GELU are shut below zero.
 const GAIN: f64 = 200.0;
 
+/// The largest share of its activation that a correction may show in the healthy model: with more it is left out.
+pub(super) const MOST_LEAK: f64 = 0.1;
+
 /// The rows of gates and of what meets them, without a gain: sink and correction.
 pub(super) fn rows(states: &States) -> Result<[[DVector<f64>; 2]; 2]> {
     let States { first, first_lesioned, rest, rest_lesioned, .. } = states;

@@ -59,7 +59,7 @@ pub struct Hardened {
 /// A spare.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Fitted {
-    /// What it is.
+    /// What it is: one neuron or two, the sink before the correction.
     #[serde(flatten)]
     pub spare: Spare,
     /// How much the texts used the neurons that were overwritten: the root mean square of the activation times the length
@@ -161,16 +161,21 @@ pub fn harden(
             let firsts = states.firsts;
             model = load(&lines, &[])?.1;
             let lack = states::lack(&model, place, &lesion, (&firsts, &tokens.texts), neurons, progress)?;
-            for line in fit::columns(place, neurons, &lack)? {
+            let columns = fit::columns(place, neurons, &lack)?;
+            // Where a lesioned position cannot be told from a healthy one, that neuron stays what it was.
+            let kept = if lack.leak() <= fit::MOST_LEAK { 2 } else { 1 };
+            lines.truncate(from + 3 * kept);
+            for line in columns {
                 let place = lines[from..].iter_mut().find(|known| known.neuron == line.neuron);
                 place.into_iter().for_each(|known| known.values = line.values.clone());
             }
             let row = Neuron { site: place.output.clone(), channel: neuron.channel };
-            let columns = neurons.map(|neuron| place.lines(neuron)[2].clone());
-            let spare = Spare { stands_for: neuron.clone(), row: row.clone(), neurons: columns.to_vec() };
-            let restored = lack.rest.norm_squared() / lack.squares;
+            let columns = neurons[..kept].iter().map(|neuron| place.lines(*neuron)[2].clone());
+            let spare = Spare { stands_for: neuron.clone(), row: row.clone(), neurons: columns.collect() };
+            let restored = if kept == 2 { lack.rest.norm_squared() / lack.squares } else { 0.0 };
             let left = 1.0 - restored / lack.rest_squares;
-            fitted.push(Fitted { spare, used: chosen.map(|(_, used)| used).to_vec(), left });
+            let used = chosen[..kept].iter().map(|(_, used)| *used);
+            fitted.push(Fitted { spare, used: used.collect(), left });
             lesion.push(row);
             let spares: Vec<Spare> = fitted.iter().map(|fitted| fitted.spare.clone()).collect();
             let (planned, loaded) = load(&lines, &spares)?;

@@ -185,6 +185,18 @@ pub(super) struct Lack {
     pub squares: f64,
     /// Σ |what is lacking|².
     pub rest_squares: f64,
+    /// The largest |a| of that neuron in the healthy model, at any position.
+    pub healthy: f64,
+    /// Σ a, and how many positions that is of.
+    pub sum: (f64, f64),
+}
+
+impl Lack {
+    /// How much of its mean activation the neuron for other positions shows at most in the healthy model: 0 where it is
+    /// silent there.
+    pub fn leak(&self) -> f64 {
+        self.healthy / (self.sum.0 / self.sum.1).abs()
+    }
 }
 
 /// Measures it of a model whose `neurons` (sink, correction) are fitted and do not add anything yet.
@@ -197,10 +209,13 @@ pub(super) fn lack(
     progress: &dyn Progress,
 ) -> Result<Lack> {
     let none = || DVector::zeros(model.recipe().hidden_size);
-    let mut lack = Lack { first: none(), sink: 0.0, rest: none(), squares: 0.0, rest_squares: 0.0 };
+    let mut lack =
+        Lack { first: none(), sink: 0.0, rest: none(), squares: 0.0, rest_squares: 0.0, healthy: 0.0, sum: (0.0, 0.0) };
     let [sink, correction] = neurons;
     let lacking = |pair: &Pair<'_>| Some(pair.healthy.after.as_ref()? - pair.lesioned.after.as_ref()?);
+    let loudest = |pair: &Pair<'_>| pair.healthy.inner.as_ref().map_or(0.0, |inner| inner.column(correction).amax());
     each(model, place, lesion, firsts, progress, |pair| {
+        lack.healthy = lack.healthy.max(loudest(&pair));
         if let (Some(lacking), Some(inner)) = (lacking(&pair), &pair.lesioned.inner) {
             lack.first += lacking.row(0).transpose();
             lack.sink += inner[(0, sink)];
@@ -209,11 +224,13 @@ pub(super) fn lack(
     lack.first /= firsts.len() as f64;
     lack.sink /= firsts.len() as f64;
     each(model, place, lesion, texts, progress, |pair| {
+        lack.healthy = lack.healthy.max(loudest(&pair));
         if let (Some(lacking), Some(inner)) = (lacking(&pair), &pair.lesioned.inner) {
             for at in 1..lacking.nrows() {
                 let activation = inner[(at, correction)];
                 lack.rest += lacking.row(at).transpose() * activation;
                 lack.squares += activation * activation;
+                lack.sum = (lack.sum.0 + activation, lack.sum.1 + 1.0);
                 lack.rest_squares += lacking.row(at).norm_squared();
             }
         }
