@@ -98,7 +98,7 @@ for layer in range(args.layer + 1, args.layer + 1 + args.spares):
     used[taken.get(layer, [])] = math.inf
     neurons = used.sort().indices[:2].tolist()
     for neuron, weight, gate, up in [
-        (neurons[0], count / sinks.sum(), [-0.5, 1, -0.2, -0.2], [0, 1, 0, 0]),
+        (neurons[0], count / sinks.sum(), [-1, 1, -0.3, -0.3], [0, 1, 0, 0]),
         (neurons[1], count / sinks.sum() / 2, [-1, -1, -1, 1], [0, 0, 0, 1]),
     ]:
         parts = [(f["x"][sinks], weight), (fl["x"][sinks], weight), (others, 1), (rl["x"], 1)]

@@ -7,7 +7,7 @@
 //!
 //! | | first, healthy | first, lesioned | other, healthy | other, lesioned |
 //! |---|---|---|---|---|
-//! | sink, gate | −0.5 | 1 | −0.2 | −0.2 |
+//! | sink, gate | −1 | 1 | −0.3 | −0.3 |
 //! | sink, up | 0 | 1 | 0 | 0 |
 //! | correction, gate | −1 | −1 | −1 | 1 |
 //! | correction, up | 0 | 0 | 0 | 1 |
@@ -45,7 +45,7 @@ pub(super) fn rows(states: &States) -> Result<[[DVector<f64>; 2]; 2]> {
     let sink = regression(all / first_lesioned.count.max(1.0))?;
     let correction = regression(all / (2.0 * first_lesioned.count.max(1.0)))?;
     Ok([
-        [sink.solve(&[-0.5, 1.0, -0.2, -0.2]), sink.solve(&[0.0, 1.0, 0.0, 0.0])],
+        [sink.solve(&[-1.0, 1.0, -0.3, -0.3]), sink.solve(&[0.0, 1.0, 0.0, 0.0])],
         [correction.solve(&[-1.0, -1.0, -1.0, 1.0]), correction.solve(&[0.0, 0.0, 0.0, 1.0])],
     ])
 }
