@@ -119,6 +119,9 @@ pub fn harden(
     let places = |neuron: &Neuron| places_of(&recipe, neuron, settings.spares);
     let mut critical: Vec<(Vec<Place>, Neuron)> =
         critical.iter().map(|neuron| Ok((places(neuron)?, neuron.clone()))).collect::<Result<_>>()?;
+    for place in critical.iter().flat_map(|(places, _)| places) {
+        place.check_is_plain(checkpoint.tensors())?;
+    }
     let tokens = Tokens::of(calibration, &checkpoint, recipe.vocab_size)?;
 
     let original = checkpoint;

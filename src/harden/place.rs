@@ -2,6 +2,7 @@
 
 use crate::architecture::Recipe;
 use crate::architecture::module::{MixerKind, MlpOf, MlpRole, Module, ModuleKind, Role};
+use crate::checkpoint::Tensors;
 use crate::error::{Error, Result};
 use crate::neuron::{Neuron, Side, Site};
 
@@ -66,6 +67,25 @@ impl Place {
             neurons: down.inputs,
             multiplier: recipe.block.residual_multiplier.unwrap_or(1.0),
         }))
+    }
+
+    /// Checks that its weights are stored as themselves.
+    ///
+    /// # Errors
+    /// One is packed, or missing.
+    pub fn check_is_plain(&self, tensors: &Tensors) -> Result<()> {
+        for line in self.lines(0) {
+            let weight = tensors.weight(&format!("{}.weight", line.site.module))?;
+            if weight.is_packed() {
+                let problem = format!(
+                    "is packed as {}, which cannot hold a spare's values; harden the model it was quantized from, then \
+                     quantize that",
+                    weight.format()
+                );
+                return Err(Error::tensor(tensors.root(), weight.name(), problem));
+            }
+        }
+        Ok(())
     }
 
     /// The gate's row of an intermediate neuron, the one that meets it, and the column of the down projection.

@@ -163,7 +163,9 @@ fn what_cannot_be_spared_is_told_in_one_line() {
         let from = fixture(file);
         std::fs::copy(&from, gemma.join(from.file_name().unwrap())).unwrap();
     }
+    let packed = fixture("packed/ct_fp8_block");
     for (model, neuron, says) in [
+        (packed.to_str().unwrap(), "L0.mlp.down_proj:out:3", "harden the model it was quantized from"),
         ("{model}", "L0.self_attn.q_proj:out:3", "acts within its layer"),
         ("{model}", "L0.post_attention_layernorm:out:3", "a norm's channel"),
         ("{model}", "L0.mlp.down_proj:in:3", "only outputs of down_proj"),
